@@ -1,0 +1,175 @@
+"""Everything that can be refused, in one tree.
+
+    TryOnError
+    +-- BadRequest            400  bad_multipart, bad_request
+    +-- Unauthorized          401  invalid_token, invalid_ticket, token_required         close 4501
+    +-- NotFound              404  not_found (also: not yours, wrong or no credential)   close 4504
+    +-- MethodNotAllowed      405  method_not_allowed
+    +-- NotAcceptable         406  not_acceptable
+    +-- Conflict              409  conflict
+    +-- Gone                   --  deleted, expired (only on a socket)                   close 4510
+    +-- TooLarge              413  body_too_large
+    +-- UnsupportedMedia      415  not_multipart, unsupported_image
+    +-- Unprocessable         422  missing_image, unreadable_image, too_many_pixels, image_too_small, image_too_large, bad_params
+    +-- RateLimited           429  rate_limited                                          close 4029
+    +-- InternalError         500  internal_error                                        close 4001
+    +-- Unavailable           503  queue_full, unavailable                               close 4053
+    +-- StorageFull           507  storage_full                                          close 4053
+
+:data:`CODES` is the table the documentation and the tests are held to. A failed *session* has an error too; those codes
+are in :data:`FAILURES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One error code: what it is called, what a person may read, whether trying the same again may help."""
+
+    title: str
+    detail: str
+    retryable: bool = False
+
+
+class TryOnError(Exception):
+    """Base of every refusal. ``detail`` is safe to show; ``retry_after`` is in seconds."""
+
+    status: ClassVar[int] = 500
+    close_code: ClassVar[int] = 4500
+    codes: ClassVar[dict[str, Code]] = {}
+
+    def __init__(self, code: str | None = None, detail: str | None = None, *, retry_after: float | None = None) -> None:
+        self.code = code or next(iter(self.codes))
+        known = self.codes[self.code]
+        self.title = known.title
+        self.detail = detail or known.detail
+        self.retryable = known.retryable
+        self.retry_after = retry_after
+        super().__init__(f"{self.code}: {self.detail}")
+
+
+class BadRequest(TryOnError):
+    status = 400
+    codes = {
+        "bad_multipart": Code("Malformed multipart body", "The multipart body ended early or is malformed."),
+        "bad_request": Code("Bad request", "A parameter is malformed."),
+    }
+
+
+class Unauthorized(TryOnError):
+    """Only for what says nothing about an id: a malformed token, an expired or forged ticket, a list without a token."""
+
+    status = 401
+    close_code = 4501
+    codes = {
+        "invalid_token": Code("Invalid token", "A client token is 22 to 128 characters of A-Z a-z 0-9 _ and -."),
+        "invalid_ticket": Code("Invalid ticket", "The ticket is expired or was not issued here."),
+        "token_required": Code("Token required", "This call needs a client token."),
+    }
+
+
+class NotFound(TryOnError):
+    status = 404
+    close_code = 4504
+    codes = {"not_found": Code("Not found", "There is nothing here, or it is not yours.")}
+
+
+class MethodNotAllowed(TryOnError):
+    status = 405
+    codes = {"method_not_allowed": Code("Method not allowed", "This path does not know that method.")}
+
+
+class NotAcceptable(TryOnError):
+    status = 406
+    codes = {"not_acceptable": Code("Not acceptable", "This representation is not offered.")}
+
+
+class Conflict(TryOnError):
+    status = 409
+    codes = {"conflict": Code("Conflict", "The session is not in a state that allows this.")}
+
+
+class Gone(TryOnError):
+    """A session that was erased while somebody followed it. Over HTTP it is a 404 from then on."""
+
+    status = 404
+    close_code = 4510
+    codes = {
+        "deleted": Code("Deleted", "The session was deleted."),
+        "expired": Code("Expired", "The session's time is over; everything of it was erased."),
+    }
+
+
+class TooLarge(TryOnError):
+    status = 413
+    codes = {"body_too_large": Code("Body too large", "The upload is larger than allowed.")}
+
+
+class UnsupportedMedia(TryOnError):
+    status = 415
+    codes = {
+        "not_multipart": Code("Not multipart", "Send the photo as multipart/form-data in a part named image."),
+        "unsupported_image": Code("Unsupported image", "The file is not a JPEG, PNG or WebP image."),
+    }
+
+
+class Unprocessable(TryOnError):
+    status = 422
+    codes = {
+        "missing_image": Code("Missing image", "The part named image is missing or empty."),
+        "unreadable_image": Code("Unreadable image", "The image is damaged or incomplete."),
+        "too_many_pixels": Code("Too many pixels", "The image has more pixels than allowed."),
+        "image_too_small": Code("Image too small", "A side of the image is shorter than allowed."),
+        "image_too_large": Code("Image too large", "A side of the image is longer than allowed."),
+        "bad_params": Code("Bad params", "params must be a JSON object of at most 4 KiB."),
+    }
+
+
+class RateLimited(TryOnError):
+    status = 429
+    close_code = 4029
+    codes = {"rate_limited": Code("Rate limited", "Too many requests from this address; wait a little.", True)}
+
+
+class InternalError(TryOnError):
+    status = 500
+    close_code = 4001
+    codes = {"internal_error": Code("Internal error", "Something went wrong here; the request id helps to find it.", True)}
+
+
+class Unavailable(TryOnError):
+    status = 503
+    close_code = 4053
+    codes = {
+        "unavailable": Code("Unavailable", "The service cannot do this right now; try again shortly.", True),
+        "queue_full": Code("Queue full", "Too many sessions are waiting; try again shortly.", True),
+    }
+
+
+class StorageFull(TryOnError):
+    status = 507
+    close_code = 4053
+    codes = {"storage_full": Code("Storage full", "There is no room for the photo right now.", True)}
+
+
+ERRORS: Final[tuple[type[TryOnError], ...]] = (
+    BadRequest, Unauthorized, NotFound, MethodNotAllowed, NotAcceptable, Conflict, Gone, TooLarge, UnsupportedMedia,
+    Unprocessable, RateLimited, InternalError, Unavailable, StorageFull,
+)  # fmt: skip
+
+CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for code in error.codes}
+
+FAILURES: Final[dict[str, Code]] = {
+    "mock_failure": Code("Mock failure", "The try-on did not work out this time. Please try again.", True),
+    "processor_error": Code("Processor error", "The try-on could not be made from this photo.", True),
+    "processor_crashed": Code("Processor crashed", "The try-on stopped unexpectedly. Please try again.", True),
+    "worker_lost": Code("Worker lost", "The try-on was interrupted too often. Please try again.", True),
+    "timeout": Code("Timeout", "The try-on took too long. Please try again.", True),
+    "storage_full": Code("Storage full", "There was no room for the result. Please try again later.", True),
+    "input_lost": Code("Input lost", "The uploaded photo could not be read any more.", False),
+}
+"""Codes in ``error`` of a failed session. A processor may add codes of its own, with its own safe message."""

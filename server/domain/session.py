@@ -1,0 +1,219 @@
+"""One session as a value, and as every client sees it.
+
+:class:`Session` is the row. :class:`SessionView` is the JSON that the POST, the GET and every snapshot carry: one shape
+everywhere. :func:`view` turns the one into the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from .errors import FAILURES
+from .states import Event, Status
+from .tokens import SESSIONS, Signer
+
+
+def new_session_id() -> str:
+    """A UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then 74 random bits; sorts by creation."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def valid_session_id(text: str) -> bool:
+    """Whether the text is a UUID in its canonical form, the only one that names a session."""
+    try:
+        return len(text) == 36 and str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: ``2026-11-22T09:00:00.000Z``."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A row of ``tryon_sessions``. All times are aware and in UTC, of the database's clock."""
+
+    id: str
+    owner: str
+    """Hash of the client's token, 64 hex digits."""
+    status: Status
+    seq: int
+    attempt: int
+    """How often it was claimed; also the fencing token of the worker that holds it."""
+    burnt: int
+    """How many attempts were lost (lease lapsed, crash, retryable error)."""
+    enqueues: int
+    """How often it was put into the queue: the n of the job id."""
+    cancel_requested: bool
+    processor: str
+    params: dict[str, Any]
+    input_key: str
+    garment_key: str | None
+    output_key: str | None
+    error_code: str | None
+    error_message: str | None
+    error_retryable: bool
+    retry_of: str | None
+    request_id: str | None
+    lease_owner: str | None
+    lease_expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    deadline_at: datetime
+    expires_at: datetime
+
+    @property
+    def file_keys(self) -> list[str]:
+        return [key for key in (self.input_key, self.garment_key, self.output_key) if key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """A row of ``tryon_events``: the audit trail is the event log. ``data`` holds file keys, never links."""
+
+    session_id: str
+    seq: int
+    event: Event
+    from_status: Status | None
+    status: Status
+    at: datetime
+    attempt: int
+    actor: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The latest word about the current transition. It belongs to one (attempt, seq) and to no other."""
+
+    seq: int
+    attempt: int
+    at: str
+    progress: float | None = None
+    stage: str | None = None
+    eta_seconds: float | None = None
+
+
+class SessionError(msgspec.Struct, frozen=True):
+    """Why a session failed."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Links(msgspec.Struct, frozen=True):
+    """Where the session's other views and files are. Signed and expiring, except ``self``."""
+
+    self: str
+    ws: str
+    events: str
+    input: str
+    garment: str | None
+    output: str | None
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """The session, the same everywhere: in answers, in lists and in snapshots."""
+
+    session_id: str
+    status: Status
+    seq: int
+    terminal: bool
+    attempt: int
+    stage: str | None
+    progress: float | None
+    queue_position: int | None
+    eta_seconds: float | None
+    error: SessionError | None
+    created_at: str
+    updated_at: str
+    deadline: str
+    expires_at: str
+    processor: str
+    retry_of: str | None
+    links: Links
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who looks: decides which links an answer may hold. Times in Unix seconds of the database's clock.
+
+    A token holder gets tickets and links of full life. A ticket holder gets no ticket, and no link that lives longer
+    than the ticket (``until``).
+    """
+
+    signer: Signer
+    now: float
+    link_seconds: int
+    ticket_seconds: int
+    until: int | None = None
+    """End of the ticket that was shown; None: the token itself was."""
+
+    def file(self, key: str | None) -> str | None:
+        if key is None:
+            return None
+        expires = int(self.now) + self.link_seconds
+        return self.signer.link(key, expires=expires if self.until is None else min(expires, self.until))
+
+    def stream(self, session_id: str, name: str) -> str:
+        path = f"{SESSIONS}/{session_id}/{name}"
+        if self.until is not None:
+            return path
+        ticket = self.signer.ticket(session_id, expires=int(self.now) + self.ticket_seconds)
+        return f"{path}?ticket={ticket}"
+
+
+def error_of(session: Session) -> SessionError | None:
+    if session.error_code is None:
+        return None
+    known = FAILURES.get(session.error_code, FAILURES["processor_error"])
+    return SessionError(session.error_code, session.error_message or known.detail, session.error_retryable)
+
+
+def view(session: Session, access: Access, *, progress: Progress | None = None) -> SessionView:
+    """The session as a client may see it. ``progress`` counts only if it belongs to the current transition."""
+    if progress is not None and (progress.seq, progress.attempt) != (session.seq, session.attempt):
+        progress = None
+    file = access.file
+    return SessionView(
+        session_id=session.id,
+        status=session.status,
+        seq=session.seq,
+        terminal=session.status.terminal,
+        attempt=session.attempt,
+        stage=progress.stage if progress else None,
+        progress=progress.progress if progress else (1.0 if session.status is Status.COMPLETED else None),
+        queue_position=None,
+        eta_seconds=progress.eta_seconds if progress else None,
+        error=error_of(session),
+        created_at=timestamp(session.created_at),
+        updated_at=timestamp(session.updated_at),
+        deadline=timestamp(session.deadline_at),
+        expires_at=timestamp(session.expires_at),
+        processor=session.processor,
+        retry_of=session.retry_of,
+        links=Links(
+            self=f"{SESSIONS}/{session.id}",
+            ws=access.stream(session.id, "ws"),
+            events=access.stream(session.id, "events"),
+            input=file(session.input_key) or "",
+            garment=file(session.garment_key),
+            output=file(session.output_key),
+        ),
+    )
+
+
+MAX_PARAMS_BYTES: Final = 4096

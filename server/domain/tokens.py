@@ -1,0 +1,123 @@
+"""Anonymous tokens, tickets and signed links: who may see a session, without accounts.
+
+A *token* is the client's own random secret (>= 128 bits); only its SHA-256 is stored. A *ticket* is a signed, expiring,
+read-only pass for one session. A *signed link* opens one file until it expires. Signatures are HMAC-SHA256 (RFC 2104)
+under a subkey per purpose, truncated to 128 bits; each carries the id of the key that made it, so keys can rotate: the
+first signs, all verify. Times are whole Unix seconds of the database's clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{22,128}", re.ASCII)
+"""22 characters of this alphabet carry >= 128 random bits."""
+
+
+def new_token() -> str:
+    """A client token for a caller that brought none: 256 random bits, 43 characters."""
+    return secrets.token_urlsafe(32)
+
+
+def token_hash(token: str) -> str:
+    """What the database keeps of a token, 64 hex digits. Plain SHA-256 is enough for a secret of 128 random bits."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def valid_token(token: str) -> bool:
+    return TOKEN_PATTERN.fullmatch(token) is not None
+
+
+def _encode(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    key_id: str
+    secret: bytes
+
+    def subkey(self, purpose: str) -> bytes:
+        return hmac.digest(self.secret, b"tryon.v1." + purpose.encode(), "sha256")
+
+
+class Signer:
+    """Makes and checks signatures. ``secret_keys``: the first signs, all verify."""
+
+    __slots__ = ("_gone", "_keys", "_purposes")
+
+    def __init__(self, secret_keys: Sequence[str]) -> None:
+        if not secret_keys:
+            raise ValueError("at least one secret key is needed")
+        keys = []
+        for secret in secret_keys:
+            raw = secret.encode()
+            keys.append(_Key(hashlib.sha256(b"tryon.v1.key-id." + raw).hexdigest()[:8], raw))
+        self._keys = tuple(keys)
+        self._purposes = {
+            purpose: {key.key_id: key.subkey(purpose) for key in keys} for purpose in ("ticket", "file")
+        }
+        self._gone = tuple(key.subkey("gone") for key in keys)
+
+    def __repr__(self) -> str:
+        return f"<Signer keys={[key.key_id for key in self._keys]}>"
+
+    def _sign(self, purpose: str, subject: str, expires: int) -> tuple[str, str]:
+        key_id = self._keys[0].key_id
+        return key_id, self._mac(self._purposes[purpose][key_id], subject, expires)
+
+    @staticmethod
+    def _mac(key: bytes, subject: str, expires: int) -> str:
+        return _encode(hmac.digest(key, f"{expires}.{subject}".encode(), "sha256")[:16])
+
+    def _valid(self, purpose: str, subject: str, expires: str, key_id: str, signature: str, now: float) -> int | None:
+        """The expiry of a good signature, else None. Compared in constant time."""
+        key = self._purposes[purpose].get(key_id)
+        if key is None or not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+            return None
+        if not hmac.compare_digest(self._mac(key, subject, int(expires)).encode(), signature.encode()):
+            return None
+        return int(expires) if now < int(expires) else None
+
+    def ticket(self, session_id: str, *, expires: int) -> str:
+        """A read-only pass for one session until ``expires``; URL-safe."""
+        key_id, signature = self._sign("ticket", session_id, expires)
+        return f"{key_id}.{expires}.{signature}"
+
+    def check_ticket(self, session_id: str, ticket: str, *, now: float) -> int | None:
+        """When the ticket ends (Unix seconds), or None if it is forged, expired or another session's."""
+        parts = ticket.split(".")
+        if len(parts) != 3:
+            return None
+        key_id, expires, signature = parts
+        return self._valid("ticket", session_id, expires, key_id, signature, now)
+
+    def link(self, file_key: str, *, expires: int) -> str:
+        """The path and query that open one file until ``expires``."""
+        key_id, signature = self._sign("file", file_key, expires)
+        query = urlencode({"expires": expires, "key": key_id, "signature": signature})
+        return f"{FILES}/{file_key}?{query}"
+
+    def check_link(self, file_key: str, *, expires: str, key_id: str, signature: str, now: float) -> int | None:
+        return self._valid("file", file_key, expires, key_id, signature, now)
+
+    def gone_hash(self, session_id: str) -> str:
+        """What is kept of an erased session for two minutes so that every process learns of it."""
+        return self.gone_hashes(session_id)[0]
+
+    def gone_hashes(self, session_id: str) -> tuple[str, ...]:
+        """Under every key, the signing one first: during a rotation another process may sign with another."""
+        return tuple(hmac.digest(key, session_id.encode(), "sha256").hex() for key in self._gone)
+
+
+API: Final = "/api/tryon"
+SESSIONS: Final = f"{API}/sessions"
+FILES: Final = f"{API}/files"
