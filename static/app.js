@@ -1,0 +1,581 @@
+/**
+ * The demo page. One state object, one `render()`; everything that happens changes the state and renders again.
+ *
+ * Views: `start` (drop zones) and `run` (one session). Phases of a run: uploading -> following -> (ended), or refused
+ * (the upload was), or gone (the session is). `#session=<id>&ticket=<ticket>` shows a session made elsewhere, read-only.
+ */
+
+import { Problem, browserToken, follow, isSessionId, randomText, submit } from "./client.js";
+import { onArrive, onChoose, surelyNoPicture } from "./photos.js";
+import { CONNECTIONS, duration, fromNow, goneWords, moment, problemWords, sentence, sessionHeadline } from "./words.js";
+
+const TITLE = document.title;
+const LINK_FRESH_MS = 120000; // links live 300 s by default; older than that, a download asks for a new one first
+const IMAGE_TRIES = 3;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+/** localStorage, or memory where it is blocked. */
+const storage = {
+  memory: new Map(),
+  get(name) {
+    try {
+      return localStorage.getItem(name);
+    } catch {
+      return this.memory.get(name) ?? null;
+    }
+  },
+  set(name, value) {
+    try {
+      if (value === null) localStorage.removeItem(name);
+      else localStorage.setItem(name, value);
+    } catch {
+      this.memory.set(name, value);
+    }
+  },
+};
+
+const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
+const [stepCreated, stepProcessing, stepEnd] = $.steps.children;
+
+const fresh = () => ({
+  phase: "idle", // idle, uploading, following, refused, gone
+  image: null, // File or Blob, while we have it
+  imageUrl: null, // blob: URL of it
+  sent: 0, // part of the upload, 0..1
+  session: null,
+  sessionAt: 0, // our clock, when it was last heard of
+  connection: "connecting",
+  shared: false, // made elsewhere, read-only
+  problem: null, // { title, text, fine }: why the upload was refused or the session is gone
+  retryable: true,
+  retryAt: 0, // our clock: not before
+  times: {}, // ms after creation at which a step was reached, as far as it was seen
+});
+
+let state = fresh();
+let notice = null; // shown above the drop zones
+let garment = null; // File; stays for further photos
+let garmentUrl = null;
+let following = null;
+let upload = null; // AbortController
+let idempotencyKey = null; // of the upload that may be repeated
+let expiryTimer = 0;
+
+// --- what happens ---------------------------------------------------------------------------------------------------
+
+function token() {
+  return browserToken(storage);
+}
+
+function reset() {
+  following?.close();
+  following = null;
+  upload?.abort();
+  upload = null;
+  clearTimeout(expiryTimer);
+  if (state.imageUrl) URL.revokeObjectURL(state.imageUrl);
+  for (const image of [$.photo, $.garment, $.veil, $.result]) clearImage(image);
+  state = fresh();
+  notice = null;
+}
+
+function busy() {
+  return state.phase === "uploading" || (state.phase === "following" && !state.session?.terminal);
+}
+
+/** A picture came in, by whatever way. */
+function arrive(file, kind) {
+  if (state.shared) return;
+  if (busy()) {
+    announce("One at a time: the next photo can follow when this one is done.");
+    return;
+  }
+  if (surelyNoPicture(file)) {
+    const text = `“${file.name}” is not a picture. Please choose a JPEG, PNG or WebP photo.`;
+    if (state.phase !== "idle") startOver();
+    notice = text;
+    render();
+    return;
+  }
+  if (kind === "garment") setGarment(file);
+  if (kind === "garment" && state.phase === "idle") {
+    notice = null;
+    announce("Garment added. Now add your photo.");
+    render();
+  } else if (kind === "garment") {
+    again();
+  } else {
+    begin(file);
+  }
+}
+
+function setGarment(file) {
+  if (garmentUrl) URL.revokeObjectURL(garmentUrl);
+  garment = file;
+  garmentUrl = file ? URL.createObjectURL(file) : null;
+}
+
+/** Uploads the photo (with the garment, if any) and follows the session it becomes. */
+function begin(image) {
+  leaveHash();
+  reset();
+  idempotencyKey = randomText();
+  state.image = image;
+  state.imageUrl = URL.createObjectURL(image);
+  send();
+}
+
+async function send() {
+  const mine = state;
+  Object.assign(state, { phase: "uploading", sent: 0, problem: null, retryAt: 0 });
+  upload = new AbortController();
+  render();
+  try {
+    const session = await submit({
+      image: state.image,
+      garment,
+      token: token(),
+      idempotencyKey,
+      signal: upload.signal,
+      onProgress: (part) => {
+        mine.sent = part;
+        render();
+      },
+    });
+    if (mine !== state) return;
+    storage.set("tryon.session", session.session_id);
+    watch(session.session_id, { token: token(), session });
+  } catch (error) {
+    if (mine !== state) return;
+    if (error.name === "AbortError") startOver();
+    else if (error instanceof Problem) refused(error);
+    else throw error;
+  }
+}
+
+function refused(problem) {
+  const words = problemWords(problem);
+  if (problem.code !== "network") idempotencyKey = randomText(); // only an upload without an answer is the same again
+  state.phase = "refused";
+  state.problem = { ...words, fine: problem.status >= 500 && problem.requestId ? `Reference: ${problem.requestId}` : "" };
+  state.retryable = problem.retryable;
+  state.retryAt = problem.retryAfter === null ? 0 : Date.now() + problem.retryAfter * 1000;
+  render();
+}
+
+function watch(id, { token = null, ticket = null, session = null }) {
+  state.phase = "following";
+  state.session = session;
+  if (session) heard(session);
+  following = follow(id, {
+    token,
+    ticket,
+    session,
+    onSession: (news) => {
+      heard(news);
+      render();
+    },
+    onConnection: (connection) => {
+      state.connection = connection;
+      render();
+    },
+    onGone: gone,
+  });
+  render();
+}
+
+function heard(session) {
+  const before = state.session;
+  state.session = session;
+  state.sessionAt = Date.now();
+  if (!before || before.seq !== session.seq || !(session.status in state.times)) {
+    const step = session.terminal ? "end" : session.status;
+    if (step !== "processing" || before?.status === "created") {
+      state.times[step] = Date.parse(session.updated_at) - Date.parse(session.created_at);
+    }
+  }
+  clearTimeout(expiryTimer);
+  const left = Date.parse(session.expires_at) - serverNow();
+  expiryTimer = setTimeout(refreshLinks, Math.min(Math.max(left, 0) + 6000, LONGEST_TIMER_MS));
+}
+
+function gone(code) {
+  const { shared } = state;
+  reset();
+  if (!shared) {
+    storage.set("tryon.session", null);
+    if (code === "not_found") {
+      // a resumed session that is no longer there is no reason to bother anyone
+      render();
+      return;
+    }
+  }
+  Object.assign(state, { phase: "gone", shared, problem: goneWords(code), connection: "finished" });
+  render();
+}
+
+/** The same photo again, as a new session: the file we still have, else the one the server has. */
+async function again() {
+  if (busy()) return;
+  const mine = state;
+  let { image } = state;
+  try {
+    if (!image) {
+      image = await fetchImage("input");
+      if (!garment && state.session?.links.garment) setGarment(await fetchImage("garment"));
+    }
+  } catch {
+    if (mine === state) {
+      notice = "The photo is no longer there. Please choose it again.";
+      startOver(notice);
+    }
+    return;
+  }
+  if (mine !== state) return;
+  if (state.phase === "refused" && state.imageUrl) {
+    send();
+    return;
+  }
+  begin(image);
+}
+
+async function fetchImage(name) {
+  const session = await following.refresh();
+  const response = await fetch(session.links[name], { credentials: "omit" });
+  if (!response.ok) throw new Error(`no ${name}`);
+  const blob = await response.blob();
+  return new File([blob], name, { type: blob.type });
+}
+
+function startOver(text = null) {
+  leaveHash();
+  reset();
+  storage.set("tryon.session", null);
+  notice = text;
+  render();
+}
+
+/** Links expire. New ones come with the session, read again; a session that is gone says so. */
+async function refreshLinks() {
+  const mine = state;
+  try {
+    await following?.refresh();
+  } catch (error) {
+    if (mine === state && (error.status === 404 || error.status === 401)) gone(error.status === 404 ? "expired" : error.code);
+  }
+}
+
+// --- where we are ---------------------------------------------------------------------------------------------------
+
+function leaveHash() {
+  if (location.hash) history.pushState(null, "", location.pathname);
+}
+
+/** Shows what the address names, else this browser's last session, else the drop zones. */
+function enter() {
+  reset();
+  const hash = new URLSearchParams(location.hash.slice(1));
+  const id = hash.get("session");
+  const ticket = hash.get("ticket");
+  const kept = storage.get("tryon.session");
+  if (id !== null) {
+    state.shared = ticket !== null;
+    if (!isSessionId(id)) {
+      state.shared = true;
+      gone("not_found");
+      return;
+    }
+    watch(id, ticket ? { ticket } : { token: token() });
+  } else if (isSessionId(kept)) {
+    watch(kept, { token: token() });
+  }
+  render();
+}
+
+// --- what is seen ---------------------------------------------------------------------------------------------------
+
+function announce(text) {
+  if ($.announcer.textContent !== text) $.announcer.textContent = text;
+}
+
+function serverNow() {
+  return Date.now() + (following?.clockOffset ?? 0);
+}
+
+function render() {
+  const { phase } = state;
+  const run = phase !== "idle";
+  const hadFocus = ($.start.contains(document.activeElement) && run) || ($.run.contains(document.activeElement) && !run);
+  $.start.hidden = run;
+  $.run.hidden = !run;
+  document.body.dataset.phase = phase;
+  document.body.dataset.status = state.session?.status ?? "";
+  if (run) renderRun();
+  else renderStart();
+  if (hadFocus) (run ? $.headline : $["photo-input"]).focus({ preventScroll: true });
+  renderKeeps();
+}
+
+function renderStart() {
+  document.title = TITLE;
+  $.notice.hidden = notice === null;
+  $.notice.textContent = notice ?? "";
+  $["garment-zone"].classList.toggle("filled", garment !== null);
+  $["garment-remove"].hidden = garment === null;
+  $["garment-preview"].hidden = garment === null;
+  if (garmentUrl) $["garment-preview"].src = garmentUrl;
+  else $["garment-preview"].removeAttribute("src");
+  $["garment-hint"].textContent = garment ? "Added. Now add your photo." : "Optional. Add it before your photo.";
+}
+
+function headline() {
+  if (state.problem) return state.problem.title;
+  if (state.phase === "uploading") return "Uploading your photo";
+  return state.session ? sessionHeadline(state.session) : "Looking for your session";
+}
+
+function renderRun() {
+  const { phase, session, shared } = state;
+  const text = headline();
+  const ended = Boolean(session?.terminal);
+  $.headline.textContent = text;
+  const message = state.problem?.text ?? (session?.status === "failed" ? session.error?.message : "");
+  announce(message ? `${text}. ${message}` : text);
+  document.title = `${text} · ${TITLE}`;
+  $.shared.hidden = !shared;
+  $.panel.classList.toggle("quiet", phase === "gone");
+
+  const chip = phase === "following" || phase === "gone" ? state.connection : null;
+  $.chip.hidden = chip === null;
+  if (chip) {
+    $.chip.dataset.connection = chip;
+    [$["chip-text"].textContent, $.chip.title] = CONNECTIONS[chip];
+  }
+
+  renderSteps();
+  renderBar();
+  renderTimes();
+  renderPictures(message);
+
+  const canRun = !shared && (phase === "refused" || (phase === "following" && ended));
+  const failed = session?.status === "failed" || session?.status === "cancelled";
+  const retryable = phase === "refused" ? state.retryable : failed && (session.error?.retryable ?? true);
+  $.again.hidden = !(canRun && retryable);
+  renderCountdown();
+  $.stop.hidden = phase !== "uploading";
+  $.new.hidden = !(canRun || (phase === "gone" && !shared));
+  $.new.textContent = phase === "refused" || failed ? "Choose another photo" : "New photo";
+  $.new.classList.toggle("primary", canRun && !retryable && session?.status !== "completed");
+  $["with-garment"].hidden = !(canRun && session?.status === "completed" && !session.links.garment);
+  const output = session?.status === "completed" ? session.links.output : null;
+  $.download.hidden = !output;
+  if (output) {
+    $.download.href = output;
+    $.download.download = `try-on-${session.session_id.slice(-6)}${extension(output)}`;
+  } else {
+    $.download.removeAttribute("href");
+  }
+}
+
+function extension(link) {
+  return /\.[a-z0-9]{2,5}$/.exec(new URL(link, location.href).pathname)?.[0] ?? "";
+}
+
+const END_NAMES = { failed: "Failed", cancelled: "Cancelled" };
+
+function renderSteps() {
+  const { session } = state;
+  const status = session?.status ?? null;
+  const seen = { created: status !== null, processing: status === "processing" || (session?.terminal && session.attempt > 0), end: session?.terminal };
+  const current = session?.terminal ? "end" : status;
+  for (const step of [stepCreated, stepProcessing, stepEnd]) {
+    const name = step.dataset.step;
+    step.classList.toggle("done", Boolean(seen[name]) && name !== current);
+    step.classList.toggle("now", name === current);
+    if (name === current) step.setAttribute("aria-current", "step");
+    else step.removeAttribute("aria-current");
+    const time = name === "created" ? (session ? 0 : null) : state.times[name];
+    step.querySelector(".step-time").textContent = seen[name] && time != null ? duration(time) : "";
+  }
+  stepEnd.querySelector(".step-name").textContent = END_NAMES[status] ?? "Completed";
+  $.steps.dataset.end = session?.terminal ? status : "";
+}
+
+function renderBar() {
+  const { phase, session } = state;
+  let part = null;
+  if (phase === "uploading") part = state.sent;
+  else if (session?.terminal) part = session.status === "completed" ? 1 : session.progress ?? 0;
+  else if (session?.status === "processing") part = session.progress;
+  const percent = part === null ? null : Math.round(part * 100);
+  $.bar.hidden = phase === "gone" || phase === "refused" || (Boolean(session?.terminal) && session.status !== "completed");
+  $.bar.classList.toggle("unknown", part === null);
+  $.bar.classList.toggle("upload", phase === "uploading");
+  $.bar.style.setProperty("--part", part ?? 0);
+  if (percent === null) {
+    $.bar.removeAttribute("aria-valuenow");
+    $.bar.setAttribute("aria-valuetext", headline());
+  } else {
+    $.bar.setAttribute("aria-valuenow", percent);
+    $.bar.setAttribute("aria-valuetext", `${percent} %`);
+  }
+  $["meta-percent"].textContent = percent === null || $.bar.hidden ? "" : `${percent} %`;
+}
+
+function renderTimes() {
+  const { phase, session } = state;
+  let text = "";
+  if (phase === "following" && session) {
+    if (session.terminal) {
+      const took = duration(Date.parse(session.updated_at) - Date.parse(session.created_at));
+      text = session.status === "completed" ? `Done in ${took}` : `Ended after ${took}`;
+    } else {
+      text = duration(serverNow() - Date.parse(session.created_at));
+      if (session.eta_seconds != null) {
+        const left = session.eta_seconds - (Date.now() - state.sessionAt) / 1000;
+        text += left >= 1 ? ` · about ${duration(Math.ceil(left) * 1000).replace(".0", "")} left` : " · almost there";
+      }
+      if (session.attempt > 1) text += ` · attempt ${session.attempt}`;
+    }
+  } else if (phase === "uploading" && state.sent >= 1) {
+    text = "Checking the photo";
+  }
+  $["meta-time"].textContent = text;
+}
+
+function renderCountdown() {
+  const left = Math.ceil((state.retryAt - Date.now()) / 1000);
+  const waiting = state.phase === "refused" && left > 0;
+  $.again.setAttribute("aria-disabled", String(waiting)); // stays in the tab order, unlike `disabled`
+  $.again.textContent = waiting ? `Try again in ${left} s` : "Try again";
+}
+
+function renderPictures(message) {
+  const { phase, session } = state;
+  $.pictures.hidden = phase === "gone" && !state.problem;
+  const input = state.imageUrl ?? session?.links.input ?? null;
+  show($.photo, input);
+  show($.veil, phase === "uploading" || (session && session.status !== "completed") ? input : null);
+  show($.garment, (!state.shared && state.image && garmentUrl) || session?.links.garment || null);
+  const completed = session?.status === "completed";
+  show($.result, completed ? session.links.output : null);
+  const trouble = phase === "refused" || phase === "gone" || session?.status === "failed" || session?.status === "cancelled";
+  $.trouble.hidden = !trouble;
+  $["trouble-text"].textContent = message || (session?.status === "cancelled" ? "This try-on was cancelled." : "");
+  $["trouble-fine"].textContent = state.problem?.fine ?? "";
+  $["trouble-fine"].hidden = !state.problem?.fine;
+  $["result-frame"].classList.toggle("working", busy());
+  $.pictures.classList.toggle("alone", phase === "gone");
+  $["result-caption"].textContent = completed ? "Result" : trouble ? "No result" : "Result, in a moment";
+}
+
+/** Shows a picture by a signed link or blob URL; a link whose path is shown already is left alone: only its signature is new. */
+function show(image, url) {
+  if (!url) {
+    if (image.dataset.path) clearImage(image);
+    return;
+  }
+  const path = url.split("?")[0];
+  if (image.dataset.path === path && image.dataset.stale !== "true") return;
+  if (image.dataset.path !== path) image.dataset.tries = "0";
+  image.dataset.path = path;
+  image.dataset.stale = "false";
+  image.src = url;
+}
+
+function clearImage(image) {
+  image.hidden = true;
+  image.classList.remove("ready");
+  image.removeAttribute("src");
+  for (const name of ["path", "stale", "tries"]) delete image.dataset[name];
+  if (image === $.photo) $["photo-missing"].hidden = true;
+}
+
+for (const image of [$.photo, $.garment, $.veil, $.result]) {
+  image.addEventListener("load", () => {
+    image.hidden = false;
+    requestAnimationFrame(() => image.classList.add("ready"));
+    if (image === $.photo) $["photo-missing"].hidden = true;
+  });
+  image.addEventListener("error", () => {
+    image.hidden = true;
+    const local = image.dataset.path?.startsWith("blob:");
+    const tries = Number(image.dataset.tries) + 1;
+    image.dataset.tries = tries;
+    if (image === $.photo) {
+      $["photo-missing"].hidden = false;
+      $["photo-missing"].textContent = local ? `No preview: ${state.image?.name ?? "photo"}` : "The photo could not be loaded";
+    }
+    if (local || image === $.veil || !image.dataset.path || tries > IMAGE_TRIES) return;
+    image.dataset.stale = "true";
+    setTimeout(refreshLinks, 1000 * (tries - 1));
+  });
+}
+
+function renderKeeps() {
+  const { session } = state;
+  const until = session && state.phase === "following" ? new Date(session.expires_at) : null;
+  if (!until) {
+    $.keeps.textContent = "Your photo is erased automatically. Nothing of it stays.";
+    return;
+  }
+  const left = until - serverNow();
+  $.keeps.textContent =
+    left > 0
+      ? `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until)}, ${fromNow(left)}.`
+      : "The time of this photo is over; it is being erased.";
+}
+
+// --- wiring ---------------------------------------------------------------------------------------------------------
+
+onChoose($["photo-input"], (file) => arrive(file, "photo"));
+onChoose($["garment-input"], (file) => arrive(file, "garment"));
+onChoose($["with-garment-input"], (file) => arrive(file, "garment"));
+onArrive({
+  zones: new Map([
+    [$["photo-zone"], "photo"],
+    [$["garment-zone"], "garment"],
+    [$["with-garment"], "garment"],
+  ]),
+  fallback: "photo",
+  curtain: $.curtain,
+  onFile: arrive,
+});
+$["garment-remove"].addEventListener("click", () => {
+  setGarment(null);
+  render();
+  $["garment-input"].focus();
+});
+$.again.addEventListener("click", () => {
+  if ($.again.getAttribute("aria-disabled") !== "true") again();
+});
+$.stop.addEventListener("click", () => upload?.abort());
+$.new.addEventListener("click", () => startOver());
+for (const link of [$.home, $.own]) {
+  link.addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    if (state.shared) {
+      leaveHash();
+      enter();
+    } else if (!busy()) {
+      startOver();
+    }
+  });
+}
+$.download.addEventListener("click", async (event) => {
+  if (Date.now() - state.sessionAt < LINK_FRESH_MS) return;
+  event.preventDefault();
+  await refreshLinks();
+  if (!$.download.hidden && Date.now() - state.sessionAt < LINK_FRESH_MS) $.download.click();
+  else announce("The result could not be downloaded. Please try again.");
+});
+addEventListener("hashchange", enter);
+addEventListener("popstate", () => location.hash || enter());
+setInterval(() => {
+  if (state.phase === "following" && !state.session?.terminal) renderTimes();
+  if (state.phase === "refused") renderCountdown();
+}, 250);
+setInterval(renderKeeps, 30000);
+
+enter();

@@ -1,0 +1,102 @@
+/** What the page says: problems, stages and times in plain words. */
+
+const PROBLEMS = {
+  network: ["The upload did not get through", "Check your connection and try again."],
+  body_too_large: ["That file is too large"],
+  too_many_pixels: ["That photo has too many pixels"],
+  image_too_large: ["That photo is too large"],
+  image_too_small: ["That photo is too small"],
+  not_multipart: ["The upload did not arrive in one piece"],
+  bad_multipart: ["The upload did not arrive in one piece"],
+  unsupported_image: ["That is not a photo we can read"],
+  missing_image: ["The photo is empty"],
+  unreadable_image: ["That photo is damaged"],
+  rate_limited: ["One moment, please", "Too many photos in a short time. You can go on in a little while."],
+  queue_full: ["Very busy right now", "Many people are waiting already. Please try again in a little while."],
+  unavailable: ["Out for a moment", "The service cannot take photos right now. Please try again in a little while."],
+  storage_full: ["No room right now", "There is no room for your photo at the moment. Please try again later."],
+  invalid_token: ["This browser is not recognised", "Reload the page and try again."],
+};
+
+const BY_STATUS = { 413: "body_too_large", 415: "unsupported_image", 429: "rate_limited", 503: "unavailable", 507: "storage_full" };
+
+/** `{ title, text }` for a refused upload. Our own words, else the server's. */
+export function problemWords(problem) {
+  const known = PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
+  return {
+    title: known[0] ?? problem.title ?? "That did not work",
+    text: known[1] ?? (problem.detail || "Something went wrong. Please try again."),
+  };
+}
+
+const GONE = {
+  deleted: ["This try-on was deleted", "Nothing of it is left."],
+  expired: ["This try-on has expired", "Its time is over and everything of it was erased."],
+  invalid_ticket: ["This link has expired", "Ask for a new one, or make your own."],
+  not_found: ["There is nothing here", "The link is wrong, or the try-on has been erased."],
+};
+
+export function goneWords(code) {
+  const [title, text] = GONE[code] ?? GONE.not_found;
+  return { title, text };
+}
+
+export const CONNECTIONS = {
+  connecting: ["Connecting", "Opening the live connection"],
+  live: ["Live", "Every change is pushed to this page as it happens"],
+  polling: ["Polling", "No live connection can be had here; this page asks again every few seconds"],
+  reconnecting: ["Reconnecting", "The live connection was lost; it will be back in a moment"],
+  offline: ["Offline", "This device has no network; the try-on goes on without it"],
+  finished: ["Finished", "Nothing more will change"],
+};
+
+/** The headline of a session as it is now. */
+export function sessionHeadline(session) {
+  switch (session.status) {
+    case "created":
+      if (session.attempt > 0) return "Interrupted, it will run again in a moment";
+      return session.queue_position > 1 ? `Waiting, number ${session.queue_position} in line` : "Waiting for its turn";
+    case "processing":
+      return session.stage ? sentence(session.stage) : "Working on it";
+    case "completed":
+      return "Your try-on is ready";
+    case "failed":
+      return "That did not work out";
+    case "cancelled":
+      return "Cancelled";
+    default:
+      return sentence(session.status);
+  }
+}
+
+export function sentence(text) {
+  const words = String(text).replaceAll("_", " ").trim();
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+/** "0.4 s", "12 s", "3 min 5 s" */
+export function duration(milliseconds) {
+  const seconds = Math.max(0, milliseconds) / 1000;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+}
+
+/** "in 24 hours", "in 5 minutes" */
+export function fromNow(milliseconds) {
+  const format = new Intl.RelativeTimeFormat("en", { numeric: "always" });
+  const minutes = milliseconds / 60000;
+  if (minutes >= 90) return format.format(Math.round(minutes / 60), "hour");
+  if (minutes >= 1.5) return format.format(Math.round(minutes), "minute");
+  return format.format(Math.max(1, Math.round(milliseconds / 1000)), "second");
+}
+
+/** "today at 17:05", "tomorrow at 09:00", "on 3 December at 09:00" */
+export function moment(date) {
+  const time = date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  const days = Math.round((new Date(date).setHours(0, 0, 0, 0) - new Date().setHours(0, 0, 0, 0)) / 86400000);
+  if (days === 0) return `today at ${time}`;
+  if (days === 1) return `tomorrow at ${time}`;
+  return `on ${date.toLocaleDateString("en-GB", { day: "numeric", month: "long" })} at ${time}`;
+}
