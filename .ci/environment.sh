@@ -1,0 +1,46 @@
+# Sourced by ./run and ./test: `environment <lock file>` makes .venv and installs the locked packages and this project.
+#
+# Nothing is done when .venv/tryon-stamp says that it was done already, for this folder, these locks and this Python. What
+# is installed for ./test serves ./run too.
+
+environment() {
+    local lock=$1 digest python
+    # One at a time: the lock is on the folder itself and ends with this process.
+    exec 9<.
+    if command -v flock >/dev/null; then flock 9; fi
+
+    digest=$(printf '%s\n' "$PWD" | cat - requirements.lock requirements-test.lock pyproject.toml | cksum)
+    if ! { [ -x .venv/bin/tryon ] && grep -qsxF -e "$digest $lock" -e "$digest requirements-test.lock" .venv/tryon-stamp; }; then
+        # A .venv without pip, or one that came here from another folder, is made anew.
+        if ! { .venv/bin/python -m pip --version && grep -qsF " $PWD/.venv" .venv/pyvenv.cfg; } >/dev/null 2>&1; then
+            python=$(find_python)
+            echo "Making the virtual environment in .venv with $python" >&2
+            "$python" -m venv --clear .venv
+        fi
+        echo "Installing the packages of $lock into .venv (this takes a minute, once)" >&2
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r "$lock"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+        echo "$digest $lock" >.venv/tryon-stamp
+    fi
+    exec 9<&-
+}
+
+# The first Python that will do; says in one line what is missing if there is none.
+find_python() {
+    local python found=""
+    for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            found=$python
+            if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+                echo "$python"
+                return
+            fi
+        fi
+    done
+    if [ -n "$found" ]; then
+        echo "$found lacks the venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2
+    else
+        echo "Python 3.11 or newer is missing; on Debian and Ubuntu: apt-get install python3 python3-venv" >&2
+    fi
+    return 1
+}
