@@ -14,6 +14,4 @@ Imports point one way: ``cli, up`` > ``web | worker`` > ``services`` > ``session
 ``domain``; a test holds that.
 """
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
