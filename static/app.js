@@ -97,7 +97,10 @@ function arrive(file, kind) {
     render();
     return;
   }
-  if (kind === "garment") setGarment(file);
+  if (kind === "garment") {
+    setGarment(file);
+    idempotencyKey = randomText();
+  }
   if (kind === "garment" && state.phase === "idle") {
     notice = null;
     announce("Garment added. Now add your photo.");
@@ -225,10 +228,7 @@ async function again() {
       if (!garment && state.session?.links.garment) setGarment(await fetchImage("garment"));
     }
   } catch {
-    if (mine === state) {
-      notice = "The photo is no longer there. Please choose it again.";
-      startOver(notice);
-    }
+    if (mine === state) startOver("The photo is no longer there. Please choose it again.");
     return;
   }
   if (mine !== state) return;
@@ -305,15 +305,15 @@ function serverNow() {
 function render() {
   const { phase } = state;
   const run = phase !== "idle";
-  const hadFocus = ($.start.contains(document.activeElement) && run) || ($.run.contains(document.activeElement) && !run);
+  const focused = document.activeElement;
   $.start.hidden = run;
   $.run.hidden = !run;
   document.body.dataset.phase = phase;
   document.body.dataset.status = state.session?.status ?? "";
   if (run) renderRun();
   else renderStart();
-  if (hadFocus) (run ? $.headline : $["photo-input"]).focus({ preventScroll: true });
   renderKeeps();
+  if (focused?.closest("[hidden]")) (run ? $.headline : $["photo-input"]).focus({ preventScroll: true });
 }
 
 function renderStart() {
@@ -339,13 +339,16 @@ function renderRun() {
   const text = headline();
   const ended = Boolean(session?.terminal);
   $.headline.textContent = text;
-  const message = state.problem?.text ?? (session?.status === "failed" ? session.error?.message : "");
+  const message = state.problem?.text ?? (session?.status === "failed" ? session.error?.message : null) ?? "";
   announce(message ? `${text}. ${message}` : text);
+  $.message.textContent = message;
+  $.message.hidden = !message;
+  $.reference.textContent = state.problem?.fine ?? "";
+  $.reference.hidden = !state.problem?.fine;
   document.title = `${text} · ${TITLE}`;
   $.shared.hidden = !shared;
-  $.panel.classList.toggle("quiet", phase === "gone");
 
-  const chip = phase === "following" || phase === "gone" ? state.connection : null;
+  const chip = phase === "following" ? state.connection : null;
   $.chip.hidden = chip === null;
   if (chip) {
     $.chip.dataset.connection = chip;
@@ -355,7 +358,7 @@ function renderRun() {
   renderSteps();
   renderBar();
   renderTimes();
-  renderPictures(message);
+  renderPictures();
 
   const canRun = !shared && (phase === "refused" || (phase === "following" && ended));
   const failed = session?.status === "failed" || session?.status === "cancelled";
@@ -394,8 +397,8 @@ function renderSteps() {
     step.classList.toggle("now", name === current);
     if (name === current) step.setAttribute("aria-current", "step");
     else step.removeAttribute("aria-current");
-    const time = name === "created" ? (session ? 0 : null) : state.times[name];
-    step.querySelector(".step-time").textContent = seen[name] && time != null ? duration(time) : "";
+    const time = state.times[name];
+    step.querySelector(".step-time").textContent = seen[name] && time > 0 ? duration(time) : "";
   }
   stepEnd.querySelector(".step-name").textContent = END_NAMES[status] ?? "Completed";
   $.steps.dataset.end = session?.terminal ? status : "";
@@ -408,7 +411,7 @@ function renderBar() {
   else if (session?.terminal) part = session.status === "completed" ? 1 : session.progress ?? 0;
   else if (session?.status === "processing") part = session.progress;
   const percent = part === null ? null : Math.round(part * 100);
-  $.bar.hidden = phase === "gone" || phase === "refused" || (Boolean(session?.terminal) && session.status !== "completed");
+  $.bar.hidden = phase === "gone" || phase === "refused" || Boolean(session?.terminal);
   $.bar.classList.toggle("unknown", part === null);
   $.bar.classList.toggle("upload", phase === "uploading");
   $.bar.style.setProperty("--part", part ?? 0);
@@ -450,22 +453,18 @@ function renderCountdown() {
   $.again.textContent = waiting ? `Try again in ${left} s` : "Try again";
 }
 
-function renderPictures(message) {
+function renderPictures() {
   const { phase, session } = state;
-  $.pictures.hidden = phase === "gone" && !state.problem;
+  $.pictures.hidden = phase === "gone" || (phase === "following" && !session);
   const input = state.imageUrl ?? session?.links.input ?? null;
   show($.photo, input);
   show($.veil, phase === "uploading" || (session && session.status !== "completed") ? input : null);
   show($.garment, (!state.shared && state.image && garmentUrl) || session?.links.garment || null);
   const completed = session?.status === "completed";
   show($.result, completed ? session.links.output : null);
-  const trouble = phase === "refused" || phase === "gone" || session?.status === "failed" || session?.status === "cancelled";
-  $.trouble.hidden = !trouble;
-  $["trouble-text"].textContent = message || (session?.status === "cancelled" ? "This try-on was cancelled." : "");
-  $["trouble-fine"].textContent = state.problem?.fine ?? "";
-  $["trouble-fine"].hidden = !state.problem?.fine;
+  const trouble = phase === "refused" || session?.status === "failed" || session?.status === "cancelled";
+  $.trouble.toggleAttribute("hidden", !trouble); // an SVG element has no `hidden` property
   $["result-frame"].classList.toggle("working", busy());
-  $.pictures.classList.toggle("alone", phase === "gone");
   $["result-caption"].textContent = completed ? "Result" : trouble ? "No result" : "Result, in a moment";
 }
 
@@ -495,7 +494,11 @@ for (const image of [$.photo, $.garment, $.veil, $.result]) {
   image.addEventListener("load", () => {
     image.hidden = false;
     requestAnimationFrame(() => image.classList.add("ready"));
-    if (image === $.photo) $["photo-missing"].hidden = true;
+    if (image === $.photo) {
+      $["photo-missing"].hidden = true;
+      const shape = image.naturalWidth / image.naturalHeight; // both frames take the photo's shape, within reason
+      $.pictures.style.setProperty("--shape", Math.min(Math.max(shape, 0.62), 1.6));
+    }
   });
   image.addEventListener("error", () => {
     image.hidden = true;

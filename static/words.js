@@ -30,8 +30,8 @@ export function problemWords(problem) {
 }
 
 const GONE = {
-  deleted: ["This try-on was deleted", "Nothing of it is left."],
-  expired: ["This try-on has expired", "Its time is over and everything of it was erased."],
+  deleted: ["This try\u2011on was deleted", "Nothing of it is left."],
+  expired: ["This try\u2011on has expired", "Its time is over and everything of it was erased."],
   invalid_ticket: ["This link has expired", "Ask for a new one, or make your own."],
   not_found: ["There is nothing here", "The link is wrong, or the try-on has been erased."],
 };
@@ -59,7 +59,7 @@ export function sessionHeadline(session) {
     case "processing":
       return session.stage ? sentence(session.stage) : "Working on it";
     case "completed":
-      return "Your try-on is ready";
+      return "Your result is ready";
     case "failed":
       return "That did not work out";
     case "cancelled":
