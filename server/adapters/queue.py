@@ -1,0 +1,176 @@
+"""The arq queue: carries session ids to the workers, and a doorbell that wakes them.
+
+Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies between taking it and claiming the
+session) or come twice; ``sessions.begin`` decides what a job is worth, and the reconciler enqueues again what waits too
+long. While Redis is away every method raises :class:`QueueAway`, at the latest after :data:`CALL_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
+from arq.jobs import serialize_job
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+FUNCTION: Final = "run_session"
+"""Name of the one task. Its only argument is the session's id."""
+
+CALL_SECONDS: Final = 1.0
+JOB_SECONDS: Final = 86400
+"""How long a job may wait; longer than any deadline. After that the reconciler would enqueue it again."""
+
+WORKER_SECONDS: Final = 10
+"""A worker that did not note itself for so long is not counted."""
+
+AWAY: Final = (RedisError, OSError, TimeoutError)
+
+# Redis's own clock: those of the machines may differ.
+_NOTE_SCRIPT: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+_COUNT_SCRIPT: Final = """
+return redis.call('ZCOUNT', KEYS[1], '(' .. (redis.call('TIME')[1] - ARGV[1]), '+inf')
+"""
+
+
+class QueueAway(Exception):
+    """Redis does not answer, or refuses."""
+
+
+def serialize(job: dict[str, Any]) -> bytes:
+    """arq's job as JSON: whoever can write to Redis must not be able to run code here, as with arq's default pickle."""
+    return msgspec.json.encode(job)
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    """Raises ValueError (arq then drops the job) on anything but a JSON object."""
+    return msgspec.json.decode(data, type=dict[str, Any])
+
+
+def job_id(session_id: str, attempt: int, n: int) -> str:
+    return f"{session_id}:{attempt}:{n}"
+
+
+def doorbell(key_prefix: str) -> str:
+    """The channel that is rung after a job has become visible."""
+    return f"{key_prefix}doorbell"
+
+
+def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
+    """Connections that survive a restart of Redis: a stale one is made anew once, at once, without a word.
+
+    ``socket_seconds`` bounds connecting and each read and write.
+    """
+    return ConnectionPool.from_url(
+        redis_url,
+        socket_connect_timeout=socket_seconds,
+        socket_timeout=socket_seconds,
+        retry=Retry(NoBackoff(), 1),
+        retry_on_error=[OSError, RedisConnectionError, RedisTimeoutError],
+    )
+
+
+class ArqQueue:
+    """Jobs in, and what there is to know about the queue."""
+
+    def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
+        self._name = queue_name
+        self._doorbell = doorbell(key_prefix)
+        self._workers = f"{key_prefix}workers"
+        self._pool = connection_pool(redis_url, socket_seconds=CALL_SECONDS)
+        self._redis = ArqRedis(
+            self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
+        )
+        self._note = self._redis.register_script(_NOTE_SCRIPT)
+        self._count = self._redis.register_script(_COUNT_SCRIPT)
+
+    def __repr__(self) -> str:
+        return f"<ArqQueue {self._name}>"
+
+    async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> None:
+        """Add the job and ring, in one round trip. The same id again changes nothing but its place.
+
+        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. arq leaves a job alone until that
+        time, so a score in this machine's future (the database's clock is ahead) is lowered to now.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        key = job_id(session_id, attempt, n)
+        job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
+        async with _bounded(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(job_key_prefix + key, job, ex=JOB_SECONDS)
+            pipe.zadd(self._name, {key: min(score_ms, now_ms)})
+            pipe.publish(self._doorbell, b"1")  # delivered when the transaction is done: the job can be seen by then
+            await pipe.execute()
+
+    async def contains(self, session_id: str, attempt: int, n: int) -> bool:
+        """Whether the job waits. Not: whether it runs; a worker takes it out of the queue before it begins."""
+        key = job_id(session_id, attempt, n)
+        async with _bounded(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zscore(self._name, key)
+            pipe.exists(job_key_prefix + key)
+            score, job = await pipe.execute()
+        return score is not None and bool(job)
+
+    async def depth(self) -> int:
+        """How many jobs wait."""
+        async with _bounded():
+            return int(await self._redis.zcard(self._name))
+
+    async def forget(self, session_id: str, attempt: int, n: int) -> None:
+        """Remove every trace of the session's jobs, up to and including this attempt and this n."""
+        for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
+            keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
+            async with _bounded(), self._redis.pipeline(transaction=False) as pipe:
+                pipe.zrem(self._name, *ids)
+                pipe.unlink(*keys)
+                await pipe.execute()
+
+    async def note_worker(self, worker_id: str) -> None:
+        """Say that this worker lives. To be repeated well within :data:`WORKER_SECONDS`."""
+        async with _bounded():
+            await self._note(keys=[self._workers], args=[worker_id, WORKER_SECONDS])
+
+    async def drop_worker(self, worker_id: str) -> None:
+        """Say that this worker ends."""
+        async with _bounded():
+            await self._redis.zrem(self._workers, worker_id)
+
+    async def workers(self) -> int:
+        """How many workers noted themselves in the last :data:`WORKER_SECONDS`."""
+        async with _bounded():
+            return int(await self._count(keys=[self._workers], args=[WORKER_SECONDS]))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await self._pool.disconnect()
+
+
+_KEY_PREFIXES: Final = (job_key_prefix, in_progress_key_prefix, retry_key_prefix, result_key_prefix)
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            yield
+    except AWAY as error:
+        raise QueueAway(str(error) or type(error).__name__) from error
+
+
+def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+    return (items[at : at + size] for at in range(0, len(items), size))

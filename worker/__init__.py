@@ -1,0 +1,23 @@
+"""The worker: takes session ids from the arq queue, runs a processor, says how it ended.
+
+``settings`` is what ``arq worker.Settings`` runs, ``pickup`` how a job is noticed within milliseconds, ``tasks`` the one
+task, ``processors`` the plug for the AI part. Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+__all__ = ["Settings"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: the settings of the process are read when arq asks for them, not whenever a processor is imported.
+    if name == "Settings":
+        from .settings import Settings
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,227 @@
+"""How the stock arq worker notices a job within milliseconds, and outlives Redis.
+
+arq polls: it reads the queue, starts what it found, sleeps, reads again, and any Redis error ends it. :class:`DoorbellRedis`
+is the connection it does that through, and changes four things without touching arq:
+
+- the read waits until the doorbell rings (a pub/sub channel rung after a job became visible), so polling costs nothing;
+- a job leaves the queue in the same transaction that marks it as taken. arq would leave it there while it runs, where it
+  hides waiting ones behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed;
+- while Redis is away, the queue looks empty and every other answer is what harms nothing (:data:`NOTHING`);
+- it remembers what it offered, so that a job which cannot be started does not make the loop spin.
+
+arq's own redelivery of a lost job is gone with that; it takes minutes, and leases in the database do it in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any, Final
+
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix
+from redis.asyncio.client import Pipeline
+from redis.exceptions import WatchError
+
+from server.adapters.queue import AWAY, connection_pool, deserialize, doorbell, serialize
+
+log = logging.getLogger("tryon.worker")
+
+POLL_SECONDS: Final = 0.5
+"""The queue is read at least so often: what covers a doorbell that nobody heard, and a Redis that came back."""
+
+RECONNECT_SECONDS: Final = 0.25
+LISTEN_SECONDS: Final = 30.0
+SOCKET_SECONDS: Final = 2.0
+
+NOTHING: Final[dict[str, Any]] = {
+    "ZRANGE": [],  # the queue looks empty
+    "ZCARD": 0,
+    "GET": None,  # arq drops the job as expired; the reconciler enqueues the session again
+    "INCR": 1,
+    "EXISTS": 1,  # "another worker has it"
+    "INFO": {},
+    "DBSIZE": 0,
+    "DEL": 0,
+}
+"""What a command is said to have answered while Redis is away; None where it isn't listed."""
+
+
+class DoorbellRedis(ArqRedis):
+    """What arq reads its queue through. Making one does no I/O.
+
+    ``rung`` to start: p50 1-2 ms on one machine (``benchmarks/``). Idle: two commands a second.
+    """
+
+    def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
+        super().__init__(
+            connection_pool(redis_url, socket_seconds=SOCKET_SECONDS),
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+            default_queue_name=queue_name,
+        )
+        self._queue = queue_name
+        self._channel = doorbell(key_prefix)
+        self._listener: asyncio.Task[None] | None = None
+        self._listening = False
+        self._rung = asyncio.Event()
+        self._read_at_once = True
+        self._was_empty = False
+        self._offered: list[bytes] = []
+        self._wait_seconds = POLL_SECONDS
+        self._away = False
+
+    def __repr__(self) -> str:
+        state = "away" if self._away else "listening" if self._listening else "polling"
+        return f"<DoorbellRedis {self._queue} {state}>"
+
+    async def zrangebyscore(self, name: Any, min: Any, max: Any, *args: Any, **options: Any) -> Any:
+        """The jobs that may start now, when there are some, or none after :data:`POLL_SECONDS`."""
+        if name != self._queue:
+            return await super().zrangebyscore(name, min, max, *args, **options)
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen(), name="doorbell")
+        heard = self._read_at_once or await self._ring(self._wait_seconds)
+        self._rung.clear()  # before reading: a job that comes after the read rings again
+        waiting = await self.zrange(name, 0, options["num"] - 1, withscores=True)
+        now_ms = time.time() * 1000
+        jobs = [job for job, score in waiting if score <= now_ms]
+        if jobs and self._was_empty and not heard:
+            self._suspect()
+        self._was_empty = not waiting
+        # This machine's clock may be behind the one that gave the score; arq starts nothing before its time.
+        self._wait_seconds = POLL_SECONDS if jobs or not waiting else _until(waiting[0][1], now_ms)
+        self._read_at_once = bool(jobs) and jobs != self._offered
+        self._offered = jobs
+        return jobs
+
+    async def _ring(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self.pubsub() as bell:
+                    await bell.subscribe(self._channel)
+                    while True:
+                        # The confirmation of a subscription counts as a ring: something may have been missed before it.
+                        if await bell.get_message(timeout=LISTEN_SECONDS):
+                            self._listening = True
+                            self._rung.set()
+            except AWAY as error:
+                self._note_away(error)
+            self._listening = False
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _suspect(self) -> None:
+        """A job was there and nobody rang: the subscription may be deaf, so make a new one."""
+        if self._listening and self._listener is not None:
+            self._listening = False
+            self._listener.cancel()
+            self._listener = None
+
+    async def hang_up(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+            self._listener = None
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except AWAY as error:
+            self._note_away(error)
+            return NOTHING.get(args[0])
+        self._note_back()
+        return answer
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> TakingPipeline:
+        return TakingPipeline(self, self._queue, transaction, shard_hint)
+
+    def _note_away(self, error: BaseException) -> None:
+        if not self._away:
+            self._away = True
+            log.warning("Redis is away: %s", error or type(error).__name__)
+
+    def _note_back(self) -> None:
+        if self._away:
+            self._away = False
+            log.info("Redis is back")
+
+
+class TakingPipeline(Pipeline):
+    """A pipeline of arq's worker: taking a job removes it from the queue, and no error of Redis comes out of it."""
+
+    def __init__(self, redis: DoorbellRedis, queue_name: str, transaction: bool, shard_hint: str | None) -> None:
+        super().__init__(redis.connection_pool, redis.response_callbacks, transaction, shard_hint)
+        self._redis = redis
+        self._queue = queue_name
+        self._names: list[str] = []
+        self._watches = False
+        self._lost = False
+
+    def psetex(self, name: Any, time_ms: Any, value: Any) -> Any:
+        answer = super().psetex(name, time_ms, value)
+        if name.startswith(in_progress_key_prefix):
+            self.zrem(self._queue, name.removeprefix(in_progress_key_prefix))
+        return answer
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self._lost:
+            return _answered(NOTHING.get(args[0]))
+        self._names.append(args[0])
+        return super().execute_command(*args, **options)
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        self._watches = True
+        try:
+            return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except AWAY as error:  # a WatchError too: the connection died while it watched
+            self._lost = True
+            self._redis._note_away(error)
+            return NOTHING.get(args[0])
+
+    async def execute(self, raise_on_error: bool = True) -> Any:
+        if self._lost:
+            raise WatchError("Redis is away")  # arq: "another worker has it"
+        names = list(self._names)
+        try:
+            return await super().execute(raise_on_error)
+        except WatchError:
+            raise
+        except AWAY as error:
+            self._redis._note_away(error)
+            if self._watches:
+                raise WatchError("Redis is away") from error
+        except asyncio.CancelledError:
+            # A job that arq cancels before it has begun. It must not end cancelled: arq's close() gathers the jobs, and
+            # would never come to on_shutdown. Taken and dropped, the session is enqueued again by the reconciler.
+            if "GET" not in names:
+                raise
+        return [NOTHING.get(name) for name in names]
+
+    async def reset(self) -> None:
+        try:
+            await super().reset()  # type: ignore[no-untyped-call]
+        except AWAY:  # it says UNWATCH, and expects nothing worse than a closed connection
+            connection, self.connection, self.watching = self.connection, None, False
+            if connection is not None:
+                await connection.disconnect()
+                await self.connection_pool.release(connection)
+
+
+async def _answered(value: Any) -> Any:
+    return value
+
+
+def _until(score_ms: float, now_ms: float) -> float:
+    return min(POLL_SECONDS, max(0.001, (score_ms - now_ms) / 1000 + 0.0005))

@@ -1,0 +1,192 @@
+"""The default processor: no AI, but a worker's whole life with visible stages, and a picture made from the input.
+
+``TRYON_MOCK_SECONDS`` is how long it takes, ``TRYON_MOCK_FAILURE_RATE`` the share of runs that fail (finally: ``mock_failure``).
+With ``TRYON_MOCK_SEED`` the failures are repeatable: whether the n-th run of a worker process fails, and where, is a function
+of the seed and n alone. Not of the photo: the same one tried again may work, and a test that uploads one photo many times
+sees the rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import math
+import random
+from typing import Final
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from server.config import Config
+
+from . import Job, Output, ProcessorError, Report
+
+STAGES: Final = (
+    (0.12, "reading the photo"),
+    (0.30, "finding the body"),
+    (0.55, "warping the garment"),
+    (0.90, "rendering"),
+    (1.00, "finishing"),
+)
+"""(up to this progress, what it says it does)."""
+
+REPORT_SECONDS: Final = 0.2
+COMPOSITIONS: Final = 2
+"""So many pictures are made at once, each in a thread: a 40-megapixel photo takes 120 MB."""
+
+LONG_SIDE: Final = 1024
+SMALLEST_LONG_SIDE: Final = 640
+WIDEST: Final = 2.0
+"""Longer side through shorter side of the result; what is left beside a longer photo shows it again, blurred."""
+
+ACCENT: Final = (108, 77, 246)
+LABEL: Final = "PREVIEW"
+
+
+class MockProcessor:
+    """See the module."""
+
+    name = "mock"
+
+    def __init__(self, config: Config) -> None:
+        self._seconds = config.mock_seconds
+        self._failure_rate = config.mock_failure_rate
+        self._seed = config.mock_seed
+        self._runs = itertools.count(1)
+        self._composing = asyncio.Semaphore(COMPOSITIONS)
+
+    def __repr__(self) -> str:
+        return f"<MockProcessor {self._seconds:g}s failure_rate={self._failure_rate:g} seed={self._seed}>"
+
+    async def run(self, job: Job, report: Report) -> Output:
+        fails_at = self._fate(next(self._runs))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        picture: asyncio.Task[bytes] | None = None
+        try:
+            while True:
+                elapsed = loop.time() - started
+                progress = min(1.0, elapsed / self._seconds) if self._seconds else 1.0
+                if fails_at is not None and progress >= fails_at:
+                    raise ProcessorError("mock_failure")
+                stage = next(name for end, name in STAGES if progress <= end)
+                if picture is None and (fails_at is None or self._seconds == 0):
+                    picture = asyncio.create_task(self._compose(job))
+                await report(progress, stage, max(0.0, self._seconds - elapsed))
+                if progress >= 1.0:
+                    break
+                await asyncio.sleep(min(REPORT_SECONDS, started + self._seconds - loop.time()))
+            assert picture is not None
+            return Output(await picture, "jpg")
+        finally:
+            if picture is not None and not picture.done():
+                picture.cancel()
+
+    def _fate(self, n: int) -> float | None:
+        """At which progress the n-th run fails; None: it doesn't."""
+        dice = random.Random(None if self._seed is None else f"{self._seed}:{n}")
+        return dice.uniform(0.3, 0.9) if dice.random() < self._failure_rate else None
+
+    async def _compose(self, job: Job) -> bytes:
+        async with self._composing:
+            return await asyncio.to_thread(compose, job.image, job.garment)
+
+
+def compose(image: bytes, garment: bytes | None) -> bytes:
+    """The preview as a JPEG, its longer side at most :data:`LONG_SIDE` pixels. CPU work: 50-200 ms."""
+    person = _open(image, LONG_SIDE)
+    picture = _frame(person)
+    if garment is not None:
+        _paste_garment(picture, _open(garment, LONG_SIDE // 2))
+    _paste_ribbon(picture)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88, progressive=True)
+    return file.getvalue()
+
+
+def _open(data: bytes, side: int) -> Image.Image:
+    """The image on white, its longer side at most ``side``."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (side, side))  # a large JPEG is decoded at a fraction of its size
+        image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        layer = image.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")
+
+
+def _frame(person: Image.Image) -> Image.Image:
+    """The photo at a size and shape a screen likes."""
+    width, height = person.size
+    longer = max(width, height, SMALLEST_LONG_SIDE)
+    shorter = max(round(longer / WIDEST), round(min(width, height) * longer / max(width, height)))
+    size = (longer, shorter) if width > height else (shorter, longer)
+    whole = ImageOps.contain(person, size, Image.Resampling.LANCZOS)
+    if whole.size == size:
+        return whole
+    blurred = ImageOps.fit(person, size).filter(ImageFilter.GaussianBlur(24))
+    picture = ImageChops.multiply(blurred, Image.new("RGB", size, (190, 190, 195)))
+    picture.paste(whole, ((size[0] - whole.width) // 2, (size[1] - whole.height) // 2))
+    return picture
+
+
+def _paste_garment(picture: Image.Image, garment: Image.Image) -> None:
+    """The garment as a card in the lower right corner."""
+    unit = min(picture.size)
+    rim, radius, margin = max(4, unit // 70), max(8, unit // 26), max(8, unit // 24)
+    inner = ImageOps.contain(garment, (round(unit * 0.36), round(unit * 0.42)), Image.Resampling.LANCZOS)
+    size = (inner.width + 2 * rim, inner.height + 2 * rim)
+    left, top = picture.width - size[0] - margin, picture.height - size[1] - margin
+
+    shadow = Image.new("L", picture.size, 0)
+    offset = max(2, unit // 120)
+    box = (left, top + offset, left + size[0], top + size[1] + offset)
+    ImageDraw.Draw(shadow).rounded_rectangle(box, radius, fill=150)
+    shadow = shadow.filter(ImageFilter.GaussianBlur(max(3, unit // 60)))
+    picture.paste((18, 16, 32), (0, 0), shadow)
+
+    card = Image.new("RGB", size, "white")
+    card.paste(inner, (rim, rim))
+    picture.paste(card, (left, top), _rounded(size, radius))
+    # The photograph inside has corners of its own, parallel to the card's.
+    frame = Image.new("RGB", size, "white")
+    hole = ImageChops.invert(_inset(size, rim, max(2, radius - rim)))
+    picture.paste(frame, (left, top), ImageChops.multiply(hole, _rounded(size, radius)))
+
+
+def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
+    """A mask of a rectangle with smooth round corners."""
+    return _inset(size, 0, radius)
+
+
+def _inset(size: tuple[int, int], inset: int, radius: int) -> Image.Image:
+    scale = 4  # Pillow draws without antialiasing
+    mask = Image.new("L", (size[0] * scale, size[1] * scale), 0)
+    box = (inset * scale, inset * scale, (size[0] - inset) * scale - 1, (size[1] - inset) * scale - 1)
+    ImageDraw.Draw(mask).rounded_rectangle(box, radius * scale, fill=255)
+    return mask.resize(size, Image.Resampling.LANCZOS)
+
+
+def _paste_ribbon(picture: Image.Image) -> None:
+    """A ribbon across the upper right corner that says what this is."""
+    unit = min(picture.size)
+    height = max(26, round(unit * 0.072))
+    reach = max(150, round(unit * 0.36))  # where its middle line leaves the picture, from the corner along both edges
+    length = math.ceil(reach * math.sqrt(2)) + 2 * height
+    ribbon = Image.new("RGBA", (length, height), (*ACCENT, 235))
+    draw = ImageDraw.Draw(ribbon)
+    line = max(1, height // 24)
+    for y in (height // 9, height - height // 9 - line):
+        draw.rectangle((0, y, length, y + line - 1), fill=(255, 255, 255, 110))
+    font = ImageFont.load_default(size=round(height * 0.52))
+    spaced = "\u2009".join(LABEL)
+    draw.text((length / 2, height / 2), spaced, font=font, fill="white", anchor="mm")
+    turned = ribbon.rotate(-45, expand=True, resample=Image.Resampling.BICUBIC)
+    middle = (picture.width - reach / 2, reach / 2)
+    corner = (round(middle[0] - turned.width / 2), round(middle[1] - turned.height / 2))
+    shade = Image.new("L", picture.size, 0)
+    alpha = turned.getchannel("A").point(lambda value: value * 110 // 255)
+    shade.paste(alpha, (corner[0], corner[1] + max(2, unit // 200)))
+    picture.paste((12, 10, 30), (0, 0), shade.filter(ImageFilter.GaussianBlur(max(2, unit // 110))))
+    picture.paste(turned.convert("RGB"), corner, turned.getchannel("A"))

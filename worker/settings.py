@@ -1,0 +1,150 @@
+"""What the stock ``arq worker.Settings`` runs: one worker process.
+
+arq reads only what stands in the class body itself, and reads it once, when the process starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import sys
+from contextlib import AsyncExitStack, suppress
+from typing import Any, ClassVar, Final, NoReturn
+
+from arq import func
+from arq.connections import RedisSettings
+
+from server import telemetry
+from server.adapters.queue import FUNCTION, ArqQueue, QueueAway, deserialize, serialize
+from server.config import Config, ConfigError
+from server.services import open_services
+
+from . import processors
+from .pickup import DoorbellRedis
+from .processors import Processor
+from .tasks import SessionRunner, run_session
+
+NOTE_SECONDS: Final = 3.0
+"""How often a worker says that it lives."""
+
+HEALTH_SECONDS: Final = 5.0
+"""How often arq's own health record (``arq --check worker.Settings``) is written."""
+
+POLL_DELAY_SECONDS: Final = 0.002
+"""arq's pause between two looks at the queue. An idle worker spends its time in the doorbell instead; this bounds how long
+a freed slot of a full worker stays empty, and what looking for one costs (2 % of a core)."""
+
+
+def _read() -> tuple[Config, Processor, str]:
+    try:
+        config = Config.load()
+        return config, processors.load(config.processor, config), config.redis
+    except ConfigError as error:
+        _refuse(error)
+
+
+def _refuse(error: ConfigError) -> NoReturn:
+    print(f"tryon worker: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _expected(record: logging.LogRecord) -> bool:
+    """Not the trace of each job that was handed back because the worker stops."""
+    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
+
+
+config, processor, redis_url = _read()
+redis_settings = RedisSettings.from_dsn(redis_url)
+# arq tells each job's start and end at level info; our own lines say it better.
+logging.getLogger("arq.worker").setLevel(logging.WARNING)
+logging.getLogger("arq.worker").addFilter(_expected)
+
+
+class Lifetime:
+    """Everything a worker has open, opened and closed by one task: some of it insists on that."""
+
+    def __init__(self) -> None:
+        self._ready: asyncio.Future[SessionRunner] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+        self._task = asyncio.create_task(self._live(), name="lifetime")
+
+    async def open(self) -> SessionRunner:
+        """Raises whatever kept something from opening."""
+        return await self._ready
+
+    async def close(self) -> None:
+        self._ended.set()
+        await asyncio.wait({self._task})
+
+    async def _live(self) -> None:
+        worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+        try:
+            async with AsyncExitStack() as stack:
+                services = await stack.enter_async_context(open_services(config))
+                if (start := getattr(processor, "start", None)) is not None:
+                    await start()
+                if (close := getattr(processor, "close", None)) is not None:
+                    stack.push_async_callback(close)
+                await stack.enter_async_context(services.sessions.maintenance())
+                noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
+                stack.push_async_callback(_unnote, noting, services.queue, worker_id)
+                self._ready.set_result(SessionRunner(services, processor, worker_id))
+                await self._ended.wait()
+        except Exception as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+
+async def _note(queue: ArqQueue, worker_id: str) -> None:
+    while True:
+        with suppress(QueueAway):
+            await queue.note_worker(worker_id)
+        await asyncio.sleep(NOTE_SECONDS)
+
+
+async def _unnote(noting: asyncio.Task[None], queue: ArqQueue, worker_id: str) -> None:
+    noting.cancel()
+    with suppress(asyncio.CancelledError):
+        await noting
+    with suppress(QueueAway):
+        await queue.drop_worker(worker_id)
+
+
+async def startup(ctx: dict[Any, Any]) -> None:
+    logging.getLogger("arq").handlers.clear()  # arq has just given itself one; all lines go through ours
+    telemetry.setup_logging(log_format=config.log_format, log_level=config.log_level)
+    lifetime = ctx["lifetime"] = Lifetime()
+    try:
+        ctx["runner"] = await lifetime.open()
+    except ConfigError as error:
+        _refuse(error)
+
+
+async def shutdown(ctx: dict[Any, Any]) -> None:
+    await ctx["redis"].hang_up()
+    if "lifetime" in ctx:
+        await ctx["lifetime"].close()
+
+
+class Settings:
+    """Of arq. The database decides what becomes of a session: arq keeps no result and tries nothing again."""
+
+    functions: ClassVar = [func(run_session, name=FUNCTION, max_tries=1_000_000)]
+    redis_pool: ClassVar = DoorbellRedis(redis_url, config.queue_name, config.key_prefix)
+    redis_settings: ClassVar = redis_settings  # only `arq --check` reads it
+    queue_name: ClassVar = config.queue_name
+    job_serializer: ClassVar = serialize
+    job_deserializer: ClassVar = deserialize
+    max_jobs: ClassVar = config.worker_jobs
+    job_timeout: ClassVar = config.deadline_seconds + 60  # never the one that strikes: `tasks` watches the deadline
+    job_completion_wait: ClassVar = config.drain_seconds
+    keep_result: ClassVar = 0
+    retry_jobs: ClassVar = False
+    poll_delay: ClassVar = POLL_DELAY_SECONDS
+    health_check_interval: ClassVar = HEALTH_SECONDS
+    on_startup: ClassVar = startup
+    on_shutdown: ClassVar = shutdown
