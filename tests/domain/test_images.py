@@ -48,9 +48,9 @@ def test_anything_else_is_no_image(head: bytes) -> None:
 
 
 def test_any_first_bytes_have_an_answer() -> None:
-    for head in HEADS:
+    for head, format in HEADS.items():
         for length in range(len(head)):
-            assert sniff(head[:length]) in (None, HEADS[head])
+            assert sniff(head[:length]) in (None, format)
 
 
 def test_what_is_stored_is_what_every_browser_shows() -> None:
