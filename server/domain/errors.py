@@ -138,7 +138,9 @@ class RateLimited(TryOnError):
 class InternalError(TryOnError):
     status = 500
     close_code = 4001
-    codes = {"internal_error": Code("Internal error", "Something went wrong here; the request id helps to find it.", True)}
+    codes = {
+        "internal_error": Code("Internal error", "Something went wrong here; the request id helps to find it.", True)
+    }
 
 
 class Unavailable(TryOnError):

@@ -62,9 +62,7 @@ class Signer:
             raw = secret.encode()
             keys.append(_Key(hashlib.sha256(b"tryon.v1.key-id." + raw).hexdigest()[:8], raw))
         self._keys = tuple(keys)
-        self._purposes = {
-            purpose: {key.key_id: key.subkey(purpose) for key in keys} for purpose in ("ticket", "file")
-        }
+        self._purposes = {purpose: {key.key_id: key.subkey(purpose) for key in keys} for purpose in ("ticket", "file")}
         self._gone = tuple(key.subkey("gone") for key in keys)
 
     def __repr__(self) -> str:

@@ -1,0 +1,35 @@
+"""Alembic's entry: on the connection that ``tryon migrate`` hands over, or on one of its own from ``TRYON_DATABASE_URL``."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import Connection
+
+from alembic import context
+from server.adapters.store import create_engine
+from server.adapters.tables import metadata
+from server.config import Config
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run_alone() -> None:
+    engine = create_engine(Config.load().database)
+    async with engine.begin() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+
+if context.is_offline_mode():
+    context.configure(url=Config.load().database, target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+elif (handed_over := context.config.attributes.get("connection")) is not None:
+    run(handed_over)
+else:
+    asyncio.run(run_alone())

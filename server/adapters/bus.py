@@ -1,0 +1,297 @@
+"""News through Redis pub/sub: published after the commit, read by one connection per web process.
+
+Guarantee: at most once, in order per session and publisher, to processes that are subscribed at that moment, and nothing
+more. The database is the truth; whoever may have missed something reads it there (:mod:`server.web.hub`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import hiredis
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
+from redis.exceptions import RedisError
+
+from .. import telemetry
+from ..domain.session import Progress
+
+log = logging.getLogger("tryon.bus")
+
+PROGRESS_SECONDS: Final = 900
+"""How long the last progress of a session is kept for late joiners; longer than any deadline is useless."""
+
+# Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker changes nothing. Then publishes.
+_PROGRESS_SCRIPT: Final = """
+local at = tonumber(ARGV[1]) * 10000000000 + tonumber(ARGV[2])
+local held = redis.call('HGET', KEYS[1], 'at')
+if held and tonumber(held) > at then return 0 end
+redis.call('HSET', KEYS[1], 'at', string.format('%.0f', at), 'progress', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+redis.call('PUBLISH', KEYS[2], ARGV[4])
+return 1
+"""
+
+_RESTORED: Final = b"restored"
+
+_AWAY = (RedisError, OSError, TimeoutError)
+
+
+class RedisBus:
+    """The publishing side. Losing Redis loses news, never state: every method says so by its return value."""
+
+    def __init__(self, redis: Redis, *, key_prefix: str) -> None:
+        self._redis = redis
+        self._prefix = key_prefix
+        self._progress_script = redis.register_script(_PROGRESS_SCRIPT)
+
+    def channel(self, session_id: str) -> str:
+        return f"{self._prefix}session:{session_id}"
+
+    def _progress_key(self, session_id: str) -> str:
+        return f"{self._prefix}progress:{session_id}"
+
+    async def publish(self, session_id: str, message: bytes) -> bool:
+        """One bus message on the session's channel. False: Redis is away, the sweep will tell."""
+        try:
+            await self._redis.publish(self.channel(session_id), message)
+        except _AWAY:
+            telemetry.publish_failures.inc()
+            return False
+        return True
+
+    async def publish_progress(self, session_id: str, progress: Progress, message: bytes) -> bool:
+        """Keep it as the latest word and publish it, unless a newer (attempt, seq) has spoken."""
+        try:
+            stored = await self._progress_script(
+                keys=[self._progress_key(session_id), self.channel(session_id)],
+                args=[progress.attempt, progress.seq, msgspec.json.encode(progress), message, PROGRESS_SECONDS],
+            )
+        except _AWAY:
+            return False
+        return bool(stored)
+
+    async def last_progress(self, session_id: str) -> Progress | None:
+        """The latest word, for somebody who joins late; None also while Redis is away."""
+        try:
+            held: Any = await self._redis.hget(self._progress_key(session_id), "progress")  # type: ignore[misc]
+            return msgspec.json.decode(held, type=Progress) if held else None
+        except (*_AWAY, msgspec.MsgspecError):
+            return None
+
+    async def forget(self, session_ids: Collection[str]) -> bool:
+        """Delete what Redis still knows of erased sessions. False: it is away."""
+        if not session_ids:
+            return True
+        try:
+            await self._redis.delete(*[self._progress_key(session_id) for session_id in session_ids])
+        except _AWAY:
+            return False
+        return True
+
+    async def probe(self, channel: str, payload: bytes) -> bool:
+        try:
+            return bool(await self._redis.publish(channel, payload))
+        except _AWAY:
+            return False
+
+
+class _Connection(asyncio.Protocol):
+    """One subscriber connection: bytes in, parsed by hiredis, replies out. No per-message task, no per-message JSON."""
+
+    def __init__(self, on_reply: Callable[[Any], None], on_lost: Callable[[_Connection], None]) -> None:
+        self._reader = hiredis.Reader()
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no subclasses of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        reader, on_reply = self._reader, self._on_reply
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                on_reply(reply)
+        except hiredis.ProtocolError:
+            log.exception("Redis sent something that is not RESP")
+            self.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._on_lost(self)
+
+    def send(self, *commands: tuple[Any, ...]) -> None:
+        if self.transport is not None:
+            self.transport.write(b"".join(hiredis.pack_command(command) for command in commands))
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class RedisSubscriber:
+    """The one reading connection of a web process.
+
+    ``on_message(channel, payload)`` is called in a plain function for every message, in order. ``on_restored()`` is
+    called after a lost connection is back and every channel is subscribed again: what was published meanwhile is lost,
+    so the caller reads the state. SUBSCRIBE and UNSUBSCRIBE of one loop tick travel together.
+    """
+
+    BATCH: Final = 500
+    """Channels per SUBSCRIBE command when all are subscribed again."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        on_message: Callable[[bytes, bytes], None],
+        on_restored: Callable[[], None],
+    ) -> None:
+        self._url = redis_url
+        self._on_message = on_message
+        self._on_restored = on_restored
+        self._wanted: dict[bytes, asyncio.Future[None]] = {}
+        self._outgoing: dict[bytes, bool] = {}
+        """channel -> subscribe (True) or unsubscribe, to be sent at the end of this tick"""
+        self._connection: _Connection | None = None
+        self._lost = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.connections = 0
+        """How many connections there have been; the current one's number while :attr:`up`."""
+
+    def __repr__(self) -> str:
+        return f"<RedisSubscriber {'up' if self.up else 'down'} channels={len(self._wanted)}>"
+
+    @property
+    def up(self) -> bool:
+        return self._connection is not None
+
+    async def __aenter__(self) -> RedisSubscriber:
+        self._task = asyncio.create_task(self._keep_connected(), name="redis-subscriber")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._connection is not None:
+            self._connection.abort()
+        for future in self._wanted.values():
+            future.cancel()
+
+    def subscribe(self, channel: bytes) -> asyncio.Future[None]:
+        """Want a channel; the future is done when Redis has confirmed it (after a reconnect if need be)."""
+        future = self._wanted.get(channel)
+        if future is None:
+            future = self._wanted[channel] = asyncio.get_running_loop().create_future()
+            self._later(channel, True)
+        return future
+
+    def unsubscribe(self, channel: bytes) -> None:
+        future = self._wanted.pop(channel, None)
+        if future is not None:
+            future.cancel()
+            self._later(channel, False)
+
+    def reconnect(self) -> None:
+        """Drop a connection that is up but deaf."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def _later(self, channel: bytes, subscribe: bool) -> None:
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing[channel] = subscribe
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, {}
+        if self._connection is None:
+            return  # the next connection subscribes to all that is wanted
+        subscribe = [channel for channel, wanted in outgoing.items() if wanted]
+        unsubscribe = [channel for channel, wanted in outgoing.items() if not wanted]
+        if unsubscribe:
+            self._connection.send((b"UNSUBSCRIBE", *unsubscribe))
+        if subscribe:
+            self._connection.send((b"SUBSCRIBE", *subscribe))
+
+    def _reply(self, reply: Any) -> None:
+        if type(reply) is list and len(reply) == 3:
+            kind = reply[0]
+            if kind == b"message":
+                self._on_message(reply[1], reply[2])
+            elif kind == b"subscribe":
+                future = self._wanted.get(reply[1])
+                if future is not None and not future.done():
+                    future.set_result(None)
+        elif type(reply) is list and reply[:2] == [b"pong", _RESTORED]:
+            self._on_restored()
+        elif isinstance(reply, hiredis.ReplyError):
+            log.error("Redis refused the subscriber: %s", reply)
+            self.reconnect()
+
+    def _connection_lost(self, connection: _Connection) -> None:
+        if connection is self._connection:
+            self._connection = None
+            telemetry.bus_up.set(0)
+            self._lost.set()
+
+    async def _keep_connected(self) -> None:
+        delay = 0.0
+        while True:
+            try:
+                connection = await self._connect()
+            except (OSError, TimeoutError, RedisError) as error:
+                log.debug("Redis cannot be reached: %s", error)
+                delay = min(1.0, delay * 2 or 0.05)
+                await asyncio.sleep(delay * random.uniform(0.5, 1))
+                continue
+            delay = 0.05
+            self._lost.clear()
+            self._adopt(connection)
+            await self._lost.wait()
+            telemetry.bus_reconnects.inc()
+            log.warning("The subscriber connection to Redis was lost; connecting again")
+            await asyncio.sleep(random.uniform(0, 0.05))
+
+    def _adopt(self, connection: _Connection) -> None:
+        """Plain function: no subscription may slip in between. Everything wanted is subscribed on the new connection."""
+        self._connection = connection
+        telemetry.bus_up.set(1)
+        self._outgoing.clear()
+        channels = list(self._wanted)
+        for start in range(0, len(channels), self.BATCH):
+            connection.send((b"SUBSCRIBE", *channels[start : start + self.BATCH]))
+        if self.connections:
+            connection.send((b"PING", _RESTORED))  # answered after the last confirmation
+        self.connections += 1
+        if connection.transport is None or connection.transport.is_closing():
+            self._connection_lost(connection)
+
+    async def _connect(self) -> _Connection:
+        settings: dict[str, Any] = dict(parse_url(self._url))
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> _Connection:
+            return _Connection(self._reply, self._connection_lost)
+
+        async with asyncio.timeout(2):
+            if path := settings.get("path"):
+                _, connection = await loop.create_unix_connection(protocol, path)
+            else:
+                tls = ssl.create_default_context() if self._url.startswith("rediss://") else None
+                host, port = settings.get("host", "localhost"), int(settings.get("port", 6379))
+                _, connection = await loop.create_connection(protocol, host, port, ssl=tls)
+        if password := settings.get("password"):
+            username = settings.get("username")
+            connection.send((b"AUTH", username, password) if username else (b"AUTH", password))
+        connection.send((b"CLIENT", b"SETNAME", b"tryon-subscriber"))
+        return connection

@@ -1,0 +1,579 @@
+"""Sessions and their audit trail in SQLite or PostgreSQL.
+
+Every transition is one transaction: one conditional UPDATE (compare-and-set on status, ``seq`` and, for a worker, its
+attempt) plus one row in the audit trail. Who loses the race changes nothing. All times are the database's own
+(:class:`~server.adapters.tables.database_time`); :meth:`Store.now` is this process's idea of them.
+
+Failures to reach or use the database are :class:`~server.domain.errors.Unavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, and_, delete, event, exc, func, insert, literal, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ..domain.errors import Unavailable
+from ..domain.session import AuditEvent, Session
+from ..domain.states import TRANSITIONS, Event, GoneReason, Status
+from . import tables
+from .tables import current_xact, database_time, oldest_open_xact
+
+BUSY_SECONDS: Final = 10.0
+"""How long SQLite waits for another process's write lock before a call fails as unavailable."""
+
+GONE_SECONDS: Final = 120.0
+"""How long an erased session is remembered (as a hash) so that every process learns of it."""
+
+
+def create_engine(database_url: str) -> AsyncEngine:
+    """An engine that behaves the same on both databases.
+
+    SQLite: write-ahead log, so that readers never wait for the writer; ``BEGIN IMMEDIATE`` for writes, because a
+    transaction that reads first and writes later loses updates silently or fails at once; ``secure_delete``, so that
+    erased rows leave no bytes.
+    """
+    url = make_url(database_url)
+    if url.get_backend_name() == "postgresql":
+        return create_async_engine(url, pool_size=10, max_overflow=10, pool_timeout=5, connect_args={"timeout": 5})
+    engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=5, pool_timeout=BUSY_SECONDS)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours to send
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("tryon_read"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """What an upload becomes. ``deadline_seconds`` and ``retention_seconds`` count from now on the database's clock."""
+
+    id: str
+    owner: str
+    processor: str
+    params: dict[str, Any]
+    input_key: str
+    garment_key: str | None
+    request_id: str | None
+    deadline_seconds: float
+    retention_seconds: float
+    data: dict[str, Any]
+    """Of the ``created`` event: file keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One transition to try: the event, what must hold, and what else it sets."""
+
+    session_id: str
+    event: Event
+    from_status: Status
+    actor: str
+    seq: int | None = None
+    attempt: int | None = None
+    """The fencing token: the change counts only while this attempt holds the session."""
+    within_deadline: bool = False
+    unless_cancelled: bool = False
+    lease_lapsed: bool = False
+    values: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A transition that happened and is committed."""
+
+    session: Session
+    event: AuditEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A session and its events after some ``seq``, read by one statement: they belong together."""
+
+    session: Session
+    events: list[AuditEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a reader of all news has come."""
+
+    event_position: int
+    gone_position: int
+    xact: int
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Everything committed since a cursor, in commit order; on PostgreSQL perhaps some of it again."""
+
+    events: list[AuditEvent]
+    gone: list[tuple[str, GoneReason]]
+    """(hash of the id, reason)"""
+    cursor: Cursor
+
+
+_SESSION_COLUMNS: Final = [tables.sessions.c[name] for name in Session.__dataclass_fields__]
+_EVENT_COLUMNS: Final = [tables.events.c[name] for name in AuditEvent.__dataclass_fields__]
+_decode = msgspec.json.decode
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _session(row: Sequence[Any]) -> Session:
+    values = dict(zip(Session.__dataclass_fields__, row, strict=False))
+    values["status"] = Status(values["status"])
+    values["params"] = _decode(values["params"])
+    return Session(**values)
+
+
+def _event(row: Sequence[Any]) -> AuditEvent:
+    values = dict(zip(AuditEvent.__dataclass_fields__, row, strict=False))
+    values["event"] = Event(values["event"])
+    values["from_status"] = None if values["from_status"] is None else Status(values["from_status"])
+    values["status"] = Status(values["status"])
+    values["data"] = _decode(values["data"])
+    return AuditEvent(**values)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The database's troubles in the product's words. Programming errors stay what they are."""
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.InternalError, OSError) as error:
+        raise Unavailable(detail="The database cannot be used right now.", retry_after=2) from error
+    except exc.DBAPIError as error:
+        if error.connection_invalidated or "TooManyConnections" in repr(error.orig):
+            raise Unavailable(detail="The database cannot be used right now.", retry_after=2) from error
+        raise
+
+
+class Store:
+    """The one port to the database. Safe for concurrent use by tasks of one event loop."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
+        read = {"tryon_read": True} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reader = engine.execution_options(**read)
+        # SQLite has one writer. Queueing here is fair and quick; its own busy handler sleeps and starves.
+        self._write_lock = asyncio.Lock() if self._sqlite else None
+        self._offset_seconds = 0.0
+        self._offset_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Store {self._engine.dialect.name} {self._engine.pool.status()}>"
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def _write(self) -> AsyncIterator[AsyncConnection]:
+        async with self._write_lock or contextlib.nullcontext():
+            with _translated():
+                async with self._engine.begin() as connection:
+                    yield connection
+
+    @contextlib.asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        with _translated():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    async def _add_event(self, connection: AsyncConnection, audit: AuditEvent) -> None:
+        await connection.execute(
+            insert(tables.events).values(
+                session_id=audit.session_id,
+                seq=audit.seq,
+                event=audit.event.value,
+                from_status=audit.from_status and audit.from_status.value,
+                status=audit.status.value,
+                at=audit.at,
+                attempt=audit.attempt,
+                actor=audit.actor,
+                data=_json(audit.data),
+                xact=current_xact(),
+            )
+        )
+
+    # -- the clock -----------------------------------------------------------------------------------------------
+
+    async def synchronize_clock(self) -> None:
+        """Measure how far this process's clock is from the database's; the error is half the round trip."""
+        if self._sqlite:  # one machine, one clock
+            return
+        before = time.time()
+        async with self._read() as connection:
+            now = (await connection.execute(select(database_time()))).scalar_one()
+        self._offset_seconds = now.timestamp() - (before + time.time()) / 2
+
+    def now(self) -> float:
+        """Unix seconds of the database's clock, as this process knows it."""
+        return time.time() + self._offset_seconds
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def insert(self, new: NewSession) -> Session:
+        """The session and its first event, in one transaction."""
+        async with self._write() as connection:
+            row = await connection.execute(
+                insert(tables.sessions)
+                .values(
+                    id=new.id,
+                    owner=new.owner,
+                    status=Status.CREATED.value,
+                    seq=1,
+                    attempt=0,
+                    burnt=0,
+                    enqueues=1,
+                    cancel_requested=False,
+                    processor=new.processor,
+                    params=_json(new.params),
+                    input_key=new.input_key,
+                    garment_key=new.garment_key,
+                    error_retryable=False,
+                    request_id=new.request_id,
+                    created_at=database_time(),
+                    updated_at=database_time(),
+                    deadline_at=database_time(new.deadline_seconds),
+                    expires_at=database_time(new.retention_seconds),
+                )
+                .returning(*_SESSION_COLUMNS)
+            )
+            session = _session(row.one())
+            await self._add_event(
+                connection,
+                AuditEvent(
+                    session_id=session.id,
+                    seq=1,
+                    event=Event.CREATED,
+                    from_status=None,
+                    status=Status.CREATED,
+                    at=session.created_at,
+                    attempt=0,
+                    actor="client",
+                    data=new.data,
+                ),
+            )
+        return session
+
+    async def transition(self, change: Change) -> Moved | None:
+        """Try one transition; None: the table forbids it, or what had to hold no longer did, and nothing changed."""
+        after = TRANSITIONS.get((change.from_status, change.event))
+        if after is None:
+            return None
+        table = tables.sessions.c
+        conditions = [table.id == change.session_id, table.status == change.from_status.value]
+        if change.seq is not None:
+            conditions.append(table.seq == change.seq)
+        if change.attempt is not None:
+            conditions.append(table.attempt == change.attempt)
+        if change.within_deadline:
+            conditions.append(table.deadline_at > database_time())
+        if change.unless_cancelled:
+            conditions.append(table.cancel_requested.is_(False))
+        if change.lease_lapsed:
+            conditions.append(table.lease_expires_at <= database_time())
+        values: dict[str, Any] = {"status": after.value, "seq": table.seq + 1, "updated_at": database_time()}
+        if after is not Status.PROCESSING:
+            values |= {"lease_owner": None, "lease_expires_at": None}
+        if after.terminal:
+            values["finished_at"] = database_time()
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(and_(*conditions))
+                .values(**values | change.values)
+                .returning(*_SESSION_COLUMNS)
+            )
+            row = result.one_or_none()
+            if row is None:
+                return None
+            session = _session(row)
+            audit = AuditEvent(
+                session_id=session.id,
+                seq=session.seq,
+                event=change.event,
+                from_status=change.from_status,
+                status=session.status,
+                at=session.updated_at,
+                attempt=session.attempt,
+                actor=change.actor,
+                data=change.data | ({"attempt": session.attempt} if change.event is Event.PROCESSING else {}),
+            )
+            await self._add_event(connection, audit)
+        return Moved(session, audit)
+
+    async def claim(self, session_id: str, *, worker: str, lease_seconds: float, actor: str) -> Moved | None:
+        """created -> processing for one worker: the attempt goes up and fences out everybody before."""
+        return await self.transition(
+            Change(
+                session_id=session_id,
+                event=Event.PROCESSING,
+                from_status=Status.CREATED,
+                actor=actor,
+                within_deadline=True,
+                unless_cancelled=True,
+                values={
+                    "attempt": tables.sessions.c.attempt + 1,
+                    "lease_owner": worker,
+                    "lease_expires_at": database_time(lease_seconds),
+                },
+            )
+        )
+
+    async def renew(self, session_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
+        """Extend a claim's lease. Its cancel flag, or None if the claim is no longer this attempt's."""
+        table = tables.sessions.c
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(table.id == session_id, table.status == Status.PROCESSING.value, table.attempt == attempt)
+                .values(lease_expires_at=database_time(lease_seconds))
+                .returning(table.cancel_requested)
+            )
+            row = result.one_or_none()
+        return None if row is None else bool(row[0])
+
+    async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> bool:
+        """Note one more enqueue of a waiting session (the n of its job id); False: somebody else did, or it moved on."""
+        table = tables.sessions.c
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(table.id == session_id, table.seq == seq, table.enqueues == enqueues)
+                .values(enqueues=enqueues + 1)
+            )
+        return result.rowcount == 1
+
+    async def erase(self, hashes: dict[str, str], reason: GoneReason) -> list[Session]:
+        """Remove sessions with their events, and leave for each the hash of its id. The rows that were removed."""
+        if not hashes:
+            return []
+        async with self._write() as connection:
+            result = await connection.execute(
+                delete(tables.sessions).where(tables.sessions.c.id.in_(list(hashes))).returning(*_SESSION_COLUMNS)
+            )
+            erased = [_session(row) for row in result.all()]
+            ids = [session.id for session in erased]
+            if ids:
+                await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
+                await connection.execute(
+                    insert(tables.gone).values(
+                        [
+                            {
+                                "id_hash": hashes[id],
+                                "reason": reason.value,
+                                "at": database_time(),
+                                "xact": current_xact(),
+                            }
+                            for id in ids
+                        ]
+                    )
+                )
+        return erased
+
+    async def forget_gone(self) -> int:
+        """Drop the hashes of erased sessions after :data:`GONE_SECONDS`."""
+        async with self._write() as connection:
+            result = await connection.execute(
+                delete(tables.gone).where(tables.gone.c.at <= database_time(-GONE_SECONDS))
+            )
+        return result.rowcount
+
+    async def take_lease(self, name: str, *, owner: str, seconds: float) -> bool:
+        """One process at a time: True if the named lease is free, lapsed or already this owner's."""
+        dialect: Any = sqlite if self._sqlite else postgresql
+        values = {"name": name, "owner": owner, "expires_at": database_time(seconds)}
+        statement = dialect.insert(tables.leases).values(**values)
+        statement = statement.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"owner": statement.excluded.owner, "expires_at": statement.excluded.expires_at},
+            where=or_(tables.leases.c.owner == owner, tables.leases.c.expires_at <= database_time()),
+        ).returning(tables.leases.c.owner)
+        async with self._write() as connection:
+            return (await connection.execute(statement)).one_or_none() is not None
+
+    async def drop_lease(self, name: str, *, owner: str) -> None:
+        async with self._write() as connection:
+            await connection.execute(
+                delete(tables.leases).where(tables.leases.c.name == name, tables.leases.c.owner == owner)
+            )
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def get(self, session_id: str) -> Session | None:
+        """The session if it lives. An expired one is unreadable at its time, even while its row still waits for erasure."""
+        story = await self.story(session_id)
+        return None if story is None else story.session
+
+    async def story(self, session_id: str, since: int | None = None) -> Story | None:
+        """A session and its events after ``since`` (None: none of them), by one statement."""
+        stories = await self.stories([session_id], since)
+        return stories.get(session_id)
+
+    async def stories(self, session_ids: Collection[str], since: int | None = None) -> dict[str, Story]:
+        """Several at once; unknown and expired ids are missing from the answer."""
+        live = and_(tables.sessions.c.id.in_(list(session_ids)), tables.sessions.c.expires_at > database_time())
+        if since is None:
+            query = select(*_SESSION_COLUMNS).where(live)
+        else:
+            joined = tables.sessions.outerjoin(
+                tables.events, and_(tables.events.c.session_id == tables.sessions.c.id, tables.events.c.seq > since)
+            )
+            query = (
+                select(*_SESSION_COLUMNS, *_EVENT_COLUMNS).select_from(joined).where(live).order_by(tables.events.c.seq)
+            )
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).all()
+        found: dict[str, Story] = {}
+        width = len(_SESSION_COLUMNS)
+        for row in rows:
+            story = found.get(row[0])
+            if story is None:
+                story = found[row[0]] = Story(_session(row[:width]), [])
+            if len(row) > width and row[width] is not None:
+                story.events.append(_event(row[width:]))
+        return found
+
+    async def ids_among(self, session_ids: Collection[str]) -> set[str]:
+        """Which of these have a row."""
+        found: set[str] = set()
+        ids = list(session_ids)
+        async with self._read() as connection:
+            for start in range(0, len(ids), 500):
+                chunk = ids[start : start + 500]
+                rows = await connection.execute(select(tables.sessions.c.id).where(tables.sessions.c.id.in_(chunk)))
+                found.update(rows.scalars())
+        return found
+
+    async def cursor(self) -> Cursor:
+        """Where a reader of all news starts: everything committed before is behind it."""
+        async with self._read() as connection:
+            row = (
+                await connection.execute(
+                    select(
+                        func.coalesce(select(func.max(tables.events.c.position)).scalar_subquery(), 0),
+                        func.coalesce(select(func.max(tables.gone.c.position)).scalar_subquery(), 0),
+                        func.coalesce(oldest_open_xact(), 0),
+                    )
+                )
+            ).one()
+        return Cursor(*row)
+
+    async def news(self, cursor: Cursor) -> News:
+        """All transitions and erasures committed since ``cursor``.
+
+        It follows commit order, not wall time, so that a commit that stalled is not missed. SQLite: the position. On
+        PostgreSQL a position is given before its commit, so a later one may be visible earlier; therefore read again
+        from the oldest transaction that was open at the last reading (``pg_snapshot_xmin``, PostgreSQL 18 section 9.28).
+        """
+        after = await self._news_horizon() if not self._sqlite else 0
+        if self._sqlite:
+            new_events = tables.events.c.position > cursor.event_position
+            new_gone = tables.gone.c.position > cursor.gone_position
+        else:
+            new_events = tables.events.c.xact >= cursor.xact
+            new_gone = tables.gone.c.xact >= cursor.xact
+        async with self._read() as connection:
+            event_rows = (
+                await connection.execute(
+                    select(*_EVENT_COLUMNS, tables.events.c.position)
+                    .where(new_events)
+                    .order_by(tables.events.c.position)
+                )
+            ).all()
+            gone_rows = (
+                await connection.execute(
+                    select(tables.gone.c.id_hash, tables.gone.c.reason, tables.gone.c.position).where(new_gone)
+                )
+            ).all()
+        return News(
+            [_event(row) for row in event_rows],
+            [(row[0], GoneReason(row[1])) for row in gone_rows],
+            Cursor(
+                max((row[-1] for row in event_rows), default=cursor.event_position),
+                max((row[-1] for row in gone_rows), default=cursor.gone_position),
+                after,
+            ),
+        )
+
+    async def _news_horizon(self) -> int:
+        """Taken before the rows are read: what commits in between is read now and again next time, never missed."""
+        async with self._read() as connection:
+            return int((await connection.execute(select(oldest_open_xact()))).scalar_one())
+
+    async def due(self, *, unqueued_seconds: float, limit: int = 100) -> list[Session]:
+        """Sessions that may need the reconciler: expired, past the deadline, lease lapsed, or waiting for long."""
+        table = tables.sessions.c
+        unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
+        query = (
+            select(*_SESSION_COLUMNS)
+            .where(
+                or_(
+                    table.expires_at <= database_time(),
+                    and_(unfinished, table.deadline_at <= database_time()),
+                    and_(table.status == Status.PROCESSING.value, table.lease_expires_at <= database_time()),
+                    and_(table.status == Status.CREATED.value, table.updated_at <= database_time(-unqueued_seconds)),
+                )
+            )
+            .order_by(table.created_at)
+            .limit(limit)
+        )
+        async with self._read() as connection:
+            return [_session(row) for row in (await connection.execute(query)).all()]
+
+    async def next_due(self) -> datetime | None:
+        """When the next lease, deadline or expiry ends, if any session lives."""
+        table = tables.sessions.c
+        unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
+        async with self._read() as connection:
+            row = (
+                await connection.execute(
+                    select(
+                        select(func.min(table.expires_at)).scalar_subquery(),
+                        select(func.min(table.deadline_at)).where(unfinished).scalar_subquery(),
+                        select(func.min(table.lease_expires_at))
+                        .where(table.status == Status.PROCESSING.value)
+                        .scalar_subquery(),
+                    )
+                )
+            ).one()
+        return min((at for at in row if at is not None), default=None)
+
+    async def waiting(self) -> int:
+        """Sessions that wait for a worker."""
+        async with self._read() as connection:
+            query = select(func.count()).select_from(tables.sessions)
+            return int(
+                (await connection.execute(query.where(tables.sessions.c.status == Status.CREATED.value))).scalar_one()
+            )
+
+    async def check(self) -> None:
+        """A round trip, for the health check. Raises Unavailable."""
+        async with self._read() as connection:
+            await connection.execute(select(literal(1)).select_from(tables.leases).limit(1))

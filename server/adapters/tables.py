@@ -1,0 +1,194 @@
+"""The tables, for SQLite and PostgreSQL alike, and the two types that make them alike.
+
+``tryon_sessions`` is the truth about every session, ``tryon_events`` its audit trail and event log, ``tryon_gone`` tells
+every process of an erased session for two minutes, ``tryon_leases`` lets one process at a time do a chore.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+    literal,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC on both databases. SQLite drops time zones, so naive values are refused on the way in."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class database_time(FunctionElement[datetime]):
+    """Now on the database's clock, plus an offset in seconds: the one clock that all machines share.
+
+    On PostgreSQL ``clock_timestamp()`` and not ``now()``: the latter stands still at the transaction's begin.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "database_time"
+
+    def __init__(self, offset_seconds: float | ColumnElement[Any] = 0.0) -> None:
+        offset = offset_seconds if isinstance(offset_seconds, ColumnElement) else literal(float(offset_seconds), Float)
+        super().__init__(offset)
+
+
+@compiles(database_time, "sqlite")
+def _sqlite_time(element: database_time, compiler: SQLCompiler, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    # Six fractional digits, as SQLAlchemy stores a DateTime: text of one shape sorts by time.
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({offset}) || ' seconds') || '000')"
+
+
+@compiles(database_time, "postgresql")
+def _postgresql_time(element: database_time, compiler: SQLCompiler, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + make_interval(secs => {offset}))"
+
+
+metadata = MetaData()
+
+sessions: Final = Table(
+    "tryon_sessions",
+    metadata,
+    Column("id", Uuid(as_uuid=False), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("burnt", Integer, nullable=False),
+    Column("enqueues", Integer, nullable=False),
+    Column("lease_owner", String(128)),
+    Column("lease_expires_at", UtcDateTime),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("processor", String(200), nullable=False),
+    Column("params", Text, nullable=False),
+    Column("input_key", String(200), nullable=False),
+    Column("garment_key", String(200)),
+    Column("output_key", String(200)),
+    Column("error_code", String(64)),
+    Column("error_message", String(500)),
+    Column("error_retryable", Boolean, nullable=False),
+    Column("retry_of", Uuid(as_uuid=False)),
+    Column("request_id", String(64)),
+    Column("idempotency_key", String(64)),  # hash of the key
+    Column("idempotency_fingerprint", String(64)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("deadline_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    Index("ix_tryon_sessions_owner_created", "owner", "created_at", "id"),
+    Index("ix_tryon_sessions_status_lease", "status", "lease_expires_at"),
+    Index("ix_tryon_sessions_expires", "expires_at"),
+    Index("ix_tryon_sessions_retry_of", "retry_of"),
+    UniqueConstraint("owner", "idempotency_key", name="uq_tryon_sessions_owner_idempotency"),
+)
+
+events: Final = Table(
+    "tryon_events",
+    metadata,
+    # Follows commit order on SQLite (one writer, AUTOINCREMENT never reuses); on PostgreSQL `xact` helps the reader.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("xact", BigInteger),
+    Column("session_id", Uuid(as_uuid=False), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("from_status", String(16)),
+    Column("status", String(16), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("data", Text, nullable=False),
+    UniqueConstraint("session_id", "seq", name="uq_tryon_events_session_seq"),
+    Index("ix_tryon_events_xact", "xact").ddl_if(dialect="postgresql"),
+    sqlite_autoincrement=True,
+)
+
+gone: Final = Table(
+    "tryon_gone",
+    metadata,
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("xact", BigInteger),
+    Column("id_hash", String(64), nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index("ix_tryon_gone_at", "at"),
+    Index("ix_tryon_gone_xact", "xact").ddl_if(dialect="postgresql"),
+    sqlite_autoincrement=True,
+)
+
+leases: Final = Table(
+    "tryon_leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(128), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+
+class current_xact(FunctionElement[int]):
+    """The running transaction's id on PostgreSQL (``pg_current_xact_id``), NULL on SQLite, which has one writer."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "current_xact"
+
+
+class oldest_open_xact(FunctionElement[int]):
+    """On PostgreSQL: every transaction below this id has ended and is visible (``pg_snapshot_xmin``). NULL on SQLite."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "oldest_open_xact"
+
+
+@compiles(current_xact, "postgresql")
+def _current_xact(element: current_xact, compiler: SQLCompiler, **options: Any) -> str:
+    return "(pg_current_xact_id()::text::bigint)"
+
+
+@compiles(oldest_open_xact, "postgresql")
+def _oldest_open_xact(element: oldest_open_xact, compiler: SQLCompiler, **options: Any) -> str:
+    return "(pg_snapshot_xmin(pg_current_snapshot())::text::bigint)"
+
+
+@compiles(current_xact, "sqlite")
+@compiles(oldest_open_xact, "sqlite")
+def _no_xact(element: FunctionElement[int], compiler: SQLCompiler, **options: Any) -> str:
+    return "NULL"

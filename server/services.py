@@ -1,0 +1,61 @@
+"""Builds every part once, hands them out, closes them in order. The only place that constructs adapters."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from .adapters.bus import RedisBus
+from .adapters.files import LocalFiles
+from .adapters.limits import RedisLimiter
+from .adapters.queue import CALL_SECONDS, ArqQueue, connection_pool
+from .adapters.store import Store, create_engine
+from .config import Config
+from .domain.tokens import Signer
+from .sessions import Sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a web or worker process is made of."""
+
+    config: Config
+    store: Store
+    files: LocalFiles
+    redis: Redis
+    bus: RedisBus
+    queue: ArqQueue
+    limiter: RedisLimiter
+    signer: Signer
+    sessions: Sessions
+
+
+@contextlib.asynccontextmanager
+async def open_services(config: Config) -> AsyncIterator[Services]:
+    """Everything that a process needs; nothing connects before it is used, so a server may be away at the start."""
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        store = Store(create_engine(config.database))
+        stack.push_async_callback(store.close)
+        redis = Redis(connection_pool=connection_pool(config.redis, socket_seconds=CALL_SECONDS))
+        stack.push_async_callback(redis.connection_pool.disconnect)
+        queue = ArqQueue(config.redis, config.queue_name, config.key_prefix)
+        stack.push_async_callback(queue.close)
+        files = LocalFiles(config.uploads_dir)
+        bus = RedisBus(redis, key_prefix=config.key_prefix)
+        signer = Signer(config.signing_keys())
+        sessions = Sessions(config=config, store=store, files=files, bus=bus, queue=queue, signer=signer)
+        yield Services(
+            config=config,
+            store=store,
+            files=files,
+            redis=redis,
+            bus=bus,
+            queue=queue,
+            limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix),
+            signer=signer,
+            sessions=sessions,
+        )

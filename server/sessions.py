@@ -1,0 +1,534 @@
+"""The use cases: everything that can happen to a session, in words of the product.
+
+Each changes the database first (one transaction), then, after the commit, publishes once. Web and worker call the same
+methods; neither knows SQL, Redis or file paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from . import telemetry
+from .adapters.bus import RedisBus
+from .adapters.files import LocalFiles
+from .adapters.queue import ArqQueue, QueueAway
+from .adapters.store import Change, Moved, NewSession, Store
+from .config import Config
+from .domain import errors
+from .domain.errors import NotFound, Unauthorized
+from .domain.events import (
+    EventFrame,
+    HistoryEvent,
+    event_frame,
+    event_message,
+    gone_message,
+    history_event,
+    progress_message,
+)
+from .domain.session import Access, Progress, Session, SessionView, new_session_id, timestamp, valid_session_id, view
+from .domain.states import Event, GoneReason, Status
+from .domain.tokens import Signer, token_hash
+
+log = logging.getLogger("tryon.sessions")
+
+UNQUEUED_SECONDS: Final = 5.0
+"""A session that waits longer than this without a job in the queue is queued again."""
+
+RECONCILE_SECONDS: Final = 2.0
+"""The reconciler wakes at the latest after this; one process at a time, by a database lease."""
+
+PROGRESS_SECONDS: Final = 0.2
+"""Progress is coalesced to at most one word per session in this time (5 per second)."""
+
+ORPHAN_SECONDS: Final = 3600.0
+"""A file without a row is an upload in flight until it is this old, then an orphan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a caller showed: the hash of a token, or a ticket, or nothing."""
+
+    owner: str | None = None
+    ticket: str | None = None
+
+    @classmethod
+    def of_token(cls, token: str) -> Credential:
+        return cls(owner=token_hash(token))
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A cleaned image, ready to be stored: upright, no metadata."""
+
+    data: bytes
+    extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one caller may see of a session at one moment: all of it read by one statement."""
+
+    session: Session
+    view: SessionView
+    missed: list[EventFrame]
+    access: Access
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's hold on a session; ``attempt`` fences out whoever held it before."""
+
+    session: Session
+
+    @property
+    def attempt(self) -> int:
+        return self.session.attempt
+
+    @property
+    def image_key(self) -> str:
+        return self.session.input_key
+
+    @property
+    def garment_key(self) -> str | None:
+        return self.session.garment_key
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.session.params
+
+
+class _Reports:
+    """The progress of one claim on its way out: the newest word waits until the last one is 200 ms old."""
+
+    __slots__ = ("last_at", "latest", "timer")
+
+    def __init__(self) -> None:
+        self.latest: Progress | None = None
+        self.timer: asyncio.Task[None] | None = None
+        self.last_at = float("-inf")
+
+
+class Sessions:
+    """Built once per process by :func:`server.services.open_services`."""
+
+    def __init__(
+        self, *, config: Config, store: Store, files: LocalFiles, bus: RedisBus, queue: ArqQueue, signer: Signer
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._files = files
+        self._bus = bus
+        self._queue = queue
+        self._signer = signer
+        self._reports: dict[tuple[str, int], _Reports] = {}
+        self.process_name = f"{socket.gethostname()}:{os.getpid()}"
+
+    # -- for clients ---------------------------------------------------------------------------------------------
+
+    async def submit(
+        self, *, owner: str, image: Photo, garment: Photo | None, params: dict[str, Any], request_id: str | None
+    ) -> Session:
+        """Store the photos, write the session and its first event, and after the commit queue it.
+
+        A failure before the commit leaves neither file nor row. A failure to queue is not the caller's: the row is
+        safe and the reconciler queues it. Raises StorageFull, Unavailable.
+        """
+        session_id = new_session_id()
+        photos = {"image": (f"inputs/{session_id}-image.{image.extension}", image.data)}
+        if garment is not None:
+            photos["garment"] = (f"inputs/{session_id}-garment.{garment.extension}", garment.data)
+        keys = [key for key, _ in photos.values()]
+        try:
+            for key, data in photos.values():
+                await self._files.put(key, data)
+            session = await self._store.insert(
+                NewSession(
+                    id=session_id,
+                    owner=owner,
+                    processor=self._config.processor,
+                    params=params,
+                    input_key=photos["image"][0],
+                    garment_key=photos["garment"][0] if garment is not None else None,
+                    request_id=request_id,
+                    deadline_seconds=self._config.deadline_seconds,
+                    retention_seconds=self._config.retention_seconds,
+                    data={"input": keys[0]} | ({"garment": keys[1]} if garment is not None else {}),
+                )
+            )
+        except BaseException:
+            # Also when the client went away: nothing may stay of an upload that has no row.
+            await asyncio.shield(self._discard(session_id, keys))
+            raise
+        for key in keys:
+            log.info("Saved input file: %s", key)
+        log.info("Created session %s for user %s", session.id, owner[:8])
+        telemetry.transitions.labels(Event.CREATED).inc()
+        await self._enqueue(session)
+        return session
+
+    async def _discard(self, session_id: str, keys: list[str]) -> None:
+        """Delete the files of an upload that failed, unless its commit went through after all."""
+        with contextlib.suppress(errors.TryOnError):
+            if await self._store.ids_among([session_id]):
+                return
+            await self._files.delete(keys)
+
+    async def _enqueue(self, session: Session) -> bool:
+        try:
+            await self._queue.enqueue(
+                session.id, session.attempt, session.enqueues, score_ms=int(session.created_at.timestamp() * 1000)
+            )
+        except QueueAway:
+            telemetry.enqueue_failures.inc()
+            log.warning("Session %s could not be queued now; it will be when Redis is back", session.id)
+            return False
+        return True
+
+    def access(self, *, until: int | None = None) -> Access:
+        """What a token holder's answers may hold; ``until``: a ticket holder's."""
+        return Access(
+            self._signer, self._store.now(), self._config.link_seconds, self._config.ticket_seconds, until=until
+        )
+
+    async def look(self, session_id: str, credential: Credential, *, since: int | None = None) -> Look:
+        """The session as this caller may see it, with the events after ``since``.
+
+        Raises NotFound for an unknown id and for a wrong or missing credential alike, Unauthorized for a bad ticket.
+        """
+        until = None
+        if credential.ticket is not None:
+            until = self._signer.check_ticket(session_id, credential.ticket, now=self._store.now())
+            if until is None:
+                raise Unauthorized("invalid_ticket")
+        story = await self._store.story(session_id, since) if valid_session_id(session_id) else None
+        if story is None or (until is None and story.session.owner != credential.owner):
+            raise NotFound
+        access = self.access(until=until)
+        session = story.session
+        progress = await self._bus.last_progress(session.id) if session.status is Status.PROCESSING else None
+        return Look(
+            session,
+            view(session, access, progress=progress),
+            [event_frame(event, access.file) for event in story.events],
+            access,
+        )
+
+    async def history(self, session_id: str, credential: Credential) -> list[HistoryEvent]:
+        """The audit trail from the beginning. Raises as :meth:`look`."""
+        look = await self.look(session_id, credential)
+        story = await self._store.story(session_id, 0)
+        if story is None:
+            raise NotFound
+        return [history_event(event, look.access.file) for event in story.events]
+
+    async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> str:
+        """The key of a file that a signed link opens, if a living session still names it. Raises NotFound."""
+        now = self._store.now()
+        if self._signer.check_link(key, expires=expires, key_id=key_id, signature=signature, now=now) is None:
+            raise NotFound
+        session_id = key.partition("/")[2][:36]
+        session = await self._store.get(session_id) if valid_session_id(session_id) else None
+        if session is None or key not in session.file_keys:
+            raise NotFound
+        return key
+
+    # -- for workers ---------------------------------------------------------------------------------------------
+
+    async def begin(self, session_id: str, *, worker: str) -> Claim | None:
+        """Claim a waiting session for one worker. None: there is nothing to do (taken, ended, past its deadline, gone)."""
+        moved = await self._store.claim(
+            session_id, worker=worker, lease_seconds=self._config.lease_seconds, actor=f"worker:{worker}"
+        )
+        if moved is None:
+            return None
+        telemetry.request_id.set(moved.session.request_id)
+        await self._tell(moved)
+        log.info("Processing session %s", session_id)
+        return Claim(moved.session)
+
+    async def renew(self, claim: Claim) -> Literal["held", "cancelled", "lost"]:
+        """Heartbeat: extend the claim's lease, and learn whether it still counts. Raises Unavailable."""
+        flag = await self._store.renew(
+            claim.session.id, attempt=claim.attempt, lease_seconds=self._config.lease_seconds
+        )
+        return "lost" if flag is None else "cancelled" if flag else "held"
+
+    async def report(
+        self, claim: Claim, progress: float | None, stage: str | None, eta_seconds: float | None = None
+    ) -> None:
+        """The latest word about a running session. Never waits for Redis; at most 5 a second go out, the newest wins."""
+        reports = self._reports.setdefault((claim.session.id, claim.attempt), _Reports())
+        reports.latest = Progress(
+            seq=claim.session.seq,
+            attempt=claim.attempt,
+            at=timestamp(datetime.fromtimestamp(self._store.now(), UTC)),
+            progress=None if progress is None else min(1.0, max(0.0, round(progress, 4))),
+            stage=stage,
+            eta_seconds=None if eta_seconds is None else max(0.0, round(eta_seconds, 1)),
+        )
+        if reports.timer is None:
+            reports.timer = asyncio.create_task(self._send_reports(claim, reports), name="progress")
+
+    async def _send_reports(self, claim: Claim, reports: _Reports) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while reports.latest is not None:
+                await asyncio.sleep(reports.last_at + PROGRESS_SECONDS - loop.time())
+                latest, reports.latest = reports.latest, None
+                reports.last_at = loop.time()
+                message = progress_message(claim.session.id, latest)
+                await self._bus.publish_progress(claim.session.id, latest, message)
+        finally:
+            reports.timer = None
+
+    async def _end_reports(self, claim: Claim) -> None:
+        reports = self._reports.pop((claim.session.id, claim.attempt), None)
+        if reports is not None and reports.timer is not None:
+            reports.timer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reports.timer
+
+    async def complete(self, claim: Claim, data: bytes, extension: str) -> bool:
+        """Store the output, then processing -> completed. False: the claim was lost, and its output is gone again.
+
+        Raises StorageFull, Unavailable.
+        """
+        await self._end_reports(claim)
+        key = f"outputs/{claim.session.id}-{claim.attempt}.{extension}"
+        await self._files.put(key, data)
+        moved = None
+        try:
+            moved = await self._change(
+                claim, Event.COMPLETED, values={"output_key": key}, data={"output": key}, strict=True
+            )
+        finally:
+            if moved is None:  # who loses the compare-and-set deletes its own file
+                await asyncio.shield(self._discard_output(claim.session.id, key))
+        if moved is None:
+            return False
+        log.info("Session %s completed successfully", claim.session.id)
+        return True
+
+    async def _discard_output(self, session_id: str, key: str) -> None:
+        with contextlib.suppress(errors.TryOnError):
+            session = await self._store.get(session_id)
+            if session is None or session.output_key != key:
+                await self._files.delete([key])
+
+    async def fail(self, claim: Claim, code: str, message: str | None = None, *, retryable: bool | None = None) -> bool:
+        """processing -> failed. ``message`` is shown to the person; None: the code's own. False: the claim was lost."""
+        await self._end_reports(claim)
+        moved = await self._change(claim, Event.FAILED, **_failure(code, message, retryable))
+        if moved is None:
+            return False
+        log.info("Session %s failed: %s", claim.session.id, code)
+        return True
+
+    async def requeue(self, claim: Claim, *, burnt: bool, reason: str) -> bool:
+        """Hand a session back to the queue. ``burnt``: the attempt counts against the limit; at the limit it fails."""
+        await self._end_reports(claim)
+        return await self._requeue(claim.session, actor=self._actor(claim), burnt=burnt, reason=reason)
+
+    async def _requeue(
+        self, session: Session, *, actor: str, burnt: bool, reason: str, lease_lapsed: bool = False
+    ) -> bool:
+        lost = session.burnt + burnt
+        common: dict[str, Any] = {
+            "session_id": session.id,
+            "from_status": Status.PROCESSING,
+            "actor": actor,
+            "attempt": session.attempt,
+            "lease_lapsed": lease_lapsed,
+        }
+        if lost >= self._config.max_attempts:
+            failure = _failure("worker_lost", None, None)
+            failure["values"]["burnt"] = lost
+            moved = await self._store.transition(Change(event=Event.FAILED, **common, **failure))
+            if moved is not None:
+                await self._tell(moved)
+                log.info("Session %s failed: worker_lost", session.id)
+            return moved is not None
+        moved = await self._store.transition(
+            Change(
+                event=Event.REQUEUED,
+                **common,
+                values={"burnt": lost, "enqueues": session.enqueues + 1},
+                data={"reason": reason},
+            )
+        )
+        if moved is None:
+            return False
+        await self._tell(moved)
+        await self._enqueue(moved.session)
+        return True
+
+    def _actor(self, claim: Claim) -> str:
+        return f"worker:{claim.session.lease_owner}"
+
+    async def _change(self, claim: Claim, event: Event, *, strict: bool = False, **what: Any) -> Moved | None:
+        """One transition of a claim. ``strict``: only within the deadline and uncancelled."""
+        moved = await self._store.transition(
+            Change(
+                session_id=claim.session.id,
+                event=event,
+                from_status=Status.PROCESSING,
+                actor=self._actor(claim),
+                seq=claim.session.seq,
+                attempt=claim.attempt,
+                within_deadline=strict,
+                unless_cancelled=strict,
+                **what,
+            )
+        )
+        if moved is not None:
+            await self._tell(moved)
+        return moved
+
+    async def _tell(self, moved: Moved) -> None:
+        """After the commit: count, log, publish once."""
+        event = moved.event
+        telemetry.transitions.labels(event.event).inc()
+        log.info(
+            "Session state transition: %s → %s", event.from_status, event.status, extra={"session_id": event.session_id}
+        )
+        await self._bus.publish(event.session_id, event_message(event, self.access().file))
+
+    # -- for the clock -------------------------------------------------------------------------------------------
+
+    async def maintain(self) -> None:
+        """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable."""
+        expired: list[Session] = []
+        for session in await self._store.due(unqueued_seconds=UNQUEUED_SECONDS):
+            now = datetime.fromtimestamp(self._store.now(), UTC)
+            if session.expires_at <= now:
+                expired.append(session)
+            elif session.deadline_at <= now:
+                await self._time_out(session)
+            elif session.status is Status.PROCESSING:
+                if await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True):
+                    telemetry.reconciled.labels("lease_lost").inc()
+            else:
+                await self._queue_again(session)
+        if expired:
+            log.info("Found %d expired sessions to clean up", len(expired))
+            for session in expired:
+                await self.erase(session, GoneReason.EXPIRED)
+
+    async def _time_out(self, session: Session) -> None:
+        moved = await self._store.transition(
+            Change(
+                session_id=session.id,
+                event=Event.FAILED,
+                from_status=session.status,
+                actor="reconciler",
+                seq=session.seq,
+                **_failure("timeout", None, None),
+            )
+        )
+        if moved is not None:
+            await self._tell(moved)
+            telemetry.reconciled.labels("timeout").inc()
+            log.info("Session %s failed: timeout", session.id)
+
+    async def _queue_again(self, session: Session) -> None:
+        """A waiting session without a job: its enqueue failed, Redis forgot it, or a worker took it and died."""
+        try:
+            if await self._queue.contains(session.id, session.attempt, session.enqueues):
+                return
+        except QueueAway:
+            return
+        if await self._store.count_enqueue(session.id, seq=session.seq, enqueues=session.enqueues):
+            again = await self._store.get(session.id)
+            if again is not None and again.status is Status.CREATED and await self._enqueue(again):
+                telemetry.reconciled.labels("queued_again").inc()
+
+    async def erase(self, session: Session, reason: GoneReason) -> None:
+        """Remove everything of a session: files first (a row without files is tried again, a file without a row is
+        an orphan), then row and events, then what Redis holds; then tell whoever is connected."""
+        for key in await self._files.delete(session.file_keys):
+            log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
+        erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
+        for row in erased:
+            # An output that was completed between the two steps is named only by the row that was just removed.
+            await self._files.delete(row.file_keys)
+            await self._bus.publish(row.id, gone_message(reason))
+            await self._bus.forget([row.id])
+            with contextlib.suppress(QueueAway):
+                await self._queue.forget(row.id, row.attempt, row.enqueues)
+            log.info(
+                "Cleaned up expired session: %s" if reason is GoneReason.EXPIRED else "Deleted session: %s", row.id
+            )
+
+    async def cleanup(self) -> None:
+        """The hourly broom: files that no row names, hashes that have done their work."""
+        await self._store.forget_gone()
+        old = [key for key, age_seconds in await self._files.keys() if age_seconds > ORPHAN_SECONDS]
+        living = await self._store.ids_among({_session_of(key) for key in old})
+        for key in await self._files.delete(key for key in old if _session_of(key) not in living):
+            log.info("Deleted orphaned file: %s", key)
+
+    @contextlib.asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[None]:
+        """While open, this process takes part in reconciling and cleaning; a database lease lets one do it at a time."""
+        async with asyncio.TaskGroup() as group:
+            chores = [
+                group.create_task(self._chore("reconcile", self.maintain, RECONCILE_SECONDS, self._until_due)),
+                group.create_task(self._chore("cleanup", self.cleanup, self._config.cleanup_seconds)),
+                group.create_task(self._chore("clock", self._store.synchronize_clock, 30.0, shared=False)),
+            ]
+            try:
+                yield
+            finally:
+                for chore in chores:
+                    chore.cancel()
+
+    async def _until_due(self) -> float:
+        due = await self._store.next_due()
+        return RECONCILE_SECONDS if due is None else due.timestamp() - self._store.now() + 0.005
+
+    async def _chore(
+        self,
+        name: str,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        every_seconds: float,
+        until_next: Callable[[], Coroutine[Any, Any, float]] | None = None,
+        *,
+        shared: bool = True,
+    ) -> None:
+        while True:
+            wait = every_seconds
+            try:
+                held = not shared or await self._store.take_lease(
+                    name, owner=self.process_name, seconds=every_seconds * 2 + 5
+                )
+                if held:
+                    await work()
+                    if until_next is not None:
+                        wait = min(wait, max(0.1, await until_next()))
+            except errors.Unavailable as error:
+                log.warning("%s: %s", name, error.detail)
+            except Exception:
+                log.exception("%s failed and will be tried again", name)
+            await asyncio.sleep(wait)
+
+
+def _session_of(key: str) -> str:
+    return key.partition("/")[2][:36]
+
+
+def _failure(code: str, message: str | None, retryable: bool | None) -> dict[str, Any]:
+    known = errors.FAILURES.get(code)
+    text = message or (known or errors.FAILURES["processor_error"]).detail
+    again = retryable if retryable is not None else (known.retryable if known else True)
+    return {
+        "values": {"error_code": code, "error_message": text[:500], "error_retryable": again},
+        "data": {"error": {"code": code, "message": text[:500], "retryable": again}},
+    }

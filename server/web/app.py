@@ -1,0 +1,249 @@
+"""The web process: routes, middleware, lifespan; and the server that runs it.
+
+Reads top to bottom as what can be asked. Everything that an endpoint needs is built in the lifespan, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from .. import telemetry
+from ..adapters.imaging import Imaging
+from ..config import Config, ConfigError
+from ..domain.errors import NotFound, TryOnError
+from ..domain.images import Limits
+from ..domain.tokens import FILES, SESSIONS
+from ..services import open_services
+from .hub import Hub
+from .middleware import RequestMiddleware
+from .problems import on_http_exception, on_refusal
+from .sockets import Sockets
+from .status import Status
+from .submit import Submit
+
+log = logging.getLogger("tryon.web")
+
+EXPOSED_HEADERS: Final = (
+    "Location", "ETag", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-ID", "Idempotent-Replay",
+)  # fmt: skip
+ALLOWED_HEADERS: Final = (
+    "Authorization", "X-Client-Token", "Idempotency-Key", "Last-Event-ID", "If-None-Match", "X-Request-ID", "Content-Type",
+)  # fmt: skip
+LOCALHOST: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+STOP_SECONDS: Final = 4
+"""How long a stopping server waits for requests in flight, sockets included."""
+
+
+def create_app(config: Config) -> Starlette:
+    """The ASGI application. Starting its lifespan connects it."""
+    endpoints: dict[str, Any] = {}
+
+    def http(name: str, method: str) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            answer: Response = await getattr(endpoints[name], method)(request)
+            return answer
+
+        endpoint.__name__ = f"{name}_{method}"
+        return endpoint
+
+    async def follow(socket: WebSocket) -> None:
+        await endpoints["sockets"].endpoint(socket)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_services(config) as services:
+            await services.store.check()
+            await services.store.synchronize_clock()
+            imaging = Imaging(image_limits(config))
+            hub = Hub(
+                config=config,
+                store=services.store,
+                bus=services.bus,
+                sessions=services.sessions,
+                signer=services.signer,
+                redis_url=config.redis,
+            )
+            app.state.hub = hub
+            app.state.services = services
+            endpoints["submit"] = Submit(services, imaging)
+            endpoints["status"] = Status(services, hub)
+            endpoints["sockets"] = Sockets(services, hub)
+            async with hub.running(), services.sessions.maintenance():
+                yield
+            await imaging.close()
+
+    routes: list[BaseRoute] = [
+        Route(SESSIONS, http("submit", "endpoint"), methods=["POST"]),
+        Route(f"{SESSIONS}/{{session_id}}", http("status", "session"), methods=["GET"]),
+        Route(f"{SESSIONS}/{{session_id}}/history", http("status", "history"), methods=["GET"]),
+        WebSocketRoute(f"{SESSIONS}/{{session_id}}/ws", follow),
+        Route(f"{FILES}/{{key:path}}", http("status", "file"), methods=["GET"]),
+        Route("/api/health", http("status", "health"), methods=["GET"]),
+        Route("/api/health/live", http("status", "live"), methods=["GET"]),
+        Route("/api/health/ready", http("status", "ready"), methods=["GET"]),
+        Route("/metrics", http("status", "metrics"), methods=["GET"]),
+        Route("/", page, methods=["GET"]),
+        Route("/static/{path:path}", static_file, methods=["GET"]),
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(RequestMiddleware, config=config), _cors(config)],
+        exception_handlers={TryOnError: on_refusal, HTTPException: on_http_exception},
+    )
+
+
+def image_limits(config: Config) -> Limits:
+    return Limits(
+        max_bytes=config.image_max_bytes,
+        min_side=config.image_min_side,
+        max_side=config.image_max_side,
+        max_pixels=config.image_max_pixels,
+    )
+
+
+def _cors(config: Config) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=list(config.origins),
+        allow_origin_regex=None if config.origins else LOCALHOST,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=list(ALLOWED_HEADERS),
+        expose_headers=list(EXPOSED_HEADERS),
+        max_age=3600,
+    )
+
+
+# -- the demo page -----------------------------------------------------------------------------------------------------
+
+
+def static_directory() -> Path:
+    """Beside the packages in a checkout, inside the package when installed from a wheel."""
+    here = Path(__file__).resolve().parents[1]
+    for folder in (here.parent / "static", here / "static"):
+        if (folder / "index.html").is_file():
+            return folder
+    raise ConfigError("the static files are missing from this installation")
+
+
+async def page(request: Request) -> Response:
+    return await _static("index.html")
+
+
+async def static_file(request: Request) -> Response:
+    return await _static(request.path_params["path"])
+
+
+async def _static(name: str) -> Response:
+    root = static_directory()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root) or not await asyncio.to_thread(path.is_file):
+        raise NotFound
+    return FileResponse(
+        path,
+        headers={"Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "no-referrer"},
+    )
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but sockets are told before they are closed: it would send all of them a bare 1012 first."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self._application = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in sockets or []:
+            listener.close()
+        for server in self.servers:
+            server.close()
+        hub: Hub | None = getattr(self._application.state, "hub", None)
+        if hub is not None and (told := hub.drain()):
+            log.info("Told %d clients to come back later", told)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    while hub.followers:
+                        await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+
+def listen(config: Config, *, reuse_port: bool) -> socket.socket:
+    """The listening socket. Raises ConfigError if the port is taken."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"TRYON_PORT: {config.host}:{config.port} cannot be listened on: {error.strerror}") from error
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+def raise_file_limit() -> None:
+    """As many sockets as the system lets us have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(config: Config, *, reuse_port: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
+    telemetry.setup_logging(log_format=config.log_format, log_level=config.log_level)
+    raise_file_limit()
+    listener = listen(config, reuse_port=reuse_port)
+    app = create_app(config)
+    server = Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop",
+            ws="websockets-sansio",
+            ws_max_size=4096,
+            ws_per_message_deflate=False,
+            ws_ping_interval=20,
+            ws_ping_timeout=20,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        ),
+        app,
+    )
+    host, port = listener.getsockname()[:2]
+    log.info("Listening on http://%s:%d", host, port)
+    server.run(sockets=[listener])

@@ -1,0 +1,101 @@
+"""Who asks, and from where: what a request shows of tokens, tickets, its origin and its address."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from ..config import Config
+from ..domain.errors import Unauthorized
+from ..domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from ..domain.tokens import valid_token
+from ..sessions import Credential
+
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+def offered_subprotocols(connection: HTTPConnection) -> list[str]:
+    offered = connection.headers.getlist("sec-websocket-protocol")
+    return [name.strip() for value in offered for name in value.split(",") if name.strip()]
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    """The client's token: Authorization, else X-Client-Token, else the subprotocol pair. Raises Unauthorized if malformed."""
+    token = None
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        token = value.strip()
+    elif "x-client-token" in connection.headers:
+        token = connection.headers["x-client-token"].strip()
+    elif SUBPROTOCOL in (offered := offered_subprotocols(connection)):
+        token = next(
+            (name.removeprefix(BEARER_SUBPROTOCOL) for name in offered if name.startswith(BEARER_SUBPROTOCOL)), None
+        )
+    if token is not None and not valid_token(token):
+        raise Unauthorized("invalid_token")
+    return token
+
+
+def credential_of(connection: HTTPConnection) -> Credential:
+    """A token wins over a ticket: it may see more. Raises Unauthorized for a malformed token."""
+    token = token_of(connection)
+    if token is not None:
+        return Credential.of_token(token)
+    return Credential(ticket=connection.query_params.get("ticket"))
+
+
+def client_address(connection: HTTPConnection, config: Config) -> str:
+    """The address that is counted and logged.
+
+    X-Forwarded-For counts only as far as it was written by proxies that are trusted: read from the right, the first
+    address that is not one of theirs is the client. What is no address ends the walk.
+    """
+    address = connection.client.host if connection.client else "unknown"
+    if not config.trusted_proxies or not _trusted(address, config):
+        return address
+    forwarded = ",".join(connection.headers.getlist("x-forwarded-for"))
+    for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+        try:
+            ipaddress.ip_address(hop)
+        except ValueError:
+            break
+        address = hop
+        if not _trusted(hop, config):
+            break
+    return address
+
+
+def _trusted(address: str, config: Config) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:  # a Unix socket has no address; only a local proxy can connect there
+        return address in ("unknown", "")
+    return any(parsed in network for network in config.trusted_proxies)
+
+
+def origin_allowed(connection: HTTPConnection, config: Config) -> bool:
+    """Whether a browser's page of that origin may connect. No Origin header: not a browser, allowed."""
+    origin = connection.headers.get("origin")
+    if origin is None:
+        return True
+    return origin == own_origin(connection) or foreign_origin_allowed(origin, config)
+
+
+def own_origin(connection: HTTPConnection) -> str:
+    """As the page sees it: the Host header and the scheme, which a trusted TLS proxy tells."""
+    scheme = connection.headers.get("x-forwarded-proto", connection.url.scheme)
+    secure = scheme in ("https", "wss")
+    return f"{'https' if secure else 'http'}://{connection.headers.get('host', '')}"
+
+
+def foreign_origin_allowed(origin: str, config: Config) -> bool:
+    if config.origins:
+        return origin in config.origins
+    try:
+        host = urlsplit(origin).hostname
+    except ValueError:
+        return False
+    return host is not None and (host in LOCAL_HOSTS or f"[{host}]" in LOCAL_HOSTS)

@@ -1,0 +1,358 @@
+"""Who follows which session in this process, and what each has already seen.
+
+One subscriber connection brings the news of all sessions; the hub hands each frame to the followers of its session, the
+same bytes to all. What keeps every client's story whole:
+
+* A follower registers in a plain function *before* the session is read, and holds what arrives until it was (joining).
+* Each follower has a cursor, the last ``seq`` it was given: seen -> drop, next -> send, a hole -> read the database again.
+* Pub/sub may lie. After every reconnect, and every few seconds anyway, the hub reads what was committed since the last
+  time and feeds it in like news; a probe published to itself proves that the connection delivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from .. import telemetry
+from ..adapters.bus import RedisBus, RedisSubscriber
+from ..adapters.store import Cursor, Store
+from ..config import Config
+from ..domain.errors import Unavailable
+from ..domain.events import EVENT, GONE, PROGRESS, TERMINAL, PingFrame, encode, event_message, parse_prefix
+from ..domain.session import timestamp
+from ..domain.states import GoneReason
+from ..domain.tokens import Signer
+from ..sessions import Sessions
+
+log = logging.getLogger("tryon.hub")
+
+CONFIRM_SECONDS: Final = 0.2
+"""A joiner waits so long for Redis to confirm its subscription; after that the sweep covers it."""
+
+PROBE_SECONDS: Final = 2.0
+"""How often the hub publishes to itself; a probe that has not come back by the next one means a deaf connection."""
+
+SWEEP_WITHOUT_REDIS_SECONDS: Final = 1.0
+
+
+class _End(msgspec.Struct):
+    status: str
+    at: str
+
+
+class Follower(ABC):
+    """One client that follows one session. A transport implements what happens to a frame; all of it must not block.
+
+    ``seq`` is the last transition that the client was given. Until :meth:`Hub.release` it is None and frames are held.
+    """
+
+    __slots__ = ("_held", "seq", "session_id")
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.seq: int | None = None
+        self._held: list[tuple[int, int, bytes]] = []
+
+    @abstractmethod
+    def event(self, frame: bytes) -> None:
+        """One transition; must reach the client or the client must be closed."""
+
+    @abstractmethod
+    def progress(self, frame: bytes) -> None:
+        """May be replaced by the next one before it is sent."""
+
+    @abstractmethod
+    def ping(self, frame: bytes) -> None:
+        """For the client's watchdog; may be dropped."""
+
+    @abstractmethod
+    def end(self, status: str) -> None:
+        """The terminal event was handed over: nothing follows."""
+
+    @abstractmethod
+    def gone(self, reason: GoneReason) -> None:
+        """The session was erased."""
+
+    @abstractmethod
+    def drain(self, retry_after_ms: int) -> None:
+        """This server is about to stop: come back after that time."""
+
+    def offer(self, kind: int, seq: int, frame: bytes) -> bool:
+        """Take one piece of news. False: there is a hole before it; the caller reads the database.
+
+        The whole rule of "no gap, no repeat, no step back", in one place and without an await.
+        """
+        if kind == GONE:
+            self.gone(GoneReason(msgspec.json.decode(frame)["reason"]))
+            return True
+        if self.seq is None:
+            if kind == PROGRESS and self._held and self._held[-1][0] == PROGRESS:
+                self._held[-1] = (kind, seq, frame)
+            else:
+                self._held.append((kind, seq, frame))
+            return True
+        if kind == PROGRESS:
+            if seq == self.seq:
+                self.progress(frame)
+            return seq <= self.seq
+        if seq <= self.seq:
+            return True
+        if seq != self.seq + 1:
+            return False
+        self.seq = seq
+        self.event(frame)
+        if kind == TERMINAL:
+            self.end(msgspec.json.decode(frame, type=_End).status)
+        return True
+
+    def take_up(self, seq: int) -> bool:
+        """The client has been given everything up to ``seq``; hand over what was held. False: a hole."""
+        self.seq = seq
+        held, self._held = self._held, []
+        whole = True
+        for kind, at, frame in held:
+            whole = self.offer(kind, at, frame) and whole
+        return whole
+
+
+class Hub:
+    """The followers of one web process. State changes happen in plain functions only: no await in between."""
+
+    def __init__(
+        self, *, config: Config, store: Store, bus: RedisBus, sessions: Sessions, signer: Signer, redis_url: str
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._bus = bus
+        self._sessions = sessions
+        self._signer = signer
+        self._followers: dict[bytes, set[Follower]] = {}
+        self._catching_up: dict[str, asyncio.Task[None]] = {}
+        self._subscriber = RedisSubscriber(redis_url, on_message=self.receive, on_restored=self._sweep_now)
+        self._probe_channel = f"{config.key_prefix}probe:{secrets.token_hex(8)}".encode()
+        self._probe_came_back = b""
+        self._probe_delay_seconds: float | None = None
+        self._sweep_wanted = asyncio.Event()
+        self._cursor: Cursor | None = None
+        self.draining = False
+
+    def __repr__(self) -> str:
+        return f"<Hub sessions={len(self._followers)} followers={self.followers} {self._subscriber!r}>"
+
+    @property
+    def followers(self) -> int:
+        return sum(len(followers) for followers in self._followers.values())
+
+    def followers_of(self, session_id: str) -> int:
+        return len(self._followers.get(self._channel(session_id), ()))
+
+    @property
+    def delivers(self) -> bool:
+        """Whether the last probe that had time to come back did."""
+        return self._subscriber.up and self._probe_delay_seconds is not None
+
+    @property
+    def probe_delay_seconds(self) -> float | None:
+        """How long the last probe travelled through Redis; None while the connection is deaf or down."""
+        return self._probe_delay_seconds
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connected to Redis, sweeping, probing and pinging."""
+        async with self._subscriber, asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(chore())
+                for chore in (self._sweep_for_ever, self._probe_for_ever, self._ping_for_ever)
+            ]
+            try:
+                yield
+            finally:
+                for task in (*tasks, *self._catching_up.values()):
+                    task.cancel()
+
+    # -- joining -------------------------------------------------------------------------------------------------
+
+    def _channel(self, session_id: str) -> bytes:
+        return self._bus.channel(session_id).encode()
+
+    @contextlib.asynccontextmanager
+    async def following(self, follower: Follower, *, transport: str) -> AsyncIterator[None]:
+        """Register, then subscribe and wait for the confirmation. What the caller reads inside is never too old."""
+        confirmed = self._register(follower)
+        telemetry.followers.labels(transport).inc()
+        try:
+            if not confirmed.done():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(confirmed), CONFIRM_SECONDS)
+            yield
+        finally:
+            telemetry.followers.labels(transport).dec()
+            self._unregister(follower)
+
+    def _register(self, follower: Follower) -> asyncio.Future[None]:
+        channel = self._channel(follower.session_id)
+        self._followers.setdefault(channel, set()).add(follower)
+        return self._subscriber.subscribe(channel)
+
+    def _unregister(self, follower: Follower) -> None:
+        channel = self._channel(follower.session_id)
+        followers = self._followers.get(channel)
+        if followers is None:
+            return
+        followers.discard(follower)
+        if not followers:
+            del self._followers[channel]
+            self._subscriber.unsubscribe(channel)
+
+    def release(self, follower: Follower, seq: int) -> None:
+        """The caller has sent a snapshot up to ``seq``: what was held follows, then the news as it comes."""
+        if not follower.take_up(seq):
+            self._catch_up(follower.session_id)
+
+    # -- news ----------------------------------------------------------------------------------------------------
+
+    def receive(self, channel: bytes, message: bytes) -> None:
+        """One bus message, straight from Redis or from the sweep."""
+        followers = self._followers.get(channel)
+        if followers is None:
+            if channel == self._probe_channel:
+                self._probe_came_back = message
+                self._probe_delay_seconds = time.monotonic() - float(message.split()[1])
+            return
+        try:
+            kind, seq, _ = parse_prefix(message)
+        except ValueError as error:
+            log.warning("Ignored on %s: %s", channel.decode(), error)
+            return
+        frame = message[18:]
+        whole = True
+        for follower in tuple(followers):
+            whole = follower.offer(kind, seq, frame) and whole
+        if not whole:
+            self._catch_up(next(iter(followers)).session_id)
+        elif kind in (EVENT, TERMINAL):
+            telemetry.push_seconds.observe(max(0.0, self._store.now() - _unix(frame)))
+
+    def _catch_up(self, session_id: str) -> None:
+        """Somebody saw a hole: read what is missing, once for all followers of that session."""
+        if session_id not in self._catching_up:
+            task = asyncio.create_task(self._read_again(session_id), name=f"catch-up {session_id}")
+            self._catching_up[session_id] = task
+
+    async def _read_again(self, session_id: str) -> None:
+        try:
+            followers = self._followers.get(self._channel(session_id), set())
+            behind = min((f.seq for f in followers if f.seq is not None), default=None)
+            if behind is None:
+                return
+            story = await self._store.story(session_id, behind)
+            link = self._sessions.access().file
+            for event in story.events if story else ():
+                self._feed(session_id, event_message(event, link))
+        except Unavailable:
+            pass  # the sweep reads it when the database is back
+        finally:
+            del self._catching_up[session_id]
+
+    def _feed(self, session_id: str, message: bytes) -> None:
+        """Like :meth:`receive`, from the database: in order, so nobody meets a hole."""
+        kind, seq, _ = parse_prefix(message)
+        for follower in tuple(self._followers.get(self._channel(session_id), ())):
+            if follower.seq is not None and follower.seq < seq:
+                telemetry.sweep_finds.inc()
+            if not follower.offer(kind, seq, message[18:]):
+                self._catch_up(session_id)
+
+    # -- when pub/sub lies ---------------------------------------------------------------------------------------
+
+    def _sweep_now(self) -> None:
+        self._sweep_wanted.set()
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            try:
+                await self._sweep()
+            except Unavailable as error:
+                log.warning("The sweep could not read the news: %s", error.detail)
+            except Exception:
+                log.exception("The sweep failed and will be tried again")
+            wait = self._config.sweep_seconds
+            if not self.delivers:
+                wait = min(wait, SWEEP_WITHOUT_REDIS_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._sweep_wanted.wait(), wait)
+            self._sweep_wanted.clear()
+
+    async def _sweep(self) -> None:
+        """Feed in what was committed since the last sweep. Costs what happened, not who is connected."""
+        if self._cursor is None:
+            self._cursor = await self._store.cursor()
+            return
+        news = await self._store.news(self._cursor)
+        link = self._sessions.access().file
+        for event in news.events:
+            if self._channel(event.session_id) in self._followers:
+                self._feed(event.session_id, event_message(event, link))
+        if news.gone:
+            self._end_gone(dict(news.gone))
+        self._cursor = news.cursor
+
+    def _end_gone(self, gone: dict[str, GoneReason]) -> None:
+        for followers in list(self._followers.values()):
+            for follower in tuple(followers):
+                for id_hash in self._signer.gone_hashes(follower.session_id):
+                    if (reason := gone.get(id_hash)) is not None:
+                        follower.gone(reason)
+
+    async def _probe_for_ever(self) -> None:
+        """A connection can be up and deaf. What was published to oneself and did not come back proves it."""
+        await self._subscriber.subscribe(self._probe_channel)
+        while True:
+            connection = self._subscriber.connections if self._subscriber.up else None
+            probe = f"{secrets.token_hex(4)} {time.monotonic()}".encode()
+            sent = await self._bus.probe(self._probe_channel.decode(), probe)
+            await asyncio.sleep(PROBE_SECONDS)
+            if sent and self._probe_came_back == probe:
+                continue
+            self._probe_delay_seconds = None
+            if sent and self._subscriber.up and connection == self._subscriber.connections:
+                log.warning("The subscriber connection to Redis is deaf; connecting again")
+                self._subscriber.reconnect()
+
+    # -- for all at once -----------------------------------------------------------------------------------------
+
+    def _everybody(self) -> list[Follower]:
+        return [follower for followers in self._followers.values() for follower in followers]
+
+    async def _ping_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.ping_seconds)
+            frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
+            for follower in self._everybody():
+                follower.ping(frame)
+
+    def drain(self) -> int:
+        """Tell everybody that this server stops; spread their return, 0.5 ms a client and at least a second.
+
+        How many were told.
+        """
+        self.draining = True
+        everybody = self._everybody()
+        spread_ms = max(1000.0, 0.5 * len(everybody))
+        for n, follower in enumerate(everybody):
+            follower.drain(100 + int(spread_ms * n / max(1, len(everybody))))
+        return len(everybody)
+
+
+def _unix(frame: bytes) -> float:
+    return datetime.fromisoformat(msgspec.json.decode(frame, type=_End).at).timestamp()

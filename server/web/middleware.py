@@ -1,0 +1,100 @@
+"""Around every request: its id, its two log lines, its metrics, and an answer even when the code below fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import telemetry
+from ..config import Config
+from .credentials import client_address
+from .problems import internal_error
+
+log = logging.getLogger("tryon.web")
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+
+QUIET: Final = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
+"""What machines ask every few seconds is logged at debug level."""
+
+
+class RequestMiddleware:
+    """The outermost layer. The path is logged without its query: tickets and signatures stand there."""
+
+    def __init__(self, app: ASGIApp, config: Config) -> None:
+        self._app = app
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        rid = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        token = telemetry.request_id.set(rid)
+        try:
+            if scope["type"] == "http":
+                await self._http(scope, receive, send, rid)
+            else:
+                await self._websocket(scope, receive, send, rid)
+        finally:
+            telemetry.request_id.reset(token)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
+        method, path = scope["method"], scope["path"]
+        level = logging.DEBUG if path in QUIET else logging.INFO
+        address = client_address(HTTPConnection(scope), self._config)
+        log.log(level, "[%s] %s %s - Client: %s", rid, method, path, address, extra={"event": "request"})
+        begin = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = rid
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            seconds = time.perf_counter() - begin
+            log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
+            if status == 0:
+                await internal_error()(scope, receive, send_with_id)
+            else:  # the answer has begun: cutting it off is all that is left
+                raise
+        seconds = time.perf_counter() - begin
+        route = route_name(scope)
+        telemetry.http_requests.labels(method if route != "unknown" else "any", route, str(status)).inc()
+        telemetry.http_seconds.labels(route).observe(seconds)
+        log.log(level, "[%s] Completed %d in %.3fs", rid, status, seconds, extra={"status": status, "seconds": seconds})
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
+        address = client_address(HTTPConnection(scope), self._config)
+        log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
+        begin = time.perf_counter()
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            log.exception("[%s] Error after %.3fs: %s", rid, time.perf_counter() - begin, type(error).__name__)
+        log.debug("[%s] WebSocket ended after %.3fs", rid, time.perf_counter() - begin)
+
+
+def route_name(scope: Scope) -> str:
+    """The route's template, so that metrics have few labels; ``unknown`` for what no route matches."""
+    application = scope.get("app")
+    for route in application.routes if application is not None else ():
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            return route.path
+    return "unknown"

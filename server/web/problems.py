@@ -1,0 +1,61 @@
+"""Errors as answers: ``application/problem+json`` (RFC 9457), for every refusal there is, unknown routes included."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import telemetry
+from ..domain.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
+from ..domain.events import encode
+
+log = logging.getLogger("tryon.web")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """``type`` is always about:blank (RFC 9457 section 4.2.1); ``code`` is what programs look at."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    request_id: str | None
+
+
+def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Response:
+    """The answer to a refusal, with Retry-After where waiting helps."""
+    body = Problem(
+        "about:blank", error.title, error.status, error.detail, error.code, error.retryable, telemetry.request_id.get()
+    )
+    extra = dict(headers or {})
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return Response(
+        encode(body), error.status, media_type="application/problem+json", headers={"Cache-Control": "no-store"} | extra
+    )
+
+
+async def on_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TryOnError)
+    return problem(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: an unknown route, a wrong method, a bad request."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return problem(MethodNotAllowed(), {"Allow": (error.headers or {}).get("Allow", "")})
+    if error.status_code == 404:
+        return problem(NotFound())
+    return problem(BadRequest("bad_request"))
+
+
+def internal_error() -> Response:
+    return problem(InternalError())

@@ -1,0 +1,190 @@
+"""What can be asked with a plain GET: a session, its history, its files, and how the service is."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from ..adapters.queue import QueueAway
+from ..domain.errors import NotFound, TryOnError
+from ..domain.events import EventFrame, History, encode
+from ..domain.images import MEDIA_TYPES
+from ..domain.session import SessionView
+from ..services import Services
+from .credentials import credential_of
+from .hub import Hub
+
+log = logging.getLogger("tryon.web")
+
+POLL_SECONDS: Final = {"created": 2, "processing": 1}
+"""Retry-After of a session that is not at its end: how often a poll is worth its cost."""
+
+CHECK_SECONDS: Final = 2.0
+
+
+class SessionAnswer(SessionView, frozen=True, omit_defaults=True):
+    """The session as an answer; ``missed`` only if ``since`` was given, ``client_token`` only if one was made."""
+
+    missed: list[EventFrame] | None = None
+    client_token: str | None = None
+
+
+def session_answer(view: SessionView, **more: Any) -> bytes:
+    fields = {name: getattr(view, name) for name in view.__struct_fields__}
+    return encode(SessionAnswer(**fields, **more))
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One part of the health picture. ``seconds``: how long the check took (Redis: how long news travels)."""
+
+    status: str
+    seconds: float | None = None
+    count: int | None = None
+    detail: str | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """``down``: uploads cannot be accepted. ``degraded``: they can, but something is slower or missing."""
+
+    status: str
+    checks: dict[str, Check]
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        body, status, media_type="application/json", headers={"Cache-Control": "no-store"} | (headers or {})
+    )
+
+
+class Status:
+    """The endpoints; each reads, none writes."""
+
+    def __init__(self, services: Services, hub: Hub) -> None:
+        self._services = services
+        self._sessions = services.sessions
+        self._hub = hub
+
+    async def session(self, request: Request) -> Response:
+        """Exactly what a snapshot shows. The ETag is weak: it changes with seq and progress, not with the links' signatures."""
+        look = await self._sessions.look(request.path_params["session_id"], credential_of(request))
+        view = look.view
+        word = f"{view.seq} {view.stage} {view.progress} {view.eta_seconds} {view.queue_position} {look.access.until is None}"
+        etag = f'W/"{view.seq}-{hashlib.blake2s(word.encode(), digest_size=6).hexdigest()}"'
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-Client-Token"}
+        if not view.terminal:
+            headers["Retry-After"] = str(POLL_SECONDS[view.status.value])
+        if _matches(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        return json_response(session_answer(view), headers=headers)
+
+    async def history(self, request: Request) -> Response:
+        events = await self._sessions.history(request.path_params["session_id"], credential_of(request))
+        return json_response(encode(History(events)))
+
+    async def file(self, request: Request) -> Response:
+        """A photo or a result by its signed link. Tampered, expired or erased: 404."""
+        query = request.query_params
+        key = await self._sessions.file(
+            request.path_params["key"],
+            expires=query.get("expires", ""),
+            key_id=query.get("key", ""),
+            signature=query.get("signature", ""),
+        )
+        path = self._services.files.path(key)
+        if not await asyncio.to_thread(path.is_file):
+            raise NotFound
+        return FileResponse(
+            path,
+            media_type=MEDIA_TYPES.get(path.suffix[1:], "application/octet-stream"),
+            headers={
+                "Cache-Control": "private, no-store",
+                "Content-Security-Policy": "default-src 'none'; sandbox",
+                "Cross-Origin-Resource-Policy": "cross-origin",
+            },
+        )
+
+    # -- how the service is --------------------------------------------------------------------------------------
+
+    async def health(self, request: Request) -> Response:
+        names = ("database", "storage", "redis", "workers", "queue")
+        checks = await asyncio.gather(
+            _check(self._services.store.check),
+            _check(self._services.files.check),
+            self._check_redis(),
+            self._check_workers(),
+            self._check_queue(),
+        )
+        picture = dict(zip(names, checks, strict=True))
+        if any(picture[name].status != "ok" for name in ("database", "storage")):
+            status = "down"
+        else:
+            status = "ok" if all(check.status == "ok" for check in checks) else "degraded"
+        return json_response(encode(Health(status, picture)), 503 if status == "down" else 200)
+
+    async def live(self, request: Request) -> Response:
+        """Answers as long as the event loop turns; restarting helps against nothing else."""
+        return json_response(encode(Health("ok", {})))
+
+    async def ready(self, request: Request) -> Response:
+        """Whether to send requests here. Redis away is no reason not to: uploads and pushes go on without it."""
+        if self._hub.draining:
+            return json_response(encode(Health("down", {"draining": Check("down")})), 503)
+        database, storage = await asyncio.gather(_check(self._services.store.check), _check(self._services.files.check))
+        redis = Check("ok" if self._hub.delivers else "degraded")
+        down = "down" in (database.status, storage.status)
+        status = "down" if down else redis.status
+        checks = {"database": database, "storage": storage, "redis": redis}
+        return json_response(encode(Health(status, checks)), 503 if down else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _check_redis(self) -> Check:
+        """Not whether it answers, but whether news that is published comes back."""
+        delay = self._hub.probe_delay_seconds
+        if delay is None or not self._hub.delivers:
+            return Check("degraded", detail="News does not come back; clients are served from the database.")
+        return Check("ok", seconds=round(delay, 6))
+
+    async def _check_workers(self) -> Check:
+        try:
+            seen = await self._services.queue.workers()
+        except QueueAway:
+            return Check("degraded", detail="Redis cannot be asked.")
+        return Check("ok" if seen else "degraded", count=seen, detail=None if seen else "No worker was seen lately.")
+
+    async def _check_queue(self) -> Check:
+        try:
+            waiting = await self._services.queue.depth()
+        except QueueAway:
+            return Check("degraded", detail="Redis cannot be asked.")
+        full = waiting >= self._services.config.queue_limit
+        return Check("degraded" if full else "ok", count=waiting)
+
+
+async def _check(call: Callable[[], Awaitable[Any]]) -> Check:
+    begin = time.perf_counter()
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await call()
+    except (TryOnError, TimeoutError) as error:
+        return Check("down", detail=error.detail if isinstance(error, TryOnError) else "No answer in time.")
+    return Check("ok", seconds=round(time.perf_counter() - begin, 6))
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    """Weak comparison (RFC 9110 section 8.8.3.2)."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or etag.removeprefix("W/") in [
+        tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
+    ]
