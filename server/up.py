@@ -187,25 +187,33 @@ def _die_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-async def _spawn(command: Sequence[str], env: dict[str, str] | None) -> asyncio.subprocess.Process:
+async def _spawn(
+    command: Sequence[str], env: dict[str, str] | None, *, stdin: int = asyncio.subprocess.DEVNULL
+) -> asyncio.subprocess.Process:
     """Start a child that dies with this process. Call it from the main thread: PDEATHSIG is tied to the thread."""
     return await asyncio.create_subprocess_exec(
         *command,
         env=env,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=stdin,
         start_new_session=True,
         preexec_fn=_die_with_parent(),  # nothing else sets PDEATHSIG for Valkey
     )
 
 
 class _Child:
-    """A program that is kept running. ``failed`` gets an :class:`UpError` if it cannot start at all."""
+    """A program that is kept running; one that cannot start at all ends the stack.
 
-    def __init__(self, name: str, command: Sequence[str], env: dict[str, str] | None, stack: _Stack) -> None:
+    A Python module (``held``) loads its code at once and begins when the stack's migrations are done.
+    """
+
+    def __init__(
+        self, stack: _Stack, name: str, command: Sequence[str], env: dict[str, str] | None = None, *, held: bool = False
+    ) -> None:
         self.name = name
+        self._stack = stack
         self._command = command
         self._env = env
-        self._stack = stack
+        self._held = held
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._task = asyncio.create_task(self._keep(), name=name)
@@ -213,13 +221,22 @@ class _Child:
     def __repr__(self) -> str:
         return f"<_Child {self.name} pid={self._process.pid if self._process else None}>"
 
+    async def _start(self) -> asyncio.subprocess.Process:
+        if not self._held:
+            return await _spawn(self._command, self._env)
+        if self._stack.migrated.is_set():
+            return await _spawn(python("-m", *self._command), self._env)
+        held = await _spawn(python("-m", "server.prelude", *self._command), self._env, stdin=asyncio.subprocess.PIPE)
+        self._stack.release_when_migrated(held)
+        return held
+
     async def _keep(self) -> None:
         delay, tries = FIRST_DELAY_SECONDS, 0
         clock = asyncio.get_running_loop().time
         while not self._stopping.is_set():
             started = clock()
             try:
-                process = self._process = await _spawn(self._command, self._env)
+                process = self._process = await self._start()
             except OSError as error:
                 self._stack.give_up(UpError(f"{self.name} cannot start: {error}", status=1))
                 return
@@ -287,11 +304,13 @@ class _Stack:
         self._config = config
         self._port = port
         self._valkey_socket = valkey_socket
+        self.migrated = asyncio.Event()
         self.ready = asyncio.Event()
         self._end = asyncio.get_running_loop().create_future()  # done: stop; an exception: because of that
         self._valkey: list[_Child] = []
         self._web: list[_Child] = []
         self._workers: list[_Child] = []
+        self._waiting: list[asyncio.subprocess.Process] = []
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -309,6 +328,17 @@ class _Stack:
         if not self._end.done():
             self._end.set_exception(error)
 
+    def release_when_migrated(self, held: asyncio.subprocess.Process) -> None:
+        self._waiting.append(held)
+
+    def _release(self) -> None:
+        self.migrated.set()
+        for held in self._waiting:
+            assert held.stdin is not None
+            held.stdin.write(b"\n")  # the transport ignores that one has ended meanwhile
+            held.stdin.close()
+        self._waiting.clear()
+
     def _asked_to_stop(self) -> None:
         if not self._end.done():
             self._end.set_result(None)
@@ -324,15 +354,17 @@ class _Stack:
         settings = {"TRYON_PORT": str(self._port), "TRYON_DATA_DIR": str(self._config.data_dir.absolute())}
         if path := self._valkey_socket:
             settings["TRYON_REDIS_URL"] = f"unix://{path}"
-            self._valkey.append(_Child("Valkey", self._valkey_command(path), None, self))
+            self._valkey.append(_Child(self, "Valkey", self._valkey_command(path)))
         env = environment(**settings)
-        await _migrate(env)  # Valkey starts meanwhile
+        serve, work = ("server", "serve", "--reuse-port"), ("arq", "worker.Settings")
+        for number in range(1, self._config.web_processes + 1):
+            self._web.append(_Child(self, f"web {number}", serve, env, held=True))
+        for number in range(1, self._config.worker_processes + 1):
+            self._workers.append(_Child(self, f"worker {number}", work, env, held=True))
+        await _migrate(env)
         if path:
             await _until(lambda: _valkey_answers(path), "Valkey")
-        for number in range(1, self._config.web_processes + 1):
-            self._web.append(_Child(f"web {number}", python("-m", "server", "serve", "--reuse-port"), env, self))
-        for number in range(1, self._config.worker_processes + 1):
-            self._workers.append(_Child(f"worker {number}", python("-m", "arq", "worker.Settings"), env, self))
+        self._release()
         await _until(self._answers, "the stack")
         self.ready.set()
         address = _at(_reachable(self._config.host), self._port)
@@ -438,6 +470,6 @@ async def _get(host: str, port: int, path: str) -> tuple[int, Any]:
 
 def _workers_seen(health: Any) -> int:
     try:
-        return int(health["checks"]["workers"]["seen"])
+        return int(health["checks"]["workers"]["count"])
     except (KeyError, TypeError, ValueError):
         return 0
