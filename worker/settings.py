@@ -51,16 +51,15 @@ def _refuse(error: ConfigError) -> NoReturn:
     raise SystemExit(2) from None
 
 
-def _expected(record: logging.LogRecord) -> bool:
-    """Not the trace of each job that was handed back because the worker stops."""
-    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Not each job's start and end, which our own lines say better; not the trace of each that is handed back at the end."""
+    handed_back = record.exc_info and record.exc_info[0] is asyncio.CancelledError
+    return record.levelno >= logging.WARNING and not handed_back
 
 
 config, processor, redis_url = _read()
 redis_settings = RedisSettings.from_dsn(redis_url)
-# arq tells each job's start and end at level info; our own lines say it better.
-logging.getLogger("arq.worker").setLevel(logging.WARNING)
-logging.getLogger("arq.worker").addFilter(_expected)
+logging.getLogger("arq.worker").addFilter(_worth_telling)  # a level would be reset by arq's own logging configuration
 
 
 class Lifetime:

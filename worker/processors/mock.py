@@ -172,7 +172,7 @@ def _paste_ribbon(picture: Image.Image) -> None:
     """A ribbon across the upper right corner that says what this is."""
     unit = min(picture.size)
     height = max(26, round(unit * 0.072))
-    reach = max(150, round(unit * 0.36))  # where its middle line leaves the picture, from the corner along both edges
+    reach = max(150, round(unit * 0.34))  # where its middle line leaves the picture, from the corner along both edges
     length = math.ceil(reach * math.sqrt(2)) + 2 * height
     ribbon = Image.new("RGBA", (length, height), (*ACCENT, 235))
     draw = ImageDraw.Draw(ribbon)
@@ -180,8 +180,11 @@ def _paste_ribbon(picture: Image.Image) -> None:
     for y in (height // 9, height - height // 9 - line):
         draw.rectangle((0, y, length, y + line - 1), fill=(255, 255, 255, 110))
     font = ImageFont.load_default(size=round(height * 0.52))
-    spaced = "\u2009".join(LABEL)
-    draw.text((length / 2, height / 2), spaced, font=font, fill="white", anchor="mm")
+    gap = height * 0.1
+    x = (length - sum(font.getlength(letter) + gap for letter in LABEL) + gap) / 2
+    for letter in LABEL:
+        draw.text((x, height / 2), letter, font=font, fill="white", anchor="lm")
+        x += font.getlength(letter) + gap
     turned = ribbon.rotate(-45, expand=True, resample=Image.Resampling.BICUBIC)
     middle = (picture.width - reach / 2, reach / 2)
     corner = (round(middle[0] - turned.width / 2), round(middle[1] - turned.height / 2))
