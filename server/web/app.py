@@ -218,13 +218,9 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(config: Config, *, reuse_port: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
-    telemetry.setup_logging(log_format=config.log_format, log_level=config.log_level)
-    raise_file_limit()
-    listener = listen(config, reuse_port=reuse_port)
-    app = create_app(config)
-    server = Server(
+def make_server(app: Starlette) -> Server:
+    """The server around the application, as :func:`run` and the tests run it; it listens on sockets it is given."""
+    return Server(
         uvicorn.Config(
             app,
             http="httptools",
@@ -244,6 +240,14 @@ def run(config: Config, *, reuse_port: bool = False) -> None:
         ),
         app,
     )
+
+
+def run(config: Config, *, reuse_port: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
+    telemetry.setup_logging(log_format=config.log_format, log_level=config.log_level)
+    raise_file_limit()
+    listener = listen(config, reuse_port=reuse_port)
+    server = make_server(create_app(config))
     host, port = listener.getsockname()[:2]
     log.info("Listening on http://%s:%d", host, port)
     server.run(sockets=[listener])
