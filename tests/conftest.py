@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -271,6 +272,18 @@ async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the photos of `tests.photos`."""
     return photo_maker.make(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 # --- the browser ------------------------------------------------------------------------------------------------------

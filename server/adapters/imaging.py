@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import logging
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugi
 
 from server.domain.errors import TooLarge, TryOnError, Unprocessable, UnsupportedMedia
 from server.domain.images import MAGIC_BYTES, ImageFormat, Limits, judge, sniff
+
+# Pillow's debug log spells out the EXIF it reads, GPS included, and no log may hold that.
+logging.getLogger("PIL").setLevel(logging.INFO)
 
 JPEG_QUALITY: Final = 90
 WEBP_QUALITY: Final = 90

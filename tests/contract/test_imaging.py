@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import logging
 import random
 import struct
 import warnings
@@ -99,7 +100,7 @@ def near(a: tuple[int, ...], b: tuple[int, ...], tolerance: int = 12) -> bool:
 
 def assert_upright(picture: Image.Image) -> None:
     for name, colour in CORNERS.items():
-        assert near(corner(picture, name), colour), name
+        assert near(corner(picture, name), colour, 40), name  # small corners take on some of what is beside them
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
@@ -303,6 +304,13 @@ def test_text_in_a_png_is_gone_wherever_it_stands() -> None:
     assert_nothing_but_pixels(cleaned(late))
 
 
+def test_metadata_reaches_no_log_at_any_level(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        for name in SIZES:
+            cleaned((photos / name).read_bytes())
+    assert caplog.records == []
+
+
 def test_what_hides_behind_the_picture_is_gone() -> None:
     for format in ("JPEG", "PNG", "WEBP"):
         image = cleaned(encode(person((100, 100)), format) + b"<?php " + SECRETS[0])
@@ -413,24 +421,29 @@ def test_a_compressed_text_bomb_in_a_png_is_refused() -> None:
 
 # Mutation
 
+
+def plain(side: int) -> Image.Image:
+    """Always the same bytes, unlike :func:`person` with its noise, so that a failure can be repeated."""
+    bands = (Image.linear_gradient("L"), Image.radial_gradient("L"), Image.linear_gradient("L").rotate(90))
+    return Image.merge("RGB", bands).resize((side, side))
+
+
 SEEDS: dict[str, Callable[[], bytes]] = {
-    "jpeg": lambda: encode(person((96, 128)), "JPEG", exif=metadata(6), xmp=XMP, comment=b"hello"),
-    "progressive": lambda: encode(person((96, 96)), "JPEG", progressive=True, icc_profile=wide_profile()),
-    "cmyk": lambda: encode(person((80, 80)).convert("CMYK"), "JPEG"),
-    "mpo": lambda: encode(person((80, 80)), "MPO", save_all=True, append_images=[person((80, 80))]),
-    "png": lambda: encode(person((80, 80)).convert("RGBA"), "PNG", exif=metadata(3), icc_profile=wide_profile()),
-    "palette": lambda: encode(person((80, 80)).quantize(16), "PNG", transparency=bytes([0, 128])),
+    "jpeg": lambda: encode(plain(112), "JPEG", exif=metadata(6), xmp=XMP, comment=b"hello"),
+    "progressive": lambda: encode(plain(96), "JPEG", progressive=True, icc_profile=wide_profile()),
+    "cmyk": lambda: encode(plain(80).convert("CMYK"), "JPEG"),
+    "mpo": lambda: encode(plain(80), "MPO", save_all=True, append_images=[plain(80)]),
+    "png": lambda: encode(plain(80).convert("RGBA"), "PNG", exif=metadata(3), icc_profile=wide_profile()),
+    "palette": lambda: encode(plain(80).quantize(16), "PNG", transparency=bytes([0, 128])),
     "grey16": grey_16,
-    "apng": lambda: encode(person((80, 80)), "PNG", save_all=True, append_images=[Image.new("RGB", (80, 80))]),
-    "webp": lambda: encode(person((80, 80)), "WEBP", exif=metadata(8), xmp=XMP),
-    "webp_lossless": lambda: encode(person((80, 80)).convert("RGBA"), "WEBP", lossless=True),
-    "webp_animated": lambda: encode(
-        person((80, 80)), "WEBP", save_all=True, append_images=[Image.new("RGB", (80, 80))]
-    ),
-    "avif": lambda: encode(person((80, 80)), "AVIF", exif=metadata(6)),
+    "apng": lambda: encode(plain(80), "PNG", save_all=True, append_images=[Image.new("RGB", (80, 80))]),
+    "webp": lambda: encode(plain(80), "WEBP", exif=metadata(8), xmp=XMP),
+    "webp_lossless": lambda: encode(plain(80).convert("RGBA"), "WEBP", lossless=True),
+    "webp_animated": lambda: encode(plain(80), "WEBP", save_all=True, append_images=[Image.new("RGB", (80, 80))]),
+    "avif": lambda: encode(plain(80), "AVIF", exif=metadata(6)),
 }
 if ImageFormat.HEIC in ACCEPTED:
-    SEEDS["heic"] = lambda: encode(person((80, 80)), "HEIF", exif=metadata(6))
+    SEEDS["heic"] = lambda: encode(plain(80), "HEIF", exif=metadata(6))
 MUTATIONS = 170
 
 
