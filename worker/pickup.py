@@ -135,6 +135,11 @@ class DoorbellRedis(ArqRedis):
                 await self._listener
             self._listener = None
 
+    async def close(self, close_connection_pool: bool | None = None) -> None:
+        """By this name, which redis-py 5 calls deprecated, arq closes it."""
+        await self.hang_up()
+        await self.aclose(close_connection_pool)
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
             answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]

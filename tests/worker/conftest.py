@@ -1,0 +1,133 @@
+"""A real worker process, sessions to feed it, and a way to wait for what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from server.adapters.store import Story
+from server.config import Config
+from server.domain.session import Session
+from server.domain.states import Status
+from server.services import Services, open_services
+from server.sessions import Photo
+from tests.servers import ROOT, Stack, die_with_parent
+
+OWNER = "a" * 64
+
+
+class StartWorker(Protocol):
+    def __call__(self, config: Config, **env: str) -> Awaitable[Stack]: ...
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
+    """Start `arq worker.Settings` for real, with a Config's servers and folder. Returns as soon as it is started."""
+    started: list[Stack] = []
+
+    async def start(config: Config, **env: str) -> Stack:
+        clean = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")}
+        settings = {
+            "TRYON_DATA_DIR": str(config.data_dir),
+            "TRYON_DATABASE_URL": config.database,
+            "TRYON_REDIS_URL": config.redis,
+            "TRYON_SECRET_KEY": ",".join(config.secret_keys),
+            "TRYON_MOCK_SECONDS": str(config.mock_seconds),
+            "TRYON_MOCK_FAILURE_RATE": str(config.mock_failure_rate),
+            "TRYON_LEASE_SECONDS": str(config.lease_seconds),
+            "TRYON_DRAIN_SECONDS": str(config.drain_seconds),
+            "TRYON_WORKER_JOBS": str(config.worker_jobs),
+            "TRYON_LOG_FORMAT": "text",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", "-m", "arq", "worker.Settings"),
+            cwd=tmp_path,
+            env=clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings | env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGKILL),
+        )
+        started.append(Stack(process, config.data_dir, tmp_path))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for each in started:
+            await each.close()
+            print(f"--- output of {each!r}\n{each.output}")
+
+
+async def until(what: Callable[[], Awaitable[Any]], *, seconds: float = 20.0) -> Any:
+    """The first true answer. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not (answer := await what()):
+            await asyncio.sleep(0.01)
+        return answer
+
+
+@dataclass
+class Feed:
+    """Makes sessions as the web would, and follows them in the database."""
+
+    services: Services
+    photos: Path
+
+    async def submit(self, *, garment: bool = False, request_id: str | None = None) -> Session:
+        image = Photo((self.photos / "photo.webp").read_bytes(), "webp")
+        cloth = Photo((self.photos / "garment.png").read_bytes(), "png") if garment else None
+        return await self.services.sessions.submit(
+            owner=OWNER, image=image, garment=cloth, params={"fit": "loose"}, request_id=request_id
+        )
+
+    async def story(self, session_id: str) -> Story:
+        story = await self.services.store.story(session_id, 0)
+        assert story is not None
+        return story
+
+    async def reaches(self, session_id: str, *wanted: Status, seconds: float = 20.0) -> Story:
+        """The session's story as soon as it is in one of these states (any terminal one if none is given)."""
+
+        async def there() -> Story | None:
+            story = await self.story(session_id)
+            status = story.session.status
+            return story if (status in wanted if wanted else status.terminal) else None
+
+        found: Story = await until(there, seconds=seconds)
+        return found
+
+    async def workers(self, wanted: int = 1) -> None:
+        """Wait until so many workers are there."""
+
+        async def counted() -> bool:
+            return await self.services.queue.workers() == wanted
+
+        await until(counted)
+
+
+@pytest.fixture
+async def feeds(photos: Path) -> AsyncIterator[Callable[[Config], Awaitable[Feed]]]:
+    """Open a Feed on a Config."""
+    from contextlib import AsyncExitStack
+
+    async with AsyncExitStack() as stack:
+
+        async def open_feed(config: Config) -> Feed:
+            return Feed(await stack.enter_async_context(open_services(config)), photos)
+
+        yield open_feed
+
+
+def milliseconds(started: float) -> float:
+    return (time.monotonic() - started) * 1000

@@ -1,0 +1,264 @@
+"""A real `arq worker.Settings`: how fast it is, what it survives, how it stops, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from server.config import Config
+from server.domain.states import Event, Status
+from tests.conftest import StartValkey
+from tests.worker.conftest import Feed, StartWorker, until
+
+OpenFeed = Callable[[Config], Awaitable[Feed]]
+MakeConfig = Callable[..., Config]
+
+
+async def test_a_session_runs_to_its_end_and_the_log_tells_its_request(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config()
+    feed = await feeds(settings)
+    process = await worker(settings)
+
+    session = await feed.submit(garment=True, request_id="upload-1")
+    story = await feed.reaches(session.id)
+
+    assert [event.event for event in story.events] == [Event.CREATED, Event.PROCESSING, Event.COMPLETED]
+    assert story.session.output_key == f"outputs/{session.id}-1.jpg"
+    assert (await feed.services.files.get(story.session.output_key)).startswith(b"\xff\xd8\xff")
+    await process.line(rf"Processing session {session.id}.*upload-1")
+    await process.line(rf"Session {session.id} completed successfully.*upload-1")
+    assert "run_session" not in process.output.partition("Processing session")[2]  # arq itself keeps quiet
+    assert [key async for key in feed.services.redis.scan_iter("arq:*")] == []
+
+
+async def test_jobs_are_picked_up_within_milliseconds(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(mock_seconds=0)
+    feed = await feeds(settings)
+    await worker(settings)
+    await feed.workers()
+    waits = []
+    for _ in range(40):
+        accepted = await feed.submit()
+        story = await feed.reaches(accepted.id)
+        waits.append((story.events[1].at - story.events[0].at).total_seconds() * 1000)
+    waits = sorted(waits[1:])  # the first one meets cold code
+    p50, p95 = waits[len(waits) // 2], waits[int(len(waits) * 0.95)]
+    with capsys.disabled():
+        print(f"\ncreated -> processing, both committed: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
+    assert p50 < 100  # half of arq's own poll interval would be 250; 2-4 on an idle machine
+
+
+async def test_a_freed_slot_takes_the_next_session_at_once(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=0.3, worker_jobs=1)
+    feed = await feeds(settings)
+    await worker(settings)
+    await feed.workers()
+    first, second = await feed.submit(), await feed.submit()
+
+    async def waiting() -> bool:
+        return await feed.services.queue.depth() == 1
+
+    await until(waiting)  # the running one is not in the queue
+    ended = (await feed.reaches(first.id)).events[-1].at
+    began = (await feed.reaches(second.id)).events[1].at
+    assert 0 <= (began - ended).total_seconds() < 0.15
+
+
+async def test_never_more_than_the_configured_jobs_run_at_once(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=0.2, worker_jobs=3)
+    feed = await feeds(settings)
+    sessions = [await feed.submit() for _ in range(10)]
+    await worker(settings)
+    changes = []
+    for session in sessions:
+        for event in (await feed.reaches(session.id)).events[1:]:
+            changes.append((event.at, 1 if event.event is Event.PROCESSING else -1))
+    running = most = 0
+    for _, change in sorted(changes):
+        running += change
+        most = max(most, running)
+    assert most == 3
+
+
+async def test_a_redis_restart_is_survived_with_a_session_running(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
+) -> None:
+    valkey = start_valkey()
+    settings = config(redis_url=valkey.url, mock_seconds=1.0)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    running = await feed.submit()
+    await feed.reaches(running.id, Status.PROCESSING)
+
+    valkey.kill()
+    await process.line("Redis is away")
+    assert (await feed.reaches(running.id)).session.status is Status.COMPLETED  # needs no Redis
+    lost = await feed.submit()  # cannot be queued now
+    valkey.start()
+
+    back = time.monotonic()
+    fresh = await feed.submit()
+    await feed.reaches(fresh.id, Status.PROCESSING, Status.COMPLETED, seconds=5)
+    assert time.monotonic() - back < 5
+    assert (await feed.reaches(lost.id)).session.status is Status.COMPLETED  # the reconciler's
+    assert process.process.returncode is None
+    assert "Traceback" not in process.output
+
+
+async def test_a_worker_may_start_before_redis(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
+) -> None:
+    valkey = start_valkey()
+    settings = config(redis_url=valkey.url)
+    feed = await feeds(settings)
+    valkey.kill()
+    process = await worker(settings)
+    await process.line("Redis is away")
+
+    valkey.start()
+
+    session = await feed.submit()
+    assert (await feed.reaches(session.id)).session.status is Status.COMPLETED
+
+
+async def test_a_cut_doorbell_is_mended(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    settings = config(mock_seconds=0)
+    feed = await feeds(settings)
+    await worker(settings)
+    await feed.workers()
+    channel = f"{settings.key_prefix}doorbell"
+
+    async def listens() -> bool:
+        return bool((await feed.services.redis.pubsub_numsub(channel))[0][1])
+
+    await until(listens)
+    await feed.services.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
+    session = await feed.submit()
+    await feed.reaches(session.id, seconds=3)
+    await until(listens, seconds=3)
+
+
+async def test_sigterm_hands_running_sessions_back_unburnt(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=60, drain_seconds=0.3)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    sessions = [await feed.submit() for _ in range(3)]
+    for session in sessions:
+        await feed.reaches(session.id, Status.PROCESSING)
+
+    told = time.monotonic()
+    assert await process.stop(signal.SIGTERM) == 0
+
+    assert time.monotonic() - told < settings.drain_seconds + 2
+    for session in sessions:
+        story = await feed.story(session.id)
+        assert story.session.status is Status.CREATED
+        assert story.session.burnt == 0
+        assert story.events[-1].event is Event.REQUEUED
+        assert story.events[-1].data == {"reason": "drained"}
+    assert await feed.services.queue.depth() == 3  # for the next worker, at once
+    assert await feed.services.queue.workers() == 0
+    assert "Traceback" not in process.output
+
+
+async def test_sigterm_lets_sessions_end_that_will(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    settings = config(mock_seconds=0.8, drain_seconds=10)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    session = await feed.submit()
+    await feed.reaches(session.id, Status.PROCESSING)
+
+    told = time.monotonic()
+    assert await process.stop(signal.SIGTERM) == 0
+
+    assert time.monotonic() - told < 5  # does not wait longer than there is something to wait for
+    assert (await feed.story(session.id)).session.status is Status.COMPLETED
+
+
+async def test_an_idle_worker_stops_at_once_even_without_redis(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
+) -> None:
+    valkey = start_valkey()
+    settings = config(redis_url=valkey.url, drain_seconds=10)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    await feed.workers()
+    valkey.kill()
+    await process.line("Redis is away")
+
+    told = time.monotonic()
+    assert await process.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - told < 5
+
+
+async def test_a_killed_worker_leaves_a_session_that_runs_again(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=60, lease_seconds=1.0)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    session = await feed.submit()
+    await feed.reaches(session.id, Status.PROCESSING)
+    process.process.kill()
+    await process.wait()
+
+    await worker(config(mock_seconds=0, lease_seconds=1.0))
+    story = await feed.reaches(session.id)
+
+    assert [event.event for event in story.events][1:] == [
+        Event.PROCESSING,
+        Event.REQUEUED,
+        Event.PROCESSING,
+        Event.COMPLETED,
+    ]
+    assert (story.session.attempt, story.session.burnt) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TRYON_WORKER_JOBS", "many"),
+        ("TRYON_WROKER_JOBS", "10"),
+        ("TRYON_PROCESSOR", "magic"),
+        ("TRYON_PROCESSOR", "no.such.module:Thing"),
+    ],
+)
+async def test_a_bad_setting_is_one_line_and_exit_status_2(
+    config: MakeConfig, worker: StartWorker, variable: str, value: str
+) -> None:
+    process = await worker(config(), **{variable: value})
+    assert await process.wait() == 2
+    assert len(process.errors) == 1
+    assert variable in process.errors[0]
+
+
+async def test_a_missing_redis_address_is_one_line(config: MakeConfig, worker: StartWorker) -> None:
+    process = await worker(config(), TRYON_REDIS_URL="")
+    assert await process.wait() == 2
+    assert len(process.errors) == 1
+    assert "TRYON_REDIS_URL" in process.errors[0]
+
+
+async def test_arqs_own_health_check_finds_the_worker(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    settings = config()
+    feed = await feeds(settings)
+    await worker(settings)
+
+    async def recorded() -> bool:
+        return bool(await feed.services.redis.exists(f"{settings.queue_name}:health-check"))
+
+    await asyncio.wait_for(until(recorded), 10)
