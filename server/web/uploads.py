@@ -22,11 +22,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from server.adapters.files import storage_error
-from server.adapters.imaging import ACCEPTED
-from server.config import Config
-from server.domain.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
-from server.domain.images import MAGIC_BYTES, sniff
+from ..adapters.files import storage_error
+from ..adapters.imaging import ACCEPTED
+from ..config import Config
+from ..domain.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
+from ..domain.images import MAGIC_BYTES, sniff
 
 PARTS: Final = frozenset({"image", "garment", "params"})
 IMAGES: Final = frozenset({"image", "garment"})
@@ -137,37 +137,37 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 class _Part:
     """The content of one part: in memory, or beyond :data:`SPOOL_BYTES` in an anonymous file."""
 
-    __slots__ = ("_digest", "_file", "_pieces", "checked", "head", "name", "pending", "size")
+    __slots__ = ("_buffer", "_digest", "_file", "checked", "name", "size")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.size = 0
-        self.head = b""
         self.checked = name not in IMAGES
-        self.pending = 0
-        self._pieces: list[bytes] = []
+        self._buffer = bytearray()
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
 
     def append(self, data: bytes) -> None:
         self.size += len(data)
-        self.pending += len(data)
-        self._pieces.append(data)
-        if not self.checked:
-            self.head += data[: MAGIC_BYTES - len(self.head)]
-            if len(self.head) == MAGIC_BYTES:
-                self.check()
+        self._buffer += data
+        if not self.checked and self.size >= MAGIC_BYTES:
+            self.check()
 
     def check(self) -> None:
+        """Judges an image by its beginning, which is still in memory then."""
         self.checked = True
-        if sniff(self.head) not in ACCEPTED:
+        if sniff(bytes(self._buffer[:MAGIC_BYTES])) not in ACCEPTED:
             raise UnsupportedMedia("unsupported_image")
+
+    @property
+    def pending(self) -> int:
+        """Bytes in memory."""
+        return len(self._buffer)
 
     def take(self) -> bytes:
         """What is in memory; it is no longer kept here."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        self.pending = 0
+        data = bytes(self._buffer)
+        self._buffer.clear()
         self._digest.update(data)
         return data
 
@@ -197,7 +197,7 @@ class _Part:
         return self._digest.digest()
 
     def close(self) -> None:
-        self._pieces.clear()
+        self._buffer.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
