@@ -41,6 +41,7 @@ const fresh = () => ({
   phase: "idle", // idle, uploading, following, refused, gone
   image: null, // File or Blob, while we have it
   imageUrl: null, // blob: URL of it
+  noPreview: false, // the browser cannot show it; the server's copy may do
   sent: 0, // part of the upload, 0..1
   session: null,
   sessionAt: 0, // our clock, when it was last heard of
@@ -83,13 +84,14 @@ function busy() {
   return state.phase === "uploading" || (state.phase === "following" && !state.session?.terminal);
 }
 
+/** One photo at a time, and none in somebody else's session. */
+function accepts() {
+  return !busy() && !state.shared;
+}
+
 /** A picture came in, by whatever way. */
 function arrive(file, kind) {
-  if (state.shared) return;
-  if (busy()) {
-    announce("One at a time: the next photo can follow when this one is done.");
-    return;
-  }
+  if (!accepts()) return;
   if (surelyNoPicture(file)) {
     const text = `“${file.name}” is not a picture. Please choose a JPEG, PNG or WebP photo.`;
     if (state.phase !== "idle") startOver();
@@ -204,14 +206,13 @@ function heard(session) {
 
 function gone(code) {
   const { shared } = state;
+  const seen = state.session !== null;
   reset();
-  if (!shared) {
-    storage.set("tryon.session", null);
-    if (code === "not_found") {
-      // a resumed session that is no longer there is no reason to bother anyone
-      render();
-      return;
-    }
+  if (!shared) storage.set("tryon.session", null);
+  if (code === "not_found" && seen) code = "erased";
+  if (code === "not_found" && !shared) {
+    render(); // a kept session that is no longer there is no reason to bother anyone
+    return;
   }
   Object.assign(state, { phase: "gone", shared, problem: goneWords(code), connection: "finished" });
   render();
@@ -261,7 +262,7 @@ async function refreshLinks() {
   try {
     await following?.refresh();
   } catch (error) {
-    if (mine === state && (error.status === 404 || error.status === 401)) gone(error.status === 404 ? "expired" : error.code);
+    if (mine === state && (error.status === 404 || error.status === 401)) gone(error.code);
   }
 }
 
@@ -397,7 +398,7 @@ function renderSteps() {
     step.classList.toggle("now", name === current);
     if (name === current) step.setAttribute("aria-current", "step");
     else step.removeAttribute("aria-current");
-    const time = state.times[name];
+    const time = name === "created" ? 0 : state.times[name];
     step.querySelector(".step-time").textContent = seen[name] && time > 0 ? duration(time) : "";
   }
   stepEnd.querySelector(".step-name").textContent = END_NAMES[status] ?? "Completed";
@@ -456,7 +457,7 @@ function renderCountdown() {
 function renderPictures() {
   const { phase, session } = state;
   $.pictures.hidden = phase === "gone" || (phase === "following" && !session);
-  const input = state.imageUrl ?? session?.links.input ?? null;
+  const input = (state.noPreview && session?.links.input) || (state.imageUrl ?? session?.links.input ?? null);
   show($.photo, input);
   show($.veil, phase === "uploading" || (session && session.status !== "completed") ? input : null);
   show($.garment, (!state.shared && state.image && garmentUrl) || session?.links.garment || null);
@@ -509,6 +510,10 @@ for (const image of [$.photo, $.garment, $.veil, $.result]) {
       $["photo-missing"].hidden = false;
       $["photo-missing"].textContent = local ? `No preview: ${state.image?.name ?? "photo"}` : "The photo could not be loaded";
     }
+    if (local && image === $.photo) {
+      state.noPreview = true;
+      render();
+    }
     if (local || image === $.veil || !image.dataset.path || tries > IMAGE_TRIES) return;
     image.dataset.stale = "true";
     setTimeout(refreshLinks, 1000 * (tries - 1));
@@ -542,6 +547,7 @@ onArrive({
   ]),
   fallback: "photo",
   curtain: $.curtain,
+  accepts,
   onFile: arrive,
 });
 $["garment-remove"].addEventListener("click", () => {
@@ -574,7 +580,6 @@ $.download.addEventListener("click", async (event) => {
   else announce("The result could not be downloaded. Please try again.");
 });
 addEventListener("hashchange", enter);
-addEventListener("popstate", () => location.hash || enter());
 setInterval(() => {
   if (state.phase === "following" && !state.session?.terminal) renderTimes();
   if (state.phase === "refused") renderCountdown();

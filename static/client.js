@@ -327,7 +327,8 @@ class Following {
       this.#startPolling();
       wait = Math.max(wait, SOCKET_RETRY_MS * (1 + Math.random()));
     }
-    this.#after("patience", wait + PATIENCE_MS, () => this.#startPolling(), { keep: bye?.retry_after_ms == null });
+    const patience = Math.min(wait, OPEN_TIMEOUT_MS) + PATIENCE_MS; // told to wait: don't poll before the others are back
+    this.#after("patience", patience, () => this.#startPolling(), { keep: bye?.retry_after_ms == null });
     this.#after("connect", wait, () => this.#connect());
   }
 

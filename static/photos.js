@@ -16,9 +16,10 @@ export function onChoose(input, onFile) {
 
 /**
  * Drops and pastes, on the whole page. `zones`: elements with the name of what is dropped on them; anywhere else it is
- * `fallback`. Calls `onFile(file, name)`. `curtain` shows while a file hovers over the page.
+ * `fallback`. Calls `onFile(file, name)`. `curtain` shows while a file hovers over the page. Nothing is taken while
+ * `accepts()` is false.
  */
-export function onArrive({ zones, fallback, curtain, onFile }) {
+export function onArrive({ zones, fallback, curtain, accepts, onFile }) {
   let depth = 0; // dragenter and dragleave come in pairs, for every element on the way
   const zoneOf = (target) => [...zones].find(([element]) => element.contains(target)) ?? [null, fallback];
   const clear = () => {
@@ -32,7 +33,7 @@ export function onArrive({ zones, fallback, curtain, onFile }) {
     if (!holdsFiles(event)) return;
     event.preventDefault();
     depth += 1;
-    curtain.hidden = false;
+    curtain.hidden = !accepts();
   });
   addEventListener("dragleave", (event) => {
     if (!holdsFiles(event)) return;
@@ -42,8 +43,8 @@ export function onArrive({ zones, fallback, curtain, onFile }) {
   addEventListener("dragover", (event) => {
     if (!holdsFiles(event)) return;
     event.preventDefault(); // otherwise the browser would open the file
-    event.dataTransfer.dropEffect = "copy";
-    const [over] = zoneOf(event.target);
+    event.dataTransfer.dropEffect = accepts() ? "copy" : "none";
+    const [over] = accepts() ? zoneOf(event.target) : [null];
     for (const [element] of zones) element.classList.toggle("over", element === over);
   });
   addEventListener("drop", (event) => {
@@ -51,11 +52,11 @@ export function onArrive({ zones, fallback, curtain, onFile }) {
     event.preventDefault();
     clear();
     const [file] = event.dataTransfer.files;
-    if (file) onFile(file, zoneOf(event.target)[1]);
+    if (file && accepts()) onFile(file, zoneOf(event.target)[1]);
   });
   addEventListener("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];
-    if (!file) return;
+    if (!file || !accepts()) return;
     event.preventDefault();
     onFile(file, zoneOf(document.activeElement)[1]);
   });

@@ -33,6 +33,7 @@ const GONE = {
   deleted: ["This try\u2011on was deleted", "Nothing of it is left."],
   expired: ["This try\u2011on has expired", "Its time is over and everything of it was erased."],
   invalid_ticket: ["This link has expired", "Ask for a new one, or make your own."],
+  erased: ["This try\u2011on was erased", "Nothing of it is left."],
   not_found: ["There is nothing here", "The link is wrong, or the try-on has been erased."],
 };
 
@@ -74,8 +75,9 @@ export function sentence(text) {
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
-/** "0.4 s", "12 s", "3 min 5 s" */
+/** "29 ms", "0.4 s", "12 s", "3 min 5 s" */
 export function duration(milliseconds) {
+  if (milliseconds > 0 && milliseconds < 100) return `${Math.round(milliseconds)} ms`;
   const seconds = Math.max(0, milliseconds) / 1000;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 60) return `${Math.round(seconds)} s`;

@@ -475,6 +475,42 @@ async def test_too_many_uploads_count_down_to_the_next(elsewhere: Visitor, stack
     assert len(elsewhere.uploads) == sent
 
 
+async def test_a_photo_too_small_to_use_is_refused_with_words(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.expected.append("422")
+    await visitor.arrive()
+    Image.new("RGB", (20, 20)).save(tmp_path / "tiny.png")
+    await visitor.page.set_input_files("#photo-input", tmp_path / "tiny.png")
+    await visitor.says("That photo is too small")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (503, "queue_full", "Very busy right now"),
+        (503, "unavailable", "Out for a moment"),
+        (507, "storage_full", "No room right now"),
+        (500, "internal_error", "Internal error"),
+    ],
+)
+async def test_a_service_in_trouble_says_so_and_offers_to_try_again(
+    visitor: Visitor, status: int, code: str, words: str
+) -> None:
+    visitor.expected.append(str(status))
+    problem = {"code": code, "title": "Internal error", "detail": "…", "retryable": True, "request_id": "abc-1"}
+    headers = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+    await visitor.arrive()
+    await visitor.page.route(
+        f"**{SESSIONS}", lambda route: route.fulfill(status=status, body=json.dumps(problem), headers=headers), times=1
+    )
+    await visitor.choose("photo.jpg")
+    await visitor.says(words)
+    await expect(visitor.page.locator("#reference")).to_have_text("Reference: abc-1")
+    again = visitor.page.get_by_role("button", name="Try again", exact=True)
+    await expect(again).to_have_attribute("aria-disabled", "false")  # the second is over
+    await again.click()
+    await visitor.sees_result()
+
+
 async def test_a_server_that_cannot_be_reached_is_said_in_plain_words(visitor: Visitor) -> None:
     visitor.expected.append("ERR_FAILED")
     await visitor.arrive()

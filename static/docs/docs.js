@@ -1,0 +1,168 @@
+/**
+ * The documentation page: Swagger UI for openapi.json, and the socket, the close codes and the error codes, which it
+ * doesn't know, from asyncapi.json and openapi.json. Everything comes from this server.
+ */
+
+/* global SwaggerUIBundle */
+
+/** @param {string} tag @param {...(Node|string|null|Record<string, string>)} parts attributes first, if any */
+function element(tag, ...parts) {
+  const made = document.createElement(tag);
+  for (const part of parts) {
+    if (part === null) continue;
+    if (typeof part === "string" || part instanceof Node) made.append(part);
+    else for (const [name, value] of Object.entries(part)) made.setAttribute(name, value);
+  }
+  return made;
+}
+
+/** Text in which `backticks` are code. */
+function words(text) {
+  const span = element("span");
+  text.split("`").forEach((piece, n) => span.append(n % 2 ? element("code", piece) : piece));
+  return span;
+}
+
+function table(heads, rows) {
+  const head = element("tr", ...heads.map((text) => element("th", { scope: "col" }, text)));
+  const body = rows.map((cells) => element("tr", ...cells.map((cell) => element("td", cell))));
+  return element("div", { class: "wide" }, element("table", element("thead", head), element("tbody", ...body)));
+}
+
+/** A schema in a few words: `number or null`, `Status`, `array of EventFrame`. */
+function typeOf(schema) {
+  if (schema.$ref) return schema.$ref.split("/").pop();
+  if (schema.allOf) return schema.allOf.map(typeOf).join(" and ");
+  if (schema.anyOf) return schema.anyOf.map(typeOf).join(" or ");
+  if (schema.const !== undefined) return JSON.stringify(schema.const);
+  if (schema.type === "array") return `array of ${typeOf(schema.items ?? {})}`;
+  const range = [schema.minimum !== undefined && `>= ${schema.minimum}`, schema.maximum !== undefined && `<= ${schema.maximum}`];
+  const more = [schema.format, ...range].filter(Boolean).join(", ");
+  return (schema.type ?? "anything") + (more ? ` (${more})` : "");
+}
+
+function resolve(document, reference) {
+  return reference.slice(2).split("/").reduce((at, name) => at[name], document);
+}
+
+function fields(schema) {
+  const required = new Set(schema.required);
+  const rows = Object.entries(schema.properties ?? {}).map(([name, field]) => [
+    element("code", name),
+    typeOf(field) + (required.has(name) ? "" : ", may be missing"),
+    words(field.description ?? ""),
+  ]);
+  return table(["Field", "Type", ""], rows);
+}
+
+function message(document, name, body) {
+  const schema = resolve(document, body.payload.$ref);
+  return element(
+    "details",
+    { id: `frame-${name}` },
+    element("summary", element("code", body.name), words(body.summary)),
+    fields(schema),
+    element("pre", JSON.stringify(body.examples[0].payload, null, 2)),
+  );
+}
+
+function socket(document) {
+  const channel = document.channels.session;
+  const sides = Object.values(document.operations).map((operation) =>
+    element(
+      "div",
+      element("h3", words(operation.summary)),
+      ...operation.messages.map((reference) => {
+        const name = reference.$ref.split("/").pop();
+        return message(document, name, document.components.messages[name]);
+      }),
+    ),
+  );
+  const shared = Object.entries(document.components.schemas).filter(([name]) => !/Frame$|^Client/.test(name));
+  return [
+    element("h2", { id: "socket-title" }, "WebSocket, tryon.v1"),
+    element("p", element("code", `GET ${channel.address}`)),
+    element("p", words(document.info.description)),
+    ...sides,
+    element("h3", "What frames are made of"),
+    ...shared.map(([name, schema]) =>
+      element(
+        "details",
+        { id: `schema-${name}` },
+        element("summary", element("code", name), words(schema.description ?? "")),
+        schema.enum ? element("p", words(schema.enum.map((value) => `\`${value}\``).join(", "))) : fields(schema),
+      ),
+    ),
+  ];
+}
+
+function closeCodes(document) {
+  const rows = document["x-close-codes"].map((row) => [
+    element("code", String(row.code)),
+    row.meaning,
+    row.reconnect,
+    words(row.reasons.map((reason) => `\`${reason}\``).join(", ")),
+  ]);
+  return [
+    element("h2", { id: "close-codes-title" }, "Close codes"),
+    element("p", "4000 to 4499 mean come back, 4500 to 4999 stop, also for codes you don't know."),
+    table(["Code", "Meaning", "Come back?", "Error codes"], rows),
+  ];
+}
+
+function errorCodes(document) {
+  const rows = document["x-error-codes"].map((row) => [
+    element("code", row.code),
+    String(row.status),
+    row.detail,
+    row.retryable ? "yes" : "no",
+    row.operations.join(", "),
+  ]);
+  const failures = document["x-failure-codes"].map((row) => [
+    element("code", row.code),
+    row.message,
+    row.retryable ? "yes" : "no",
+  ]);
+  return [
+    element("h2", { id: "error-codes-title" }, "Error codes"),
+    element("p", words("`code` of a problem, and of an `error` frame.")),
+    table(["Code", "Status", "Detail", "Retryable", "Operations"], rows),
+    element("h3", "Of a failed session"),
+    element("p", words("`error.code` of a session; a processor may have codes of its own.")),
+    table(["Code", "Message", "Retryable"], failures),
+  ];
+}
+
+async function get(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+async function show() {
+  const [http, frames] = await Promise.all([get("/api/openapi.json"), get("/api/asyncapi.json")]);
+  document.querySelector("#socket").append(...socket(frames));
+  document.querySelector("#close-codes").append(...closeCodes(frames));
+  document.querySelector("#error-codes").append(...errorCodes(http));
+  await new Promise((done) => {
+    SwaggerUIBundle({
+      spec: http,
+      domNode: document.querySelector("#http"),
+      layout: "BaseLayout",
+      presets: [SwaggerUIBundle.presets.apis],
+      validatorUrl: null,
+      docExpansion: "list",
+      defaultModelsExpandDepth: 0,
+      displayRequestDuration: true,
+      onComplete: done,
+    });
+  });
+  document.documentElement.dataset.ready = "";
+  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+}
+
+show().catch((error) => {
+  const trouble = document.querySelector("#trouble");
+  trouble.textContent = `The documentation could not be loaded (${error.message}).`;
+  trouble.hidden = false;
+});
