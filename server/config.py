@@ -131,7 +131,10 @@ class Config:
         shown="./data",
     )
     database_url: str | None = setting(
-        None, "Database: sqlite+aiosqlite:///… or postgresql+asyncpg://….", _database_url, shown="SQLite in the data folder"
+        None,
+        "Database: sqlite+aiosqlite:///… or postgresql+asyncpg://….",
+        _database_url,
+        shown="SQLite in the data folder",
     )
     redis_url: str | None = setting(
         None, "Redis or Valkey: redis://, rediss:// or unix://.", _redis_url, shown="the embedded Valkey of `tryon up`"
@@ -150,7 +153,10 @@ class Config:
     mock_failure_rate: float = setting(0.1, "Share of sessions that the mock lets fail.", _number(float, 0, 1))
     mock_seed: int | None = setting(None, "Makes the mock's failures repeatable.", _integer(0), shown="unset")
     upload_rate: UploadRate | None = setting(
-        UploadRate(10, 60), "Uploads per client address, in any window of that length; or off.", _rate, shown="10/minute"
+        UploadRate(10, 60),
+        "Uploads per client address, in any window of that length; or off.",
+        _rate,
+        shown="10/minute",
     )
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = setting(
         (), "Networks whose X-Forwarded-For counts.", _networks, shown="none"
@@ -162,14 +168,24 @@ class Config:
         shown="same origin; localhost at any port",
     )
     retention_seconds: float = setting(86400.0, "How long a session and its photos live.", _seconds(1), unit="seconds")
-    cleanup_seconds: float = setting(3600.0, "How often orphaned files and rows are looked for.", _seconds(0.1), unit="seconds")
-    lease_seconds: float = setting(12.0, "How long a claim holds without a heartbeat.", _seconds(0.1, 3600), unit="seconds")
+    cleanup_seconds: float = setting(
+        3600.0, "How often orphaned files and rows are looked for.", _seconds(0.1), unit="seconds"
+    )
+    lease_seconds: float = setting(
+        12.0, "How long a claim holds without a heartbeat.", _seconds(0.1, 3600), unit="seconds"
+    )
     max_attempts: int = setting(3, "Burnt attempts after which a session fails.", _integer(1, 100))
-    deadline_seconds: float = setting(600.0, "From creation to the latest end, waiting included.", _seconds(0.1), unit="seconds")
+    deadline_seconds: float = setting(
+        600.0, "From creation to the latest end, waiting included.", _seconds(0.1), unit="seconds"
+    )
     worker_jobs: int = setting(10, "Sessions that a worker process runs at once.", _integer(1, 1000))
-    drain_seconds: float = setting(5.0, "How long a stopping worker lets running sessions end.", _seconds(0), unit="seconds")
+    drain_seconds: float = setting(
+        5.0, "How long a stopping worker lets running sessions end.", _seconds(0), unit="seconds"
+    )
     queue_limit: int = setting(1000, "Waiting sessions beyond which uploads are refused.", _integer(1))
-    ping_seconds: float = setting(25.0, "Time between the JSON pings of a socket.", _seconds(0.05, 3600), unit="seconds")
+    ping_seconds: float = setting(
+        25.0, "Time between the JSON pings of a socket.", _seconds(0.05, 3600), unit="seconds"
+    )
     ticket_seconds: int = setting(900, "Life of a ticket.", _integer(1), unit="seconds")
     link_seconds: int = setting(300, "Life of a signed file link.", _integer(1), unit="seconds")
     image_max_bytes: int = setting(10 * 2**20, "Largest image file.", _integer(1024), unit="bytes")
@@ -180,8 +196,14 @@ class Config:
     sockets_per_address: int = setting(200, "Open sockets per client address.", _integer(1))
     sockets_per_session: int = setting(20, "Open sockets per session.", _integer(1))
     sockets_per_process: int = setting(20000, "Open sockets per web process.", _integer(1))
+    socket_seconds: float = setting(
+        14400.0, "Oldest a socket or stream may get; then it is asked to come back.", _seconds(0.1), unit="seconds"
+    )
     sweep_seconds: float = setting(
-        4.0, "How often transitions are read from the database, in case Redis lost their news.", _seconds(0.05, 60), unit="seconds"
+        4.0,
+        "How often transitions are read from the database, in case Redis lost their news.",
+        _seconds(0.05, 60),
+        unit="seconds",
     )
     key_prefix: str = setting("tryon:", "Begins every Redis key and channel of the product but the queue's.")
     queue_name: str = setting("tryon:queue", "Name of the arq queue.")
@@ -194,7 +216,9 @@ class Config:
         return f"<Config {self.host}:{self.port} data={self.data_dir}>"  # never the URLs' passwords or the keys
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env"), **overrides: Any) -> Config:
+    def load(
+        cls, environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env"), **overrides: Any
+    ) -> Config:
         """The settings of this process: ``.env`` of the working directory, then the environment, then ``overrides``.
 
         ``TRYON_SECRET_KEY`` is the variable of ``secret_keys``. Raises :class:`ConfigError`.

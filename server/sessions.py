@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import socket
@@ -18,9 +19,9 @@ from typing import Any, Final, Literal
 
 from . import telemetry
 from .adapters.bus import RedisBus
-from .adapters.files import LocalFiles
+from .adapters.files import LocalFiles, MissingFile
 from .adapters.queue import ArqQueue, QueueAway
-from .adapters.store import Change, Moved, NewSession, Store
+from .adapters.store import Change, Moved, NewSession, Store, Taken
 from .config import Config
 from .domain import errors
 from .domain.errors import NotFound, Unauthorized
@@ -33,7 +34,22 @@ from .domain.events import (
     history_event,
     progress_message,
 )
-from .domain.session import Access, Progress, Session, SessionView, new_session_id, timestamp, valid_session_id, view
+from .domain.session import (
+    Access,
+    ErasedFile,
+    Progress,
+    Receipt,
+    ReceiptBody,
+    Session,
+    SessionView,
+    Waiting,
+    expected_seconds,
+    new_session_id,
+    signed_receipt,
+    timestamp,
+    valid_session_id,
+    view,
+)
 from .domain.states import Event, GoneReason, Status
 from .domain.tokens import Signer, token_hash
 
@@ -47,6 +63,9 @@ RECONCILE_SECONDS: Final = 2.0
 
 PROGRESS_SECONDS: Final = 0.2
 """Progress is coalesced to at most one word per session in this time (5 per second)."""
+
+WAITING_SECONDS: Final = 1.0
+"""How old a place in the queue may be when it is told."""
 
 ORPHAN_SECONDS: Final = 3600.0
 """A file without a row is an upload in flight until it is this old, then an orphan."""
@@ -105,6 +124,26 @@ class Claim:
         return self.session.params
 
 
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's Idempotency-Key, hashed, and the fingerprint of what it came with."""
+
+    key_hash: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, key: str, fingerprint: str) -> Idempotency:
+        return cls(hashlib.sha256(key.encode()).hexdigest(), fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What became of a wish to cancel; ``pending``: the worker has been asked to stop."""
+
+    view: SessionView
+    pending: bool
+
+
 class _Reports:
     """The progress of one claim on its way out: the newest word waits until the last one is 200 ms old."""
 
@@ -129,49 +168,77 @@ class Sessions:
         self._queue = queue
         self._signer = signer
         self._reports: dict[tuple[str, int], _Reports] = {}
+        self._waiting: dict[str, Waiting] = {}
+        self._waiting_at = float("-inf")
+        self._waiting_lock = asyncio.Lock()
         self.process_name = f"{socket.gethostname()}:{os.getpid()}"
 
     # -- for clients ---------------------------------------------------------------------------------------------
 
     async def submit(
-        self, *, owner: str, image: Photo, garment: Photo | None, params: dict[str, Any], request_id: str | None
+        self,
+        *,
+        owner: str,
+        image: Photo,
+        garment: Photo | None,
+        params: dict[str, Any],
+        request_id: str | None,
+        idempotency: Idempotency | None = None,
     ) -> Session:
         """Store the photos, write the session and its first event, and after the commit queue it.
 
         A failure before the commit leaves neither file nor row. A failure to queue is not the caller's: the row is
-        safe and the reconciler queues it. Raises StorageFull, Unavailable.
+        safe and the reconciler queues it. Raises StorageFull, Unavailable, and Taken if the idempotency key was used
+        meanwhile.
         """
         session_id = new_session_id()
-        photos = {"image": (f"inputs/{session_id}-image.{image.extension}", image.data)}
+        photos = {"input": (f"inputs/{session_id}-image.{image.extension}", image.data)}
         if garment is not None:
             photos["garment"] = (f"inputs/{session_id}-garment.{garment.extension}", garment.data)
+        return await self._create(
+            photos,
+            NewSession(
+                id=session_id,
+                owner=owner,
+                processor=self._config.processor,
+                params=params,
+                input_key=photos["input"][0],
+                garment_key=photos["garment"][0] if garment is not None else None,
+                request_id=request_id,
+                deadline_seconds=self._config.deadline_seconds,
+                retention_seconds=self._config.retention_seconds,
+                data={role: key for role, (key, _) in photos.items()},
+                idempotency_key=idempotency.key_hash if idempotency else None,
+                idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
+            ),
+        )
+
+    async def _create(self, photos: dict[str, tuple[str, bytes]], new: NewSession) -> Session:
+        """Files, then row and first event, then the queue."""
         keys = [key for key, _ in photos.values()]
         try:
             for key, data in photos.values():
                 await self._files.put(key, data)
-            session = await self._store.insert(
-                NewSession(
-                    id=session_id,
-                    owner=owner,
-                    processor=self._config.processor,
-                    params=params,
-                    input_key=photos["image"][0],
-                    garment_key=photos["garment"][0] if garment is not None else None,
-                    request_id=request_id,
-                    deadline_seconds=self._config.deadline_seconds,
-                    retention_seconds=self._config.retention_seconds,
-                    data={"input": keys[0]} | ({"garment": keys[1]} if garment is not None else {}),
-                )
-            )
+            session = await self._store.insert(new)
         except BaseException:
             # Also when the client went away: nothing may stay of an upload that has no row.
-            await asyncio.shield(self._discard(session_id, keys))
+            await asyncio.shield(self._discard(new.id, keys))
             raise
         for key in keys:
             log.info("Saved input file: %s", key)
-        log.info("Created session %s for user %s", session.id, owner[:8])
+        log.info("Created session %s for user %s", session.id, session.owner[:8])
         telemetry.transitions.labels(Event.CREATED).inc()
         await self._enqueue(session)
+        return session
+
+    async def replay(self, owner: str, idempotency: Idempotency) -> Session | None:
+        """The session that this Idempotency-Key made. Raises Unprocessable if it was made from something else."""
+        found = await self._store.by_idempotency_key(owner, idempotency.key_hash)
+        if found is None:
+            return None
+        session, fingerprint = found
+        if fingerprint != idempotency.fingerprint:
+            raise errors.Unprocessable("idempotency_mismatch")
         return session
 
     async def _discard(self, session_id: str, keys: list[str]) -> None:
@@ -213,13 +280,58 @@ class Sessions:
             raise NotFound
         access = self.access(until=until)
         session = story.session
-        progress = await self._bus.last_progress(session.id) if session.status is Status.PROCESSING else None
         return Look(
             session,
-            view(session, access, progress=progress),
+            await self._view(session, access),
             [event_frame(event, access.file) for event in story.events],
             access,
         )
+
+    async def view_of(self, session: Session) -> SessionView:
+        """What its owner sees of a session that was just read or made."""
+        return await self._view(session, self.access())
+
+    async def _view(self, session: Session, access: Access) -> SessionView:
+        progress = waiting = None
+        if session.status is Status.PROCESSING:
+            progress = await self._bus.last_progress(session.id)
+        elif session.status is Status.CREATED:
+            waiting = (await self.waiting()).get(session.id)
+        return view(session, access, progress=progress, waiting=waiting)
+
+    async def waiting(self) -> dict[str, Waiting]:
+        """Every waiting session's place in the queue and time to its end; empty while Redis is away.
+
+        Read at most once in :data:`WAITING_SECONDS`, however many ask: what is pushed and what is polled are the same.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._waiting_lock:
+            if loop.time() - self._waiting_at >= WAITING_SECONDS:
+                try:
+                    order, run_seconds, workers = await asyncio.gather(
+                        self._queue.order(self._config.queue_limit),
+                        self._queue.run_seconds(self._config.processor),
+                        self._queue.workers(),
+                    )
+                except QueueAway:
+                    order, run_seconds, workers = [], None, 0
+                slots = workers * self._config.worker_jobs
+                self._waiting = {
+                    session_id: Waiting(n, expected_seconds(n, run_seconds=run_seconds, slots=slots))
+                    for n, session_id in enumerate(order, 1)
+                }
+                self._waiting_at = loop.time()
+            return self._waiting
+
+    async def mine(
+        self, owner: str, *, limit: int, before: tuple[datetime, str] | None
+    ) -> tuple[list[SessionView], tuple[datetime, str] | None]:
+        """An owner's sessions, newest first, and where the next page begins."""
+        sessions = await self._store.of_owner(owner, limit=limit + 1, before=before)
+        page = sessions[:limit]
+        access = self.access()
+        views = await asyncio.gather(*(self._view(session, access) for session in page))
+        return list(views), (page[-1].created_at, page[-1].id) if len(sessions) > limit else None
 
     async def history(self, session_id: str, credential: Credential) -> list[HistoryEvent]:
         """The audit trail from the beginning. Raises as :meth:`look`."""
@@ -239,6 +351,109 @@ class Sessions:
         if session is None or key not in session.file_keys:
             raise NotFound
         return key
+
+    # -- what an owner may do ------------------------------------------------------------------------------------
+
+    async def _own(self, session_id: str, owner: str | None) -> Session:
+        """The owner's session; a ticket is read-only and owns nothing. Raises NotFound."""
+        session = await self._store.get(session_id) if valid_session_id(session_id) else None
+        if session is None or session.owner != owner:
+            raise NotFound
+        return session
+
+    async def cancel(self, session_id: str, owner: str | None) -> Cancelled:
+        """Cancel at once what waits, ask the worker to stop what runs, leave what has ended. Raises NotFound."""
+        for _ in range(10):  # the state may move on between reading and acting; each turn of the wheel is a transition
+            session = await self._own(session_id, owner)
+            if session.status is Status.CREATED:
+                moved = await self._store.transition(
+                    Change(
+                        session_id=session.id,
+                        event=Event.CANCELLED,
+                        from_status=Status.CREATED,
+                        actor="client",
+                        seq=session.seq,
+                    )
+                )
+                if moved is not None:
+                    await self._tell(moved)
+                    log.info("Session %s was cancelled", session.id)
+                    with contextlib.suppress(QueueAway):
+                        await self._queue.forget(session.id, session.attempt, session.enqueues)
+                    return Cancelled(await self._view(moved.session, self.access()), pending=False)
+            elif session.status is Status.PROCESSING:
+                if await self._store.request_cancel(session.id, seq=session.seq):
+                    with contextlib.suppress(QueueAway):
+                        await self._queue.ring_cancel(session.id)
+                    return Cancelled(await self._view(session, self.access()), pending=True)
+            else:
+                return Cancelled(await self._view(session, self.access()), pending=False)
+        raise errors.Unavailable(retry_after=1)
+
+    async def retry(self, session_id: str, owner: str | None, *, request_id: str | None) -> tuple[Session, bool]:
+        """A failed or cancelled session again, over its own copy of the inputs; and whether that was done before.
+
+        Raises NotFound, Conflict in any other state, StorageFull, Unavailable.
+        """
+        original = await self._own(session_id, owner)
+        if original.status not in (Status.FAILED, Status.CANCELLED):
+            raise errors.Conflict("not_finished")
+        if (successor := await self._store.retry_of(original.id)) is not None:
+            return successor, True
+        new_id = new_session_id()
+        photos: dict[str, tuple[str, bytes]] = {}
+        try:
+            for role, key in (("input", original.input_key), ("garment", original.garment_key)):
+                if key is not None:
+                    photos[role] = (key.replace(original.id, new_id), await self._files.get(key))
+        except MissingFile:
+            raise NotFound from None
+        new = NewSession(
+            id=new_id,
+            owner=original.owner,
+            processor=self._config.processor,
+            params=original.params,
+            input_key=photos["input"][0],
+            garment_key=photos["garment"][0] if "garment" in photos else None,
+            request_id=request_id,
+            deadline_seconds=self._config.deadline_seconds,
+            retention_seconds=self._config.retention_seconds,
+            expires_at=original.expires_at,
+            retry_of=original.id,
+            data={role: key for role, (key, _) in photos.items()} | {"retry_of": original.id},
+        )
+        try:
+            return await self._create(photos, new), False
+        except Taken:
+            successor = await self._store.retry_of(original.id)
+            if successor is None:  # it was erased in between, with the original
+                raise NotFound from None
+            return successor, True
+
+    async def delete(self, session_id: str, owner: str | None) -> Receipt:
+        """Erase a session and every retry of the same photo now. Raises NotFound, and Unavailable if the storage is away:
+        then it is unreadable already and the reconciler erases it when it can."""
+        asked = await self._own(session_id, owner)
+        family = await self._store.condemn(await self._store.family(asked))
+        if asked.id not in {session.id for session in family}:
+            raise NotFound  # somebody else was quicker
+        files = [file for session in family for file in await self._erased_files(session)]
+        for session in family:
+            with contextlib.suppress(QueueAway):
+                await self._queue.ring_cancel(session.id)
+            await self.erase(session, GoneReason.DELETED)
+        at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
+        return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
+
+    async def _erased_files(self, session: Session) -> list[ErasedFile]:
+        found = []
+        roles = (("image", session.input_key), ("garment", session.garment_key), ("output", session.output_key))
+        for role, key in roles:
+            if key is not None:
+                with contextlib.suppress(MissingFile):
+                    data = await self._files.get(key)
+                    found.append(ErasedFile(session.id, role, len(data), await asyncio.to_thread(_sha256, data)))
+        return found
 
     # -- for workers ---------------------------------------------------------------------------------------------
 
@@ -315,6 +530,9 @@ class Sessions:
         if moved is None:
             return False
         log.info("Session %s completed successfully", claim.session.id)
+        with contextlib.suppress(QueueAway):
+            ran = moved.session.updated_at - claim.session.updated_at
+            await self._queue.note_run(claim.session.processor, ran.total_seconds())
         return True
 
     async def _discard_output(self, session_id: str, key: str) -> None:
@@ -340,6 +558,7 @@ class Sessions:
     async def _requeue(
         self, session: Session, *, actor: str, burnt: bool, reason: str, lease_lapsed: bool = False
     ) -> bool:
+        """processing -> created; or failed, with the last attempt burnt; or cancelled, if that was asked for."""
         lost = session.burnt + burnt
         common: dict[str, Any] = {
             "session_id": session.id,
@@ -351,23 +570,29 @@ class Sessions:
         if lost >= self._config.max_attempts:
             failure = _failure("worker_lost", None, None)
             failure["values"]["burnt"] = lost
-            moved = await self._store.transition(Change(event=Event.FAILED, **common, **failure))
-            if moved is not None:
-                await self._tell(moved)
-                log.info("Session %s failed: worker_lost", session.id)
-            return moved is not None
-        moved = await self._store.transition(
-            Change(
+            change = Change(event=Event.FAILED, cancelled=False, **common, **failure)
+        else:
+            change = Change(
                 event=Event.REQUEUED,
+                cancelled=False,
                 **common,
                 values={"burnt": lost, "enqueues": session.enqueues + 1},
                 data={"reason": reason},
             )
+        moved = await self._store.transition(change) or await self._store.transition(
+            Change(event=Event.CANCELLED, cancelled=True, **common)
         )
         if moved is None:
             return False
         await self._tell(moved)
-        await self._enqueue(moved.session)
+        if moved.event.event is Event.REQUEUED:
+            await self._enqueue(moved.session)
+        else:
+            log.info(
+                "Session %s %s",
+                session.id,
+                "was cancelled" if moved.event.event is Event.CANCELLED else "failed: worker_lost",
+            )
         return True
 
     def _actor(self, claim: Claim) -> str:
@@ -384,7 +609,7 @@ class Sessions:
                 seq=claim.session.seq,
                 attempt=claim.attempt,
                 within_deadline=strict,
-                unless_cancelled=strict,
+                cancelled=False if strict else None,
                 **what,
             )
         )
@@ -518,6 +743,10 @@ class Sessions:
             except Exception:
                 log.exception("%s failed and will be tried again", name)
             await asyncio.sleep(wait)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _session_of(key: str) -> str:

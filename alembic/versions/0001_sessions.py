@@ -57,12 +57,12 @@ def upgrade() -> None:
         _at("deadline_at"),
         _at("expires_at"),
         _at("delivered_at", nullable=True),
+        sa.UniqueConstraint("retry_of", name="uq_tryon_sessions_retry_of"),
         sa.UniqueConstraint("owner", "idempotency_key", name="uq_tryon_sessions_owner_idempotency"),
     )
     op.create_index("ix_tryon_sessions_owner_created", "tryon_sessions", ["owner", "created_at", "id"])
     op.create_index("ix_tryon_sessions_status_lease", "tryon_sessions", ["status", "lease_expires_at"])
     op.create_index("ix_tryon_sessions_expires", "tryon_sessions", ["expires_at"])
-    op.create_index("ix_tryon_sessions_retry_of", "tryon_sessions", ["retry_of"])
     op.create_table(
         "tryon_events",
         _position(),

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from statistics import median
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +34,9 @@ JOB_SECONDS: Final = 86400
 
 WORKER_SECONDS: Final = 10
 """A worker that did not note itself for so long is not counted."""
+
+RUNS: Final = 50
+"""How many run times are remembered for a processor."""
 
 AWAY: Final = (RedisError, OSError, TimeoutError)
 
@@ -71,6 +75,11 @@ def doorbell(key_prefix: str) -> str:
     return f"{key_prefix}doorbell"
 
 
+def cancel_channel(key_prefix: str) -> str:
+    """The channel on which the ids of sessions come whose claims no longer count."""
+    return f"{key_prefix}cancel"
+
+
 def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
     """Connections that survive a restart of Redis: a stale one is made anew once, at once, without a word.
 
@@ -91,7 +100,9 @@ class ArqQueue:
     def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
         self._name = queue_name
         self._doorbell = doorbell(key_prefix)
+        self._cancel = cancel_channel(key_prefix)
         self._workers = f"{key_prefix}workers"
+        self._runs = f"{key_prefix}runs:"
         self._pool = connection_pool(redis_url, socket_seconds=CALL_SECONDS)
         self._redis = ArqRedis(
             self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
@@ -130,6 +141,32 @@ class ArqQueue:
         """How many jobs wait."""
         async with _bounded():
             return int(await self._redis.zcard(self._name))
+
+    async def order(self, limit: int) -> list[str]:
+        """The sessions that wait, in the order in which they will be taken; the first ``limit`` of them."""
+        async with _bounded():
+            ids = await self._redis.zrange(self._name, 0, limit - 1)
+        return [str(each, "ascii").partition(":")[0] for each in ids]
+
+    async def note_run(self, processor: str, seconds: float) -> None:
+        """Remember how long a session ran, among the last :data:`RUNS` of this processor."""
+        key = f"{self._runs}{processor}"
+        async with _bounded(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.lpush(key, f"{seconds:.3f}")
+            pipe.ltrim(key, 0, RUNS - 1)
+            pipe.expire(key, JOB_SECONDS)
+            await pipe.execute()
+
+    async def run_seconds(self, processor: str) -> float | None:
+        """How long sessions of this processor usually run lately: the median. None: no experience."""
+        async with _bounded():
+            runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
+        return median(float(run) for run in runs) if runs else None
+
+    async def ring_cancel(self, session_id: str) -> None:
+        """Tell the workers that this session's claim no longer counts; whoever holds it looks at the database."""
+        async with _bounded():
+            await self._redis.publish(self._cancel, session_id)
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
         """Remove every trace of the session's jobs, up to and including this attempt and this n."""

@@ -79,6 +79,17 @@ class NewSession:
     retention_seconds: float
     data: dict[str, Any]
     """Of the ``created`` event: file keys."""
+    idempotency_key: str | None = None
+    """Hash of the client's key; unique per owner."""
+    idempotency_fingerprint: str | None = None
+    retry_of: str | None = None
+    """Unique: a session is tried again once, then its successor is."""
+    expires_at: datetime | None = None
+    """In place of ``retention_seconds``: a retry lives no longer than the photo it shares."""
+
+
+class Taken(Exception):
+    """Somebody else inserted first: the idempotency key is used, or the session has its retry already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +104,8 @@ class Change:
     attempt: int | None = None
     """The fencing token: the change counts only while this attempt holds the session."""
     within_deadline: bool = False
-    unless_cancelled: bool = False
+    cancelled: bool | None = None
+    """What the cancel flag must say; None: either."""
     lease_lapsed: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -238,7 +250,13 @@ class Store:
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def insert(self, new: NewSession) -> Session:
-        """The session and its first event, in one transaction."""
+        """The session and its first event, in one transaction. Raises :class:`Taken`."""
+        try:
+            return await self._insert(new)
+        except exc.IntegrityError as error:
+            raise Taken from error
+
+    async def _insert(self, new: NewSession) -> Session:
         async with self._write() as connection:
             row = await connection.execute(
                 insert(tables.sessions)
@@ -257,10 +275,13 @@ class Store:
                     garment_key=new.garment_key,
                     error_retryable=False,
                     request_id=new.request_id,
+                    idempotency_key=new.idempotency_key,
+                    idempotency_fingerprint=new.idempotency_fingerprint,
+                    retry_of=new.retry_of,
                     created_at=database_time(),
                     updated_at=database_time(),
                     deadline_at=database_time(new.deadline_seconds),
-                    expires_at=database_time(new.retention_seconds),
+                    expires_at=new.expires_at or database_time(new.retention_seconds),
                 )
                 .returning(*_SESSION_COLUMNS)
             )
@@ -294,8 +315,9 @@ class Store:
             conditions.append(table.attempt == change.attempt)
         if change.within_deadline:
             conditions.append(table.deadline_at > database_time())
-        if change.unless_cancelled:
-            conditions.append(table.cancel_requested.is_(False))
+            conditions.append(table.expires_at > database_time())
+        if change.cancelled is not None:
+            conditions.append(table.cancel_requested.is_(change.cancelled))
         if change.lease_lapsed:
             conditions.append(table.lease_expires_at <= database_time())
         values: dict[str, Any] = {"status": after.value, "seq": table.seq + 1, "updated_at": database_time()}
@@ -337,7 +359,7 @@ class Store:
                 from_status=Status.CREATED,
                 actor=actor,
                 within_deadline=True,
-                unless_cancelled=True,
+                cancelled=False,
                 values={
                     "attempt": tables.sessions.c.attempt + 1,
                     "lease_owner": worker,
@@ -352,12 +374,41 @@ class Store:
         async with self._write() as connection:
             result = await connection.execute(
                 update(tables.sessions)
-                .where(table.id == session_id, table.status == Status.PROCESSING.value, table.attempt == attempt)
+                .where(
+                    table.id == session_id,
+                    table.status == Status.PROCESSING.value,
+                    table.attempt == attempt,
+                    table.expires_at > database_time(),
+                )
                 .values(lease_expires_at=database_time(lease_seconds))
                 .returning(table.cancel_requested)
             )
             row = result.one_or_none()
         return None if row is None else bool(row[0])
+
+    async def request_cancel(self, session_id: str, *, seq: int) -> bool:
+        """Flag a running session. The flag outlives the worker it was meant for. False: it moved on meanwhile."""
+        table = tables.sessions.c
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(table.id == session_id, table.seq == seq, table.status == Status.PROCESSING.value)
+                .values(cancel_requested=True)
+            )
+        return result.rowcount == 1
+
+    async def condemn(self, session_ids: Collection[str]) -> list[Session]:
+        """Expire sessions now: from this commit on nobody can read, claim or complete them. Erasing them may follow
+        at leisure, by whoever is alive. Those that were still alive."""
+        table = tables.sessions.c
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(table.id.in_(list(session_ids)), table.expires_at > database_time())
+                .values(expires_at=database_time())
+                .returning(*_SESSION_COLUMNS)
+            )
+            return [_session(row) for row in result.all()]
 
     async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> bool:
         """Note one more enqueue of a waiting session (the n of its job id); False: somebody else did, or it moved on."""
@@ -459,6 +510,48 @@ class Store:
             if len(row) > width and row[width] is not None:
                 story.events.append(_event(row[width:]))
         return found
+
+    async def of_owner(self, owner: str, *, limit: int, before: tuple[datetime, str] | None) -> list[Session]:
+        """An owner's living sessions, newest first; ``before``: only those older than this (created_at, id)."""
+        table = tables.sessions.c
+        query = select(*_SESSION_COLUMNS).where(table.owner == owner, table.expires_at > database_time())
+        if before is not None:
+            at, session_id = before
+            query = query.where(or_(table.created_at < at, and_(table.created_at == at, table.id < session_id)))
+        query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit)
+        async with self._read() as connection:
+            return [_session(row) for row in (await connection.execute(query)).all()]
+
+    async def by_idempotency_key(self, owner: str, key: str) -> tuple[Session, str] | None:
+        """The living session that this key made, and the fingerprint of what it was made from."""
+        table = tables.sessions.c
+        query = select(*_SESSION_COLUMNS, table.idempotency_fingerprint).where(
+            table.owner == owner, table.idempotency_key == key, table.expires_at > database_time()
+        )
+        async with self._read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else (_session(row), row[-1])
+
+    async def retry_of(self, session_id: str) -> Session | None:
+        """The living session that tries this one again."""
+        query = select(*_SESSION_COLUMNS).where(
+            tables.sessions.c.retry_of == session_id, tables.sessions.c.expires_at > database_time()
+        )
+        async with self._read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _session(row)
+
+    async def family(self, session: Session) -> list[str]:
+        """The ids of all sessions over the same photo: every retry before and after this one, itself included."""
+        table = tables.sessions.c
+        chain = select(table.id, table.retry_of).where(table.id == session.id).cte("family", recursive=True)
+        # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.
+        chain = chain.union(
+            select(table.id, table.retry_of).where(or_(table.retry_of == chain.c.id, table.id == chain.c.retry_of))
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(select(chain.c.id))).scalars()
+            return [str(row) for row in rows]
 
     async def ids_among(self, session_ids: Collection[str]) -> set[str]:
         """Which of these have a row."""

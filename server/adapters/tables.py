@@ -116,7 +116,7 @@ sessions: Final = Table(
     Index("ix_tryon_sessions_owner_created", "owner", "created_at", "id"),
     Index("ix_tryon_sessions_status_lease", "status", "lease_expires_at"),
     Index("ix_tryon_sessions_expires", "expires_at"),
-    Index("ix_tryon_sessions_retry_of", "retry_of"),
+    UniqueConstraint("retry_of", name="uq_tryon_sessions_retry_of"),
     UniqueConstraint("owner", "idempotency_key", name="uq_tryon_sessions_owner_idempotency"),
 )
 

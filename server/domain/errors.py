@@ -1,16 +1,17 @@
 """Everything that can be refused, in one tree.
 
     TryOnError
-    +-- BadRequest            400  bad_multipart, bad_request
+    +-- BadRequest            400  bad_multipart, bad_request, bad_idempotency_key
     +-- Unauthorized          401  invalid_token, invalid_ticket, token_required         close 4501
     +-- NotFound              404  not_found (also: not yours, wrong or no credential)   close 4504
     +-- MethodNotAllowed      405  method_not_allowed
     +-- NotAcceptable         406  not_acceptable
-    +-- Conflict              409  conflict
+    +-- Conflict              409  not_finished, idempotency_in_flight
     +-- Gone                   --  deleted, expired (only on a socket)                   close 4510
     +-- TooLarge              413  body_too_large
     +-- UnsupportedMedia      415  not_multipart, unsupported_image
-    +-- Unprocessable         422  missing_image, unreadable_image, too_many_pixels, image_too_small, image_too_large, bad_params
+    +-- Unprocessable         422  missing_image, unreadable_image, too_many_pixels, image_too_small, image_too_large, bad_params,
+    |                              idempotency_needs_token, idempotency_mismatch
     +-- RateLimited           429  rate_limited                                          close 4029
     +-- InternalError         500  internal_error                                        close 4001
     +-- Unavailable           503  queue_full, unavailable                               close 4053
@@ -57,6 +58,7 @@ class BadRequest(TryOnError):
     codes = {
         "bad_multipart": Code("Malformed multipart body", "The multipart body ended early or is malformed."),
         "bad_request": Code("Bad request", "A parameter is malformed."),
+        "bad_idempotency_key": Code("Bad idempotency key", "An Idempotency-Key is 1 to 255 visible ASCII characters."),
     }
 
 
@@ -90,7 +92,12 @@ class NotAcceptable(TryOnError):
 
 class Conflict(TryOnError):
     status = 409
-    codes = {"conflict": Code("Conflict", "The session is not in a state that allows this.")}
+    codes = {
+        "not_finished": Code("Not failed or cancelled", "Only a failed or cancelled session can be tried again."),
+        "idempotency_in_flight": Code(
+            "Request in flight", "The first request with this Idempotency-Key is still being answered.", True
+        ),
+    }
 
 
 class Gone(TryOnError):
@@ -126,6 +133,10 @@ class Unprocessable(TryOnError):
         "image_too_small": Code("Image too small", "A side of the image is shorter than allowed."),
         "image_too_large": Code("Image too large", "A side of the image is longer than allowed."),
         "bad_params": Code("Bad params", "params must be a JSON object of at most 4 KiB."),
+        "idempotency_needs_token": Code("Token needed", "An Idempotency-Key needs a client token to belong to."),
+        "idempotency_mismatch": Code(
+            "Key used before", "This Idempotency-Key was used with another photo or other params."
+        ),
     }
 
 

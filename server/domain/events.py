@@ -52,8 +52,11 @@ class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot
     ping_seconds: int | float
 
 
-class ProgressFrame(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
-    """The latest word about the transition ``seq``; not an event, may be dropped or coalesced."""
+class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="progress"):
+    """The latest word about the transition ``seq``; not an event, may be dropped or coalesced.
+
+    While a session waits it tells the place in the queue, ``queue_position``; else that field is missing.
+    """
 
     session_id: str
     seq: int
@@ -61,6 +64,7 @@ class ProgressFrame(msgspec.Struct, frozen=True, tag_field="type", tag="progress
     stage: str | None
     eta_seconds: float | None
     at: str
+    queue_position: int | None = None
 
 
 class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):

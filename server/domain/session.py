@@ -11,7 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -106,6 +106,25 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     eta_seconds: float | None = None
 
 
+class Waiting(NamedTuple):
+    """Where a session stands in the queue, from 1, and the time to its expected end (None: nobody can say)."""
+
+    queue_position: int
+    eta_seconds: float | None
+
+
+def expected_seconds(position: int, *, run_seconds: float | None, slots: int) -> float | None:
+    """The time to the end of a session that waits at ``position`` while ``slots`` sessions run at once.
+
+    As if everybody took the recent usual time and all slots were free now: each full round in front of it takes one such
+    time, then it runs itself. None without workers or experience.
+    """
+    if run_seconds is None or slots < 1:
+        return None
+    rounds_ahead = (position - 1) // slots
+    return round(run_seconds * (rounds_ahead + 1), 1)
+
+
 class SessionError(msgspec.Struct, frozen=True):
     """Why a session failed."""
 
@@ -183,10 +202,15 @@ def error_of(session: Session) -> SessionError | None:
     return SessionError(session.error_code, session.error_message or known.detail, session.error_retryable)
 
 
-def view(session: Session, access: Access, *, progress: Progress | None = None) -> SessionView:
-    """The session as a client may see it. ``progress`` counts only if it belongs to the current transition."""
+def view(
+    session: Session, access: Access, *, progress: Progress | None = None, waiting: Waiting | None = None
+) -> SessionView:
+    """The session as a client may see it. ``progress`` counts only if it belongs to the current transition,
+    ``waiting`` only before the first."""
     if progress is not None and (progress.seq, progress.attempt) != (session.seq, session.attempt):
         progress = None
+    if session.status is not Status.CREATED:
+        waiting = None
     file = access.file
     return SessionView(
         session_id=session.id,
@@ -196,8 +220,8 @@ def view(session: Session, access: Access, *, progress: Progress | None = None) 
         attempt=session.attempt,
         stage=progress.stage if progress else None,
         progress=progress.progress if progress else (1.0 if session.status is Status.COMPLETED else None),
-        queue_position=None,
-        eta_seconds=progress.eta_seconds if progress else None,
+        queue_position=waiting.queue_position if waiting else None,
+        eta_seconds=progress.eta_seconds if progress else waiting.eta_seconds if waiting else None,
         error=error_of(session),
         created_at=timestamp(session.created_at),
         updated_at=timestamp(session.updated_at),
@@ -216,4 +240,31 @@ def view(session: Session, access: Access, *, progress: Progress | None = None) 
     )
 
 
-MAX_PARAMS_BYTES: Final = 4096
+class ErasedFile(msgspec.Struct, frozen=True):
+    """One file that a receipt vouches for. ``role``: image, garment or output. ``sha256`` of what was stored."""
+
+    session_id: str
+    role: str
+    bytes: int
+    sha256: str
+
+
+class ReceiptBody(msgspec.Struct, frozen=True):
+    """What is signed: this object as JSON, keys sorted, no white space, UTF-8."""
+
+    session_id: str
+    reason: str
+    deleted_at: str
+    files: list[ErasedFile]
+
+
+class Receipt(ReceiptBody, frozen=True):
+    """The answer to a DELETE. ``signature``: Ed25519 over the body, base64url; the key is at /api/tryon/receipt-key."""
+
+    key_id: str
+    signature: str
+
+
+def signed_receipt(body: ReceiptBody, signer: Signer) -> Receipt:
+    key_id, signature = signer.sign_receipt(msgspec.json.encode(body, order="sorted"))
+    return Receipt(body.session_id, body.reason, body.deleted_at, body.files, key_id, signature)

@@ -15,8 +15,11 @@ import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{22,128}", re.ASCII)
 """22 characters of this alphabet carry >= 128 random bits."""
@@ -52,7 +55,7 @@ class _Key:
 class Signer:
     """Makes and checks signatures. ``secret_keys``: the first signs, all verify."""
 
-    __slots__ = ("_gone", "_keys", "_purposes")
+    __slots__ = ("_gone", "_keys", "_purposes", "_receipt")
 
     def __init__(self, secret_keys: Sequence[str]) -> None:
         if not secret_keys:
@@ -64,6 +67,7 @@ class Signer:
         self._keys = tuple(keys)
         self._purposes = {purpose: {key.key_id: key.subkey(purpose) for key in keys} for purpose in ("ticket", "file")}
         self._gone = tuple(key.subkey("gone") for key in keys)
+        self._receipt = tuple((key.key_id, key.subkey("receipt")) for key in keys)
 
     def __repr__(self) -> str:
         return f"<Signer keys={[key.key_id for key in self._keys]}>"
@@ -114,6 +118,23 @@ class Signer:
     def gone_hashes(self, session_id: str) -> tuple[str, ...]:
         """Under every key, the signing one first: during a rotation another process may sign with another."""
         return tuple(hmac.digest(key, session_id.encode(), "sha256").hex() for key in self._gone)
+
+    def sign_receipt(self, body: bytes) -> tuple[str, str]:
+        """(key id, Ed25519 signature, RFC 8032): anybody can check it with :meth:`receipt_keys`, without our secret."""
+        key_id, seed = self._receipt[0]
+        return key_id, _encode(_receipt_key(seed).sign(body))
+
+    def receipt_keys(self) -> list[tuple[str, str]]:
+        """(key id, public key: 32 bytes in base64url) of every key, the signing one first."""
+        return [(key_id, _encode(_receipt_key(seed).public_key().public_bytes_raw())) for key_id, seed in self._receipt]
+
+
+def _receipt_key(seed: bytes) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,  # 4 MB that most processes don't need
+    )
+
+    return Ed25519PrivateKey.from_private_bytes(seed)
 
 
 API: Final = "/api/tryon"

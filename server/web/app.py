@@ -29,12 +29,17 @@ from ..adapters.imaging import Imaging
 from ..config import Config, ConfigError
 from ..domain.errors import NotFound, TryOnError
 from ..domain.images import Limits
-from ..domain.tokens import FILES, SESSIONS
+from ..domain.tokens import API, FILES, SESSIONS
 from ..services import open_services
+from .actions import Actions
 from .hub import Hub
 from .middleware import RequestMiddleware
+from .openapi import asyncapi_json, openapi_json
+from .outbox import Places
+from .polls import Polls
 from .problems import on_http_exception, on_refusal
 from .sockets import Sockets
+from .sse import Streams
 from .status import Status
 from .submit import Submit
 
@@ -89,23 +94,36 @@ def create_app(config: Config) -> Starlette:
             )
             app.state.hub = hub
             app.state.services = services
+            places = Places(config)
             endpoints["submit"] = Submit(services, imaging)
             endpoints["status"] = Status(services, hub)
-            endpoints["sockets"] = Sockets(services, hub)
+            endpoints["polls"] = Polls(services, hub, places)
+            endpoints["actions"] = Actions(services)
+            endpoints["sockets"] = Sockets(services, hub, places)
+            endpoints["streams"] = Streams(services, hub, places)
             async with hub.running(), services.sessions.maintenance():
                 yield
             await imaging.close()
 
     routes: list[BaseRoute] = [
-        Route(SESSIONS, http("submit", "endpoint"), methods=["POST"]),
-        Route(f"{SESSIONS}/{{session_id}}", http("status", "session"), methods=["GET"]),
+        Route(SESSIONS, http("submit", "upload"), methods=["POST"]),
+        Route(SESSIONS, http("actions", "list"), methods=["GET"]),
+        Route(f"{SESSIONS}/{{session_id}}", http("polls", "session"), methods=["GET"]),
+        Route(f"{SESSIONS}/{{session_id}}", http("actions", "delete"), methods=["DELETE"]),
         Route(f"{SESSIONS}/{{session_id}}/history", http("status", "history"), methods=["GET"]),
+        Route(f"{SESSIONS}/{{session_id}}/events", http("streams", "endpoint"), methods=["GET"]),
+        Route(f"{SESSIONS}/{{session_id}}/cancel", http("actions", "cancel"), methods=["POST"]),
+        Route(f"{SESSIONS}/{{session_id}}/retry", http("submit", "retry"), methods=["POST"]),
         WebSocketRoute(f"{SESSIONS}/{{session_id}}/ws", follow),
+        Route(f"{API}/receipt-key", http("actions", "receipt_key"), methods=["GET"]),
         Route(f"{FILES}/{{key:path}}", http("status", "file"), methods=["GET"]),
         Route("/api/health", http("status", "health"), methods=["GET"]),
         Route("/api/health/live", http("status", "live"), methods=["GET"]),
         Route("/api/health/ready", http("status", "ready"), methods=["GET"]),
         Route("/metrics", http("status", "metrics"), methods=["GET"]),
+        Route("/api/docs", docs, methods=["GET"]),
+        Route("/api/openapi.json", openapi_json, methods=["GET"]),
+        Route("/api/asyncapi.json", asyncapi_json, methods=["GET"]),
         Route("/", page, methods=["GET"]),
         Route("/static/{path:path}", static_file, methods=["GET"]),
     ]
@@ -152,6 +170,10 @@ def static_directory() -> Path:
 
 async def page(request: Request) -> Response:
     return await _static("index.html")
+
+
+async def docs(request: Request) -> Response:
+    return await _static("docs/index.html")
 
 
 async def static_file(request: Request) -> Response:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -28,11 +29,21 @@ from ..adapters.bus import RedisBus, RedisSubscriber
 from ..adapters.store import Cursor, Store
 from ..config import Config
 from ..domain.errors import Unavailable
-from ..domain.events import EVENT, GONE, PROGRESS, TERMINAL, PingFrame, encode, event_message, parse_prefix
-from ..domain.session import timestamp
-from ..domain.states import GoneReason
+from ..domain.events import (
+    EVENT,
+    GONE,
+    PROGRESS,
+    TERMINAL,
+    PingFrame,
+    ProgressFrame,
+    encode,
+    event_message,
+    parse_prefix,
+)
+from ..domain.session import Session, Waiting, timestamp
+from ..domain.states import GoneReason, Status
 from ..domain.tokens import Signer
-from ..sessions import Sessions
+from ..sessions import WAITING_SECONDS, Sessions
 
 log = logging.getLogger("tryon.hub")
 
@@ -56,10 +67,11 @@ class Follower(ABC):
     ``seq`` is the last transition that the client was given. Until :meth:`Hub.release` it is None and frames are held.
     """
 
-    __slots__ = ("_held", "seq", "session_id")
+    __slots__ = ("_held", "joined_at", "seq", "session_id")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
+        self.joined_at = time.monotonic()
         self.seq: int | None = None
         self._held: list[tuple[int, int, bytes]] = []
 
@@ -82,6 +94,10 @@ class Follower(ABC):
     @abstractmethod
     def gone(self, reason: GoneReason) -> None:
         """The session was erased."""
+
+    @abstractmethod
+    def too_old(self, retry_after_ms: int) -> None:
+        """Connected for too long: come back, perhaps to another server."""
 
     @abstractmethod
     def drain(self, retry_after_ms: int) -> None:
@@ -144,6 +160,8 @@ class Hub:
         self._probe_delay_seconds: float | None = None
         self._sweep_wanted = asyncio.Event()
         self._cursor: Cursor | None = None
+        self._waiting: dict[str, Waiting | None] = {}
+        """Followed sessions that wait for a worker, and what their followers were last told about it."""
         self.draining = False
 
     def __repr__(self) -> str:
@@ -172,7 +190,12 @@ class Hub:
         async with self._subscriber, asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(chore())
-                for chore in (self._sweep_for_ever, self._probe_for_ever, self._ping_for_ever)
+                for chore in (
+                    self._sweep_for_ever,
+                    self._probe_for_ever,
+                    self._ping_for_ever,
+                    self._tell_waiting_for_ever,
+                )
             ]
             try:
                 yield
@@ -212,11 +235,14 @@ class Hub:
         followers.discard(follower)
         if not followers:
             del self._followers[channel]
+            self._waiting.pop(follower.session_id, None)
             self._subscriber.unsubscribe(channel)
 
-    def release(self, follower: Follower, seq: int) -> None:
-        """The caller has sent a snapshot up to ``seq``: what was held follows, then the news as it comes."""
-        if not follower.take_up(seq):
+    def release(self, follower: Follower, session: Session) -> None:
+        """The caller has given the client this state: what was held follows, then the news as it comes."""
+        if session.status is Status.CREATED:
+            self._waiting.setdefault(session.id, None)
+        if not follower.take_up(session.seq):
             self._catch_up(follower.session_id)
 
     # -- news ----------------------------------------------------------------------------------------------------
@@ -238,6 +264,8 @@ class Hub:
         whole = True
         for follower in tuple(followers):
             whole = follower.offer(kind, seq, frame) and whole
+        if kind != PROGRESS:
+            self._note_waiting(next(iter(followers)).session_id, frame)
         if not whole:
             self._catch_up(next(iter(followers)).session_id)
         elif kind in (EVENT, TERMINAL):
@@ -267,6 +295,7 @@ class Hub:
     def _feed(self, session_id: str, message: bytes) -> None:
         """Like :meth:`receive`, from the database: in order, so nobody meets a hole."""
         kind, seq, _ = parse_prefix(message)
+        self._note_waiting(session_id, message)
         for follower in tuple(self._followers.get(self._channel(session_id), ())):
             if follower.seq is not None and follower.seq < seq:
                 telemetry.sweep_finds.inc()
@@ -334,12 +363,47 @@ class Hub:
     def _everybody(self) -> list[Follower]:
         return [follower for followers in self._followers.values() for follower in followers]
 
+    def _note_waiting(self, session_id: str, frame: bytes) -> None:
+        """A transition: either the session waits (again), or no longer."""
+        if b'"status":"created"' in frame:
+            self._waiting.setdefault(session_id, None)
+        else:
+            self._waiting.pop(session_id, None)
+
+    async def _tell_waiting_for_ever(self) -> None:
+        """Tell those who wait where they stand, when it has changed."""
+        while True:
+            await asyncio.sleep(WAITING_SECONDS)
+            if self._waiting:
+                try:
+                    self._tell_waiting(await self._sessions.waiting())
+                except Exception:
+                    log.exception("The queue could not be told and will be tried again")
+
+    def _tell_waiting(self, places: dict[str, Waiting]) -> None:
+        at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
+        for session_id, told in self._waiting.items():
+            place = places.get(session_id)
+            if place is None or place == told:
+                continue
+            self._waiting[session_id] = place
+            for follower in tuple(self._followers.get(self._channel(session_id), ())):
+                if follower.seq is not None:
+                    frame = ProgressFrame(
+                        session_id, follower.seq, None, None, place.eta_seconds, at, place.queue_position
+                    )
+                    follower.progress(encode(frame))
+
     async def _ping_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._config.ping_seconds)
             frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
+            oldest = time.monotonic() - self._config.socket_seconds
             for follower in self._everybody():
-                follower.ping(frame)
+                if follower.joined_at < oldest:
+                    follower.too_old(random.randint(100, 5000))
+                else:
+                    follower.ping(frame)
 
     def drain(self) -> int:
         """Tell everybody that this server stops; spread their return, 0.5 ms a client and at least a second.

@@ -11,31 +11,23 @@ import contextlib
 import logging
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import telemetry
-from ..config import Config
-from ..domain.errors import RateLimited, TryOnError, Unavailable
-from ..domain.events import (
-    SUBPROTOCOL,
-    ByeFrame,
-    ErrorFrame,
-    PongFrame,
-    SnapshotFrame,
-    encode,
-)
+from ..domain.errors import TryOnError, Unavailable
+from ..domain.events import SUBPROTOCOL, ByeFrame, ErrorFrame, PongFrame, SnapshotFrame, encode
 from ..domain.session import timestamp
-from ..domain.states import GoneReason
 from ..services import Services
 from ..sessions import Credential
 from .credentials import client_address, credential_of, offered_subprotocols, origin_allowed
-from .hub import Follower, Hub
+from .hub import Hub
+from .outbox import SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
 from .problems import problem
 
 log = logging.getLogger("tryon.web")
@@ -47,132 +39,44 @@ INBOUND_SECONDS: Final = 10.0
 SYNC_SECONDS: Final = 1.0
 """One ``sync`` in this time is answered."""
 
-SEND_SECONDS: Final = 10.0
-"""A client that does not take a frame for so long is closed with 4002."""
-
-OUTBOX_FRAMES: Final = 256
-"""Unsent frames of one client; more means it does not read: 4002."""
-
-WAITING: Final = ByeFrame(4002, "too_slow", reconnect=True)
-
 
 class _Inbound(msgspec.Struct):
     type: str = ""
     since: int = 0
 
 
-class Outbox(Follower):
-    """What is still to be sent to one client, in order; at most one progress or ping waits, the newest."""
-
-    __slots__ = ("_frames", "_news", "bye", "last_is_news")
-
-    def __init__(self, session_id: str) -> None:
-        super().__init__(session_id)
-        self._frames: deque[bytes] = deque()
-        self._news = asyncio.Event()
-        self.last_is_news = False
-        """Whether the last unsent frame is progress or a ping, which a newer one may replace."""
-        self.bye: ByeFrame | None = None
-
-    def put(self, frame: bytes) -> None:
-        if self.bye is not None:
-            return
-        if len(self._frames) >= OUTBOX_FRAMES:
-            self.close(WAITING)
-            return
-        self._frames.append(frame)
-        self.last_is_news = False
-        self._news.set()
-
-    def _put_news(self, frame: bytes) -> None:
-        if self.last_is_news and self._frames:
-            self._frames.pop()
-        self.put(frame)
-        self.last_is_news = True
-
-    def event(self, frame: bytes) -> None:
-        telemetry.frames.labels("event").inc()
-        self.put(frame)
-
-    def progress(self, frame: bytes) -> None:
-        telemetry.frames.labels("progress").inc()
-        self._put_news(frame)
-
-    def ping(self, frame: bytes) -> None:
-        telemetry.frames.labels("ping").inc()
-        if not self._frames:
-            self._put_news(frame)
-
-    def end(self, status: str) -> None:
-        self.close(ByeFrame(1000, status, reconnect=False))
-
-    def gone(self, reason: GoneReason) -> None:
-        self.close(ByeFrame(4510, reason.value, reconnect=False))
-
-    def drain(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
-
-    def close(self, bye: ByeFrame) -> None:
-        """After what is unsent, say this and close. The first word counts."""
-        if self.bye is None:
-            self.bye = bye
-            self._news.set()
-
-    async def next(self) -> bytes | None:
-        """The next frame; None: nothing more comes, see ``bye``."""
-        while not self._frames:
-            if self.bye is not None:
-                return None
-            self._news.clear()
-            await self._news.wait()
-        return self._frames.popleft()
-
-
 class Sockets:
-    """All WebSockets of one process, within its limits."""
+    """All WebSockets of one process."""
 
-    def __init__(self, services: Services, hub: Hub) -> None:
+    def __init__(self, services: Services, hub: Hub, places: Places) -> None:
         self._services = services
-        self._config: Config = services.config
+        self._config = services.config
         self._hub = hub
-        self._per_address: Counter[str] = Counter()
-        self._open = 0
-
-    def __repr__(self) -> str:
-        return f"<Sockets open={self._open}>"
+        self._places = places
 
     async def endpoint(self, socket: WebSocket) -> None:
         if not origin_allowed(socket, self._config):
-            await socket.send_denial_response(_forbidden())
+            await socket.send_denial_response(PlainTextResponse("This origin may not connect.", 403))
             return
-        if self._hub.draining or self._open >= self._config.sockets_per_process:
+        if self._hub.draining or self._places.full:
             await socket.send_denial_response(problem(Unavailable(retry_after=random.uniform(1, 5))))
             return
         address = client_address(socket, self._config)
-        self._open += 1
-        self._per_address[address] += 1
-        try:
+        session_id = socket.path_params["session_id"]
+        refusal = self._places.refusal(address, self._hub.followers_of(session_id))
+        with self._places.taken(address), contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
             offered = offered_subprotocols(socket)
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
             try:
-                if self._per_address[address] > self._config.sockets_per_address:
-                    raise RateLimited(detail="Too many open connections from this address.", retry_after=5)
-                await self._follow(socket, socket.path_params["session_id"], credential_of(socket))
+                if refusal is not None:
+                    raise refusal
+                await self._follow(socket, session_id, credential_of(socket))
             except TryOnError as error:
                 await _refuse(socket, error)
-        except (WebSocketDisconnect, TimeoutError, OSError):
-            pass
-        finally:
-            self._open -= 1
-            self._per_address[address] -= 1
-            if not self._per_address[address]:
-                del self._per_address[address]
 
     async def _follow(self, socket: WebSocket, session_id: str, credential: Credential) -> None:
-        if self._hub.followers_of(session_id) >= self._config.sockets_per_session:
-            raise RateLimited(detail="Too many open connections to this session.", retry_after=5)
         outbox = Outbox(session_id)
-        since = _since(socket.query_params.get("since"))
+        since = cursor_of(socket.query_params.get("since"))
         async with self._hub.following(outbox, transport="ws"):
             await self._send_snapshot(outbox, credential, since)
             receiving = asyncio.create_task(self._receive(socket, outbox, credential), name="ws-receive")
@@ -190,14 +94,12 @@ class Sockets:
         """
         outbox.seq = None
         look = await self._services.sessions.look(outbox.session_id, credential, since=since)
-        period = self._config.ping_seconds
-        ping_seconds = int(period) if period == int(period) else period
-        outbox.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds)))
+        outbox.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._config))))
         telemetry.frames.labels("snapshot").inc()
         if look.session.status.terminal:
             outbox.end(look.session.status.value)
         else:
-            self._hub.release(outbox, look.session.seq)
+            self._hub.release(outbox, look.session)
 
     async def _send(self, socket: WebSocket, outbox: Outbox) -> None:
         """Send what is in the outbox until it says bye or the client is gone."""
@@ -206,7 +108,7 @@ class Sockets:
                 async with asyncio.timeout(SEND_SECONDS):
                     await socket.send_text(frame.decode())
             except TimeoutError:
-                outbox.close(WAITING)
+                outbox.close(TOO_SLOW)
                 break
         if outbox.bye is not None:
             await _say_bye(socket, outbox.bye)
@@ -240,12 +142,6 @@ class Sockets:
                     outbox.close(_bye_of(error))
 
 
-def _since(text: str | None) -> int | None:
-    if text is None:
-        return None
-    return min(int(text), 2**31 - 1) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-
-
 def _bye_of(error: TryOnError) -> ByeFrame:
     retry_after_ms = None if error.retry_after is None else int(error.retry_after * 1000)
     return ByeFrame(error.close_code, error.code, reconnect=error.close_code < 4500, retry_after_ms=retry_after_ms)
@@ -264,7 +160,3 @@ async def _say_bye(socket: WebSocket, bye: ByeFrame) -> None:
     async with asyncio.timeout(1):
         await socket.send_text(encode(bye).decode())
         await socket.close(bye.code, bye.reason)
-
-
-def _forbidden() -> Response:
-    return PlainTextResponse("This origin may not connect.", 403)

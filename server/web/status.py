@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -24,9 +23,6 @@ from .credentials import credential_of
 from .hub import Hub
 
 log = logging.getLogger("tryon.web")
-
-POLL_SECONDS: Final = {"created": 2, "processing": 1}
-"""Retry-After of a session that is not at its end: how often a poll is worth its cost."""
 
 CHECK_SECONDS: Final = 2.0
 
@@ -72,19 +68,6 @@ class Status:
         self._services = services
         self._sessions = services.sessions
         self._hub = hub
-
-    async def session(self, request: Request) -> Response:
-        """Exactly what a snapshot shows. The ETag is weak: it changes with seq and progress, not with the links' signatures."""
-        look = await self._sessions.look(request.path_params["session_id"], credential_of(request))
-        view = look.view
-        word = f"{view.seq} {view.stage} {view.progress} {view.eta_seconds} {view.queue_position} {look.access.until is None}"
-        etag = f'W/"{view.seq}-{hashlib.blake2s(word.encode(), digest_size=6).hexdigest()}"'
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-Client-Token"}
-        if not view.terminal:
-            headers["Retry-After"] = str(POLL_SECONDS[view.status.value])
-        if _matches(request.headers.get("if-none-match"), etag):
-            return Response(status_code=304, headers=headers)
-        return json_response(session_answer(view), headers=headers)
 
     async def history(self, request: Request) -> Response:
         events = await self._sessions.history(request.path_params["session_id"], credential_of(request))
@@ -179,12 +162,3 @@ async def _check(call: Callable[[], Awaitable[Any]]) -> Check:
     except (TryOnError, TimeoutError) as error:
         return Check("down", detail=error.detail if isinstance(error, TryOnError) else "No answer in time.")
     return Check("ok", seconds=round(time.perf_counter() - begin, 6))
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Weak comparison (RFC 9110 section 8.8.3.2)."""
-    if if_none_match is None:
-        return False
-    return if_none_match.strip() == "*" or etag.removeprefix("W/") in [
-        tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
-    ]

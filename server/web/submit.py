@@ -1,10 +1,13 @@
-"""``POST /api/tryon/sessions``: the photo comes in, the session goes out."""
+"""What makes a session: ``POST /api/tryon/sessions`` and ``POST .../retry``. The photo comes in, the session goes out."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import BinaryIO
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import BinaryIO, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,17 +16,23 @@ from .. import telemetry
 from ..adapters.imaging import Imaging
 from ..adapters.limits import Verdict
 from ..adapters.queue import QueueAway
-from ..domain.errors import RateLimited, TryOnError, Unavailable
-from ..domain.session import view
+from ..adapters.store import Taken
+from ..domain.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
+from ..domain.session import Session, view
 from ..domain.tokens import SESSIONS, new_token, token_hash
 from ..services import Services
-from ..sessions import Photo
-from .credentials import client_address, token_of
+from ..sessions import Idempotency, Photo
+from .credentials import client_address, credential_of, token_of
 from .problems import problem
 from .status import json_response, session_answer
-from .uploads import read_upload
+from .uploads import Upload, read_upload
 
 log = logging.getLogger("tryon.web")
+
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+IN_FLIGHT_SECONDS: Final = 5.0
+"""How long a request waits for another one with the same Idempotency-Key."""
 
 
 class Submit:
@@ -31,36 +40,107 @@ class Submit:
 
     def __init__(self, services: Services, imaging: Imaging) -> None:
         self._services = services
+        self._sessions = services.sessions
         self._imaging = imaging
+        self._in_flight: dict[tuple[str, str], asyncio.Lock] = {}
 
-    async def endpoint(self, request: Request) -> Response:
+    async def upload(self, request: Request) -> Response:
+        return await self._limited(request, self._upload)
+
+    async def retry(self, request: Request) -> Response:
+        """A failed or cancelled session again, without a new upload. Counts as an upload."""
+        return await self._limited(request, self._retry)
+
+    async def _limited(
+        self, request: Request, accept: Callable[[Request, dict[str, str]], Awaitable[Response]]
+    ) -> Response:
+        """Every request that asks for a session counts, refused photos and replays too; a 429 consumes nothing."""
         headers: dict[str, str] = {}
         try:
             verdict = await self._services.limiter.take(client_address(request, self._services.config))
             headers = _rate_headers(verdict)
             if verdict is not None and not verdict.allowed:
                 raise RateLimited(retry_after=verdict.reset_seconds)
-            return await self._accept(request, headers)
+            return await accept(request, headers)
         except TryOnError as error:
             telemetry.uploads_refused.labels(error.code).inc()
             return problem(error, headers)
 
-    async def _accept(self, request: Request, headers: dict[str, str]) -> Response:
+    async def _upload(self, request: Request, headers: dict[str, str]) -> Response:
         token = token_of(request)
+        key = _idempotency_key(request)
+        if key is not None and token is None:
+            raise Unprocessable("idempotency_needs_token")
         made = None if token is not None else new_token()
+        owner = token_hash(token or made or "")
         await self._check_queue()
         with await read_upload(request, self._services.config) as upload:
-            image, garment = await asyncio.gather(self._clean(upload.image), self._clean(upload.garment))
-            assert image is not None
-            session = await self._services.sessions.submit(
-                owner=token_hash(token or made or ""),
-                image=image,
-                garment=garment,
-                params=upload.params,
-                request_id=telemetry.request_id.get(),
-            )
-        body = session_answer(view(session, self._services.sessions.access()), client_token=made)
-        return json_response(body, 201, headers | {"Location": f"{SESSIONS}/{session.id}"})
+            if key is None:
+                session, replayed = await self._submit(owner, upload, None), False
+            else:
+                session, replayed = await self._submit_once(owner, upload, Idempotency.of(key, upload.fingerprint))
+        return await self._created(session, headers, replayed=replayed, made=made)
+
+    async def _created(
+        self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
+    ) -> Response:
+        """201 with the session as it is now; a replay says so."""
+        now = await self._sessions.view_of(session) if replayed else view(session, self._sessions.access())
+        more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
+        return json_response(session_answer(now, client_token=made), 201, headers | more)
+
+    async def _submit(self, owner: str, upload: Upload, idempotency: Idempotency | None) -> Session:
+        image, garment = await asyncio.gather(self._clean(upload.image), self._clean(upload.garment))
+        assert image is not None
+        return await self._sessions.submit(
+            owner=owner,
+            image=image,
+            garment=garment,
+            params=upload.params,
+            request_id=telemetry.request_id.get(),
+            idempotency=idempotency,
+        )
+
+    async def _submit_once(self, owner: str, upload: Upload, idempotency: Idempotency) -> tuple[Session, bool]:
+        """The session of this key, and whether it was there before.
+
+        Equal requests in this process wait for each other, to clean the photo only once; between processes the
+        database's unique key decides. Raises Unprocessable, Conflict.
+        """
+        async with self._alone(owner, idempotency.key_hash):
+            if (session := await self._sessions.replay(owner, idempotency)) is not None:
+                return session, True
+            try:
+                return await self._submit(owner, upload, idempotency), False
+            except Taken:
+                session = await self._sessions.replay(owner, idempotency)
+                if session is None:  # it has expired and waits to be erased
+                    raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
+                return session, True
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, owner: str, key_hash: str) -> AsyncIterator[None]:
+        lock = self._in_flight.setdefault((owner, key_hash), asyncio.Lock())
+        try:
+            try:
+                await asyncio.wait_for(lock.acquire(), IN_FLIGHT_SECONDS)
+            except TimeoutError:
+                raise Conflict("idempotency_in_flight", retry_after=1) from None
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            if not lock.locked():
+                self._in_flight.pop((owner, key_hash), None)
+
+    async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
+        owner = credential_of(request).owner
+        await self._check_queue()
+        session, replayed = await self._sessions.retry(
+            request.path_params["session_id"], owner, request_id=telemetry.request_id.get()
+        )
+        return await self._created(session, headers, replayed=replayed)
 
     async def _clean(self, source: BinaryIO | None) -> Photo | None:
         if source is None:
@@ -76,6 +156,13 @@ class Submit:
             return
         if waiting >= self._services.config.queue_limit:
             raise Unavailable("queue_full", retry_after=10)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise BadRequest("bad_idempotency_key")
+    return key
 
 
 def _rate_headers(verdict: Verdict | None) -> dict[str, str]:
