@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import asyncpg
@@ -12,6 +16,9 @@ from playwright.async_api import Page
 
 from tests import photos as photo_maker
 from tests.conftest import StartValkey
+from tests.servers import ROOT
+
+LOCKS = ("requirements.lock", "requirements-test.lock")
 
 
 async def test_each_test_gets_an_empty_valkey(redis_url: str) -> None:
@@ -70,3 +77,29 @@ def test_the_photos_are_upright_once_their_orientation_is_applied(photos: Path, 
 async def test_a_real_browser_runs(page: Page) -> None:
     await page.set_content("<h1>hello</h1>")
     assert await page.inner_text("h1") == "hello"
+
+
+def test_the_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {"server/static/index.html", "server/alembic/env.py", "server/cli.py", "worker/settings.py"} <= names
+    assert any(name.startswith("server/alembic/versions/") for name in names)
+    assert not any(name.startswith(("alembic/", "tests/")) for name in names)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_locks_are_hashed_and_name_no_registry(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    assert not re.findall(r"^-", text, re.MULTILINE)
+    for entry in re.findall(r"^[\w.-]+==.*(?:\n    .*)*", text, re.MULTILINE):
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_what_is_locked_for_running_is_locked_for_testing() -> None:
+    """So that an environment made by ./test serves ./run."""
+    run, test = (set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE)) for lock in LOCKS)
+    assert run <= test

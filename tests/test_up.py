@@ -49,6 +49,22 @@ async def test_one_command_starts_everything_and_says_where_it_is(stack: StartSt
     assert up.data_dir.stat().st_mode & 0o777 == 0o700
 
 
+async def test_a_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> None:
+    up = await stack()
+    async with httpx.AsyncClient(base_url=up.url) as client:
+        made = await client.post("/api/tryon/sessions", files={"image": (photos / "photo.jpg").read_bytes()})
+        assert made.status_code == 201, made.text
+        session, token = made.json(), {"Authorization": f"Bearer {made.json()['client_token']}"}
+        async with asyncio.timeout(20):
+            while not session["terminal"]:
+                await asyncio.sleep(0.05)  # as a polling client does
+                session = (await client.get(made.headers["Location"], headers=token)).json()
+        assert session["status"] == "completed"
+        output = await client.get(session["links"]["output"])
+    assert output.headers["Content-Type"] == "image/jpeg"
+    assert output.content.startswith(b"\xff\xd8\xff")
+
+
 async def test_several_web_and_worker_processes_share_the_port(stack: StartStack) -> None:
     up = await stack(TRYON_WEB_PROCESSES="2", TRYON_WORKER_PROCESSES="2")
     lines = [" ".join(process.cmdline()) for process in psutil.Process(up.process.pid).children()]
@@ -158,6 +174,44 @@ async def test_a_signal_stops_everything_in_order(stack: StartStack, number: sig
     assert not (up.data_dir / "valkey.address").exists()
     assert not any("Traceback" in line for line in up.errors), up.output
     assert not any("killing it" in line for line in up.errors), up.output
+
+
+async def test_web_stops_before_the_workers_and_they_before_valkey(stack: StartStack) -> None:
+    up = await stack()
+    family = children(up)
+
+    def gone(kind: str) -> bool:
+        try:
+            return family[kind].status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    up.process.send_signal(signal.SIGTERM)
+    while not gone("valkey"):
+        if gone("worker"):  # the later one is looked at first: what is seen after it happened before it
+            assert gone("web")
+        await asyncio.sleep(0.002)
+    assert gone("worker")
+    assert await up.wait(STOP_SECONDS) == 0
+
+
+async def test_a_child_that_hangs_is_killed_after_its_grace(stack: StartStack) -> None:
+    up = await stack(TRYON_DRAIN_SECONDS="0.2")
+    family = children(up)
+    family["worker"].suspend()
+    assert await up.stop(seconds=STOP_SECONDS) == 0
+    assert "tryon: worker 1 did not stop within 1 s; killing it" in up.errors
+    assert not any(process.is_running() for process in family.values())
+
+
+async def test_a_second_signal_stops_everything_at_once(stack: StartStack) -> None:
+    up = await stack(TRYON_DRAIN_SECONDS="3600")
+    family = children(up)
+    family["worker"].suspend()
+    up.process.send_signal(signal.SIGINT)
+    await ended([family["web"]], STOP_SECONDS)
+    assert await up.stop(signal.SIGINT, seconds=2) == 0
+    assert not any(process.is_running() for process in family.values())
 
 
 async def test_ctrl_c_reaches_this_process_alone(stack: StartStack) -> None:
