@@ -154,6 +154,8 @@ class Hub:
         self._signer = signer
         self._followers: dict[bytes, set[Follower]] = {}
         self._catching_up: dict[str, asyncio.Task[None]] = {}
+        self._holes: set[str] = set()
+        """Sessions with a hole that was found after the last reading began."""
         self._subscriber = RedisSubscriber(redis_url, on_message=self.receive, on_restored=self._sweep_now)
         self._probe_channel = f"{config.key_prefix}probe:{secrets.token_hex(8)}".encode()
         self._probe_came_back = b""
@@ -273,23 +275,29 @@ class Hub:
 
     def _catch_up(self, session_id: str) -> None:
         """Somebody saw a hole: read what is missing, once for all followers of that session."""
+        self._holes.add(session_id)
         if session_id not in self._catching_up:
             task = asyncio.create_task(self._read_again(session_id), name=f"catch-up {session_id}")
             self._catching_up[session_id] = task
 
     async def _read_again(self, session_id: str) -> None:
+        again = True
         try:
-            followers = self._followers.get(self._channel(session_id), set())
-            behind = min((f.seq for f in followers if f.seq is not None), default=None)
-            if behind is None:
-                return
-            story = await self._store.story(session_id, behind)
-            link = self._sessions.access().file
-            for event in story.events if story else ():
-                self._feed(session_id, event_message(event, link))
+            while again:
+                self._holes.discard(session_id)
+                followers = self._followers.get(self._channel(session_id), set())
+                behind = min((f.seq for f in followers if f.seq is not None), default=None)
+                if behind is None:
+                    return
+                story = await self._store.story(session_id, behind)
+                again = session_id in self._holes  # somebody further behind came while this was read
+                link = self._sessions.access().file
+                for event in story.events if story else ():
+                    self._feed(session_id, event_message(event, link))
         except Unavailable:
             pass  # the sweep reads it when the database is back
         finally:
+            self._holes.discard(session_id)
             del self._catching_up[session_id]
 
     def _feed(self, session_id: str, message: bytes) -> None:
@@ -315,12 +323,17 @@ class Hub:
                 log.warning("The sweep could not read the news: %s", error.detail)
             except Exception:
                 log.exception("The sweep failed and will be tried again")
-            wait = self._config.sweep_seconds
-            if not self.delivers:
-                wait = min(wait, SWEEP_WITHOUT_REDIS_SECONDS)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next sweep is due. Redis may go away in the middle of a long rest, so look up every second."""
+        end = time.monotonic() + self._config.sweep_seconds
+        while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sweep_wanted.wait(), wait)
-            self._sweep_wanted.clear()
+                await asyncio.wait_for(self._sweep_wanted.wait(), min(left, SWEEP_WITHOUT_REDIS_SECONDS))
+            if self._sweep_wanted.is_set() or not self.delivers:
+                break
+        self._sweep_wanted.clear()
 
     async def _sweep(self) -> None:
         """Feed in what was committed since the last sweep. Costs what happened, not who is connected."""
