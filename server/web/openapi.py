@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import __version__
-from ..domain.errors import CODES, FAILURES, RateLimited, StorageFull, TryOnError, Unavailable
+from ..domain.errors import CODES, FAILURES, TryOnError
 from ..domain.events import (
     BEARER_SUBPROTOCOL,
     SUBPROTOCOL,
@@ -35,9 +35,11 @@ from ..domain.events import (
     SnapshotFrame,
     encode,
 )
-from ..domain.session import Links, SessionView
+from ..domain.session import ErasedFile, Links, Receipt, SessionView
 from ..domain.states import Event, Status
-from ..domain.tokens import FILES, SESSIONS, TOKEN_PATTERN
+from ..domain.tokens import API, FILES, SESSIONS, TOKEN_PATTERN
+from .actions import LIMIT, MAX_LIMIT, ReceiptKey, ReceiptKeys, SessionList
+from .polls import MAX_WAIT_SECONDS
 from .problems import Problem
 from .status import Check, Health, SessionAnswer
 from .uploads import MAX_PARAMS_BYTES
@@ -111,6 +113,15 @@ _HISTORY: Final = History(
         HistoryEvent(3, Event.COMPLETED, Status.PROCESSING, Status.COMPLETED, _COMPLETED.at, 1, _COMPLETED.data),
     ]
 )
+_RECEIPT: Final = Receipt(
+    _ID,
+    "deleted",
+    "2026-11-22T09:05:00.000Z",
+    [ErasedFile(_ID, "image", 148201, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")],
+    "4365b6f1",
+    "n0Uu4b2mKq1kq0yWm5F3v8yJ1n3tqk2bX7c5d9e0f1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvWxYz0123456AA",
+)
+_RECEIPT_KEYS: Final = ReceiptKeys([ReceiptKey("4365b6f1", "Xy7b0mQ2c4D6e8F0g2H4i6J8k0L2m4N6o8P0q2R4s6U")])
 _HEALTH: Final = Health(
     "ok",
     {
@@ -192,6 +203,21 @@ FIELDS: Final[dict[str, Schema]] = {
     "SessionError.code": {"description": "One of the failure codes, or one of the processor's own."},
     "SessionError.message": {"description": "Safe to show to a person."},
     "SessionError.retryable": {"description": "Whether trying again may help."},
+    "next_cursor": {"description": "Opens the next page; null: this was the last."},
+    "deleted_at": _TIME,
+    "reason": {"enum": ["deleted"]},
+    "role": {"enum": ["image", "garment", "output"]},
+    "sha256": {
+        "pattern": "^[0-9a-f]{64}$",
+        "description": "Of what was stored, which is not byte for byte what was sent.",
+    },
+    "bytes": _WHOLE,
+    "key_id": {"description": "Which of the keys at /api/tryon/receipt-key."},
+    "Receipt.signature": {
+        "description": "Ed25519, base64url without padding, over the JSON of `session_id`, `reason`, `deleted_at` and `files`: "
+        "keys sorted, no white space, UTF-8."
+    },
+    "ReceiptKey.algorithm": {"enum": ["Ed25519"]},
     "ping_seconds": {
         "exclusiveMinimum": 0,
         "description": "How often a `ping` comes; two periods without: connect again.",
@@ -276,7 +302,10 @@ HEADERS: Final[dict[str, Schema]] = {
         "schema": {"type": "string"},
         "example": '"uploads";q=10;w=60',
     },
-    "Allow": {"description": "The methods this path knows.", "schema": {"type": "string"}},
+    "Idempotent-Replay": {
+        "description": "The session was made by an earlier request; this one changed nothing.",
+        "schema": {"type": "string", "const": "true"},
+    },
 }
 
 PARAMETERS: Final[dict[str, Schema]] = {
@@ -292,6 +321,38 @@ PARAMETERS: Final[dict[str, Schema]] = {
         "in": "query",
         "description": "The last seq you have seen: `missed` then holds the events after it.",
         "schema": {"type": "integer", "minimum": 0},
+    },
+    "wait": {
+        "name": "wait",
+        "in": "query",
+        "description": f"Long poll: wait so many seconds for news, {MAX_WAIT_SECONDS:g} at most. Answered at once when there is "
+        "an event after `since`, with 304 when the time is over. Progress counts as news only against `If-None-Match`.",
+        "schema": {"type": "number", "minimum": 0},
+    },
+    "last_event_id": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "What a browser sends when it comes back: the last seq it has seen. Wins over `since`.",
+        "schema": {"type": "string"},
+    },
+    "idempotency_key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "1 to 255 visible ASCII characters: repeating a request under the same key makes no second session. "
+        "Needs a client token; lives as long as the session.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    },
+    "limit": {
+        "name": "limit",
+        "in": "query",
+        "description": "Sessions a page.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": LIMIT},
+    },
+    "cursor": {
+        "name": "cursor",
+        "in": "query",
+        "description": "`next_cursor` of the page before.",
+        "schema": {"type": "string"},
     },
     "if_none_match": {
         "name": "If-None-Match",
@@ -415,11 +476,13 @@ class Operation:
 
 
 SESSION: Final = f"{SESSIONS}/{{session_id}}"
+_OWNER_ERRORS: Final = ("invalid_token", "not_found", "unavailable")
 _LOOK_ERRORS: Final = ("invalid_token", "invalid_ticket", "not_found", "unavailable")
 _UPLOAD_ERRORS: Final = (
-    "bad_multipart", "invalid_token", "body_too_large", "not_multipart", "unsupported_image", "missing_image",
-    "unreadable_image", "too_many_pixels", "image_too_small", "image_too_large", "bad_params", "rate_limited",
-    "queue_full", "unavailable", "storage_full",
+    "bad_multipart", "bad_idempotency_key", "invalid_token", "idempotency_in_flight", "body_too_large", "not_multipart",
+    "unsupported_image", "missing_image", "unreadable_image", "too_many_pixels", "image_too_small", "image_too_large",
+    "bad_params", "idempotency_needs_token", "idempotency_mismatch", "rate_limited", "queue_full", "unavailable",
+    "storage_full",
 )  # fmt: skip
 _RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
 _PICTURE: Final = Answer(text="Ok or degraded.", schema="Health", examples={"ok": _plain(_HEALTH)})
@@ -434,13 +497,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Upload a photo",
         text="Answers at once with the session; the work is done elsewhere. The stored photo is upright and carries no "
         "metadata. An upload without a token gets one, told once as `client_token`. A refused upload leaves nothing.",
+        parameters=("idempotency_key",),
         body="upload",
         security=MAY_SEND_TOKEN,
         answers={
             201: Answer(
                 text="Accepted and stored; queued, or about to be.",
                 schema="SessionAnswer",
-                headers=("Location", *_RATE_HEADERS),
+                headers=("Location", "Idempotent-Replay", *_RATE_HEADERS),
                 examples={"accepted": _answer(_QUEUED), "without a token": _answer(_QUEUED, client_token=_TOKEN)},
             )
         },
@@ -449,13 +513,27 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="get",
+        path=SESSIONS,
+        name="list",
+        tag="sessions",
+        summary="My sessions",
+        text="Those of the client token, newest first.",
+        parameters=("limit", "cursor"),
+        security=TOKEN,
+        answers={
+            200: Answer(text="A page.", schema="SessionList", examples={"one": _plain(SessionList([_RUNNING], None))})
+        },
+        errors=("bad_request", "invalid_token", "token_required", "unavailable"),
+    ),
+    Operation(
+        method="get",
         path=SESSION,
         name="session",
         tag="sessions",
         summary="Look at a session",
         text="Exactly what a snapshot on the socket shows. `Retry-After` tells how soon the next poll is worth it; it is "
-        "missing once the session has ended.",
-        parameters=("session_id", "if_none_match"),
+        "missing once the session has ended. With `since` the answer also holds `missed`; with `wait` it is a long poll.",
+        parameters=("session_id", "since", "wait", "if_none_match"),
         security=TOKEN_OR_TICKET,
         answers={
             200: Answer(
@@ -464,9 +542,60 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 headers=("ETag", "Retry-After"),
                 examples={"running": _answer(_RUNNING)},
             ),
-            304: Answer(text="Nothing has changed since the ETag in `If-None-Match`.", headers=("ETag", "Retry-After")),
+            304: Answer(
+                text="Nothing has changed since the ETag in `If-None-Match`, or no news came in time.",
+                headers=("ETag", "Retry-After"),
+            ),
         },
-        errors=_LOOK_ERRORS,
+        errors=("bad_request", *_LOOK_ERRORS, "rate_limited"),
+    ),
+    Operation(
+        method="delete",
+        path=SESSION,
+        name="erase",
+        tag="sessions",
+        summary="Erase a session now",
+        text="With all retries of the same photo: files, rows and keys. Running work is stopped, whoever follows is told "
+        "(4510), and from then on it is a 404. The receipt is signed.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={200: Answer(text="Erased.", schema="Receipt", examples={"receipt": _plain(_RECEIPT)})},
+        errors=_OWNER_ERRORS,
+    ),
+    Operation(
+        method="post",
+        path=f"{SESSION}/cancel",
+        name="cancel",
+        tag="sessions",
+        summary="Cancel a session",
+        text="What waits is cancelled at once, what runs is asked to stop, what has ended stays as it is.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={
+            200: Answer(text="Cancelled, or at its end before.", schema="SessionAnswer"),
+            202: Answer(text="It runs, and will be cancelled.", schema="SessionAnswer"),
+        },
+        errors=_OWNER_ERRORS,
+    ),
+    Operation(
+        method="post",
+        path=f"{SESSION}/retry",
+        name="retry",
+        tag="sessions",
+        summary="Try a failed or cancelled session again",
+        text="Without a new upload: a new session over its own copy of the photos, with `retry_of` set and the time of "
+        "erasure kept. Repeated while that one lives, it answers with it. Counts as an upload.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={
+            201: Answer(
+                text="The new session.",
+                schema="SessionAnswer",
+                headers=("Location", "Idempotent-Replay", *_RATE_HEADERS),
+            )
+        },
+        errors=(*_OWNER_ERRORS, "not_finished", "rate_limited", "queue_full", "storage_full"),
+        error_headers=_RATE_HEADERS,
     ),
     Operation(
         method="get",
@@ -496,6 +625,35 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             403: Answer(text="A page of that origin may not connect.", media="text/plain", schema={"type": "string"}),
         },
         errors=("not_found", "unavailable"),
+    ),
+    Operation(
+        method="get",
+        path=f"{SESSION}/events",
+        name="events",
+        tag="sessions",
+        summary="Follow a session as Server-Sent Events",
+        text="The frames of the socket, one an event: `data` is the frame, `id` the seq on snapshot and event frames; no "
+        "`event` field. The stream ends after `bye`. Overload is a stream of one `retry` line, because any other status "
+        "would end an EventSource for good.",
+        parameters=("session_id", "since", "last_event_id"),
+        security=TOKEN_OR_TICKET,
+        answers={
+            200: Answer(text="The stream.", media="text/event-stream", schema={"type": "string"}),
+            204: Answer(text="You have seen its end: don't come back."),
+        },
+        errors=("invalid_token", "invalid_ticket", "not_found"),
+    ),
+    Operation(
+        method="get",
+        path=f"{API}/receipt-key",
+        name="receipt_key",
+        tag="sessions",
+        summary="The public keys of the receipts",
+        answers={
+            200: Answer(
+                text="The first signs, all verify.", schema="ReceiptKeys", examples={"one": _plain(_RECEIPT_KEYS)}
+            )
+        },
     ),
     Operation(
         method="get",
@@ -583,6 +741,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
 )
 
+WAITS: Final = frozenset({"rate_limited", "queue_full", "unavailable", "storage_full", "idempotency_in_flight"})
+"""Codes whose answers may carry Retry-After."""
+
 EVERYWHERE: Final = ("not_found", "method_not_allowed", "internal_error")
 """May be the answer to any request: an unknown path, a wrong method, our own fault."""
 
@@ -638,7 +799,8 @@ assert set(FRAMES) == set(get_args(Frame))
 # -- the documents -----------------------------------------------------------------------------------------------------
 
 ABOUT: Final = """\
-Upload a photo, get a session at once, and follow it to its end: pushed over a WebSocket, or polled. Both show the same.
+Upload a photo, get a session at once, and follow it to its end: pushed over a
+WebSocket or as Server-Sent Events, or polled. All show the same story.
 
 **Who may.** A client holds one anonymous token and shows it with every call. Whoever cannot set headers uses the ticket in
 the session's links. A wrong, missing or foreign credential and an unknown id look the same: 404.
@@ -691,7 +853,7 @@ def _operation(row: Operation) -> Schema:
         by_status[CODES[code].status].append(code)
     responses = {str(status): _response(answer) for status, answer in row.answers.items()}
     for status, codes in sorted(by_status.items()):
-        waits = CODES[codes[0]] in (RateLimited, Unavailable, StorageFull)
+        waits = not WAITS.isdisjoint(codes)
         headers = _headers((*row.error_headers, "Retry-After") if waits else row.error_headers)
         responses[str(status)] = _refusal(codes) | {"headers": headers}
     operation: Schema = {
@@ -750,7 +912,7 @@ def openapi() -> Schema:
         "tags": [{"name": name, "description": text} for name, text in tags.items()],
         "paths": dict(paths),
         "components": {
-            "schemas": _schemas([SessionAnswer, SessionView, History, Health, Problem]),
+            "schemas": _schemas([SessionAnswer, SessionList, History, Receipt, ReceiptKeys, Health, Problem]),
             "parameters": PARAMETERS,
             "headers": HEADERS,
             "requestBodies": BODIES,
