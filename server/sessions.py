@@ -21,7 +21,7 @@ from . import telemetry
 from .adapters.bus import RedisBus
 from .adapters.files import LocalFiles, MissingFile
 from .adapters.queue import ArqQueue, QueueAway
-from .adapters.store import Change, Moved, NewSession, Store, Taken
+from .adapters.store import Change, Moved, NewSession, Store, Story, Taken
 from .config import Config
 from .domain import errors
 from .domain.errors import NotFound, Unauthorized
@@ -275,14 +275,26 @@ class Sessions:
             until = self._signer.check_ticket(session_id, credential.ticket, now=self._store.now())
             if until is None:
                 raise Unauthorized("invalid_ticket")
-        story = await self._store.story(session_id, since) if valid_session_id(session_id) else None
+        story = await self._story(session_id, since)
         if story is None or (until is None and story.session.owner != credential.owner):
             raise NotFound
+        return await self._look(story, until)
+
+    async def look_again(self, session_id: str, *, until: int | None, since: int | None) -> Look:
+        """For a client that was let in before: an open socket outlives its ticket. Raises NotFound once it is erased."""
+        story = await self._story(session_id, since)
+        if story is None:
+            raise NotFound
+        return await self._look(story, until)
+
+    async def _story(self, session_id: str, since: int | None) -> Story | None:
+        return await self._store.story(session_id, since) if valid_session_id(session_id) else None
+
+    async def _look(self, story: Story, until: int | None) -> Look:
         access = self.access(until=until)
-        session = story.session
         return Look(
-            session,
-            await self._view(session, access),
+            story.session,
+            await self._view(story.session, access),
             [event_frame(event, access.file) for event in story.events],
             access,
         )

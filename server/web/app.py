@@ -42,6 +42,7 @@ from .sockets import Sockets
 from .sse import Streams
 from .status import Status
 from .submit import Submit
+from .wire import WireProtocol
 
 log = logging.getLogger("tryon.web")
 
@@ -247,7 +248,7 @@ def make_server(app: Starlette) -> Server:
             app,
             http="httptools",
             loop="uvloop",
-            ws="websockets-sansio",
+            ws=WireProtocol,
             ws_max_size=4096,
             ws_per_message_deflate=False,
             ws_ping_interval=20,

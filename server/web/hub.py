@@ -32,6 +32,7 @@ from ..domain.errors import Unavailable
 from ..domain.events import (
     EVENT,
     GONE,
+    PREFIX_BYTES,
     PROGRESS,
     TERMINAL,
     PingFrame,
@@ -54,6 +55,14 @@ PROBE_SECONDS: Final = 2.0
 """How often the hub publishes to itself; a probe that has not come back by the next one means a deaf connection."""
 
 SWEEP_WITHOUT_REDIS_SECONDS: Final = 1.0
+
+MEASURE_SECONDS: Final = 0.001
+"""The delay of news is measured on one transition in this time."""
+
+_FRAMES: Final = {
+    kind: telemetry.frames.labels(name)
+    for kind, name in ((EVENT, "event"), (TERMINAL, "event"), (PROGRESS, "progress"), (GONE, "gone"))
+}
 
 
 class _End(msgspec.Struct):
@@ -164,6 +173,7 @@ class Hub:
         self._cursor: Cursor | None = None
         self._waiting: dict[str, Waiting | None] = {}
         """Followed sessions that wait for a worker, and what their followers were last told about it."""
+        self._measured_at = 0.0
         self.draining = False
 
     def __repr__(self) -> str:
@@ -212,28 +222,33 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def following(self, follower: Follower, *, transport: str) -> AsyncIterator[None]:
-        """Register, then subscribe and wait for the confirmation. What the caller reads inside is never too old."""
-        confirmed = self._register(follower)
-        telemetry.followers.labels(transport).inc()
+        """Follow for as long as this is open. What the caller reads inside is never too old."""
+        confirmed = self.join(follower, transport=transport)
         try:
-            if not confirmed.done():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(confirmed), CONFIRM_SECONDS)
+            await self.confirmation(confirmed)
             yield
         finally:
-            telemetry.followers.labels(transport).dec()
-            self._unregister(follower)
+            self.leave(follower, transport=transport)
 
-    def _register(self, follower: Follower) -> asyncio.Future[None]:
+    def join(self, follower: Follower, *, transport: str) -> asyncio.Future[None]:
+        """Register, then subscribe; done when Redis has confirmed it."""
         channel = self._channel(follower.session_id)
         self._followers.setdefault(channel, set()).add(follower)
+        telemetry.followers.labels(transport).inc()
         return self._subscriber.subscribe(channel)
 
-    def _unregister(self, follower: Follower) -> None:
+    async def confirmation(self, confirmed: asyncio.Future[None]) -> None:
+        """Wait for a subscription, but not for long: after :data:`CONFIRM_SECONDS` the sweep covers it."""
+        if not confirmed.done():
+            await asyncio.wait((confirmed,), timeout=CONFIRM_SECONDS)
+
+    def leave(self, follower: Follower, *, transport: str) -> None:
+        """Forget a follower. Once too often does no harm."""
         channel = self._channel(follower.session_id)
         followers = self._followers.get(channel)
-        if followers is None:
+        if followers is None or follower not in followers:
             return
+        telemetry.followers.labels(transport).dec()
         followers.discard(follower)
         if not followers:
             del self._followers[channel]
@@ -242,6 +257,8 @@ class Hub:
 
     def release(self, follower: Follower, session: Session) -> None:
         """The caller has given the client this state: what was held follows, then the news as it comes."""
+        if follower not in self._followers.get(self._channel(follower.session_id), ()):
+            return  # it went away while the state was read
         if session.status is Status.CREATED:
             self._waiting.setdefault(session.id, None)
         if not follower.take_up(session.seq):
@@ -262,15 +279,25 @@ class Hub:
         except ValueError as error:
             log.warning("Ignored on %s: %s", channel.decode(), error)
             return
-        frame = message[18:]
+        frame = message[PREFIX_BYTES:]
+        everybody = tuple(followers)
         whole = True
-        for follower in tuple(followers):
+        for follower in everybody:
             whole = follower.offer(kind, seq, frame) and whole
+        _FRAMES[kind].inc(len(everybody))
         if kind != PROGRESS:
-            self._note_waiting(next(iter(followers)).session_id, frame)
+            session_id = everybody[0].session_id
+            self._note_waiting(session_id, frame)
+            self._measure(frame)
         if not whole:
-            self._catch_up(next(iter(followers)).session_id)
-        elif kind in (EVENT, TERMINAL):
+            self._catch_up(everybody[0].session_id)
+
+    def _measure(self, frame: bytes) -> None:
+        """How old the news is. Looked at a thousand times a second at most: reading the time out of the JSON costs as
+        much as sending it."""
+        now = time.monotonic()
+        if now - self._measured_at >= MEASURE_SECONDS:
+            self._measured_at = now
             telemetry.push_seconds.observe(max(0.0, self._store.now() - _unix(frame)))
 
     def _catch_up(self, session_id: str) -> None:
@@ -303,11 +330,12 @@ class Hub:
     def _feed(self, session_id: str, message: bytes) -> None:
         """Like :meth:`receive`, from the database: in order, so nobody meets a hole."""
         kind, seq, _ = parse_prefix(message)
-        self._note_waiting(session_id, message)
+        frame = message[PREFIX_BYTES:]
+        self._note_waiting(session_id, frame)
         for follower in tuple(self._followers.get(self._channel(session_id), ())):
             if follower.seq is not None and follower.seq < seq:
                 telemetry.sweep_finds.inc()
-            if not follower.offer(kind, seq, message[18:]):
+            if not follower.offer(kind, seq, frame):
                 self._catch_up(session_id)
 
     # -- when pub/sub lies ---------------------------------------------------------------------------------------
@@ -395,7 +423,7 @@ class Hub:
 
     def _tell_waiting(self, places: dict[str, Waiting]) -> None:
         at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
-        for session_id, told in self._waiting.items():
+        for session_id, told in list(self._waiting.items()):
             place = places.get(session_id)
             if place is None or place == told:
                 continue

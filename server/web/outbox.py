@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Final
 
-from .. import telemetry
 from ..config import Config
 from ..domain.errors import RateLimited, TryOnError, Unavailable
 from ..domain.events import ByeFrame
@@ -66,16 +65,13 @@ class Outbox(Follower):
         self._last_is_replaceable = True
 
     def event(self, frame: bytes) -> None:
-        telemetry.frames.labels("event").inc()
         self.put(frame)
 
     def progress(self, frame: bytes) -> None:
-        telemetry.frames.labels("progress").inc()
         self.put_latest(frame)
 
     def ping(self, frame: bytes) -> None:
         if self.idle:
-            telemetry.frames.labels("ping").inc()
             self.put_latest(frame)
 
     def end(self, status: str) -> None:
@@ -131,17 +127,23 @@ class Places:
             return RateLimited(detail="Too many open connections to this session.", retry_after=5)
         return None
 
-    @contextlib.contextmanager
-    def taken(self, address: str) -> Iterator[None]:
+    def take(self, address: str) -> None:
         self._taken += 1
         self._per_address[address] += 1
+
+    def give_back(self, address: str) -> None:
+        self._taken -= 1
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+
+    @contextlib.contextmanager
+    def taken(self, address: str) -> Iterator[None]:
+        self.take(address)
         try:
             yield
         finally:
-            self._taken -= 1
-            self._per_address[address] -= 1
-            if not self._per_address[address]:
-                del self._per_address[address]
+            self.give_back(address)
 
 
 def ping_seconds(config: Config) -> int | float:

@@ -2,6 +2,9 @@
 
 The server speaks first and a client never has to: snapshot, then every transition and progress, then ``bye`` and a close
 code that tells what to do. What a client sends is counted, understood if it is ``sync`` or ``ping``, else ignored.
+
+After the handshake the connection is detached where the server can do that (:mod:`server.web.wire`); elsewhere the same
+story is told by plain ASGI messages. Either way a client is a :class:`Peer`, and everything that decides is here, once.
 """
 
 from __future__ import annotations
@@ -11,9 +14,8 @@ import contextlib
 import logging
 import random
 import time
-from collections import deque
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.responses import PlainTextResponse
@@ -24,11 +26,12 @@ from ..domain.errors import TryOnError, Unavailable
 from ..domain.events import SUBPROTOCOL, ByeFrame, ErrorFrame, PongFrame, SnapshotFrame, encode
 from ..domain.session import timestamp
 from ..services import Services
-from ..sessions import Credential
+from ..sessions import Credential, Look
 from .credentials import client_address, credential_of, offered_subprotocols, origin_allowed
-from .hub import Hub
+from .hub import Follower, Hub
 from .outbox import SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
 from .problems import problem
+from .wire import EXTENSION, WireSocket
 
 log = logging.getLogger("tryon.web")
 
@@ -39,10 +42,47 @@ INBOUND_SECONDS: Final = 10.0
 SYNC_SECONDS: Final = 1.0
 """One ``sync`` in this time is answered."""
 
+_SNAPSHOTS: Final = telemetry.frames.labels("snapshot")
+
 
 class _Inbound(msgspec.Struct):
     type: str = ""
     since: int = 0
+
+
+class Said:
+    """What one client has said lately, and what it may see again: made when it speaks for the first time."""
+
+    __slots__ = ("count", "last_sync", "since")
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.count = 0
+        self.last_sync = float("-inf")
+
+
+class Peer(Protocol):
+    """A connected client, over either path."""
+
+    session_id: str
+    seq: int | None
+    said: Said | None
+    until: int | None
+
+    def put(self, frame: bytes) -> None: ...
+    def end(self, status: str) -> None: ...
+    def close(self, bye: ByeFrame) -> None: ...
+
+
+class _AsgiSocket(Outbox):
+    """A client over plain ASGI messages."""
+
+    __slots__ = ("said", "until")
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.said: Said | None = None
+        self.until: int | None = None
 
 
 class Sockets:
@@ -51,8 +91,10 @@ class Sockets:
     def __init__(self, services: Services, hub: Hub, places: Places) -> None:
         self._services = services
         self._config = services.config
+        self._sessions = services.sessions
         self._hub = hub
         self._places = places
+        self._syncs: set[asyncio.Task[None]] = set()
 
     async def endpoint(self, socket: WebSocket) -> None:
         if not origin_allowed(socket, self._config):
@@ -64,82 +106,150 @@ class Sockets:
         address = client_address(socket, self._config)
         session_id = socket.path_params["session_id"]
         refusal = self._places.refusal(address, self._hub.followers_of(session_id))
-        with self._places.taken(address), contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
-            offered = offered_subprotocols(socket)
-            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        self._places.take(address)
+        detached = False
+        try:
+            with contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
+                offered = offered_subprotocols(socket)
+                await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+                if (detach := socket.scope["extensions"].get(EXTENSION)) is not None:
+                    wire = WireSocket(session_id, self, address)
+                    detached = detach["detach"](wire)
+                if detached:
+                    await self._open(wire, socket, refusal)
+                else:
+                    await self._serve(socket, session_id, refusal)
+        finally:
+            if not detached:
+                self._places.give_back(address)
+
+    # -- detached ------------------------------------------------------------------------------------------------
+
+    async def _open(self, wire: WireSocket, socket: WebSocket, refusal: TryOnError | None) -> None:
+        """Join and send the snapshot; from then on the hub writes and no task is left."""
+        try:
+            if refusal is not None:
+                raise refusal
+            credential = credential_of(socket)
+            confirmed = self._hub.join(wire, transport="ws")
+            await self._hub.confirmation(confirmed)
+            await self._greet(wire, credential, cursor_of(socket.query_params.get("since")))
+        except TryOnError as error:
+            _refuse(wire, error)
+        except Exception:
+            wire.close(ByeFrame(4001, "internal_error", reconnect=True))
+            raise
+
+    def heard(self, wire: WireSocket, text: str) -> None:
+        """A detached client has said something."""
+        if self._hear(wire, text) is not None:
+            task = asyncio.create_task(self._sync(wire, text), name="ws-sync")
+            self._syncs.add(task)
+            task.add_done_callback(self._syncs.discard)
+
+    def left(self, wire: WireSocket) -> None:
+        """A detached client is gone, or about to be."""
+        self._hub.leave(wire, transport="ws")
+        self._places.give_back(wire.address)
+
+    # -- over plain ASGI -----------------------------------------------------------------------------------------
+
+    async def _serve(self, socket: WebSocket, session_id: str, refusal: TryOnError | None) -> None:
+        peer = _AsgiSocket(session_id)
+        async with contextlib.AsyncExitStack() as stack:
             try:
                 if refusal is not None:
                     raise refusal
-                await self._follow(socket, session_id, credential_of(socket))
+                credential = credential_of(socket)
+                await stack.enter_async_context(self._hub.following(peer, transport="ws"))
+                await self._greet(peer, credential, cursor_of(socket.query_params.get("since")))
             except TryOnError as error:
-                await _refuse(socket, error)
-
-    async def _follow(self, socket: WebSocket, session_id: str, credential: Credential) -> None:
-        outbox = Outbox(session_id)
-        since = cursor_of(socket.query_params.get("since"))
-        async with self._hub.following(outbox, transport="ws"):
-            await self._send_snapshot(outbox, credential, since)
-            receiving = asyncio.create_task(self._receive(socket, outbox, credential), name="ws-receive")
+                _refuse(peer, error)
+            receiving = asyncio.create_task(self._receive(socket, peer), name="ws-receive")
             try:
-                await self._send(socket, outbox)
+                await self._send(socket, peer)
             finally:
                 receiving.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await receiving
 
-    async def _send_snapshot(self, outbox: Outbox, credential: Credential, since: int | None) -> None:
-        """Read what is true now, say it, then let follow what came meanwhile.
-
-        News are held from before the read, also on ``sync``: a snapshot never steps back behind an event already sent.
-        """
-        outbox.seq = None
-        look = await self._services.sessions.look(outbox.session_id, credential, since=since)
-        outbox.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._config))))
-        telemetry.frames.labels("snapshot").inc()
-        if look.session.status.terminal:
-            outbox.end(look.session.status.value)
-        else:
-            self._hub.release(outbox, look.session)
-
-    async def _send(self, socket: WebSocket, outbox: Outbox) -> None:
+    async def _send(self, socket: WebSocket, peer: Outbox) -> None:
         """Send what is in the outbox until it says bye or the client is gone."""
-        while (frame := await outbox.next()) is not None:
+        while (frame := await peer.next()) is not None:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await socket.send_text(frame.decode())
             except TimeoutError:
-                outbox.close(TOO_SLOW)
+                peer.close(TOO_SLOW)
                 break
-        if outbox.bye is not None:
-            await _say_bye(socket, outbox.bye)
+        bye = peer.bye
+        if bye is not None and bye.code != 1006 and socket.client_state is WebSocketState.CONNECTED:
+            telemetry.closes.labels(str(bye.code)).inc()
+            async with asyncio.timeout(1):
+                await socket.send_text(encode(bye).decode())
+                await socket.close(bye.code, bye.reason)
 
-    async def _receive(self, socket: WebSocket, outbox: Outbox, credential: Credential) -> None:
+    async def _receive(self, socket: WebSocket, peer: _AsgiSocket) -> None:
         """Always reading, or the connection dies of its own pings. Ends when the client goes."""
-        recent: deque[float] = deque(maxlen=INBOUND_LIMIT)
-        last_sync = float("-inf")
         while True:
             message: dict[str, Any] = dict(await socket.receive())
             if message["type"] == "websocket.disconnect":
-                outbox.close(ByeFrame(1006, "client_left", reconnect=True))
+                peer.close(ByeFrame(1006, "client_left", reconnect=True))
                 return
-            now = time.monotonic()
-            if len(recent) == INBOUND_LIMIT and now - recent[0] < INBOUND_SECONDS:
-                outbox.close(ByeFrame(4500, "misuse", reconnect=False))
-                return
-            recent.append(now)
-            try:
-                inbound = msgspec.json.decode(message.get("text") or b"", type=_Inbound)
-            except msgspec.MsgspecError:
-                continue
-            if inbound.type == "ping":
-                at = datetime.fromtimestamp(self._services.store.now(), UTC)
-                outbox.put(encode(PongFrame(timestamp(at))))
-            elif inbound.type == "sync" and now - last_sync >= SYNC_SECONDS:
-                last_sync = now
-                try:
-                    await self._send_snapshot(outbox, credential, max(0, inbound.since))
-                except TryOnError as error:
-                    outbox.close(_bye_of(error))
+            text = message.get("text") or ""
+            if self._hear(peer, text) is not None:
+                await self._sync(peer, text)
+
+    # -- the same for both ---------------------------------------------------------------------------------------
+
+    async def _greet(self, peer: Peer, credential: Credential, since: int | None) -> None:
+        look = await self._sessions.look(peer.session_id, credential, since=since)
+        peer.until = look.access.until
+        self._show(peer, look)
+
+    def _show(self, peer: Peer, look: Look) -> None:
+        """Say what is true now, then let follow what came meanwhile."""
+        peer.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._config))))
+        _SNAPSHOTS.inc()
+        if look.session.status.terminal:
+            peer.end(look.session.status.value)
+        else:
+            assert isinstance(peer, Follower)
+            self._hub.release(peer, look.session)
+
+    def _hear(self, peer: Peer, text: str) -> _Inbound | None:
+        """Count it and answer a ping. A ``sync`` that is to be answered is handed back."""
+        now = time.monotonic()
+        said = peer.said
+        if said is None:
+            said = peer.said = Said()
+        if now - said.since >= INBOUND_SECONDS:
+            said.since, said.count = now, 0
+        said.count += 1
+        if said.count > INBOUND_LIMIT:
+            peer.close(ByeFrame(4500, "misuse", reconnect=False))
+            return None
+        try:
+            inbound = msgspec.json.decode(text, type=_Inbound)
+        except msgspec.MsgspecError:
+            return None
+        if inbound.type == "ping":
+            at = datetime.fromtimestamp(self._services.store.now(), UTC)
+            peer.put(encode(PongFrame(timestamp(at))))
+        elif inbound.type == "sync" and now - said.last_sync >= SYNC_SECONDS:
+            said.last_sync = now
+            return inbound
+        return None
+
+    async def _sync(self, peer: Peer, text: str) -> None:
+        """A new snapshot for a client that woke up. News are held from before the read, so that no snapshot steps back
+        behind an event already sent."""
+        since = max(0, msgspec.json.decode(text, type=_Inbound).since)
+        peer.seq = None
+        try:
+            self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=since))
+        except TryOnError as error:
+            peer.close(_bye_of(error))
 
 
 def _bye_of(error: TryOnError) -> ByeFrame:
@@ -147,16 +257,7 @@ def _bye_of(error: TryOnError) -> ByeFrame:
     return ByeFrame(error.close_code, error.code, reconnect=error.close_code < 4500, retry_after_ms=retry_after_ms)
 
 
-async def _refuse(socket: WebSocket, error: TryOnError) -> None:
+def _refuse(peer: Peer, error: TryOnError) -> None:
     """A refusal that a person should understand: accepted, told, closed."""
-    await socket.send_text(encode(ErrorFrame(error.code, error.detail)).decode())
-    await _say_bye(socket, _bye_of(error))
-
-
-async def _say_bye(socket: WebSocket, bye: ByeFrame) -> None:
-    if socket.client_state is not WebSocketState.CONNECTED or bye.code == 1006:
-        return
-    telemetry.closes.labels(str(bye.code)).inc()
-    async with asyncio.timeout(1):
-        await socket.send_text(encode(bye).decode())
-        await socket.close(bye.code, bye.reason)
+    peer.put(encode(ErrorFrame(error.code, error.detail)))
+    peer.close(_bye_of(error))

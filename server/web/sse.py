@@ -41,16 +41,13 @@ class _Stream(Outbox):
     __slots__ = ()
 
     def event(self, frame: bytes) -> None:
-        telemetry.frames.labels("event").inc()
         self.put(b"id: %d\ndata: %s\n\n" % (self.seq or 0, frame))
 
     def progress(self, frame: bytes) -> None:
-        telemetry.frames.labels("progress").inc()
         self.put_latest(b"data: %s\n\n" % frame)
 
     def ping(self, frame: bytes) -> None:
         if self.idle:
-            telemetry.frames.labels("ping").inc()
             self.put_latest(b": ping\ndata: %s\n\n" % frame)
 
 

@@ -211,12 +211,12 @@ class Scenario:
         except TimeoutError:
             raise AssertionError(f"{steps}: the client was told only {self.page.told}") from None
         finally:
-            self.hub._unregister(self.page)
+            self.hub.leave(self.page, transport="test")
         return self.page
 
     async def register(self) -> None:
         subscriber_of(self.hub).held = True
-        self.confirmed = self.hub._register(self.page)
+        self.confirmed = self.hub.join(self.page, transport="test")
 
     async def subscribe(self) -> None:
         assert self.confirmed is not None
@@ -487,14 +487,14 @@ async def test_an_erasure_is_told_at_once_by_its_news(hub: Hub, services: Servic
 async def test_draining_spreads_the_return_of_the_clients(hub: Hub, services: Services) -> None:
     pages = [Page(new_session().id) for _ in range(5000)]
     for page in pages:
-        hub._register(page)
+        hub.join(page, transport="test")
     assert hub.drain() == 5000
     delays = sorted(page.drained or 0 for page in pages)
     assert delays[0] >= 100
     assert delays[-1] - delays[0] > 2000, "0.5 ms a client"
     assert delays[-1] < 3000
     for page in pages:
-        hub._unregister(page)
+        hub.leave(page, transport="test")
 
 
 async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:

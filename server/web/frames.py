@@ -1,0 +1,136 @@
+"""WebSocket frames as bytes (RFC 6455 section 5): building what a server sends, parsing what a client may send.
+
+Pure and small: no extensions, no compression, messages of at most :data:`MAX_MESSAGE_BYTES`. What breaks the protocol
+raises :class:`FrameError` with the close code to answer with.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+MAX_MESSAGE_BYTES: Final = 4096
+"""Clients have next to nothing to say; more is 1009."""
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+PING_FRAME: Final = b"\x89\x00"
+
+_KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
+_FORBIDDEN_CLOSE_CODES: Final = frozenset({1004, 1005, 1006, 1015})
+
+
+class FrameError(Exception):
+    """The client broke the protocol. ``close_code``: 1002, 1007 or 1009."""
+
+    def __init__(self, close_code: int, reason: str) -> None:
+        self.close_code = close_code
+        self.reason = reason
+        super().__init__(f"{close_code}: {reason}")
+
+
+class Inbound(NamedTuple):
+    """One unmasked frame."""
+
+    opcode: int
+    final: bool
+    payload: bytes
+
+
+class _LastFrame:
+    payload: bytes = b""
+    frame: bytes = b"\x81\x00"
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One unmasked text frame. The same payload object again, as when one message goes to many clients, costs nothing."""
+    if payload is not _LastFrame.payload:
+        _LastFrame.frame = _header(0x80 | TEXT, len(payload)) + payload
+        _LastFrame.payload = payload
+    return _LastFrame.frame
+
+
+def _header(first: int, length: int) -> bytes:
+    if length < 126:
+        return bytes((first, length))
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2, "big")
+    return bytes((first, 127)) + length.to_bytes(8, "big")
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; the reason is cut to fit into a control frame (125 bytes)."""
+    payload = code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
+    return _header(0x80 | CLOSE, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    return _header(0x80 | PONG, len(payload)) + payload
+
+
+def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
+    """All whole frames in ``data``, and the bytes of an unfinished one.
+
+    Raises :class:`FrameError` as soon as the header shows that a frame is wrong: nobody waits for its payload.
+    """
+    frames: list[Inbound] = []
+    at, end = 0, len(data)
+    while end - at >= 2:
+        first, second = data[at], data[at + 1]
+        opcode, length = first & 0x0F, second & 0x7F
+        if first & 0x70 or opcode not in _KNOWN:
+            raise FrameError(1002, "reserved bits or opcode")
+        if not second & 0x80:
+            raise FrameError(1002, "a client must mask")
+        start = at + 2
+        if opcode >= CLOSE:
+            if length > 125 or not first & 0x80:
+                raise FrameError(1002, "control frame too long or fragmented")
+        elif length == 126:
+            if end - start < 2:
+                break
+            length = int.from_bytes(data[start : start + 2], "big")
+            start += 2
+            if length < 126:
+                raise FrameError(1002, "length not in its shortest form")
+        elif length == 127:
+            raise FrameError(1009, "message too big")
+        if length > MAX_MESSAGE_BYTES:
+            raise FrameError(1009, "message too big")
+        if end - start < 4 + length:
+            break
+        payload = _unmask(data[start + 4 : start + 4 + length], data[start : start + 4])
+        frames.append(Inbound(opcode, bool(first & 0x80), payload))
+        at = start + 4 + length
+    return frames, data[at:]
+
+
+def _unmask(payload: bytes, key: bytes) -> bytes:
+    """XOR with the repeated key, as one big number: C does the loop."""
+    length = len(payload)
+    repeated = (key * (length // 4 + 1))[:length]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(length, "big")
+
+
+def check_close(payload: bytes) -> int:
+    """The close code of a client's close frame (1005 if it gives none). Raises FrameError (RFC 6455 section 7.4)."""
+    if not payload:
+        return 1005
+    code = int.from_bytes(payload[:2], "big")
+    allowed = (1000 <= code < 1016 and code not in _FORBIDDEN_CLOSE_CODES) or 3000 <= code < 5000
+    if len(payload) == 1 or not allowed:
+        raise FrameError(1002, "bad close code")
+    check_text(payload[2:])
+    return code
+
+
+def check_text(payload: bytes) -> str:
+    """Raises FrameError 1007 for what is not UTF-8."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise FrameError(1007, "not UTF-8") from None
