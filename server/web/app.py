@@ -203,10 +203,10 @@ class Server(uvicorn.Server):
         self._application = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:  # before its listeners: asyncio cannot take a closed one out of its selector
+            server.close()
         for listener in sockets or []:
             listener.close()
-        for server in self.servers:
-            server.close()
         hub: Hub | None = getattr(self._application.state, "hub", None)
         if hub is not None and (told := hub.drain()):
             log.info("Told %d clients to come back later", told)
