@@ -443,7 +443,7 @@ class Hub:
             for follower in self._everybody():
                 if follower.joined_at < oldest:
                     follower.too_old(random.randint(100, 5000))
-                else:
+                elif follower.seq is not None:  # the first frame is the snapshot
                     follower.ping(frame)
 
     def drain(self) -> int:

@@ -23,6 +23,9 @@ OUTBOX_FRAMES: Final = 256
 SEND_SECONDS: Final = 10.0
 """A client that does not take a frame for so long is closed with 4002."""
 
+MAX_SEQ: Final = 2**31 - 1
+"""Larger than any seq, and what both databases hold in an integer."""
+
 TOO_SLOW: Final = ByeFrame(4002, "too_slow", reconnect=True)
 
 
@@ -117,15 +120,21 @@ class Places:
     def full(self) -> bool:
         return self._taken >= self._config.sockets_per_process
 
-    def refusal(self, address: str, followers_of_session: int) -> TryOnError | None:
-        """Why there is no place for one more from this address on this session."""
+    def refusal(self, address: str) -> TryOnError | None:
+        """Why there is no place for one more client from this address."""
         if self.full:
             return Unavailable(retry_after=2)
         if self._per_address[address] >= self._config.sockets_per_address:
             return RateLimited(detail="Too many open connections from this address.", retry_after=5)
-        if followers_of_session >= self._config.sockets_per_session:
-            return RateLimited(detail="Too many open connections to this session.", retry_after=5)
         return None
+
+    def check_session(self, followers: int) -> None:
+        """Raises RateLimited if a session has more followers than it may, the one that asks included.
+
+        To be asked after the credential was checked: a stranger must not learn that the session exists.
+        """
+        if followers > self._config.sockets_per_session:
+            raise RateLimited(detail="Too many open connections to this session.", retry_after=5)
 
     def take(self, address: str) -> None:
         self._taken += 1
@@ -156,4 +165,4 @@ def cursor_of(text: str | None) -> int | None:
     """A seq that a client gives as ``since`` or ``Last-Event-ID``; nonsense counts as 0: everything is missed."""
     if text is None:
         return None
-    return min(int(text), 2**31 - 1) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return min(int(text), MAX_SEQ) if text.isascii() and text.isdigit() and len(text) < 20 else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from starlette.requests import Request
@@ -32,12 +33,27 @@ MAX_WAIT_SECONDS: Final = 60.0
 class _Waiter(Follower):
     """Wakes up at the first news. What it is, the following look tells."""
 
-    __slots__ = ("_progress_counts", "news")
+    __slots__ = ("_progress_counts", "is_over", "news")
 
     def __init__(self, session_id: str, *, progress_counts: bool) -> None:
         super().__init__(session_id)
         self.news = asyncio.Event()
+        self.is_over = False
         self._progress_counts = progress_counts
+
+    def over(self) -> None:
+        """Answer now, news or not."""
+        self.is_over = True
+        self.news.set()
+
+    async def news_until(self, end: float) -> bool:
+        """Wait for the next news; False: the time (of the loop) is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(end):
+                await self.news.wait()
+        there = self.news.is_set()
+        self.news.clear()
+        return there
 
     def event(self, frame: bytes) -> None:
         self.news.set()
@@ -56,10 +72,10 @@ class _Waiter(Follower):
         self.news.set()
 
     def drain(self, retry_after_ms: int) -> None:
-        self.news.set()
+        self.over()
 
     def too_old(self, retry_after_ms: int) -> None:
-        self.news.set()
+        self.over()
 
 
 class Polls:
@@ -82,17 +98,21 @@ class Polls:
             )
         waiter = _Waiter(session_id, progress_counts=known is not None)
         address = client_address(request, self._config)
-        refusal = self._places.refusal(address, self._hub.followers_of(session_id))
+        refusal = self._places.refusal(address)
         if refusal is not None:
             raise refusal
         with self._places.taken(address):
             async with self._hub.following(waiter, transport="poll"):
                 look = await self._sessions.look(session_id, credential_of(request), since=since)
+                self._places.check_session(self._hub.followers_of(session_id))
                 if not _is_news(look, since, known):
                     self._hub.release(waiter, look.session)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(waiter.news.wait(), wait)
-                    look = await self._sessions.look(session_id, credential_of(request), since=since)
+                    end = asyncio.get_running_loop().time() + wait
+                    async with _left(request, waiter.over):
+                        while await waiter.news_until(end):
+                            look = await self._sessions.look(session_id, credential_of(request), since=since)
+                            if waiter.is_over or _is_news(look, since, known):
+                                break
         return self._answer(look, since, known, news=_is_news(look, since, known))
 
     def _answer(self, look: Look, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
@@ -104,6 +124,24 @@ class Polls:
         if news is False or (news is None and _matches(known, etag)):
             return Response(status_code=304, headers=headers)
         return json_response(session_answer(look.view, missed=None if since is None else look.missed), headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def _left(request: Request, tell: Callable[[], None]) -> AsyncIterator[None]:
+    """While open, a client that goes away is noticed: it must not keep its place until the time is over."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        tell()
+
+    task = asyncio.create_task(watch(), name="poll-watch")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _is_news(look: Look, since: int | None, known: str | None) -> bool:

@@ -29,7 +29,7 @@ from ..services import Services
 from ..sessions import Credential, Look
 from .credentials import client_address, credential_of, offered_subprotocols, origin_allowed
 from .hub import Follower, Hub
-from .outbox import SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
+from .outbox import MAX_SEQ, SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
 from .problems import problem
 from .wire import EXTENSION, WireSocket
 
@@ -53,12 +53,14 @@ class _Inbound(msgspec.Struct):
 class Said:
     """What one client has said lately, and what it may see again: made when it speaks for the first time."""
 
-    __slots__ = ("count", "last_sync", "since")
+    __slots__ = ("count", "last_sync", "since", "sync_since", "syncing")
 
     def __init__(self) -> None:
         self.since = time.monotonic()
         self.count = 0
         self.last_sync = float("-inf")
+        self.sync_since = 0
+        self.syncing = False
 
 
 class Peer(Protocol):
@@ -105,7 +107,7 @@ class Sockets:
             return
         address = client_address(socket, self._config)
         session_id = socket.path_params["session_id"]
-        refusal = self._places.refusal(address, self._hub.followers_of(session_id))
+        refusal = self._places.refusal(address)
         self._places.take(address)
         detached = False
         try:
@@ -142,8 +144,8 @@ class Sockets:
 
     def heard(self, wire: WireSocket, text: str) -> None:
         """A detached client has said something."""
-        if self._hear(wire, text) is not None:
-            task = asyncio.create_task(self._sync(wire, text), name="ws-sync")
+        if (said := self._hear(wire, text)) is not None:
+            task = asyncio.create_task(self._sync(wire, said), name="ws-sync")
             self._syncs.add(task)
             task.add_done_callback(self._syncs.discard)
 
@@ -196,14 +198,14 @@ class Sockets:
             if message["type"] == "websocket.disconnect":
                 peer.close(ByeFrame(1006, "client_left", reconnect=True))
                 return
-            text = message.get("text") or ""
-            if self._hear(peer, text) is not None:
-                await self._sync(peer, text)
+            if (said := self._hear(peer, message.get("text") or "")) is not None:
+                await self._sync(peer, said)
 
     # -- the same for both ---------------------------------------------------------------------------------------
 
     async def _greet(self, peer: Peer, credential: Credential, since: int | None) -> None:
         look = await self._sessions.look(peer.session_id, credential, since=since)
+        self._places.check_session(self._hub.followers_of(peer.session_id))
         peer.until = look.access.until
         self._show(peer, look)
 
@@ -217,8 +219,8 @@ class Sockets:
             assert isinstance(peer, Follower)
             self._hub.release(peer, look.session)
 
-    def _hear(self, peer: Peer, text: str) -> _Inbound | None:
-        """Count it and answer a ping. A ``sync`` that is to be answered is handed back."""
+    def _hear(self, peer: Peer, text: str) -> Said | None:
+        """Count it and answer a ping. Not None: it was a ``sync`` that is to be answered."""
         now = time.monotonic()
         said = peer.said
         if said is None:
@@ -236,20 +238,23 @@ class Sockets:
         if inbound.type == "ping":
             at = datetime.fromtimestamp(self._services.store.now(), UTC)
             peer.put(encode(PongFrame(timestamp(at))))
-        elif inbound.type == "sync" and now - said.last_sync >= SYNC_SECONDS:
+        elif inbound.type == "sync" and not said.syncing and now - said.last_sync >= SYNC_SECONDS:
             said.last_sync = now
-            return inbound
+            said.sync_since = min(max(0, inbound.since), MAX_SEQ)
+            said.syncing = True  # one at a time: what a slower one read must not follow what a quicker one sent
+            return said
         return None
 
-    async def _sync(self, peer: Peer, text: str) -> None:
+    async def _sync(self, peer: Peer, said: Said) -> None:
         """A new snapshot for a client that woke up. News are held from before the read, so that no snapshot steps back
         behind an event already sent."""
-        since = max(0, msgspec.json.decode(text, type=_Inbound).since)
         peer.seq = None
         try:
-            self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=since))
+            self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=said.sync_since))
         except TryOnError as error:
             peer.close(_bye_of(error))
+        finally:
+            said.syncing = False
 
 
 def _bye_of(error: TryOnError) -> ByeFrame:

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import telemetry
-from ..domain.errors import Unavailable
+from ..domain.errors import RateLimited, Unavailable
 from ..domain.events import SnapshotFrame, encode
 from ..services import Services
 from .credentials import client_address, credential_of
@@ -65,7 +65,7 @@ class Streams:
         since = cursor_of(request.headers.get("last-event-id"))
         if since is None:
             since = cursor_of(request.query_params.get("since"))
-        refused = self._places.refusal(address, self._hub.followers_of(session_id))
+        refused = self._places.refusal(address)
         if self._hub.draining or refused is not None:
             return _come_back_later()
         outbox = _Stream(session_id)
@@ -74,7 +74,8 @@ class Streams:
             await stack.enter_async_context(self._hub.following(outbox, transport="sse"))
             try:
                 look = await self._services.sessions.look(session_id, credential_of(request), since=since)
-            except Unavailable as error:
+                self._places.check_session(self._hub.followers_of(session_id))
+            except (RateLimited, Unavailable) as error:
                 return _come_back_later(error.retry_after)
             terminal = look.session.status.terminal
             if terminal and since is not None and since >= look.session.seq:

@@ -119,6 +119,8 @@ class WireSocket(Follower, asyncio.Protocol):
         if self._paused_at is None:
             if not self._closing:
                 self.transport.write(text_frame(frame))
+        elif self._stalled():
+            self.close(TOO_SLOW)
         else:
             self._latest = frame
 
