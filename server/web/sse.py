@@ -65,6 +65,9 @@ class Streams:
         since = cursor_of(request.headers.get("last-event-id"))
         if since is None:
             since = cursor_of(request.query_params.get("since"))
+        if request.method == "HEAD":  # Starlette lets it in with GET: the headers, but nothing to hold open
+            await self._services.sessions.look(session_id, credential_of(request))
+            return Response(headers=HEADERS)
         refused = self._places.refusal(address)
         if self._hub.draining or refused is not None:
             return _come_back_later()
