@@ -752,29 +752,33 @@ EVERYWHERE: Final = ("not_found", "method_not_allowed", "internal_error")
 
 @dataclass(frozen=True, slots=True)
 class CloseCode:
-    """``reconnect``: no, or how. Codes from 4000 to 4499 mean come back, from 4500 to 4999 stop, known or not."""
+    """``reconnect``: no, or how. ``reasons``: what ``bye`` says besides the error codes of that close code.
+
+    Codes from 4000 to 4499 mean come back, from 4500 to 4999 stop, known or not.
+    """
 
     code: int
     meaning: str
     reconnect: str
+    reasons: tuple[str, ...] = ()
 
 
 CLOSE_CODES: Final[tuple[CloseCode, ...]] = (
-    CloseCode(1000, "the terminal event was delivered", "no"),
+    CloseCode(1000, "the terminal event was delivered", "no", ("completed", "failed", "cancelled")),
     CloseCode(1001, "going away", "yes, full jitter"),
     CloseCode(1006, "lost without a word", "yes, full jitter"),
-    CloseCode(1012, "restarted without a word", "yes, full jitter"),
+    CloseCode(1012, "restarted", "yes, full jitter", ("restart",)),
     CloseCode(1002, "broken frame (RFC 6455)", "no"),
     CloseCode(1007, "text that is not UTF-8 (RFC 6455)", "no"),
     CloseCode(1009, "a message larger than 4 KiB (RFC 6455)", "no"),
-    CloseCode(4000, "draining: this server is about to stop", "yes, after retry_after_ms"),
+    CloseCode(4000, "draining: this server is about to stop", "yes, after retry_after_ms", ("draining",)),
     CloseCode(4001, "resync: something went wrong here", "yes, at once, then back off"),
-    CloseCode(4002, "too slow: you did not read what was sent", "yes, at once, then back off"),
-    CloseCode(4003, "no pong came back", "yes, at once, then back off"),
-    CloseCode(4005, "maximum age of a connection", "yes, after retry_after_ms"),
+    CloseCode(4002, "too slow: you did not read what was sent", "yes, at once, then back off", ("too_slow",)),
+    CloseCode(4003, "no pong came back", "yes, at once, then back off", ("no_pong",)),
+    CloseCode(4005, "maximum age of a connection", "yes, after retry_after_ms", ("maximum_age",)),
     CloseCode(4029, "rate limited: too many connections", "yes, after retry_after_ms"),
     CloseCode(4053, "overloaded, or the database is away", "yes, after retry_after_ms"),
-    CloseCode(4500, "misuse: more than 100 messages in 10 seconds", "no"),
+    CloseCode(4500, "misuse: more than 100 messages in 10 seconds", "no", ("misuse",)),
     CloseCode(4501, "bad ticket or token", "no"),
     CloseCode(4504, "unknown, or not yours", "no"),
     CloseCode(4510, "deleted or expired: nothing of it is left", "no"),
@@ -840,6 +844,12 @@ def _response(answer: Answer) -> Schema:
         if answer.examples:
             content["examples"] = {name: {"value": value} for name, value in answer.examples.items()}
         response["content"] = {answer.media: content}
+    if "Location" in answer.headers:  # a new session: what can be done with it
+        response["links"] = {
+            row.name: {"operationId": row.name, "parameters": {"session_id": "$response.body#/session_id"}}
+            for row in OPERATIONS
+            if "session_id" in row.parameters
+        }
     return response
 
 
@@ -921,6 +931,11 @@ def openapi() -> Schema:
         "x-error-codes": _error_table(),
         "x-failure-codes": _failure_table(),
     }
+
+
+def _errors_closed_with(code: int) -> list[str]:
+    """Only those with a close code of their own are ever met on a socket."""
+    return [name for name, error in CODES.items() if error.close_code == code and "close_code" in vars(error)]
 
 
 def _message(struct: type, example: Any) -> tuple[str, Schema]:
@@ -1016,7 +1031,7 @@ def asyncapi() -> Schema:
                 "code": row.code,
                 "meaning": row.meaning,
                 "reconnect": row.reconnect,
-                "reasons": [code for code, error in CODES.items() if error.close_code == row.code],
+                "reasons": [*row.reasons, *_errors_closed_with(row.code)],
             }
             for row in CLOSE_CODES
         ],

@@ -9,6 +9,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from .. import telemetry
 from ..domain.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
@@ -47,11 +48,18 @@ async def on_refusal(request: Request, error: Exception) -> Response:
     return problem(error)
 
 
+def _methods(request: Request) -> list[str]:
+    """Of all routes with this path: Starlette's own Allow names those of the first one only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted(set().union(*fitting))
+
+
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: an unknown route, a wrong method, a bad request."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return problem(MethodNotAllowed(), {"Allow": (error.headers or {}).get("Allow", "")})
+        return problem(MethodNotAllowed(), {"Allow": ", ".join(_methods(request))})
     if error.status_code == 404:
         return problem(NotFound())
     return problem(BadRequest("bad_request"))

@@ -106,7 +106,7 @@ function closeCodes(document) {
   return [
     element("h2", { id: "close-codes-title" }, "Close codes"),
     element("p", "4000 to 4499 mean come back, 4500 to 4999 stop, also for codes you don't know."),
-    table(["Code", "Meaning", "Come back?", "Error codes"], rows),
+    table(["Code", "Meaning", "Come back?", "Reason in bye"], rows),
   ];
 }
 

@@ -144,6 +144,14 @@ def test_every_close_code_of_the_code_is_documented(frames: Any) -> None:
     assert said | {error.close_code for error in errors.ERRORS} <= documented
 
 
+def test_every_reason_of_a_bye_is_documented(frames: Any) -> None:
+    documented = {row["code"]: row["reasons"] for row in frames["x-close-codes"]}
+    for path in WEB.glob("*.py"):
+        for code, reason in re.findall(r'ByeFrame\(\s*(\d{4}), "(\w+)"', path.read_text()):
+            if int(code) != 1006:  # never sent
+                assert reason in documented[int(code)], (path.name, reason)
+
+
 def test_close_codes_tell_in_their_number_whether_to_come_back(frames: Any) -> None:
     for row in frames["x-close-codes"]:
         if row["code"] >= 4000:
@@ -210,6 +218,19 @@ async def test_answers_fit_the_document(stack: StartStack, photos: Path, spec: A
         for row in openapi.OPERATIONS:
             if row.tag != "sessions":
                 check(await http.get(row.path), row.path)
+
+
+async def test_a_wrong_method_is_told_the_documented_ones(stack: StartStack, spec: Any) -> None:
+    running = await stack()
+    async with client(running.url) as http:
+        for path, methods in spec["paths"].items():
+            if path.endswith("/ws"):
+                continue
+            refused = await http.put(re.sub(r"{\w+}", "x", path))
+            assert refused.status_code == 405, path
+            assert refused.json()["code"] == "method_not_allowed"
+            allowed = {method.strip().lower() for method in refused.headers["allow"].split(",")} - {"head"}
+            assert allowed == set(methods), path
 
 
 @pytest.mark.xdist_group("chromium")
