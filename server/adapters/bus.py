@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import random
 import ssl
@@ -28,8 +29,10 @@ log = logging.getLogger("tryon.bus")
 PROGRESS_SECONDS: Final = 900
 """How long the last progress of a session is kept for late joiners; longer than any deadline is useless."""
 
-# Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker changes nothing. Then publishes.
+# Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker changes nothing; of an erased session
+# nothing, whose worker may not know it yet. Then publishes.
 _PROGRESS_SCRIPT: Final = """
+if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 local at = tonumber(ARGV[1]) * 10000000000 + tonumber(ARGV[2])
 local held = redis.call('HGET', KEYS[1], 'at')
 if held and tonumber(held) > at then return 0 end
@@ -39,7 +42,12 @@ redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1
 """
 
+ERASED_SECONDS: Final = 120
+"""How long Redis refuses the progress of an erased session, which it remembers as a hash."""
+
 _RESTORED: Final = b"restored"
+
+_decode_progress: Final = msgspec.json.Decoder(Progress).decode
 
 _AWAY = (RedisError, OSError, TimeoutError)
 
@@ -58,6 +66,9 @@ class RedisBus:
     def _progress_key(self, session_id: str) -> str:
         return f"{self._prefix}progress:{session_id}"
 
+    def _erased_key(self, session_id: str) -> str:
+        return f"{self._prefix}erased:{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
+
     async def publish(self, session_id: str, message: bytes) -> bool:
         """One bus message on the session's channel. False: Redis is away, the sweep will tell."""
         try:
@@ -71,27 +82,39 @@ class RedisBus:
         """Keep it as the latest word and publish it, unless a newer (attempt, seq) has spoken."""
         try:
             stored = await self._progress_script(
-                keys=[self._progress_key(session_id), self.channel(session_id)],
+                keys=[self._progress_key(session_id), self.channel(session_id), self._erased_key(session_id)],
                 args=[progress.attempt, progress.seq, msgspec.json.encode(progress), message, PROGRESS_SECONDS],
             )
         except _AWAY:
             return False
         return bool(stored)
 
-    async def last_progress(self, session_id: str) -> Progress | None:
-        """The latest word, for somebody who joins late; None also while Redis is away."""
+    async def last_progress(self, session_ids: Collection[str]) -> dict[str, Progress]:
+        """The latest word about each, for those who join late, in one round trip. Empty while Redis is away."""
+        if not session_ids:
+            return {}
+        found: dict[str, Progress] = {}
         try:
-            held: Any = await self._redis.hget(self._progress_key(session_id), "progress")  # type: ignore[misc]
-            return msgspec.json.decode(held, type=Progress) if held else None
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for session_id in session_ids:
+                    pipe.hget(self._progress_key(session_id), "progress")
+                for session_id, held in zip(session_ids, await pipe.execute(), strict=True):
+                    if held:
+                        found[session_id] = _decode_progress(held)
         except (*_AWAY, msgspec.MsgspecError):
-            return None
+            return {}
+        return found
 
     async def forget(self, session_ids: Collection[str]) -> bool:
-        """Delete what Redis still knows of erased sessions. False: it is away."""
+        """Delete what Redis still knows of erased sessions, and let it learn no more. False: it is away."""
         if not session_ids:
             return True
         try:
-            await self._redis.delete(*[self._progress_key(session_id) for session_id in session_ids])
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for session_id in session_ids:
+                    pipe.set(self._erased_key(session_id), 1, ex=ERASED_SECONDS)
+                    pipe.delete(self._progress_key(session_id))
+                await pipe.execute()
         except _AWAY:
             return False
         return True
