@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from . import push
+from . import delivery
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -20,7 +20,7 @@ def main() -> None:
 @click.option("--mock-seconds", default=1.0, help="How long the mock works on each session.")
 def push_command(clients: int, rounds: int, mock_seconds: float) -> None:
     """From a transition's commit to its frame on a client's socket."""
-    asyncio.run(push.main(clients=clients, rounds=rounds, mock_seconds=mock_seconds))
+    asyncio.run(delivery.main(clients=clients, rounds=rounds, mock_seconds=mock_seconds))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from . import telemetry
 from .adapters.bus import RedisBus
 from .adapters.files import LocalFiles, MissingFile
 from .adapters.queue import ArqQueue, QueueAway
-from .adapters.store import Change, Moved, NewSession, Store, Story, Taken
+from .adapters.reader import Reader, Reading
+from .adapters.store import Change, Moved, NewSession, Store, Taken
 from .config import Config
 from .domain import errors
 from .domain.errors import NotFound, Unauthorized
@@ -167,6 +168,7 @@ class Sessions:
         self._bus = bus
         self._queue = queue
         self._signer = signer
+        self._reader = Reader(store, bus)
         self._reports: dict[tuple[str, int], _Reports] = {}
         self._waiting: dict[str, Waiting] = {}
         self._waiting_at = float("-inf")
@@ -275,27 +277,28 @@ class Sessions:
             until = self._signer.check_ticket(session_id, credential.ticket, now=self._store.now())
             if until is None:
                 raise Unauthorized("invalid_ticket")
-        story = await self._story(session_id, since)
-        if story is None or (until is None and story.session.owner != credential.owner):
+        reading = await self._read(session_id, since)
+        if reading is None or (until is None and reading.story.session.owner != credential.owner):
             raise NotFound
-        return await self._look(story, until)
+        return await self._look(reading, until)
 
     async def look_again(self, session_id: str, *, until: int | None, since: int | None) -> Look:
         """For a client that was let in before: an open socket outlives its ticket. Raises NotFound once it is erased."""
-        story = await self._story(session_id, since)
-        if story is None:
+        reading = await self._read(session_id, since)
+        if reading is None:
             raise NotFound
-        return await self._look(story, until)
+        return await self._look(reading, until)
 
-    async def _story(self, session_id: str, since: int | None) -> Story | None:
-        return await self._store.story(session_id, since) if valid_session_id(session_id) else None
+    async def _read(self, session_id: str, since: int | None) -> Reading | None:
+        return await self._reader.read(session_id, since) if valid_session_id(session_id) else None
 
-    async def _look(self, story: Story, until: int | None) -> Look:
-        access = self.access(until=until)
+    async def _look(self, reading: Reading, until: int | None) -> Look:
+        session, access = reading.story.session, self.access(until=until)
+        waiting = (await self.waiting()).get(session.id) if session.status is Status.CREATED else None
         return Look(
-            story.session,
-            await self._view(story.session, access),
-            [event_frame(event, access.file) for event in story.events],
+            session,
+            view(session, access, progress=reading.progress, waiting=waiting),
+            [event_frame(event, access.file) for event in reading.story.events],
             access,
         )
 
@@ -304,12 +307,12 @@ class Sessions:
         return await self._view(session, self.access())
 
     async def _view(self, session: Session, access: Access) -> SessionView:
-        progress = waiting = None
-        if session.status is Status.PROCESSING:
-            progress = await self._bus.last_progress(session.id)
-        elif session.status is Status.CREATED:
-            waiting = (await self.waiting()).get(session.id)
-        return view(session, access, progress=progress, waiting=waiting)
+        return (await self._views([session], access))[0]
+
+    async def _views(self, sessions: list[Session], access: Access) -> list[SessionView]:
+        progress = await self._bus.last_progress([s.id for s in sessions if s.status is Status.PROCESSING])
+        waiting = await self.waiting() if any(s.status is Status.CREATED for s in sessions) else {}
+        return [view(s, access, progress=progress.get(s.id), waiting=waiting.get(s.id)) for s in sessions]
 
     async def waiting(self) -> dict[str, Waiting]:
         """Every waiting session's place in the queue and time to its end; empty while Redis is away.
@@ -341,9 +344,8 @@ class Sessions:
         """An owner's sessions, newest first, and where the next page begins."""
         sessions = await self._store.of_owner(owner, limit=limit + 1, before=before)
         page = sessions[:limit]
-        access = self.access()
-        views = await asyncio.gather(*(self._view(session, access) for session in page))
-        return list(views), (page[-1].created_at, page[-1].id) if len(sessions) > limit else None
+        views = await self._views(page, self.access())
+        return views, (page[-1].created_at, page[-1].id) if len(sessions) > limit else None
 
     async def history(self, session_id: str, credential: Credential) -> list[HistoryEvent]:
         """The audit trail from the beginning. Raises as :meth:`look`."""

@@ -19,6 +19,7 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
 from arq.jobs import serialize_job
 from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -80,18 +81,40 @@ def cancel_channel(key_prefix: str) -> str:
     return f"{key_prefix}cancel"
 
 
+class _Cancellable(AbstractConnection):
+    """A connection whose sending may be cancelled.
+
+    redis-py 5 bounds it with ``asyncio.wait_for``, which before Python 3.12 swallows a cancel that arrives in the moment its
+    inner task has ended (bpo-42130): a worker told to stop then ran on for ever. It also makes a task per command.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        seconds, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(seconds):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError as error:
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        finally:
+            self.socket_timeout = seconds
+
+
 def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
     """Connections that survive a restart of Redis: a stale one is made anew once, at once, without a word.
 
     ``socket_seconds`` bounds connecting and each read and write.
     """
-    return ConnectionPool.from_url(
+    pool = ConnectionPool.from_url(
         redis_url,
         socket_connect_timeout=socket_seconds,
         socket_timeout=socket_seconds,
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[OSError, RedisConnectionError, RedisTimeoutError],
     )
+    pool.connection_class = type(
+        "Connection", (_Cancellable, pool.connection_class), {}
+    )  # TCP, TLS or Unix, as the URL says
+    return pool
 
 
 class ArqQueue:

@@ -1,0 +1,90 @@
+"""One SELECT for everybody who wants to read a session at the same moment.
+
+A thousand clients that come back together would otherwise be a thousand statements, each several hops to the database's
+thread or server. While one batch is being read the next one gathers; who asks alone waits for nobody.
+
+Guarantee: an answer was read by a statement that began after the question was asked. So whoever registers for news first
+and asks then sees everything that it was not told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from ..domain.session import Progress
+from ..domain.states import Status
+from .bus import RedisBus
+from .store import Store, Story
+
+MAX_BATCH: Final = 400
+"""Sessions in one statement: below every database's limit of parameters, and quick enough not to hold up the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A session with its events after ``since``, and the latest word about it if it is running."""
+
+    story: Story
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    session_id: str
+    since: int | None
+    answer: asyncio.Future[Reading | None]
+
+
+class Reader:
+    """Reads for one event loop. Raises what the store raises, to everybody in the batch."""
+
+    def __init__(self, store: Store, bus: RedisBus) -> None:
+        self._store = store
+        self._bus = bus
+        self._questions: list[_Question] = []
+        self._reading: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reader waiting={len(self._questions)}>"
+
+    async def read(self, session_id: str, since: int | None) -> Reading | None:
+        """``since`` None: without events. None: there is no such session (any more)."""
+        question = _Question(session_id, since, asyncio.get_running_loop().create_future())
+        self._questions.append(question)
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_all(), name="reader")
+        return await question.answer
+
+    async def _read_all(self) -> None:
+        """Batch after batch until nobody asks. It starts a tick later, so that one tick's questions are one batch."""
+        try:
+            while self._questions:
+                batch, self._questions = self._questions[:MAX_BATCH], self._questions[MAX_BATCH:]
+                try:
+                    await self._read(batch)
+                except Exception as error:
+                    for question in batch:
+                        if not question.answer.done():
+                            question.answer.set_exception(error)
+        finally:
+            self._reading = None
+
+    async def _read(self, batch: list[_Question]) -> None:
+        cursors = [question.since for question in batch if question.since is not None]
+        stories = await self._store.stories(
+            {question.session_id for question in batch}, min(cursors) if cursors else None
+        )
+        running = [story.session.id for story in stories.values() if story.session.status is Status.PROCESSING]
+        progress = await self._bus.last_progress(running)
+        for question in batch:
+            if question.answer.done():  # whoever asked has gone
+                continue
+            story = stories.get(question.session_id)
+            if story is None:
+                question.answer.set_result(None)
+                continue
+            since = question.since
+            events = [] if since is None else [event for event in story.events if event.seq > since]
+            question.answer.set_result(Reading(Story(story.session, events), progress.get(question.session_id)))
