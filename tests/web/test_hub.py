@@ -434,7 +434,7 @@ async def test_progress_reaches_followers_and_a_fenced_out_workers_does_not(hub:
         assert await report(two.session.seq, 2, 0.6)
         await subscriber_of(hub).settled()
         assert page.told == ["snapshot 2", "progress 0.5", "progress 0.6"]
-        held = await services.bus.last_progress(session.id)
+        held = (await services.bus.last_progress([session.id])).get(session.id)
         assert held is not None and held.progress == 0.6
 
 
