@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from arq.connections import ArqRedis
@@ -25,7 +26,7 @@ from arq.constants import in_progress_key_prefix
 from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
 
-from server.adapters.queue import AWAY, connection_pool, deserialize, doorbell, serialize
+from server.adapters.queue import AWAY, cancel_channel, connection_pool, deserialize, doorbell, serialize
 
 log = logging.getLogger("tryon.worker")
 
@@ -64,6 +65,9 @@ class DoorbellRedis(ArqRedis):
         )
         self._queue = queue_name
         self._channel = doorbell(key_prefix)
+        self._cancel_channel = cancel_channel(key_prefix)
+        self.on_cancel: Callable[[str], None] | None = None
+        """Called with the id of every session whose claim no longer counts, whoever holds it."""
         self._listener: asyncio.Task[None] | None = None
         self._listening = False
         self._rung = asyncio.Event()
@@ -109,16 +113,23 @@ class DoorbellRedis(ArqRedis):
         while True:
             try:
                 async with self.pubsub() as bell:
-                    await bell.subscribe(self._channel)
+                    await bell.subscribe(self._channel, self._cancel_channel)
                     while True:
                         # The confirmation of a subscription counts as a ring: something may have been missed before it.
-                        if await bell.get_message(timeout=LISTEN_SECONDS):
+                        if message := await bell.get_message(timeout=LISTEN_SECONDS):
                             self._listening = True
-                            self._rung.set()
+                            self._heard(message)
             except AWAY as error:
                 self._note_away(error)
             self._listening = False
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        cancelled = message["type"] == "message" and message["channel"] == self._cancel_channel.encode()
+        if not cancelled:
+            self._rung.set()
+        elif self.on_cancel is not None:
+            self.on_cancel(message["data"].decode())
 
     def _suspect(self) -> None:
         """A job was there and nobody rang: the subscription may be deaf, so make a new one."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 from contextlib import AsyncExitStack, suppress
@@ -27,6 +28,8 @@ from .pickup import DoorbellRedis
 from .processors import Processor
 from .tasks import SessionRunner, run_session
 
+log = logging.getLogger("tryon.worker")
+
 NOTE_SECONDS: Final = 3.0
 """How often a worker says that it lives."""
 
@@ -35,7 +38,7 @@ HEALTH_SECONDS: Final = 5.0
 
 POLL_DELAY_SECONDS: Final = 0.002
 """arq's pause between two looks at the queue. An idle worker spends its time in the doorbell instead; this bounds how long
-a freed slot of a full worker stays empty, and what looking for one costs (2 % of a core)."""
+a freed slot of a full worker stays empty. Looking for one costs a full worker 2.6 % of a core (5 ms: 1.1 %)."""
 
 
 def _read() -> tuple[Config, Processor, str]:
@@ -83,19 +86,28 @@ class Lifetime:
         try:
             async with AsyncExitStack() as stack:
                 services = await stack.enter_async_context(open_services(config))
+                warming = None
                 if (start := getattr(processor, "start", None)) is not None:
-                    await start()
+                    warming = asyncio.create_task(start(), name="warming")
+                    warming.add_done_callback(_stop_if_cold)
                 if (close := getattr(processor, "close", None)) is not None:
                     stack.push_async_callback(close)
                 await stack.enter_async_context(services.sessions.maintenance())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
-                self._ready.set_result(SessionRunner(services, processor, worker_id))
+                self._ready.set_result(SessionRunner(services, processor, worker_id, warming=warming))
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
+
+
+def _stop_if_cold(warming: asyncio.Task[None]) -> None:
+    """A processor that cannot start makes a worker that hands everything back: better none, and one that tries again."""
+    if not warming.cancelled() and (error := warming.exception()) is not None:
+        log.error("The processor did not start; the worker stops", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _note(queue: ArqQueue, worker_id: str) -> None:
@@ -119,6 +131,7 @@ async def startup(ctx: dict[Any, Any]) -> None:
     lifetime = ctx["lifetime"] = Lifetime()
     try:
         ctx["runner"] = await lifetime.open()
+        ctx["redis"].on_cancel = ctx["runner"].look_now
     except ConfigError as error:
         _refuse(error)
 

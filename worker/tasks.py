@@ -19,7 +19,7 @@ from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.sessions import Claim
 
-from .processors import EXTENSION, Job, Output, Processor, ProcessorError
+from .processors import EXTENSION, Job, Output, Processor, ProcessorError, Report
 
 log = logging.getLogger("tryon.worker")
 
@@ -45,12 +45,22 @@ async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
 class SessionRunner:
     """Runs sessions on one worker; as many at once as arq starts."""
 
-    def __init__(self, services: Services, processor: Processor, worker_id: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        processor: Processor,
+        worker_id: str,
+        *,
+        warming: asyncio.Task[None] | None = None,
+    ) -> None:
+        """``warming``: ends when the processor is ready; sessions are claimed before that, and say what they wait for."""
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
         self._processor = processor
         self._worker_id = worker_id
+        self._warming = warming
+        self._looks: dict[str, asyncio.Event] = {}
 
     def __repr__(self) -> str:
         return f"<SessionRunner {self._worker_id} {self._processor.name}>"
@@ -70,6 +80,11 @@ class SessionRunner:
             stopping = await self._hold(claim, stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
+
+    def look_now(self, session_id: str) -> None:
+        """Somebody has cancelled or erased this session: if it runs here, its next heartbeat is now."""
+        if (look := self._looks.get(session_id)) is not None:
+            look.set()
 
     async def _hold(self, claim: Claim, *, stopping: bool) -> bool:
         """Work under a heartbeat until there is an end to write down, and write it. Returns whether the worker stops."""
@@ -99,6 +114,7 @@ class SessionRunner:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self._looks.pop(claim.session.id, None)
         return stopping
 
     async def _work(self, claim: Claim) -> Output:
@@ -120,6 +136,7 @@ class SessionRunner:
             except Exception:
                 log.debug("Progress of session %s was not reported", claim.session.id, exc_info=True)
 
+        await self._warm_up(report)
         try:
             output = await self._processor.run(job, report)
         except SystemExit as error:  # asyncio would let it end the whole worker
@@ -128,10 +145,25 @@ class SessionRunner:
             raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
         return output
 
+    async def _warm_up(self, report: Report) -> None:
+        if self._warming is None:
+            return
+        if not self._warming.done():
+            await report(None, "warming")
+        try:
+            await asyncio.shield(self._warming)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise ProcessorError("processor_error", requeue=True) from error
+
     async def _beat(self, claim: Claim) -> Literal["cancelled", "lost"]:
         """Renew the lease until somebody else decided otherwise."""
+        look = self._looks[claim.session.id] = asyncio.Event()
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(look.wait(), self._lease_seconds / 3)
+            look.clear()
             try:
                 verdict = await self._sessions.renew(claim)
             except Unavailable as error:
