@@ -147,7 +147,7 @@ async def running_web(config: Config) -> AsyncIterator[Web]:
     server = make_server(app)
     listener = listen(config, reuse_port=False)
     port = listener.getsockname()[1]
-    serving = asyncio.create_task(server.serve(sockets=[listener]), name="web")
+    serving = asyncio.create_task(server._serve(sockets=[listener]), name="web")  # signals stay ours
     try:
         await until(lambda: server.started or serving.done())
         if serving.done():
