@@ -172,6 +172,8 @@ class Sessions:
         self._reports: dict[tuple[str, int], _Reports] = {}
         self._waiting: dict[str, Waiting] = {}
         self._waiting_at = float("-inf")
+        self._run_seconds: float | None = None
+        self._slots = 0
         self._waiting_lock = asyncio.Lock()
         self.process_name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -306,6 +308,23 @@ class Sessions:
         """What its owner sees of a session that was just read or made."""
         return await self._view(session, self.access())
 
+    async def view_of_new(self, session: Session) -> SessionView:
+        """What its owner sees of a session that was made this moment: the last in the queue, if it was not taken already.
+
+        The queue as it was last read does not know it yet.
+        """
+        known = await self.waiting()
+        try:
+            position = await self._queue.depth()
+        except QueueAway:
+            position = 0
+        if position and session.id not in known:
+            known[session.id] = self._place(position)
+        return view(session, self.access(), waiting=known.get(session.id))
+
+    def _place(self, position: int) -> Waiting:
+        return Waiting(position, expected_seconds(position, run_seconds=self._run_seconds, slots=self._slots))
+
     async def _view(self, session: Session, access: Access) -> SessionView:
         return (await self._views([session], access))[0]
 
@@ -323,18 +342,15 @@ class Sessions:
         async with self._waiting_lock:
             if loop.time() - self._waiting_at >= WAITING_SECONDS:
                 try:
-                    order, run_seconds, workers = await asyncio.gather(
+                    order, self._run_seconds, workers = await asyncio.gather(
                         self._queue.order(self._config.queue_limit),
                         self._queue.run_seconds(self._config.processor),
                         self._queue.workers(),
                     )
                 except QueueAway:
-                    order, run_seconds, workers = [], None, 0
-                slots = workers * self._config.worker_jobs
-                self._waiting = {
-                    session_id: Waiting(n, expected_seconds(n, run_seconds=run_seconds, slots=slots))
-                    for n, session_id in enumerate(order, 1)
-                }
+                    order, self._run_seconds, workers = [], None, 0
+                self._slots = workers * self._config.worker_jobs
+                self._waiting = {session_id: self._place(n) for n, session_id in enumerate(order, 1)}
                 self._waiting_at = loop.time()
             return self._waiting
 

@@ -18,7 +18,7 @@ from ..adapters.limits import Verdict
 from ..adapters.queue import QueueAway
 from ..adapters.store import Taken
 from ..domain.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
-from ..domain.session import Session, view
+from ..domain.session import Session
 from ..domain.tokens import SESSIONS, new_token, token_hash
 from ..services import Services
 from ..sessions import Idempotency, Photo
@@ -85,7 +85,7 @@ class Submit:
         self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
     ) -> Response:
         """201 with the session as it is now; a replay says so."""
-        now = await self._sessions.view_of(session) if replayed else view(session, self._sessions.access())
+        now = await (self._sessions.view_of if replayed else self._sessions.view_of_new)(session)
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
