@@ -2,17 +2,22 @@
  * The demo page. One state object, one `render()`; everything that happens changes the state and renders again.
  *
  * Views: `start` (drop zones) and `run` (one session). Phases of a run: uploading -> following -> (ended), or refused
- * (the upload was), or gone (the session is). `#session=<id>&ticket=<ticket>` shows a session made elsewhere, read-only.
+ * (the upload was, or the retry), or gone (the session is). `#session=<id>&ticket=<ticket>` shows a session made elsewhere,
+ * read-only.
  */
 
-import { Problem, browserToken, follow, isSessionId, randomText, submit } from "./client.js";
 import { onArrive, onChoose, surelyNoPicture } from "./photos.js";
-import { CONNECTIONS, duration, fromNow, goneWords, moment, problemWords, sentence, sessionHeadline } from "./words.js";
+import { Problem, TryOn, randomText } from "./tryon.js";
+import { CONNECTIONS, duration, fromNow, goneWords, kilobytes, moment, problemWords, receiptWords, sessionHeadline } from "./words.js";
 
 const TITLE = document.title;
 const LINK_FRESH_MS = 120000; // links live 300 s by default; older than that, a download asks for a new one first
 const IMAGE_TRIES = 3;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const MINE_FRESH_MS = 240000; // the thumbnails' links
+const MINE = 6;
+const PHOTO_GONE = "The photo is no longer there. Please choose it again.";
+const SESSION_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** localStorage, or memory where it is blocked. */
 const storage = {
@@ -36,6 +41,7 @@ const storage = {
 
 const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const [stepCreated, stepProcessing, stepEnd] = $.steps.children;
+const tryon = new TryOn();
 
 const fresh = () => ({
   phase: "idle", // idle, uploading, following, refused, gone
@@ -51,6 +57,9 @@ const fresh = () => ({
   retryable: true,
   retryAt: 0, // our clock: not before
   times: {}, // ms after creation at which a step was reached, as far as it was seen
+  cancelling: false,
+  deleting: false,
+  receipt: null,
 });
 
 let state = fresh();
@@ -61,12 +70,9 @@ let following = null;
 let upload = null; // AbortController
 let idempotencyKey = null; // of the upload that may be repeated
 let expiryTimer = 0;
+let mine = { at: 0, sessions: [] }; // this browser's last sessions, and when they were read
 
 // --- what happens ---------------------------------------------------------------------------------------------------
-
-function token() {
-  return browserToken(storage);
-}
 
 function reset() {
   following?.close();
@@ -108,7 +114,7 @@ function arrive(file, kind) {
     announce("Garment added. Now add your photo.");
     render();
   } else if (kind === "garment") {
-    again();
+    withGarment();
   } else {
     begin(file);
   }
@@ -131,27 +137,21 @@ function begin(image) {
 }
 
 async function send() {
-  const mine = state;
+  const asked = state;
   Object.assign(state, { phase: "uploading", sent: 0, problem: null, retryAt: 0 });
   upload = new AbortController();
   render();
+  const onProgress = (part) => {
+    asked.sent = part;
+    render();
+  };
   try {
-    const session = await submit({
-      image: state.image,
-      garment,
-      token: token(),
-      idempotencyKey,
-      signal: upload.signal,
-      onProgress: (part) => {
-        mine.sent = part;
-        render();
-      },
-    });
-    if (mine !== state) return;
+    const session = await tryon.upload(state.image, { garment, idempotencyKey, signal: upload.signal, onProgress });
+    if (asked !== state) return;
     storage.set("tryon.session", session.session_id);
-    watch(session.session_id, { token: token(), session });
+    watch(session);
   } catch (error) {
-    if (mine !== state) return;
+    if (asked !== state) return;
     if (error.name === "AbortError") startOver();
     else if (error instanceof Problem) refused(error);
     else throw error;
@@ -168,14 +168,12 @@ function refused(problem) {
   render();
 }
 
-function watch(id, { token = null, ticket = null, session = null }) {
+/** Follows a session, or the session of that id. */
+function watch(session, { ticket = null } = {}) {
   state.phase = "following";
-  state.session = session;
-  if (session) heard(session);
-  following = follow(id, {
-    token,
+  if (typeof session === "object") heard(session);
+  following = tryon.follow(session, {
     ticket,
-    session,
     onSession: (news) => {
       heard(news);
       render();
@@ -184,7 +182,7 @@ function watch(id, { token = null, ticket = null, session = null }) {
       state.connection = connection;
       render();
     },
-    onGone: gone,
+    onGone: (code) => state.deleting || gone(code), // else the receipt is on its way
   });
   render();
 }
@@ -206,10 +204,8 @@ function heard(session) {
 
 function gone(code) {
   const { shared } = state;
-  const seen = state.session !== null;
   reset();
   if (!shared) storage.set("tryon.session", null);
-  if (code === "not_found" && seen) code = "erased";
   if (code === "not_found" && !shared) {
     render(); // a kept session that is no longer there is no reason to bother anyone
     return;
@@ -218,26 +214,88 @@ function gone(code) {
   render();
 }
 
-/** The same photo again, as a new session: the file we still have, else the one the server has. */
+/** Once more: what was refused is sent again; what failed or was cancelled needs no new upload. */
 async function again() {
   if (busy()) return;
-  const mine = state;
-  let { image } = state;
-  try {
-    if (!image) {
-      image = await fetchImage("input");
-      if (!garment && state.session?.links.garment) setGarment(await fetchImage("garment"));
-    }
-  } catch {
-    if (mine === state) startOver("The photo is no longer there. Please choose it again.");
-    return;
-  }
-  if (mine !== state) return;
-  if (state.phase === "refused" && state.imageUrl) {
+  if (state.phase === "refused" && !state.session) {
     send();
     return;
   }
-  begin(image);
+  const asked = state;
+  try {
+    const session = await tryon.retry(state.session.session_id);
+    if (asked !== state) return;
+    const { image, imageUrl } = state;
+    state.imageUrl = null; // it lives on
+    reset();
+    Object.assign(state, { image, imageUrl });
+    storage.set("tryon.session", session.session_id);
+    watch(session);
+  } catch (error) {
+    if (asked !== state) return;
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 404) startOver(PHOTO_GONE);
+    else refused(error);
+  }
+}
+
+/** The same photo with another garment: the file we still have, else the one the server has. */
+async function withGarment() {
+  const asked = state;
+  let { image } = state;
+  try {
+    image ??= await fetchImage("input");
+  } catch {
+    if (asked === state) startOver(PHOTO_GONE);
+    return;
+  }
+  if (asked === state) begin(image);
+}
+
+async function cancel() {
+  const asked = state;
+  if (state.cancelling) return;
+  state.cancelling = true;
+  render();
+  try {
+    await tryon.cancel(state.session.session_id); // that it has happened is pushed, as everything else
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    asked.cancelling = false;
+    announce("It could not be cancelled. Please try again.");
+    if (asked === state) render();
+  }
+}
+
+/** Erases the session now and shows the receipt. */
+async function erase() {
+  const asked = state;
+  state.deleting = true;
+  render();
+  try {
+    const receipt = await tryon.remove(state.session.session_id);
+    if (asked !== state) return;
+    reset();
+    storage.set("tryon.session", null);
+    Object.assign(state, { phase: "gone", receipt, problem: receiptWords(receipt), connection: "finished" });
+    render();
+  } catch (error) {
+    if (asked !== state) return;
+    if (!(error instanceof Problem)) throw error;
+    state.deleting = false;
+    if (error.status === 404) gone("erased");
+    else announce("It could not be deleted. Please try again.");
+    render();
+  }
+}
+
+function saveReceipt() {
+  const blob = new Blob([JSON.stringify(state.receipt, null, 2)], { type: "application/json" });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `receipt-${state.receipt.session_id.slice(-6)}.json`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
 async function fetchImage(name) {
@@ -258,11 +316,11 @@ function startOver(text = null) {
 
 /** Links expire. New ones come with the session, read again; a session that is gone says so. */
 async function refreshLinks() {
-  const mine = state;
+  const asked = state;
   try {
     await following?.refresh();
   } catch (error) {
-    if (mine === state && (error.status === 404 || error.status === 401)) gone(error.code);
+    if (asked === state && (error.status === 404 || error.status === 401)) gone(error.code);
   }
 }
 
@@ -281,16 +339,34 @@ function enter() {
   const kept = storage.get("tryon.session");
   if (id !== null) {
     state.shared = ticket !== null;
-    if (!isSessionId(id)) {
+    if (!SESSION_ID.test(id)) {
       state.shared = true;
       gone("not_found");
       return;
     }
-    watch(id, ticket ? { ticket } : { token: token() });
-  } else if (isSessionId(kept)) {
-    watch(kept, { token: token() });
+    watch(id, { ticket });
+  } else if (SESSION_ID.test(kept ?? "")) {
+    watch(kept);
   }
   render();
+}
+
+/** This browser's last sessions, below the drop zones. One that never made any asks nothing. */
+async function readMine() {
+  if (storage.get("tryon.token") === null || Date.now() - mine.at < 1000) return;
+  mine.at = Date.now();
+  try {
+    mine.sessions = (await tryon.list({ limit: MINE })).sessions;
+    if (state.phase === "idle") renderMine();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error; // no list is no harm
+  }
+}
+
+function open(session) {
+  reset();
+  storage.set("tryon.session", session.session_id);
+  watch(session.session_id);
 }
 
 // --- what is seen ---------------------------------------------------------------------------------------------------
@@ -300,12 +376,13 @@ function announce(text) {
 }
 
 function serverNow() {
-  return Date.now() + (following?.clockOffset ?? 0);
+  return following?.now() ?? Date.now();
 }
 
 function render() {
   const { phase } = state;
   const run = phase !== "idle";
+  if (!run && $.start.hidden) readMine();
   const focused = document.activeElement;
   $.start.hidden = run;
   $.run.hidden = !run;
@@ -327,6 +404,31 @@ function renderStart() {
   if (garmentUrl) $["garment-preview"].src = garmentUrl;
   else $["garment-preview"].removeAttribute("src");
   $["garment-hint"].textContent = garment ? "Added. Now add your photo." : "Optional. Add it before your photo.";
+  renderMine();
+}
+
+function renderMine() {
+  const alive = mine.sessions.filter(({ expires_at }) => Date.parse(expires_at) > Date.now());
+  $.mine.hidden = alive.length === 0;
+  const key = JSON.stringify(alive.map(({ session_id, seq, links }) => [session_id, seq, links.input]));
+  if ($["mine-list"].dataset.key === key) return;
+  $["mine-list"].dataset.key = key;
+  $["mine-list"].replaceChildren(
+    ...alive.map((session) => {
+      const picture = Object.assign(new Image(), { src: session.links.output ?? session.links.input, alt: "" });
+      picture.setAttribute("aria-hidden", "true");
+      picture.addEventListener("error", () => picture.remove());
+      const words = `${sessionHeadline(session)}, from ${moment(new Date(session.created_at))}`;
+      const button = Object.assign(document.createElement("button"), { type: "button", title: words });
+      button.setAttribute("aria-label", words);
+      button.dataset.status = session.status;
+      button.append(picture);
+      button.addEventListener("click", () => open(session));
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    }),
+  );
 }
 
 function headline() {
@@ -366,7 +468,11 @@ function renderRun() {
   const retryable = phase === "refused" ? state.retryable : failed && (session.error?.retryable ?? true);
   $.again.hidden = !(canRun && retryable);
   renderCountdown();
-  $.stop.hidden = phase !== "uploading";
+  const running = phase === "following" && session !== null && !ended && !shared;
+  $.stop.hidden = !(phase === "uploading" || running);
+  $.stop.textContent = phase === "uploading" ? "Cancel upload" : state.cancelling ? "Cancelling" : "Cancel";
+  $.stop.setAttribute("aria-disabled", String(running && state.cancelling));
+  renderReceipt();
   $.new.hidden = !(canRun || (phase === "gone" && !shared));
   $.new.textContent = phase === "refused" || failed ? "Choose another photo" : "New photo";
   $.new.classList.toggle("primary", canRun && !retryable && session?.status !== "completed");
@@ -383,6 +489,24 @@ function renderRun() {
 
 function extension(link) {
   return /\.[a-z0-9]{2,5}$/.exec(new URL(link, location.href).pathname)?.[0] ?? "";
+}
+
+function renderReceipt() {
+  const { receipt } = state;
+  $.receipt.hidden = $["save-receipt"].hidden = receipt === null;
+  if (receipt === null || $.receipt.dataset.signature === receipt.signature) return;
+  $.receipt.dataset.signature = receipt.signature;
+  const row = (...cells) => {
+    const line = document.createElement("li");
+    line.append(...cells.map(([tag, text]) => Object.assign(document.createElement(tag), { textContent: text })));
+    return line;
+  };
+  const names = { image: "Photo", garment: "Garment", output: "Result" };
+  const { files, key_id, signature } = receipt;
+  $["receipt-files"].replaceChildren(
+    ...files.map((file) => row(["span", names[file.role] ?? file.role], ["span", kilobytes(file.bytes)], ["code", file.sha256])),
+    row(["span", "Signed"], ["span", key_id], ["code", signature]),
+  );
 }
 
 const END_NAMES = { failed: "Failed", cancelled: "Cancelled" };
@@ -523,15 +647,16 @@ for (const image of [$.photo, $.garment, $.veil, $.result]) {
 function renderKeeps() {
   const { session } = state;
   const until = session && state.phase === "following" ? new Date(session.expires_at) : null;
-  if (!until) {
-    $.keeps.textContent = "Your photo is erased automatically. Nothing of it stays.";
-    return;
+  const left = until ? until - serverNow() : 0;
+  $.erase.hidden = until === null || state.shared || left <= 0;
+  $.erase.disabled = state.deleting;
+  let text = "Your photo is erased automatically. Nothing of it stays.";
+  if (until && left > 0) {
+    text = `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until)}, ${fromNow(left)}.`;
+  } else if (until) {
+    text = "The time of this photo is over; it is being erased.";
   }
-  const left = until - serverNow();
-  $.keeps.textContent =
-    left > 0
-      ? `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until)}, ${fromNow(left)}.`
-      : "The time of this photo is over; it is being erased.";
+  if ($.keeps.textContent !== text) $.keeps.textContent = text;
 }
 
 // --- wiring ---------------------------------------------------------------------------------------------------------
@@ -558,7 +683,17 @@ $["garment-remove"].addEventListener("click", () => {
 $.again.addEventListener("click", () => {
   if ($.again.getAttribute("aria-disabled") !== "true") again();
 });
-$.stop.addEventListener("click", () => upload?.abort());
+$.stop.addEventListener("click", () => (state.phase === "uploading" ? upload?.abort() : cancel()));
+$.erase.addEventListener("click", () => $["erase-dialog"].showModal());
+$["erase-dialog"].addEventListener("close", () => {
+  const sure = $["erase-dialog"].returnValue === "yes";
+  $["erase-dialog"].returnValue = "";
+  if (sure && state.session && state.phase === "following") erase();
+});
+$["save-receipt"].addEventListener("click", saveReceipt);
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible" && state.phase === "idle" && Date.now() - mine.at > MINE_FRESH_MS) readMine();
+});
 $.new.addEventListener("click", () => startOver());
 for (const link of [$.home, $.own]) {
   link.addEventListener("click", (event) => {
@@ -583,7 +718,8 @@ addEventListener("hashchange", enter);
 setInterval(() => {
   if (state.phase === "following" && !state.session?.terminal) renderTimes();
   if (state.phase === "refused") renderCountdown();
+  renderKeeps();
 }, 250);
-setInterval(renderKeeps, 30000);
 
 enter();
+readMine();

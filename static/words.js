@@ -56,6 +56,7 @@ export function sessionHeadline(session) {
   switch (session.status) {
     case "created":
       if (session.attempt > 0) return "Interrupted, it will run again in a moment";
+      if (session.queue_position === 1) return "Waiting, next in line";
       return session.queue_position > 1 ? `Waiting, number ${session.queue_position} in line` : "Waiting for its turn";
     case "processing":
       return session.stage ? sentence(session.stage) : "Working on it";
@@ -85,13 +86,30 @@ export function duration(milliseconds) {
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
-/** "in 24 hours", "in 5 minutes" */
+/** "in 23 hours 59 minutes", "in 12 minutes", "in 4 minutes 20 seconds", "in 9 seconds" */
 export function fromNow(milliseconds) {
-  const format = new Intl.RelativeTimeFormat("en", { numeric: "always" });
-  const minutes = milliseconds / 60000;
-  if (minutes >= 90) return format.format(Math.round(minutes / 60), "hour");
-  if (minutes >= 1.5) return format.format(Math.round(minutes), "minute");
-  return format.format(Math.max(1, Math.round(milliseconds / 1000)), "second");
+  const seconds = Math.max(1, Math.round(milliseconds / 1000));
+  const minutes = Math.round(seconds / 60);
+  const count = (n, unit) => (n ? `${n} ${unit}${n === 1 ? "" : "s"}` : "");
+  const parts =
+    minutes >= 60
+      ? [count(Math.floor(minutes / 60), "hour"), count(minutes % 60, "minute")]
+      : seconds >= 600
+        ? [count(minutes, "minute")]
+        : [count(Math.floor(seconds / 60), "minute"), count(seconds % 60, "second")];
+  return `in ${parts.filter(Boolean).join(" ")}`;
+}
+
+/** "48 kB", "1.2 MB" */
+export function kilobytes(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/** `{ title, text }` for what a receipt vouches for. */
+export function receiptWords({ files, deleted_at }) {
+  const what = files.length === 1 ? "One file was" : `${files.length} files were`;
+  const time = new Date(deleted_at).toLocaleTimeString("en-GB");
+  return { title: "Everything was erased", text: `${what} deleted at ${time}. This is the server’s signed receipt; it keeps none.` };
 }
 
 /** "today at 17:05", "tomorrow at 09:00", "on 3 December at 09:00" */

@@ -1,0 +1,135 @@
+/** Types of tryon.js. Times are RFC 3339 in UTC; links are signed, expire, and work on any page. */
+
+export type Status = "created" | "processing" | "completed" | "failed" | "cancelled";
+export type Transport = "ws" | "sse" | "long-poll" | "poll";
+/** `live`: pushed. `polling`: asked for. `finished`: nothing more comes. */
+export type Connection = "connecting" | "live" | "polling" | "reconnecting" | "offline" | "finished";
+
+export interface Session {
+  session_id: string;
+  status: Status;
+  /** Counts the session's transitions, from 1. */
+  seq: number;
+  terminal: boolean;
+  attempt: number;
+  stage: string | null;
+  /** From 0 to 1. */
+  progress: number | null;
+  /** From 1, while it waits. */
+  queue_position: number | null;
+  /** Until the expected end. */
+  eta_seconds: number | null;
+  error: { code: string; message: string; retryable: boolean } | null;
+  created_at: string;
+  updated_at: string;
+  /** It ends by then, one way or another. */
+  deadline: string;
+  /** Everything of it is erased then. */
+  expires_at: string;
+  processor: string;
+  retry_of: string | null;
+  links: { self: string; ws: string; events: string; input: string; garment: string | null; output: string | null };
+}
+
+/** One transition. */
+export interface SessionEvent {
+  session_id: string;
+  seq: number;
+  event: Status | "requeued";
+  from: Status | null;
+  status: Status;
+  terminal: boolean;
+  at: string;
+  data: Record<string, unknown>;
+}
+
+export interface Receipt {
+  session_id: string;
+  reason: string;
+  deleted_at: string;
+  files: { session_id: string; role: "image" | "garment" | "output"; bytes: number; sha256: string }[];
+  key_id: string;
+  /** Ed25519, base64url; the public key is at /api/tryon/receipt-key. */
+  signature: string;
+}
+
+export interface UploadOptions {
+  garment?: File | Blob | null;
+  params?: Record<string, unknown> | null;
+  /** Random by default. The same key with the same photo is the same session: send it again if no answer came. */
+  idempotencyKey?: string;
+  /** From 0 to 1. */
+  onProgress?: (part: number) => void;
+  signal?: AbortSignal | null;
+}
+
+export interface FollowOptions {
+  /** A read-only pass instead of the token. */
+  ticket?: string | null;
+  /** The last event that is known: `onEvent` gets those after it. Default 0, all of them. */
+  since?: number;
+  /** The rungs of the ladder that may be used. Default: all. */
+  transports?: readonly Transport[];
+  /** Aborting it is `close()`. */
+  signal?: AbortSignal | null;
+  /** Each transition once, in order. */
+  onEvent?: (event: SessionEvent) => void;
+  /** The whole session after each change, progress included; never a step back. */
+  onSession?: (session: Session) => void;
+  onConnection?: (connection: Connection, transport: Transport | null) => void;
+  /** Nothing more will come: deleted, expired, erased, not_found, invalid_ticket, expired_ticket, misuse, … */
+  onGone?: (code: string) => void;
+}
+
+export interface Following {
+  readonly session: Session | null;
+  /** The last event's seq. */
+  readonly cursor: number;
+  readonly connection: Connection | null;
+  readonly transport: Transport | null;
+  /** The server's clock minus this device's, in ms. */
+  readonly clockOffset: number;
+  /** Resolves to the session at its end. Rejects with a Problem if it is gone, with an AbortError after `close()`. */
+  readonly done: Promise<Session>;
+  /** The server's clock, in ms since 1970. */
+  now(): number;
+  /** Reads the session again, for fresh links; works after the end too. */
+  refresh(): Promise<Session>;
+  close(): void;
+}
+
+/** A refusal (RFC 9457 problem), or a request without an answer: `status` 0, `code` "network". */
+export class Problem extends Error {
+  constructor(fields?: Partial<Omit<Problem, keyof Error>>);
+  status: number;
+  code: string;
+  title: string;
+  detail: string;
+  /** Trying again may help. */
+  retryable: boolean;
+  /** Seconds. */
+  retryAfter: number | null;
+  requestId: string | null;
+}
+
+/** Every method rejects with a Problem, or with an AbortError after its signal. */
+export class TryOn {
+  /**
+   * `base`: where the server is, for a page from elsewhere; default: where the page is from.
+   * `token`: the owner's; default: this browser's, kept in localStorage.
+   */
+  constructor(options?: { base?: string; token?: string | null });
+  readonly base: string;
+  readonly token: string;
+  upload(image: File | Blob, options?: UploadOptions): Promise<Session>;
+  follow(session: Session | string, options?: FollowOptions): Following;
+  read(id: string, options?: { ticket?: string | null; since?: number | null; signal?: AbortSignal | null }): Promise<Session>;
+  /** Mine, newest first. */
+  list(options?: { limit?: number | null; cursor?: string | null }): Promise<{ sessions: Session[]; next_cursor: string | null }>;
+  cancel(id: string): Promise<Session>;
+  retry(id: string): Promise<Session>;
+  remove(id: string): Promise<Receipt>;
+}
+
+/** 256 random bits, URL-safe: good for a token or an idempotency key. */
+export function randomText(): string;

@@ -1,0 +1,592 @@
+/**
+ * TryOn Push in the browser: upload a photo, follow its session to the end. No dependencies, no build step.
+ *
+ *     const tryon = new TryOn({ base: "https://tryon.example" });
+ *     const session = await tryon.upload(file);
+ *     const following = tryon.follow(session, { onSession: ({ status, progress }) => show(status, progress) });
+ *     const { links } = await following.done;
+ *
+ * A following climbs down a ladder (WebSocket, Server-Sent Events, long poll, poll) as far as the network makes it, and up
+ * again when it can. All rungs share one cursor, the last `seq`: whatever breaks, `onEvent` sees every event once, in order.
+ * Types: tryon.d.ts. Guide: docs/browser-client.md.
+ */
+
+const SESSIONS = "/api/tryon/sessions";
+const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
+
+const RUNGS = ["ws", "sse", "long-poll", "poll"]; // best first
+const OPEN_MS = 5000; // from the attempt to the first frame
+const PROBE_MS = 3000; // a socket that may have slept must answer within that
+const STEADY_MS = 5000; // a connection that lived that long resets the back-off
+const BACKOFF_MS = { first: 500, most: 30000 };
+const CLIMB_MS = { first: 15000, most: 300000 }; // until better rungs are tried again
+const OVERLOADED_MS = 1000; // an event stream that opens and says nothing means: come back in 1 to 5 s
+const WAIT_SECONDS = 25; // of a long poll; below the 30 s after which proxies like to cut
+const POLL_MS = 2000; // unless Retry-After says otherwise
+const WATCHDOG_PERIODS = 2.2; // pings missed, then the connection counts as dead
+const TRIES = 3; // of a rung that has worked or was told to wait, before the next lower one
+const BROKEN = new Set([1000, 1002, 1007, 1009]); // before the end: not this way again
+const AT_ONCE = new Set([4001, 4002, 4003]);
+const CLOSED = { 4501: "unauthorized", 4504: "not_found", 4510: "erased" }; // where no frame said why
+
+/** A refusal (RFC 9457), or a request without an answer (`status` 0, `code` "network"). `retryAfter` in seconds. */
+export class Problem extends Error {
+  constructor(fields = {}) {
+    const { status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = fields;
+    super(detail || title || code);
+    Object.assign(this, { name: "Problem", status, code, title, detail, retryable, retryAfter: null, requestId: null, ...more });
+  }
+}
+
+function problem(status, body, header) {
+  const { code, title, detail, retryable = status >= 500 || status === 429, request_id } = body ?? {};
+  const requestId = request_id ?? header("X-Request-ID");
+  return new Problem({ status, code, title, detail, retryable, requestId, retryAfter: seconds(header("Retry-After")) });
+}
+
+function seconds(text) {
+  const value = Number.parseFloat(text ?? "");
+  return value >= 0 ? value : null;
+}
+
+/** 256 random bits as URL-safe text: a token, or an idempotency key. */
+export function randomText() {
+  const bytes = crypto.getRandomValues(new Uint8Array(32));
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}
+
+let memory = null; // the token where storage is blocked: it lives as long as the page
+
+function browserToken() {
+  try {
+    const kept = localStorage.getItem("tryon.token") ?? "";
+    if (TOKEN.test(kept)) return kept;
+    memory ??= randomText();
+    localStorage.setItem("tryon.token", memory);
+  } catch {
+    memory ??= randomText();
+  }
+  return memory;
+}
+
+export class TryOn {
+  #token;
+
+  constructor({ base = "", token = null } = {}) {
+    this.base = base && new URL(base, location.href).href.replace(/\/+$/, "");
+    this.#token = token;
+  }
+
+  /** Made on first use, kept in localStorage: whoever holds it owns the sessions. */
+  get token() {
+    return (this.#token ??= browserToken());
+  }
+
+  /** Resolves to the session. The same `idempotencyKey` makes one session, however often it is sent. */
+  upload(image, options = {}) {
+    const { garment = null, params = null, idempotencyKey = randomText(), onProgress = () => {}, signal = null } = options;
+    return new Promise((resolve, reject) => {
+      const aborted = () => reject(new DOMException("The upload was cancelled", "AbortError"));
+      if (signal?.aborted) return aborted();
+      const body = new FormData();
+      body.append("image", image, image.name || "photo");
+      if (garment) body.append("garment", garment, garment.name || "garment");
+      if (params) body.append("params", JSON.stringify(params));
+      const request = new XMLHttpRequest(); // fetch() has no upload progress
+      request.open("POST", this.base + SESSIONS);
+      request.responseType = "json";
+      request.setRequestHeader("Accept", "application/json");
+      request.setRequestHeader("Authorization", `Bearer ${this.token}`);
+      request.setRequestHeader("Idempotency-Key", idempotencyKey);
+      request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+      request.onload = () => {
+        if (request.status === 201 && request.response) resolve(this.resolved(request.response));
+        else reject(problem(request.status, request.response, (name) => request.getResponseHeader(name)));
+      };
+      request.onerror = () => reject(new Problem({ code: "network" }));
+      request.onabort = aborted;
+      signal?.addEventListener("abort", () => request.abort(), { once: true });
+      request.send(body);
+    });
+  }
+
+  /** Follows a session, or the session of that id, until it ends or is gone. */
+  follow(session, options = {}) {
+    const known = typeof session === "string" ? null : session;
+    return new Following(this, known?.session_id ?? session, known, options);
+  }
+
+  async read(id, { ticket = null, since = null, signal = null } = {}) {
+    return this.resolved((await this.request("GET", `/${id}`, { ticket, signal, query: { since } })).body);
+  }
+
+  async list({ limit = null, cursor = null } = {}) {
+    const { body } = await this.request("GET", "", { query: { limit, cursor } });
+    return { ...body, sessions: body.sessions.map((session) => this.resolved(session)) };
+  }
+
+  /** Resolves to the session: cancelled, or still processing if its worker has yet to stop, or as it ended before. */
+  async cancel(id) {
+    return this.resolved((await this.request("POST", `/${id}/cancel`)).body);
+  }
+
+  /** A failed or cancelled session again, without an upload: resolves to the new session. */
+  async retry(id) {
+    return this.resolved((await this.request("POST", `/${id}/retry`)).body);
+  }
+
+  /** Erases the session, its photos and all retries of it now. Resolves to the signed receipt. */
+  async remove(id) {
+    return (await this.request("DELETE", `/${id}`)).body;
+  }
+
+  /** @internal One call; a 304 has no body. Rejects with a Problem, or an AbortError. */
+  async request(method, path, { query = {}, ticket = null, etag = null, signal = null } = {}) {
+    const url = this.url(SESSIONS + path, { ...query, ticket });
+    const headers = { Accept: "application/json" };
+    if (!ticket) headers.Authorization = `Bearer ${this.token}`;
+    if (etag) headers["If-None-Match"] = etag;
+    let response;
+    let body = null;
+    try {
+      response = await fetch(url, { method, headers, signal, cache: "no-store", credentials: "omit" });
+      if (response.status !== 304) body = await response.json().catch(() => null);
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new Problem({ code: "network" });
+    }
+    const header = (name) => response.headers.get(name);
+    if (response.status !== 304 && !(response.ok && body)) throw problem(response.status, body, header);
+    return { body, etag: header("ETag"), retryAfter: seconds(header("Retry-After")) };
+  }
+
+  /** @internal */
+  url(path, query = {}) {
+    const url = new URL(path.startsWith("/") ? this.base + path : path, location.href);
+    for (const [name, value] of Object.entries(query)) if (value !== null) url.searchParams.set(name, value);
+    return url;
+  }
+
+  /** @internal The same with links that work on any page; `missed` aside. */
+  resolved({ missed, ...session }) {
+    return { ...session, links: this.#absolute(session.links) };
+  }
+
+  /** @internal */
+  resolvedEvent(event) {
+    return { ...event, data: this.#absolute(event.data ?? {}) };
+  }
+
+  #absolute(links) {
+    const whole = ([name, link]) => [name, typeof link === "string" && link.startsWith("/") ? this.base + link : link];
+    return Object.fromEntries(Object.entries(links).map(whole));
+  }
+}
+
+/** One session, followed. Made by `TryOn.follow()`. */
+class Following {
+  #api;
+  #id;
+  #ticket;
+  #tell;
+  #rungs;
+  #done = resolvers();
+  #over = false; // ended, gone or closed
+  #abort = new AbortController(); // of everything: listeners and requests
+
+  #link = null; // the connection that counts: { rung, live, … }
+  #probe = null; // a better one that is being tried
+  #next = null; // { rung, at }: a connection to be made
+  #notBefore = 0; // the server said so
+  #failures = 0; // in a row, without a steady connection in between
+  #tries = {}; // rung: attempts in a row that brought nothing
+  #proven = new Set(); // rungs that have worked
+  #climbs = 0;
+  #pingMs = 25000;
+  #synced = 0;
+  #timers = {};
+
+  session;
+  cursor;
+  connection = null;
+  clockOffset = 0;
+
+  constructor(api, id, session, { ticket = null, since = 0, transports = RUNGS, signal = null, ...tell }) {
+    this.#api = api;
+    this.#id = id;
+    this.#ticket = ticket;
+    this.#tell = tell;
+    this.#rungs = RUNGS.filter((rung) => transports.includes(rung));
+    this.session = session;
+    this.cursor = since;
+    this.#done.promise.catch(() => {}); // whoever wants to know asks
+    const options = { signal: this.#abort.signal };
+    addEventListener("online", () => this.#wake(), options);
+    addEventListener("offline", () => this.#link?.live || this.#report("reconnecting"), options);
+    addEventListener("pageshow", (event) => event.persisted && this.#wake(), options);
+    document.addEventListener("resume", () => this.#wake(), options);
+    document.addEventListener("visibilitychange", () => visible() && this.#wake(), options);
+    signal?.addEventListener("abort", () => this.close(), options);
+    queueMicrotask(() => {
+      this.#report("connecting");
+      this.#connect(this.#rungs[0]);
+    });
+  }
+
+  get done() {
+    return this.#done.promise;
+  }
+
+  get transport() {
+    return this.#link?.live ? this.#link.rung : null;
+  }
+
+  /** The server's clock, in ms. */
+  now() {
+    return Date.now() + this.clockOffset;
+  }
+
+  /** Reads the session again, for fresh links; after the end too. */
+  async refresh() {
+    const session = await this.#api.read(this.#id, { ticket: this.#ticket });
+    if (session.seq >= (this.session?.seq ?? 0)) this.session = session;
+    this.#say("onSession", this.session);
+    return this.session;
+  }
+
+  close() {
+    this.#end(() => this.#done.reject(new DOMException("No longer followed", "AbortError")));
+  }
+
+  // --- the ladder ---------------------------------------------------------------------------------------------------
+
+  #connect(rung) {
+    if (this.#over) return;
+    this.#next = null;
+    this.#drop(this.#link);
+    this.#launch((this.#link = newLink(rung)));
+  }
+
+  #launch(link) {
+    if (link.rung === "ws") this.#socket(link);
+    else if (link.rung === "sse") this.#stream(link);
+    else this.#poll(link);
+  }
+
+  #socket(link) {
+    const url = this.#api.url(`${SESSIONS}/${this.#id}/ws`, { since: this.cursor, ticket: this.#ticket });
+    url.protocol = url.protocol.replace("http", "ws");
+    this.#watch(link, OPEN_MS);
+    try {
+      const socket = new WebSocket(url, this.#ticket ? ["tryon.v1"] : ["tryon.v1", `tryon.bearer.${this.#api.token}`]);
+      link.close = () => socket.close();
+      link.send = (frame) => socket.send(JSON.stringify(frame));
+      socket.onmessage = ({ data }) => this.#receive(link, data);
+      socket.onclose = ({ code }) => this.#lost(link, { code });
+    } catch {
+      this.#lost(link); // forbidden by the page's policy, for instance
+    }
+  }
+
+  /** An EventSource takes no token and hides why it was refused: a plain look first, which also brings a fresh ticket. */
+  async #stream(link) {
+    if (!(await this.#look(link))) return;
+    const source = new EventSource(this.#api.url(this.session.links.events, { since: this.cursor, ticket: this.#ticket }));
+    link.close = () => source.close();
+    source.onmessage = ({ data }) => this.#receive(link, data);
+    source.onopen = () => (link.opened = true);
+    source.onerror = () => {
+      const told = link.opened && !link.live ? OVERLOADED_MS * (1 + 4 * Math.random()) : null;
+      this.#lost(link, { told });
+    };
+    this.#watch(link, OPEN_MS);
+  }
+
+  async #poll(link) {
+    const long = link.rung === "long-poll";
+    const wait = long && link.looked ? WAIT_SECONDS : null;
+    const began = Date.now();
+    const answer = await this.#look(link, wait);
+    if (!answer) return;
+    if (wait !== null || !long) this.#up(link);
+    else this.#report("polling");
+    let pause = (answer.retryAfter ?? POLL_MS / 1000) * 1000;
+    if (long && (answer.body || wait === null || Date.now() - began > 1000)) pause = 200; // else it was not waited for: a drain
+    this.#watch(link, Math.min(pause, 60000), () => this.#poll(link));
+  }
+
+  /** Reads the session as a part of this link; null if the link is lost or over. */
+  async #look(link, wait = null) {
+    this.#watch(link, OPEN_MS + 1000 * (wait ?? 0));
+    try {
+      const query = { since: this.cursor, wait };
+      const options = { query, ticket: this.#ticket, etag: link.etag, signal: link.abort.signal };
+      const answer = await this.#api.request("GET", `/${this.#id}`, options);
+      if (link.over) return null;
+      Object.assign(link, { looked: true, heard: Date.now(), etag: answer.etag });
+      if (answer.body) this.#take(answer.body, answer.body.missed);
+      return link.over ? null : answer;
+    } catch (error) {
+      if (!(error instanceof Problem) && !link.over) throw error;
+      this.#lost(link, { problem: error });
+      return null;
+    }
+  }
+
+  #up(link) {
+    if (link.live) return;
+    Object.assign(link, { live: true, since: Date.now() });
+    this.#proven.add(link.rung);
+    this.#tries[link.rung] = 0;
+    if (link === this.#probe) {
+      this.#probe = null;
+      this.#next = null;
+      this.#drop(this.#link);
+      this.#link = link;
+      this.#climbs = 0;
+    }
+    this.#report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
+    if (link.rung !== this.#rungs[0]) this.#climbLater();
+  }
+
+  /** A connection is gone. The close code or the problem says what to do; `bye` and Retry-After say when. */
+  #lost(link, { code = 1006, bye = null, problem = null, told = null } = {}) {
+    if (link.over || this.#over) return;
+    const { rung, live, refusal } = link;
+    this.#drop(link);
+    if ((code >= 4500 && code <= 4999) || problem?.status === 401 || problem?.status === 404) {
+      this.#gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
+      return;
+    }
+    if (BROKEN.has(code) && this.#rungs.length > 1) this.#rungs = this.#rungs.filter((other) => other !== rung);
+    if (link === this.#probe) {
+      this.#probe = null;
+      this.#climb(this.#rungs[link.step] === rung ? link.step + 1 : link.step);
+      return;
+    }
+    this.#stop("climb");
+    this.#drop(this.#probe);
+    this.#probe = null;
+    told ??= bye?.retry_after_ms ?? (problem?.retryAfter == null ? null : problem.retryAfter * 1000);
+    this.#failures = live && Date.now() - link.since >= STEADY_MS ? 1 : this.#failures + 1;
+    const proven = this.#proven.has(rung);
+    const lower = this.#rungs.find((other) => RUNGS.indexOf(other) > RUNGS.indexOf(rung));
+    const reached = rung === "ws" || link.looked; // else it is the server that cannot be had, not this way to it
+    if (!live && reached) this.#tries[rung] = (this.#tries[rung] ?? 0) + 1;
+    let next = proven || reached ? rung : this.#rungs[0];
+    let wait = told ?? (AT_ONCE.has(code) && this.#failures === 1 ? 0 : jitter(this.#failures));
+    if (!this.#rungs.includes(next)) next = lower ?? this.#rungs[0];
+    else if (!live && reached && lower && this.#tries[rung] >= (proven || told !== null ? TRIES : 1)) {
+      next = lower;
+      wait = told ?? 0; // it looks first: a server that is down is not asked in four ways
+    }
+    if (next === rung || wait > 0) this.#report("reconnecting");
+    this.#notBefore = told === null ? 0 : Date.now() + told;
+    this.#connectLater(next, wait);
+  }
+
+  #connectLater(rung, wait) {
+    this.#next = { rung };
+    this.#after("connect", wait, () => this.#next && visible() && this.#connect(this.#next.rung)); // hidden: #wake() does it
+  }
+
+  /** The page is back, or the network: a socket must prove that it lives, what waits to connect does so at once. */
+  #wake() {
+    if (this.#over) return;
+    const link = this.#link;
+    if (this.#next) {
+      this.#failures = 0;
+      this.#connectLater(this.#next.rung, Math.max(0, this.#notBefore - Date.now()));
+    } else if (link?.live && link.rung === "ws") {
+      this.#sync(link);
+    } else if (link?.live && Date.now() - link.heard > STEADY_MS) {
+      this.#connect(link.rung);
+    }
+  }
+
+  #climbLater() {
+    const wait = Math.min(CLIMB_MS.most, CLIMB_MS.first * 2 ** this.#climbs) * (0.75 + Math.random() / 2);
+    this.#after("climb", wait, () => (visible() ? this.#climb(0) : this.#climbLater()));
+  }
+
+  /** Tries the better rungs, the best one first, while the present one goes on. */
+  #climb(step) {
+    const rung = this.#rungs[step];
+    if (rung === undefined || rung === this.#link.rung) {
+      this.#climbs += 1;
+      this.#climbLater();
+      return;
+    }
+    this.#launch((this.#probe = newLink(rung, step)));
+  }
+
+  #drop(link) {
+    if (!link || link.over) return;
+    link.over = true;
+    clearTimeout(link.timer);
+    link.abort.abort();
+    link.close();
+  }
+
+  /** The link's one timer: without a word by then it counts as lost. */
+  #watch(link, wait, action = () => this.#lost(link)) {
+    clearTimeout(link.timer);
+    if (!link.over) link.timer = setTimeout(action, wait);
+  }
+
+  // --- what comes in ------------------------------------------------------------------------------------------------
+
+  #receive(link, text) {
+    if (link.over) return;
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      return;
+    }
+    link.heard = Date.now();
+    if (frame.at && frame.type !== "event") this.clockOffset = Date.parse(frame.at) - Date.now() || 0;
+    if (frame.type === "snapshot") {
+      this.#pingMs = (frame.ping_seconds || 25) * 1000;
+      this.#up(link);
+      this.#take(frame.session, frame.missed);
+    } else if (frame.type === "event") {
+      this.#event(link, frame);
+    } else if (frame.type === "progress") {
+      this.#progress(link, frame);
+    } else if (frame.type === "error") {
+      link.refusal = frame.code;
+    } else if (frame.type === "bye") {
+      this.#lost(link, { code: frame.code, bye: frame });
+    }
+    if (link.live) this.#watch(link, this.#pingMs * WATCHDOG_PERIODS, () => this.#doubt(link));
+  }
+
+  /** A whole session, with the events that led to it. */
+  #take(body, missed = []) {
+    for (const event of missed) this.#pass(event);
+    const session = this.#api.resolved(body);
+    if (this.#over || session.seq < (this.session?.seq ?? 0)) return; // never a step back
+    this.session = session;
+    this.#say("onSession", session);
+    if (session.terminal && session.seq <= this.cursor) this.#finish();
+  }
+
+  /** Hands the next event on; what was seen already is dropped. */
+  #pass(event) {
+    if (this.#over || event.seq !== this.cursor + 1) return false;
+    this.cursor = event.seq;
+    this.#say("onEvent", this.#api.resolvedEvent(event));
+    return true;
+  }
+
+  #event(link, frame) {
+    if (frame.seq > this.cursor + 1) this.#doubt(link);
+    const known = this.session;
+    if (!this.#pass(frame) || !known || frame.seq <= known.seq) return;
+    const { status, terminal, at, seq } = frame;
+    const { output = known.links.output, attempt = known.attempt, error = null } = this.#api.resolvedEvent(frame).data;
+    const progress = status === "completed" ? 1 : null;
+    const fresh = { stage: null, progress, eta_seconds: null, queue_position: null };
+    const links = { ...known.links, output };
+    this.session = { ...known, ...fresh, seq, status, terminal, attempt, error, updated_at: at, links };
+    this.#say("onSession", this.session);
+    if (terminal) this.#finish();
+  }
+
+  #progress(link, frame) {
+    const known = this.session;
+    if (frame.seq > this.cursor) this.#doubt(link);
+    if (!known || known.terminal || frame.seq !== known.seq) return;
+    const { progress, stage, eta_seconds, queue_position = null } = frame;
+    this.session = { ...known, progress, stage, eta_seconds, queue_position };
+    this.#say("onSession", this.session);
+  }
+
+  /** It was silent for too long, or has left a hole: a socket is asked for a snapshot, anything else opened again. */
+  #doubt(link) {
+    if (link.send) this.#sync(link);
+    else this.#lost(link, { code: 4001 });
+  }
+
+  /** Asks a socket for a snapshot; the server answers one a second. No answer: it is dead. */
+  #sync(link) {
+    this.#after("sync", Math.max(0, this.#synced + 1100 - Date.now()), () => {
+      if (link.over) return;
+      this.#synced = Date.now();
+      link.send({ type: "sync", since: this.cursor });
+      this.#watch(link, PROBE_MS);
+    });
+  }
+
+  // --- the end ------------------------------------------------------------------------------------------------------
+
+  #finish() {
+    this.#end(() => this.#done.resolve(this.session));
+  }
+
+  #gone(code) {
+    if (code === "not_found" && this.session) code = "erased"; // it was there
+    this.#end(() => {
+      this.#say("onGone", code);
+      this.#done.reject(new Problem({ code, retryable: false }));
+    });
+  }
+
+  #end(tell) {
+    if (this.#over) return;
+    this.#over = true;
+    this.#abort.abort();
+    for (const name of Object.keys(this.#timers)) this.#stop(name);
+    this.#drop(this.#link);
+    this.#drop(this.#probe);
+    this.#report("finished");
+    tell();
+  }
+
+  #report(connection) {
+    if (connection === "reconnecting" && !navigator.onLine) connection = "offline";
+    if (connection === "reconnecting" && this.#proven.size === 0 && this.#failures < TRIES) return; // it connects still
+    if (connection === this.connection) return;
+    this.connection = connection;
+    this.#say("onConnection", connection, this.transport);
+  }
+
+  /** Calls back; what a callback throws is reported and stops nothing. */
+  #say(name, ...news) {
+    try {
+      this.#tell[name]?.(...news);
+    } catch (error) {
+      reportError(error);
+    }
+  }
+
+  #after(name, wait, action) {
+    this.#stop(name);
+    this.#timers[name] = setTimeout(action, wait);
+  }
+
+  #stop(name) {
+    clearTimeout(this.#timers[name]);
+  }
+}
+
+function newLink(rung, step = 0) {
+  const link = { rung, step, live: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
+  return { ...link, since: 0, heard: Date.now(), abort: new AbortController() };
+}
+
+function visible() {
+  return document.visibilityState === "visible";
+}
+
+function resolvers() {
+  const made = {};
+  made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
+  return made;
+}
+
+/** Full jitter: anything from 0 to a bound that doubles with each failure, in ms. */
+function jitter(failures) {
+  return Math.random() * Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 2 ** (failures - 1));
+}
