@@ -485,6 +485,19 @@ _UPLOAD_ERRORS: Final = (
     "storage_full",
 )  # fmt: skip
 _RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
+_EVENT: Final[Schema] = {
+    "type": "object",
+    "description": "One event of the stream, as an EventSource gives it.",
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": JSON,
+            "description": "A frame, as /api/asyncapi.json describes it.",
+        },
+        "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The seq, on snapshot and event frames."},
+        "retry": {"type": "integer", "minimum": 0, "description": "In milliseconds."},
+    },
+}
 _PICTURE: Final = Answer(text="Ok or degraded.", schema="Health", examples={"ok": _plain(_HEALTH)})
 _DOWN: Final = Answer(text="Down: the database or the storage does not answer, or the server stops.", schema="Health")
 
@@ -638,7 +651,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         parameters=("session_id", "since", "last_event_id"),
         security=TOKEN_OR_TICKET,
         answers={
-            200: Answer(text="The stream.", media="text/event-stream", schema={"type": "string"}),
+            200: Answer(text="The stream.", media="text/event-stream", schema=_EVENT),
             204: Answer(text="You have seen its end: don't come back."),
         },
         errors=("invalid_token", "invalid_ticket", "not_found"),
