@@ -90,6 +90,7 @@ class Lifetime:
                 if (start := getattr(processor, "start", None)) is not None:
                     warming = asyncio.create_task(start(), name="warming")
                     warming.add_done_callback(_stop_if_cold)
+                    stack.callback(warming.cancel)
                 if (close := getattr(processor, "close", None)) is not None:
                     stack.push_async_callback(close)
                 await stack.enter_async_context(services.sessions.maintenance())

@@ -23,7 +23,6 @@ from .processors import EXTENSION, Job, Output, Processor, ProcessorError, Repor
 
 log = logging.getLogger("tryon.worker")
 
-
 STOP_SECONDS: Final = 0.3
 """How long a cancelled processor may take to clean up; then it is left to itself and its result ignored."""
 
@@ -162,7 +161,8 @@ class SessionRunner:
         look = self._looks[claim.session.id] = asyncio.Event()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(look.wait(), self._lease_seconds / 3)
+                async with asyncio.timeout(self._lease_seconds / 3):  # wait_for may swallow a cancel (bpo-42130)
+                    await look.wait()
             look.clear()
             try:
                 verdict = await self._sessions.renew(claim)
