@@ -522,12 +522,15 @@ async def test_erasing_while_paging_loses_nobody_else(web: Web) -> None:
     assert [session["session_id"] for session in second["sessions"]] == everything[2:]
 
 
+SOME_ID = "01a203d1-001e-708f-adb5-0b0ec30e9306"  # the same in every process: xdist compares the names of tests
+
+
 @pytest.mark.parametrize(
     "cursor",
     ["x", "", "!!", "é", "A" * 5000, base64.urlsafe_b64encode(b"1.nobody").decode(),
-     base64.urlsafe_b64encode(f"{'9' * 18}.{new_session_id()}".encode()).decode(),
-     base64.urlsafe_b64encode(f"-1e9.{new_session_id()}".encode()).decode(),
-     base64.urlsafe_b64encode(f"{'9' * 40}.{new_session_id()}".encode()).decode()],
+     base64.urlsafe_b64encode(f"{'9' * 18}.{SOME_ID}".encode()).decode(),
+     base64.urlsafe_b64encode(f"-1e9.{SOME_ID}".encode()).decode(),
+     base64.urlsafe_b64encode(f"{'9' * 40}.{SOME_ID}".encode()).decode()],
 )  # fmt: skip
 async def test_a_cursor_that_is_none_of_ours_is_refused(web: Web, cursor: str) -> None:
     answer = await web.client.get(SESSIONS, params={"cursor": cursor}, headers=bearer(new_token()))
