@@ -108,10 +108,10 @@ def _open(data: bytes, side: int) -> Image.Image:
     """The image on white, its longer side at most ``side``."""
     with Image.open(io.BytesIO(data)) as image:
         image.draft("RGB", (side, side))  # a large JPEG is decoded at a fraction of its size
-        image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        layer = image.convert("RGBA")
+        layer = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    layer.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    if layer.mode == "RGB":
+        return layer
     ground = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(ground, layer).convert("RGB")
 

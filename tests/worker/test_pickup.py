@@ -1,0 +1,276 @@
+"""The stock arq worker behind the doorbell, in this process, on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from arq import Worker, func
+from redis.asyncio import Redis
+
+from server.adapters.queue import ArqQueue, deserialize, job_id, serialize
+from tests.conftest import StartValkey
+from tests.servers import ValkeyServer
+from tests.worker.conftest import until
+from worker.pickup import DoorbellRedis
+
+
+class Bench:
+    """A queue, a worker on it, and what ran. Jobs whose id is in ``hold`` run until they are released."""
+
+    def __init__(self, redis_url: str, *, jobs: int) -> None:
+        self.queue = ArqQueue(redis_url, "jobs", "t:")
+        self.pool = DoorbellRedis(redis_url, "jobs", "t:")
+        self.redis = Redis.from_url(redis_url)
+        self.ran: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+        self.hold: dict[str, asyncio.Event] = {}
+        self.worker = Worker(
+            [func(self.run, name="run_session")],
+            queue_name="jobs",
+            redis_pool=self.pool,
+            handle_signals=False,
+            max_jobs=jobs,
+            poll_delay=0.002,
+            keep_result=0,
+            retry_jobs=False,
+            health_check_interval=1,
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+        )
+
+    async def run(self, ctx: dict[Any, Any], session_id: str) -> None:
+        self.ran.put_nowait((session_id, time.monotonic()))
+        if session_id in self.hold:
+            await self.hold[session_id].wait()
+
+    async def put(self, session_id: str, *, ahead_ms: int = 0) -> float:
+        """Enqueue it; returns when."""
+        at = time.monotonic()
+        await self.queue.enqueue(session_id, 0, 1, score_ms=int(time.time() * 1000))
+        if ahead_ms:
+            await self.redis.zincrby("jobs", ahead_ms, job_id(session_id, 0, 1))
+        return at
+
+    async def next(self) -> tuple[str, float]:
+        return await asyncio.wait_for(self.ran.get(), 10)
+
+    async def calls(self, command: str) -> int:
+        """How often the server has seen this command."""
+        stats: Any = await self.redis.info("commandstats")
+        return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+    async def idle(self) -> bool:
+        return all(task.done() for task in self.worker.tasks.values())
+
+    async def listens(self) -> bool:
+        return bool((await self.redis.pubsub_numsub("t:doorbell"))[0][1])
+
+
+@asynccontextmanager
+async def working(redis_url: str, *, jobs: int = 10) -> AsyncIterator[Bench]:
+    bench = Bench(redis_url, jobs=jobs)
+    running = asyncio.create_task(bench.worker.async_run())
+    try:
+        async with aclosing(bench.redis):
+            await until(bench.listens)
+            yield bench
+            assert not running.done(), "the worker died"
+            for event in bench.hold.values():
+                event.set()
+            await until(bench.idle)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        with suppress(asyncio.CancelledError):
+            await bench.worker.close()
+        await bench.pool.close(close_connection_pool=True)
+        await bench.queue.close()
+
+
+async def test_a_job_starts_long_before_the_next_poll(redis_url: str) -> None:
+    async with working(redis_url) as bench:
+        waits = []
+        for n in range(20):
+            put = await bench.put(f"s{n}")
+            waits.append((await bench.next())[1] - put)
+        assert sorted(waits)[10] < 0.05  # 1.5 ms on an idle machine; polling alone would give 250
+
+
+async def test_a_running_job_is_not_in_the_queue_and_leaves_nothing(redis_url: str) -> None:
+    async with working(redis_url) as bench:
+        bench.hold["s1"] = asyncio.Event()
+        await bench.put("s1")
+        await bench.next()
+        assert await bench.queue.depth() == 0
+        assert not await bench.queue.contains("s1", 0, 1)
+        assert await bench.redis.exists("arq:in-progress:s1:0:1")
+
+        bench.hold["s1"].set()
+
+        async def nothing_left() -> bool:
+            return [key async for key in bench.redis.scan_iter("*s1*")] == []
+
+        await until(nothing_left)
+
+
+async def test_a_hundred_and_more_running_jobs_hide_no_waiting_one(redis_url: str) -> None:
+    async with working(redis_url, jobs=150) as bench:
+        for n in range(120):  # more than arq's queue_read_limit of a small worker
+            bench.hold[f"s{n}"] = asyncio.Event()
+            await bench.put(f"s{n}")
+        for _ in range(120):
+            await bench.next()
+        async with working(redis_url, jobs=1) as other:
+            await bench.put("late")
+
+            async def ran() -> bool:
+                return bench.ran.qsize() + other.ran.qsize() == 1
+
+            await until(ran)
+
+
+async def test_two_workers_run_each_job_once(redis_url: str) -> None:
+    async with working(redis_url) as one, working(redis_url) as two:
+        for n in range(60):
+            await one.put(f"s{n}")
+
+        async def all_ran() -> bool:
+            return one.ran.qsize() + two.ran.qsize() >= 60
+
+        await until(all_ran)
+        ran = [bench.ran.get_nowait()[0] for bench in (one, two) for _ in range(bench.ran.qsize())]
+        assert sorted(ran) == sorted(f"s{n}" for n in range(60))
+
+
+async def test_a_freed_slot_is_filled_at_once(redis_url: str) -> None:
+    async with working(redis_url, jobs=1) as bench:
+        bench.hold["s1"] = asyncio.Event()
+        await bench.put("s1")
+        await bench.put("s2")
+        await bench.next()
+        assert bench.ran.empty()
+
+        freed = time.monotonic()
+        bench.hold["s1"].set()
+        name, started = await bench.next()
+
+        assert name == "s2"
+        assert started - freed < 0.1  # a few milliseconds on an idle machine
+
+
+async def test_a_full_worker_reads_nothing(redis_url: str) -> None:
+    async with working(redis_url, jobs=1) as bench:
+        bench.hold["s1"] = asyncio.Event()
+        await bench.put("s1")
+        await bench.put("s2")
+        await bench.next()
+        reads, records = await bench.calls("zrange"), await bench.calls("psetex")
+
+        async def another_health_record() -> bool:  # one a second: life goes on
+            return await bench.calls("psetex") > records + 1
+
+        await until(another_health_record)
+        assert await bench.calls("zrange") <= reads + 1
+
+
+async def test_a_job_that_cannot_be_started_does_not_make_the_loop_spin(redis_url: str) -> None:
+    async with working(redis_url) as bench:
+        await bench.redis.set("arq:in-progress:stuck:0:1", "1")
+        await bench.put("stuck")
+        first, began = await bench.calls("zrange"), time.monotonic()
+
+        async def read_on() -> bool:
+            return await bench.calls("zrange") >= first + 5
+
+        await until(read_on)
+        assert time.monotonic() - began > 0.9  # two at once, then every half second
+
+        put = await bench.put("fresh")  # and it keeps nobody from the others
+        name, started = await bench.next()
+        assert name == "fresh"
+        assert started - put < 0.3
+
+
+async def test_a_job_of_a_clock_that_is_ahead_starts_when_its_time_has_come(redis_url: str) -> None:
+    async with working(redis_url) as bench:
+        put = await bench.put("soon", ahead_ms=120)
+        _, started = await bench.next()
+        assert 0.1 < started - put < 0.45  # not as late as the next poll
+
+
+async def test_a_deaf_doorbell_is_replaced(redis_url: str) -> None:
+    async with working(redis_url) as bench:
+        clients: Any = await bench.redis.client_list(_type="pubsub")
+        deaf = clients[0]["id"]
+        # A job that nobody rang for: to the worker the same as a doorbell it did not hear.
+        await bench.redis.set(
+            "arq:job:quiet:0:1", serialize({"t": None, "f": "run_session", "a": ["quiet"], "k": {}, "et": 1})
+        )
+        await bench.redis.zadd("jobs", {"quiet:0:1": 1})
+        assert (await bench.next())[0] == "quiet"
+
+        async def other_ear() -> bool:
+            clients: Any = await bench.redis.client_list(_type="pubsub")
+            return [client["id"] for client in clients] not in ([], [deaf])
+
+        await until(other_ear)
+
+
+async def test_redis_errors_at_every_step_leave_the_worker_alive(start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with working(valkey.url) as bench:
+        for round_ in range(8):  # it strikes at another step each time
+            jobs = [f"r{round_}-{n}" for n in range(6)]
+            for job in jobs:
+                bench.hold[job] = asyncio.Event()
+                await bench.put(job)
+            if round_ % 2:
+                await bench.next()
+            kill_and_start(valkey)
+            for job in jobs:
+                bench.hold[job].set()
+        await until(bench.listens)
+        while not bench.ran.empty():
+            bench.ran.get_nowait()
+
+        await bench.put("after")
+
+        while (await bench.next())[0] != "after":
+            pass
+        assert bench.worker.job_counter <= 1  # no slot was lost
+
+
+def kill_and_start(valkey: ValkeyServer) -> None:
+    valkey.kill()
+    valkey.start()
+
+
+async def test_a_command_that_redis_refuses_does_not_end_the_worker(redis_url: str) -> None:
+    async with working(redis_url) as bench:
+        await bench.redis.set("jobs", "not a sorted set")  # WRONGTYPE for every look at the queue
+
+        async def noticed() -> bool:
+            return "away" in repr(bench.pool)
+
+        await until(noticed)
+        await bench.redis.delete("jobs")
+        await bench.put("s1")
+        assert (await bench.next())[0] == "s1"
+
+
+@pytest.mark.parametrize("payload", [b"\x80\x04.", b"[]", b'{"f":"other","a":[],"k":{},"t":null,"et":1}'])
+async def test_a_foreign_job_is_dropped(redis_url: str, payload: bytes) -> None:
+    async with working(redis_url) as bench:
+        await bench.redis.set("arq:job:odd", payload)
+        await bench.redis.zadd("jobs", {"odd": 1})
+
+        async def dropped() -> bool:
+            return not await bench.redis.exists("arq:job:odd")
+
+        await until(dropped)
+        assert bench.ran.empty()

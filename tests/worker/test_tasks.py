@@ -1,0 +1,289 @@
+"""How every end of a processor becomes an end of its session: real services, scripted processors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.config import Config
+from server.domain.errors import StorageFull
+from server.domain.session import Session
+from server.domain.states import Event, Status
+from server.services import Services, open_services
+from tests.worker.conftest import Feed
+from worker import tasks
+from worker.processors import Job, Output, ProcessorError, Report
+from worker.tasks import SessionRunner
+
+MakeConfig = Callable[..., Config]
+Play = Callable[[Job, Report], Awaitable[Output]]
+
+
+class Scripted:
+    """A processor that does what the test says, and tells when it begins and how it ends."""
+
+    name = "scripted"
+
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self.began = asyncio.Event()
+        self.cancelled = False
+        self.jobs: list[Job] = []
+
+    async def run(self, job: Job, report: Report) -> Output:
+        self.jobs.append(job)
+        self.began.set()
+        try:
+            return await self._play(job, report)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+async def forever(job: Job, report: Report) -> Output:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def done(job: Job, report: Report) -> Output:
+    return Output(b"a picture", "png")
+
+
+def raising(error: BaseException) -> Play:
+    async def play(job: Job, report: Report) -> Output:
+        raise error
+
+    return play
+
+
+@pytest.fixture
+async def services(config: MakeConfig) -> AsyncIterator[Services]:
+    async with open_services(config(lease_seconds=0.6, max_attempts=2)) as services:
+        yield services
+
+
+@pytest.fixture
+def feed(services: Services, photos: Path) -> Feed:
+    return Feed(services, photos)
+
+
+async def play(feed: Feed, script: Play, session: Session | None = None) -> tuple[Session, Scripted]:
+    """Run one session to the end of its run."""
+    processor = Scripted(script)
+    session = session or await feed.submit()
+    async with asyncio.timeout(20):
+        await SessionRunner(feed.services, processor, "w1").run(session.id)
+    return (await feed.story(session.id)).session, processor
+
+
+async def test_the_processor_gets_the_photos_and_its_output_is_stored(feed: Feed) -> None:
+    session = await feed.submit(garment=True)
+
+    ended, processor = await play(feed, done, session)
+
+    [job] = processor.jobs
+    assert job.image == await feed.services.files.get(session.input_key)
+    assert job.image_type == "image/webp"
+    assert job.garment is not None
+    assert job.garment.startswith(b"\x89PNG")
+    assert job.garment_type == "image/png"
+    assert (job.session_id, job.attempt, job.params) == (session.id, 1, {"fit": "loose"})
+    assert ended.status is Status.COMPLETED
+    assert await feed.services.files.get(f"outputs/{session.id}-1.png") == b"a picture"
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "message", "retryable"),
+    [
+        (raising(ProcessorError("mock_failure")), "mock_failure", None, True),
+        (
+            raising(ProcessorError("no_person", "Nobody is in it.", retryable=False)),
+            "no_person",
+            "Nobody is in it.",
+            False,
+        ),
+        (raising(ValueError("secret path /etc")), "processor_error", None, True),
+        (raising(SystemExit(3)), "processor_error", None, True),
+        (raising(asyncio.CancelledError()), "processor_error", None, True),
+        (raising(TimeoutError("of the model")), "processor_error", None, True),
+    ],
+)
+async def test_a_failure_fails_the_session(
+    feed: Feed, script: Play, code: str, message: str | None, retryable: bool
+) -> None:
+    session, _ = await play(feed, script)
+
+    assert session.status is Status.FAILED
+    assert session.error_code == code
+    assert session.error_retryable is retryable
+    if message is not None:
+        assert session.error_message == message
+    assert "secret" not in str(session.error_message)
+
+
+@pytest.mark.parametrize("output", [None, Output(b"", "png"), Output(b"x", "../x"), Output(b"x", "PNG")])
+async def test_what_is_no_output_fails_the_session(feed: Feed, output: Any) -> None:
+    async def wrong(job: Job, report: Report) -> Output:
+        return output  # type: ignore[no-any-return]
+
+    session, _ = await play(feed, wrong)
+    assert session.error_code == "processor_error"
+
+
+async def test_the_trace_of_an_unknown_error_is_logged(feed: Feed, caplog: pytest.LogCaptureFixture) -> None:
+    session, _ = await play(feed, raising(ValueError("deep inside")))
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert session.id in record.getMessage()
+    assert "deep inside" in caplog.text
+
+
+async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed) -> None:
+    script = raising(ProcessorError("gpu_gone", requeue=True))
+    session, _ = await play(feed, script)
+    assert (session.status, session.burnt) == (Status.CREATED, 1)
+    assert await feed.services.queue.contains(session.id, session.attempt, session.enqueues)
+
+    session, _ = await play(feed, script, session)
+
+    assert (session.status, session.error_code) == (Status.FAILED, "worker_lost")
+
+
+async def test_a_lost_photo_fails_the_session(feed: Feed) -> None:
+    session = await feed.submit()
+    await feed.services.files.delete([session.input_key])
+    session, processor = await play(feed, done, session)
+    assert session.error_code == "input_lost"
+    assert processor.jobs == []
+
+
+@pytest.mark.parametrize(("refusals", "status"), [(2, Status.COMPLETED), (99, Status.FAILED)])
+async def test_a_full_storage_is_tried_again_and_then_told(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, refusals: int, status: Status
+) -> None:
+    monkeypatch.setattr(tasks, "STORE_DELAYS", (0, 0, 0))
+    session = await feed.submit()
+    put, left = feed.services.files.put, refusals
+
+    async def full(key: str, data: bytes) -> None:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            raise StorageFull
+        await put(key, data)
+
+    monkeypatch.setattr(feed.services.files, "put", full)
+    session, _ = await play(feed, done, session)
+    assert session.status is status
+    assert session.error_code == ("storage_full" if status is Status.FAILED else None)
+
+
+async def test_the_deadline_ends_a_run(config: MakeConfig, photos: Path) -> None:
+    async with open_services(config(deadline_seconds=0.4)) as services:
+        session, processor = await play(Feed(services, photos), forever)
+    assert processor.cancelled
+    assert (session.status, session.error_code) == (Status.FAILED, "timeout")
+
+
+async def test_the_lease_is_renewed_as_long_as_it_takes(feed: Feed) -> None:
+    async def longer_than_the_lease(job: Job, report: Report) -> Output:
+        await asyncio.sleep(1.0)
+        await feed.services.sessions.maintain()  # finds nothing lapsed
+        return Output(b"late", "jpg")
+
+    session, _ = await play(feed, longer_than_the_lease)
+    assert (session.status, session.attempt) == (Status.COMPLETED, 1)
+
+
+async def test_a_worker_that_was_replaced_stops_and_changes_nothing(feed: Feed) -> None:
+    old = Scripted(forever)
+    session = await feed.submit()
+    running = asyncio.create_task(SessionRunner(feed.services, old, "old").run(session.id))
+    await old.began.wait()
+    claimed = (await feed.story(session.id)).session
+    handed = await feed.services.store.get(session.id)
+    assert handed is not None
+    assert await feed.services.sessions._requeue(claimed, actor="test", burnt=True, reason="lease_lost")
+
+    await asyncio.wait_for(running, 10)  # its heartbeat tells it
+
+    assert old.cancelled
+    ended, _ = await play(feed, done, session)
+    assert (ended.status, ended.attempt) == (Status.COMPLETED, 2)
+    assert [event.event for event in (await feed.story(session.id)).events][1:] == [
+        Event.PROCESSING,
+        Event.REQUEUED,
+        Event.PROCESSING,
+        Event.COMPLETED,
+    ]
+
+
+@pytest.mark.parametrize("moment", ["before the claim", "while it runs"])
+async def test_a_stopping_worker_hands_its_session_back(feed: Feed, moment: str) -> None:
+    processor = Scripted(forever)
+    session = await feed.submit()
+    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
+    if moment == "while it runs":
+        await processor.began.wait()
+    else:
+        await asyncio.sleep(0)  # the claim is on its way to the database
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 10)
+
+    story = await feed.story(session.id)
+    assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
+    assert story.events[-1].data == {"reason": "drained"}
+
+
+async def test_a_processor_that_will_not_stop_is_left_behind(feed: Feed) -> None:
+    release = asyncio.Event()
+
+    async def stubborn(job: Job, report: Report) -> Output:
+        while True:
+            try:
+                await release.wait()
+                return Output(b"too late", "jpg")
+            except asyncio.CancelledError:
+                continue
+
+    processor = Scripted(stubborn)
+    session = await feed.submit()
+    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
+    await processor.began.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 5)
+    assert (await feed.story(session.id)).session.status is Status.CREATED
+    release.set()
+
+
+async def test_an_unknown_or_ended_session_is_nothing_to_do(feed: Feed) -> None:
+    session, _ = await play(feed, done)
+    again, processor = await play(feed, forever, session)
+    assert again == session
+    assert processor.jobs == []
+
+    for stranger in ("01990000-0000-7000-8000-000000000000", "not an id", ""):
+        await SessionRunner(feed.services, processor, "w1").run(stranger)
+    assert processor.jobs == []
+
+
+async def test_progress_is_reported_and_nonsense_in_it_harms_nothing(feed: Feed) -> None:
+    seen = []
+
+    async def chatty(job: Job, report: Report) -> Output:
+        await report(0.25, "rendering", 3.0)
+        await asyncio.sleep(0.05)
+        seen.append((await feed.services.bus.last_progress([job.session_id]))[job.session_id])
+        await report(float("nan"), None)
+        await report("half", object())  # type: ignore[arg-type]
+        return Output(b"x", "jpg")
+
+    session, _ = await play(feed, chatty)
+    assert session.status is Status.COMPLETED
+    [progress] = seen
+    assert (progress.progress, progress.stage, progress.eta_seconds) == (0.25, "rendering", 3.0)
