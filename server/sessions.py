@@ -170,6 +170,8 @@ class Sessions:
         self._signer = signer
         self._reader = Reader(store, bus)
         self._reports: dict[tuple[str, int], _Reports] = {}
+        self._undecided: dict[str, list[str]] = {}
+        """Files of failed uploads, by a session id that may or may not have a row."""
         self._waiting: dict[str, Waiting] = {}
         self._waiting_at = float("-inf")
         self._run_seconds: float | None = None
@@ -246,11 +248,20 @@ class Sessions:
         return session
 
     async def _discard(self, session_id: str, keys: list[str]) -> None:
-        """Delete the files of an upload that failed, unless its commit went through after all."""
-        with contextlib.suppress(errors.TryOnError):
-            if await self._store.ids_among([session_id]):
-                return
-            await self._files.delete(keys)
+        """Delete the files of an upload that failed, unless its commit went through after all.
+
+        While the database cannot tell, they are kept in mind: a photo without a session must not lie about for hours.
+        """
+        try:
+            if not await self._store.ids_among([session_id]):
+                await self._files.delete(keys)
+            self._undecided.pop(session_id, None)
+        except errors.Unavailable:
+            self._undecided[session_id] = keys
+
+    async def _discard_undecided(self) -> None:
+        for session_id, keys in list(self._undecided.items()):
+            await self._discard(session_id, keys)
 
     async def _enqueue(self, session: Session) -> bool:
         try:
@@ -737,6 +748,7 @@ class Sessions:
             chores = [
                 group.create_task(self._chore("reconcile", self.maintain, RECONCILE_SECONDS, self._until_due)),
                 group.create_task(self._chore("cleanup", self.cleanup, self._config.cleanup_seconds)),
+                group.create_task(self._chore("discard", self._discard_undecided, RECONCILE_SECONDS, shared=False)),
                 group.create_task(self._chore("clock", self._store.synchronize_clock, 30.0, shared=False)),
             ]
             try:

@@ -28,12 +28,16 @@ class _RequestId(logging.Filter):
         return True
 
 
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+"""What could begin a line or colour it; a request's path may hold any of it."""
+
+
 class TextFormatter(logging.Formatter):
     """``09:00:00.123 INFO    Created session …``; the request id stands at the end where the line doesn't begin with it."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{at}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage()}"
+        line = f"{at}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}"
         rid = getattr(record, "request_id", None)
         if rid and f"[{rid}]" not in line:
             line += f" (request {rid})"

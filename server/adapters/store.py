@@ -32,6 +32,10 @@ from .tables import current_xact, database_time, oldest_open_xact
 BUSY_SECONDS: Final = 10.0
 """How long SQLite waits for another process's write lock before a call fails as unavailable."""
 
+TRANSIENT_STATES: Final = ("08", "25006", "40", "53", "55", "57", "58")
+"""PostgreSQL's codes (its manual's appendix A) for what passes: no connection, read-only after a fail-over, deadlock,
+out of resources or connections, in recovery, shutting down or starting up, input/output. SQLAlchemy tells none apart."""
+
 GONE_SECONDS: Final = 120.0
 """How long an erased session is remembered (as a hash) so that every process learns of it."""
 
@@ -179,7 +183,8 @@ def _translated() -> Iterator[None]:
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.InternalError, OSError) as error:
         raise Unavailable(detail="The database cannot be used right now.", retry_after=2) from error
     except exc.DBAPIError as error:
-        if error.connection_invalidated or "TooManyConnections" in repr(error.orig):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state.startswith(TRANSIENT_STATES):
             raise Unavailable(detail="The database cannot be used right now.", retry_after=2) from error
         raise
 

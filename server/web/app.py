@@ -183,9 +183,12 @@ async def static_file(request: Request) -> Response:
 
 async def _static(name: str) -> Response:
     root = static_directory()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root) or not await asyncio.to_thread(path.is_file):
-        raise NotFound
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root) or not await asyncio.to_thread(path.is_file):
+            raise NotFound
+    except (ValueError, OSError):  # a NUL in the name, or a name too long for the file system
+        raise NotFound from None
     return FileResponse(
         path,
         headers={"Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "no-referrer"},
