@@ -285,9 +285,8 @@ class Hub:
         for follower in everybody:
             whole = follower.offer(kind, seq, frame) and whole
         _FRAMES[kind].inc(len(everybody))
-        if kind != PROGRESS:
-            session_id = everybody[0].session_id
-            self._note_waiting(session_id, frame)
+        if kind in (EVENT, TERMINAL):
+            self._note_waiting(everybody[0].session_id, frame)
             self._measure(frame)
         if not whole:
             self._catch_up(everybody[0].session_id)
