@@ -774,7 +774,7 @@ class Sessions:
             wait = every_seconds
             try:
                 held = not shared or await self._store.take_lease(
-                    name, owner=self.process_name, seconds=every_seconds * 2 + 5
+                    name, owner=self.process_name, seconds=every_seconds * 2 + 1
                 )
                 if held:
                     await work()

@@ -357,7 +357,8 @@ class Hub:
         end = time.monotonic() + self._config.sweep_seconds
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sweep_wanted.wait(), min(left, SWEEP_WITHOUT_REDIS_SECONDS))
+                async with asyncio.timeout(min(left, SWEEP_WITHOUT_REDIS_SECONDS)):
+                    await self._sweep_wanted.wait()
             if self._sweep_wanted.is_set() or not self.delivers:
                 break
         self._sweep_wanted.clear()

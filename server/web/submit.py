@@ -123,7 +123,8 @@ class Submit:
         lock = self._in_flight.setdefault((owner, key_hash), asyncio.Lock())
         try:
             try:
-                await asyncio.wait_for(lock.acquire(), IN_FLIGHT_SECONDS)
+                async with asyncio.timeout(IN_FLIGHT_SECONDS):
+                    await lock.acquire()
             except TimeoutError:
                 raise Conflict("idempotency_in_flight", retry_after=1) from None
             try:
