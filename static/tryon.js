@@ -308,8 +308,7 @@ class Following {
     const began = Date.now();
     const answer = await this.#look(link, wait);
     if (!answer) return;
-    if (wait !== null || !long) this.#up(link);
-    else this.#report("polling");
+    this.#up(link, wait !== null || !long); // a long poll has yet to show that it may wait
     let pause = (answer.retryAfter ?? POLL_MS / 1000) * 1000;
     if (long && (answer.body || wait === null || Date.now() - began > 1000)) pause = 200; // else it was not waited for: a drain
     this.#watch(link, Math.min(pause, 60000), () => this.#poll(link));
@@ -333,11 +332,15 @@ class Following {
     }
   }
 
-  #up(link) {
+  /** The link stands; `worked`: it has done all that its rung needs from the network. */
+  #up(link, worked = true) {
+    if (worked && !link.worked) {
+      link.worked = true;
+      this.#proven.add(link.rung);
+      this.#tries[link.rung] = 0;
+    }
     if (link.live) return;
     Object.assign(link, { live: true, since: Date.now() });
-    this.#proven.add(link.rung);
-    this.#tries[link.rung] = 0;
     if (link === this.#probe) {
       this.#probe = null;
       this.#next = null;
@@ -346,13 +349,13 @@ class Following {
       this.#climbs = 0;
     }
     this.#report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
-    if (link.rung !== this.#rungs[0]) this.#climbLater();
+    if (link.rung !== this.#rungs[0] && !this.#timers.climb) this.#climbLater();
   }
 
   /** A connection is gone. The close code or the problem says what to do; `bye` and Retry-After say when. */
   #lost(link, { code = 1006, bye = null, problem = null, told = null } = {}) {
     if (link.over || this.#over) return;
-    const { rung, live, refusal } = link;
+    const { rung, live, worked, refusal } = link;
     this.#drop(link);
     if ((code >= 4500 && code <= 4999) || problem?.status === 401 || problem?.status === 404) {
       this.#gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
@@ -364,7 +367,6 @@ class Following {
       this.#climb(this.#rungs[link.step] === rung ? link.step + 1 : link.step);
       return;
     }
-    this.#stop("climb");
     this.#drop(this.#probe);
     this.#probe = null;
     told ??= bye?.retry_after_ms ?? (problem?.retryAfter == null ? null : problem.retryAfter * 1000);
@@ -372,11 +374,11 @@ class Following {
     const proven = this.#proven.has(rung);
     const lower = this.#rungs.find((other) => RUNGS.indexOf(other) > RUNGS.indexOf(rung));
     const reached = rung === "ws" || link.looked; // else it is the server that cannot be had, not this way to it
-    if (!live && reached) this.#tries[rung] = (this.#tries[rung] ?? 0) + 1;
+    if (!worked && reached) this.#tries[rung] = (this.#tries[rung] ?? 0) + 1;
     let next = proven || reached ? rung : this.#rungs[0];
     let wait = told ?? (AT_ONCE.has(code) && this.#failures === 1 ? 0 : jitter(this.#failures));
     if (!this.#rungs.includes(next)) next = lower ?? this.#rungs[0];
-    else if (!live && reached && lower && this.#tries[rung] >= (proven || told !== null ? TRIES : 1)) {
+    else if (!worked && reached && lower && this.#tries[rung] >= (proven || told !== null ? TRIES : 1)) {
       next = lower;
       wait = told ?? 0; // it looks first: a server that is down is not asked in four ways
     }
@@ -406,23 +408,23 @@ class Following {
 
   #climbLater() {
     const wait = Math.min(CLIMB_MS.most, CLIMB_MS.first * 2 ** this.#climbs) * (0.75 + Math.random() / 2);
-    this.#after("climb", wait, () => (visible() ? this.#climb(0) : this.#climbLater()));
+    this.#after("climb", wait, () => (visible() && this.#link.live ? this.#climb(0) : this.#climbLater()));
   }
 
   /** Tries the better rungs, the best one first, while the present one goes on. */
   #climb(step) {
     const rung = this.#rungs[step];
-    if (rung === undefined || rung === this.#link.rung) {
+    if (rung !== undefined && rung !== this.#link.rung) {
+      this.#launch((this.#probe = newLink(rung, step)));
+    } else if (step > 0) {
       this.#climbs += 1;
       this.#climbLater();
-      return;
     }
-    this.#launch((this.#probe = newLink(rung, step)));
   }
 
   #drop(link) {
     if (!link || link.over) return;
-    link.over = true;
+    Object.assign(link, { over: true, live: false });
     clearTimeout(link.timer);
     link.abort.abort();
     link.close();
@@ -563,16 +565,20 @@ class Following {
 
   #after(name, wait, action) {
     this.#stop(name);
-    this.#timers[name] = setTimeout(action, wait);
+    this.#timers[name] = setTimeout(() => {
+      delete this.#timers[name];
+      action();
+    }, wait);
   }
 
   #stop(name) {
     clearTimeout(this.#timers[name]);
+    delete this.#timers[name];
   }
 }
 
 function newLink(rung, step = 0) {
-  const link = { rung, step, live: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
+  const link = { rung, step, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
   return { ...link, since: 0, heard: Date.now(), abort: new AbortController() };
 }
 
