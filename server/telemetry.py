@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from contextvars import ContextVar
 from typing import Any, Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 """Of the HTTP request, or of the upload whose session a worker runs."""
@@ -86,7 +88,9 @@ http_seconds: Final = Histogram(
 transitions: Final = Counter("tryon_transitions", "Session transitions committed by this process.", ["event"])
 uploads_refused: Final = Counter("tryon_uploads_refused", "Uploads refused, by error code.", ["code"])
 limiter_local: Final = Counter("tryon_limiter_local", "Rate limit decisions made locally because Redis was away.")
-followers: Final = Gauge("tryon_followers", "Clients that follow a session right now.", ["transport"])
+followers: Final = Gauge(
+    "tryon_followers", "Clients that follow a session right now.", ["transport"], multiprocess_mode="livesum"
+)
 frames: Final = Counter("tryon_frames", "Frames handed to clients.", ["kind"])
 closes: Final = Counter("tryon_socket_closes", "Sockets closed by the server, by close code.", ["code"])
 push_seconds: Final = Histogram(
@@ -97,7 +101,9 @@ push_seconds: Final = Histogram(
 bus_reconnects: Final = Counter(
     "tryon_bus_reconnects", "Times the subscriber connection to Redis was lost and made again."
 )
-bus_up: Final = Gauge("tryon_bus_up", "1 while the subscriber connection to Redis delivers.")
+bus_up: Final = Gauge(
+    "tryon_bus_up", "1 while every web process's subscriber connection to Redis is up.", multiprocess_mode="livemin"
+)
 publish_failures: Final = Counter("tryon_publish_failures", "News that could not be published; the sweep delivers it.")
 enqueue_failures: Final = Counter(
     "tryon_enqueue_failures", "Sessions that could not be queued at once; the reconciler does."
@@ -106,3 +112,13 @@ sweep_finds: Final = Counter(
     "tryon_sweep_finds", "Frames that reached a client from the database because pub/sub lost them."
 )
 reconciled: Final = Counter("tryon_reconciled", "Sessions the reconciler moved on, by what it did.", ["action"])
+
+
+def render_metrics() -> bytes:
+    """In Prometheus' text format: of this process, or added up over all that share ``PROMETHEUS_MULTIPROC_DIR``, web
+    processes and workers alike, as ``tryon up`` sets it."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no annotation there
+    return generate_latest(registry)

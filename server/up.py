@@ -244,6 +244,7 @@ class _Child:
                 self._signal(signal.SIGTERM)
             status = await process.wait()
             self._process = None
+            self._stack.forget_gauges(process.pid)
             if self._stopping.is_set():
                 return
             tries += 1
@@ -302,6 +303,7 @@ class _Stack:
 
     def __init__(self, config: Config, port: int, valkey_socket: Path | None) -> None:
         self._config = config
+        self._metrics = config.data_dir.absolute() / "metrics"
         self._port = port
         self._valkey_socket = valkey_socket
         self.migrated = asyncio.Event()
@@ -327,6 +329,11 @@ class _Stack:
     def give_up(self, error: BaseException) -> None:
         if not self._end.done():
             self._end.set_exception(error)
+
+    def forget_gauges(self, pid: int) -> None:
+        """What a dead process counted stays counted; what it *had* (sockets, connections) is gone with it."""
+        for file in self._metrics.glob(f"gauge_live*_{pid}.db"):
+            file.unlink(missing_ok=True)
 
     def release_when_migrated(self, held: asyncio.subprocess.Process) -> None:
         self._waiting.append(held)
@@ -355,6 +362,9 @@ class _Stack:
         if path := self._valkey_socket:
             settings["TRYON_REDIS_URL"] = f"unix://{path}"
             self._valkey.append(_Child(self, "Valkey", self._valkey_command(path)))
+        settings["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics)
+        shutil.rmtree(self._metrics, ignore_errors=True)
+        self._metrics.mkdir(mode=0o700)
         env = environment(**settings)
         serve, work = ("server", "serve", "--reuse-port"), ("arq", "worker.Settings")
         for number in range(1, self._config.web_processes + 1):

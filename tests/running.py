@@ -22,6 +22,7 @@ from server.services import Services
 from server.sessions import Claim, Photo
 from server.web.app import create_app, listen, make_server
 from server.web.hub import Hub
+from server.web.wire import WireProtocol
 
 PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")
 
@@ -141,10 +142,10 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def running_web(config: Config) -> AsyncIterator[Web]:
+async def running_web(config: Config, *, ws: type[asyncio.Protocol] = WireProtocol) -> AsyncIterator[Web]:
     """Serve on a free port until the end of the block; connected to Redis before it begins, if Redis is there."""
     app = create_app(config)
-    server = make_server(app)
+    server = make_server(app, ws=ws)
     listener = listen(config, reuse_port=False)
     port = listener.getsockname()[1]
     serving = asyncio.create_task(server._serve(sockets=[listener]), name="web")  # signals stay ours

@@ -60,6 +60,10 @@ PAGE_POLICY: Final = (
 )
 
 MAX_HEADER_BYTES: Final = 64 * 1024
+UNACKNOWLEDGED_MS: Final = 8000
+"""How long sent bytes may stay unacknowledged before the kernel drops a connection (RFC 5482): a peer that vanished, or
+that takes nothing. It finds them long before a ping does, and without a byte from us."""
+
 STOP_SECONDS: Final = 4
 """How long a stopping server waits for requests in flight, sockets included."""
 
@@ -225,6 +229,8 @@ def listen(config: Config, *, reuse_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; every accepted connection inherits it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
     if reuse_port:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -244,14 +250,17 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def make_server(app: Starlette) -> Server:
-    """The server around the application, as :func:`run` and the tests run it; it listens on sockets it is given."""
+def make_server(app: Starlette, *, ws: type[asyncio.Protocol] = WireProtocol) -> Server:
+    """The server around the application, as :func:`run` and the tests run it; it listens on sockets it is given.
+
+    ``ws``: uvicorn's WebSocket protocol; with another than ours sockets go over plain ASGI.
+    """
     return Server(
         uvicorn.Config(
             app,
             http="httptools",
             loop="uvloop",
-            ws=WireProtocol,
+            ws=ws,
             ws_max_size=4096,
             ws_per_message_deflate=False,
             ws_ping_interval=20,

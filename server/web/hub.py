@@ -184,7 +184,8 @@ class Hub:
         return sum(len(followers) for followers in self._followers.values())
 
     def followers_of(self, session_id: str) -> int:
-        return len(self._followers.get(self._channel(session_id), ()))
+        """How many have been let in: who still waits for the first look at the session does not count."""
+        return sum(follower.seq is not None for follower in self._followers.get(self._channel(session_id), ()))
 
     @property
     def delivers(self) -> bool:

@@ -129,11 +129,11 @@ class Places:
         return None
 
     def check_session(self, followers: int) -> None:
-        """Raises RateLimited if a session has more followers than it may, the one that asks included.
+        """Raises RateLimited if a session that has so many followers may not have one more.
 
         To be asked after the credential was checked: a stranger must not learn that the session exists.
         """
-        if followers > self._config.sockets_per_session:
+        if followers >= self._config.sockets_per_session:
             raise RateLimited(detail="Too many open connections to this session.", retry_after=5)
 
     def take(self, address: str) -> None:

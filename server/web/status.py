@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from .. import telemetry
 from ..adapters.queue import QueueAway
 from ..domain.errors import NotFound, TryOnError
 from ..domain.events import EventFrame, History, encode
@@ -129,7 +130,7 @@ class Status:
         return json_response(encode(Health(status, checks)), 503 if down else 200)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(telemetry.render_metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _check_redis(self) -> Check:
         """Not whether it answers, but whether news that is published comes back."""

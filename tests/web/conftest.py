@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -9,18 +10,25 @@ from typing import Any
 import pytest
 
 from server.config import Config
+from server.web.wire import WireProtocol
 from tests.running import Web, running_web
 
 StartWeb = Callable[..., Awaitable[Web]]
 
 
 @pytest.fixture
-async def start_web(config: Callable[..., Config]) -> AsyncIterator[StartWeb]:
+def ws() -> type[asyncio.Protocol]:
+    """What speaks WebSocket: ours, which detaches sockets. A module that wants to see the other path too overrides this."""
+    return WireProtocol
+
+
+@pytest.fixture
+async def start_web(config: Callable[..., Config], ws: type[asyncio.Protocol]) -> AsyncIterator[StartWeb]:
     """Start a web process in this one, with these settings; as many as the test likes, on the same data."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Web:
-            return await stack.enter_async_context(running_web(config(**settings)))
+            return await stack.enter_async_context(running_web(config(**settings), ws=ws))
 
         yield start
 

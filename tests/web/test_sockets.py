@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -22,9 +23,18 @@ from server.domain.events import PROGRESS, bus_message
 from server.domain.session import new_session_id
 from server.domain.states import GoneReason
 from server.domain.tokens import Signer, new_token
+from server.web.wire import WireProtocol
 from tests.conftest import StartStack
 from tests.running import Client, Web, until
 from tests.web.conftest import StartWeb
+
+
+@pytest.fixture(params=[WireProtocol, WebSocketsSansIOProtocol], ids=["detached", "asgi"])
+def ws(request: pytest.FixtureRequest) -> type[asyncio.Protocol]:
+    """Every story is told over both paths: detached, and by plain ASGI messages."""
+    protocol: type[asyncio.Protocol] = request.param
+    return protocol
+
 
 WRONG = "wrong-" + "w" * 40
 
