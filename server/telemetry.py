@@ -102,7 +102,7 @@ bus_reconnects: Final = Counter(
     "tryon_bus_reconnects", "Times the subscriber connection to Redis was lost and made again."
 )
 bus_up: Final = Gauge(
-    "tryon_bus_up", "1 while every web process's subscriber connection to Redis is up.", multiprocess_mode="livemin"
+    "tryon_bus_up", "Web processes whose subscriber connection to Redis is up.", multiprocess_mode="livesum"
 )
 publish_failures: Final = Counter("tryon_publish_failures", "News that could not be published; the sweep delivers it.")
 enqueue_failures: Final = Counter(

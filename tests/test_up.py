@@ -72,6 +72,27 @@ async def test_several_web_and_worker_processes_share_the_port(stack: StartStack
     assert sum("arq worker.Settings" in line for line in lines) == 2
 
 
+async def test_metrics_add_up_over_all_processes(stack: StartStack, photos: Path) -> None:
+    up = await stack(TRYON_WEB_PROCESSES="2", TRYON_MOCK_SECONDS="0", TRYON_MOCK_FAILURE_RATE="0")
+
+    async def counted(name: str) -> float:
+        async with httpx.AsyncClient(base_url=up.url) as client:
+            lines = (await client.get("/metrics")).text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    for _ in range(30):  # each on a connection of its own: the kernel deals them out to both
+        async with httpx.AsyncClient(base_url=up.url) as client:
+            assert (await client.get("/api/docs")).status_code == 200
+    assert await counted('tryon_http_requests_total{method="GET",route="/api/docs",status="200"}') == 30
+    async with httpx.AsyncClient(base_url=up.url) as client:
+        made = await client.post("/api/tryon/sessions", files={"image": (photos / "photo.jpg").read_bytes()})
+        assert made.status_code == 201
+    async with asyncio.timeout(20):  # what the worker counts is there too
+        while not await counted('tryon_transitions_total{event="completed"}'):
+            await asyncio.sleep(0.05)  # as a scraper does, only more often
+    assert await counted("tryon_bus_up") == 2
+
+
 async def test_a_redis_of_ones_own_is_used_instead_of_the_embedded_one(stack: StartStack, redis_url: str) -> None:
     up = await stack(TRYON_REDIS_URL=redis_url)
     assert set(children(up)) == {"web", "worker"}
