@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from . import telemetry
 from .adapters.bus import RedisBus
-from .adapters.files import LocalFiles, MissingFile
+from .adapters.files import DRAFT_SUFFIX, LocalFiles, MissingFile
 from .adapters.queue import ArqQueue, QueueAway
 from .adapters.reader import Reader, Reading
 from .adapters.store import Change, Moved, NewSession, Store, Taken
@@ -672,7 +672,8 @@ class Sessions:
     async def maintain(self) -> None:
         """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable."""
         expired: list[Session] = []
-        for session in await self._store.due(unqueued_seconds=UNQUEUED_SECONDS):
+        waiting: list[Session] = []
+        async for session in self._due():
             now = datetime.fromtimestamp(self._store.now(), UTC)
             if session.expires_at <= now:
                 expired.append(session)
@@ -682,11 +683,21 @@ class Sessions:
                 if await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True):
                     telemetry.reconciled.labels("lease_lost").inc()
             else:
-                await self._queue_again(session)
+                waiting.append(session)
         if expired:
             log.info("Found %d expired sessions to clean up", len(expired))
             for session in expired:
                 await self.erase(session, GoneReason.EXPIRED)
+        if waiting:
+            await self._queue_again(waiting)
+
+    async def _due(self) -> AsyncIterator[Session]:
+        """Page by page: many that wait in good order must not hide one that needs help."""
+        page = await self._store.due(unqueued_seconds=UNQUEUED_SECONDS)
+        while page:
+            for session in page:
+                yield session
+            page = await self._store.due(unqueued_seconds=UNQUEUED_SECONDS, after=page[-1])
 
     async def _time_out(self, session: Session) -> None:
         moved = await self._store.transition(
@@ -704,22 +715,34 @@ class Sessions:
             telemetry.reconciled.labels("timeout").inc()
             log.info("Session %s failed: timeout", session.id)
 
-    async def _queue_again(self, session: Session) -> None:
-        """A waiting session without a job: its enqueue failed, Redis forgot it, or a worker took it and died."""
+    async def _queue_again(self, waiting: list[Session]) -> None:
+        """Those without a job: the enqueue failed, Redis forgot it, or a worker took it and died before its claim.
+
+        One question for all: asking for each would cost a core when a thousand wait, and minutes when Redis hangs.
+        """
         try:
-            if await self._queue.contains(session.id, session.attempt, session.enqueues):
-                return
+            queued = set(await self._queue.order(1_000_000))
         except QueueAway:
             return
-        if await self._store.count_enqueue(session.id, seq=session.seq, enqueues=session.enqueues):
-            again = await self._store.get(session.id)
-            if again is not None and again.status is Status.CREATED and await self._enqueue(again):
-                telemetry.reconciled.labels("queued_again").inc()
+        for session in waiting:
+            if session.id in queued:
+                continue
+            if await self._store.count_enqueue(session.id, seq=session.seq, enqueues=session.enqueues):
+                again = await self._store.get(session.id)
+                if again is not None and again.status is Status.CREATED:
+                    if not await self._enqueue(again):
+                        return
+                    telemetry.reconciled.labels("queued_again").inc()
 
     async def erase(self, session: Session, reason: GoneReason) -> None:
         """Remove everything of a session: files first (a row without files is tried again, a file without a row is
         an orphan), then row and events, then what Redis holds; then tell whoever is connected."""
-        for key in await self._files.delete(session.file_keys):
+        keys = session.file_keys
+        if (
+            session.attempt > 1 or session.status is not Status.COMPLETED
+        ):  # an attempt may have died with its file stored
+            keys += [key for key in await self._files.outputs_of(session.id) if key not in keys]
+        for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
         erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
         for row in erased:
@@ -734,11 +757,13 @@ class Sessions:
             )
 
     async def cleanup(self) -> None:
-        """The hourly broom: files that no row names, hashes that have done their work."""
+        """The hourly broom: files without a session, unfinished files of killed writers, hashes that have done their work."""
         await self._store.forget_gone()
         old = [key for key, age_seconds in await self._files.keys() if age_seconds > ORPHAN_SECONDS]
         living = await self._store.ids_among({_session_of(key) for key in old})
-        for key in await self._files.delete(key for key in old if _session_of(key) not in living):
+        for key in await self._files.delete(
+            key for key in old if key.endswith(DRAFT_SUFFIX) or _session_of(key) not in living
+        ):
             log.info("Deleted orphaned file: %s", key)
 
     @contextlib.asynccontextmanager

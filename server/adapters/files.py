@@ -23,6 +23,7 @@ from ..domain.errors import StorageFull, Unavailable
 FOLDERS: Final = ("inputs", "outputs")
 KEY: Final = re.compile(r"(?:inputs|outputs)/[0-9A-Za-z][0-9A-Za-z-]{0,127}\.[a-z0-9]{1,8}", re.ASCII)
 """The syntax of a key."""
+DRAFT_SUFFIX: Final = ".part"
 _DRAFT: Final = re.compile(KEY.pattern + r"\.[0-9a-f]{16}\.part", re.ASCII)
 """A file that is being written, or that a killed process left behind."""
 
@@ -61,7 +62,14 @@ class LocalFiles:
 
     async def put(self, key: str, data: bytes) -> None:
         """Stores ``data`` (0600), replacing what was there. Raises :class:`StorageFull` or :class:`Unavailable`."""
-        await asyncio.to_thread(self._put, self.path(key), data)
+        writing = asyncio.ensure_future(asyncio.to_thread(self._put, self.path(key), data))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # the thread goes on: whoever now deletes the file must not be too early
+            await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()
+            raise
 
     def _put(self, path: Path, data: bytes) -> None:
         draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
@@ -128,6 +136,18 @@ class LocalFiles:
                             yield key, max(0.0, now - entry.stat(follow_symlinks=False).st_mtime)
             except OSError as error:
                 raise storage_error(error) from error
+
+    async def outputs_of(self, session_id: str) -> list[str]:
+        """The keys of all results of a session, unfinished ones included, whether or not its row names them."""
+        return await asyncio.to_thread(self._outputs_of, session_id)
+
+    def _outputs_of(self, session_id: str) -> list[str]:
+        try:
+            with os.scandir(self.root / "outputs") as entries:
+                keys = [f"outputs/{entry.name}" for entry in entries if entry.name.startswith(f"{session_id}-")]
+        except OSError as error:
+            raise storage_error(error) from error
+        return [key for key in keys if KEY.fullmatch(key) or _DRAFT.fullmatch(key)]
 
     async def check(self) -> None:
         """Proves that a file can be written and read back. Raises :class:`StorageFull` or :class:`Unavailable`."""

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, event, exc, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, and_, delete, event, exc, func, insert, literal, or_, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -625,8 +625,11 @@ class Store:
         async with self._read() as connection:
             return int((await connection.execute(select(oldest_open_xact()))).scalar_one())
 
-    async def due(self, *, unqueued_seconds: float, limit: int = 100) -> list[Session]:
-        """Sessions that may need the reconciler: expired, past the deadline, lease lapsed, or waiting for long."""
+    async def due(self, *, unqueued_seconds: float, after: Session | None = None, limit: int = 100) -> list[Session]:
+        """Sessions that may need the reconciler: expired, past the deadline, lease lapsed, or waiting for long.
+
+        Oldest first, ``limit`` at a time; ``after``: the last one of the page before.
+        """
         table = tables.sessions.c
         unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
         query = (
@@ -639,7 +642,8 @@ class Store:
                     and_(table.status == Status.CREATED.value, table.updated_at <= database_time(-unqueued_seconds)),
                 )
             )
-            .order_by(table.created_at)
+            .where(true() if after is None else tuple_(table.created_at, table.id) > (after.created_at, after.id))
+            .order_by(table.created_at, table.id)
             .limit(limit)
         )
         async with self._read() as connection:
