@@ -1,0 +1,282 @@
+"""What the clock does: photos expire, what stands still is moved on, and orphans are swept out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from server import sessions as sessions_module
+from server.adapters import tables
+from server.config import Config
+from server.domain.session import Session, new_session_id
+from server.domain.states import Status
+from server.services import Services, open_services
+from tests.conftest import StartValkey
+from tests.running import PHOTO, Web, running_web, until
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reconciler's own time unit, a tenth of the product's."""
+    monkeypatch.setattr(sessions_module, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(sessions_module, "UNQUEUED_SECONDS", 0.5)
+
+
+@pytest.fixture
+def start(config: MakeConfig, database_url: str) -> Callable[..., contextlib.AbstractAsyncContextManager[Web]]:
+    def begin(**settings: Any) -> contextlib.AbstractAsyncContextManager[Web]:
+        return running_web(config(**settings))
+
+    return begin
+
+
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Web]]
+
+
+async def row(services: Services, session: Session) -> Session:
+    found = await services.store.get(session.id)
+    assert found is not None
+    return found
+
+
+async def until_status(services: Services, session: Session, status: Status, *, seconds: float = 8) -> Session:
+    async with asyncio.timeout(seconds):
+        while (found := await row(services, session)).status is not status:
+            await asyncio.sleep(0.02)
+    return found
+
+
+def files(services: Services) -> list[str]:
+    root = services.config.uploads_dir
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+# -- expiry ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_expired_session_leaves_nothing_and_its_client_is_told(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tryon")
+    async with start(retention_seconds=1.0) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            claim = await web.begin(session)
+            await web.services.sessions.report(claim, 0.5, "rendering")
+            await client.next("progress")
+            assert await client.rest(6) == 4510
+            late = web.store.now() - session.expires_at.timestamp()
+            assert client.frames[-1]["reason"] == "expired"
+        assert late < 5
+        assert files(web.services) == []
+        assert await web.store.ids_among([session.id]) == set()
+        async with web.store._read() as connection:
+            count = select(func.count()).select_from(tables.events)
+            assert (await connection.execute(count)).scalar_one() == 0
+
+        async def keys() -> list[bytes]:
+            return [key for key in await web.services.redis.keys("*") if session.id.encode() in key]
+
+        async with asyncio.timeout(2):  # the last step, after the client was told
+            while await keys():
+                await asyncio.sleep(0.01)
+        answer = await web.client.get(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
+        assert answer.status_code == 404
+        await until(lambda: f"Cleaned up expired session: {session.id}" in caplog.messages)
+    assert "Found 1 expired sessions to clean up" in caplog.messages
+    assert f"Deleted input file: inputs/{session.id}-image.jpg" in caplog.messages
+
+
+async def test_a_completed_session_expires_with_its_result(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tryon")
+    async with start(retention_seconds=1.0) as web:
+        session, _ = await web.submit()
+        await web.complete(await web.begin(session))
+        assert len(files(web.services)) == 2
+        await until(lambda: not files(web.services), seconds=6)
+        assert f"Deleted output file: outputs/{session.id}-1.jpg" in caplog.messages
+
+
+async def test_an_expired_session_cannot_be_read_even_if_nobody_erases_it(
+    config: MakeConfig, database_url: str
+) -> None:
+    async with open_services(config(retention_seconds=1.0)) as services:  # no maintenance runs here
+        session = await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+        assert await services.store.get(session.id) is not None
+        await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
+        assert await services.store.get(session.id) is None
+        assert await services.sessions.begin(session.id, worker="w") is None
+        assert files(services), "still there, but for nobody"
+
+
+async def test_sessions_that_live_are_left_alone(start: Start) -> None:
+    async with start() as web:
+        waiting, _ = await web.submit()
+        running, _ = await web.submit()
+        claim = await web.begin(running)
+        done, _ = await web.submit()
+        await web.complete(await web.begin(done))
+        for _ in range(3):
+            await web.services.sessions.maintain()
+            await web.services.sessions.cleanup()
+        assert (await row(web.services, waiting)).enqueues == 1
+        assert (await row(web.services, running)).seq == claim.session.seq
+        assert len(files(web.services)) == 4
+
+
+async def test_when_the_process_that_reconciles_ends_another_takes_over(config: MakeConfig, database_url: str) -> None:
+    async with running_web(config(retention_seconds=2.0)) as first:
+        async with asyncio.timeout(5):  # it holds the lease
+            while not await first.store.take_lease("reconcile", owner=first.services.sessions.process_name, seconds=9):
+                await asyncio.sleep(0.02)
+        session, _ = await first.submit()
+    async with running_web(config()) as second:
+        second.services.sessions.process_name = "another process"
+        await until(lambda: not files(second.services), seconds=7)
+        late = second.store.now() - session.expires_at.timestamp()
+        assert late < 5
+
+
+# -- what stands still -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_past_its_deadline_a_session_fails_within_two_seconds(start: Start, running: bool) -> None:
+    async with start(deadline_seconds=0.5) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            if running:
+                await web.begin(session)
+            assert await client.rest(6) == 1000
+            event = client.frames[-2]
+            assert (event["event"], event["data"]["error"]["code"]) == ("failed", "timeout")
+        ended = await row(web.services, session)
+        assert ended.finished_at is not None
+        assert (ended.finished_at - ended.deadline_at).total_seconds() < 2
+
+
+async def test_a_lapsed_lease_is_queued_again_and_lost_after_the_last_attempt(start: Start) -> None:
+    async with start(lease_seconds=0.3, max_attempts=2) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            first = await web.begin(session)
+            again = await until_status(web.services, session, Status.CREATED)
+            assert (again.attempt, again.burnt) == (1, 1)
+            assert await web.services.queue.contains(session.id, 1, again.enqueues)
+            assert await web.services.sessions.renew(first) == "lost"
+            await web.begin(session)
+            ended = await until_status(web.services, session, Status.FAILED)
+            assert (ended.error_code, ended.burnt) == ("worker_lost", 2)
+            assert await client.rest() == 1000
+            assert client.story() == [1, 2, 3, 4, 5]
+        history = await web.client.get(f"/api/tryon/sessions/{session.id}/history", headers={"X-Client-Token": token})
+        assert [event["event"] for event in history.json()["events"]] == [
+            "created",
+            "processing",
+            "requeued",
+            "processing",
+            "failed",
+        ]
+
+
+async def test_a_heartbeat_keeps_the_lease(start: Start) -> None:
+    async with start(lease_seconds=0.5) as web:
+        session, _ = await web.submit()
+        claim = await web.begin(session)
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert await web.services.sessions.renew(claim) == "held"
+            await asyncio.sleep(0.1)
+        await web.complete(claim)
+
+
+async def test_a_session_whose_job_redis_forgot_is_queued_again(start: Start) -> None:
+    async with start() as web:
+        session, _ = await web.submit()
+        await web.services.redis.flushall()
+        async with asyncio.timeout(6):
+            while True:
+                found = await row(web.services, session)
+                if found.enqueues > 1 and await web.services.queue.contains(session.id, 0, found.enqueues):
+                    break
+                await asyncio.sleep(0.02)
+        assert (found.status, found.seq) == (Status.CREATED, 1)
+
+
+async def test_two_reconcilers_at_once_do_everything_once(config: MakeConfig, database_url: str) -> None:
+    async with open_services(config(lease_seconds=0.1)) as one, open_services(config(lease_seconds=0.1)) as other:
+        submitted = [
+            await one.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+            for _ in range(5)
+        ]
+        claims = [await one.sessions.begin(session.id, worker="dies") for session in submitted]
+        last = max(claim.session.lease_expires_at for claim in claims if claim and claim.session.lease_expires_at)
+        await until(lambda: time.time() > last.timestamp() + 0.05)
+        await asyncio.gather(one.sessions.maintain(), other.sessions.maintain())
+        for session in submitted:
+            found = await row(one, session)
+            assert (found.status, found.seq, found.burnt) == (Status.CREATED, 3, 1)
+
+
+async def test_all_waiting_sessions_are_queued_again_however_many(config: MakeConfig) -> None:
+    """Redis came back empty while more waited than one pass looks at."""
+    async with open_services(config()) as services:
+        submitted = [
+            await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+            for _ in range(130)
+        ]
+        await services.redis.flushall()
+        await until(lambda: time.time() > submitted[-1].updated_at.timestamp() + 0.6)
+        for _ in range(4):
+            await services.sessions.maintain()
+        assert await services.queue.depth() == 130
+
+
+# -- orphans -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_old_files_without_a_row_are_swept_out_and_no_others(
+    config: MakeConfig, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tryon")
+    async with open_services(config()) as services:
+        session = await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+        orphan, fresh = f"inputs/{new_session_id()}-image.jpg", f"inputs/{new_session_id()}-image.jpg"
+        draft = f"outputs/{session.id}-1.jpg.{'0' * 16}.part"
+        await services.files.put(orphan, b"old")
+        await services.files.put(fresh, b"an upload in flight")
+        (services.config.uploads_dir / draft).write_bytes(b"half a result")
+        for key in (orphan, session.input_key, draft):
+            past = time.time() - 2 * sessions_module.ORPHAN_SECONDS
+            os.utime(services.config.uploads_dir / key, (past, past))
+        await services.sessions.cleanup()
+        assert files(services) == sorted([fresh, session.input_key])
+        assert f"Deleted orphaned file: {orphan}" in caplog.messages
+
+
+# -- without its servers -----------------------------------------------------------------------------------------------------
+
+
+async def test_expiry_needs_no_redis(config: MakeConfig, start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with running_web(config(redis_url=valkey.url, retention_seconds=1.5)) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            valkey.kill()
+            assert await client.rest(8) == 4510
+            assert client.frames[-1]["reason"] == "expired"
+        await until(lambda: not files(web.services), seconds=6)
