@@ -1,13 +1,14 @@
 """How the stock arq worker notices a job within milliseconds, and outlives Redis.
 
 arq polls: it reads the queue, starts what it found, sleeps, reads again, and any Redis error ends it. :class:`DoorbellRedis`
-is the connection it does that through, and changes four things without touching arq:
+is the connection it does that through, and changes five things without touching arq:
 
 - the read waits until the doorbell rings (a pub/sub channel rung after a job became visible), so polling costs nothing;
 - a job leaves the queue in the same transaction that marks it as taken. arq would leave it there while it runs, where it
   hides waiting ones behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed;
 - while Redis is away, the queue looks empty and every other answer is what harms nothing (:data:`NOTHING`);
-- it remembers what it offered, so that a job which cannot be started does not make the loop spin.
+- it remembers what it offered, so that a job which cannot be started does not make the loop spin;
+- told to stop, it shows no more jobs at once: arq itself would still take what its last look brings.
 
 arq's own redelivery of a lost job is gone with that; it takes minutes, and leases in the database do it in seconds.
 """
@@ -76,6 +77,7 @@ class DoorbellRedis(ArqRedis):
         self._offered: list[bytes] = []
         self._wait_seconds = POLL_SECONDS
         self._away = False
+        self._stopping = False
 
     def __repr__(self) -> str:
         state = "away" if self._away else "listening" if self._listening else "polling"
@@ -85,11 +87,15 @@ class DoorbellRedis(ArqRedis):
         """The jobs that may start now, when there are some, or none after :data:`POLL_SECONDS`."""
         if name != self._queue:
             return await super().zrangebyscore(name, min, max, *args, **options)
+        jobs = await self._startable(name, options["num"])
+        return [] if self._stopping else jobs
+
+    async def _startable(self, name: Any, limit: int) -> list[bytes]:
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen(), name="doorbell")
         heard = self._read_at_once or await self._ring(self._wait_seconds)
         self._rung.clear()  # before reading: a job that comes after the read rings again
-        waiting = await self.zrange(name, 0, options["num"] - 1, withscores=True)
+        waiting = await self.zrange(name, 0, limit - 1, withscores=True)
         now_ms = time.time() * 1000
         jobs = [job for job, score in waiting if score <= now_ms]
         if jobs and self._was_empty and not heard:
@@ -100,6 +106,11 @@ class DoorbellRedis(ArqRedis):
         self._read_at_once = bool(jobs) and jobs != self._offered
         self._offered = jobs
         return jobs
+
+    def take_no_more(self) -> None:
+        """The worker stops: a look at the queue that is under way ends now, and finds nothing."""
+        self._stopping = True
+        self._rung.set()
 
     async def _ring(self, seconds: float) -> bool:
         try:

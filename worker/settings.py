@@ -12,6 +12,8 @@ import secrets
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -35,6 +37,10 @@ NOTE_SECONDS: Final = 3.0
 
 HEALTH_SECONDS: Final = 5.0
 """How often arq's own health record (``arq --check worker.Settings``) is written."""
+
+EXIT_SECONDS: Final = 0.5
+"""How long a worker may take to close its connections, all sessions written down. Then it is gone, whatever thread of a
+processor still runs and whatever server does not answer."""
 
 POLL_DELAY_SECONDS: Final = 0.002
 """arq's pause between two looks at the queue. An idle worker spends its time in the doorbell instead; this bounds how long
@@ -133,14 +139,28 @@ async def startup(ctx: dict[Any, Any]) -> None:
     try:
         ctx["runner"] = await lifetime.open()
         ctx["redis"].on_cancel = ctx["runner"].look_now
+        _on_signal(ctx["redis"].take_no_more)
     except ConfigError as error:
         _refuse(error)
 
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
+    if "runner" in ctx:
+        last = threading.Timer(EXIT_SECONDS, os._exit, (0,))
+        last.daemon = True
+        last.start()
     await ctx["redis"].hang_up()
     if "lifetime" in ctx:
         await ctx["lifetime"].close()
+
+
+def _on_signal(call: Callable[[], None]) -> None:
+    """Call it on SIGINT and SIGTERM too. arq's own handlers go on: asyncio hears of a signal by its wakeup fd, whatever
+    handler Python has for it (``loop.add_signal_handler`` would replace arq's)."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+        signal.siginterrupt(number, False)  # as asyncio has it
 
 
 class Settings:

@@ -32,13 +32,17 @@ STORE_DELAYS: Final = (0.5, 1.0, 2.0)
 AGAIN_SECONDS: Final = 1.0
 """Pause between attempts while the database or the storage is away."""
 
-SETTLE_SECONDS: Final = 3.0
-"""How long a worker that is told to stop still tries to write down how a session ended."""
+SETTLE_SECONDS: Final = 1.0
+"""How long a worker that is told to stop still tries to write down how a session ended; then its lease will lapse."""
 
 
 async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
     """The arq function, by this name on the wire."""
     await ctx["runner"].run(session_id)
+
+
+class _Cold(Exception):
+    """The processor's ``start()`` has failed."""
 
 
 class SessionRunner:
@@ -59,13 +63,22 @@ class SessionRunner:
         self._processor = processor
         self._worker_id = worker_id
         self._warming = warming
-        self._looks: dict[str, asyncio.Event] = {}
+        self._looks: dict[asyncio.Event, str] = {}
+        """For every run its session; set, the event makes its next heartbeat come at once."""
 
     def __repr__(self) -> str:
         return f"<SessionRunner {self._worker_id} {self._processor.name}>"
 
     async def run(self, session_id: str) -> None:
         """From the claim to the end. Cancelled (the worker stops): hands the session back, no attempt burnt."""
+        look = asyncio.Event()
+        self._looks[look] = session_id  # before the claim: a cancel may follow it closely
+        try:
+            await self._run(session_id, look)
+        finally:
+            del self._looks[look]
+
+    async def _run(self, session_id: str, look: asyncio.Event) -> None:
         # A task of its own: a cancel that strikes while the claim is being committed must not lose the claim.
         beginning = asyncio.create_task(self._sessions.begin(session_id, worker=self._worker_id))
         stopping = await _see_out(beginning)
@@ -76,16 +89,17 @@ class SessionRunner:
             return
         if claim is not None:
             telemetry.request_id.set(claim.session.request_id)
-            stopping = await self._hold(claim, stopping=stopping)
+            stopping = await self._hold(claim, look, stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
 
     def look_now(self, session_id: str) -> None:
         """Somebody has cancelled or erased this session: if it runs here, its next heartbeat is now."""
-        if (look := self._looks.get(session_id)) is not None:
-            look.set()
+        for look, each in self._looks.items():
+            if each == session_id:
+                look.set()
 
-    async def _hold(self, claim: Claim, *, stopping: bool) -> bool:
+    async def _hold(self, claim: Claim, look: asyncio.Event, *, stopping: bool) -> bool:
         """Work under a heartbeat until there is an end to write down, and write it. Returns whether the worker stops."""
         # Both times are the database's, so its difference to this machine's clock does not matter.
         seconds_left = (claim.session.deadline_at - claim.session.updated_at).total_seconds()
@@ -95,7 +109,7 @@ class SessionRunner:
                 asyncio.create_task(self._write_down(claim, self._hand_back(claim), deadline)), SETTLE_SECONDS
             )
             return True
-        beat = asyncio.create_task(self._beat(claim), name="heartbeat")
+        beat = asyncio.create_task(self._beat(claim, look), name="heartbeat")
         work = asyncio.create_task(self._work(claim), name="processor")
         try:
             async with asyncio.timeout_at(deadline):
@@ -113,7 +127,6 @@ class SessionRunner:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        self._looks.pop(claim.session.id, None)
         return stopping
 
     async def _work(self, claim: Claim) -> Output:
@@ -154,11 +167,10 @@ class SessionRunner:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            raise ProcessorError("processor_error", requeue=True) from error
+            raise _Cold from error
 
-    async def _beat(self, claim: Claim) -> Literal["cancelled", "lost"]:
+    async def _beat(self, claim: Claim, look: asyncio.Event) -> Literal["cancelled", "lost"]:
         """Renew the lease until somebody else decided otherwise."""
-        look = self._looks[claim.session.id] = asyncio.Event()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_seconds / 3):  # wait_for may swallow a cancel (bpo-42130)
@@ -201,6 +213,8 @@ class SessionRunner:
         match error:
             case None:
                 return lambda: self._complete(claim, work.result())
+            case _Cold():  # not the session's fault: it costs no attempt, and another worker may be warm
+                return self._hand_back(claim, "not_started")
             case ProcessorError(requeue=True):
                 log.warning("Session %s goes back to the queue: %s", claim.session.id, error)
                 return lambda: self._sessions.requeue(claim, burnt=True, reason=error.code)
