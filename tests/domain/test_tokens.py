@@ -16,7 +16,7 @@ ID = new_session_id()
 KEY = f"outputs/{ID}-1.jpg"
 
 
-@pytest.mark.parametrize("token", ["a" * 22, "A-_9" * 32, new_token()])
+@pytest.mark.parametrize("token", ["a" * 22, "A-_9" * 32, "-_" * 21 + "0"])
 def test_tokens_of_enough_randomness_are_taken(token: str) -> None:
     assert valid_token(token)
 
