@@ -15,7 +15,7 @@ const LINK_FRESH_MS = 120000; // links live 300 s by default; older than that, a
 const IMAGE_TRIES = 3;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const MINE_FRESH_MS = 240000; // the thumbnails' links
-const MINE = 6;
+const MINE = 5;
 const PHOTO_GONE = "The photo is no longer there. Please choose it again.";
 const SESSION_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 

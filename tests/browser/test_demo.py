@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from PIL import Image
 from playwright.async_api import ConsoleMessage, Page, Request, WebSocketRoute, expect
 
@@ -127,7 +128,7 @@ async def product(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
         "up",
         env={
             "TRYON_PORT": "0",
-            "TRYON_MOCK_SECONDS": "1.2",
+            "TRYON_MOCK_SECONDS": "0.7",
             "TRYON_MOCK_FAILURE_RATE": "0",
             "TRYON_UPLOAD_RATE": "off",
         },
@@ -238,7 +239,9 @@ async def test_the_footer_says_when_the_photo_is_erased(visitor: Visitor) -> Non
     await visitor.arrive()
     await visitor.choose("photo.jpg")
     await visitor.sees_result()
-    await expect(visitor.page.locator("#keeps")).to_contain_text("erased tomorrow at ")
+    await expect(visitor.page.locator("#keeps")).to_have_text(
+        re.compile(r"erased tomorrow at \d\d:\d\d, in 2[34] hours")
+    )
     await expect(visitor.page.get_by_role("link", name="API documentation")).to_have_attribute("href", "/api/docs")
 
 
@@ -282,7 +285,7 @@ async def test_a_link_with_a_ticket_shows_a_session_made_elsewhere_read_only(vis
     await visitor.arrive(f"/#session={session_id}&ticket={ticket}")
     await expect(visitor.page.get_by_text("It is read-only.")).to_be_visible()
     await visitor.sees_result()
-    for name in ("Try again", "New photo", "Choose another photo"):
+    for name in ("Try again", "New photo", "Choose another photo", "Cancel", "Delete now"):
         await expect(visitor.page.get_by_role("button", name=name)).to_have_count(0)
     await expect(visitor.page.locator("#photo-input")).to_be_hidden()
     assert await visitor.token() is None, "no token is made or sent for somebody else's session"
@@ -419,18 +422,144 @@ async def test_a_failed_session_says_why_and_tries_the_same_photo_again(elsewher
     await expect(elsewhere.page.locator("[aria-current=step] .step-name")).to_have_text("Failed")
     first = await elsewhere.session_id()
 
-    await elsewhere.page.get_by_role("button", name="Try again").click()
-    await expect(elsewhere.page.locator("body")).not_to_have_attribute("data-status", "failed")
-    await elsewhere.says("That did not work out")
-    second = await elsewhere.session_id()
-    assert second != first
-
     await elsewhere.page.reload()  # the file is gone from the page now, the server still has it
     await elsewhere.says("That did not work out")
     await elsewhere.page.get_by_role("button", name="Try again").click()
     await expect(elsewhere.page.locator("body")).not_to_have_attribute("data-status", "failed")
     await elsewhere.says("That did not work out")
-    assert await elsewhere.session_id() not in (first, second)
+    assert await elsewhere.session_id() != first
+    assert (await session(elsewhere))["retry_of"] == first
+    assert [urlsplit(request.url).path for request in elsewhere.uploads] == [SESSIONS, f"{SESSIONS}/{first}/retry"]
+
+
+async def test_a_retry_that_is_refused_counts_down_and_keeps_the_session(elsewhere: Visitor, stack: StartStack) -> None:
+    elsewhere.expected.append("429")
+    elsewhere.url = (await stack(TRYON_MOCK_FAILURE_RATE="1", TRYON_UPLOAD_RATE="1/minute")).url
+    await elsewhere.arrive()
+    await elsewhere.choose("photo.jpg")
+    await elsewhere.says("That did not work out")
+    await elsewhere.page.get_by_role("button", name="Try again").click()
+    await elsewhere.says("One moment, please")
+    await expect(elsewhere.page.get_by_role("button", name=re.compile(r"Try again in \d+ s"))).to_be_visible()
+    await expect(elsewhere.page.get_by_role("img", name="Your photo")).to_be_visible()
+
+
+# --- having a say -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_waits_sees_the_place_and_the_time_and_may_cancel(elsewhere: Visitor, stack: StartStack) -> None:
+    elsewhere.url = (await stack(TRYON_MOCK_SECONDS="2", TRYON_WORKER_JOBS="1", TRYON_DRAIN_SECONDS="0")).url
+    await elsewhere.arrive()
+    await elsewhere.choose("photo.jpg")
+    await elsewhere.sees_result()  # from here on the server knows how long it takes
+    await upload_elsewhere(elsewhere)
+    await upload_elsewhere(elsewhere)
+    await elsewhere.page.get_by_role("button", name="New photo").click()
+    await elsewhere.choose("photo.jpg")
+    await elsewhere.says(re.compile("number 2 in line"))
+    await expect(elsewhere.page.locator("#meta-time")).to_have_text(re.compile(r"about \d+ s left"))
+    await elsewhere.says("Waiting, next in line")
+    await elsewhere.page.get_by_role("button", name="Cancel", exact=True).click()
+    await elsewhere.says("Cancelled")
+    await expect(elsewhere.page.get_by_role("button", name="Try again")).to_be_visible()
+    await expect(elsewhere.page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
+
+
+async def test_what_runs_may_be_cancelled_and_tried_again(elsewhere: Visitor, stack: StartStack) -> None:
+    elsewhere.url = (await stack(TRYON_MOCK_SECONDS="30", TRYON_DRAIN_SECONDS="0")).url
+    await elsewhere.arrive()
+    await elsewhere.choose("photo.jpg")
+    step = elsewhere.page.locator("[aria-current=step] .step-name")
+    for _ in range(2):
+        await expect(step).to_have_text("Processing", timeout=DONE_MS)
+        await elsewhere.page.get_by_role("button", name="Cancel", exact=True).click()
+        await elsewhere.says("Cancelled")
+        await expect(elsewhere.page.get_by_role("img", name="Your photo")).to_be_visible()
+        await elsewhere.page.get_by_role("button", name="Try again").click()
+    await expect(step).to_have_text("Processing", timeout=DONE_MS)
+
+
+async def test_a_photo_deleted_now_leaves_a_receipt_that_can_be_checked(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    await visitor.arrive()
+    await visitor.choose("photo.jpg")
+    await visitor.sees_result()
+    session_id, token = await visitor.session_id(), await visitor.token()
+    await page.get_by_role("button", name="Delete now").click()
+    await page.get_by_role("button", name="Keep it").click()
+    await visitor.says("Your result is ready")
+    await page.get_by_role("button", name="Delete now").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete now").click()
+    await visitor.says("Everything was erased")
+    await expect(page.get_by_role("list", name="Receipt").get_by_role("listitem")).to_have_text(
+        [re.compile("^Photo"), re.compile("^Result"), re.compile("^Signed")]
+    )
+    await expect(page.locator("#message")).to_contain_text("2 files were deleted")
+    await expect(page.get_by_role("img", name="Your photo")).to_be_hidden()
+
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Save receipt").click()
+    await (await download.value).save_as(tmp_path / "receipt.json")
+    receipt = json.loads((tmp_path / "receipt.json").read_text())
+    assert receipt["session_id"] == session_id
+    async with httpx.AsyncClient(base_url=visitor.url) as client:
+        (key, *_) = (await client.get("/api/tryon/receipt-key")).json()["keys"]
+        gone = await client.get(f"{SESSIONS}/{session_id}", headers={"Authorization": f"Bearer {token}"})
+    assert gone.status_code == 404
+    body = {name: value for name, value in receipt.items() if name not in ("key_id", "signature")}
+    signed = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    Ed25519PublicKey.from_public_bytes(unpadded(key["public_key"])).verify(unpadded(receipt["signature"]), signed)
+
+    await page.get_by_role("button", name="New photo").click()
+    await page.reload()
+    await expect(page.get_by_role("heading", name="See it on you.")).to_be_visible()
+
+
+def unpadded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+async def test_what_runs_may_be_deleted_too(elsewhere: Visitor, stack: StartStack) -> None:
+    elsewhere.url = (await stack(TRYON_MOCK_SECONDS="30", TRYON_DRAIN_SECONDS="0")).url
+    await elsewhere.arrive()
+    await elsewhere.choose("photo.jpg")
+    await expect(elsewhere.page.locator("[aria-current=step] .step-name")).to_have_text("Processing", timeout=DONE_MS)
+    await elsewhere.page.get_by_role("button", name="Delete now").click()
+    await elsewhere.page.get_by_role("dialog").get_by_role("button", name="Delete now").click()
+    await elsewhere.says("Everything was erased")
+
+
+async def test_the_last_try_ons_can_be_opened_again(visitor: Visitor) -> None:
+    page = visitor.page
+    await visitor.arrive()
+    await expect(page.get_by_role("heading", name="Your last try-ons")).to_be_hidden()
+    await visitor.choose("photo.jpg")
+    await visitor.sees_result()
+    first = await visitor.session_id()
+    await page.get_by_role("button", name="New photo").click()
+    await page.get_by_role("button", name=re.compile("^Your result is ready, from today at ")).click()
+    await visitor.sees_result()
+    assert await visitor.session_id() == first
+    assert len(visitor.uploads) == 1
+
+
+async def test_the_time_left_is_said_in_words(visitor: Visitor) -> None:
+    words = {
+        86400: "in 24 hours",
+        86340: "in 23 hours 59 minutes",
+        3660: "in 1 hour 1 minute",
+        3599: "in 1 hour",
+        700: "in 12 minutes",
+        260: "in 4 minutes 20 seconds",
+        60: "in 1 minute",
+        0.2: "in 1 second",
+    }
+    await visitor.arrive()
+    said = await visitor.page.evaluate(
+        "async (times) => { const { fromNow } = await import('/static/words.js'); return times.map((s) => fromNow(s * 1000)); }",
+        list(words),
+    )
+    assert said == list(words.values())
 
 
 async def test_a_text_file_is_refused_with_words(visitor: Visitor, tmp_path: Path) -> None:
@@ -498,7 +627,7 @@ async def test_a_service_in_trouble_says_so_and_offers_to_try_again(
 ) -> None:
     visitor.expected.append(str(status))
     problem = {"code": code, "title": "Internal error", "detail": "…", "retryable": True, "request_id": "abc-1"}
-    headers = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+    headers = {"Retry-After": "0", "Content-Type": "application/problem+json"}
     await visitor.arrive()
     await visitor.page.route(
         f"**{SESSIONS}", lambda route: route.fulfill(status=status, body=json.dumps(problem), headers=headers), times=1
@@ -507,7 +636,7 @@ async def test_a_service_in_trouble_says_so_and_offers_to_try_again(
     await visitor.says(words)
     await expect(visitor.page.locator("#reference")).to_have_text("Reference: abc-1")
     again = visitor.page.get_by_role("button", name="Try again", exact=True)
-    await expect(again).to_have_attribute("aria-disabled", "false")  # the second is over
+    await expect(again).to_have_attribute("aria-disabled", "false")
     await again.click()
     await visitor.sees_result()
 
