@@ -38,7 +38,7 @@ def valid_session_id(text: str) -> bool:
 
 def timestamp(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds: ``2026-11-22T09:00:00.000Z``."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,7 @@ def create_app(config: Config) -> Starlette:
             await imaging.close()
 
     routes: list[BaseRoute] = [
+        WebSocketRoute(f"{SESSIONS}/{{session_id}}/ws", follow),  # first: thousands come back at once
         Route(SESSIONS, http("submit", "upload"), methods=["POST"]),
         Route(SESSIONS, http("actions", "list"), methods=["GET"]),
         Route(f"{SESSIONS}/{{session_id}}", http("polls", "session"), methods=["GET"]),
@@ -119,7 +120,6 @@ def create_app(config: Config) -> Starlette:
         Route(f"{SESSIONS}/{{session_id}}/events", http("streams", "endpoint"), methods=["GET"]),
         Route(f"{SESSIONS}/{{session_id}}/cancel", http("actions", "cancel"), methods=["POST"]),
         Route(f"{SESSIONS}/{{session_id}}/retry", http("submit", "retry"), methods=["POST"]),
-        WebSocketRoute(f"{SESSIONS}/{{session_id}}/ws", follow),
         Route(f"{API}/receipt-key", http("actions", "receipt_key"), methods=["GET"]),
         Route(f"{FILES}/{{key:path}}", http("status", "file"), methods=["GET"]),
         Route("/api/health", http("status", "health"), methods=["GET"]),

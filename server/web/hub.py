@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import secrets
@@ -63,6 +64,9 @@ _FRAMES: Final = {
     kind: telemetry.frames.labels(name)
     for kind, name in ((EVENT, "event"), (TERMINAL, "event"), (PROGRESS, "progress"), (GONE, "gone"))
 }
+
+
+_followers: Final = functools.cache(telemetry.followers.labels)
 
 
 class _End(msgspec.Struct):
@@ -235,7 +239,7 @@ class Hub:
         """Register, then subscribe; done when Redis has confirmed it."""
         channel = self._channel(follower.session_id)
         self._followers.setdefault(channel, set()).add(follower)
-        telemetry.followers.labels(transport).inc()
+        _followers(transport).inc()
         return self._subscriber.subscribe(channel)
 
     async def confirmation(self, confirmed: asyncio.Future[None]) -> None:
@@ -249,7 +253,7 @@ class Hub:
         followers = self._followers.get(channel)
         if followers is None or follower not in followers:
             return
-        telemetry.followers.labels(transport).dec()
+        _followers(transport).dec()
         followers.discard(follower)
         if not followers:
             del self._followers[channel]

@@ -81,8 +81,9 @@ class RequestMiddleware:
         log.log(level, "[%s] Completed %d in %.3fs", rid, status, seconds, extra={"status": status, "seconds": seconds})
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
-        address = client_address(HTTPConnection(scope), self._config)
-        log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
+        if log.isEnabledFor(logging.DEBUG):
+            address = client_address(HTTPConnection(scope), self._config)
+            log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
         begin = time.perf_counter()
         try:
             await self._app(scope, receive, send)
