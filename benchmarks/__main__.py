@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
+import uvloop
 
-from . import delivery
+from . import avalanche, delivery, fanout, holding, pickup, uploads, waiting
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -16,11 +15,75 @@ def main() -> None:
 
 @main.command("push")
 @click.option("--clients", default=100, help="Sessions, each followed by one WebSocket.")
-@click.option("--rounds", default=3, help="How often; the medians of the rounds are printed too.")
-@click.option("--mock-seconds", default=1.0, help="How long the mock works on each session.")
-def push_command(clients: int, rounds: int, mock_seconds: float) -> None:
+@click.option("--rate", default=20.0, help="Sessions a second that are taken up, and end.")
+@click.option("--seconds", default=10.0, help="Length of a round.")
+@click.option("--rounds", default=3, help="How often; the median of the rounds is printed too.")
+@click.option("--mock-seconds", default=1.0, help="How long the mock works on each session, about.")
+def push_command(clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float) -> None:
     """From a transition's commit to its frame on a client's socket."""
-    asyncio.run(delivery.main(clients=clients, rounds=rounds, mock_seconds=mock_seconds))
+    uvloop.run(delivery.main(clients=clients, rate=rate, seconds=seconds, rounds=rounds, mock_seconds=mock_seconds))
+
+
+@main.command("fanout")
+@click.option("--clients", default=1000, help="Sockets of the one session.")
+@click.option("--rate", default=20.0, help="Events a second.")
+@click.option("--seconds", default=10.0)
+def fanout_command(clients: int, rate: float, seconds: float) -> None:
+    """One event to many clients: CPU per delivery, beside plain Starlette."""
+    uvloop.run(fanout.main(clients=clients, rate=rate, seconds=seconds))
+
+
+@main.command("idle")
+@click.option("--clients", default=1000)
+@click.option("--seconds", default=50.0, help="How long they are watched; better a multiple of --ping-seconds.")
+@click.option("--ping-seconds", default=25.0)
+def idle_command(clients: int, seconds: float, ping_seconds: float) -> None:
+    """Connected clients without news: memory and CPU of each, beside plain Starlette."""
+    uvloop.run(holding.idle(clients=clients, seconds=seconds, ping_seconds=ping_seconds))
+
+
+@main.command("connect")
+@click.option("--clients", default=1000)
+@click.option("--rounds", default=3)
+def connect_command(clients: int, rounds: int) -> None:
+    """Letting a client in, credentials and snapshot included: CPU and time, beside plain Starlette."""
+    uvloop.run(holding.connect(clients=clients, rounds=rounds))
+
+
+@main.command("waiting")
+@click.option("--clients", default=500)
+@click.option("--seconds", default=20.0)
+@click.option("--poll-seconds", default=2.0)
+@click.option("--news-seconds", default=5.0, help="Each session has news so often.")
+def waiting_command(clients: int, seconds: float, poll_seconds: float, news_seconds: float) -> None:
+    """A waiting client-minute, by push and by polling."""
+    uvloop.run(waiting.main(clients=clients, seconds=seconds, poll_seconds=poll_seconds, news_seconds=news_seconds))
+
+
+@main.command("upload")
+@click.option("--seconds", default=8.0, help="Length of each measurement.")
+@click.option("--connections", multiple=True, default=(1, 8))
+@click.option("--size", "sizes", multiple=True, type=click.Choice(["small", "large"]), default=("small", "large"))
+def upload_command(seconds: float, connections: tuple[int, ...], sizes: tuple[str, ...]) -> None:
+    """Uploads of 196 kB and of 12 megapixels: rate, latency and CPU, beside Pillow alone."""
+    uvloop.run(uploads.main(seconds=seconds, connections=connections, sizes=sizes))
+
+
+@main.command("pickup")
+@click.option("--sessions", default=200)
+@click.option("--rate", default=10.0, help="Uploads a second.")
+@click.option("--idle-seconds", default=20.0)
+@click.option("--mock-seconds", default=0.3)
+def pickup_command(sessions: int, rate: float, idle_seconds: float, mock_seconds: float) -> None:
+    """From an accepted upload to a worker that has started; CPU of an idle worker."""
+    uvloop.run(pickup.main(sessions=sessions, rate=rate, idle_seconds=idle_seconds, mock_seconds=mock_seconds))
+
+
+@main.command("avalanche")
+@click.option("--clients", default=1000)
+def avalanche_command(clients: int) -> None:
+    """Everybody comes back after a restart and after a crash: how long it takes, and whether all is right."""
+    uvloop.run(avalanche.main(clients=clients))
 
 
 if __name__ == "__main__":

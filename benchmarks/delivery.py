@@ -1,79 +1,115 @@
 """From a transition's commit to its frame on a client's socket.
 
-Real uploads, one WebSocket a session. An event's ``at`` is the database's time inside the transaction, so the figure
-includes the commit itself, the publish, Redis, the hub, the socket, and this client's own reading (one Python process).
-SQLite's clock has milliseconds: a single value is up to 1 ms too high.
+Everything is real: uploads over HTTP, a queue, a worker with the mock processor, one WebSocket a session. So many sessions
+are always there, each followed by its client, most of them waiting in the queue; whenever one ends, a new one is uploaded.
+The worker's slots start one after the other, so that transitions come evenly, ``rate`` sessions a second, and not in waves.
+
+An event's ``at`` is the database's time inside the transaction: the figure includes the commit itself, the publish, Redis,
+the hub, the socket and this client's own reading. SQLite's clock has milliseconds: a single value is up to 1 ms too high.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import math
 import time
-from datetime import datetime
+from collections.abc import AsyncIterator
 from statistics import median
 
-import httpx
-import websockets
+from .clients import Client, Http, Times, connect, form
+from .photos import photo
+from .report import heading, percentile, table
+from .stack import GENEROUS, Stack, cpu_seconds, raise_file_limit, running_stack
 
-from .stack import machine, percentile, photo, running_stack
+UPLOADERS = 4
+WARM_SECONDS = 2.0
 
 
-async def main(*, clients: int, rounds: int, mock_seconds: float) -> None:
-    settings = {
-        "upload_rate": "off",
-        "mock_seconds": mock_seconds,
+async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float) -> None:
+    raise_file_limit()
+    slots = max(1, min(clients // 2, math.ceil(rate * mock_seconds)))
+    settings = GENEROUS | {
+        "mock_seconds": round(slots / rate, 3),
         "mock_failure_rate": 0,
-        "worker_jobs": clients,
-        "sockets_per_address": 20000,
-        "queue_limit": 100000,
+        "worker_jobs": slots,
+        "deadline_seconds": 3600,
     }
-    print(f"# {machine()}")
-    print(f"# {clients} clients, mock {mock_seconds:g} s, {rounds} rounds; settings {settings}")
-    print(f"{'round':>5} {'event':<12} {'n':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'max ms':>8}")
-    medians: list[float] = []
-    for number in range(1, rounds + 1):
-        async with running_stack(**settings) as address:
-            delays = await _round(address, clients)
-        for event, values in delays.items():
-            print(f"{number:>5} {event:<12} {len(values):>6} {_figures(values)}")
-        everything = [value for values in delays.values() for value in values]
-        print(f"{number:>5} {'all':<12} {len(everything):>6} {_figures(everything)}", flush=True)
-        medians.append(percentile(everything, 0.5))
-    print(f"median of the rounds' p50: {median(medians):.2f} ms")
+    heading(
+        f"commit -> frame: {clients} clients connected, {rate:g} sessions/s, {rounds} rounds of {seconds:g} s", settings
+    )
+    async with running_stack(worker=True, **settings) as stack:
+        crowd = _Crowd(stack, clients)
+        async with crowd.running(slots, rate):
+            await asyncio.sleep(WARM_SECONDS)
+            rows: list[list[str | float | int]] = []
+            medians: list[float] = []
+            for number in range(1, rounds + 1):
+                crowd.clear()
+                cpu, started = cpu_seconds(stack.web.pid), time.perf_counter()
+                await asyncio.sleep(seconds)
+                busy = (cpu_seconds(stack.web.pid) - cpu) / (time.perf_counter() - started)
+                everything = [delay for values in crowd.delays.values() for delay in values]
+                for event, delays in {**crowd.delays, "all": everything}.items():
+                    rows.append([f"{number} {event}", len(delays), *_figures(delays), crowd.connected, busy * 100])
+                medians.append(percentile(everything, 0.5))
+            broken = crowd.broken
+    table(("round, event", "n", "p50 ms", "p95 ms", "p99 ms", "max ms", "connected", "web CPU %"), rows)
+    print(f"median of the rounds' p50: {median(medians):.2f} ms; sockets lost in between: {broken}")
 
 
-def _figures(values: list[float]) -> str:
-    return " ".join(f"{percentile(values, share):>8.2f}" for share in (0.5, 0.95, 0.99)) + f" {max(values):>8.2f}"
+def _figures(delays: list[float]) -> list[float]:
+    return [*(percentile(delays, share) for share in (0.5, 0.95, 0.99)), max(delays, default=float("nan"))]
 
 
-async def _round(address: str, clients: int) -> dict[str, list[float]]:
-    """Milliseconds by event. Uploads go on while others are pushed to, a few at a time, as in life."""
-    delays: dict[str, list[float]] = {"processing": [], "completed": []}
-    body = photo()
-    gate = asyncio.Semaphore(4)
-    async with httpx.AsyncClient(base_url=address, timeout=30) as http:
+class _Crowd:
+    """So many sessions, each with its client; one that ends is followed by a new one."""
 
-        async def one() -> None:
-            async with gate:
-                answer = await http.post("/api/tryon/sessions", files={"image": ("photo.jpg", body)})
-            answer.raise_for_status()
-            await _follow(address, answer.json(), delays)
+    def __init__(self, stack: Stack, size: int) -> None:
+        self._port = stack.port
+        self._size = size
+        self._body = form(photo())
+        self._wanted: asyncio.Queue[int] = asyncio.Queue()
+        self._times = Times()
+        self.delays: dict[str, list[float]] = {}
+        self.connected = 0
+        self.broken = 0
+        self.clear()
 
+    def clear(self) -> None:
+        self.delays = {"processing": [], "completed": []}
+
+    @contextlib.asynccontextmanager
+    async def running(self, slots: int, rate: float) -> AsyncIterator[None]:
+        """Yields when all are connected."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(one())
-    return delays
+            tasks = [group.create_task(self._upload_for_ever(number)) for number in range(UPLOADERS)]
+            for number in range(self._size):
+                self._wanted.put_nowait(number)
+                if number < slots:
+                    await asyncio.sleep(1 / rate)
+            while self.connected < self._size:
+                await asyncio.sleep(0.05)
+            yield
+            for task in tasks:
+                task.cancel()
 
+    async def _upload_for_ever(self, number: int) -> None:
+        http = Http(self._port, number)
+        while True:
+            wanted = await self._wanted.get()
+            session = await http.upload(self._body)
+            await connect(self._port, session["links"]["ws"], wanted, on_text=self._heard, on_end=self._ended)
+            self.connected += 1
 
-async def _follow(address: str, session: dict[str, object], delays: dict[str, list[float]]) -> None:
-    links = session["links"]
-    assert isinstance(links, dict)
-    async with websockets.connect(address.replace("http", "ws", 1) + links["ws"], max_queue=None) as socket:
-        async for text in socket:
+    def _heard(self, client: Client, text: bytes) -> None:
+        if text.startswith(b'{"type":"event"'):
             now = time.time()
-            frame = json.loads(text)
-            if frame["type"] == "event" and frame["event"] in delays:
-                delays[frame["event"]].append((now - datetime.fromisoformat(frame["at"]).timestamp()) * 1000)
-            elif frame["type"] == "bye" and frame["code"] != 1000:
-                raise SystemExit(f"a socket was closed: {frame}")
+            at = self._times.at(text)
+            event = "processing" if b'"event":"processing"' in text else "completed"
+            self.delays[event].append((now - at) * 1000)
+
+    def _ended(self, client: Client) -> None:
+        self.connected -= 1
+        self.broken += client.code != 1000
+        self._wanted.put_nowait(client.number)

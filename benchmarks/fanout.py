@@ -1,0 +1,99 @@
+"""One session with many followers: what one delivery costs the web process, beside plain Starlette.
+
+Events of the product's own form are published on the session's channel at a fixed rate, so that both servers pass on the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from server.domain.events import EVENT, EventFrame, bus_message, encode
+from server.domain.session import timestamp
+from server.domain.states import Event, Status
+
+from .clients import Client, close_all, connect_all, hold
+from .report import heading, percentile, table
+from .stack import GENEROUS, QUIET, cpu_seconds, raise_file_limit, running_peer, running_stack
+
+Publish = Callable[[int], Awaitable[object]]
+SETTLE_SECONDS = 1.0
+
+
+async def main(*, clients: int, rate: float, seconds: float) -> None:
+    raise_file_limit()
+    settings = GENEROUS | QUIET | {"sockets_per_session": 20000}
+    heading(f"fan-out: 1 session, {clients} sockets, {rate:g} events/s for {seconds:g} s", settings)
+    rows: list[list[str | float | int]] = []
+    async with running_stack(**settings) as stack, stack.services() as services:
+        [held] = await hold(services, 1)
+        first = held.seq
+
+        def frame(number: int) -> bytes:
+            return encode(
+                EventFrame(
+                    session_id=held.session_id,
+                    seq=first + number,
+                    event=Event.PROCESSING,
+                    from_=Status.CREATED,
+                    status=Status.PROCESSING,
+                    terminal=False,
+                    at=timestamp(held.claim.session.created_at),
+                    data={"attempt": 1, "n": number},
+                )
+            )
+
+        async def publish(number: int) -> None:
+            await services.bus.publish(held.session_id, bus_message(EVENT, first + number, 1, frame(number)))
+
+        async def publish_plain(number: int) -> None:
+            await services.redis.publish("fanout", frame(number))
+
+        figures = await _measure(stack.port, held.path, stack.web.pid, publish, clients, rate, seconds, greeted=True)
+        rows.append(["tryon", *figures])
+        async with running_peer("starlette", stack) as (peer, port):
+            figures = await _measure(port, "/ws/fanout", peer.pid, publish_plain, clients, rate, seconds, greeted=False)
+            rows.append(["starlette", *figures])
+    columns = ("server", "deliveries", "lost", "CPU us each", "p50 ms", "p99 ms", "CPU %")
+    table(columns, rows)
+    print(f"tryon / starlette, CPU per delivery: {float(rows[0][3]) / float(rows[1][3]):.2f}")
+
+
+async def _measure(
+    port: int, path: str, pid: int, publish: Publish, clients: int, rate: float, seconds: float, *, greeted: bool
+) -> list[float | int]:
+    """Delays are counted from the moment at which an event was to be published."""
+    sent: dict[int, float] = {}
+    delays: list[float] = []
+    count = 0
+
+    def heard(client: Client, text: bytes) -> None:
+        nonlocal count
+        if (start := text.find(b'"n":')) > 0:
+            count += 1
+            delays.append(time.perf_counter() - sent[int(text[start + 4 : text.index(b"}", start)])])
+
+    connected, _ = await connect_all(port, [path] * clients, on_text=heard, greeted=greeted)
+    await asyncio.sleep(SETTLE_SECONDS)
+    events = max(1, int(rate * seconds))
+    cpu, started = cpu_seconds(pid), time.perf_counter()
+    for number in range(1, events + 1):
+        due = started + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        sent[number] = due
+        await publish(number)
+    while count < events * clients and time.perf_counter() < started + seconds + 10:
+        await asyncio.sleep(0.02)
+    used, passed = cpu_seconds(pid) - cpu, time.perf_counter() - started
+    await close_all(connected)
+    in_ms = [delay * 1000 for delay in delays]
+    return [
+        count,
+        events * clients - count,
+        used / max(1, count) * 1e6,
+        percentile(in_ms, 0.5),
+        percentile(in_ms, 0.99),
+        used / passed * 100,
+    ]

@@ -1,0 +1,1 @@
+"""Small servers that the product is compared with."""

@@ -1,0 +1,68 @@
+"""From an accepted upload to a worker that has started on it, and what an idle worker costs.
+
+Both times are the database's: that of the transaction that made the session, and of the one that claimed it. They are read
+from the session's history, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import datetime
+
+from server.domain.tokens import SESSIONS
+
+from .clients import Http, form
+from .photos import photo
+from .report import heading, percentile, table
+from .stack import GENEROUS, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
+
+
+async def main(*, sessions: int, rate: float, idle_seconds: float, mock_seconds: float) -> None:
+    raise_file_limit()
+    settings = GENEROUS | {"mock_seconds": mock_seconds, "mock_failure_rate": 0}
+    heading(f"pick-up: {sessions} uploads, {rate:g}/s, then an idle worker for {idle_seconds:g} s", settings)
+    body = form(photo())
+    async with running_stack(worker=True, **settings) as stack:
+        http = Http(stack.port)
+        made = []
+        started = time.perf_counter()
+        for number in range(sessions):
+            await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
+            made.append(await http.upload(body))
+        await asyncio.sleep(mock_seconds + 1)
+        delays = []
+        for session in made:
+            path = f"{SESSIONS}/{session['session_id']}/history?{session['links']['ws'].partition('?')[2]}"
+            if (token := session.get("client_token")) is None:
+                raise SystemExit("an upload without a token was given none")
+            _, _, answer = await http.request("GET", path, f"Authorization: Bearer {token}\r\n")
+            events = {event["event"]: event["at"] for event in json.loads(answer)["events"]}
+            if "processing" in events:
+                delays.append((_unix(events["processing"]) - _unix(events["created"])) * 1000)
+        http.close()
+        own, everything, began = cpu_seconds(stack.worker.pid), tree_cpu_seconds(stack.worker.pid), time.perf_counter()
+        await asyncio.sleep(idle_seconds)
+        passed = time.perf_counter() - began
+        idle = (
+            (cpu_seconds(stack.worker.pid) - own) / passed,
+            (tree_cpu_seconds(stack.worker.pid) - everything) / passed,
+        )
+    table(
+        ("sessions", "started", "p50 ms", "p95 ms", "p99 ms", "max ms", "idle worker CPU %", "with children %"),
+        [
+            [
+                str(sessions),
+                len(delays),
+                *(percentile(delays, share) for share in (0.5, 0.95, 0.99)),
+                max(delays, default=float("nan")),
+                idle[0] * 100,
+                idle[1] * 100,
+            ]
+        ],
+    )
+
+
+def _unix(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()

@@ -1,0 +1,83 @@
+"""What an upload costs: the web process alone, and everything; beside what Pillow needs for the same picture.
+
+A closed loop over so many connections; no worker runs, the sessions wait. Pillow alone: decode, turn upright, encode in
+this process, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Sequence
+
+from PIL import Image, ImageOps
+
+from . import photos
+from .clients import Http, form
+from .report import heading, percentile, table
+from .stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
+
+
+async def main(*, seconds: float, connections: Sequence[int], sizes: Sequence[str]) -> None:
+    raise_file_limit()
+    settings = GENEROUS | QUIET
+    heading(f"upload: {seconds:g} s each, over {', '.join(map(str, connections))} connections", settings)
+    rows: list[list[str | float | int | None]] = []
+    notes: list[str] = []
+    for size in sizes:
+        picture = photos.small() if size == "small" else photos.large()
+        name = f"{len(picture) / 1000:.0f} kB"
+        alone = await asyncio.to_thread(_pillow, picture, seconds / 2)
+        rows.append([f"{name}, Pillow alone", None, None, None, None, None, alone])
+        for count in connections:
+            async with running_stack(**settings) as stack:
+                figures = await _storm(stack, form(picture), count, seconds)
+            rows.append([f"{name}, {count} at a time", *figures])
+            notes.append(f"{name}, {count} at a time: everything / Pillow alone = {figures[-1] / alone:.2f}")
+    columns = ("upload", "accepted/s", "p50 ms", "p95 ms", "p99 ms", "web process CPU ms", "everything CPU ms")
+    table(columns, rows)
+    print("\n".join(notes))
+
+
+async def _storm(stack: Stack, body: bytes, connections: int, seconds: float) -> list[float]:
+    delays: list[float] = []
+    over = time.perf_counter() + 1.0
+
+    async def upload(number: int) -> None:
+        http = Http(stack.port, number)
+        while (started := time.perf_counter()) < over:
+            await http.upload(body)
+            delays.append((time.perf_counter() - started) * 1000)
+        http.close()
+
+    await asyncio.gather(*map(upload, range(connections)))  # a second to warm up
+    delays.clear()
+    own, everything = cpu_seconds(stack.web.pid), _everything(stack)
+    started = time.perf_counter()
+    over = started + seconds
+    await asyncio.gather(*map(upload, range(connections)))
+    passed = time.perf_counter() - started
+    count = len(delays)
+    return [
+        count / passed,
+        *(percentile(delays, share) for share in (0.5, 0.95, 0.99)),
+        (cpu_seconds(stack.web.pid) - own) * 1000 / count,
+        (_everything(stack) - everything) * 1000 / count,
+    ]
+
+
+def _everything(stack: Stack) -> float:
+    """The web process with its children, and Valkey."""
+    return tree_cpu_seconds(stack.web.pid) + cpu_seconds(stack.valkey.pid)
+
+
+def _pillow(data: bytes, seconds: float) -> float:
+    """CPU ms of decode, turn and encode."""
+    over, times = time.perf_counter() + seconds, 0
+    cpu = time.thread_time()
+    while times == 0 or time.perf_counter() < over:
+        with Image.open(io.BytesIO(data)) as image:
+            ImageOps.exif_transpose(image).save(io.BytesIO(), "JPEG", quality=90)
+        times += 1
+    return (time.thread_time() - cpu) * 1000 / times

@@ -1,0 +1,128 @@
+"""What a waiting client costs in a minute: told by push, or asking every two seconds.
+
+The same clients, sessions and server, one after the other. Meanwhile every session has one piece of news in five seconds
+(its progress), which a pushed client gets at once and an asking one on average a second late. The clients that ask keep
+their connection and send ``If-None-Match``: polling as cheap as it can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from server.domain.tokens import SESSIONS
+from server.services import Services
+
+from .clients import Client, Held, Http, close_all, connect_all, hold
+from .report import heading, table
+from .stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack
+
+SETTLE_SECONDS = 1.5
+
+
+async def main(*, clients: int, seconds: float, poll_seconds: float, news_seconds: float) -> None:
+    raise_file_limit()
+    settings = GENEROUS | QUIET
+    heading(
+        f"waiting: {clients} clients for {seconds:g} s, news of each every {news_seconds:g} s, "
+        f"by push and by asking every {poll_seconds:g} s",
+        settings,
+    )
+    async with running_stack(**settings) as stack, stack.services() as services:
+        held = await hold(services, clients)
+        await asyncio.sleep(SETTLE_SECONDS)
+        nobody = await _cost(stack, seconds / 2)
+        async with _news(services, held, news_seconds):
+            heard = 0
+
+            def hear(client: Client, text: bytes) -> None:
+                nonlocal heard
+                heard += text.startswith(b'{"type":"progress"')
+
+            connected, _ = await connect_all(stack.port, [each.path for each in held], on_text=hear)
+            await asyncio.sleep(SETTLE_SECONDS)
+            heard = 0
+            pushed = await _cost(stack, seconds)
+            told = heard
+            await close_all(connected)
+            await asyncio.sleep(SETTLE_SECONDS)
+            asked = [0, 0]
+            async with _asking(stack.port, held, poll_seconds, asked):
+                await asyncio.sleep(SETTLE_SECONDS)
+                asked[:] = [0, 0]
+                polled = await _cost(stack, seconds)
+                answers, changed = asked
+    minutes = clients * seconds / 60
+    rows: list[list[str | float | int | None]] = [
+        ["nobody there, no news", None, None, None, nobody[0] * 100, nobody[1] * 100],
+        ["push", told, told, pushed[0] * seconds * 1000 / minutes, pushed[0] * 100, pushed[1] * 100],
+        ["polling", answers, changed, polled[0] * seconds * 1000 / minutes, polled[0] * 100, polled[1] * 100],
+    ]
+    columns = ("way", "frames or answers", "news", "web CPU ms a client-minute", "web CPU %", "Valkey CPU %")
+    table(columns, rows)
+    print(f"polling / push, CPU of a client-minute: {polled[0] / pushed[0]:.1f}")
+    base = nobody[0]
+    if pushed[0] > base:
+        print(f"without what the process does anyway: {(polled[0] - base) / (pushed[0] - base):.1f}")
+
+
+async def _cost(stack: Stack, seconds: float) -> tuple[float, float]:
+    """Share of a core that the web process and Valkey take."""
+    before, started = (cpu_seconds(stack.web.pid), cpu_seconds(stack.valkey.pid)), time.perf_counter()
+    await asyncio.sleep(seconds)
+    passed = time.perf_counter() - started
+    web, valkey = cpu_seconds(stack.web.pid) - before[0], cpu_seconds(stack.valkey.pid) - before[1]
+    return web / passed, valkey / passed
+
+
+@contextlib.asynccontextmanager
+async def _news(services: Services, held: Sequence[Held], news_seconds: float) -> AsyncIterator[None]:
+    """Every session makes a little progress now and then."""
+
+    async def tell() -> None:
+        started, number = time.perf_counter(), 0
+        while True:
+            number += 1
+            await asyncio.sleep(max(0.0, started + number * news_seconds / len(held) - time.perf_counter()))
+            each = held[number % len(held)]
+            await services.sessions.report(each.claim, number / len(held) % 100 / 100, "rendering", 10)
+
+    async with _tasks([tell()]):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _asking(port: int, held: Sequence[Held], poll_seconds: float, asked: list[int]) -> AsyncIterator[None]:
+    async def ask(number: int, each: Held) -> None:
+        http, etag = Http(port, number), ""
+        path = f"{SESSIONS}/{each.session_id}?{each.path.partition('?')[2]}"
+        await asyncio.sleep(random.random() * poll_seconds)
+        due = time.perf_counter()
+        try:
+            while True:
+                status, head, _ = await http.request("GET", path, f"If-None-Match: {etag}\r\n" if etag else "")
+                if status not in (200, 304):
+                    raise SystemExit(f"a poll was refused: {status}")
+                asked[0] += 1
+                asked[1] += status == 200
+                if (found := head.lower().find(b"\r\netag: ")) > 0:
+                    etag = head[found + 8 : head.index(b"\r\n", found + 8)].decode()
+                due += poll_seconds
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        finally:
+            http.close()
+
+    async with _tasks([ask(number, each) for number, each in enumerate(held)]):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _tasks(chores: Sequence[object]) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(chore) for chore in chores]  # type: ignore[arg-type, var-annotated]
+        yield
+        for task in tasks:
+            task.cancel()
