@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Final
 
 import alembic.command
 import alembic.config
 from sqlalchemy import Connection, exc, text
+from sqlalchemy.engine import make_url
 
 from ..config import Config, ConfigError
 from .store import create_engine
@@ -30,10 +33,19 @@ def migrate(config: Config) -> None:
     """Upgrade to head. Others that do the same meanwhile wait, then find nothing to do."""
     config.data_dir.mkdir(parents=True, exist_ok=True)
     try:
+        _try_sqlite(config.database)
         asyncio.run(_migrate(config))
-    except (exc.OperationalError, exc.InterfaceError, OSError) as error:
+    except (exc.OperationalError, exc.InterfaceError, sqlite3.Error, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason}") from error
+
+
+def _try_sqlite(database_url: str) -> None:
+    """Open the file once without aiosqlite: its thread would tell of a failure after the loop has ended, with a trace."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        with contextlib.closing(sqlite3.connect(url.database or ":memory:")):
+            pass
 
 
 async def _migrate(config: Config) -> None:
