@@ -36,7 +36,7 @@ POLL_SECONDS: Final = 0.5
 
 RECONNECT_SECONDS: Final = 0.25
 LISTEN_SECONDS: Final = 30.0
-SOCKET_SECONDS: Final = 2.0
+SOCKET_SECONDS: Final = 1.0
 
 NOTHING: Final[dict[str, Any]] = {
     "ZRANGE": [],  # the queue looks empty
@@ -162,7 +162,14 @@ class DoorbellRedis(ArqRedis):
         await self.hang_up()
         await self.aclose(close_connection_pool)
 
+    @property
+    def given_up(self) -> bool:
+        """A worker that stops asks an absent Redis nothing more: each answer would take two time-outs."""
+        return self._away and self._stopping
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.given_up:
+            return NOTHING.get(args[0])
         try:
             answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except AWAY as error:
@@ -221,6 +228,8 @@ class TakingPipeline(Pipeline):
         if self._lost:
             raise WatchError("Redis is away")  # arq: "another worker has it"
         names = list(self._names)
+        if self._redis.given_up and not self._watches:
+            return [NOTHING.get(name) for name in names]
         try:
             return await super().execute(raise_on_error)
         except WatchError:

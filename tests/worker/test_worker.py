@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -31,10 +32,36 @@ async def test_a_session_runs_to_its_end_and_the_log_tells_its_request(
     assert [event.event for event in story.events] == [Event.CREATED, Event.PROCESSING, Event.COMPLETED]
     assert story.session.output_key == f"outputs/{session.id}-1.jpg"
     assert (await feed.services.files.get(story.session.output_key)).startswith(b"\xff\xd8\xff")
-    await process.line(rf"Processing session {session.id}.*upload-1")
-    await process.line(rf"Session {session.id} completed successfully.*upload-1")
+    await process.line(rf"Session {session.id} completed successfully")
+    told = [line.partition("INFO")[2].strip() for line in process.errors if "INFO" in line]
+    assert told == [
+        "Session state transition: created → processing (request upload-1)",
+        f"Processing session {session.id} (request upload-1)",
+        "Session state transition: processing → completed (request upload-1)",
+        f"Session {session.id} completed successfully (request upload-1)",
+    ]
     assert "run_session" not in process.output.partition("Processing session")[2]  # arq itself keeps quiet
     assert [key async for key in feed.services.redis.scan_iter("arq:*")] == []
+
+
+async def test_every_line_carries_the_upload_of_its_own_session(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=0.3, mock_failure_rate=1.0, worker_jobs=4)
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_LOG_FORMAT="json")
+    uploads = {(await feed.submit(request_id=f"upload-{n}")).id: f"upload-{n}" for n in range(4)}
+    for session_id in uploads:
+        await feed.reaches(session_id)
+        await process.line(f"Session {session_id} failed: mock_failure")
+
+    lines = [json.loads(line) for line in process.errors]
+
+    assert len(lines) == 4 * 4
+    assert all(line["request_id"] in uploads.values() for line in lines)
+    for session_id, upload in uploads.items():
+        about = [line for line in lines if session_id in line["message"] or line.get("session_id") == session_id]
+        assert [line["request_id"] for line in about] == [upload] * 4
 
 
 async def test_jobs_are_picked_up_within_milliseconds(

@@ -1,0 +1,236 @@
+"""A worker's beginning and end: a processor that warms up or can't, and how soon a worker is gone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from server.config import Config
+from server.domain.session import Session
+from server.domain.states import Event, Status
+from tests.conftest import StartValkey
+from tests.worker.conftest import Feed, StartWorker, until
+
+OpenFeed = Callable[[Config], Awaitable[Feed]]
+MakeConfig = Callable[..., Config]
+
+# Its start() ends when the file `verdict` appears: well if it says so.
+SLOW_STARTER = """
+import asyncio
+from pathlib import Path
+from worker.processors import Output
+
+class SlowStarter:
+    name = "slow-starter"
+
+    def __init__(self, config):
+        pass
+
+    async def start(self):
+        while not (verdict := Path("verdict")).exists():
+            await asyncio.sleep(0.01)
+        if verdict.read_text() != "warm":
+            raise RuntimeError("no weights")
+
+    async def run(self, job, report):
+        return Output(b"a picture", "png")
+
+    async def close(self):
+        print("closed", flush=True)
+"""
+
+# What a badly plugged model may do: a thread that hears nothing, a close() that never ends.
+STUBBORN = """
+import asyncio, time
+
+class Stubborn:
+    name = "stubborn"
+
+    def __init__(self, config):
+        pass
+
+    async def run(self, job, report):
+        print("began", flush=True)
+        await asyncio.to_thread(time.sleep, 60)
+
+    async def close(self):
+        await asyncio.Event().wait()
+"""
+
+
+async def warming(feed: Feed, session: Session) -> None:
+    """Wait until the session says so to whoever watches."""
+
+    async def told() -> bool:
+        progress = (await feed.services.bus.last_progress([session.id])).get(session.id)
+        return progress is not None and progress.stage == "warming"
+
+    await feed.reaches(session.id, Status.PROCESSING)
+    await until(told)
+
+
+async def test_a_session_says_that_its_processor_warms_up_and_then_runs(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    (tmp_path / "starter.py").write_text(SLOW_STARTER)
+    settings = config()
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
+    early = await feed.submit()
+    await warming(feed, early)
+
+    verdict = tmp_path / "verdict.new"
+    verdict.write_text("warm")
+    verdict.rename(tmp_path / "verdict")
+
+    assert (await feed.reaches(early.id)).session.status is Status.COMPLETED
+    late = await feed.submit()
+    assert (await feed.reaches(late.id)).session.status is Status.COMPLETED
+    assert await feed.services.bus.last_progress([late.id]) == {}  # nothing to wait for any more
+    assert await process.stop() == 0
+    assert "closed" in process.lines
+
+
+async def test_a_processor_that_cannot_start_stops_the_worker_at_no_cost_to_the_sessions(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    (tmp_path / "starter.py").write_text(SLOW_STARTER)
+    settings = config(drain_seconds=10)
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
+    sessions = [await feed.submit() for _ in range(3)]
+    for session in sessions:
+        await warming(feed, session)
+
+    verdict = tmp_path / "verdict.new"
+    verdict.write_text("cold")
+    verdict.rename(tmp_path / "verdict")
+
+    assert await process.wait(5) == 0
+    await process.line("The processor did not start; the worker stops")
+    await process.line("RuntimeError: no weights")
+    for session in sessions:
+        story = await feed.story(session.id)
+        assert [event.event for event in story.events] == [Event.CREATED, Event.PROCESSING, Event.REQUEUED]
+        assert story.events[-1].data == {"reason": "not_started"}
+        assert story.session.burnt == 0
+    assert await feed.services.queue.depth() == 3  # it has not taken them once more
+
+
+async def test_a_worker_may_be_stopped_while_its_processor_warms_up(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    (tmp_path / "starter.py").write_text(SLOW_STARTER)
+    settings = config(drain_seconds=0.2)
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
+    session = await feed.submit()
+    await warming(feed, session)
+
+    assert await process.stop() == 0
+
+    story = await feed.story(session.id)
+    assert (story.session.status, story.events[-1].data) == (Status.CREATED, {"reason": "drained"})
+    assert "Traceback" not in process.output
+    assert "ERROR" not in process.output
+
+
+async def test_a_worker_without_work_is_gone_at_once(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(drain_seconds=30)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    await feed.workers()
+    done = await feed.submit()
+    await feed.reaches(done.id)
+
+    told = time.monotonic()
+    assert await process.stop() == 0
+
+    seconds = time.monotonic() - told
+    with capsys.disabled():
+        print(f"\nSIGTERM -> gone, no work: {seconds:.2f} s")
+    assert seconds < 5  # 0.1 on an idle machine; the drain would take 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_busy_worker_is_gone_soon_after_its_drain(
+    config: MakeConfig,
+    worker: StartWorker,
+    feeds: OpenFeed,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    settings = config(mock_seconds=60, drain_seconds=1.0)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    sessions = [await feed.submit() for _ in range(settings.worker_jobs)]
+    for session in sessions:
+        await feed.reaches(session.id, Status.PROCESSING)
+
+    told = time.monotonic()
+    assert await process.stop(number) == 0
+
+    seconds = time.monotonic() - told
+    with capsys.disabled():
+        print(f"\n{number.name} -> gone, ten sessions running, drain of 1 s: {seconds:.2f} s")
+    assert 0.9 < seconds < settings.drain_seconds + 3  # 1.15 on an idle machine
+    assert await feed.services.queue.depth() == len(sessions)
+
+
+async def test_a_processor_that_hears_nothing_does_not_keep_the_worker(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    settings = config(drain_seconds=0.2)
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_PROCESSOR="stubborn:Stubborn")
+    session = await feed.submit()
+    await process.line("began")
+
+    told = time.monotonic()
+    assert await process.stop() == 0
+
+    assert time.monotonic() - told < settings.drain_seconds + 2.5  # 0.2 + 0.3 + 0.5 on an idle machine
+    assert (await feed.story(session.id)).session.status is Status.CREATED
+
+
+async def test_a_redis_that_hangs_does_not_keep_the_worker(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
+) -> None:
+    valkey = start_valkey()
+    settings = config(redis_url=valkey.url, mock_seconds=60, drain_seconds=0.2)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    session = await feed.submit()
+    await feed.reaches(session.id, Status.PROCESSING)
+
+    valkey.pause()
+    try:
+        told = time.monotonic()
+        assert await process.stop() == 0
+        seconds = time.monotonic() - told
+    finally:
+        valkey.resume()
+
+    assert seconds < settings.drain_seconds + 5  # 3.5 on an idle machine, most of it one time-out, tried twice
+    assert (await feed.story(session.id)).session.status is Status.CREATED
+
+
+async def test_a_stopping_worker_takes_no_more(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    settings = config(mock_seconds=60, drain_seconds=1.0)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    running = await feed.submit()
+    await feed.reaches(running.id, Status.PROCESSING)
+    process.process.send_signal(signal.SIGTERM)
+
+    late = [await feed.submit() for _ in range(3)]  # the first may come before the signal, if the machine is busy
+    assert await process.wait() == 0
+
+    assert [(await feed.story(each.id)).session.attempt for each in late[1:]] == [0, 0]
