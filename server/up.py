@@ -35,11 +35,11 @@ START_TRIES: Final = 5  # of a child that ends before the stack was ever ready
 READY_SECONDS: Final = 60.0  # then something hangs
 PROBE_SECONDS: Final = 0.03  # between two looks at a starting child
 
-# Stopping takes 10 s at most (with TRYON_DRAIN_SECONDS at 5): 3 + 5.8 + 1. A web process still busy telling its clients
-# after 3 s goes on while the workers stop.
-WEB_HEAD_START_SECONDS: Final = 3.0
+# Stopping takes 10 s at most (with TRYON_DRAIN_SECONDS at 5): 2.5 + 6.5 + 1. A web process still busy telling its clients
+# after 2.5 s goes on while the workers stop.
+WEB_HEAD_START_SECONDS: Final = 2.5
 WEB_GRACE_SECONDS: Final = 5.0
-WORKER_GRACE_SECONDS: Final = 0.8  # beyond TRYON_DRAIN_SECONDS
+WORKER_GRACE_SECONDS: Final = 1.5  # beyond TRYON_DRAIN_SECONDS; 0.15 needed on an idle machine
 VALKEY_GRACE_SECONDS: Final = 1.0
 
 #: A Unix socket's path must stay under 108 bytes (Linux; 104 on macOS).
