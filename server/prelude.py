@@ -9,7 +9,10 @@ import runpy
 import sys
 
 #: What each program would import first of all; importing these has no effect of its own.
-HEAVY = {"server": ("server.web.app",), "arq": ("arq.cli", "arq.worker", "server.services", "server.adapters.imaging")}
+HEAVY = {
+    "server": ("server.web.app",),
+    "arq": ("arq.cli", "arq.worker", "server.services", "PIL.ImageDraw", "PIL.ImageFont"),
+}
 
 
 def main() -> None:

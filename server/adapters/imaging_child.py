@@ -21,6 +21,7 @@ one for the result; the answer is one line. All it imports is Pillow and the pur
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import logging
@@ -80,15 +81,19 @@ def _accepted() -> frozenset[ImageFormat]:
         pass
     else:
         found[ImageFormat.HEIC].register_heif_opener(thumbnails=False)
+        found[ImageFormat.HEIC].options.DECODE_THREADS = 1
     return frozenset(found)
 
 
+# A thread per core would only need memory: there are as many of these processes as photos at work.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
 ACCEPTED: Final = _accepted()
-"""JPEG, PNG and WebP always; AVIF and HEIC where their decoder is installed."""
+"""What ``imaging.ACCEPTED`` promises, asked of the decoders themselves."""
 
 
 def clean(source: BinaryIO, limits: Limits) -> CleanImage:
-    """What :meth:`Imaging.clean` does, blocking. It reads ``source`` from its beginning and shares nothing."""
+    """The picture in ``source``, read from its beginning, cleaned. Shares nothing. Raises what ``Imaging.clean`` raises."""
     source.seek(0)
     data = source.read(limits.max_bytes + 1)
     if len(data) > limits.max_bytes:
@@ -96,7 +101,6 @@ def clean(source: BinaryIO, limits: Limits) -> CleanImage:
     format = sniff(data[:MAGIC_BYTES])
     if format not in ACCEPTED:
         raise UnsupportedMedia("unsupported_image")
-    # Not catch_warnings: that swaps a global and is not safe in threads.
     warnings.filterwarnings("ignore", module=r"PIL\.|pillow_heif")
     try:
         return _clean(data, format, limits)
@@ -188,3 +192,104 @@ def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
         return ImageCms.buildTransform(embedded, _SRGB, image.mode, mode).apply(image)
     except Exception:  # PyCMSError, OSError, ValueError: Little CMS on foreign bytes
         return image
+
+
+# The process
+
+CPU_SECONDS: Final = 15
+"""What one image may take: three times the worst honest one, a 40 MP PNG. A decoder that loops gets SIGXCPU then."""
+ADDRESS_BYTES: Final = 256 * 2**20
+"""Beside the pixels: Python, Pillow, a decoder's thread and its arena; 40 MB of it are used before the first image."""
+ADDRESS_BYTES_PER_PIXEL: Final = 26
+"""Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, JPEG 8.3."""
+OPEN_FILES: Final = 16
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
+    """Serves the socket on standard input until the other end is gone. Arguments: niceness and the four limits."""
+    niceness, max_bytes, min_side, max_side, max_pixels = map(int, sys.argv[1:])
+    limits = Limits(max_bytes=max_bytes, min_side=min_side, max_side=max_side, max_pixels=max_pixels)
+    _belong_to_parent()
+    os.nice(niceness)
+    _rehearse(clean)
+    _confine(limits)
+    with socket.socket(fileno=0) as parent:
+        parent.send(b"ready")
+        while True:
+            request, files, _, _ = socket.recv_fds(parent, 64, 2)
+            if not request:
+                os._exit(0)  # nothing to tidy up
+            _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + CPU_SECONDS, for_good=False)
+            source, result = files
+            parent.send(_serve(clean, source, result, limits).encode())
+
+
+def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result: int, limits: Limits) -> str:
+    """The answer: format and size of what now stands in ``result``, or an error's code and what to tell the person."""
+    try:
+        with open(source, "rb", buffering=0) as file:
+            image = clean(file, limits)
+        _write(result, image.data)
+    except TryOnError as error:
+        return f"{error.code} {error.detail}"
+    except OSError:  # an image that grows beyond all bounds, or no memory left for the result
+        return "unreadable_image"
+    finally:
+        os.close(result)
+    return f"{image.format.name} {image.width} {image.height}"
+
+
+def _write(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def result_bytes(limits: Limits) -> int:
+    """How large a result can get: a PNG of noise needs little more than its pixels."""
+    return 5 * limits.max_pixels + 2**20
+
+
+def _belong_to_parent() -> None:
+    """Ends with the process that started it and only with it: a SIGTERM to the whole group would refuse photos."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
+    """One small photo, so that whatever is loaded late is loaded before the first real one."""
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(photo, "JPEG")
+    clean(photo, Limits())
+
+
+def _confine(limits: Limits) -> None:
+    """From here on only somebody else's bytes run: nothing to write to, few files, no core, so much memory."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # what a library prints about a photo is the person's own
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _limit(resource.RLIMIT_FSIZE, result_bytes(limits))
+    _limit(resource.RLIMIT_AS, ADDRESS_BYTES + ADDRESS_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes)
+
+
+def _limit(what: int, most: int, *, for_good: bool = True) -> None:
+    """Lowers a limit; one that is lower already stays. Unless ``for_good`` it can be moved again."""
+    _, ceiling = resource.getrlimit(what)
+    if ceiling != resource.RLIM_INFINITY:
+        most = min(most, ceiling)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses some; the time limit in the parent holds everywhere
+        resource.setrlimit(what, (most, most if for_good else ceiling))
+
+
+if __name__ == "__main__":
+    main()

@@ -103,3 +103,21 @@ def judge(width: int, height: int, limits: Limits) -> None:
         raise Unprocessable(
             "image_too_small", f"The image is {width} x {height}; a side needs at least {limits.min_side} pixels."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CleanImage:
+    """A file that is fit to be stored and served."""
+
+    data: bytes
+    format: ImageFormat
+    width: int
+    height: int
+
+    @property
+    def extension(self) -> str:
+        """Without a dot."""
+        return self.format.extension
+
+    def __repr__(self) -> str:
+        return f"<CleanImage {self.format.name} {self.width}x{self.height} {len(self.data)} bytes>"

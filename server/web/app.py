@@ -89,6 +89,7 @@ def create_app(config: Config) -> Starlette:
             await services.store.check()
             await services.store.synchronize_clock()
             imaging = Imaging(image_limits(config))
+            imaging.warm()
             hub = Hub(
                 config=config,
                 store=services.store,

@@ -18,9 +18,10 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, PngImagePlugin
 from PIL.JpegImagePlugin import get_sampling
 
-from server.adapters.imaging import ACCEPTED, MAX_JPEG_SCANS, CleanImage, Imaging, clean
+from server.adapters.imaging import ACCEPTED, Imaging
+from server.adapters.imaging_child import MAX_JPEG_SCANS, clean
 from server.domain.errors import TryOnError
-from server.domain.images import ImageFormat, Limits
+from server.domain.images import CleanImage, ImageFormat, Limits
 from tests.photos import CORNERS, SECRETS, SIZES, XMP, metadata, person
 
 LIMITS = Limits()
