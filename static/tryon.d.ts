@@ -77,7 +77,7 @@ export interface FollowOptions {
   /** The whole session after each change, progress included; never a step back. */
   onSession?: (session: Session) => void;
   onConnection?: (connection: Connection, transport: Transport | null) => void;
-  /** Nothing more will come: deleted, expired, erased, not_found, invalid_ticket, expired_ticket, misuse, … */
+  /** Nothing more will come: deleted, expired, erased, not_found, invalid_ticket, invalid_token, misuse, … */
   onGone?: (code: string) => void;
 }
 

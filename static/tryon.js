@@ -34,7 +34,8 @@ export class Problem extends Error {
   constructor(fields = {}) {
     const { status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = fields;
     super(detail || title || code);
-    Object.assign(this, { name: "Problem", status, code, title, detail, retryable, retryAfter: null, requestId: null, ...more });
+    const rest = { retryAfter: null, requestId: null, ...more };
+    Object.assign(this, { name: "Problem", status, code, title, detail, retryable, ...rest });
   }
 }
 
@@ -196,7 +197,7 @@ class Following {
 
   #link = null; // the connection that counts: { rung, live, … }
   #probe = null; // a better one that is being tried
-  #next = null; // { rung, at }: a connection to be made
+  #next = null; // { rung }: a connection to be made
   #notBefore = 0; // the server said so
   #failures = 0; // in a row, without a steady connection in between
   #tries = {}; // rung: attempts in a row that brought nothing
@@ -291,7 +292,8 @@ class Following {
   /** An EventSource takes no token and hides why it was refused: a plain look first, which also brings a fresh ticket. */
   async #stream(link) {
     if (!(await this.#look(link))) return;
-    const source = new EventSource(this.#api.url(this.session.links.events, { since: this.cursor, ticket: this.#ticket }));
+    const url = this.#api.url(this.session.links.events, { since: this.cursor, ticket: this.#ticket });
+    const source = new EventSource(url);
     link.close = () => source.close();
     source.onmessage = ({ data }) => this.#receive(link, data);
     source.onopen = () => (link.opened = true);
@@ -310,7 +312,8 @@ class Following {
     if (!answer) return;
     this.#up(link, wait !== null || !long); // a long poll has yet to show that it may wait
     let pause = (answer.retryAfter ?? POLL_MS / 1000) * 1000;
-    if (long && (answer.body || wait === null || Date.now() - began > 1000)) pause = 200; // else it was not waited for: a drain
+    const waited = answer.body || wait === null || Date.now() - began > 1000; // a draining server does not wait
+    if (long && waited) pause = 200;
     this.#watch(link, Math.min(pause, 60000), () => this.#poll(link));
   }
 
@@ -389,7 +392,8 @@ class Following {
 
   #connectLater(rung, wait) {
     this.#next = { rung };
-    this.#after("connect", wait, () => this.#next && visible() && this.#connect(this.#next.rung)); // hidden: #wake() does it
+    // A hidden page waits until it is seen: #wake() comes back to this.
+    this.#after("connect", wait, () => this.#next && visible() && this.#connect(this.#next.rung));
   }
 
   /** The page is back, or the network: a socket must prove that it lives, what waits to connect does so at once. */

@@ -722,6 +722,48 @@ async def test_a_shop_on_another_origin_can_do_everything(
     assert made["gone"] == [404, "not_found"]
 
 
+# -- the guide ---------------------------------------------------------------------------------------------------------
+
+GUIDE: Final = (ROOT / "docs" / "browser-client.md").read_text()
+
+
+async def test_the_example_of_the_guide_works(
+    context: BrowserContext, config: Callable[..., Config], photos: Path
+) -> None:
+    example = re.search(r"```js\n(.*?)```", GUIDE, re.DOTALL)
+    assert example is not None
+    code = re.sub(r'import (\{.*?\}) from (".*?");', r"const \1 = await import(\2);", example[1])
+    async with running_web(config()) as web:
+        code = code.replace("https://tryon.example", f"http://127.0.0.1:{web.port}")
+        page = await _open_page(context, f"http://localhost:{free_port()}", {"requests": [], "said": []})
+        await page.set_content("<input type=file>")
+        await page.set_input_files("input", photos / "photo.jpg")
+        await page.evaluate("() => { window.shown = []; window.show = (...news) => shown.push(news); }")
+        await page.evaluate(
+            f"() => {{ const file = document.querySelector('input').files[0];"
+            f"window.example = (async () => {{ {code} return {{ status, links }}; }})(); }}"
+        )
+        await page.wait_for_function("shown.length > 0")
+        (waiting,) = (await web.services.sessions.waiting()).keys()
+        claim = await web.services.sessions.begin(waiting, worker="test")
+        assert claim is not None
+        await web.complete(claim)
+        end = await page.evaluate("example")
+        await page.close()
+    assert end["status"] == "completed"
+    assert end["links"]["output"].startswith(f"http://127.0.0.1:{web.port}/")
+
+
+def test_the_guide_names_every_option_and_call() -> None:
+    types = (ROOT / "static" / "tryon.d.ts").read_text()
+    for name in ("UploadOptions", "FollowOptions", "Following", "Problem extends Error", "TryOn"):
+        block = re.search(rf"(?:interface|class) {name} {{\n(.*?)^}}", types, re.DOTALL | re.MULTILINE)
+        assert block is not None
+        for member in re.findall(r"^  (?:readonly )?(\w+)\??[:(]", block[1], re.MULTILINE):
+            if member not in ("constructor", "clockOffset", "base"):
+                assert re.search(rf"[`(., ]{member}\b", GUIDE), (name, member)
+
+
 # -- the types ---------------------------------------------------------------------------------------------------------
 
 USE: Final = """
