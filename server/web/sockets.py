@@ -220,7 +220,10 @@ class Sockets:
             self._hub.release(peer, look.session)
 
     def _hear(self, peer: Peer, text: str) -> Said | None:
-        """Count it and answer a ping. Not None: it was a ``sync`` that is to be answered."""
+        """Count it and answer a ping. Not None: it was a ``sync`` that is to be answered.
+
+        Nothing is answered before the snapshot: only then is it known that this client may see the session.
+        """
         now = time.monotonic()
         said = peer.said
         if said is None:
@@ -230,6 +233,8 @@ class Sockets:
         said.count += 1
         if said.count > INBOUND_LIMIT:
             peer.close(ByeFrame(4500, "misuse", reconnect=False))
+            return None
+        if peer.seq is None and not said.syncing:  # not let in (yet)
             return None
         try:
             inbound = msgspec.json.decode(text, type=_Inbound)

@@ -242,6 +242,27 @@ async def test_whatever_is_wrong_with_id_or_owner_looks_the_same(web: Web, how: 
     ]
 
 
+async def test_who_speaks_before_being_let_in_is_told_nothing(
+    web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = await web.submit()
+    look, gate = web.services.sessions.look, asyncio.Event()
+
+    async def slow_look(*args: Any, **options: Any) -> Any:
+        await gate.wait()
+        return await look(*args, **options)
+
+    monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(slow_look))
+    async with web.follow(session.id, WRONG) as client:
+        await client.send({"type": "sync", "since": 0})
+        await client.send({"type": "ping"})
+        if ws is WireProtocol:  # the other reads nothing before it has looked
+            await (await client.connection.ping())  # answered: both messages were heard
+        gate.set()
+        assert await client.rest() == 4504
+        assert client.types == ["error", "bye"]
+
+
 @pytest.mark.parametrize("token", ["short", "x" * 129, "x" * 22 + "!"])
 async def test_a_malformed_token_is_4501(web: Web, token: str) -> None:
     session, _ = await web.submit()
