@@ -6,6 +6,7 @@ arq reads only what stands in the class body itself, and reads it once, when the
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -152,6 +153,7 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
     await ctx["redis"].hang_up()
     if "lifetime" in ctx:
         await ctx["lifetime"].close()
+    gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free what is gone with the process
 
 
 def _on_signal(call: Callable[[], None]) -> None:
