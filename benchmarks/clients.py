@@ -273,8 +273,7 @@ async def hold(services: Services, count: int) -> list[Held]:
         assert claim is not None
         ticket = services.signer.ticket(made.id, expires=expires)
         held.append(Held(claim, f"{SESSIONS}/{made.id}/ws?ticket={ticket}", claim.session.seq))
-        with contextlib.suppress(Exception):
-            await services.queue.forget(made.id, 0, made.enqueues)
+        await services.queue.forget(made.id, 0, made.enqueues)  # else the reconciler would look after its job
     return held
 
 

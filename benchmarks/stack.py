@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +48,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _reserved_port() -> socket.socket:
+    """Bound, never listened on: no stranger takes the port while a web process, which shares it, starts again."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 # -- what a process costs ----------------------------------------------------------------------------------------------
@@ -146,7 +155,8 @@ class Stack:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.port = free_port()
+        self._reserved = _reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self.redis_port = free_port()
         self._settings = dict(settings)
         self.valkey: asyncio.subprocess.Process
@@ -184,7 +194,7 @@ class Stack:
             raise SystemExit("the migrations failed")
 
     async def start_web(self) -> None:
-        self.web = await spawn(sys.executable, "-m", "server", "serve", **self.environ)
+        self.web = await spawn(sys.executable, "-m", "server", "serve", "--reuse-port", **self.environ)
         await listening(self.port, self.web)
 
     async def start_worker(self) -> None:
@@ -198,6 +208,7 @@ class Stack:
             yield services
 
     async def close(self) -> None:
+        self._reserved.close()
         for name in ("web", "worker", "valkey"):
             process = getattr(self, name, None)
             if process is not None and process.returncode is None:
@@ -247,7 +258,3 @@ async def running_peer(name: str, stack: Stack) -> AsyncIterator[tuple[asyncio.s
         yield process, port
     finally:
         await stop(process)
-
-
-def pids(processes: Iterable[asyncio.subprocess.Process]) -> list[int]:
-    return [process.pid for process in processes]
