@@ -280,3 +280,28 @@ async def test_expiry_needs_no_redis(config: MakeConfig, start_valkey: StartValk
             assert await client.rest(8) == 4510
             assert client.frames[-1]["reason"] == "expired"
         await until(lambda: not files(web.services), seconds=6)
+
+
+async def test_a_silent_redis_delays_no_deadline(config: MakeConfig, start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with running_web(config(redis_url=valkey.url, deadline_seconds=1.0)) as web:
+        sessions = [(await web.submit())[0] for _ in range(12)]
+        valkey.pause()
+        try:
+            ended = [await until_status(web.services, each, Status.FAILED, seconds=6) for each in sessions]
+        finally:
+            valkey.resume()
+    late = [(each.finished_at - each.deadline_at).total_seconds() for each in ended if each.finished_at is not None]
+    assert len(late) == 12 and max(late) < 2
+
+
+async def test_a_silent_redis_delays_no_erasure(config: MakeConfig, start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with running_web(config(redis_url=valkey.url, retention_seconds=1.0)) as web:
+        sessions = [(await web.submit())[0] for _ in range(12)]
+        valkey.pause()
+        try:
+            await until(lambda: not files(web.services), seconds=6)
+            assert web.store.now() - sessions[-1].expires_at.timestamp() < 5
+        finally:
+            valkey.resume()

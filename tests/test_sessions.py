@@ -368,3 +368,18 @@ async def test_erasing_while_the_worker_completes_leaves_nothing(services: Servi
             assert not await services.sessions.complete(claim, b"result", "jpg")
         assert files(services) == []
         assert await services.store.ids_among([session.id]) == set()
+
+
+async def test_a_silent_redis_costs_an_upload_a_moment(config: MakeConfig, start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with open_services(config(redis_url=valkey.url)) as services:
+        await submit(services)
+        valkey.pause()
+        try:
+            async with asyncio.timeout(1.5):
+                session = await submit(services)
+                await services.sessions.view_of_new(session)
+                await services.sessions.complete(await begin(services, session), b"result", "jpg")
+        finally:
+            valkey.resume()
+        assert await status(services, session) == (Status.COMPLETED, 3)

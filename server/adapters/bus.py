@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from .. import telemetry
 from ..domain.session import Progress
+from .breaker import Breaker
 
 log = logging.getLogger("tryon.bus")
 
@@ -51,13 +52,18 @@ _decode_progress: Final = msgspec.json.Decoder(Progress).decode
 
 _AWAY = (RedisError, OSError, TimeoutError)
 
+PUBLISH_SECONDS: Final = 0.3
+"""How long a transition waits for its news to be taken. The reconciler tells many in turn, and each within 2 s of its time."""
+
 
 class RedisBus:
-    """The publishing side. Losing Redis loses news, never state: every method says so by its return value."""
+    """The publishing side. Losing Redis loses news, never state: every method says so by its return value, at
+    the latest after :data:`PUBLISH_SECONDS`, and at once while Redis is known to be silent."""
 
     def __init__(self, redis: Redis, *, key_prefix: str) -> None:
         self._redis = redis
         self._prefix = key_prefix
+        self._breaker = Breaker(PUBLISH_SECONDS)
         self._progress_script = redis.register_script(_PROGRESS_SCRIPT)
 
     def channel(self, session_id: str) -> str:
@@ -72,7 +78,8 @@ class RedisBus:
     async def publish(self, session_id: str, message: bytes) -> bool:
         """One bus message on the session's channel. False: Redis is away, the sweep will tell."""
         try:
-            await self._redis.publish(self.channel(session_id), message)
+            async with self._breaker.call():
+                await self._redis.publish(self.channel(session_id), message)
         except _AWAY:
             telemetry.publish_failures.inc()
             return False
@@ -81,10 +88,11 @@ class RedisBus:
     async def publish_progress(self, session_id: str, progress: Progress, message: bytes) -> bool:
         """Keep it as the latest word and publish it, unless a newer (attempt, seq) has spoken."""
         try:
-            stored = await self._progress_script(
-                keys=[self._progress_key(session_id), self.channel(session_id), self._erased_key(session_id)],
-                args=[progress.attempt, progress.seq, msgspec.json.encode(progress), message, PROGRESS_SECONDS],
-            )
+            async with self._breaker.call():
+                stored = await self._progress_script(
+                    keys=[self._progress_key(session_id), self.channel(session_id), self._erased_key(session_id)],
+                    args=[progress.attempt, progress.seq, msgspec.json.encode(progress), message, PROGRESS_SECONDS],
+                )
         except _AWAY:
             return False
         return bool(stored)
@@ -95,7 +103,7 @@ class RedisBus:
             return {}
         found: dict[str, Progress] = {}
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with self._breaker.call(), self._redis.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
                     pipe.hget(self._progress_key(session_id), "progress")
                 for session_id, held in zip(session_ids, await pipe.execute(), strict=True):
@@ -110,7 +118,7 @@ class RedisBus:
         if not session_ids:
             return True
         try:
-            async with self._redis.pipeline(transaction=True) as pipe:
+            async with self._breaker.call(), self._redis.pipeline(transaction=True) as pipe:
                 for session_id in session_ids:
                     pipe.set(self._erased_key(session_id), 1, ex=ERASED_SECONDS)
                     pipe.delete(self._progress_key(session_id))
@@ -120,8 +128,10 @@ class RedisBus:
         return True
 
     async def probe(self, channel: str, payload: bytes) -> bool:
+        """Asks also while Redis is thought to be silent: an answer ends that."""
         try:
-            return bool(await self._redis.publish(channel, payload))
+            async with self._breaker.call(anyway=True):
+                return bool(await self._redis.publish(channel, payload))
         except _AWAY:
             return False
 

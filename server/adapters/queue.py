@@ -2,7 +2,8 @@
 
 Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies between taking it and claiming the
 session) or come twice; ``sessions.begin`` decides what a job is worth, and the reconciler enqueues again what waits too
-long. While Redis is away every method raises :class:`QueueAway`, at the latest after :data:`CALL_SECONDS`.
+long. While Redis is away every method raises :class:`QueueAway`, at the latest after :data:`QUEUE_SECONDS`, and at once
+while it is known to be silent.
 """
 
 from __future__ import annotations
@@ -26,10 +27,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .breaker import Breaker
+
 FUNCTION: Final = "run_session"
 """Name of the one task. Its only argument is the session's id."""
 
 CALL_SECONDS: Final = 1.0
+"""Bounds connecting, and each read and write, of the connections that a process shares."""
+
+QUEUE_SECONDS: Final = 0.5
+"""Bounds each call here: an upload makes several and has 2 s."""
+
 JOB_SECONDS: Final = 86400
 """How long a job may wait; longer than any deadline. After that the reconciler would enqueue it again."""
 
@@ -130,6 +138,7 @@ class ArqQueue:
         self._redis = ArqRedis(
             self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
         )
+        self._breaker = Breaker(QUEUE_SECONDS)
         self._note = self._redis.register_script(_NOTE_SCRIPT)
         self._count = self._redis.register_script(_COUNT_SCRIPT)
 
@@ -145,7 +154,7 @@ class ArqQueue:
         now_ms = time.time_ns() // 1_000_000
         key = job_id(session_id, attempt, n)
         job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
-        async with _bounded(), self._redis.pipeline(transaction=True) as pipe:
+        async with self._bounded(), self._redis.pipeline(transaction=True) as pipe:
             pipe.set(job_key_prefix + key, job, ex=JOB_SECONDS)
             pipe.zadd(self._name, {key: min(score_ms, now_ms)})
             pipe.publish(self._doorbell, b"1")  # delivered when the transaction is done: the job can be seen by then
@@ -154,7 +163,7 @@ class ArqQueue:
     async def contains(self, session_id: str, attempt: int, n: int) -> bool:
         """Whether the job waits. Not: whether it runs; a worker takes it out of the queue before it begins."""
         key = job_id(session_id, attempt, n)
-        async with _bounded(), self._redis.pipeline(transaction=False) as pipe:
+        async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             pipe.zscore(self._name, key)
             pipe.exists(job_key_prefix + key)
             score, job = await pipe.execute()
@@ -162,19 +171,19 @@ class ArqQueue:
 
     async def depth(self) -> int:
         """How many jobs wait."""
-        async with _bounded():
+        async with self._bounded():
             return int(await self._redis.zcard(self._name))
 
     async def order(self, limit: int) -> list[str]:
         """The sessions that wait, in the order in which they will be taken; the first ``limit`` of them."""
-        async with _bounded():
+        async with self._bounded():
             ids = await self._redis.zrange(self._name, 0, limit - 1)
         return [str(each, "ascii").partition(":")[0] for each in ids]
 
     async def note_run(self, processor: str, seconds: float) -> None:
         """Remember how long a session ran, among the last :data:`RUNS` of this processor."""
         key = f"{self._runs}{processor}"
-        async with _bounded(), self._redis.pipeline(transaction=False) as pipe:
+        async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             pipe.lpush(key, f"{seconds:.3f}")
             pipe.ltrim(key, 0, RUNS - 1)
             pipe.expire(key, JOB_SECONDS)
@@ -182,38 +191,46 @@ class ArqQueue:
 
     async def run_seconds(self, processor: str) -> float | None:
         """How long sessions of this processor usually run lately: the median. None: no experience."""
-        async with _bounded():
+        async with self._bounded():
             runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
         return median(float(run) for run in runs) if runs else None
 
     async def ring_cancel(self, session_id: str) -> None:
         """Tell the workers that this session's claim no longer counts; whoever holds it looks at the database."""
-        async with _bounded():
+        async with self._bounded():
             await self._redis.publish(self._cancel, session_id)
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
         """Remove every trace of the session's jobs, up to and including this attempt and this n."""
         for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
             keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
-            async with _bounded(), self._redis.pipeline(transaction=False) as pipe:
+            async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
                 pipe.zrem(self._name, *ids)
                 pipe.unlink(*keys)
                 await pipe.execute()
 
     async def note_worker(self, worker_id: str) -> None:
         """Say that this worker lives. To be repeated well within :data:`WORKER_SECONDS`."""
-        async with _bounded():
+        async with self._bounded():
             await self._note(keys=[self._workers], args=[worker_id, WORKER_SECONDS])
 
     async def drop_worker(self, worker_id: str) -> None:
         """Say that this worker ends."""
-        async with _bounded():
+        async with self._bounded():
             await self._redis.zrem(self._workers, worker_id)
 
     async def workers(self) -> int:
         """How many workers noted themselves in the last :data:`WORKER_SECONDS`."""
-        async with _bounded():
+        async with self._bounded():
             return int(await self._count(keys=[self._workers], args=[WORKER_SECONDS]))
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        try:
+            async with self._breaker.call():
+                yield
+        except AWAY as error:
+            raise QueueAway(str(error) or type(error).__name__) from error
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -221,15 +238,6 @@ class ArqQueue:
 
 
 _KEY_PREFIXES: Final = (job_key_prefix, in_progress_key_prefix, retry_key_prefix, result_key_prefix)
-
-
-@asynccontextmanager
-async def _bounded() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(CALL_SECONDS):
-            yield
-    except AWAY as error:
-        raise QueueAway(str(error) or type(error).__name__) from error
 
 
 def _chunks(items: list[str], size: int) -> Iterator[list[str]]:

@@ -189,3 +189,21 @@ async def test_without_redis_progress_is_unknown_and_nothing_breaks(start_valkey
         assert not await bus.publish_progress("a", word, b"")
         assert await bus.last_progress(["a"]) == {}
         assert not await bus.forget(["a"])
+
+
+async def test_a_silent_redis_is_waited_for_once_and_briefly(start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with publisher(valkey.url) as bus:
+        assert await bus.publish("a", b"x")
+        valkey.pause()
+        try:
+            begun = asyncio.get_running_loop().time()
+            for _ in range(20):
+                assert not await bus.publish("a", b"x")
+                assert not await bus.forget(["a"])
+                assert await bus.last_progress(["a"]) == {}
+            assert asyncio.get_running_loop().time() - begun < 0.9
+        finally:
+            valkey.resume()
+        assert await bus.probe("probe", b"") is False  # nobody listens; but it answered
+        assert await bus.publish("a", b"x"), "an answer ends the silence"
