@@ -6,7 +6,8 @@ same bytes to all. What keeps every client's story whole:
 * A follower registers in a plain function *before* the session is read, and holds what arrives until it was (joining).
 * Each follower has a cursor, the last ``seq`` it was given: seen -> drop, next -> send, a hole -> read the database again.
 * Pub/sub may lie. After every reconnect, and every few seconds anyway, the hub reads what was committed since the last
-  time and feeds it in like news; a probe published to itself proves that the connection delivers.
+  time and feeds it in like news; a probe published to itself proves that the connection delivers. Once a minute it looks
+  at every followed session itself, whatever the other nets have let through.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import random
 import secrets
 import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -40,6 +43,7 @@ from ..domain.events import (
     ProgressFrame,
     encode,
     event_message,
+    gone_message,
     parse_prefix,
 )
 from ..domain.session import Session, Waiting, timestamp
@@ -56,6 +60,15 @@ PROBE_SECONDS: Final = 2.0
 """How often the hub publishes to itself; a probe that has not come back by the next one means a deaf connection."""
 
 SWEEP_WITHOUT_REDIS_SECONDS: Final = 1.0
+
+CHECK_SECONDS: Final = 60.0
+"""Every followed session is looked at once in this time."""
+
+CHECK_BATCH: Final = 100
+"""Sessions per statement of that look; the statements are spread over the time. 400 keep the loop busy for 7 ms."""
+
+FAILED_SECONDS: Final = 1.0
+"""A chore that failed is tried again after this time."""
 
 MEASURE_SECONDS: Final = 0.001
 """The delay of news is measured on one transition in this time."""
@@ -115,6 +128,10 @@ class Follower(ABC):
     @abstractmethod
     def drain(self, retry_after_ms: int) -> None:
         """This server is about to stop: come back after that time."""
+
+    def broken(self) -> None:
+        """Telling it something has failed, so it may miss that: it has to come back."""
+        self.too_old(random.randint(100, 5000))
 
     def offer(self, kind: int, seq: int, frame: bytes) -> bool:
         """Take one piece of news. False: there is a hole before it; the caller reads the database.
@@ -206,19 +223,29 @@ class Hub:
         """Connected to Redis, sweeping, probing and pinging."""
         async with self._subscriber, asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(chore())
-                for chore in (
-                    self._sweep_for_ever,
-                    self._probe_for_ever,
-                    self._ping_for_ever,
-                    self._tell_waiting_for_ever,
-                )
+                group.create_task(self._sweep_for_ever()),
+                *(
+                    group.create_task(self._for_ever(chore))
+                    for chore in (self._check, self._probe, self._ping, self._tell_waiting)
+                ),
             ]
             try:
                 yield
             finally:
                 for task in (*tasks, *self._catching_up.values()):
                     task.cancel()
+
+    async def _for_ever(self, chore: Callable[[], Awaitable[None]]) -> None:
+        """A chore waits for its time, then does its work once. One that fails takes no other with it."""
+        while True:
+            try:
+                await chore()
+                continue
+            except Unavailable as error:
+                log.warning("The hub's chore %s has to wait: %s", chore.__name__, error.detail)
+            except Exception:
+                log.exception("The hub's chore %s failed and will be tried again", chore.__name__)
+            await asyncio.sleep(FAILED_SECONDS)
 
     # -- joining -------------------------------------------------------------------------------------------------
 
@@ -288,13 +315,33 @@ class Hub:
         everybody = tuple(followers)
         whole = True
         for follower in everybody:
-            whole = follower.offer(kind, seq, frame) and whole
+            try:
+                whole = follower.offer(kind, seq, frame) and whole
+            except Exception:
+                self._failed(follower)
         _FRAMES[kind].inc(len(everybody))
         if kind in (EVENT, TERMINAL):
             self._note_waiting(everybody[0].session_id, frame)
             self._measure(frame)
         if not whole:
             self._catch_up(everybody[0].session_id)
+
+    def _of(self, session_id: str) -> tuple[Follower, ...]:
+        return tuple(self._followers.get(self._channel(session_id), ()))
+
+    def _each(self, followers: Iterable[Follower], tell: Callable[[Follower], object]) -> None:
+        """Tell each; one that fails keeps nothing from the others."""
+        for follower in followers:
+            try:
+                tell(follower)
+            except Exception:
+                self._failed(follower)
+
+    def _failed(self, follower: Follower) -> None:
+        """Called where telling it has raised."""
+        log.exception("%r could not be told and has to come back", follower)
+        with contextlib.suppress(Exception):
+            follower.broken()
 
     def _measure(self, frame: bytes) -> None:
         """How old the news is. Looked at a thousand times a second at most: reading the time out of the JSON costs as
@@ -336,11 +383,14 @@ class Hub:
         kind, seq, _ = parse_prefix(message)
         frame = message[PREFIX_BYTES:]
         self._note_waiting(session_id, frame)
-        for follower in tuple(self._followers.get(self._channel(session_id), ())):
+
+        def offer(follower: Follower) -> None:
             if follower.seq is not None and follower.seq < seq:
                 telemetry.sweep_finds.inc()
             if not follower.offer(kind, seq, frame):
                 self._catch_up(session_id)
+
+        self._each(self._of(session_id), offer)
 
     # -- when pub/sub lies ---------------------------------------------------------------------------------------
 
@@ -371,7 +421,10 @@ class Hub:
     async def _sweep(self) -> None:
         """Feed in what was committed since the last sweep. Costs what happened, not who is connected."""
         if self._cursor is None:
-            self._cursor = await self._store.cursor()
+            cursor = await self._store.cursor()
+            for batch in self._batches():  # what was committed before is no news to the cursor
+                await self._look_at(batch)
+            self._cursor = cursor
             return
         news = await self._store.news(self._cursor)
         link = self._sessions.access().file
@@ -382,27 +435,68 @@ class Hub:
             self._end_gone(dict(news.gone))
         self._cursor = news.cursor
 
+    async def _check(self) -> None:
+        """Look at every followed session itself. Finds what no news told: a process that was cut off from the database
+        for longer than an erasure is remembered learns of it only here."""
+        batches = self._batches()
+        pause = CHECK_SECONDS / max(1, len(batches))
+        for batch in batches:
+            await asyncio.sleep(pause)
+            await self._look_at(batch)
+        if not batches:
+            await asyncio.sleep(pause)
+
+    def _batches(self) -> list[list[str]]:
+        ids = [next(iter(followers)).session_id for followers in self._followers.values()]
+        return [ids[start : start + CHECK_BATCH] for start in range(0, len(ids), CHECK_BATCH)]
+
+    async def _look_at(self, session_ids: Collection[str]) -> None:
+        stories = await self._store.stories(session_ids)
+        behind: dict[str, int] = {}
+        for session_id in session_ids:
+            seqs = [follower.seq for follower in self._of(session_id) if follower.seq is not None]
+            story = stories.get(session_id)
+            if story is None:
+                if seqs:  # who was not let in must not learn that there was anything
+                    self._end(session_id, self._probable_reason(session_id))
+            elif seqs and min(seqs) < story.session.seq:
+                behind[session_id] = min(seqs)
+        if behind:
+            link = self._sessions.access().file
+            for session_id, story in (await self._store.stories(behind, min(behind.values()))).items():
+                for event in story.events:
+                    self._feed(session_id, event_message(event, link))
+
+    def _probable_reason(self, session_id: str) -> GoneReason:
+        """Why a session is no longer there, when nobody remembers: by the age in its id (RFC 9562 section 5.7). A retry
+        expires with its original, so of an expired one this may say that it was deleted."""
+        age_seconds = self._store.now() - uuid.UUID(session_id).int / 2**80 / 1000
+        return GoneReason.EXPIRED if age_seconds >= self._config.retention_seconds else GoneReason.DELETED
+
+    def _end(self, session_id: str, reason: GoneReason) -> None:
+        self.receive(self._channel(session_id), gone_message(reason))
+
     def _end_gone(self, gone: dict[str, GoneReason]) -> None:
         for followers in list(self._followers.values()):
-            for follower in tuple(followers):
-                for id_hash in self._signer.gone_hashes(follower.session_id):
-                    if (reason := gone.get(id_hash)) is not None:
-                        follower.gone(reason)
+            session_id = next(iter(followers)).session_id
+            for id_hash in self._signer.gone_hashes(session_id):
+                if (reason := gone.get(id_hash)) is not None:
+                    self._end(session_id, reason)
+                    break
 
-    async def _probe_for_ever(self) -> None:
+    async def _probe(self) -> None:
         """A connection can be up and deaf. What was published to oneself and did not come back proves it."""
-        await self._subscriber.subscribe(self._probe_channel)
-        while True:
-            connection = self._subscriber.connections if self._subscriber.up else None
-            probe = f"{secrets.token_hex(4)} {time.monotonic()}".encode()
-            sent = await self._bus.probe(self._probe_channel.decode(), probe)
-            await asyncio.sleep(PROBE_SECONDS)
-            if sent and self._probe_came_back == probe:
-                continue
-            self._probe_delay_seconds = None
-            if sent and self._subscriber.up and connection == self._subscriber.connections:
-                log.warning("The subscriber connection to Redis is deaf; connecting again")
-                self._subscriber.reconnect()
+        await asyncio.shield(self._subscriber.subscribe(self._probe_channel))
+        connection = self._subscriber.connections if self._subscriber.up else None
+        probe = f"{secrets.token_hex(4)} {time.monotonic()}".encode()
+        sent = await self._bus.probe(self._probe_channel.decode(), probe)
+        await asyncio.sleep(PROBE_SECONDS)
+        if sent and self._probe_came_back == probe:
+            return
+        self._probe_delay_seconds = None
+        if sent and self._subscriber.up and connection == self._subscriber.connections:
+            log.warning("The subscriber connection to Redis is deaf; connecting again")
+            self._subscriber.reconnect()
 
     # -- for all at once -----------------------------------------------------------------------------------------
 
@@ -416,17 +510,13 @@ class Hub:
         else:
             self._waiting.pop(session_id, None)
 
-    async def _tell_waiting_for_ever(self) -> None:
+    async def _tell_waiting(self) -> None:
         """Tell those who wait where they stand, when it has changed."""
-        while True:
-            await asyncio.sleep(WAITING_SECONDS)
-            if self._waiting:
-                try:
-                    self._tell_waiting(await self._sessions.waiting())
-                except Exception:
-                    log.exception("The queue could not be told and will be tried again")
+        await asyncio.sleep(WAITING_SECONDS)
+        if self._waiting:
+            self._tell_places(await self._sessions.waiting())
 
-    def _tell_waiting(self, places: dict[str, Waiting]) -> None:
+    def _tell_places(self, places: dict[str, Waiting]) -> None:
         at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
         for session_id, told in list(self._waiting.items()):
             place = places.get(session_id)
@@ -440,16 +530,18 @@ class Hub:
                     )
                     follower.progress(encode(frame))
 
-    async def _ping_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.ping_seconds)
-            frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
-            oldest = time.monotonic() - self._config.socket_seconds
-            for follower in self._everybody():
-                if follower.joined_at < oldest:
-                    follower.too_old(random.randint(100, 5000))
-                elif follower.seq is not None:  # the first frame is the snapshot
-                    follower.ping(frame)
+    async def _ping(self) -> None:
+        await asyncio.sleep(self._config.ping_seconds)
+        frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
+        oldest = time.monotonic() - self._config.socket_seconds
+
+        def ping(follower: Follower) -> None:
+            if follower.joined_at < oldest:
+                follower.too_old(random.randint(100, 5000))
+            elif follower.seq is not None:  # the first frame is the snapshot
+                follower.ping(frame)
+
+        self._each(self._everybody(), ping)
 
     def drain(self) -> int:
         """Tell everybody that this server stops; spread their return, 0.5 ms a client and at least a second.
@@ -459,8 +551,8 @@ class Hub:
         self.draining = True
         everybody = self._everybody()
         spread_ms = max(1000.0, 0.5 * len(everybody))
-        for n, follower in enumerate(everybody):
-            follower.drain(100 + int(spread_ms * n / max(1, len(everybody))))
+        turns = itertools.count()
+        self._each(everybody, lambda follower: follower.drain(100 + int(spread_ms * next(turns) / len(everybody))))
         return len(everybody)
 
 

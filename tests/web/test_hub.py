@@ -678,3 +678,129 @@ async def test_a_database_outage_only_delays_the_sweep(config: MakeConfig, monke
         await move(services, session, Event.PROCESSING)  # its publish is lost as well
         monkeypatch.setattr(services.store, "news", news)
         await until(lambda: pages[0].seqs == [1, 2])
+
+
+# -- the last net --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_no_news_told_is_found_by_the_look_at_every_session(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither Redis nor the sweep tells: the process was cut off for longer than an erasure is remembered."""
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(hub_module, "CHECK_BATCH", 3)
+    async with followed(config(sweep_seconds=60.0), sessions=8) as (services, hub, pages):
+        await without_sweeps(hub)
+        moved, deleted, rest = pages[0], pages[1], pages[2:]
+        other = Page(moved.session_id)
+        stranger = Page(new_session().id)
+        hub.join(stranger, transport="test")
+        async with contextlib.AsyncExitStack() as stack:
+            await join(hub, services, other, stack)
+            session = await services.store.get(moved.session_id)
+            assert session is not None
+            two = await move(services, session, Event.PROCESSING)
+            await move(services, two.session, Event.COMPLETED)
+            await services.store.erase(
+                {deleted.session_id: services.signer.gone_hash(deleted.session_id)}, GoneReason.DELETED
+            )
+            await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
+            await until(lambda: "gone deleted" in deleted.told, seconds=3)
+            assert all(page.told == ["snapshot 1"] for page in rest)
+            assert stranger.told == [], "who was not let in learns nothing"
+            assert moved.told == ["snapshot 1", 2, 3, "end completed"], "each once, however often it is looked at"
+        hub.leave(stranger, transport="test")
+
+
+async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 0.1)
+    async with open_services(config(sweep_seconds=60.0, retention_seconds=1.0)) as services:
+        hub = make_hub(services)
+        async with hub.running(), contextlib.AsyncExitStack() as stack:
+            await without_sweeps(hub)
+            page = Page((await services.store.insert(new_session(retention_seconds=1.0))).id)
+            await join(hub, services, page, stack)
+            await until(lambda: "gone expired" in page.told, seconds=4)
+
+
+async def test_what_was_committed_before_the_first_sweep_knew_where_to_begin_is_told(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor, gate = services.store.cursor, asyncio.Event()
+
+    async def late() -> Any:
+        await gate.wait()
+        return await cursor()
+
+    monkeypatch.setattr(services.store, "cursor", late)
+    hub = make_hub(services)
+    async with hub.running(), contextlib.AsyncExitStack() as stack:
+        session = await services.store.insert(new_session())
+        page = Page(session.id)
+        await join(hub, services, page, stack)
+        await move(services, session, Event.PROCESSING)  # its publish is lost
+        gate.set()
+        await until(lambda: page.seqs == [1, 2], seconds=3)
+
+
+# -- one fault stays one fault -------------------------------------------------------------------------------------------
+
+
+class Broken(Page):
+    """A client whose transport raises."""
+
+    def event(self, frame: bytes) -> None:
+        raise RuntimeError("no transport")
+
+    progress = ping = event
+
+    def gone(self, reason: GoneReason) -> None:
+        raise RuntimeError("no transport")
+
+    def drain(self, retry_after_ms: int) -> None:
+        raise RuntimeError("no transport")
+
+
+async def test_a_client_that_cannot_be_told_keeps_nothing_from_the_others(hub: Hub, services: Services) -> None:
+    session = await services.store.insert(new_session())
+    pages = [page(session.id) for page in (Broken, Page, Broken, Page, Broken)]
+    whole = [page for page in pages if not isinstance(page, Broken)]
+    async with contextlib.AsyncExitStack() as stack:
+        for page in pages:
+            await join(hub, services, page, stack)
+        moved = await move(services, session, Event.PROCESSING)
+        hub.receive(hub._channel(session.id), message(services, moved.event))
+        assert [page.seqs for page in whole] == [[1, 2]] * 2
+        assert all(page.told[-1] == "too old" for page in pages if isinstance(page, Broken)), "they have to come back"
+        moved = await move(services, moved.session, Event.REQUEUED)
+        hub._feed(session.id, message(services, moved.event))
+        assert [page.seqs for page in whole] == [[1, 2, 3]] * 2
+        assert hub.drain() == 5
+        assert all(page.drained is not None for page in whole)
+        hub.receive(hub._channel(session.id), gone_message(GoneReason.DELETED))
+        assert [page.told[-1] for page in whole] == ["gone deleted"] * 2
+
+
+async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(hub_module, "FAILED_SECONDS", 0.05)
+    async with followed(config(ping_seconds=0.05)) as (services, _, pages):
+        probe, failures = services.bus.probe, 0
+
+        async def failing(channel: str, payload: bytes) -> bool:
+            nonlocal failures
+            failures += 1
+            if failures < 3:
+                raise RuntimeError("something nobody thought of")
+            return await probe(channel, payload)
+
+        monkeypatch.setattr(services.bus, "probe", failing)
+        monkeypatch.setattr(services.store, "now", lambda: float("nan"))  # so that pings fail
+        await until(lambda: failures >= 5, seconds=3)
+        monkeypatch.undo()
+        pings = pages[0].pings
+        await until(lambda: pages[0].pings > pings, seconds=3)
