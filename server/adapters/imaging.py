@@ -47,6 +47,7 @@ IMAGES_PER_PROCESS: Final = 1000
 STOP_SECONDS: Final = 0.7
 """What :meth:`Imaging.close` leaves to photos that are being worked on."""
 NICENESS: Final = 10
+"""A push must not wait for a photo. Delay of a wake-up while 12 MP photos are cleaned, all on one core: @@."""
 PROGRAM: Final = ("-P", "-m", "server.adapters.imaging_child")
 
 _LARGE: Final = 2**20
@@ -71,13 +72,13 @@ ACCEPTED: Final = _accepted()
 
 
 class _Job:
-    """A photo on its way. ``answer`` is the child's line; the picture then stands in the file ``result``."""
+    """A photo on its way. ``answer`` is format, width and height of the picture that then stands in the file ``result``."""
 
     __slots__ = ("answer", "result", "source")
 
     def __init__(self, source: BinaryIO) -> None:
         self.source = source
-        self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[tuple[ImageFormat, int, int]] = asyncio.get_running_loop().create_future()
         self.result = -1
 
     def refuse(self, error: TryOnError) -> None:
@@ -131,6 +132,7 @@ class _Child:
                     if content and os.write(source, content) != len(content):
                         raise OSError("a short write to memory")
             else:
+                job.source.flush()
                 source = job.source.fileno()
             job.close()
             job.result = _memory_file()
@@ -215,17 +217,16 @@ class Imaging:
             job.close()
 
     async def _result(self, job: _Job) -> CleanImage:
-        answer = await job.answer
-        if (done := _DONE.fullmatch(answer)) is None:
-            code, _, detail = answer.partition(" ")
-            raise CODES.get(code, Unprocessable)(code if code in CODES else "unreadable_image", detail or None)
+        format, width, height = await job.answer
         size = os.fstat(job.result).st_size
+        if size > self.limits.max_result_bytes:
+            raise Unprocessable("unreadable_image")
         if size < _LARGE:
             data = os.pread(job.result, size, 0)
         else:
             file = os.dup(job.result)  # the thread goes on when this task is cancelled
             data = await asyncio.to_thread(_read_and_close, file, size)
-        return CleanImage(data, ImageFormat[done[1]], int(done[2]), int(done[3]))
+        return CleanImage(data, format, width, height)
 
     async def close(self) -> None:
         """Ends every process within a second. What is there gets 0.7 s of it, then it is refused."""
@@ -291,27 +292,39 @@ class Imaging:
                 self._waiting.popleft().refuse(Unavailable(retry_after=RETRY_SECONDS))
 
     def _readable(self, child: _Child) -> None:
+        """It is ready, has an answer, or is gone."""
+        job = child.job
         try:
             message = child.socket.recv(_ANSWER_BYTES)
         except BlockingIOError:
             return
-        except OSError:
+        except ConnectionResetError:  # so Linux tells that it ended without having read the request
+            if job is not None and not job.answer.done():
+                self._waiting.appendleft(job)
+            child.job = None
             message = b""
         if not message:
             self._lost(child, "ended")
-            return
+        elif child.ready and (job is None or not _settle(job, message)):
+            self._lost(child, "spoke nonsense")
+        else:
+            self._free(child)
+
+    def _free(self, child: _Child) -> None:
+        loop = asyncio.get_running_loop()
         if child.timer is not None:
             child.timer.cancel()
-        if child.ready:
-            child.images += 1
-            if child.job is not None and not child.job.answer.done():
-                child.job.answer.set_result(message.decode(errors="replace"))
+        if child.job is not None:
             child.job = None
+            child.images += 1
         child.ready = True
         if child.images >= self._images_per_process:
             self._end(child)
         else:
-            self._rest(child)
+            child.idle_since = loop.time()
+            self._idle.append(child)
+            if len(self._children) > 1 and self._trimmer is None:
+                self._trimmer = loop.call_later(self._idle_seconds, self._trim)
         self._go_on()
 
     def _too_late(self, child: _Child) -> None:
@@ -329,13 +342,6 @@ class Imaging:
         if not self._closing:
             self.warm()
         self._go_on()
-
-    def _rest(self, child: _Child) -> None:
-        loop = asyncio.get_running_loop()
-        child.idle_since = loop.time()
-        self._idle.append(child)
-        if len(self._children) > 1 and self._trimmer is None:
-            self._trimmer = loop.call_later(self._idle_seconds, self._trim)
 
     def _trim(self) -> None:
         """Lets go who has been idle for too long, but for the last one."""
@@ -369,6 +375,20 @@ class Imaging:
         self._reaper = asyncio.get_running_loop().call_later(_REAP_SECONDS, self._reap) if self._ending else None
         if not self._ending:
             self._all_gone.set()
+
+
+def _settle(job: _Job, message: bytes) -> bool:
+    """Gives the job its answer. False if no honest process says such a thing."""
+    line = message.decode(errors="replace")
+    code, _, detail = line.partition(" ")
+    if code in CODES:
+        job.refuse(CODES[code](code, detail or None))
+    elif (done := _DONE.fullmatch(line)) and done[1] in ImageFormat.__members__:
+        if not job.answer.done():
+            job.answer.set_result((ImageFormat[done[1]], int(done[2]), int(done[3])))
+    else:
+        return False
+    return True
 
 
 def _memory_file() -> int:

@@ -124,16 +124,21 @@ def _clean(data: bytes, format: ImageFormat, limits: Limits) -> CleanImage:
     if turn is not None:
         upright = upright.transpose(turn)
     upright.info = {}  # a comment, a profile or a transparent colour would be written from here
-    stored = format.stored_as(alpha=upright.mode == "RGBA")
-    out = io.BytesIO()
-    match stored:
-        case ImageFormat.JPEG:
-            # 4:4:4 stays (text on clothes is sharp in it), everything else becomes 4:2:0, as cameras write it
-            upright.save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0 if subsampling == 0 else 2)
-        case ImageFormat.PNG:
-            upright.save(out, "PNG", compress_level=PNG_COMPRESS_LEVEL)
-        case _:
+    alpha = upright.mode == "RGBA"
+    stored = format.stored_as(alpha=alpha)
+    if stored is ImageFormat.WEBP:
+        out = io.BytesIO()
+        try:
             upright.save(out, "WEBP", quality=WEBP_QUALITY, method=0)
+            return CleanImage(out.getvalue(), stored, *upright.size)
+        except ValueError:  # libwebp's first partition holds 512 KiB: a busy picture of 16 MP may need more
+            stored = ImageFormat.PNG if alpha else ImageFormat.JPEG
+    out = io.BytesIO()
+    if stored is ImageFormat.JPEG:
+        # 4:4:4 stays (text on clothes is sharp in it), everything else becomes 4:2:0, as cameras write it
+        upright.save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0 if subsampling == 0 else 2)
+    else:
+        upright.save(out, "PNG", compress_level=PNG_COMPRESS_LEVEL)
     return CleanImage(out.getvalue(), stored, *upright.size)
 
 
@@ -213,7 +218,7 @@ def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
     niceness, max_bytes, min_side, max_side, max_pixels = map(int, sys.argv[1:])
     limits = Limits(max_bytes=max_bytes, min_side=min_side, max_side=max_side, max_pixels=max_pixels)
     _belong_to_parent()
-    os.nice(niceness)
+    _step_back(niceness)
     _rehearse(clean)
     _confine(limits)
     with socket.socket(fileno=0) as parent:
@@ -235,7 +240,7 @@ def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result:
         _write(result, image.data)
     except TryOnError as error:
         return f"{error.code} {error.detail}"
-    except OSError:  # an image that grows beyond all bounds, or no memory left for the result
+    except (OSError, MemoryError):  # a result beyond all bounds, or no memory left for it
         return "unreadable_image"
     finally:
         os.close(result)
@@ -248,11 +253,6 @@ def _write(file: int, data: bytes) -> None:
         left = left[os.write(file, left) :]
 
 
-def result_bytes(limits: Limits) -> int:
-    """How large a result can get: a PNG of noise needs little more than its pixels."""
-    return 5 * limits.max_pixels + 2**20
-
-
 def _belong_to_parent() -> None:
     """Ends with the process that started it and only with it: a SIGTERM to the whole group would refuse photos."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -263,6 +263,14 @@ def _belong_to_parent() -> None:
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _step_back(niceness: int) -> None:
+    """Whatever else wants the core has it first. Where Linux gives each session an autogroup, nice counts only within it
+    (sched(7)), and this process is alone in its own: then the whole group steps back."""
+    os.nice(niceness)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
+        autogroup.write(str(niceness))
 
 
 def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
@@ -278,7 +286,7 @@ def _confine(limits: Limits) -> None:
         os.dup2(nowhere.fileno(), 2)  # what a library prints about a photo is the person's own
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-    _limit(resource.RLIMIT_FSIZE, result_bytes(limits))
+    _limit(resource.RLIMIT_FSIZE, limits.max_result_bytes)
     _limit(resource.RLIMIT_AS, ADDRESS_BYTES + ADDRESS_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes)
 
 

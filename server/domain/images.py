@@ -88,6 +88,11 @@ class Limits:
     max_side: int = 8192
     max_pixels: int = 40_000_000
 
+    @property
+    def max_result_bytes(self) -> int:
+        """Of the stored file: a PNG of noise needs little more than its pixels."""
+        return 5 * self.max_pixels + 2**20
+
 
 def judge(width: int, height: int, limits: Limits) -> None:
     """Refuse a size outside the limits: ``too_many_pixels``, ``image_too_large`` or ``image_too_small``, in this order."""

@@ -335,6 +335,14 @@ def test_avif_is_stored_as_jpeg_or_with_transparency_as_png(photos: Path) -> Non
     assert_nothing_but_pixels(image)
 
 
+def test_a_picture_too_busy_for_webp_is_stored_as_jpeg() -> None:
+    """libwebp gives up ("encoding error 6") when the modes of all macroblocks need more than 512 KiB."""
+    noise = Image.effect_noise((4000, 4000), 127)
+    busy = Image.merge("RGB", (noise, noise.transpose(Image.Transpose.ROTATE_90), noise))
+    image = cleaned(encode(busy, "WEBP", quality=30, method=0))
+    assert (image.format, image.width) == (ImageFormat.JPEG, 4000)
+
+
 # What is refused
 
 
@@ -511,7 +519,7 @@ def test_mutated_images_raise_only_domain_errors(seed: str) -> None:
     }  # fmt: skip
 
 
-# The executor
+# In other processes; test_imaging_pool has the rest
 
 
 @pytest.fixture
@@ -539,12 +547,12 @@ async def test_the_source_is_read_from_its_beginning(imaging: Imaging, photos: P
     assert (await imaging.clean(source)).format is ImageFormat.WEBP
 
 
-async def test_closing_waits_for_running_work(photos: Path) -> None:
-    imaging = Imaging(LIMITS, workers=1)
-    work = asyncio.ensure_future(imaging.clean(io.BytesIO((photos / "large.jpg").read_bytes())))
+async def test_closing_waits_for_running_work(imaging: Imaging, photos: Path) -> None:
+    await imaging.clean(io.BytesIO((photos / "photo.webp").read_bytes()))
+    work = asyncio.ensure_future(imaging.clean(io.BytesIO((photos / "photo.jpg").read_bytes())))
     await asyncio.sleep(0)
     await imaging.close()
-    assert (await work).width == 3000
+    assert (await work).width == 900
 
 
 def test_no_draw_is_left_out() -> None:
