@@ -18,7 +18,7 @@ from typing import Any, Final
 import hiredis
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from .. import telemetry
@@ -45,6 +45,9 @@ return 1
 
 ERASED_SECONDS: Final = 120
 """How long Redis refuses the progress of an erased session, which it remembers as a hash."""
+
+CONNECT_SECONDS: Final = 2.0
+"""For a new subscriber connection and the first answer on it."""
 
 _RESTORED: Final = b"restored"
 
@@ -153,7 +156,10 @@ class _Connection(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
-                on_reply(reply)
+                try:
+                    on_reply(reply)
+                except Exception:
+                    log.exception("A message from Redis could not be handled")
         except hiredis.ProtocolError:
             log.exception("Redis sent something that is not RESP")
             self.abort()
@@ -170,6 +176,34 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
+class _Greeting:
+    """What is said on a new connection before it is used: who we are, and that Redis answers at all."""
+
+    def __init__(self, connection: _Connection, *, username: str | None, password: str | None) -> None:
+        self.connection = connection
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", "tryon-subscriber"), ("PING",)]
+        if password:
+            commands.insert(0, ("AUTH", username, password) if username else ("AUTH", password))
+        self._waiting_for = [command[0] for command in commands]
+        connection.send(*commands)
+
+    def reply(self, reply: Any) -> None:
+        command = self._waiting_for.pop(0) if self._waiting_for else "PING"
+        if self.answered.done():
+            return
+        if (
+            isinstance(reply, hiredis.ReplyError) and command != "CLIENT"
+        ):  # a name is for those who look; some may have none
+            self.answered.set_exception(RedisError(str(reply)))
+        elif not self._waiting_for:
+            self.answered.set_result(None)
+
+    def lost(self) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(ConnectionResetError("Redis closed the connection"))
+
+
 class RedisSubscriber:
     """The one reading connection of a web process.
 
@@ -180,6 +214,9 @@ class RedisSubscriber:
 
     BATCH: Final = 500
     """Channels per SUBSCRIBE command when all are subscribed again."""
+
+    STEADY_SECONDS: Final = 1.0
+    """A connection that lives so long ends an outage: the next one begins with a quick reconnect and a line in the log."""
 
     def __init__(
         self,
@@ -195,7 +232,11 @@ class RedisSubscriber:
         self._outgoing: dict[bytes, bool] = {}
         """channel -> subscribe (True) or unsubscribe, to be sent at the end of this tick"""
         self._connection: _Connection | None = None
+        self._greeting: _Greeting | None = None
         self._lost = asyncio.Event()
+        self._delay = 0.0
+        self._complained = False
+        """Whether this outage has its line in the log."""
         self._task: asyncio.Task[None] | None = None
         self.connections = 0
         """How many connections there have been; the current one's number while :attr:`up`."""
@@ -267,8 +308,10 @@ class RedisSubscriber:
                     future.set_result(None)
         elif type(reply) is list and reply[:2] == [b"pong", _RESTORED]:
             self._on_restored()
+        elif self._greeting is not None:
+            self._greeting.reply(reply)
         elif isinstance(reply, hiredis.ReplyError):
-            log.error("Redis refused the subscriber: %s", reply)
+            self._complain("Redis refused the subscriber: %s", reply)
             self.reconnect()
 
     def _connection_lost(self, connection: _Connection) -> None:
@@ -276,24 +319,35 @@ class RedisSubscriber:
             self._connection = None
             telemetry.bus_up.set(0)
             self._lost.set()
+        elif self._greeting is not None and connection is self._greeting.connection:
+            self._greeting.lost()
 
     async def _keep_connected(self) -> None:
-        delay = 0.0
+        """Quickly back after one cut; but who is refused again and again asks only once a second."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 connection = await self._connect()
-            except (OSError, TimeoutError, RedisError) as error:
-                log.debug("Redis cannot be reached: %s", error)
-                delay = min(1.0, delay * 2 or 0.05)
-                await asyncio.sleep(delay * random.uniform(0.5, 1))
-                continue
-            delay = 0.05
-            self._lost.clear()
-            self._adopt(connection)
-            await self._lost.wait()
-            telemetry.bus_reconnects.inc()
-            log.warning("The subscriber connection to Redis was lost; connecting again")
-            await asyncio.sleep(random.uniform(0, 0.05))
+            except Exception as error:  # whatever it is, nobody else would try again
+                self._complain(
+                    "The subscriber cannot connect to Redis and goes on trying: %s", str(error) or repr(error)
+                )
+            else:
+                self._lost.clear()
+                self._adopt(connection)
+                since = loop.time()
+                await self._lost.wait()
+                telemetry.bus_reconnects.inc()
+                if loop.time() - since >= self.STEADY_SECONDS:
+                    self._delay, self._complained = 0.0, False
+                self._complain("The subscriber connection to Redis was lost; connecting again")
+            await asyncio.sleep(max(0.05, self._delay) * random.uniform(0.5, 1))
+            self._delay = min(1.0, self._delay * 2 or 0.05)
+
+    def _complain(self, text: str, *values: object) -> None:
+        """Once in an outage; what follows is for those who look closer."""
+        log.log(logging.DEBUG if self._complained else logging.WARNING, text, *values)
+        self._complained = True
 
     def _adopt(self, connection: _Connection) -> None:
         """Plain function: no subscription may slip in between. Everything wanted is subscribed on the new connection."""
@@ -316,15 +370,31 @@ class RedisSubscriber:
         def protocol() -> _Connection:
             return _Connection(self._reply, self._connection_lost)
 
-        async with asyncio.timeout(2):
-            if path := settings.get("path"):
-                _, connection = await loop.create_unix_connection(protocol, path)
-            else:
-                tls = ssl.create_default_context() if self._url.startswith("rediss://") else None
-                host, port = settings.get("host", "localhost"), int(settings.get("port", 6379))
-                _, connection = await loop.create_connection(protocol, host, port, ssl=tls)
-        if password := settings.get("password"):
-            username = settings.get("username")
-            connection.send((b"AUTH", username, password) if username else (b"AUTH", password))
-        connection.send((b"CLIENT", b"SETNAME", b"tryon-subscriber"))
+        connection: _Connection | None = None
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                if path := settings.get("path"):
+                    _, connection = await loop.create_unix_connection(protocol, path)
+                else:
+                    host, port = settings.get("host", "localhost"), int(settings.get("port", 6379))
+                    _, connection = await loop.create_connection(protocol, host, port, ssl=_tls(settings))
+                self._greeting = _Greeting(
+                    connection, username=settings.get("username"), password=settings.get("password")
+                )
+                await self._greeting.answered
+        except BaseException:
+            if connection is not None:
+                connection.abort()
+            raise
+        finally:
+            self._greeting = None
         return connection
+
+
+def _tls(settings: dict[str, Any]) -> ssl.SSLContext | None:
+    """As the publishing side has it: ``ssl_ca_certs``, ``ssl_cert_reqs``, ``ssl_check_hostname`` and the others of the URL."""
+    if not issubclass(settings.get("connection_class", object), SSLConnection):
+        return None
+    ours = {name: value for name, value in settings.items() if name.startswith("ssl_")}
+    context: ssl.SSLContext = SSLConnection(**ours).ssl_context.get()
+    return context

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from redis.asyncio import Redis
 
 from server.adapters.bus import RedisBus, RedisSubscriber
@@ -144,6 +152,179 @@ async def test_a_password_is_shown(start_valkey: StartValkey) -> None:
             await listener.subscriber.subscribe(b"tryon:session:a")
         assert await bus.publish("a", b"hello")
         await until(lambda: listener.messages)
+
+
+async def connections_received(admin: Redis) -> int:
+    return int((await admin.info("stats"))["total_connections_received"])
+
+
+async def asks_politely(url: str, admin: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """A refused subscriber backs off to a second and says once what is wrong."""
+    caplog.set_level(logging.WARNING, "tryon.bus")
+    subscriber = RedisSubscriber(url, on_message=lambda channel, payload: None, on_restored=lambda: None)
+    before, begun = await connections_received(admin), time.monotonic()
+    async with subscriber:
+        subscriber.subscribe(b"tryon:session:a")
+        async with asyncio.timeout(10):
+            while await connections_received(admin) < before + 8:
+                await asyncio.sleep(0.002)
+        assert time.monotonic() - begun >= 1.2, "half of 50, 50, 100, 200, 400, 800 and 1000 ms, at least"
+        assert len([record for record in caplog.records if record.name == "tryon.bus"]) == 1
+
+
+async def test_who_shows_a_wrong_password_asks_politely_and_is_let_in_when_it_becomes_right(
+    start_valkey: StartValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey = start_valkey(tcp=True)
+    url = valkey.tcp_url.replace("//", "//:wrong@")
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.config_set("requirepass", "right")
+        await admin.execute_command("AUTH", "right")
+        await asks_politely(url, admin, caplog)
+        await admin.config_set("requirepass", "wrong")
+        async with Listener(url) as listener:
+            await listener.subscriber.subscribe(b"tryon:session:a")
+
+
+async def test_who_may_not_subscribe_asks_politely(start_valkey: StartValkey, caplog: pytest.LogCaptureFixture) -> None:
+    """The connection itself is good each time: what counts is whether it lives."""
+    valkey = start_valkey(tcp=True)
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.execute_command(
+            "ACL SETUSER", "limited", "on", ">secret", "~*", "resetchannels", "&other:*", "+@all"
+        )
+        await asks_politely(valkey.tcp_url.replace("//", "//limited:secret@"), admin, caplog)
+
+
+async def test_a_user_who_may_not_name_the_connection_is_served_all_the_same(start_valkey: StartValkey) -> None:
+    valkey = start_valkey(tcp=True)
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.execute_command(
+            "ACL SETUSER", "limited", "on", ">secret", "allchannels", "+subscribe", "+unsubscribe", "+ping", "+publish"
+        )
+        async with Listener(valkey.tcp_url.replace("//", "//limited:secret@")) as listener:
+            await listener.subscriber.subscribe(b"tryon:session:a")
+            await admin.publish("tryon:session:a", b"hello")
+            await until(lambda: listener.messages)
+            assert listener.subscriber.connections == 1
+
+
+async def test_a_redis_that_takes_no_more_clients_is_asked_politely(
+    start_valkey: StartValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey = start_valkey()
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.ping()
+        await admin.config_set("maxclients", 1)
+        caplog.set_level(logging.WARNING, "tryon.bus")
+        subscriber = RedisSubscriber(valkey.url, on_message=lambda channel, payload: None, on_restored=lambda: None)
+        async with subscriber:
+            confirmed = subscriber.subscribe(b"tryon:session:a")
+            async with asyncio.timeout(10):
+                while (await admin.info("stats"))["rejected_connections"] < 4:
+                    await asyncio.sleep(0.002)
+            (record,) = (record for record in caplog.records if record.name == "tryon.bus")
+            assert "max number of clients" in record.message or "closed" in record.message
+            await admin.config_set("maxclients", 100)
+            await confirmed
+
+
+async def test_a_message_that_cannot_be_handled_costs_neither_the_connection_nor_the_next(
+    bus: RedisBus, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[bytes] = []
+
+    def handle(channel: bytes, payload: bytes) -> None:
+        if payload == b"bad":
+            raise RuntimeError(payload)
+        taken.append(payload)
+
+    subscriber = RedisSubscriber(redis_url, on_message=handle, on_restored=lambda: None)
+    async with subscriber:
+        await subscriber.subscribe(b"tryon:session:a")
+        for payload in (b"one", b"bad", b"two"):
+            await bus.publish("a", payload)
+        await until(lambda: taken == [b"one", b"two"])
+        assert subscriber.connections == 1
+        assert "could not be handled" in caplog.text
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------------
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for this host name, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return paths
+
+
+@contextlib.asynccontextmanager
+async def tls_before(socket_path: Path, certificate: Path, key: Path) -> AsyncIterator[int]:
+    """The port of a server that speaks TLS and hands on to Redis."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    serving: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_unix_connection(str(socket_path))
+        for pair in ((reader, redis_writer), (redis_reader, writer)):
+            serving.add(asyncio.create_task(pump(*pair)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def test_the_settings_of_the_url_say_whom_to_trust(
+    start_valkey: StartValkey, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As they do for the publishing side, which is redis-py."""
+    valkey = start_valkey()
+    known, key = certificate(tmp_path, "redis.example")
+    caplog.set_level(logging.WARNING, "tryon.bus")
+    async with tls_before(valkey.socket_path, known, key) as port:
+        for settings in (
+            f"ssl_check_hostname=false&ssl_ca_certs={known}",
+            "ssl_check_hostname=false&ssl_cert_reqs=none",
+        ):
+            async with Listener(f"rediss://127.0.0.1:{port}/0?{settings}") as listener, asyncio.timeout(5):
+                await listener.subscriber.subscribe(b"tryon:session:a")
+        assert not caplog.records
+        for settings in (f"ssl_check_hostname=true&ssl_ca_certs={known}", "", "ssl_ca_certs=/nowhere"):
+            url = f"rediss://127.0.0.1:{port}/0?{settings}"
+            subscriber = RedisSubscriber(url, on_message=lambda channel, payload: None, on_restored=lambda: None)
+            async with subscriber:
+                await until(lambda: caplog.records)
+                assert not subscriber.up
+            (record,) = caplog.records
+            assert "cannot connect" in record.message
+            caplog.clear()
 
 
 # -- progress --------------------------------------------------------------------------------------------------------------
