@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Final
@@ -25,6 +26,9 @@ SEND_SECONDS: Final = 10.0
 
 MAX_SEQ: Final = 2**31 - 1
 """Larger than any seq, and what both databases hold in an integer."""
+
+RESERVED_FILES: Final = 512
+"""Of the files that the process may have open, these are kept from streams: databases, photos, plain requests."""
 
 TOO_SLOW: Final = ByeFrame(4002, "too_slow", reconnect=True)
 
@@ -86,6 +90,9 @@ class Outbox(Follower):
     def drain(self, retry_after_ms: int) -> None:
         self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
 
+    def broken(self) -> None:
+        self.close(ByeFrame(4001, "internal_error", reconnect=True))
+
     def too_old(self, retry_after_ms: int) -> None:
         self.close(ByeFrame(4005, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
 
@@ -112,13 +119,16 @@ class Places:
         self._config = config
         self._per_address: Counter[str] = Counter()
         self._taken = 0
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = soft - RESERVED_FILES if soft != resource.RLIM_INFINITY else config.sockets_per_process
+        self._limit = max(1, min(config.sockets_per_process, files))
 
     def __repr__(self) -> str:
-        return f"<Places taken={self._taken} addresses={len(self._per_address)}>"
+        return f"<Places taken={self._taken} of={self._limit} addresses={len(self._per_address)}>"
 
     @property
     def full(self) -> bool:
-        return self._taken >= self._config.sockets_per_process
+        return self._taken >= self._limit
 
     def refusal(self, address: str) -> TryOnError | None:
         """Why there is no place for one more client from this address."""
