@@ -434,7 +434,7 @@ class Sessions:
     async def retry(self, session_id: str, owner: str | None, *, request_id: str | None) -> tuple[Session, bool]:
         """A failed or cancelled session again, over its own copy of the inputs; and whether that was done before.
 
-        Raises NotFound, Conflict in any other state, StorageFull, Unavailable.
+        Raises NotFound, also when the original is erased meanwhile; Conflict in any other state; StorageFull, Unavailable.
         """
         original = await self._own(session_id, owner)
         if original.status not in (Status.FAILED, Status.CANCELLED):
@@ -475,13 +475,15 @@ class Sessions:
         """Erase a session and every retry of the same photo now. Raises NotFound, and Unavailable if the storage is away:
         then it is unreadable already and the reconciler erases it when it can."""
         asked = await self._own(session_id, owner)
-        family = await self._store.condemn(await self._store.family(asked))
+        family = await self._store.condemn(asked.id, gone_hash=self._signer.gone_hash)
         if asked.id not in {session.id for session in family}:
             raise NotFound  # somebody else was quicker
-        files = [file for session in family for file in await self._erased_files(session)]
-        for session in family:
+        for session in family:  # told first: the storage may fail or be slow
+            await self._bus.publish(session.id, gone_message(GoneReason.DELETED))
             with contextlib.suppress(QueueAway):
                 await self._queue.ring_cancel(session.id)
+        files = [file for session in family for file in await self._erased_files(session)]
+        for session in family:
             await self.erase(session, GoneReason.DELETED)
         at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -22,8 +22,10 @@ from sqlalchemy import Connection, and_, delete, event, exc, func, insert, liter
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.selectable import ScalarSelect
 
-from ..domain.errors import Unavailable
+from ..domain.errors import NotFound, Unavailable
 from ..domain.session import AuditEvent, Session
 from ..domain.states import TRANSITIONS, Event, GoneReason, Status
 from . import tables
@@ -31,6 +33,9 @@ from .tables import current_xact, database_time, oldest_open_xact
 
 BUSY_SECONDS: Final = 10.0
 """How long SQLite waits for another process's write lock before a call fails as unavailable."""
+
+COMMAND_SECONDS: Final = 10.0
+"""How long PostgreSQL may take for one statement, all of which are small."""
 
 TRANSIENT_STATES: Final = ("08", "25006", "40", "53", "55", "57", "58")
 """PostgreSQL's codes (its manual's appendix A) for what passes: no connection, read-only after a fail-over, deadlock,
@@ -45,12 +50,25 @@ def create_engine(database_url: str) -> AsyncEngine:
 
     SQLite: write-ahead log, so that readers never wait for the writer; ``BEGIN IMMEDIATE`` for writes, because a
     transaction that reads first and writes later loses updates silently or fails at once; ``secure_delete``, so that
-    erased rows leave no bytes.
+    erased rows leave no bytes. On neither do a statement's values reach an error's text, and with it a log.
     """
     url = make_url(database_url)
     if url.get_backend_name() == "postgresql":
-        return create_async_engine(url, pool_size=10, max_overflow=10, pool_timeout=5, connect_args={"timeout": 5})
-    engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=5, pool_timeout=BUSY_SECONDS)
+        return create_async_engine(
+            url,
+            pool_size=10,
+            max_overflow=10,
+            pool_timeout=5,
+            connect_args={"timeout": 5, "command_timeout": COMMAND_SECONDS},
+            hide_parameters=True,
+        )
+    engine = create_async_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS},
+        pool_size=5,
+        pool_timeout=BUSY_SECONDS,
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, record: Any) -> None:
@@ -255,14 +273,21 @@ class Store:
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def insert(self, new: NewSession) -> Session:
-        """The session and its first event, in one transaction. Raises :class:`Taken`."""
+        """The session and its first event, in one transaction. Raises :class:`Taken`; and NotFound for a retry whose
+        original does not live (any more)."""
         try:
             return await self._insert(new)
         except exc.IntegrityError as error:
             raise Taken from error
 
     async def _insert(self, new: NewSession) -> Session:
+        table = tables.sessions.c
         async with self._write() as connection:
+            if new.retry_of is not None:
+                # Locked against `condemn`: it either finds this retry or lets it find nothing to retry.
+                original = select(table.id).where(table.id == new.retry_of, table.expires_at > database_time())
+                if (await connection.execute(original.with_for_update(read=True))).one_or_none() is None:
+                    raise NotFound
             row = await connection.execute(
                 insert(tables.sessions)
                 .values(
@@ -402,18 +427,42 @@ class Store:
             )
         return result.rowcount == 1
 
-    async def condemn(self, session_ids: Collection[str]) -> list[Session]:
-        """Expire sessions now: from this commit on nobody can read, claim or complete them. Erasing them may follow
-        at leisure, by whoever is alive. Those that were still alive."""
+    async def condemn(self, session_id: str, *, gone_hash: Callable[[str], str]) -> list[Session]:
+        """Expire a session and every retry of the same photo now, and leave word that they were deleted: from this
+        commit on nobody can read, claim, complete or retry them. Erasing them may follow at leisure, by whoever is alive.
+        Those that were still alive."""
         table = tables.sessions.c
         async with self._write() as connection:
+            family: list[str] = []
+            # Each turn locks what it found; a retry that was being inserted is found by the next.
+            while len(found := await self._family(connection, session_id)) > len(family):
+                family = found
+                locked = select(table.id).where(table.id.in_(family)).order_by(table.id).with_for_update()
+                await connection.execute(locked)
             result = await connection.execute(
                 update(tables.sessions)
-                .where(table.id.in_(list(session_ids)), table.expires_at > database_time())
+                .where(table.id.in_(family), table.expires_at > database_time())
                 .values(expires_at=database_time())
                 .returning(*_SESSION_COLUMNS)
             )
-            return [_session(row) for row in result.all()]
+            condemned = [_session(row) for row in result.all()]
+            await self._leave_word(connection, [gone_hash(each.id) for each in condemned], GoneReason.DELETED)
+        return condemned
+
+    async def _family(self, connection: AsyncConnection, session_id: str) -> list[str]:
+        """The ids of all sessions over the same photo: every retry before and after this one, itself included."""
+        table = tables.sessions.c
+        chain = select(table.id, table.retry_of).where(table.id == session_id).cte("family", recursive=True)
+        # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.
+        chain = chain.union(
+            select(table.id, table.retry_of).where(or_(table.retry_of == chain.c.id, table.id == chain.c.retry_of))
+        )
+        return [str(row) for row in (await connection.execute(select(chain.c.id))).scalars()]
+
+    async def _leave_word(self, connection: AsyncConnection, hashes: Collection[str], reason: GoneReason) -> None:
+        if hashes:
+            row = {"reason": reason.value, "at": database_time(), "xact": current_xact()}
+            await connection.execute(insert(tables.gone).values([row | {"id_hash": each} for each in hashes]))
 
     async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> bool:
         """Note one more enqueue of a waiting session (the n of its job id); False: somebody else did, or it moved on."""
@@ -438,19 +487,7 @@ class Store:
             ids = [session.id for session in erased]
             if ids:
                 await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
-                await connection.execute(
-                    insert(tables.gone).values(
-                        [
-                            {
-                                "id_hash": hashes[id],
-                                "reason": reason.value,
-                                "at": database_time(),
-                                "xact": current_xact(),
-                            }
-                            for id in ids
-                        ]
-                    )
-                )
+                await self._leave_word(connection, [hashes[id] for id in ids], reason)
         return erased
 
     async def forget_gone(self) -> int:
@@ -546,18 +583,6 @@ class Store:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _session(row)
 
-    async def family(self, session: Session) -> list[str]:
-        """The ids of all sessions over the same photo: every retry before and after this one, itself included."""
-        table = tables.sessions.c
-        chain = select(table.id, table.retry_of).where(table.id == session.id).cte("family", recursive=True)
-        # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.
-        chain = chain.union(
-            select(table.id, table.retry_of).where(or_(table.retry_of == chain.c.id, table.id == chain.c.retry_of))
-        )
-        async with self._read() as connection:
-            rows = (await connection.execute(select(chain.c.id))).scalars()
-            return [str(row) for row in rows]
-
     async def ids_among(self, session_ids: Collection[str]) -> set[str]:
         """Which of these have a row."""
         found: set[str] = set()
@@ -649,22 +674,23 @@ class Store:
         async with self._read() as connection:
             return [_session(row) for row in (await connection.execute(query)).all()]
 
-    async def next_due(self) -> datetime | None:
-        """When the next lease, deadline or expiry ends, if any session lives."""
+    async def next_due(self, after: datetime | None = None) -> datetime | None:
+        """When the next lease, deadline or expiry ends, if any session lives; ``after``: of those that end later than
+        this, for whoever has tried all others."""
         table = tables.sessions.c
         unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
+
+        def first(ends: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+            later = () if after is None else (ends > after,)
+            return select(func.min(ends)).where(*conditions, *later).scalar_subquery()
+
+        query = select(
+            first(table.expires_at),
+            first(table.deadline_at, unfinished),
+            first(table.lease_expires_at, table.status == Status.PROCESSING.value),
+        )
         async with self._read() as connection:
-            row = (
-                await connection.execute(
-                    select(
-                        select(func.min(table.expires_at)).scalar_subquery(),
-                        select(func.min(table.deadline_at)).where(unfinished).scalar_subquery(),
-                        select(func.min(table.lease_expires_at))
-                        .where(table.status == Status.PROCESSING.value)
-                        .scalar_subquery(),
-                    )
-                )
-            ).one()
+            row = (await connection.execute(query)).one()
         return min((at for at in row if at is not None), default=None)
 
     async def waiting(self) -> int:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import text
 
-from server.adapters.store import Change, Cursor, Moved, Store, create_engine
-from server.domain.errors import Unavailable
+from server.adapters.store import Change, Cursor, Moved, Store, Taken, create_engine
+from server.domain.errors import NotFound, Unavailable
 from server.domain.session import AuditEvent, Session
 from server.domain.states import TRANSITIONS, Event, GoneReason, Status
 from tests.running import new_session
@@ -599,3 +601,62 @@ async def test_cut_connections_to_postgres_are_unavailable_once_at_most(postgres
                 await store.get(session.id)
         assert await store.get(session.id) == session
         assert (await change(store, session, Event.COMPLETED)).session.seq == 3
+
+
+async def test_a_postgres_that_does_not_answer_is_unavailable(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.store.COMMAND_SECONDS", 0.2)
+    async with opened(postgres_url) as store:
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(3), store._read() as connection:
+                await connection.execute(text("SELECT pg_sleep(10)"))
+        await store.check()
+
+
+async def test_no_error_tells_what_was_stored(store: Store) -> None:
+    """Errors are logged, with their causes."""
+    new = new_session(params={"name": "a person"})
+    await store.insert(new)
+    with pytest.raises(Taken) as taken:
+        await store.insert(new)
+    said = "".join(traceback.format_exception(taken.value))
+    assert "IntegrityError" in said
+    assert new.owner not in said and "a person" not in said
+
+
+# -- a family --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_family_is_condemned_as_one_and_word_is_left(store: Store) -> None:
+    start = await store.cursor()
+    first = await store.insert(new_session())
+    second = await store.insert(new_session(retry_of=first.id))
+    third = await store.insert(new_session(retry_of=second.id))
+    stranger = await store.insert(new_session())
+    condemned = await store.condemn(second.id, gone_hash=lambda id: f"h-{id}")
+    assert {each.id for each in condemned} == {first.id, second.id, third.id}
+    assert set((await store.news(start)).gone) == {(f"h-{each.id}", GoneReason.DELETED) for each in condemned}
+    assert await store.condemn(first.id, gone_hash=str) == []
+    assert await store.get(stranger.id) == stranger
+
+
+async def test_what_is_condemned_is_not_tried_again(store: Store) -> None:
+    session = await store.insert(new_session())
+    await store.condemn(session.id, gone_hash=str)
+    with pytest.raises(NotFound):
+        await store.insert(new_session(retry_of=session.id))
+
+
+async def test_of_a_retry_and_a_condemnation_at_once_the_retry_is_condemned_or_refused(database_url: str) -> None:
+    async with opened(database_url) as one, opened(database_url) as other:
+        for _ in range(20):
+            session = await one.insert(new_session())
+            again = new_session(retry_of=session.id)
+            retried, condemned = await asyncio.gather(
+                one.insert(again), other.condemn(session.id, gone_hash=str), return_exceptions=True
+            )
+            assert isinstance(retried, Session | NotFound)
+            assert not isinstance(condemned, BaseException)
+            assert session.id in {each.id for each in condemned}
+            assert await one.get(again.id) is None

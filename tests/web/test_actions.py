@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import text
 
 from server.adapters.queue import job_id
+from server.adapters.store import NewSession
 from server.config import UploadRate
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
@@ -444,6 +445,53 @@ async def test_two_deletes_at_once_give_one_receipt(start_web: StartWeb, databas
     session, token = await failed(here)
     answers = await asyncio.gather(*(do(web, "delete", session.id, token) for web in (here, there) * 2))
     assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
+
+
+async def test_a_retry_that_a_delete_overtakes_is_a_404_and_leaves_nothing(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copied photo is stored already when the original is erased; the row comes after."""
+    session, token = await failed(web)
+    insert = web.store.insert
+
+    async def overtaken(new: NewSession) -> Session:
+        assert len(files_of(web)) == 4
+        assert (await do(web, "delete", session.id, token)).status_code == 200
+        return await insert(new)
+
+    monkeypatch.setattr(web.store, "insert", overtaken)
+    assert (await do(web, "retry", session.id, token)).status_code == 404
+    assert files_of(web) == []
+    assert (await listed(web, token))["sessions"] == []
+
+
+async def test_a_retry_and_a_delete_at_once_leave_nothing(start_web: StartWeb, database_url: str) -> None:
+    here, there = await start_web(), await start_web()
+    for _ in range(8):
+        session, token = await failed(here)
+        _, deleted = await asyncio.gather(do(here, "retry", session.id, token), do(there, "delete", session.id, token))
+        assert deleted.status_code == 200
+        assert files_of(here) == []
+        assert (await listed(here, token))["sessions"] == []
+
+
+async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web: Web) -> None:
+    session, token = await web.submit()
+    photo = web.config.uploads_dir / session.input_key
+    photo.unlink()
+    photo.mkdir()  # can neither be read nor deleted as a file
+    async with web.follow(session.id, token) as client:
+        await client.next()
+        assert (await do(web, "delete", session.id, token)).status_code == 503
+        assert await client.rest() == 4510
+    assert client.frames[-1]["reason"] == "deleted"
+    assert (await do(web, "get", session.id, token)).status_code == 404
+    async with web.store._read() as connection:
+        reasons = (await connection.execute(text("SELECT reason FROM tryon_gone"))).scalars().all()
+    assert reasons == ["deleted"]
+    photo.rmdir()
+    await web.services.sessions.maintain()
+    assert await traces(web, session.id) == []
 
 
 async def test_a_worker_learns_that_its_session_is_gone(web: Web) -> None:
