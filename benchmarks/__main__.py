@@ -37,9 +37,10 @@ def fanout_command(clients: int, rate: float, seconds: float) -> None:
 @click.option("--clients", default=1000)
 @click.option("--seconds", default=50.0, help="How long they are watched; better a multiple of --ping-seconds.")
 @click.option("--ping-seconds", default=25.0)
-def idle_command(clients: int, seconds: float, ping_seconds: float) -> None:
+@click.option("--queued", is_flag=True, help="Their sessions wait for a worker, instead of being processed.")
+def idle_command(clients: int, seconds: float, ping_seconds: float, queued: bool) -> None:
     """Connected clients without news: memory and CPU of each, beside plain Starlette."""
-    uvloop.run(holding.idle(clients=clients, seconds=seconds, ping_seconds=ping_seconds))
+    uvloop.run(holding.idle(clients=clients, seconds=seconds, ping_seconds=ping_seconds, queued=queued))
 
 
 @main.command("connect")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from server.domain.session import Session
 from server.domain.tokens import SESSIONS
 from server.services import Services
 from server.sessions import Claim, Photo
@@ -261,20 +262,27 @@ class Held:
 
 async def hold(services: Services, count: int) -> list[Held]:
     """So many sessions in ``processing``: real rows, events and files, made by the product's use cases without HTTP."""
-    photo = Photo(b"\xff\xd8\xff\xe0 no picture", "jpg")
     held: list[Held] = []
-    owner = "0" * 64
-    expires = int(services.store.now()) + services.config.ticket_seconds
-    for number in range(count):
-        made = await services.sessions.submit(
-            owner=owner, image=photo, garment=None, params={"n": number}, request_id=None
-        )
+    for made, path in await queue(services, count):
         claim = await services.sessions.begin(made.id, worker="benchmark")
         assert claim is not None
-        ticket = services.signer.ticket(made.id, expires=expires)
-        held.append(Held(claim, f"{SESSIONS}/{made.id}/ws?ticket={ticket}", claim.session.seq))
-        await services.queue.forget(made.id, 0, made.enqueues)  # else the reconciler would look after its job
+        held.append(Held(claim, path, claim.session.seq))
+        await services.queue.forget(made.id, 0, made.enqueues)  # as a worker takes it out of the queue
     return held
+
+
+async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
+    """So many sessions in ``created``, waiting for a worker; each with the path of its socket."""
+    photo = Photo(b"\xff\xd8\xff\xe0 no picture", "jpg")
+    expires = int(services.store.now()) + services.config.ticket_seconds
+    queued: list[tuple[Session, str]] = []
+    for number in range(count):
+        made = await services.sessions.submit(
+            owner="0" * 64, image=photo, garment=None, params={"n": number}, request_id=None
+        )
+        ticket = services.signer.ticket(made.id, expires=expires)
+        queued.append((made, f"{SESSIONS}/{made.id}/ws?ticket={ticket}"))
+    return queued
 
 
 class Times:

@@ -10,26 +10,33 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from .clients import close_all, connect_all, hold
+from .clients import close_all, connect_all, hold, queue
 from .report import heading, percentile, table
 from .stack import GENEROUS, QUIET, cpu_seconds, pss_bytes, raise_file_limit, running_peer, running_stack
 
 SETTLE_SECONDS = 1.5
 
 
-async def idle(*, clients: int, seconds: float, ping_seconds: float) -> None:
+async def idle(*, clients: int, seconds: float, ping_seconds: float, queued: bool) -> None:
     """Connect them, then leave them alone."""
     raise_file_limit()
     settings = GENEROUS | QUIET | {"ping_seconds": ping_seconds}
-    heading(f"idle: {clients} clients, each with its own session, watched for {seconds:g} s", settings)
+    heading(
+        f"idle: {clients} clients, each with its own session, {'queued' if queued else 'processing'}, "
+        f"watched for {seconds:g} s",
+        settings,
+    )
     rows: list[list[str | float | int]] = []
     async with running_stack(**settings) as stack:
         async with stack.services() as services:
-            held = await hold(services, clients)
+            if queued:
+                paths = [path for _, path in await queue(services, clients)]
+            else:
+                paths = [each.path for each in await hold(services, clients)]
         await asyncio.sleep(SETTLE_SECONDS)
-        rows.append(["tryon", *await _hold(stack.port, [each.path for each in held], stack.web.pid, seconds, True)])
+        rows.append(["tryon", *await _hold(stack.port, paths, stack.web.pid, seconds, True)])
         async with running_peer("starlette", stack) as (peer, port):
-            paths = [f"/ws/{each.session_id}" for each in held]
+            paths = [f"/ws/{number}" for number in range(clients)]
             rows.append(["starlette", *await _hold(port, paths, peer.pid, seconds, False)])
     table(
         (

@@ -82,3 +82,13 @@ def test_every_benchmark_is_tried_here() -> None:
     from benchmarks.__main__ import main
 
     assert set(main.commands) == {*TINY, "avalanche"}
+
+
+def test_every_command_of_the_performance_page_exists_and_every_benchmark_is_on_it() -> None:
+    from benchmarks.__main__ import main
+
+    page = (ROOT / "docs" / "performance.md").read_text()
+    named = re.findall(r"python -m benchmarks ([a-z]+)((?: --[a-z-]+ \S+)*)[`\n]", page)
+    for name, options in named:
+        main.commands[name].make_context(name, options.split())
+    assert {name for name, _ in named} == set(main.commands)
