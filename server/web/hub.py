@@ -90,15 +90,17 @@ class _End(msgspec.Struct):
 class Follower(ABC):
     """One client that follows one session. A transport implements what happens to a frame; all of it must not block.
 
-    ``seq`` is the last transition that the client was given. Until :meth:`Hub.release` it is None and frames are held.
+    ``seq`` is the last transition that the client was given. Until :meth:`Hub.release` it is None and frames are held;
+    also while an old client asks for a new snapshot. ``let_in``: it has been released once, so it may see the session.
     """
 
-    __slots__ = ("_held", "joined_at", "seq", "session_id")
+    __slots__ = ("_held", "joined_at", "let_in", "seq", "session_id")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.joined_at = time.monotonic()
         self.seq: int | None = None
+        self.let_in = False
         self._held: list[tuple[int, int, bytes]] = []
 
     @abstractmethod
@@ -138,7 +140,7 @@ class Follower(ABC):
 
         The whole rule of "no gap, no repeat, no step back", in one place and without an await.
         """
-        if kind == GONE:
+        if kind == GONE and self.let_in:
             self.gone(GoneReason(msgspec.json.decode(frame)["reason"]))
             return True
         if self.seq is None:
@@ -164,6 +166,7 @@ class Follower(ABC):
     def take_up(self, seq: int) -> bool:
         """The client has been given everything up to ``seq``; hand over what was held. False: a hole."""
         self.seq = seq
+        self.let_in = True
         held, self._held = self._held, []
         whole = True
         for kind, at, frame in held:
@@ -183,6 +186,8 @@ class Hub:
         self._sessions = sessions
         self._signer = signer
         self._followers: dict[bytes, set[Follower]] = {}
+        self._gone: dict[int, str] = {}
+        """Followed sessions by the beginnings of what is kept of them once they are erased, under each key."""
         self._catching_up: dict[str, asyncio.Task[None]] = {}
         self._holes: set[str] = set()
         """Sessions with a hole that was found after the last reading began."""
@@ -206,7 +211,7 @@ class Hub:
 
     def followers_of(self, session_id: str) -> int:
         """How many have been let in: who still waits for the first look at the session does not count."""
-        return sum(follower.seq is not None for follower in self._followers.get(self._channel(session_id), ()))
+        return sum(follower.let_in for follower in self._of(session_id))
 
     @property
     def delivers(self) -> bool:
@@ -265,7 +270,12 @@ class Hub:
     def join(self, follower: Follower, *, transport: str) -> asyncio.Future[None]:
         """Register, then subscribe; done when Redis has confirmed it."""
         channel = self._channel(follower.session_id)
-        self._followers.setdefault(channel, set()).add(follower)
+        followers = self._followers.get(channel)
+        if followers is None:
+            followers = self._followers[channel] = set()
+            for id_hash in self._signer.gone_hashes(follower.session_id):
+                self._gone[_beginning(id_hash)] = follower.session_id
+        followers.add(follower)
         _followers(transport).inc()
         return self._subscriber.subscribe(channel)
 
@@ -284,6 +294,8 @@ class Hub:
         followers.discard(follower)
         if not followers:
             del self._followers[channel]
+            for id_hash in self._signer.gone_hashes(follower.session_id):
+                self._gone.pop(_beginning(id_hash), None)
             self._waiting.pop(follower.session_id, None)
             self._subscriber.unsubscribe(channel)
 
@@ -457,7 +469,7 @@ class Hub:
             seqs = [follower.seq for follower in self._of(session_id) if follower.seq is not None]
             story = stories.get(session_id)
             if story is None:
-                if seqs:  # who was not let in must not learn that there was anything
+                if any(follower.let_in for follower in self._of(session_id)):  # else it may never have been
                     self._end(session_id, self._probable_reason(session_id))
             elif seqs and min(seqs) < story.session.seq:
                 behind[session_id] = min(seqs)
@@ -477,12 +489,10 @@ class Hub:
         self.receive(self._channel(session_id), gone_message(reason))
 
     def _end_gone(self, gone: dict[str, GoneReason]) -> None:
-        for followers in list(self._followers.values()):
-            session_id = next(iter(followers)).session_id
-            for id_hash in self._signer.gone_hashes(session_id):
-                if (reason := gone.get(id_hash)) is not None:
-                    self._end(session_id, reason)
-                    break
+        for id_hash, reason in gone.items():
+            session_id = self._gone.get(_beginning(id_hash))
+            if session_id is not None and id_hash in self._signer.gone_hashes(session_id):
+                self._end(session_id, reason)
 
     async def _probe(self) -> None:
         """A connection can be up and deaf. What was published to oneself and did not come back proves it."""
@@ -523,12 +533,22 @@ class Hub:
             if place is None or place == told:
                 continue
             self._waiting[session_id] = place
-            for follower in tuple(self._followers.get(self._channel(session_id), ())):
-                if follower.seq is not None:
-                    frame = ProgressFrame(
-                        session_id, follower.seq, None, None, place.eta_seconds, at, place.queue_position
-                    )
-                    follower.progress(encode(frame))
+            self._tell_place(session_id, place, at)
+
+    def _tell_place(self, session_id: str, place: Waiting, at: str) -> None:
+        frames: dict[int, bytes] = {}  # nearly always one, the same for all
+
+        def tell(follower: Follower) -> None:
+            seq = follower.seq
+            if seq is None:
+                return
+            if seq not in frames:
+                frames[seq] = encode(
+                    ProgressFrame(session_id, seq, None, None, place.eta_seconds, at, place.queue_position)
+                )
+            follower.progress(frames[seq])
+
+        self._each(self._of(session_id), tell)
 
     async def _ping(self) -> None:
         await asyncio.sleep(self._config.ping_seconds)
@@ -554,6 +574,11 @@ class Hub:
         turns = itertools.count()
         self._each(everybody, lambda follower: follower.drain(100 + int(spread_ms * next(turns) / len(everybody))))
         return len(everybody)
+
+
+def _beginning(id_hash: str) -> int:
+    """The first 64 bits: 36 bytes of memory instead of 113."""
+    return int(id_hash[:16], 16)
 
 
 def _unix(frame: bytes) -> float:

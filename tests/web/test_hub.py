@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,8 +20,9 @@ from server.adapters.store import Change, Moved, Story
 from server.config import Config
 from server.domain.errors import Unavailable
 from server.domain.events import EVENT, PROGRESS, TERMINAL, encode, event_message, gone_message, progress_message
-from server.domain.session import AuditEvent, Progress, Session
+from server.domain.session import AuditEvent, Progress, Session, Waiting
 from server.domain.states import Event, GoneReason
+from server.domain.tokens import Signer
 from server.services import Services, open_services
 from server.web import hub as hub_module
 from server.web.hub import Follower, Hub
@@ -804,3 +806,71 @@ async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
         monkeypatch.undo()
         pings = pages[0].pings
         await until(lambda: pages[0].pings > pings, seconds=3)
+
+
+# -- who was let in ------------------------------------------------------------------------------------------------------
+
+
+async def test_who_asks_for_a_new_snapshot_still_counts_as_a_follower(hub: Hub, services: Services) -> None:
+    session = await services.store.insert(new_session())
+    page, stranger = Page(session.id), Page(session.id)
+    async with contextlib.AsyncExitStack() as stack:
+        hub.join(stranger, transport="test")
+        assert hub.followers_of(session.id) == 0
+        await join(hub, services, page, stack)
+        assert hub.followers_of(session.id) == 1
+        page.seq = None  # as sync does: held until the new snapshot is out
+        assert hub.followers_of(session.id) == 1
+        hub.leave(stranger, transport="test")
+
+
+async def test_an_erasure_is_told_only_to_who_may_see_the_session(hub: Hub, services: Services) -> None:
+    """Who has just joined is told when let in: else a stranger would learn that there was a session."""
+    session = await services.store.insert(new_session())
+    page = Page(session.id)
+    async with hub.following(page, transport="test"):
+        hub.receive(hub._channel(session.id), gone_message(GoneReason.DELETED))
+        assert page.told == []
+        hub.release(page, session)  # it was read just before
+        assert page.told == ["gone deleted"]
+
+
+async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [Page(new_session().id) for _ in range(500)]
+    for page in pages:
+        hub.join(page, transport="test")
+        page.take_up(1)
+    hashed: list[str] = []
+    gone_hashes = functools.partial(Signer.gone_hashes, services.signer)
+
+    def counted(signer: Signer, session_id: str) -> tuple[str, ...]:
+        hashed.append(session_id)
+        return gone_hashes(session_id)
+
+    monkeypatch.setattr(Signer, "gone_hashes", counted)
+    other = new_session().id
+    hub._end_gone({gone_hashes(pages[7].session_id)[0]: GoneReason.EXPIRED, gone_hashes(other)[0]: GoneReason.DELETED})
+    assert [page for page in pages if page.told] == [pages[7]]
+    assert pages[7].told == ["gone expired"]
+    assert len(hashed) <= 2
+    for page in pages:
+        hub.leave(page, transport="test")
+    assert hub._gone == {}, "nothing is kept of who has left"
+
+
+async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await services.store.insert(new_session())
+    pages = [Page(session.id) for _ in range(20)]
+    frames: list[bytes] = []
+    monkeypatch.setattr(Page, "progress", lambda page, frame: frames.append(frame))
+    async with contextlib.AsyncExitStack() as stack:
+        for page in pages:
+            await join(hub, services, page, stack)
+        hub._tell_places({session.id: Waiting(queue_position=3, eta_seconds=9.0)})
+        assert len(frames) == 20
+        assert all(frame is frames[0] for frame in frames)
+        assert json.loads(frames[0])["queue_position"] == 3
