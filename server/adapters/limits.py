@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,9 @@ from redis.exceptions import RedisError
 
 from .. import telemetry
 from ..config import UploadRate
+
+LOCAL_ADDRESSES: Final = 10_000
+"""So many are counted by a process while Redis is away; one more, and who has not asked for longest starts afresh."""
 
 # Times in microseconds of Redis's own clock: the processes' clocks may differ. The member must be unique.
 _SCRIPT: Final = """
@@ -58,7 +61,8 @@ class RedisLimiter:
         self._rate = rate
         self._prefix = f"{key_prefix}uploads:"
         self._script = redis.register_script(_SCRIPT)
-        self._local: dict[str, deque[float]] = {}
+        self._local: OrderedDict[str, deque[float]] = OrderedDict()
+        """What this process counted while Redis was away; who asked last is last."""
 
     def __repr__(self) -> str:
         return f"<RedisLimiter {self._rate} local={len(self._local)}>"
@@ -78,9 +82,12 @@ class RedisLimiter:
 
     def _take_locally(self, key: str, rate: UploadRate) -> Verdict:
         now = time.monotonic()
-        if len(self._local) > 10_000:  # bounded whatever happens: forget those whose window is over
-            self._local = {k: q for k, q in self._local.items() if q and q[-1] > now - rate.seconds}
-        taken = self._local.setdefault(key, deque())
+        taken = self._local.pop(key, None) or deque()
+        while self._local and (
+            len(self._local) >= LOCAL_ADDRESSES or next(iter(self._local.values()))[-1] <= now - rate.seconds
+        ):
+            self._local.popitem(last=False)
+        self._local[key] = taken
         while taken and taken[0] <= now - rate.seconds:
             taken.popleft()
         allowed = len(taken) < rate.limit

@@ -118,3 +118,19 @@ async def test_what_is_counted_locally_stays_bounded(
         clock += 61
         limit._take_locally("one more", rate)
         assert len(limit._local) <= 2
+
+
+async def test_however_many_addresses_ask_while_redis_is_away_the_last_ones_are_counted(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of their windows is over; a call costs the same however many there are."""
+    monkeypatch.setattr("server.adapters.limits.LOCAL_ADDRESSES", 100)
+    rate = UploadRate(1, 60)
+    async with limiter(redis_url, rate) as limit:
+        for n in range(1000):
+            assert limit._take_locally(f"address {n}", rate).allowed
+            assert len(limit._local) <= 100
+        assert not limit._take_locally("address 999", rate).allowed
+        assert not limit._take_locally("address 900", rate).allowed
+        limit._take_locally("one more", rate)
+        assert not limit._take_locally("address 900", rate).allowed, "who has just asked is the last to be forgotten"
