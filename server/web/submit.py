@@ -35,6 +35,16 @@ IN_FLIGHT_SECONDS: Final = 5.0
 """How long a request waits for another one with the same Idempotency-Key."""
 
 
+class _Turn:
+    """Requests with the same key, one after the other."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class Submit:
     """Rate, queue, body, images, session: each refusal as early as it can be."""
 
@@ -42,7 +52,7 @@ class Submit:
         self._services = services
         self._sessions = services.sessions
         self._imaging = imaging
-        self._in_flight: dict[tuple[str, str], asyncio.Lock] = {}
+        self._in_flight: dict[tuple[str, str], _Turn] = {}
 
     async def upload(self, request: Request) -> Response:
         return await self._limited(request, self._upload)
@@ -120,20 +130,22 @@ class Submit:
 
     @contextlib.asynccontextmanager
     async def _alone(self, owner: str, key_hash: str) -> AsyncIterator[None]:
-        lock = self._in_flight.setdefault((owner, key_hash), asyncio.Lock())
+        turn = self._in_flight.setdefault((owner, key_hash), _Turn())
+        turn.users += 1
         try:
             try:
                 async with asyncio.timeout(IN_FLIGHT_SECONDS):
-                    await lock.acquire()
+                    await turn.lock.acquire()
             except TimeoutError:
                 raise Conflict("idempotency_in_flight", retry_after=1) from None
             try:
                 yield
             finally:
-                lock.release()
+                turn.lock.release()
         finally:
-            if not lock.locked():
-                self._in_flight.pop((owner, key_hash), None)
+            turn.users -= 1  # not "is it locked?": between a release and the next one's turn it is not
+            if not turn.users:
+                del self._in_flight[owner, key_hash]
 
     async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner

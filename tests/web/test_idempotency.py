@@ -7,12 +7,13 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import pytest
 from sqlalchemy import text
 
+from server.adapters.imaging import Imaging
 from server.config import UploadRate
 from server.domain.tokens import new_token
 from server.web import submit
@@ -269,3 +270,25 @@ async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo:
         answer = await upload(web, photo, token=token)
     assert answer.status_code == 201
     assert answer.json()["session_id"] != first
+
+
+async def test_who_comes_between_one_request_and_the_next_with_its_key_waits_too(web: Web) -> None:
+    """The first is done, the second has not yet been given its turn: at that moment nobody holds the lock."""
+    uploads = submit.Submit(web.services, cast(Imaging, None))  # no photo is cleaned here
+    inside = most = 0
+
+    async def request() -> None:
+        nonlocal inside, most
+        async with uploads._alone("owner", "key"):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    async with asyncio.TaskGroup() as group:
+        async with uploads._alone("owner", "key"):
+            group.create_task(request())
+            await asyncio.sleep(0)  # it waits
+        await asyncio.gather(request(), request())
+    assert most == 1
+    assert not uploads._in_flight
