@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -68,6 +68,18 @@ PROGRESS_SECONDS: Final = 0.2
 WAITING_SECONDS: Final = 1.0
 """How old a place in the queue may be when it is told."""
 
+CLOCK_SECONDS: Final = 0.1
+"""How far this process's idea of the database's clock may be off."""
+
+STUCK_SECONDS: Final = 30.0
+"""A session whose files cannot be deleted is tried again at the latest after this."""
+
+FORGET_SECONDS: Final = 10.0
+"""How often the hashes of erased sessions are looked through for those that have done their work."""
+
+CHORE_SECONDS: Final = 20.0
+"""Who does a chore says so at least this often; another process takes over when it has not for three times as long."""
+
 ORPHAN_SECONDS: Final = 3600.0
 """A file without a row is an upload in flight until it is this old, then an orphan."""
 
@@ -102,11 +114,24 @@ class Look:
     access: Access
 
 
+class _Reports:
+    """The progress of one claim on its way out: the newest word waits until the last one is 200 ms old."""
+
+    __slots__ = ("ended", "last_at", "latest", "timer")
+
+    def __init__(self) -> None:
+        self.latest: Progress | None = None
+        self.timer: asyncio.Task[None] | None = None
+        self.last_at = float("-inf")
+        self.ended = False
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A worker's hold on a session; ``attempt`` fences out whoever held it before."""
 
     session: Session
+    reports: _Reports = field(default_factory=_Reports, repr=False, compare=False)
 
     @property
     def attempt(self) -> int:
@@ -145,15 +170,12 @@ class Cancelled:
     pending: bool
 
 
-class _Reports:
-    """The progress of one claim on its way out: the newest word waits until the last one is 200 ms old."""
+@dataclass(frozen=True, slots=True)
+class _Stuck:
+    """When to try again, on the loop's clock, and how long that was put off."""
 
-    __slots__ = ("last_at", "latest", "timer")
-
-    def __init__(self) -> None:
-        self.latest: Progress | None = None
-        self.timer: asyncio.Task[None] | None = None
-        self.last_at = float("-inf")
+    at: float
+    seconds: float
 
 
 class Sessions:
@@ -169,9 +191,13 @@ class Sessions:
         self._queue = queue
         self._signer = signer
         self._reader = Reader(store, bus)
-        self._reports: dict[tuple[str, int], _Reports] = {}
         self._undecided: dict[str, list[str]] = {}
         """Files of failed uploads, by a session id that may or may not have a row."""
+        self._stuck: dict[str, _Stuck] = {}
+        """Expired sessions that could not be erased."""
+        self._pass_at: datetime | None = None
+        self._forgot_at = float("-inf")
+        self._leases: set[str] = set()
         self._waiting: dict[str, Waiting] = {}
         self._waiting_at = float("-inf")
         self._run_seconds: float | None = None
@@ -285,25 +311,29 @@ class Sessions:
 
         Raises NotFound for an unknown id and for a wrong or missing credential alike, Unauthorized for a bad ticket.
         """
+        return await self._look(*await self._read_as(session_id, credential, since))
+
+    async def _read_as(self, session_id: str, credential: Credential, since: int | None) -> tuple[Reading, int | None]:
+        """What is known of the session, and until when its reader's ticket holds. Raises as :meth:`look`."""
         until = None
         if credential.ticket is not None:
             until = self._signer.check_ticket(session_id, credential.ticket, now=self._store.now())
             if until is None:
                 raise Unauthorized("invalid_ticket")
-        reading = await self._read(session_id, since)
-        if reading is None or (until is None and reading.story.session.owner != credential.owner):
+        reading = await self._read(session_id, since, lambda owner: until is not None or owner == credential.owner)
+        if reading is None:
             raise NotFound
-        return await self._look(reading, until)
+        return reading, until
 
     async def look_again(self, session_id: str, *, until: int | None, since: int | None) -> Look:
         """For a client that was let in before: an open socket outlives its ticket. Raises NotFound once it is erased."""
-        reading = await self._read(session_id, since)
+        reading = await self._read(session_id, since, lambda owner: True)
         if reading is None:
             raise NotFound
         return await self._look(reading, until)
 
-    async def _read(self, session_id: str, since: int | None) -> Reading | None:
-        return await self._reader.read(session_id, since) if valid_session_id(session_id) else None
+    async def _read(self, session_id: str, since: int | None, may: Callable[[str], bool]) -> Reading | None:
+        return await self._reader.read(session_id, since, may) if valid_session_id(session_id) else None
 
     async def _look(self, reading: Reading, until: int | None) -> Look:
         session, access = reading.story.session, self.access(until=until)
@@ -376,11 +406,9 @@ class Sessions:
 
     async def history(self, session_id: str, credential: Credential) -> list[HistoryEvent]:
         """The audit trail from the beginning. Raises as :meth:`look`."""
-        look = await self.look(session_id, credential)
-        story = await self._store.story(session_id, 0)
-        if story is None:
-            raise NotFound
-        return [history_event(event, look.access.file) for event in story.events]
+        reading, until = await self._read_as(session_id, credential, 0)
+        access = self.access(until=until)
+        return [history_event(event, access.file) for event in reading.story.events]
 
     async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> str:
         """The key of a file that a signed link opens, if a living session still names it. Raises NotFound."""
@@ -483,8 +511,11 @@ class Sessions:
             with contextlib.suppress(QueueAway):
                 await self._queue.ring_cancel(session.id)
         files = [file for session in family for file in await self._erased_files(session)]
+        unnamed = [session.id for session in family if _may_have_unnamed_outputs(session)]
+        outputs = await self._files.outputs_of(unnamed) if unnamed else []
         for session in family:
-            await self.erase(session, GoneReason.DELETED)
+            own = [key for key in outputs if _session_of(key) == session.id]
+            await self.erase(session, GoneReason.DELETED, outputs=own)
         at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
 
@@ -522,8 +553,11 @@ class Sessions:
     async def report(
         self, claim: Claim, progress: float | None, stage: str | None, eta_seconds: float | None = None
     ) -> None:
-        """The latest word about a running session. Never waits for Redis; at most 5 a second go out, the newest wins."""
-        reports = self._reports.setdefault((claim.session.id, claim.attempt), _Reports())
+        """The latest word about a running session. Never waits for Redis; at most 5 a second go out, the newest wins.
+        After the claim's end nothing does."""
+        reports = claim.reports
+        if reports.ended:
+            return
         reports.latest = Progress(
             seq=claim.session.seq,
             attempt=claim.attempt,
@@ -548,11 +582,12 @@ class Sessions:
             reports.timer = None
 
     async def _end_reports(self, claim: Claim) -> None:
-        reports = self._reports.pop((claim.session.id, claim.attempt), None)
-        if reports is not None and reports.timer is not None:
-            reports.timer.cancel()
+        claim.reports.ended = True
+        timer, claim.reports.timer = claim.reports.timer, None
+        if timer is not None:
+            timer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await reports.timer
+                await timer
 
     async def complete(self, claim: Claim, data: bytes, extension: str) -> bool:
         """Store the output, then processing -> completed. False: the claim was lost, and its output is gone again.
@@ -672,7 +707,11 @@ class Sessions:
     # -- for the clock -------------------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable."""
+        """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable.
+
+        One session that cannot be helped keeps no other from it; and the living come before the dead.
+        """
+        self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
         expired: list[Session] = []
         waiting: list[Session] = []
         async for session in self._due():
@@ -680,18 +719,56 @@ class Sessions:
             if session.expires_at <= now:
                 expired.append(session)
             elif session.deadline_at <= now:
-                await self._time_out(session)
+                await self._alone(session, self._time_out(session))
             elif session.status is Status.PROCESSING:
-                if await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True):
-                    telemetry.reconciled.labels("lease_lost").inc()
+                await self._alone(session, self._lost(session))
             else:
                 waiting.append(session)
-        if expired:
-            log.info("Found %d expired sessions to clean up", len(expired))
-            for session in expired:
-                await self.erase(session, GoneReason.EXPIRED)
         if waiting:
             await self._queue_again(waiting)
+        if expired:
+            await self._erase_expired(expired)
+        if asyncio.get_running_loop().time() - self._forgot_at >= FORGET_SECONDS:
+            self._forgot_at = asyncio.get_running_loop().time()
+            await self._store.forget_gone()
+
+    async def _alone(self, session: Session, help: Coroutine[Any, Any, None]) -> bool:
+        """Whether it went well. Raises Unavailable if that is the database's fault: then it would be so for all."""
+        try:
+            await help
+        except Exception as error:
+            known = isinstance(error, errors.TryOnError)
+            log.warning("Session %s must wait: %s", session.id, error, exc_info=None if known else error)
+            await self._store.check()
+            return False
+        return True
+
+    async def _lost(self, session: Session) -> None:
+        if await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True):
+            telemetry.reconciled.labels("lease_lost").inc()
+
+    async def _erase_expired(self, expired: list[Session]) -> None:
+        """Those whose files could not be deleted are tried again later and later, at most :data:`STUCK_SECONDS` apart."""
+        now = asyncio.get_running_loop().time
+        stuck = {each.id: self._stuck[each.id] for each in expired if each.id in self._stuck}
+        self._stuck = stuck
+        due = [each for each in expired if each.id not in stuck or stuck[each.id].at <= now()]
+        if not due:
+            return
+        log.info("Found %d expired sessions to clean up", len(due))
+        unnamed = [each.id for each in due if _may_have_unnamed_outputs(each)]
+        outputs: dict[str, list[str]] = {}
+        with contextlib.suppress(errors.Unavailable):  # then each asks again for itself, and waits
+            found = await self._files.outputs_of(unnamed) if unnamed else []
+            outputs = {id: [] for id in unnamed}
+            for key in found:
+                outputs[_session_of(key)].append(key)
+        for session in due:
+            if await self._alone(session, self.erase(session, GoneReason.EXPIRED, outputs=outputs.get(session.id))):
+                stuck.pop(session.id, None)
+            else:
+                seconds = min(stuck[session.id].seconds * 2, STUCK_SECONDS) if session.id in stuck else 1.0
+                stuck[session.id] = _Stuck(now() + seconds, seconds)
 
     async def _due(self) -> AsyncIterator[Session]:
         """Page by page: many that wait in good order must not hide one that needs help."""
@@ -736,14 +813,16 @@ class Sessions:
                         return
                     telemetry.reconciled.labels("queued_again").inc()
 
-    async def erase(self, session: Session, reason: GoneReason) -> None:
+    async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session: files first (a row without files is tried again, a file without a row is
-        an orphan), then row and events, then what Redis holds; then tell whoever is connected."""
+        an orphan), then row and events, then what Redis holds; then tell whoever is connected.
+
+        ``outputs``: all its result files, if the caller looked for many sessions' at once; that takes a listing of them all.
+        """
         keys = session.file_keys
-        if (
-            session.attempt > 1 or session.status is not Status.COMPLETED
-        ):  # an attempt may have died with its file stored
-            keys += [key for key in await self._files.outputs_of(session.id) if key not in keys]
+        if outputs is None and _may_have_unnamed_outputs(session):
+            outputs = await self._files.outputs_of([session.id])
+        keys += [key for key in outputs or () if key not in keys]
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
         erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
@@ -759,8 +838,7 @@ class Sessions:
             )
 
     async def cleanup(self) -> None:
-        """The hourly broom: files without a session, unfinished files of killed writers, hashes that have done their work."""
-        await self._store.forget_gone()
+        """The hourly broom: files without a session, unfinished files of killed writers."""
         old = [key for key, age_seconds in await self._files.keys() if age_seconds > ORPHAN_SECONDS]
         living = await self._store.ids_among({_session_of(key) for key in old})
         for key in await self._files.delete(
@@ -783,10 +861,20 @@ class Sessions:
             finally:
                 for chore in chores:
                     chore.cancel()
+                await asyncio.wait(chores)
+                await self._drop_leases()
+
+    async def _drop_leases(self) -> None:
+        """Whoever is left need not wait until they lapse."""
+        with contextlib.suppress(errors.Unavailable, TimeoutError):
+            async with asyncio.timeout(1.0):
+                while self._leases:
+                    await self._store.drop_lease(self._leases.pop(), owner=self.process_name)
 
     async def _until_due(self) -> float:
-        due = await self._store.next_due()
-        return RECONCILE_SECONDS if due is None else due.timestamp() - self._store.now() + 0.005
+        """Until the next end that the last pass has not seen: what it could not help does not call for the next one."""
+        due = await self._store.next_due(self._pass_at)
+        return RECONCILE_SECONDS if due is None else max(0.1, due.timestamp() - self._store.now() + 0.005)
 
     async def _chore(
         self,
@@ -797,21 +885,39 @@ class Sessions:
         *,
         shared: bool = True,
     ) -> None:
+        """``shared``: by one process at a time, which renews its lease more often than it works if that is seldom."""
+        now = asyncio.get_running_loop().time
+        turn_seconds = min(every_seconds, CHORE_SECONDS)
+        work_at = now()
         while True:
-            wait = every_seconds
+            wait = turn_seconds
             try:
-                held = not shared or await self._store.take_lease(
-                    name, owner=self.process_name, seconds=every_seconds * 2 + 1
-                )
-                if held:
-                    await work()
-                    if until_next is not None:
-                        wait = min(wait, max(0.1, await until_next()))
+                if not shared or await self._holds(name, seconds=turn_seconds * 3):
+                    if now() >= work_at:
+                        work_at = now() + every_seconds
+                        await work()
+                        if until_next is not None:
+                            work_at = now() + min(every_seconds, await until_next())
+                    wait = min(turn_seconds, max(0.0, work_at - now()))
             except errors.Unavailable as error:
                 log.warning("%s: %s", name, error.detail)
+                work_at = now() + turn_seconds
             except Exception:
                 log.exception("%s failed and will be tried again", name)
+                work_at = now() + turn_seconds
             await asyncio.sleep(wait)
+
+    async def _holds(self, name: str, *, seconds: float) -> bool:
+        self._leases.add(name)  # before the commit: it must be dropped whatever becomes of the answer
+        held = await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+        if not held:
+            self._leases.discard(name)
+        return held
+
+
+def _may_have_unnamed_outputs(session: Session) -> bool:
+    """An attempt may have died after it had stored its file."""
+    return session.attempt > 1 or (session.attempt == 1 and session.status is not Status.COMPLETED)
 
 
 def _sha256(data: bytes) -> str:

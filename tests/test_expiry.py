@@ -56,6 +56,10 @@ async def until_status(services: Services, session: Session, status: Status, *, 
     return found
 
 
+async def submitted(services: Services) -> Session:
+    return await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+
+
 def files(services: Services) -> list[str]:
     root = services.config.uploads_dir
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
@@ -146,6 +150,79 @@ async def test_when_the_process_that_reconciles_ends_another_takes_over(config: 
         await until(lambda: not files(second.services), seconds=7)
         late = second.store.now() - session.expires_at.timestamp()
         assert late < 5
+
+
+async def test_one_that_cannot_be_erased_keeps_no_other_from_its_due(
+    config: MakeConfig, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tryon")
+    async with open_services(config()) as services:
+        waiting = await submitted(services)
+        expired = [await submitted(services) for _ in range(4)]
+        stuck = services.config.uploads_dir / expired[0].input_key
+        stuck.unlink()
+        stuck.mkdir()  # cannot be deleted as a file
+        for each in expired:
+            await services.store.condemn(each.id, gone_hash=str)
+        await services.redis.flushall()
+        await until(lambda: time.time() > expired[-1].updated_at.timestamp() + 0.6)
+        for _ in range(3):
+            await services.sessions.maintain()
+        assert await services.store.ids_among([each.id for each in expired]) == {expired[0].id}
+        assert (await row(services, waiting)).enqueues == 2
+        assert await services.sessions._until_due() > 1, "it calls for no next pass"
+        complaints = [each for each in caplog.messages if f"{expired[0].id} must wait" in each]
+        assert len(complaints) == 1, "it was tried again at once, twice"
+        stuck.rmdir()
+        services.sessions._stuck.clear()  # later
+        await services.sessions.maintain()
+        assert await services.store.ids_among([expired[0].id]) == set()
+
+
+async def test_results_of_many_that_died_are_looked_for_once(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_services(config()) as services:
+        expired = [await submitted(services) for _ in range(5)]
+        for each in expired:
+            assert await services.sessions.begin(each.id, worker="dies") is not None
+            await services.files.put(f"outputs/{each.id}-1.jpg", b"nobody knows of me")
+            await services.store.condemn(each.id, gone_hash=str)
+        listings: list[Any] = []
+        listdir = os.listdir
+
+        def counted(path: Any) -> list[str]:
+            listings.append(path)
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", counted)
+        await services.sessions.maintain()
+        assert files(services) == []
+        assert len(listings) == 1
+
+
+async def test_word_of_the_erased_is_forgotten_by_the_reconciler(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.store.GONE_SECONDS", -1.0)
+    async with open_services(config()) as services:
+        session = await submitted(services)
+        start = await services.store.cursor()
+        await services.sessions.delete(session.id, session.owner)
+        assert (await services.store.news(start)).gone
+        await services.sessions.maintain()
+        assert (await services.store.news(start)).gone == []
+
+
+async def test_a_process_that_ends_leaves_its_chores_to_others_at_once(config: MakeConfig, database_url: str) -> None:
+    async with open_services(config(cleanup_seconds=3600.0)) as services:
+        sessions, store = services.sessions, services.store
+        async with sessions.maintenance():
+            await until(lambda: sessions._leases == {"reconcile", "cleanup"})
+            await sessions._store.take_lease("cleanup", owner=sessions.process_name, seconds=60)
+            assert not await store.take_lease("cleanup", owner="another", seconds=1)
+        for chore in ("reconcile", "cleanup"):
+            assert await store.take_lease(chore, owner="another", seconds=60)
 
 
 # -- what stands still -----------------------------------------------------------------------------------------------------

@@ -272,8 +272,9 @@ async def test_no_progress_is_told_after_the_end(services: Services) -> None:
         await until(lambda: news.seqs == [3])
         count = len(news.messages)
         await asyncio.sleep(0.25)  # longer than a word may wait
+        await services.sessions.report(claim, 1.0, "late")
+        assert claim.reports.timer is None
         assert len(news.messages) == count
-        assert not services.sessions._reports
 
 
 async def test_nobody_waits_for_redis_when_it_is_away(config: MakeConfig, start_valkey: StartValkey) -> None:
@@ -309,6 +310,19 @@ async def test_a_look_belongs_to_the_owner_or_the_holder_of_a_ticket(services: S
             await services.sessions.look(id, MINE)
 
 
+async def test_a_strangers_look_asks_redis_nothing(services: Services) -> None:
+    """Whether the id is unknown or foreign cannot be told from the time either."""
+    session = await submit(services)
+    await begin(services, session)
+    await services.sessions.look(session.id, MINE)
+    before = await services.redis.info("commandstats")
+    for _ in range(5):
+        with pytest.raises(NotFound):
+            await services.sessions.look(session.id, Credential.of_token(new_token()))
+    after = await services.redis.info("commandstats")
+    assert after["cmdstat_hget"]["calls"] == before["cmdstat_hget"]["calls"]
+
+
 # -- erasing ---------------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +330,7 @@ async def test_erasing_leaves_no_file_no_row_and_no_key(services: Services) -> N
     session = await submit(services, garment=PHOTO)
     claim = await begin(services, session)
     await services.sessions.report(claim, 0.5, "rendering")
-    await until(lambda: not any(reports.timer for reports in services.sessions._reports.values()))
+    await until(lambda: claim.reports.timer is None)
     await services.sessions.complete(claim, b"result", "jpg")
     row = await services.store.get(session.id)
     assert row is not None

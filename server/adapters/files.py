@@ -14,7 +14,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -137,16 +137,19 @@ class LocalFiles:
             except OSError as error:
                 raise storage_error(error) from error
 
-    async def outputs_of(self, session_id: str) -> list[str]:
-        """The keys of all results of a session, unfinished ones included, whether or not its row names them."""
-        return await asyncio.to_thread(self._outputs_of, session_id)
+    async def outputs_of(self, session_ids: Collection[str]) -> list[str]:
+        """The keys of all results of these sessions, unfinished ones included, whether or not their rows name them.
 
-    def _outputs_of(self, session_id: str) -> list[str]:
+        It lists the whole folder, once: ask for many at a time.
+        """
+        return await asyncio.to_thread(self._outputs_of, frozenset(session_ids))
+
+    def _outputs_of(self, session_ids: frozenset[str]) -> list[str]:
         try:
-            with os.scandir(self.root / "outputs") as entries:
-                keys = [f"outputs/{entry.name}" for entry in entries if entry.name.startswith(f"{session_id}-")]
+            names = os.listdir(self.root / "outputs")
         except OSError as error:
             raise storage_error(error) from error
+        keys = [f"outputs/{name}" for name in names if name[:36] in session_ids]
         return [key for key in keys if KEY.fullmatch(key) or _DRAFT.fullmatch(key)]
 
     async def check(self) -> None:

@@ -175,10 +175,10 @@ class ArqQueue:
             return int(await self._redis.zcard(self._name))
 
     async def order(self, limit: int) -> list[str]:
-        """The sessions that wait, in the order in which they will be taken; the first ``limit`` of them."""
+        """The sessions that wait, each once, in the order in which they will be taken; of the first ``limit`` jobs."""
         async with self._bounded():
             ids = await self._redis.zrange(self._name, 0, limit - 1)
-        return [str(each, "ascii").partition(":")[0] for each in ids]
+        return list(dict.fromkeys(str(each, "ascii").partition(":")[0] for each in ids))  # the first job counts
 
     async def note_run(self, processor: str, seconds: float) -> None:
         """Remember how long a session ran, among the last :data:`RUNS` of this processor."""

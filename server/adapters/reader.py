@@ -10,6 +10,7 @@ and asks then sees everything that it was not told.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,7 @@ class Reading:
 class _Question:
     session_id: str
     since: int | None
+    may: Callable[[str], bool]
     answer: asyncio.Future[Reading | None]
 
 
@@ -49,9 +51,13 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader waiting={len(self._questions)}>"
 
-    async def read(self, session_id: str, since: int | None) -> Reading | None:
-        """``since`` None: without events. None: there is no such session (any more)."""
-        question = _Question(session_id, since, asyncio.get_running_loop().create_future())
+    async def read(self, session_id: str, since: int | None, may: Callable[[str], bool]) -> Reading | None:
+        """``since`` None: without events. ``may``: whether the owner's (hash) session may be read by who asks.
+
+        None: there is no such session (any more), or it may not be read. Both are answered at the same step, before Redis
+        is asked: the time it takes tells nothing either.
+        """
+        question = _Question(session_id, since, may, asyncio.get_running_loop().create_future())
         self._questions.append(question)
         if self._reading is None:
             self._reading = asyncio.create_task(self._read_all(), name="reader")
@@ -76,14 +82,17 @@ class Reader:
         stories = await self._store.stories(
             {question.session_id for question in batch}, min(cursors) if cursors else None
         )
-        running = [story.session.id for story in stories.values() if story.session.status is Status.PROCESSING]
-        progress = await self._bus.last_progress(running)
+        known: list[tuple[_Question, Story]] = []
         for question in batch:
-            if question.answer.done():  # whoever asked has gone
-                continue
             story = stories.get(question.session_id)
-            if story is None:
+            if story is not None and question.may(story.session.owner):
+                known.append((question, story))
+            elif not question.answer.done():
                 question.answer.set_result(None)
+        running = {story.session.id for _, story in known if story.session.status is Status.PROCESSING}
+        progress = await self._bus.last_progress(running)
+        for question, story in known:
+            if question.answer.done():  # whoever asked has gone
                 continue
             since = question.since
             events = [] if since is None else [event for event in story.events if event.seq > since]

@@ -162,12 +162,17 @@ class Submit:
         return Photo(clean.data, clean.extension)
 
     async def _check_queue(self) -> None:
-        """Before the body is read: a full queue takes no more. With Redis away nobody knows, and the row is safe."""
+        """Before the body is read: a full queue takes no more.
+
+        Redis is quick to ask, but a session may have several jobs there, and it may be away: then the database counts.
+        """
+        limit = self._services.config.queue_limit
         try:
-            waiting = await self._services.queue.depth()
+            if await self._services.queue.depth() < limit:
+                return
         except QueueAway:
-            return
-        if waiting >= self._services.config.queue_limit:
+            pass
+        if await self._services.store.waiting() >= limit:
             raise Unavailable("queue_full", retry_after=10)
 
 

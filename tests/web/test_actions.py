@@ -509,8 +509,7 @@ async def test_progress_that_comes_late_leaves_no_key(web: Web) -> None:
     claim = await web.begin(session)
     await do(web, "delete", session.id, token)
     await web.services.sessions.report(claim, 0.9, "rendering")
-    reports = web.services.sessions._reports[(session.id, claim.attempt)]
-    await until(lambda: reports.timer is None)
+    await until(lambda: claim.reports.timer is None)
     assert await traces(web, session.id) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -290,12 +291,25 @@ async def test_a_retry_needs_room_too(start_web: StartWeb) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
 
 
-async def test_without_redis_nobody_knows_the_queue_and_uploads_go_on(
+async def test_without_redis_the_database_knows_how_many_wait(
     start_web: StartWeb, start_valkey: StartValkey, photos: Path
 ) -> None:
     own = start_valkey()
-    web = await start_web(queue_limit=1, redis_url=own.url)
+    web = await start_web(queue_limit=2, redis_url=own.url)
     await web.submit()
     own.kill()
     answer = await web.client.post(SESSIONS, files={"image": (photos / "photo.webp").read_bytes()})
     assert (answer.status_code, answer.json()["queue_position"]) == (201, None)
+    answer = await web.client.post(SESSIONS, files={"image": (photos / "photo.webp").read_bytes()})
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+
+
+async def test_a_session_with_two_jobs_has_one_place_and_takes_one(start_web: StartWeb, photos: Path) -> None:
+    web = await start_web(queue_limit=2)
+    session, _ = await web.submit()
+    late = int(session.created_at.timestamp() * 1000) + 1
+    await web.services.queue.enqueue(session.id, 0, 2, score_ms=late)
+    await until(lambda: time.time_ns() // 1_000_000 > late)
+    assert await web.services.queue.order(10) == [session.id]
+    answer = await web.client.post(SESSIONS, files={"image": (photos / "photo.webp").read_bytes()})
+    assert answer.status_code == 201
