@@ -22,6 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .. import telemetry
@@ -32,12 +33,13 @@ from ..domain.images import Limits
 from ..domain.tokens import API, FILES, SESSIONS
 from ..services import open_services
 from .actions import Actions
+from .http import HttpProtocol
 from .hub import Hub
 from .middleware import RequestMiddleware
 from .openapi import asyncapi_json, openapi_json
 from .outbox import Places
 from .polls import Polls
-from .problems import on_http_exception, on_refusal
+from .problems import deny, on_http_exception, on_refusal
 from .sockets import Sockets
 from .sse import Streams
 from .status import Status
@@ -59,7 +61,6 @@ PAGE_POLICY: Final = (
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-MAX_HEADER_BYTES: Final = 64 * 1024
 UNACKNOWLEDGED_MS: Final = 8000
 """How long sent bytes may stay unacknowledged before the kernel drops a connection (RFC 5482): a peer that vanished, or
 that takes nothing. It finds them long before a ping does, and without a byte from us."""
@@ -133,12 +134,15 @@ def create_app(config: Config) -> Starlette:
         Route("/", page, methods=["GET"]),
         Route("/static/{path:path}", static_file, methods=["GET"]),
     ]
-    return Starlette(
+    cors = _cors(config)
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(RequestMiddleware, config=config), _cors(config)],
+        middleware=[Middleware(RequestMiddleware, config=config, cors=cors), cors],
         exception_handlers={TryOnError: on_refusal, HTTPException: on_http_exception},
     )
+    app.router.default = nowhere(app.router.default)
+    return app
 
 
 def image_limits(config: Config) -> Limits:
@@ -176,6 +180,18 @@ def static_directory() -> Path:
 
 async def page(request: Request) -> Response:
     return await _static("index.html")
+
+
+def nowhere(not_found: ASGIApp) -> ASGIApp:
+    """What answers where no route matches: a WebSocket is refused before its handshake like any other request."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await deny(WebSocket(scope, receive, send), NotFound())
+        else:
+            await not_found(scope, receive, send)
+
+    return answer
 
 
 async def docs(request: Request) -> Response:
@@ -251,15 +267,18 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def make_server(app: Starlette, *, ws: type[asyncio.Protocol] = WireProtocol) -> Server:
+def make_server(
+    app: Starlette, *, ws: type[asyncio.Protocol] = WireProtocol, http: type[asyncio.Protocol] = HttpProtocol
+) -> Server:
     """The server around the application, as :func:`run` and the tests run it; it listens on sockets it is given.
 
-    ``ws``: uvicorn's WebSocket protocol; with another than ours sockets go over plain ASGI.
+    ``ws``: uvicorn's WebSocket protocol; with another than ours sockets go over plain ASGI. ``http``: likewise; with
+    another than ours nobody counts the bytes of a head.
     """
     return Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=http,
             loop="uvloop",
             ws=ws,
             ws_max_size=4096,

@@ -53,7 +53,7 @@ def client_address(connection: HTTPConnection, config: Config) -> str:
     X-Forwarded-For counts only as far as it was written by proxies that are trusted: read from the right, the first
     address that is not one of theirs is the client. What is no address ends the walk.
     """
-    address = connection.client.host if connection.client else "unknown"
+    address = _plain(connection.client.host) if connection.client else "unknown"
     if not config.trusted_proxies or not _trusted(address, config):
         return address
     forwarded = ",".join(connection.headers.getlist("x-forwarded-for"))
@@ -62,10 +62,31 @@ def client_address(connection: HTTPConnection, config: Config) -> str:
             ipaddress.ip_address(hop)
         except ValueError:
             break
-        address = hop
-        if not _trusted(hop, config):
+        address = _plain(hop)
+        if not _trusted(address, config):
             break
     return address
+
+
+def counted(address: str) -> str:
+    """What limits count for this address: of IPv6 its /64, since one client has all of it (RFC 6177)."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address as such: a socket that listens on ``::`` shows it as ``::ffff:192.0.2.1``."""
+    if address[:7].lower() != "::ffff:":
+        return address
+    try:
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return str(mapped) if mapped else address
 
 
 def _trusted(address: str, config: Config) -> bool:
@@ -81,12 +102,14 @@ def origin_allowed(connection: HTTPConnection, config: Config) -> bool:
     origin = connection.headers.get("origin")
     if origin is None:
         return True
-    return origin == own_origin(connection) or foreign_origin_allowed(origin, config)
+    return origin == own_origin(connection, config) or foreign_origin_allowed(origin, config)
 
 
-def own_origin(connection: HTTPConnection) -> str:
+def own_origin(connection: HTTPConnection, config: Config) -> str:
     """As the page sees it: the Host header and the scheme, which a trusted TLS proxy tells."""
-    scheme = connection.headers.get("x-forwarded-proto", connection.url.scheme)
+    scheme = connection.scope["scheme"]
+    if config.trusted_proxies and _trusted(_plain(connection.client.host) if connection.client else "unknown", config):
+        scheme = connection.headers.get("x-forwarded-proto", scheme)
     secure = scheme in ("https", "wss")
     return f"{'https' if secure else 'http'}://{connection.headers.get('host', '')}"
 

@@ -11,6 +11,9 @@ from typing import Final, NamedTuple
 MAX_MESSAGE_BYTES: Final = 4096
 """Clients have next to nothing to say; more is 1009."""
 
+MAX_FRAMES: Final = 128
+"""Parsed at once at most, so that whoever sends thousands is found out early."""
+
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
 BINARY: Final = 0x2
@@ -73,13 +76,13 @@ def pong_frame(payload: bytes) -> bytes:
 
 
 def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
-    """All whole frames in ``data``, and the bytes of an unfinished one.
+    """The whole frames in ``data``, :data:`MAX_FRAMES` at most, and the bytes behind them.
 
     Raises :class:`FrameError` as soon as the header shows that a frame is wrong: nobody waits for its payload.
     """
     frames: list[Inbound] = []
     at, end = 0, len(data)
-    while end - at >= 2:
+    while end - at >= 2 and len(frames) < MAX_FRAMES:
         first, second = data[at], data[at + 1]
         opcode, length = first & 0x0F, second & 0x7F
         if first & 0x70 or opcode not in _KNOWN:

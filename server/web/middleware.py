@@ -9,14 +9,17 @@ import uuid
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from .. import telemetry
 from ..config import Config
+from ..domain.errors import InternalError
 from .credentials import client_address
-from .problems import internal_error
+from .problems import deny, internal_error
 
 log = logging.getLogger("tryon.web")
 
@@ -29,9 +32,11 @@ QUIET: Final = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
 class RequestMiddleware:
     """The outermost layer. The path is logged without its query: tickets and signatures stand there."""
 
-    def __init__(self, app: ASGIApp, config: Config) -> None:
+    def __init__(self, app: ASGIApp, config: Config, cors: Middleware) -> None:
         self._app = app
         self._config = config
+        # A page of another origin may read that something failed here, as it may read every other answer.
+        self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,7 +76,7 @@ class RequestMiddleware:
             seconds = time.perf_counter() - begin
             log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
             if status == 0:
-                await internal_error()(scope, receive, send_with_id)
+                await self._failed(scope, receive, send_with_id)
             else:  # the answer has begun: cutting it off is all that is left
                 raise
         seconds = time.perf_counter() - begin
@@ -85,11 +90,26 @@ class RequestMiddleware:
             address = client_address(HTTPConnection(scope), self._config)
             log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
         begin = time.perf_counter()
+        answered = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal answered
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", rid.encode())]
+            answered = True
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_id)
         except Exception as error:
             log.exception("[%s] Error after %.3fs: %s", rid, time.perf_counter() - begin, type(error).__name__)
+            if not answered:
+                await deny(WebSocket(scope, receive, send_with_id), InternalError())
         log.debug("[%s] WebSocket ended after %.3fs", rid, time.perf_counter() - begin)
+
+
+async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
+    await internal_error()(scope, receive, send)
 
 
 def route_name(scope: Scope) -> str:

@@ -19,7 +19,7 @@ from ..domain.session import SessionView
 from ..domain.states import GoneReason
 from ..services import Services
 from ..sessions import Look
-from .credentials import client_address, credential_of
+from .credentials import client_address, counted, credential_of
 from .hub import Follower, Hub
 from .outbox import Places, cursor_of
 from .status import json_response, session_answer
@@ -97,7 +97,7 @@ class Polls:
                 await self._sessions.look(session_id, credential_of(request), since=since), since, known
             )
         waiter = _Waiter(session_id, progress_counts=known is not None)
-        address = client_address(request, self._config)
+        address = counted(client_address(request, self._config))
         refusal = self._places.refusal(address)
         if refusal is not None:
             raise refusal

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.websockets import WebSocket
 
 from .. import telemetry
 from ..domain.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
@@ -67,3 +68,11 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 def internal_error() -> Response:
     return problem(InternalError())
+
+
+async def deny(socket: WebSocket, error: TryOnError) -> None:
+    """Refuse the handshake, with the reason where the server can send one (ASGI's ``websocket.http.response``)."""
+    if "websocket.http.response" in (socket.scope.get("extensions") or {}):
+        await socket.send_denial_response(problem(error))
+    else:
+        await socket.close()

@@ -15,29 +15,28 @@ import logging
 import random
 import time
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
-from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import telemetry
-from ..domain.errors import TryOnError, Unavailable
+from ..domain.errors import BadRequest, TryOnError, Unavailable
 from ..domain.events import SUBPROTOCOL, ByeFrame, ErrorFrame, PongFrame, SnapshotFrame, encode
-from ..domain.session import timestamp
+from ..domain.session import timestamp, valid_session_id
 from ..services import Services
 from ..sessions import Credential, Look
-from .credentials import client_address, credential_of, offered_subprotocols, origin_allowed
+from .credentials import client_address, counted, credential_of, offered_subprotocols, origin_allowed
 from .hub import Follower, Hub
 from .outbox import MAX_SEQ, SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
-from .problems import problem
+from .problems import deny
 from .wire import EXTENSION, WireSocket
 
 log = logging.getLogger("tryon.web")
 
 INBOUND_LIMIT: Final = 100
 INBOUND_SECONDS: Final = 10.0
-"""More than so many messages in so many seconds is misuse: 4500."""
+"""More than so many messages in any so many seconds is misuse: 4500."""
 
 SYNC_SECONDS: Final = 1.0
 """One ``sync`` in this time is answered."""
@@ -53,14 +52,18 @@ class _Inbound(msgspec.Struct):
 class Said:
     """What one client has said lately, and what it may see again: made when it speaks for the first time."""
 
-    __slots__ = ("count", "last_sync", "since", "sync_since", "syncing")
+    __slots__ = ("last_sync", "sync_since", "syncing", "times")
 
     def __init__(self) -> None:
-        self.since = time.monotonic()
-        self.count = 0
+        self.times: list[float] = []
+        """When it spoke in the last :data:`INBOUND_SECONDS`."""
         self.last_sync = float("-inf")
         self.sync_since = 0
         self.syncing = False
+
+
+class _ForeignOrigin(BadRequest):
+    status: ClassVar[int] = 403
 
 
 class Peer(Protocol):
@@ -100,12 +103,12 @@ class Sockets:
 
     async def endpoint(self, socket: WebSocket) -> None:
         if not origin_allowed(socket, self._config):
-            await socket.send_denial_response(PlainTextResponse("This origin may not connect.", 403))
+            await deny(socket, _ForeignOrigin("bad_request", "This origin may not connect."))
             return
         if self._hub.draining or self._places.full:
-            await socket.send_denial_response(problem(Unavailable(retry_after=random.uniform(1, 5))))
+            await deny(socket, Unavailable(retry_after=random.uniform(1, 5)))
             return
-        address = client_address(socket, self._config)
+        address = counted(client_address(socket, self._config))
         session_id = socket.path_params["session_id"]
         refusal = self._places.refusal(address)
         self._places.take(address)
@@ -114,7 +117,7 @@ class Sockets:
             with contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
                 offered = offered_subprotocols(socket)
                 await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-                if (detach := socket.scope["extensions"].get(EXTENSION)) is not None:
+                if (detach := (socket.scope.get("extensions") or {}).get(EXTENSION)) is not None:
                     wire = WireSocket(session_id, self, address)
                     detached = detach["detach"](wire)
                 if detached:
@@ -133,8 +136,8 @@ class Sockets:
             if refusal is not None:
                 raise refusal
             credential = credential_of(socket)
-            confirmed = self._hub.join(wire, transport="ws")
-            await self._hub.confirmation(confirmed)
+            if valid_session_id(wire.session_id):  # else there is nothing to follow; refused like any unknown one
+                await self._hub.confirmation(self._hub.join(wire, transport="ws"))
             await self._greet(wire, credential, cursor_of(socket.query_params.get("since")))
         except TryOnError as error:
             _refuse(wire, error)
@@ -163,7 +166,8 @@ class Sockets:
                 if refusal is not None:
                     raise refusal
                 credential = credential_of(socket)
-                await stack.enter_async_context(self._hub.following(peer, transport="ws"))
+                if valid_session_id(session_id):
+                    await stack.enter_async_context(self._hub.following(peer, transport="ws"))
                 await self._greet(peer, credential, cursor_of(socket.query_params.get("since")))
             except TryOnError as error:
                 _refuse(peer, error)
@@ -228,10 +232,9 @@ class Sockets:
         said = peer.said
         if said is None:
             said = peer.said = Said()
-        if now - said.since >= INBOUND_SECONDS:
-            said.since, said.count = now, 0
-        said.count += 1
-        if said.count > INBOUND_LIMIT:
+        said.times = [at for at in said.times if now - at < INBOUND_SECONDS]
+        said.times.append(now)
+        if len(said.times) > INBOUND_LIMIT:
             peer.close(ByeFrame(4500, "misuse", reconnect=False))
             return None
         if peer.seq is None and not said.syncing:  # not let in (yet)
@@ -258,6 +261,9 @@ class Sockets:
             self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=said.sync_since))
         except TryOnError as error:
             peer.close(_bye_of(error))
+        except Exception:
+            log.exception("A sync failed")
+            peer.close(ByeFrame(4001, "internal_error", reconnect=True))
         finally:
             said.syncing = False
 

@@ -21,7 +21,7 @@ from .. import telemetry
 from ..domain.errors import RateLimited, Unavailable
 from ..domain.events import SnapshotFrame, encode
 from ..services import Services
-from .credentials import client_address, credential_of
+from .credentials import client_address, counted, credential_of
 from .hub import Hub
 from .outbox import SEND_SECONDS, Outbox, Places, cursor_of, ping_seconds
 
@@ -61,7 +61,7 @@ class Streams:
 
     async def endpoint(self, request: Request) -> Response:
         session_id = request.path_params["session_id"]
-        address = client_address(request, self._services.config)
+        address = counted(client_address(request, self._services.config))
         since = cursor_of(request.headers.get("last-event-id"))
         if since is None:
             since = cursor_of(request.query_params.get("since"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -12,6 +13,7 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from .. import telemetry
 from ..adapters.queue import QueueAway
@@ -22,6 +24,7 @@ from ..domain.session import SessionView
 from ..services import Services
 from .credentials import credential_of
 from .hub import Hub
+from .problems import problem
 
 log = logging.getLogger("tryon.web")
 
@@ -62,6 +65,32 @@ def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None
     )
 
 
+class _Photo(FileResponse):
+    """A file that may be erased at any moment, also between looking at it and opening it: then it was not there."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message | None = None
+        begun = False
+
+        async def send_late(message: Message) -> None:
+            nonlocal start, begun
+            if message["type"] == "http.response.start":
+                start = message  # until the file is open
+                return
+            if start is not None:
+                begun = True
+                await send(start)
+                start = None
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_late)
+        except (FileNotFoundError, RuntimeError) as error:  # what Starlette makes of a missing file, before its headers
+            if begun or (isinstance(error, RuntimeError) and await asyncio.to_thread(os.path.isfile, self.path)):
+                raise
+            await problem(NotFound())(scope, receive, send)
+
+
 class Status:
     """The endpoints; each reads, none writes."""
 
@@ -84,9 +113,7 @@ class Status:
             signature=query.get("signature", ""),
         )
         path = self._services.files.path(key)
-        if not await asyncio.to_thread(path.is_file):
-            raise NotFound
-        return FileResponse(
+        return _Photo(
             path,
             media_type=MEDIA_TYPES.get(path.suffix[1:], "application/octet-stream"),
             headers={

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
@@ -25,6 +26,7 @@ from ..domain.states import GoneReason
 from .frames import (
     CLOSE,
     CONTINUATION,
+    MAX_FRAMES,
     MAX_MESSAGE_BYTES,
     PING,
     PING_FRAME,
@@ -53,6 +55,9 @@ STALLED_SECONDS: Final = 8.0
 CLOSE_SECONDS: Final = 2.0
 """How long a client may take to answer a close frame."""
 
+MAX_AFTER_CLOSE_BYTES: Final = 64 * 1024
+"""What a client may send between our close frame and its own: it was on its way already."""
+
 EXTENSION: Final = "tryon.detach"
 
 
@@ -67,6 +72,7 @@ class WireSocket(Follower, asyncio.Protocol):
     """One WebSocket after its handshake."""
 
     __slots__ = (
+        "_after_close",
         "_closing",
         "_connections",
         "_fragments",
@@ -91,6 +97,7 @@ class WireSocket(Follower, asyncio.Protocol):
         """End of the ticket that opened it; None: a token did."""
         self._keeper: Keeper | None = keeper
         self._connections: set[Any] | None = None
+        self._after_close = 0
         self._closing = False
         self._fragments: bytes | None = None
         self._latest: bytes | None = None
@@ -197,16 +204,36 @@ class WireSocket(Follower, asyncio.Protocol):
     # -- incoming ------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            self._after_close += len(data)
+            if self._after_close > MAX_AFTER_CLOSE_BYTES:
+                self._deafen()
+                return
         try:
-            frames, self._rest = parse_frames(self._rest + data if self._rest else bytes(data))
-            for opcode, final, payload in frames:
-                self._frame(opcode, final, payload)
+            rest = self._rest + data if self._rest else bytes(data)
+            while True:
+                frames, rest = parse_frames(rest)
+                for opcode, final, payload in frames:
+                    self._frame(opcode, final, payload)
+                if len(frames) < MAX_FRAMES:
+                    self._rest = rest
+                    return
+                if self._closing:
+                    self._deafen()
+                    return
         except FrameError as error:
             self._rest = b""
             self._fail(error)
 
+    def _deafen(self) -> None:
+        """It was told that it is over and goes on: not a byte more is read of it, and soon it is cut off."""
+        self._rest = b""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
     def _frame(self, opcode: int, final: bool, payload: bytes) -> None:
-        self._pong_due = False  # whatever it says, it lives
+        """Every frame counts, also each part of a fragmented message; but the one pong that answers our ping."""
+        asked, self._pong_due = self._pong_due, False  # whatever it says, it lives
         if opcode == CLOSE:
             self._client_closes(payload)
             return
@@ -218,7 +245,7 @@ class WireSocket(Follower, asyncio.Protocol):
                 self.transport.write(pong_frame(payload))
             self._heard("")
         elif opcode == PONG:
-            if payload:  # ours carry none: it answers nothing, and counts
+            if payload or not asked:  # ours carry none
                 self._heard("")
         elif opcode == CONTINUATION:
             if self._fragments is None:
@@ -229,12 +256,15 @@ class WireSocket(Follower, asyncio.Protocol):
             if final:
                 message, self._fragments = self._fragments, None
                 self._message(message[0], message[1:])
+            else:
+                self._heard("")
         elif self._fragments is not None:
             raise FrameError(1002, "a message inside a message")
         elif final:
             self._message(opcode, payload)
         else:
             self._fragments = bytes((opcode,)) + payload
+            self._heard("")
 
     def _message(self, opcode: int, payload: bytes) -> None:
         self._heard(check_text(payload) if opcode == TEXT else "")
@@ -266,14 +296,12 @@ class WireSocket(Follower, asyncio.Protocol):
         if not self._closing:
             self.close(ByeFrame(1012, "restart", reconnect=True))
 
-    def adopt(self, transport: asyncio.Transport, connections: set[Any], received: bytes, texts: list[str]) -> None:
+    def adopt(self, transport: asyncio.Transport, connections: set[Any], received: bytes) -> None:
         """Take over a connection whose handshake is done, with what its client has already sent."""
         self._connections = connections
         connections.add(self)
         self.connection_made(transport)
         transport.set_protocol(self)
-        for text in texts:
-            self._heard(text)
         if received:
             self.data_received(received)
 
@@ -311,32 +339,47 @@ Detach = Callable[[WireSocket], bool]
 class WireProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol, that can let go of its connection after the handshake."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._early: bytes | None = b""
+        """What came behind the head, kept as it came until it is known who reads it: the parser of frames keeps parts of
+        one to itself. None: the application reads."""
+
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if scope := getattr(self, "scope", None):
             scope["extensions"][EXTENSION] = {"detach": self.detach}
 
+    def data_received(self, data: bytes) -> None:
+        if self._early is None or not self.handshake_initiated:
+            super().data_received(data)
+            return
+        self._early += data
+        if len(self._early) > HIGH_WATER_BYTES:
+            self.transport.pause_reading()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self.handshake_complete and self._early is not None and not self.disconnected:
+            early, self._early = self._early, None
+            if len(early) > HIGH_WATER_BYTES:
+                self.transport.resume_reading()
+            if early:
+                super().data_received(early)
+        return await super().receive()
+
     def detach(self, successor: WireSocket) -> bool:
-        """Hand the connection to ``successor``. False: it is lost, closing, or in the middle of a fragmented message."""
-        transport = self.transport
-        if self.disconnected or self.close_sent or self.frames or transport.is_closing():
+        """Hand the connection to ``successor``. False: it is lost or closing, or the application reads from it already."""
+        transport, early = self.transport, self._early
+        if self.disconnected or self.close_sent or early is None or transport.is_closing():
             return False
         self.stop_keepalive()
-        texts = []
-        while not self.queue.empty():
-            message = cast(dict[str, Any], self.queue.get_nowait())
-            if message["type"] == "websocket.disconnect":
-                self.queue.put_nowait(cast(Any, message))
-                return False
-            texts.append(message.get("text") or "")
-        received = bytes(self.conn.reader.buffer)
-        if self.read_paused:
+        if len(early) > HIGH_WATER_BYTES:
             transport.resume_reading()
         self.connections.discard(self)
         self.transport = _NOWHERE
         self.disconnected = True
         del self.conn, self.request, self.response
-        successor.adopt(transport, self.connections, received, texts)
+        successor.adopt(transport, self.connections, early)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:

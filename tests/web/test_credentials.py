@@ -11,7 +11,14 @@ from starlette.requests import HTTPConnection
 from server.config import Config
 from server.domain.errors import Unauthorized
 from server.domain.tokens import token_hash
-from server.web.credentials import client_address, credential_of, offered_subprotocols, origin_allowed, token_of
+from server.web.credentials import (
+    client_address,
+    counted,
+    credential_of,
+    offered_subprotocols,
+    origin_allowed,
+    token_of,
+)
 
 TOKEN, OTHER = "t" * 43, "o" * 43
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
@@ -100,6 +107,9 @@ def test_subprotocols_may_come_in_several_headers() -> None:
         ("10.0.0.1", " , ,", "10.0.0.1"),
         ("::1", "2001:db8::7", "2001:db8::7"),
         ("10.0.0.1", "<script>", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),  # the proxy, as seen by a socket that listens on ::
+        ("10.0.0.1", "198.51.100.1, ::FFFF:10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
     ],
 )
 def test_the_client_is_the_first_address_from_the_right_that_is_no_proxy(
@@ -107,7 +117,39 @@ def test_the_client_is_the_first_address_from_the_right_that_is_no_proxy(
 ) -> None:
     asked = connection({"X-Forwarded-For": forwarded}, peer=peer)
     assert client_address(asked, Config(trusted_proxies=PROXIES)) == expected
-    assert client_address(asked, Config()) == peer
+    assert client_address(asked, Config()) == peer.removeprefix("::ffff:")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("198.51.100.1", "198.51.100.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+        ("", ""),
+        ("no:address", "no:address"),
+    ],
+)
+def test_an_ipv6_client_is_counted_by_its_network(address: str, expected: str) -> None:
+    assert counted(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "proxies", "allowed"),
+    [
+        ("10.0.0.1", PROXIES, True),
+        ("::ffff:10.0.0.1", PROXIES, True),
+        (None, PROXIES, True),  # over a Unix socket: a local proxy
+        ("203.0.113.9", PROXIES, False),
+        ("10.0.0.1", (), False),
+    ],
+)
+def test_only_a_trusted_proxy_says_that_it_is_https(peer: str | None, proxies: Any, allowed: bool) -> None:
+    headers = {"Host": "shop.example", "Origin": "https://shop.example", "X-Forwarded-Proto": "https"}
+    assert origin_allowed(connection(headers, peer=peer), Config(trusted_proxies=proxies)) is allowed
 
 
 def test_several_forwarded_headers_count_as_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import asyncpg
 import httpx
 import pytest
@@ -29,6 +31,7 @@ from server.domain.session import new_session_id
 from server.domain.states import GoneReason, Status
 from server.domain.tokens import Signer, new_token, token_hash
 from server.web.app import ALLOWED_HEADERS, EXPOSED_HEADERS
+from server.web.http import MAX_HEAD_BYTES, HttpProtocol
 from tests import photos as photo_maker
 from tests.conftest import StartStack, StartValkey
 from tests.running import Client, Web, running_web, until
@@ -492,6 +495,31 @@ async def test_a_link_dies_with_its_session(web: Web) -> None:
     assert_problem(await web.client.get(link), 404, "not_found")
 
 
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-10"}])
+@pytest.mark.parametrize("step", ["looked at", "opened"])
+async def test_a_file_that_is_erased_while_it_is_asked_for_is_404(
+    web: Web, monkeypatch: pytest.MonkeyPatch, step: str, headers: dict[str, str]
+) -> None:
+    row, link = await linked(web)
+    path = web.services.files.path(row.output_key)
+    if step == "looked at":
+
+        def gone(key: str) -> Path:
+            path.unlink()
+            return path
+
+        monkeypatch.setattr(type(web.services.files), "path", staticmethod(gone))
+    else:
+        real = anyio.open_file
+
+        async def late(name: Any, *args: Any, **options: Any) -> Any:
+            path.unlink()
+            return await real(name, *args, **options)
+
+        monkeypatch.setattr("starlette.responses.anyio.open_file", late)
+    assert_problem(await web.client.get(link, headers=headers), 404, "not_found")
+
+
 async def test_links_of_an_older_key_still_open_after_a_rotation(config: MakeConfig) -> None:
     old, new = "old-" * 10, "new-" * 10
     async with running_web(config(secret_keys=(old,))) as web:
@@ -558,6 +586,135 @@ async def test_any_other_request_id_is_replaced(web: Web, given: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9-]{36}", answer.headers["X-Request-ID"])
 
 
+# -- before it is a request ----------------------------------------------------------------------------------------------
+
+
+async def said(web: Web, *parts: bytes, seconds: float = 5.0) -> bytes:
+    """Everything a bare connection hears that sends this, to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    try:
+        async with asyncio.timeout(seconds):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            return await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def assert_raw_problem(heard: bytes, status: int) -> None:
+    head, _, body = heard.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), heard[:200]
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"], problem["title"]) == (status, "bad_request", "Bad request")
+    lines = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
+    headers = httpx.Headers([(name, value) for name, _, value in lines])
+    assert headers["Content-Type"] == "application/problem+json"
+    assert int(headers["Content-Length"]) == len(body)
+    assert problem["request_id"] == headers["X-Request-ID"]
+
+
+REQUEST: Final = b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n"
+AN_UPGRADE: Final = (
+    b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b""], ids=["finished", "unfinished"])
+@pytest.mark.parametrize("first", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345"])
+async def test_a_head_of_megabytes_is_431(web: Web, first: bytes, end: bytes) -> None:
+    with contextlib.suppress(ConnectionError):  # the server may have closed before all was sent
+        heard = await said(web, first, REQUEST, b"X-Long: ", *[b"x" * 65_536] * 20, end)
+        assert_raw_problem(heard[heard.rindex(b"HTTP/1.1") :], 431)
+    await until(lambda: not _http_connections())
+
+
+def _http_connections() -> list[HttpProtocol]:
+    return [one for one in gc.get_objects() if isinstance(one, HttpProtocol) and one.parser is not None]
+
+
+async def test_a_head_in_one_piece_is_measured_too(web: Web) -> None:
+    most = REQUEST + b"Connection: close\r\nX-Long: " + b"x" * (MAX_HEAD_BYTES - 200) + b"\r\n\r\n"
+    assert (await said(web, most)).startswith(b"HTTP/1.1 200 ")
+    assert_raw_problem(await said(web, REQUEST + b"X: y\r\n" * 12_000 + b"\r\n"), 431)
+
+
+async def test_a_large_body_is_no_head(web: Web) -> None:
+    """Also when both come in one piece, and the next head right behind."""
+    body = b"x" * 200_000
+    first = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + body + REQUEST
+    heard = await said(web, first, b"Connection: close\r\n\r\n")
+    assert heard.startswith(b"HTTP/1.1 404 ") and b"HTTP/1.1 200 " in heard
+
+
+@pytest.mark.parametrize("start", [b"G", REQUEST, b"\r\n", b"GET /" + AN_UPGRADE])
+async def test_a_head_that_does_not_end_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+    monkeypatch.setattr("server.web.http.HEAD_SECONDS", 0.2)
+    heard = await said(web, start)
+    assert_raw_problem(heard, 408 if b"/" + AN_UPGRADE not in start else 400)
+
+
+async def test_a_trickle_does_not_put_the_end_off(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.web.http.HEAD_SECONDS", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(REQUEST)
+
+    async def trickle() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"X: y\r\n")
+                await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    async with asyncio.timeout(5):
+        assert_raw_problem(await reader.read(), 408)
+    trickling.cancel()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_a_slow_answer_is_not_a_slow_head(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.web.http.HEAD_SECONDS", 0.1)
+    session, token = await web.submit()
+    answer = await web.client.get(f"{SESSIONS}/{session.id}?since=1&wait=1", headers={"X-Client-Token": token})
+    assert answer.status_code == 304
+    assert (await web.client.get("/api/health/live")).status_code == 200  # over the same connection
+
+
+async def test_a_connection_that_says_nothing_is_closed_like_an_idle_one(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "timeout_keep_alive", property(lambda self: 0.1, lambda self, value: None), False)
+    assert await said(web) == b""
+    monkeypatch.undo()
+
+
+async def test_what_is_not_http_is_a_problem_too(web: Web) -> None:
+    assert_raw_problem(await said(web, b"\x16\x03\x01 hello\r\n\r\n"), 400)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET %s HTTP/1.0\r\n" + AN_UPGRADE,
+        b"POST %s HTTP/1.1\r\n" + AN_UPGRADE,
+        b"GET %s HTTP/1.1\r\n" + AN_UPGRADE + b"X-Long: " + b"x" * 20_000 + b"\r\n",
+        b"GET %s HTTP/1.1\r\n" + AN_UPGRADE.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
+        b"GET %s HTTP/1.1\r\n" + AN_UPGRADE.replace(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b""),
+        b"GET %s HTTP/1.1\r\n" + AN_UPGRADE.replace(b"Version: 13", b"Version: 12"),
+    ],
+    ids=["HTTP/1.0", "POST", "long", "bad key", "no key", "version 12"],
+)
+async def test_an_upgrade_that_is_not_rfc_6455_is_a_4xx(web: Web, head: bytes) -> None:
+    heard = await said(web, head % f"{SESSIONS}/{new_session_id()}/ws".encode() + b"\r\n")
+    assert heard.startswith(b"HTTP/1.1 4"), heard[:100]
+    assert heard.count(b"HTTP/1.1 4") == 1
+
+
 # -- other origins -------------------------------------------------------------------------------------------------------
 
 
@@ -603,6 +760,20 @@ async def test_configured_origins_may_call_and_localhost_no_longer(start_web: St
         "Access-Control-Allow-Origin"
     ] == "https://shop.example"
     assert "Access-Control-Allow-Origin" not in (await preflight(web, "http://localhost:5173")).headers
+
+
+async def test_a_failure_can_be_read_by_a_page_of_another_origin(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Any, request: Any) -> Any:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("server.web.status.Status.live", fail)
+    answer = await web.client.get("/api/health/live", headers={"Origin": "http://localhost:5173"})
+    assert_problem(answer, 500, "internal_error")
+    assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:5173"
+    assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+    answer = await web.client.get("/api/health/live", headers={"Origin": "https://evil.example"})
+    assert_problem(answer, 500, "internal_error")
+    assert "Access-Control-Allow-Origin" not in answer.headers
 
 
 # -- how the service is --------------------------------------------------------------------------------------------------

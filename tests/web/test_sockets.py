@@ -8,7 +8,8 @@ import io
 import json
 import socket as sockets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,10 +24,12 @@ from server.domain.events import PROGRESS, bus_message
 from server.domain.session import new_session_id
 from server.domain.states import GoneReason
 from server.domain.tokens import Signer, new_token
-from server.web.wire import WireProtocol
+from server.web.frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
+from server.web.wire import MAX_AFTER_CLOSE_BYTES, WireProtocol, WireSocket
 from tests.conftest import StartStack
-from tests.running import Client, Web, until
+from tests.running import Client, Web, running_web, until
 from tests.web.conftest import StartWeb
+from tests.web.test_frames import masked
 
 
 @pytest.fixture(params=[WireProtocol, WebSocketsSansIOProtocol], ids=["detached", "asgi"])
@@ -305,7 +308,70 @@ async def test_a_foreign_origin_is_refused_before_the_handshake(web: Web, origin
     with pytest.raises(InvalidStatus) as refusal:
         async with web.follow(session.id, token, additional_headers={"Origin": origin}):
             pass
-    assert refusal.value.response.status_code == 403
+    assert_denied(refusal.value, 403, "bad_request")
+
+
+def assert_denied(refusal: InvalidStatus, status: int, code: str) -> None:
+    """Refused before the handshake, and told why like any other request."""
+    answer = refusal.response
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = json.loads(answer.body or b"")
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["request_id"] == answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("path", ["/ws", "/api/tryon/sessions", "/api/tryon/sessions/x/y/ws"])
+async def test_a_socket_where_there_is_none_is_404(web: Web, path: str) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connect(f"ws://127.0.0.1:{web.port}{path}", proxy=None):
+            pass
+    assert_denied(refusal.value, 404, "not_found")
+
+
+async def test_a_failure_before_the_handshake_is_500(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> bool:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("server.web.sockets.origin_allowed", fail)
+    with pytest.raises(InvalidStatus) as refusal:
+        async with web.follow(new_session_id()):
+            pass
+    assert_denied(refusal.value, 500, "internal_error")
+
+
+async def test_a_handshake_has_its_request_id(web: Web) -> None:
+    session, token = await web.submit()
+    async with web.follow(session.id, token, additional_headers={"X-Request-ID": "mine-1"}) as client:
+        assert client.connection.response is not None
+        assert client.connection.response.headers["X-Request-ID"] == "mine-1"
+
+
+class Plain(WebSocketsSansIOProtocol):
+    """A server that offers no ASGI extension at all; they are optional."""
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        del self.scope["extensions"]
+
+
+async def test_a_server_without_extensions_will_do(config: Callable[..., Config]) -> None:
+    async with running_web(config(), ws=Plain) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            assert (await client.next())["type"] == "snapshot"
+        with pytest.raises(InvalidStatus) as refusal:
+            async with web.follow(session.id, token, additional_headers={"Origin": "https://evil.example"}):
+                pass
+        assert refusal.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("id", ["garbage", "x" * 2000, "019A0000-0000-7000-8000-000000000000"])
+async def test_what_cannot_be_an_id_is_not_followed(web: Web, monkeypatch: pytest.MonkeyPatch, id: str) -> None:
+    joined: list[Any] = []
+    monkeypatch.setattr("server.web.hub.Hub.join", lambda self, follower, **options: joined.append(follower))
+    assert (await refused(web, id, WRONG)).connection.close_code == 4504
+    assert joined == []
 
 
 async def test_localhost_the_same_origin_and_no_origin_may_connect(web: Web) -> None:
@@ -521,6 +587,40 @@ async def test_the_101st_message_in_10_seconds_is_misuse(web: Web) -> None:
         assert (client.frames[-1]["reason"], client.frames[-1]["reconnect"]) == ("misuse", False)
 
 
+async def test_no_10_seconds_may_have_more_wherever_they_begin(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Any = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("server.web.sockets.time", clock)
+    session, token = await web.submit()
+
+    async def speak(client: Client, times: int) -> None:
+        for _ in range(times):
+            await client.send({"type": "ping"})
+            await client.next("pong")
+
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        await speak(client, 1)
+        clock.now = 1009.9
+        await speak(client, 99)
+        clock.now = 1010.1  # the first no longer counts
+        await speak(client, 1)
+        await client.send({"type": "ping"})
+        assert await client.rest() == 4500
+
+
+async def test_a_sync_that_fails_is_told_to_come_again(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*args: Any, **options: Any) -> Any:
+        raise ValueError("a bug")
+
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        monkeypatch.setattr(type(web.services.sessions), "look_again", fail)
+        await client.send({"type": "sync", "since": 0})
+        assert await client.rest() == 4001
+        assert client.frames[-1]["reason"] == "internal_error"
+
+
 async def test_a_hundred_messages_are_no_misuse(web: Web) -> None:
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
@@ -550,6 +650,149 @@ async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
         await client.next("snapshot")
         client.connection.transport.abort()
     await until(lambda: web.hub.followers == 0)
+
+
+# -- a client that speaks in bytes ---------------------------------------------------------------------------------------
+
+
+class Raw:
+    """A WebSocket client that may send any bytes at any moment."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame's opcode and payload."""
+        first, length = await self.reader.readexactly(2)
+        if length == 126:
+            length = int.from_bytes(await self.reader.readexactly(2), "big")
+        return first & 0x0F, await self.reader.readexactly(length)
+
+    async def until_closed(self) -> int:
+        """The code of the close frame; what comes before it does not matter."""
+        async with asyncio.timeout(10):
+            while True:
+                opcode, payload = await self.frame()
+                if opcode == CLOSE:
+                    return int.from_bytes(payload[:2], "big")
+
+
+@contextlib.asynccontextmanager
+async def raw(web: Web, session_id: str, token: str, early: bytes = b"", headers: str = "") -> AsyncIterator[Raw]:
+    """Connected; ``early`` is sent in one piece with the head, before anything was answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    head = (
+        f"GET /api/tryon/sessions/{session_id}/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Client-Token: {token}\r\n"
+        f"{headers}\r\n"
+    )
+    writer.write(head.encode() + early)
+    try:
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+PING_TEXT = masked(TEXT, b'{"type":"ping"}')
+
+
+class Attached(WireProtocol):
+    """Ours, with an application that reads and writes by itself."""
+
+    def detach(self, successor: WireSocket) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("protocol", [WireProtocol, Attached])
+async def test_what_came_before_the_answer_is_not_lost(
+    config: Callable[..., Config], protocol: type[asyncio.Protocol], ws: type[asyncio.Protocol]
+) -> None:
+    """Frames without waiting for the 101, the last one cut anywhere."""
+    if ws is not WireProtocol:
+        pytest.skip("uvicorn's own drops them")
+    async with running_web(config(), ws=protocol) as web:
+        session, token = await web.submit()
+        for cut in range(len(PING_TEXT) + 1):
+            async with raw(web, session.id, token, masked(PING, b"early") + PING_TEXT[:cut]) as client:
+                async with asyncio.timeout(5):
+                    heard: list[tuple[int, bytes]] = []
+                    while not any(b'"snapshot"' in payload for _, payload in heard):
+                        heard.append(await client.frame())
+                    client.writer.write(PING_TEXT[cut:] + masked(PING, b"late"))
+                    while (PONG, b"late") not in heard:
+                        heard.append(await client.frame())
+                assert heard.count((PONG, b"early")) == 1
+                client.writer.write(masked(CLOSE, b"\x03\xe8"))
+                assert await client.until_closed() == 1000, "broken frame"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [masked(PONG), masked(PING), masked(TEXT, b"", final=False) + masked(CONTINUATION, final=False) * 20_000],
+    ids=["pongs", "pings", "fragments"],
+)
+async def test_a_flood_of_empty_frames_is_misuse(
+    web: Web, ws: type[asyncio.Protocol], flood: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not WireProtocol:
+        pytest.skip("only a detached socket sees what is no message")
+    session, token = await web.submit()
+    parsed = 0
+
+    def count(data: bytes) -> Any:
+        nonlocal parsed
+        frames, rest = parse_frames(data)
+        parsed += len(frames)
+        return frames, rest
+
+    monkeypatch.setattr("server.web.wire.parse_frames", count)
+    async with raw(web, session.id, token) as client:
+        assert (await client.frame())[0] == TEXT
+        for _ in range(20):
+            client.writer.write(flood if len(flood) > 1000 else flood * 20_000)
+        assert await client.until_closed() == 4500
+        await until(lambda: web.hub.followers == 0)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                await client.reader.read()  # cut off although it never closes
+    assert parsed < 2 * MAX_FRAMES + MAX_AFTER_CLOSE_BYTES // 6
+
+
+async def test_answering_our_pings_is_no_misuse(
+    start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not WireProtocol:
+        pytest.skip("the other path answers pings before we see them")
+    monkeypatch.setattr("server.web.sockets.INBOUND_LIMIT", 3)
+    web = await start_web(ping_seconds=0.02)
+    session, token = await web.submit()
+    async with raw(web, session.id, token) as client, asyncio.timeout(10):
+        pings = 0
+        while pings < 8:
+            opcode, _ = await client.frame()
+            assert opcode != CLOSE
+            if opcode == PING:
+                pings += 1
+                client.writer.write(masked(PONG))
+        client.writer.write(masked(PONG) * 5)  # these answer nothing
+        assert await client.until_closed() == 4500
+
+
+async def test_what_was_on_its_way_when_we_closed_does_no_harm(web: Web) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    async with raw(web, session.id, token) as client:
+        await client.frame()
+        await web.complete(claim)
+        assert await client.until_closed() == 1000
+        client.writer.write(PING_TEXT * 50 + masked(CLOSE, b"\x03\xe8"))
+        async with asyncio.timeout(1):  # at once: our patience with a silent one is longer
+            assert await client.reader.read() == b""
 
 
 # -- the other ends ------------------------------------------------------------------------------------------------------
