@@ -22,7 +22,7 @@ from ..domain.session import Session
 from ..domain.tokens import SESSIONS, new_token, token_hash
 from ..services import Services
 from ..sessions import Idempotency, Photo
-from .credentials import client_address, credential_of, token_of
+from .credentials import client_address, counted, credential_of, token_of
 from .problems import problem
 from .status import json_response, session_answer
 from .uploads import Upload, read_upload
@@ -67,7 +67,7 @@ class Submit:
         """Every request that asks for a session counts, refused photos and replays too; a 429 consumes nothing."""
         headers: dict[str, str] = {}
         try:
-            verdict = await self._services.limiter.take(client_address(request, self._services.config))
+            verdict = await self._services.limiter.take(counted(client_address(request, self._services.config)))
             headers = _rate_headers(verdict)
             if verdict is not None and not verdict.allowed:
                 raise RateLimited(retry_after=verdict.reset_seconds)

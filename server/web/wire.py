@@ -168,6 +168,9 @@ class WireSocket(Follower, asyncio.Protocol):
     def drain(self, retry_after_ms: int) -> None:
         self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
 
+    def broken(self) -> None:
+        self.close(ByeFrame(4001, "internal_error", reconnect=True))
+
     def too_old(self, retry_after_ms: int) -> None:
         self.close(ByeFrame(4005, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
 
