@@ -86,11 +86,9 @@ def create_app(config: Config) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_services(config) as services:
+        async with open_services(config) as services, Imaging(image_limits(config)) as imaging:
             await services.store.check()
             await services.store.synchronize_clock()
-            imaging = Imaging(image_limits(config))
-            imaging.warm()
             hub = Hub(
                 config=config,
                 store=services.store,
@@ -110,7 +108,6 @@ def create_app(config: Config) -> Starlette:
             endpoints["streams"] = Streams(services, hub, places)
             async with hub.running(), services.sessions.maintenance():
                 yield
-            await imaging.close()
 
     routes: list[BaseRoute] = [
         WebSocketRoute(f"{SESSIONS}/{{session_id}}/ws", follow),  # first: thousands come back at once
