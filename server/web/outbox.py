@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Final
@@ -33,7 +34,32 @@ RESERVED_FILES: Final = 512
 TOO_SLOW: Final = ByeFrame(4002, "too_slow", reconnect=True)
 
 
-class Outbox(Follower):
+class Listener(Follower):
+    """A client that is told by a ``bye`` and a close code why nothing more comes."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def close(self, bye: ByeFrame) -> None:
+        """Say this, then nothing more. The first reason counts."""
+
+    def end(self, status: str) -> None:
+        self.close(ByeFrame(1000, status, reconnect=False))
+
+    def gone(self, reason: GoneReason) -> None:
+        self.close(ByeFrame(4510, reason.value, reconnect=False))
+
+    def drain(self, retry_after_ms: int) -> None:
+        self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
+
+    def broken(self) -> None:
+        self.close(ByeFrame(4001, "internal_error", reconnect=True))
+
+    def too_old(self, retry_after_ms: int) -> None:
+        self.close(ByeFrame(4005, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
+
+
+class Outbox(Listener):
     """The unsent frames of one client, in order; at most one progress or ping waits, the newest."""
 
     __slots__ = ("_frames", "_last_is_replaceable", "_news", "bye")
@@ -80,21 +106,6 @@ class Outbox(Follower):
     def ping(self, frame: bytes) -> None:
         if self.idle:
             self.put_latest(frame)
-
-    def end(self, status: str) -> None:
-        self.close(ByeFrame(1000, status, reconnect=False))
-
-    def gone(self, reason: GoneReason) -> None:
-        self.close(ByeFrame(4510, reason.value, reconnect=False))
-
-    def drain(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
-
-    def broken(self) -> None:
-        self.close(ByeFrame(4001, "internal_error", reconnect=True))
-
-    def too_old(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4005, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
 
     def close(self, bye: ByeFrame) -> None:
         """After what is unsent, say this and close."""

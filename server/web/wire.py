@@ -22,7 +22,6 @@ from websockets.http11 import Request
 
 from .. import telemetry
 from ..domain.events import ByeFrame, encode
-from ..domain.states import GoneReason
 from .frames import (
     CLOSE,
     CONTINUATION,
@@ -40,8 +39,7 @@ from .frames import (
     pong_frame,
     text_frame,
 )
-from .hub import Follower
-from .outbox import TOO_SLOW
+from .outbox import TOO_SLOW, Listener
 
 HIGH_WATER_BYTES: Final = 16 * 1024
 """Unsent bytes above which progress waits, the newest word only."""
@@ -68,7 +66,7 @@ class Keeper(Protocol):
     def left(self, wire: WireSocket) -> None: ...
 
 
-class WireSocket(Follower, asyncio.Protocol):
+class WireSocket(Listener, asyncio.Protocol):
     """One WebSocket after its handshake."""
 
     __slots__ = (
@@ -158,21 +156,6 @@ class WireSocket(Follower, asyncio.Protocol):
             self.transport.write(text_frame(latest))
 
     # -- the end -------------------------------------------------------------------------------------------------
-
-    def end(self, status: str) -> None:
-        self.close(ByeFrame(1000, status, reconnect=False))
-
-    def gone(self, reason: GoneReason) -> None:
-        self.close(ByeFrame(4510, reason.value, reconnect=False))
-
-    def drain(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
-
-    def broken(self) -> None:
-        self.close(ByeFrame(4001, "internal_error", reconnect=True))
-
-    def too_old(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4005, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
 
     def close(self, bye: ByeFrame) -> None:
         """Say bye and close; the first reason counts. A client that does not read is cut off."""
