@@ -41,7 +41,11 @@ async def test_a_session_runs_to_its_end_and_the_log_tells_its_request(
         f"Session {session.id} completed successfully (request upload-1)",
     ]
     assert "run_session" not in process.output.partition("Processing session")[2]  # arq itself keeps quiet
-    assert [key async for key in feed.services.redis.scan_iter("arq:*")] == []
+
+    async def nothing_left() -> bool:
+        return [key async for key in feed.services.redis.scan_iter("arq:*")] == []
+
+    await until(nothing_left)  # arq tidies up after the line is logged
 
 
 async def test_every_line_carries_the_upload_of_its_own_session(
