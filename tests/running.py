@@ -21,8 +21,8 @@ from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions import Claim, Photo
 from server.web.app import create_app, listen, make_server
+from server.web.handshake import Handshake
 from server.web.hub import Hub
-from server.web.wire import WireProtocol
 
 PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")
 
@@ -142,7 +142,7 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def running_web(config: Config, *, ws: type[asyncio.Protocol] = WireProtocol) -> AsyncIterator[Web]:
+async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake) -> AsyncIterator[Web]:
     """Serve on a free port until the end of the block; connected to Redis before it begins, if Redis is there."""
     app = create_app(config)
     server = make_server(app, ws=ws)

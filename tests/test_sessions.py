@@ -65,11 +65,11 @@ class News:
     @property
     def seqs(self) -> list[int]:
         kinds = [parse_prefix(message) for message in self.messages]
-        return [prefix.seq for prefix in kinds if prefix.kind not in (PROGRESS, GONE)]
+        return [seq for kind, seq in kinds if kind not in (PROGRESS, GONE)]
 
     @property
     def progress(self) -> list[float]:
-        return [json.loads(m[18:])["progress"] for m in self.messages if parse_prefix(m).kind == PROGRESS]
+        return [json.loads(m[18:])["progress"] for m in self.messages if parse_prefix(m)[0] == PROGRESS]
 
 
 @contextlib.asynccontextmanager

@@ -33,6 +33,7 @@ from ..domain.images import Limits
 from ..domain.tokens import API, FILES, SESSIONS
 from ..services import open_services
 from .actions import Actions
+from .handshake import Handshake
 from .http import HttpProtocol
 from .hub import Hub
 from .middleware import RequestMiddleware
@@ -44,7 +45,6 @@ from .sockets import Sockets
 from .sse import Streams
 from .status import Status
 from .submit import Submit
-from .wire import WireProtocol
 
 log = logging.getLogger("tryon.web")
 
@@ -265,7 +265,7 @@ def raise_file_limit() -> None:
 
 
 def make_server(
-    app: Starlette, *, ws: type[asyncio.Protocol] = WireProtocol, http: type[asyncio.Protocol] = HttpProtocol
+    app: Starlette, *, ws: type[asyncio.Protocol] = Handshake, http: type[asyncio.Protocol] = HttpProtocol
 ) -> Server:
     """The server around the application, as :func:`run` and the tests run it; it listens on sockets it is given.
 

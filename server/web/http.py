@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import uuid
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from websockets.server import ServerProtocol
 
 from .. import telemetry
 from ..domain.errors import BadRequest, TryOnError
+from .handshake import Handshake, accept_key
 from .problems import problem
-from .wire import WireProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and header fields together. Of an unfinished head one read (256 KiB) may come on top."""
@@ -114,18 +113,18 @@ class HttpProtocol(HttpToolsProtocol):
         """Only HTTP/1.1 can be upgraded. ``rest``: what the client sent behind its head without waiting for the answer."""
         if not self._should_upgrade():
             self._unsupported_upgrade_warning()
-        elif self.scope["http_version"] != "1.1":
+            return
+        accept = accept_key(self.headers)
+        if self.scope["http_version"] != "1.1":
             self._refuse(BadRequest("bad_request", "A WebSocket begins with HTTP/1.1 (RFC 6455 section 4.2.1)."))
+        elif accept is None or self.scope["method"] != "GET":
+            self._refuse(BadRequest("bad_request", "Not a valid WebSocket handshake."))
+        elif issubclass(ours := cast(type, self.ws_protocol_class), Handshake):
+            self.connections.discard(self)
+            handshake = ours(self.config, self.server_state, self.app_state)
+            handshake.begin(cast(dict[str, Any], self.scope), self.url, accept, self.transport, rest)
         else:
             self.handle_websocket_upgrade()
-            upgraded: Any = self.transport.get_protocol()
-            conn: ServerProtocol | None = getattr(upgraded, "conn", None)
-            if conn is not None and conn.handshake_exc is not None and not upgraded.handshake_initiated:
-                self.connections.discard(upgraded)  # it would say nothing for ever
-                self.transport.set_protocol(self)
-                self._refuse(BadRequest("bad_request", "Not a valid WebSocket handshake."))
-            elif rest and isinstance(upgraded, WireProtocol):  # uvicorn's own would answer it before the 101
-                upgraded.data_received(rest)
 
     def _refuse(self, error: TryOnError) -> None:
         """Answer, unless another answer is on its way, and close. What still comes is thrown away."""

@@ -70,6 +70,9 @@ CHECK_BATCH: Final = 100
 FAILED_SECONDS: Final = 1.0
 """A chore that failed is tried again after this time."""
 
+COUNT_SECONDS: Final = 1.0
+"""How far the metrics of other processes may be behind."""
+
 MEASURE_SECONDS: Final = 0.001
 """The delay of news is measured on one transition in this time."""
 
@@ -78,6 +81,8 @@ _FRAMES: Final = {
     for kind, name in ((EVENT, "event"), (TERMINAL, "event"), (PROGRESS, "progress"), (GONE, "gone"))
 }
 
+
+_TRANSITION: Final = (EVENT, TERMINAL)
 
 _followers: Final = functools.cache(telemetry.followers.labels)
 
@@ -199,7 +204,8 @@ class Hub:
         self._cursor: Cursor | None = None
         self._waiting: dict[str, Waiting | None] = {}
         """Followed sessions that wait for a worker, and what their followers were last told about it."""
-        self._measured_at = 0.0
+        self._measure_at = 0.0
+        self._handed = dict.fromkeys(_FRAMES, 0)
         self.draining = False
 
     def __repr__(self) -> str:
@@ -231,7 +237,7 @@ class Hub:
                 group.create_task(self._sweep_for_ever()),
                 *(
                     group.create_task(self._for_ever(chore))
-                    for chore in (self._check, self._probe, self._ping, self._tell_waiting)
+                    for chore in (self._check, self._probe, self._ping, self._tell_waiting, self._count)
                 ),
             ]
             try:
@@ -319,7 +325,7 @@ class Hub:
                 self._probe_delay_seconds = time.monotonic() - float(message.split()[1])
             return
         try:
-            kind, seq, _ = parse_prefix(message)
+            kind, seq = parse_prefix(message)
         except ValueError as error:
             log.warning("Ignored on %s: %s", channel.decode(), error)
             return
@@ -331,10 +337,11 @@ class Hub:
                 whole = follower.offer(kind, seq, frame) and whole
             except Exception:
                 self._failed(follower)
-        _FRAMES[kind].inc(len(everybody))
-        if kind in (EVENT, TERMINAL):
+        self._handed[kind] += len(everybody)
+        if kind in _TRANSITION:
             self._note_waiting(everybody[0].session_id, frame)
-            self._measure(frame)
+            if (now := time.monotonic()) >= self._measure_at:
+                self._measure(frame, now)
         if not whole:
             self._catch_up(everybody[0].session_id)
 
@@ -355,13 +362,22 @@ class Hub:
         with contextlib.suppress(Exception):
             follower.broken()
 
-    def _measure(self, frame: bytes) -> None:
+    def _measure(self, frame: bytes, now: float) -> None:
         """How old the news is. Looked at a thousand times a second at most: reading the time out of the JSON costs as
         much as sending it."""
-        now = time.monotonic()
-        if now - self._measured_at >= MEASURE_SECONDS:
-            self._measured_at = now
-            telemetry.push_seconds.observe(max(0.0, self._store.now() - _unix(frame)))
+        self._measure_at = now + MEASURE_SECONDS
+        telemetry.push_seconds.observe(max(0.0, self._store.now() - _unix(frame)))
+
+    async def _count(self) -> None:
+        await asyncio.sleep(COUNT_SECONDS)
+        self.count()
+
+    def count(self) -> None:
+        """Bring ``tryon_frames`` up to date. Counting each frame there would cost as much as handing it over."""
+        for kind, number in self._handed.items():
+            if number:
+                self._handed[kind] = 0
+                _FRAMES[kind].inc(number)
 
     def _catch_up(self, session_id: str) -> None:
         """Somebody saw a hole: read what is missing, once for all followers of that session."""
@@ -392,7 +408,7 @@ class Hub:
 
     def _feed(self, session_id: str, message: bytes) -> None:
         """Like :meth:`receive`, from the database: in order, so nobody meets a hole."""
-        kind, seq, _ = parse_prefix(message)
+        kind, seq = parse_prefix(message)
         frame = message[PREFIX_BYTES:]
         self._note_waiting(session_id, frame)
 

@@ -27,10 +27,11 @@ from ..domain.session import timestamp, valid_session_id
 from ..services import Services
 from ..sessions import Credential, Look
 from .credentials import client_address, counted, credential_of, offered_subprotocols, origin_allowed
+from .handshake import EXTENSION
 from .hub import Follower, Hub
 from .outbox import MAX_SEQ, SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
 from .problems import deny
-from .wire import EXTENSION, WireSocket
+from .wire import WireSocket
 
 log = logging.getLogger("tryon.web")
 

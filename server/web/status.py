@@ -157,6 +157,7 @@ class Status:
         return json_response(encode(Health(status, checks)), 503 if down else 200)
 
     async def metrics(self, request: Request) -> Response:
+        self._hub.count()
         return Response(telemetry.render_metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _check_redis(self) -> Check:

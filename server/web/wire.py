@@ -1,24 +1,16 @@
 """A followed session on a bare connection: the hot path of the push.
 
-Starlette and uvicorn do the handshake. Then the connection is *detached*: uvicorn's protocol object, its parser, queue,
-timers and the ASGI task are let go (25 KB a connection become 2.3, 19.5 us a message become 6, measured with the push
-benchmark), and a :class:`WireSocket` keeps the transport. It writes frames straight into it, reads what little a client
-may say, and is pinged by the hub's one wheel.
-
-:class:`WireProtocol` is the ``ws=`` class for uvicorn that makes this possible: it offers ``tryon.detach`` among the ASGI
-extensions. On a server without it the same endpoint runs over plain ASGI messages.
+After the handshake the connection is *detached* (:mod:`server.web.handshake`): what parsed the request and the ASGI task are
+let go (25 KB a connection become 2.3, 19.5 us a message become 6, measured with the push benchmark), and a
+:class:`WireSocket` keeps the transport. It writes frames straight into it, reads what little a client may say, and is pinged
+by the hub's one wheel. On a server without that extension the same endpoint runs over plain ASGI messages.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
-
-from uvicorn._types import ASGIReceiveEvent
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
 from .. import telemetry
 from ..domain.events import ByeFrame, encode
@@ -56,8 +48,6 @@ CLOSE_SECONDS: Final = 2.0
 MAX_AFTER_CLOSE_BYTES: Final = 64 * 1024
 """What a client may send between our close frame and its own: it was on its way already."""
 
-EXTENSION: Final = "tryon.detach"
-
 
 class Keeper(Protocol):
     """Whoever made a socket: told in plain functions what its client says, and once that it is gone."""
@@ -87,7 +77,7 @@ class WireSocket(Listener, asyncio.Protocol):
 
     def __init__(self, session_id: str, keeper: Keeper, address: str) -> None:
         super().__init__(session_id)
-        self.transport: asyncio.Transport = _NOWHERE
+        self.transport: asyncio.Transport = NOWHERE
         self.address = address
         self.said: Any = None
         """For the keeper: what this client said lately. Most never say anything."""
@@ -272,7 +262,7 @@ class WireSocket(Listener, asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
-        self.transport = _NOWHERE
+        self.transport = NOWHERE
         if self._connections is not None:
             self._connections.discard(self)
         self._leave()
@@ -317,57 +307,4 @@ class _Nowhere(asyncio.Transport):
         pass
 
 
-_NOWHERE: Final = _Nowhere()
-
-Detach = Callable[[WireSocket], bool]
-
-
-class WireProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, that can let go of its connection after the handshake."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._early: bytes | None = b""
-        """What came behind the head, kept as it came until it is known who reads it: the parser of frames keeps parts of
-        one to itself. None: the application reads."""
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if scope := getattr(self, "scope", None):
-            scope["extensions"][EXTENSION] = {"detach": self.detach}
-
-    def data_received(self, data: bytes) -> None:
-        if self._early is None or not self.handshake_initiated:
-            super().data_received(data)
-            return
-        self._early += data
-        if len(self._early) > HIGH_WATER_BYTES:
-            self.transport.pause_reading()
-
-    async def receive(self) -> ASGIReceiveEvent:
-        if self.handshake_complete and self._early is not None and not self.disconnected:
-            early, self._early = self._early, None
-            if len(early) > HIGH_WATER_BYTES:
-                self.transport.resume_reading()
-            if early:
-                super().data_received(early)
-        return await super().receive()
-
-    def detach(self, successor: WireSocket) -> bool:
-        """Hand the connection to ``successor``. False: it is lost or closing, or the application reads from it already."""
-        transport, early = self.transport, self._early
-        if self.disconnected or self.close_sent or early is None or transport.is_closing():
-            return False
-        self.stop_keepalive()
-        if len(early) > HIGH_WATER_BYTES:
-            transport.resume_reading()
-        self.connections.discard(self)
-        self.transport = _NOWHERE
-        self.disconnected = True
-        del self.conn, self.request, self.response
-        successor.adopt(transport, self.connections, early)
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.transport is not _NOWHERE:
-            super().connection_lost(exc)
+NOWHERE: Final = _Nowhere()

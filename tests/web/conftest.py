@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.config import Config
-from server.web.wire import WireProtocol
+from server.web.handshake import Handshake
 from tests.running import Web, running_web
 
 StartWeb = Callable[..., Awaitable[Web]]
@@ -19,7 +19,7 @@ StartWeb = Callable[..., Awaitable[Web]]
 @pytest.fixture
 def ws() -> type[asyncio.Protocol]:
     """What speaks WebSocket: ours, which detaches sockets. A module that wants to see the other path too overrides this."""
-    return WireProtocol
+    return Handshake
 
 
 @pytest.fixture

@@ -25,14 +25,15 @@ from server.domain.session import new_session_id
 from server.domain.states import GoneReason
 from server.domain.tokens import Signer, new_token
 from server.web.frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
-from server.web.wire import MAX_AFTER_CLOSE_BYTES, WireProtocol, WireSocket
+from server.web.handshake import Handshake
+from server.web.wire import MAX_AFTER_CLOSE_BYTES
 from tests.conftest import StartStack
 from tests.running import Client, Web, running_web, until
 from tests.web.conftest import StartWeb
 from tests.web.test_frames import masked
 
 
-@pytest.fixture(params=[WireProtocol, WebSocketsSansIOProtocol], ids=["detached", "asgi"])
+@pytest.fixture(params=[Handshake, WebSocketsSansIOProtocol], ids=["detached", "asgi"])
 def ws(request: pytest.FixtureRequest) -> type[asyncio.Protocol]:
     """Every story is told over both paths: detached, and by plain ASGI messages."""
     protocol: type[asyncio.Protocol] = request.param
@@ -260,7 +261,7 @@ async def test_who_speaks_before_being_let_in_is_told_nothing(
     async with web.follow(session.id, WRONG) as client:
         await client.send({"type": "sync", "since": 0})
         await client.send({"type": "ping"})
-        if ws is WireProtocol:  # the other reads nothing before it has looked
+        if ws is Handshake:  # the other reads nothing before it has looked
             await (await client.connection.ping())  # answered: both messages were heard
         gate.set()
         assert await client.rest() == 4504
@@ -702,34 +703,23 @@ async def raw(web: Web, session_id: str, token: str, early: bytes = b"", headers
 PING_TEXT = masked(TEXT, b'{"type":"ping"}')
 
 
-class Attached(WireProtocol):
-    """Ours, with an application that reads and writes by itself."""
-
-    def detach(self, successor: WireSocket) -> bool:
-        return False
-
-
-@pytest.mark.parametrize("protocol", [WireProtocol, Attached])
-async def test_what_came_before_the_answer_is_not_lost(
-    config: Callable[..., Config], protocol: type[asyncio.Protocol], ws: type[asyncio.Protocol]
-) -> None:
+async def test_what_came_before_the_answer_is_not_lost(web: Web, ws: type[asyncio.Protocol]) -> None:
     """Frames without waiting for the 101, the last one cut anywhere."""
-    if ws is not WireProtocol:
+    if ws is not Handshake:
         pytest.skip("uvicorn's own drops them")
-    async with running_web(config(), ws=protocol) as web:
-        session, token = await web.submit()
-        for cut in range(len(PING_TEXT) + 1):
-            async with raw(web, session.id, token, masked(PING, b"early") + PING_TEXT[:cut]) as client:
-                async with asyncio.timeout(5):
-                    heard: list[tuple[int, bytes]] = []
-                    while not any(b'"snapshot"' in payload for _, payload in heard):
-                        heard.append(await client.frame())
-                    client.writer.write(PING_TEXT[cut:] + masked(PING, b"late"))
-                    while (PONG, b"late") not in heard:
-                        heard.append(await client.frame())
-                assert heard.count((PONG, b"early")) == 1
-                client.writer.write(masked(CLOSE, b"\x03\xe8"))
-                assert await client.until_closed() == 1000, "broken frame"
+    session, token = await web.submit()
+    for cut in range(len(PING_TEXT) + 1):
+        async with raw(web, session.id, token, masked(PING, b"early") + PING_TEXT[:cut]) as client:
+            async with asyncio.timeout(5):
+                heard: list[tuple[int, bytes]] = []
+                while not any(b'"snapshot"' in payload for _, payload in heard):
+                    heard.append(await client.frame())
+                client.writer.write(PING_TEXT[cut:] + masked(PING, b"late"))
+                while (PONG, b"late") not in heard:
+                    heard.append(await client.frame())
+            assert heard.count((PONG, b"early")) == 1
+            client.writer.write(masked(CLOSE, b"\x03\xe8"))
+            assert await client.until_closed() == 1000, "broken frame"
 
 
 @pytest.mark.parametrize(
@@ -740,7 +730,7 @@ async def test_what_came_before_the_answer_is_not_lost(
 async def test_a_flood_of_empty_frames_is_misuse(
     web: Web, ws: type[asyncio.Protocol], flood: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if ws is not WireProtocol:
+    if ws is not Handshake:
         pytest.skip("only a detached socket sees what is no message")
     session, token = await web.submit()
     parsed = 0
@@ -767,7 +757,7 @@ async def test_a_flood_of_empty_frames_is_misuse(
 async def test_answering_our_pings_is_no_misuse(
     start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if ws is not WireProtocol:
+    if ws is not Handshake:
         pytest.skip("the other path answers pings before we see them")
     monkeypatch.setattr("server.web.sockets.INBOUND_LIMIT", 3)
     web = await start_web(ping_seconds=0.02)
