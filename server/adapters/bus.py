@@ -12,7 +12,7 @@ import hashlib
 import logging
 import random
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import hiredis
@@ -45,6 +45,9 @@ return 1
 
 ERASED_SECONDS: Final = 120
 """How long Redis refuses the progress of an erased session, which it remembers as a hash."""
+
+CONFIRM_SECONDS: Final = 0.2
+"""How long who joins waits for Redis to confirm the subscription."""
 
 CONNECT_SECONDS: Final = 2.0
 """For a new subscriber connection and the first answer on it."""
@@ -305,11 +308,11 @@ class RedisSubscriber:
                 await self._task
         if self._connection is not None:
             self._connection.abort()
-        for future in self._wanted.values():
-            future.cancel()
+        _settle(self._wanted.values())
 
     def subscribe(self, channel: bytes) -> asyncio.Future[None]:
-        """Want a channel; the future is done when Redis has confirmed it (after a reconnect if need be)."""
+        """Want a channel; the future is done when Redis has confirmed it, at the latest :data:`CONFIRM_SECONDS` after it was
+        asked, and when nobody wants it any more. Several may get the same one: shield it."""
         future = self._wanted.get(channel)
         if future is None:
             future = self._wanted[channel] = asyncio.get_running_loop().create_future()
@@ -319,7 +322,7 @@ class RedisSubscriber:
     def unsubscribe(self, channel: bytes) -> None:
         future = self._wanted.pop(channel, None)
         if future is not None:
-            future.cancel()
+            _settle((future,))
             self._later(channel, False)
 
     def reconnect(self) -> None:
@@ -334,6 +337,7 @@ class RedisSubscriber:
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, {}
+        self._settle_later(outgoing)
         if self._connection is None:
             return  # the next connection subscribes to all that is wanted
         subscribe = [channel for channel, wanted in outgoing.items() if wanted]
@@ -343,15 +347,20 @@ class RedisSubscriber:
         if subscribe:
             self._connection.send((b"SUBSCRIBE", *subscribe))
 
+    def _settle_later(self, channels: Iterable[bytes]) -> None:
+        asked = [
+            future for channel in channels if (future := self._wanted.get(channel)) is not None and not future.done()
+        ]
+        if asked:
+            asyncio.get_running_loop().call_later(CONFIRM_SECONDS, _settle, asked)
+
     def _reply(self, reply: Any) -> None:
         if type(reply) is list and len(reply) == 3:
             kind = reply[0]
             if kind == b"message":
                 self._on_message(reply[1], reply[2])
-            elif kind == b"subscribe":
-                future = self._wanted.get(reply[1])
-                if future is not None and not future.done():
-                    future.set_result(None)
+            elif kind == b"subscribe" and (future := self._wanted.get(reply[1])) is not None:
+                _settle((future,))
         elif type(reply) is list and reply[:2] == [b"pong", _RESTORED]:
             self._on_restored()
         elif self._greeting is not None:
@@ -401,6 +410,7 @@ class RedisSubscriber:
         telemetry.bus_up.set(1)
         self._outgoing.clear()
         channels = list(self._wanted)
+        self._settle_later(channels)
         for start in range(0, len(channels), self.BATCH):
             connection.send((b"SUBSCRIBE", *channels[start : start + self.BATCH]))
         if self.connections:
@@ -435,6 +445,12 @@ class RedisSubscriber:
         finally:
             self._greeting = None
         return connection
+
+
+def _settle(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 def _tls(settings: dict[str, Any]) -> ssl.SSLContext | None:

@@ -53,9 +53,6 @@ from ..sessions import WAITING_SECONDS, Sessions
 
 log = logging.getLogger("tryon.hub")
 
-CONFIRM_SECONDS: Final = 0.2
-"""A joiner waits so long for Redis to confirm its subscription; after that the sweep covers it."""
-
 PROBE_SECONDS: Final = 2.0
 """How often the hub publishes to itself; a probe that has not come back by the next one means a deaf connection."""
 
@@ -274,7 +271,7 @@ class Hub:
             self.leave(follower, transport=transport)
 
     def join(self, follower: Follower, *, transport: str) -> asyncio.Future[None]:
-        """Register, then subscribe; done when Redis has confirmed it."""
+        """Register, then subscribe; done when Redis has confirmed it, or does not in time."""
         channel = self._channel(follower.session_id)
         followers = self._followers.get(channel)
         if followers is None:
@@ -286,9 +283,9 @@ class Hub:
         return self._subscriber.subscribe(channel)
 
     async def confirmation(self, confirmed: asyncio.Future[None]) -> None:
-        """Wait for a subscription, but not for long: after :data:`CONFIRM_SECONDS` the sweep covers it."""
+        """Wait for a subscription; not for long, the bus sees to that. Then the sweep covers it."""
         if not confirmed.done():
-            await asyncio.wait((confirmed,), timeout=CONFIRM_SECONDS)
+            await asyncio.shield(confirmed)  # others wait for it too
 
     def leave(self, follower: Follower, *, transport: str) -> None:
         """Forget a follower. Once too often does no harm."""

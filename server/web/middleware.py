@@ -8,7 +8,7 @@ import time
 import uuid
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.routing import Match, Route
@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from .. import telemetry
 from ..config import Config
 from ..domain.errors import InternalError
-from .credentials import client_address
+from .credentials import client_address, fields
 from .problems import deny, internal_error
 
 log = logging.getLogger("tryon.web")
@@ -42,8 +42,8 @@ class RequestMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        rid = given if REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        given = fields(scope, b"x-request-id")
+        rid = given[0] if given and REQUEST_ID.fullmatch(given[0]) else str(uuid.uuid4())
         token = telemetry.request_id.set(rid)
         try:
             if scope["type"] == "http":

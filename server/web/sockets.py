@@ -14,6 +14,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Protocol
 
@@ -110,41 +111,52 @@ class Sockets:
             await deny(socket, Unavailable(retry_after=random.uniform(1, 5)))
             return
         address = counted(client_address(socket, self._config))
-        session_id = socket.path_params["session_id"]
         refusal = self._places.refusal(address)
         self._places.take(address)
-        detached = False
-        try:
-            with contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
-                offered = offered_subprotocols(socket)
-                await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-                if (detach := (socket.scope.get("extensions") or {}).get(EXTENSION)) is not None:
-                    wire = WireSocket(session_id, self, address)
-                    detached = detach["detach"](wire)
-                if detached:
-                    await self._open(wire, socket, refusal)
-                else:
-                    await self._serve(socket, session_id, refusal)
-        finally:
-            if not detached:
+        if (detach := (socket.scope.get("extensions") or {}).get(EXTENSION)) is not None:
+            await self._detached(
+                socket, WireSocket(socket.path_params["session_id"], self, address), detach["detach"], refusal
+            )
+        else:
+            try:
+                with contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
+                    await self._serve(socket, socket.path_params["session_id"], refusal)
+            finally:
                 self._places.give_back(address)
+
+    async def _accept(self, socket: WebSocket) -> None:
+        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered_subprotocols(socket) else None)
 
     # -- detached ------------------------------------------------------------------------------------------------
 
-    async def _open(self, wire: WireSocket, socket: WebSocket, refusal: TryOnError | None) -> None:
-        """Join and send the snapshot; from then on the hub writes and no task is left."""
+    async def _detached(
+        self, socket: WebSocket, wire: WireSocket, detach: Callable[[WireSocket], bool], refusal: TryOnError | None
+    ) -> None:
+        """Join, read, then accept and send the snapshot: in one packet. From then on the hub writes and no task is left."""
+        told = False
         try:
-            if refusal is not None:
-                raise refusal
-            credential = credential_of(socket)
-            if valid_session_id(wire.session_id):  # else there is nothing to follow; refused like any unknown one
-                await self._hub.confirmation(self._hub.join(wire, transport="ws"))
-            await self._greet(wire, credential, cursor_of(socket.query_params.get("since")))
+            look = await self._join(wire, socket, refusal)
+            await self._accept(socket)
+            if told := detach(wire):
+                self._show(wire, look)
         except TryOnError as error:
-            _refuse(wire, error)
-        except Exception:
-            wire.close(ByeFrame(4001, "internal_error", reconnect=True))
-            raise
+            with contextlib.suppress(WebSocketDisconnect, OSError):
+                await self._accept(socket)
+                if told := detach(wire):
+                    _refuse(wire, error)
+        except (WebSocketDisconnect, OSError):
+            pass
+        finally:
+            if not told:  # it has gone, or nobody knows what to tell it
+                self.left(wire)
+
+    async def _join(self, wire: WireSocket, socket: WebSocket, refusal: TryOnError | None) -> Look:
+        if refusal is not None:
+            raise refusal
+        credential = credential_of(socket)
+        if valid_session_id(wire.session_id):  # else there is nothing to follow; refused like any unknown one
+            await self._hub.confirmation(self._hub.join(wire, transport="ws"))
+        return await self._look(wire, credential, cursor_of(socket.query_params.get("since")))
 
     def heard(self, wire: WireSocket, text: str) -> None:
         """A detached client has said something."""
@@ -162,6 +174,7 @@ class Sockets:
 
     async def _serve(self, socket: WebSocket, session_id: str, refusal: TryOnError | None) -> None:
         peer = _AsgiSocket(session_id)
+        await self._accept(socket)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if refusal is not None:
@@ -169,7 +182,7 @@ class Sockets:
                 credential = credential_of(socket)
                 if valid_session_id(session_id):
                     await stack.enter_async_context(self._hub.following(peer, transport="ws"))
-                await self._greet(peer, credential, cursor_of(socket.query_params.get("since")))
+                self._show(peer, await self._look(peer, credential, cursor_of(socket.query_params.get("since"))))
             except TryOnError as error:
                 _refuse(peer, error)
             receiving = asyncio.create_task(self._receive(socket, peer), name="ws-receive")
@@ -208,11 +221,11 @@ class Sockets:
 
     # -- the same for both ---------------------------------------------------------------------------------------
 
-    async def _greet(self, peer: Peer, credential: Credential, since: int | None) -> None:
+    async def _look(self, peer: Peer, credential: Credential, since: int | None) -> Look:
         look = await self._sessions.look(peer.session_id, credential, since=since)
         self._places.check_session(self._hub.followers_of(peer.session_id))
         peer.until = look.access.until
-        self._show(peer, look)
+        return look
 
     def _show(self, peer: Peer, look: Look) -> None:
         """Say what is true now, then let follow what came meanwhile."""

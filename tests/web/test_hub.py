@@ -82,7 +82,9 @@ class HeldSubscriber(RedisSubscriber):
         self._numbers = itertools.count()
 
     def _flush(self) -> None:
-        if not self.held:
+        if self.held:
+            self._settle_later(self._outgoing)
+        else:
             super()._flush()
 
     def let_go(self) -> None:

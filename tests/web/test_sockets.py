@@ -194,12 +194,17 @@ async def test_the_first_frame_is_the_snapshot_even_when_the_database_is_slow_an
         return await look(*args, **options)
 
     monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(slow_look))
-    async with web.follow(session.id, token) as client:
+
+    async def open_late() -> None:
         await until(lambda: web.hub.followers == 1)
         due = time.monotonic() + 3 * web.config.ping_seconds
         await until(lambda: time.monotonic() > due)
         gate.set()
-        assert (await client.next())["type"] == "snapshot"
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(open_late())
+        async with web.follow(session.id, token) as client:
+            assert (await client.next())["type"] == "snapshot"
 
 
 # -- credentials ---------------------------------------------------------------------------------------------------------
@@ -258,14 +263,26 @@ async def test_who_speaks_before_being_let_in_is_told_nothing(
         return await look(*args, **options)
 
     monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(slow_look))
+    if ws is Handshake:  # it is let in before it is answered: it can only speak with its request
+        early = masked(TEXT, b'{"type":"sync","since":0}') + PING_TEXT
+        async with asyncio.TaskGroup() as group:
+            group.create_task(until_then(lambda: web.hub.followers == 1, gate.set))
+            async with raw(web, session.id, WRONG, early) as hasty:
+                told = [(await hasty.frame())[1] for _ in range(2)]
+                assert [json.loads(frame)["type"] for frame in told] == ["error", "bye"]
+                assert await hasty.until_closed() == 4504
+        return
     async with web.follow(session.id, WRONG) as client:
         await client.send({"type": "sync", "since": 0})
         await client.send({"type": "ping"})
-        if ws is Handshake:  # the other reads nothing before it has looked
-            await (await client.connection.ping())  # answered: both messages were heard
         gate.set()
         assert await client.rest() == 4504
         assert client.types == ["error", "bye"]
+
+
+async def until_then(condition: Callable[[], bool], act: Callable[[], None]) -> None:
+    await until(condition)
+    act()
 
 
 @pytest.mark.parametrize("token", ["short", "x" * 129, "x" * 22 + "!"])
