@@ -197,6 +197,7 @@ class Sessions:
         """Expired sessions that could not be erased."""
         self._pass_at: datetime | None = None
         self._forgot_at = float("-inf")
+        self._queue_again_at = float("-inf")
         self._leases: set[str] = set()
         self._waiting: dict[str, Waiting] = {}
         self._waiting_at = float("-inf")
@@ -380,6 +381,8 @@ class Sessions:
         Read at most once in :data:`WAITING_SECONDS`, however many ask: what is pushed and what is polled are the same.
         """
         loop = asyncio.get_running_loop()
+        if loop.time() - self._waiting_at < WAITING_SECONDS:
+            return self._waiting
         async with self._waiting_lock:
             if loop.time() - self._waiting_at >= WAITING_SECONDS:
                 try:
@@ -713,19 +716,15 @@ class Sessions:
         """
         self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
         expired: list[Session] = []
-        waiting: list[Session] = []
         async for session in self._due():
             now = datetime.fromtimestamp(self._store.now(), UTC)
             if session.expires_at <= now:
                 expired.append(session)
             elif session.deadline_at <= now:
                 await self._alone(session, self._time_out(session))
-            elif session.status is Status.PROCESSING:
-                await self._alone(session, self._lost(session))
             else:
-                waiting.append(session)
-        if waiting:
-            await self._queue_again(waiting)
+                await self._alone(session, self._lost(session))
+        await self._queue_again()
         if expired:
             await self._erase_expired(expired)
         if asyncio.get_running_loop().time() - self._forgot_at >= FORGET_SECONDS:
@@ -772,11 +771,11 @@ class Sessions:
 
     async def _due(self) -> AsyncIterator[Session]:
         """Page by page: many that wait in good order must not hide one that needs help."""
-        page = await self._store.due(unqueued_seconds=UNQUEUED_SECONDS)
+        page = await self._store.due()
         while page:
             for session in page:
                 yield session
-            page = await self._store.due(unqueued_seconds=UNQUEUED_SECONDS, after=page[-1])
+            page = await self._store.due(after=page[-1])
 
     async def _time_out(self, session: Session) -> None:
         moved = await self._store.transition(
@@ -794,20 +793,26 @@ class Sessions:
             telemetry.reconciled.labels("timeout").inc()
             log.info("Session %s failed: timeout", session.id)
 
-    async def _queue_again(self, waiting: list[Session]) -> None:
+    async def _queue_again(self) -> None:
         """Those without a job: the enqueue failed, Redis forgot it, or a worker took it and died before its claim.
 
-        One question for all: asking for each would cost a core when a thousand wait, and minutes when Redis hangs.
+        One question for all, and not in every pass: a long queue is read as a whole.
         """
+        if (now := asyncio.get_running_loop().time()) < self._queue_again_at:
+            return
+        self._queue_again_at = now + UNQUEUED_SECONDS - RECONCILE_SECONDS
+        waiting = await self._store.long_waiting(seconds=UNQUEUED_SECONDS)
+        if not waiting:
+            return
         try:
             queued = set(await self._queue.order(1_000_000))
         except QueueAway:
             return
-        for session in waiting:
-            if session.id in queued:
+        for session_id, seq, enqueues in waiting:
+            if session_id in queued:
                 continue
-            if await self._store.count_enqueue(session.id, seq=session.seq, enqueues=session.enqueues):
-                again = await self._store.get(session.id)
+            if await self._store.count_enqueue(session_id, seq=seq, enqueues=enqueues):
+                again = await self._store.get(session_id)
                 if again is not None and again.status is Status.CREATED:
                     if not await self._enqueue(again):
                         return

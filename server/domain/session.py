@@ -114,6 +114,18 @@ class Waiting(NamedTuple):
     eta_seconds: float | None
 
 
+def worth_telling(told: Waiting | None, now: Waiting) -> bool:
+    """Whether who waits should hear of this place: at position 500 each tenth move, in the first hundred every one; a time
+    that has changed by a tenth and a second."""
+    if told is None or told == now:
+        return told is None
+    if abs(told.queue_position - now.queue_position) >= max(1, now.queue_position // 50):
+        return True
+    if told.eta_seconds is None or now.eta_seconds is None:
+        return told.eta_seconds is not now.eta_seconds
+    return abs(told.eta_seconds - now.eta_seconds) >= max(1.0, told.eta_seconds / 10)
+
+
 def expected_seconds(position: int, *, run_seconds: float | None, slots: int) -> float | None:
     """The time to the end of a session that waits at ``position`` while ``slots`` sessions run at once.
 

@@ -46,7 +46,7 @@ from ..domain.events import (
     gone_message,
     parse_prefix,
 )
-from ..domain.session import Session, Waiting, timestamp
+from ..domain.session import Session, Waiting, timestamp, worth_telling
 from ..domain.states import GoneReason, Status
 from ..domain.tokens import Signer
 from ..sessions import WAITING_SECONDS, Sessions
@@ -63,6 +63,9 @@ CHECK_SECONDS: Final = 60.0
 
 CHECK_BATCH: Final = 100
 """Sessions per statement of that look; the statements are spread over the time. 400 keep the loop busy for 7 ms."""
+
+TELL_BATCH: Final = 20
+"""Sessions that are told their place at once."""
 
 FAILED_SECONDS: Final = 1.0
 """A chore that failed is tried again after this time."""
@@ -534,19 +537,24 @@ class Hub:
             self._waiting.pop(session_id, None)
 
     async def _tell_waiting(self) -> None:
-        """Tell those who wait where they stand, when it has changed."""
-        await asyncio.sleep(WAITING_SECONDS)
-        if self._waiting:
-            self._tell_places(await self._sessions.waiting())
-
-    def _tell_places(self, places: dict[str, Waiting]) -> None:
-        at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
-        for session_id, told in list(self._waiting.items()):
-            place = places.get(session_id)
-            if place is None or place == told:
-                continue
-            self._waiting[session_id] = place
-            self._tell_place(session_id, place, at)
+        """Tell those who wait where they stand, when it has changed. Spread over the time: a thousand at once would take
+        20 ms, in which no other news goes out."""
+        places = await self._sessions.waiting() if self._waiting else {}
+        due = [
+            (session_id, place)
+            for session_id, told in self._waiting.items()
+            if (place := places.get(session_id)) is not None and worth_telling(told, place)
+        ]
+        batches = [due[start : start + TELL_BATCH] for start in range(0, len(due), TELL_BATCH)]
+        for batch in batches:
+            at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
+            for session_id, place in batch:
+                if session_id in self._waiting:  # else it was taken meanwhile
+                    self._waiting[session_id] = place
+                    self._tell_place(session_id, place, at)
+            await asyncio.sleep(WAITING_SECONDS / len(batches))
+        if not batches:
+            await asyncio.sleep(WAITING_SECONDS)
 
     def _tell_place(self, session_id: str, place: Waiting, at: str) -> None:
         frames: dict[int, bytes] = {}  # nearly always one, the same for all

@@ -416,7 +416,7 @@ async def test_an_expired_session_is_unreadable_before_it_is_erased(store: Store
     session = await store.insert(new_session(retention_seconds=-0.001))
     assert await store.get(session.id) is None
     assert await store.story(session.id, 0) is None
-    assert [due.id for due in await store.due(unqueued_seconds=60)] == [session.id]
+    assert [due.id for due in await store.due()] == [session.id]
     assert [row.id for row in await store.erase({session.id: "h"}, GoneReason.EXPIRED)] == [session.id]
 
 
@@ -442,15 +442,16 @@ async def test_times_come_from_the_databases_clock(store: Store, monkeypatch: py
 
 
 async def test_due_finds_each_kind_of_standstill_and_nothing_else(store: Store) -> None:
-    await brought_to(store, Status.CREATED)
+    waiting = await brought_to(store, Status.CREATED)
     await brought_to(store, Status.PROCESSING)
     await brought_to(store, Status.COMPLETED)
+    assert await store.long_waiting(seconds=-1) == [(waiting.id, 1, 1)]
+    assert await store.long_waiting(seconds=60) == []
     lapsed = await brought_to(store, Status.PROCESSING)
     await store.renew(lapsed.id, attempt=1, lease_seconds=-1)
     late = await store.insert(new_session(deadline_seconds=-1))
     expired = await store.insert(new_session(retention_seconds=-1))
-    assert {session.id for session in await store.due(unqueued_seconds=60)} == {lapsed.id, late.id, expired.id}
-    assert len(await store.due(unqueued_seconds=-1)) == 4, "the waiting one too"
+    assert {session.id for session in await store.due()} == {lapsed.id, late.id, expired.id}
     soonest = await store.next_due()
     assert soonest is not None and soonest < datetime.now(UTC)
 

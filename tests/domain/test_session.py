@@ -22,6 +22,7 @@ from server.domain.session import (
     timestamp,
     valid_session_id,
     view,
+    worth_telling,
 )
 from server.domain.states import Status
 from server.domain.tokens import Signer
@@ -177,3 +178,26 @@ def test_timestamps_are_in_utc_with_milliseconds() -> None:
     assert timestamp(datetime(2026, 1, 2, 3, 4, 5, 6789, UTC)) == "2026-01-02T03:04:05.006Z"
     there = timezone(timedelta(hours=2))
     assert timestamp(datetime(2026, 1, 2, 3, 4, 5, 0, there)) == "2026-01-02T01:04:05.000Z"
+
+
+@pytest.mark.parametrize(
+    ("told", "now", "worth"),
+    [
+        (None, (3, None), True),
+        ((3, 6.0), (3, 6.0), False),
+        ((4, 6.0), (3, 6.0), True),
+        ((99, 60.0), (98, 60.0), True),
+        ((509, 60.0), (500, 60.0), False),
+        ((510, 60.0), (500, 60.0), True),
+        ((3, 60.0), (3, 55.0), False),
+        ((3, 60.0), (3, 54.0), True),
+        ((3, 6.0), (3, 5.2), False),
+        ((3, 6.0), (3, 5.0), True),
+        ((3, None), (3, 6.0), True),
+        ((3, 6.0), (3, None), True),
+    ],
+)
+def test_a_place_is_told_when_it_matters(
+    told: tuple[int, float] | None, now: tuple[int, float | None], worth: bool
+) -> None:
+    assert worth_telling(None if told is None else Waiting(*told), Waiting(*now)) is worth

@@ -872,7 +872,7 @@ async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
     async with contextlib.AsyncExitStack() as stack:
         for page in pages:
             await join(hub, services, page, stack)
-        hub._tell_places({session.id: Waiting(queue_position=3, eta_seconds=9.0)})
+        hub._tell_place(session.id, Waiting(queue_position=3, eta_seconds=9.0), "2026-11-22T09:00:00.000Z")
         assert len(frames) == 20
         assert all(frame is frames[0] for frame in frames)
         assert json.loads(frames[0])["queue_position"] == 3
