@@ -12,7 +12,8 @@ import hashlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -35,6 +36,7 @@ from .domain.events import (
     history_event,
     progress_message,
 )
+from .domain.grace import Disturbance, Use, disturbance
 from .domain.session import (
     Access,
     ErasedFile,
@@ -79,6 +81,12 @@ FORGET_SECONDS: Final = 10.0
 
 CHORE_SECONDS: Final = 20.0
 """Who does a chore says so at least this often; another process takes over when it has not for three times as long."""
+
+DISTURBANCES: Final[dict[Disturbance, str]] = {
+    "outage": "the database could not be used",
+    "late": "the database or this process stood still",
+    "clock": "the database's clock was set",
+}
 
 ORPHAN_SECONDS: Final = 3600.0
 """A file without a row is an upload in flight until it is this old, then an orphan."""
@@ -196,6 +204,11 @@ class Sessions:
         self._stuck: dict[str, _Stuck] = {}
         """Expired sessions that could not be erased."""
         self._pass_at: datetime | None = None
+        self._last_use: Use | None = None
+        self._database_failed = False
+        self._disturbed: tuple[Disturbance, float] | None = None
+        """What may have kept workers from renewing their leases, and when this process noticed; until it has granted them
+        another period, or they have had one."""
         self._forgot_at = float("-inf")
         self._queue_again_at = float("-inf")
         self._leases: set[str] = set()
@@ -712,8 +725,17 @@ class Sessions:
     async def maintain(self) -> None:
         """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable.
 
-        One session that cannot be helped keeps no other from it; and the living come before the dead.
+        One session that cannot be helped keeps no other from it; and the living come before the dead. After a time in
+        which workers may have been unable to renew their leases, each is granted one more period first.
         """
+        with self._using_database():
+            await self._store.synchronize_clock()
+            self._note_use()
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        if self._disturbed is not None:
+            await self._grant_leases()
         self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
         expired: list[Session] = []
         async for session in self._due():
@@ -740,6 +762,7 @@ class Sessions:
             log.warning("Session %s must wait: %s", session.id, error, exc_info=None if known else error)
             await self._store.check()
             return False
+        self._note_use()
         return True
 
     async def _lost(self, session: Session) -> None:
@@ -770,12 +793,57 @@ class Sessions:
                 stuck[session.id] = _Stuck(now() + seconds, seconds)
 
     async def _due(self) -> AsyncIterator[Session]:
-        """Page by page: many that wait in good order must not hide one that needs help."""
+        """Page by page: many that wait in good order must not hide one that needs help. What was read in or after a
+        disturbance proves nothing: that ends the pass."""
         page = await self._store.due()
         while page:
+            self._note_use()
+            if self._disturbed is not None:
+                await self._grant_leases()
+                return
             for session in page:
                 yield session
             page = await self._store.due(after=page[-1])
+
+    # -- what may have kept workers from renewing their leases -----------------------------------------------------
+
+    @contextlib.contextmanager
+    def _using_database(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.Unavailable:
+            self._database_failed = True
+            raise
+
+    def _note_use(self) -> None:
+        """The database was used with success just now; was it all the time since the last use?"""
+        now = Use(time.monotonic(), self._store.now())
+        lease_seconds = self._config.lease_seconds
+        found = disturbance(
+            self._last_use,
+            now,
+            failed=self._database_failed,
+            calm_seconds=max(lease_seconds / 3, 2 * RECONCILE_SECONDS),  # a heartbeat may come so late
+        )
+        self._last_use, self._database_failed = now, False
+        if found is not None:
+            self._disturbed = (found, now.at)
+        elif self._disturbed is not None and now.at - self._disturbed[1] > lease_seconds:
+            self._disturbed = None  # whoever lives has renewed its lease since
+
+    async def _grant_leases(self) -> None:
+        """An outage of the database, or of all machines, must not look like the death of all workers."""
+        assert self._disturbed is not None
+        why, _ = self._disturbed
+        if why == "clock":
+            await self._store.bound_ends(
+                deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
+            )
+        granted = await self._store.renew_all(lease_seconds=self._config.lease_seconds)
+        self._disturbed = None
+        telemetry.reconciled.labels("lease_granted").inc(granted)
+        if granted:
+            log.warning("Granted %d sessions one more period of their leases: %s", granted, DISTURBANCES[why])
 
     async def _time_out(self, session: Session) -> None:
         moved = await self._store.transition(
@@ -859,7 +927,6 @@ class Sessions:
                 group.create_task(self._chore("reconcile", self.maintain, RECONCILE_SECONDS, self._until_due)),
                 group.create_task(self._chore("cleanup", self.cleanup, self._config.cleanup_seconds)),
                 group.create_task(self._chore("discard", self._discard_undecided, RECONCILE_SECONDS, shared=False)),
-                group.create_task(self._chore("clock", self._store.synchronize_clock, 30.0, shared=False)),
             ]
             try:
                 yield
@@ -914,7 +981,10 @@ class Sessions:
 
     async def _holds(self, name: str, *, seconds: float) -> bool:
         self._leases.add(name)  # before the commit: it must be dropped whatever becomes of the answer
-        held = await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+        with self._using_database():
+            await self._store.synchronize_clock()
+            held = await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+        self._note_use()
         if not held:
             self._leases.discard(name)
         return held

@@ -16,11 +16,13 @@ from sqlalchemy import func, select
 from server import sessions as sessions_module
 from server.adapters import tables
 from server.config import Config
+from server.domain.errors import Unavailable
+from server.domain.grace import Use
 from server.domain.session import Session, new_session_id
 from server.domain.states import Status
 from server.services import Services, open_services
 from tests.conftest import StartValkey
-from tests.running import PHOTO, Web, running_web, until
+from tests.running import PHOTO, Web, new_session, running_web, until
 
 MakeConfig = Callable[..., Config]
 
@@ -220,7 +222,7 @@ async def test_a_process_that_ends_leaves_its_chores_to_others_at_once(config: M
         async with sessions.maintenance():
             await until(lambda: sessions._leases == {"reconcile", "cleanup"})
             await sessions._store.take_lease("cleanup", owner=sessions.process_name, seconds=60)
-            assert not await store.take_lease("cleanup", owner="another", seconds=1)
+            assert not await store.take_lease("cleanup", owner="another", seconds=60)
         for chore in ("reconcile", "cleanup"):
             assert await store.take_lease(chore, owner="another", seconds=60)
 
@@ -291,6 +293,128 @@ async def test_a_session_whose_job_redis_forgot_is_queued_again(start: Start) ->
                     break
                 await asyncio.sleep(0.02)
         assert (found.status, found.seq) == (Status.CREATED, 1)
+
+
+# -- what only looks like the death of all workers ---------------------------------------------------------------------------
+
+
+async def lapsed(services: Services) -> Session:
+    """A session that runs, whose worker could not renew its lease in time."""
+    session = await submitted(services)
+    claim = await services.sessions.begin(session.id, worker="lives")
+    assert claim is not None
+    assert await services.store.renew(session.id, attempt=1, lease_seconds=-0.1) is False
+    return claim.session
+
+
+async def _fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+
+        async def away(**_: Any) -> Any:
+            raise Unavailable
+
+        patch.setattr(services.store, "due", away)
+        with pytest.raises(Unavailable):
+            await services.sessions.maintain()
+
+
+def _passed(services: Services, *, seconds: float, clock_seconds: float) -> None:
+    """So much time goes by between two passes, and so much by the database's clock."""
+    last = services.sessions._last_use
+    assert last is not None
+    services.sessions._last_use = Use(last.at - seconds, last.clock - clock_seconds)
+
+
+@pytest.mark.parametrize("what", ["outage", "late", "clock ahead", "clock back"])
+async def test_after_a_disturbance_every_lease_lasts_one_more_period(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with open_services(config(lease_seconds=0.6)) as services:
+        await services.sessions.maintain()
+        session = await lapsed(services)
+        match what:
+            case "outage":
+                await _fail_once(services, monkeypatch)
+            case "late":
+                _passed(services, seconds=60, clock_seconds=60)
+            case "clock ahead":
+                _passed(services, seconds=0, clock_seconds=25 * 3600)
+            case "clock back":
+                _passed(services, seconds=0, clock_seconds=-25 * 3600)
+        await services.sessions.maintain()
+        granted = await row(services, session)
+        assert (granted.status, granted.seq) == (Status.PROCESSING, 2), "its worker had no chance"
+        await services.sessions.maintain()
+        assert await row(services, session) == granted, "once, not again and again"
+        async with asyncio.timeout(8):
+            while (again := await row(services, session)).status is Status.PROCESSING:
+                await services.sessions.maintain()
+                await asyncio.sleep(0.02)
+        assert (again.status, again.seq, again.burnt) == (Status.CREATED, 3, 1), "its worker was dead after all"
+        assert granted.lease_expires_at is not None
+        assert again.updated_at >= granted.lease_expires_at
+
+
+async def test_a_lease_that_lapses_in_quiet_times_is_granted_nothing(config: MakeConfig, database_url: str) -> None:
+    async with open_services(config()) as services:
+        for _ in range(3):
+            await services.sessions.maintain()
+        session = await lapsed(services)
+        await services.sessions.maintain()
+        assert (await row(services, session)).status is Status.CREATED
+
+
+async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_services(config()) as services:
+        await services.sessions.maintain()
+        session = await lapsed(services)
+        due = services.store.due
+
+        async def slow(**what: Any) -> list[Session]:
+            page = await due(**what)
+            _passed(services, seconds=60, clock_seconds=60)
+            return page
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.store, "due", slow)
+            await services.sessions.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_who_takes_over_after_an_outage_grants_what_its_predecessor_could_not(
+    config: MakeConfig, database_url: str
+) -> None:
+    async with open_services(config()) as services:
+        sessions = services.sessions
+        await services.store.take_lease("reconcile", owner="another", seconds=60)
+        assert not await sessions._holds("reconcile", seconds=60)
+        session = await lapsed(services)
+        _passed(services, seconds=60, clock_seconds=60)
+        for _ in range(2):  # the other one still has the lease, but is dead
+            assert not await sessions._holds("reconcile", seconds=60)
+        await services.store.drop_lease("reconcile", owner="another")
+        assert await sessions._holds("reconcile", seconds=60)
+        await sessions.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeConfig, database_url: str) -> None:
+    async with open_services(config(deadline_seconds=600, retention_seconds=86400)) as services:
+        await services.sessions.maintain()
+        ahead = 25 * 3600
+        waiting = await services.store.insert(
+            new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
+        )
+        assert await services.store.take_lease("cleanup", owner="dead", seconds=60 + ahead)
+        _passed(services, seconds=0, clock_seconds=-ahead)
+        now = services.store.now()
+        await services.sessions.maintain()
+        bounded = await row(services, waiting)
+        assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
+        assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
+        assert await services.store.take_lease("cleanup", owner="alive", seconds=60)
 
 
 async def test_two_reconcilers_at_once_do_everything_once(config: MakeConfig, database_url: str) -> None:

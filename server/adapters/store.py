@@ -41,6 +41,9 @@ TRANSIENT_STATES: Final = ("08", "25006", "40", "53", "55", "57", "58")
 """PostgreSQL's codes (its manual's appendix A) for what passes: no connection, read-only after a fail-over, deadlock,
 out of resources or connections, in recovery, shutting down or starting up, input/output. SQLAlchemy tells none apart."""
 
+_STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A clock that nobody sets; where there is one, it goes on while the machine sleeps."""
+
 GONE_SECONDS: Final = 120.0
 """How long an erased session is remembered (as a hash) so that every process learns of it."""
 
@@ -225,8 +228,7 @@ class Store:
         self._reader = engine.execution_options(**read)
         # SQLite has one writer. Queueing here is fair and quick; its own busy handler sleeps and starves.
         self._write_lock = asyncio.Lock() if self._sqlite else None
-        self._offset_seconds = 0.0
-        self._offset_at = float("-inf")
+        self._offset_seconds = time.time() - time.clock_gettime(_STEADY)
 
     def __repr__(self) -> str:
         return f"<Store {self._engine.dialect.name} {self._engine.pool.status()}>"
@@ -266,17 +268,18 @@ class Store:
     # -- the clock -----------------------------------------------------------------------------------------------
 
     async def synchronize_clock(self) -> None:
-        """Measure how far this process's clock is from the database's; the error is half the round trip."""
+        """Measure how far the database's clock is from this process's steady one; the error is half the round trip."""
         if self._sqlite:  # one machine, one clock
             return
-        before = time.time()
+        before = time.clock_gettime(_STEADY)
         async with self._read() as connection:
             now = (await connection.execute(select(database_time()))).scalar_one()
-        self._offset_seconds = now.timestamp() - (before + time.time()) / 2
+        self._offset_seconds = now.timestamp() - (before + time.clock_gettime(_STEADY)) / 2
 
     def now(self) -> float:
-        """Unix seconds of the database's clock, as this process knows it."""
-        return time.time() + self._offset_seconds
+        """Unix seconds of the database's clock, as this process knows it. Setting this machine's clock does not move it,
+        unless that is the database's too."""
+        return time.time() if self._sqlite else time.clock_gettime(_STEADY) + self._offset_seconds
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -424,6 +427,27 @@ class Store:
             row = result.one_or_none()
         return None if row is None else bool(row[0])
 
+    async def renew_all(self, *, lease_seconds: float) -> int:
+        """Extend every lease: after a time in which no worker could. How many sessions run."""
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(tables.sessions.c.status == Status.PROCESSING.value)
+                .values(lease_expires_at=database_time(lease_seconds))
+            )
+        return result.rowcount
+
+    async def bound_ends(self, *, deadline_seconds: float, retention_seconds: float) -> None:
+        """After the clock was set back: no session shall be waited for or kept longer than one that begins now."""
+        table = tables.sessions.c
+        unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
+        deadline, expiry = database_time(deadline_seconds), database_time(retention_seconds)
+        async with self._write() as connection:
+            await connection.execute(
+                update(tables.sessions).where(unfinished, table.deadline_at > deadline).values(deadline_at=deadline)
+            )
+            await connection.execute(update(tables.sessions).where(table.expires_at > expiry).values(expires_at=expiry))
+
     async def request_cancel(self, session_id: str, *, seq: int) -> bool:
         """Flag a running session. The flag outlives the worker it was meant for. False: it moved on meanwhile."""
         table = tables.sessions.c
@@ -507,14 +531,19 @@ class Store:
         return result.rowcount
 
     async def take_lease(self, name: str, *, owner: str, seconds: float) -> bool:
-        """One process at a time: True if the named lease is free, lapsed or already this owner's."""
+        """One process at a time: True if the named lease is free, lapsed or already this owner's. One that ends later than
+        anybody takes it for was left behind when the clock was set back."""
         dialect: Any = sqlite if self._sqlite else postgresql
         values = {"name": name, "owner": owner, "expires_at": database_time(seconds)}
         statement = dialect.insert(tables.leases).values(**values)
         statement = statement.on_conflict_do_update(
             index_elements=["name"],
             set_={"owner": statement.excluded.owner, "expires_at": statement.excluded.expires_at},
-            where=or_(tables.leases.c.owner == owner, tables.leases.c.expires_at <= database_time()),
+            where=or_(
+                tables.leases.c.owner == owner,
+                tables.leases.c.expires_at <= database_time(),
+                tables.leases.c.expires_at > database_time(2 * seconds),
+            ),
         ).returning(tables.leases.c.owner)
         async with self._write() as connection:
             return (await connection.execute(statement)).one_or_none() is not None
