@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -75,7 +74,6 @@ class DoorbellRedis(ArqRedis):
         self._read_at_once = True
         self._was_empty = False
         self._offered: list[bytes] = []
-        self._wait_seconds = POLL_SECONDS
         self._away = False
         self._stopping = False
 
@@ -93,16 +91,12 @@ class DoorbellRedis(ArqRedis):
     async def _startable(self, name: Any, limit: int) -> list[bytes]:
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen(), name="doorbell")
-        heard = self._read_at_once or await self._ring(self._wait_seconds)
+        heard = self._read_at_once or await self._ring(POLL_SECONDS)
         self._rung.clear()  # before reading: a job that comes after the read rings again
-        waiting = await self.zrange(name, 0, limit - 1, withscores=True)
-        now_ms = time.time() * 1000
-        jobs = [job for job, score in waiting if score <= now_ms]
+        jobs: list[bytes] = await self.zrange(name, 0, limit - 1)
         if jobs and self._was_empty and not heard:
             self._suspect()
-        self._was_empty = not waiting
-        # This machine's clock may be behind the one that gave the score; arq starts nothing before its time.
-        self._wait_seconds = POLL_SECONDS if jobs or not waiting else _until(waiting[0][1], now_ms)
+        self._was_empty = not jobs
         self._read_at_once = bool(jobs) and jobs != self._offered
         self._offered = jobs
         return jobs
@@ -257,7 +251,3 @@ class TakingPipeline(Pipeline):
 
 async def _answered(value: Any) -> Any:
     return value
-
-
-def _until(score_ms: float, now_ms: float) -> float:
-    return min(POLL_SECONDS, max(0.001, (score_ms - now_ms) / 1000 + 0.0005))

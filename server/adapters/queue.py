@@ -148,15 +148,15 @@ class ArqQueue:
     async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> None:
         """Add the job and ring, in one round trip. The same id again changes nothing but its place.
 
-        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. arq leaves a job alone until that
-        time, so a score in this machine's future (the database's clock is ahead) is lowered to now.
+        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. It is stored in seconds: arq takes it
+        for a time in milliseconds before which no job may start, by the worker's own clock, and that clock may be behind.
         """
         now_ms = time.time_ns() // 1_000_000
         key = job_id(session_id, attempt, n)
         job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
         async with self._bounded(), self._redis.pipeline(transaction=True) as pipe:
             pipe.set(job_key_prefix + key, job, ex=JOB_SECONDS)
-            pipe.zadd(self._name, {key: min(score_ms, now_ms)})
+            pipe.zadd(self._name, {key: score_ms / 1000})
             pipe.publish(self._doorbell, b"1")  # delivered when the transaction is done: the job can be seen by then
             await pipe.execute()
 
