@@ -29,7 +29,7 @@ from .domain import errors
 from .domain.errors import NotFound, Unauthorized
 from .domain.events import (
     EventFrame,
-    HistoryEvent,
+    History,
     event_frame,
     event_message,
     gone_message,
@@ -420,11 +420,15 @@ class Sessions:
         views = await self._views(page, self.access())
         return views, (page[-1].created_at, page[-1].id) if len(sessions) > limit else None
 
-    async def history(self, session_id: str, credential: Credential) -> list[HistoryEvent]:
+    async def history(self, session_id: str, credential: Credential) -> History:
         """The audit trail from the beginning. Raises as :meth:`look`."""
         reading, until = await self._read_as(session_id, credential, 0)
         access = self.access(until=until)
-        return [history_event(event, access.file) for event in reading.story.events]
+        delivered_at = reading.story.session.delivered_at
+        return History(
+            [history_event(event, access.file) for event in reading.story.events],
+            None if delivered_at is None else timestamp(delivered_at),
+        )
 
     async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> str:
         """The key of a file that a signed link opens, if a living session still names it. Raises NotFound."""

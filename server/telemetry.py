@@ -98,6 +98,11 @@ push_seconds: Final = Histogram(
     "From a transition's commit to its frame being handed to the client's connection.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+delivered_seconds: Final = Histogram(
+    "tryon_delivered_seconds",
+    "From the commit of a session's end to its first handing over to a client, once a session.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400),
+)
 bus_reconnects: Final = Counter(
     "tryon_bus_reconnects", "Times the subscriber connection to Redis was lost and made again."
 )

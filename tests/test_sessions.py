@@ -92,7 +92,7 @@ async def test_a_submitted_session_has_its_row_its_file_and_its_job(services: Se
     session = await submit(services, garment=PHOTO, params={"style": "wide"})
     assert files(services) == [f"inputs/{session.id}-garment.jpg", f"inputs/{session.id}-image.jpg"]
     assert await services.queue.contains(session.id, 0, 1)
-    (created,) = await services.sessions.history(session.id, MINE)
+    (created,) = (await services.sessions.history(session.id, MINE)).events
     assert (created.seq, created.event, created.from_) == (1, "created", None)
     assert created.data["input"].startswith(f"/api/tryon/files/inputs/{session.id}-image.jpg?")
 

@@ -12,13 +12,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, event, exc, func, insert, literal, or_, select, true, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Float,
+    and_,
+    bindparam,
+    delete,
+    event,
+    exc,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -495,6 +511,29 @@ class Store:
         if hashes:
             row = {"reason": reason.value, "at": database_time(), "xact": current_xact()}
             await connection.execute(insert(tables.gone).values([row | {"id_hash": each} for each in hashes]))
+
+    async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
+        """Write down when these ended sessions were first handed to a client (Unix seconds of :meth:`now`); the first to
+        say so wins. For those that nobody had said it of: when they ended."""
+        table = tables.sessions.c
+        first: dict[str, datetime] = {}
+        ids = list(handed)
+        for chunk in (ids[start : start + 400] for start in range(0, len(ids), 400)):
+            async with self._write() as connection:
+                unsaid = select(table.id, table.finished_at).where(
+                    table.id.in_(chunk), table.finished_at.is_not(None), table.delivered_at.is_(None)
+                )
+                ended = {str(row[0]): row[1] for row in await connection.execute(unsaid)}
+                if ended:
+                    now = self.now()
+                    await connection.execute(
+                        update(tables.sessions)
+                        .where(table.id == bindparam("session"), table.delivered_at.is_(None))
+                        .values(delivered_at=database_time(bindparam("offset", type_=Float))),
+                        [{"session": id, "offset": handed[id] - now} for id in ended],
+                    )
+                    first |= ended
+        return first
 
     async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> bool:
         """Note one more enqueue of a waiting session (the n of its job id); False: somebody else did, or it moved on."""

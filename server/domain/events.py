@@ -109,7 +109,10 @@ class HistoryEvent(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
+    """``delivered_at``: when the terminal event was first handed to a client; null if that has not happened (yet)."""
+
     events: list[HistoryEvent]
+    delivered_at: str | None = None
 
 
 Frame = SnapshotFrame | EventFrame | ProgressFrame | PingFrame | PongFrame | ErrorFrame | ByeFrame

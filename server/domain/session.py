@@ -75,6 +75,8 @@ class Session:
     finished_at: datetime | None
     deadline_at: datetime
     expires_at: datetime
+    delivered_at: datetime | None
+    """When a client was first handed the terminal event."""
 
     @property
     def file_keys(self) -> list[str]:

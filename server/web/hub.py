@@ -22,7 +22,7 @@ import secrets
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -50,6 +50,7 @@ from ..domain.session import Session, Waiting, timestamp, worth_telling
 from ..domain.states import GoneReason, Status
 from ..domain.tokens import Signer
 from ..sessions import WAITING_SECONDS, Sessions
+from .receipts import Receipts
 
 log = logging.getLogger("tryon.hub")
 
@@ -206,6 +207,7 @@ class Hub:
         """Followed sessions that wait for a worker, and what their followers were last told about it."""
         self._measure_at = 0.0
         self._handed = dict.fromkeys(_FRAMES, 0)
+        self.receipts = Receipts(store)
         self.draining = False
 
     def __repr__(self) -> str:
@@ -237,7 +239,14 @@ class Hub:
                 group.create_task(self._sweep_for_ever()),
                 *(
                     group.create_task(self._for_ever(chore))
-                    for chore in (self._check, self._probe, self._ping, self._tell_waiting, self._count)
+                    for chore in (
+                        self._check,
+                        self._probe,
+                        self._ping,
+                        self._tell_waiting,
+                        self._count,
+                        self.receipts.next_batch,
+                    )
                 ),
             ]
             try:
@@ -245,6 +254,7 @@ class Hub:
             finally:
                 for task in (*tasks, *self._catching_up.values()):
                     task.cancel()
+                await self.receipts.flush()
 
     async def _for_ever(self, chore: Callable[[], Awaitable[None]]) -> None:
         """A chore waits for its time, then does its work once. One that fails takes no other with it."""
@@ -311,8 +321,11 @@ class Hub:
             return  # it went away while the state was read
         if session.status is Status.CREATED:
             self._waiting.setdefault(session.id, None)
+        held_end = any(kind == TERMINAL for kind, _, _ in follower._held)
         if not follower.take_up(session.seq):
             self._catch_up(follower.session_id)
+        elif held_end:
+            self.receipts.note(session.id)
 
     # -- news ----------------------------------------------------------------------------------------------------
 
@@ -340,10 +353,17 @@ class Hub:
         self._handed[kind] += len(everybody)
         if kind in _TRANSITION:
             self._note_waiting(everybody[0].session_id, frame)
+            if kind == TERMINAL:
+                self._note_end(everybody, seq)
             if (now := time.monotonic()) >= self._measure_at:
                 self._measure(frame, now)
         if not whole:
             self._catch_up(everybody[0].session_id)
+
+    def _note_end(self, followers: Sequence[Follower], seq: int) -> None:
+        """Called after the terminal event was offered: whoever has it now was given it, or is about to ask for it."""
+        if any(follower.seq == seq for follower in followers):
+            self.receipts.note(followers[0].session_id)
 
     def _of(self, session_id: str) -> tuple[Follower, ...]:
         return tuple(self._followers.get(self._channel(session_id), ()))
@@ -418,7 +438,10 @@ class Hub:
             if not follower.offer(kind, seq, frame):
                 self._catch_up(session_id)
 
-        self._each(self._of(session_id), offer)
+        followers = self._of(session_id)
+        self._each(followers, offer)
+        if kind == TERMINAL:
+            self._note_end(followers, seq)
 
     # -- when pub/sub lies ---------------------------------------------------------------------------------------
 

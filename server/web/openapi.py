@@ -616,7 +616,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="history",
         tag="sessions",
         summary="Every transition of a session",
-        text="The audit trail, from the beginning; it is also the event log that `since` resumes from.",
+        text="The audit trail, from the beginning; it is also the event log that `since` resumes from. `delivered_at` is when "
+        "the terminal event was first handed to a client, noted within a second; null before that.",
         parameters=("session_id",),
         security=TOKEN_OR_TICKET,
         answers={200: Answer(text="The events in order.", schema="History", examples={"completed": _plain(_HISTORY)})},

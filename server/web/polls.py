@@ -123,6 +123,7 @@ class Polls:
             headers["Retry-After"] = str(POLL_SECONDS[look.view.status.value])
         if news is False or (news is None and _matches(known, etag)):
             return Response(status_code=304, headers=headers)
+        self._hub.receipts.shown(look.session)
         return json_response(session_answer(look.view, missed=None if since is None else look.missed), headers=headers)
 
 

@@ -232,6 +232,7 @@ class Sockets:
         peer.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._config))))
         _SNAPSHOTS.inc()
         if look.session.status.terminal:
+            self._hub.receipts.shown(look.session)
             peer.end(look.session.status.value)
         else:
             assert isinstance(peer, Follower)

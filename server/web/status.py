@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .. import telemetry
 from ..adapters.queue import QueueAway
 from ..domain.errors import NotFound, TryOnError
-from ..domain.events import EventFrame, History, encode
+from ..domain.events import EventFrame, encode
 from ..domain.images import MEDIA_TYPES
 from ..domain.session import SessionView
 from ..services import Services
@@ -100,8 +100,8 @@ class Status:
         self._hub = hub
 
     async def history(self, request: Request) -> Response:
-        events = await self._sessions.history(request.path_params["session_id"], credential_of(request))
-        return json_response(encode(History(events)))
+        history = await self._sessions.history(request.path_params["session_id"], credential_of(request))
+        return json_response(encode(history))
 
     async def file(self, request: Request) -> Response:
         """A photo or a result by its signed link. Tampered, expired or erased: 404."""

@@ -140,7 +140,7 @@ class Play:
         story = await self.story()
         assert story["end"]["status"] == status
         assert story["connections"][-1]["connection"] == "finished"
-        history = await self.services.sessions.history(self.session.id, Credential.of_token(self.token))
+        history = (await self.services.sessions.history(self.session.id, Credential.of_token(self.token))).events
         assert [(event["seq"], event["event"], event["status"]) for event in story["events"]] == [
             (event.seq, event.event.value, event.status.value) for event in history
         ]

@@ -1,0 +1,75 @@
+"""When each session's end first reached a client: noted where it is handed over, written down soon after, many at once.
+
+Handing over costs a look into a dictionary. What a killed process had not written down yet is lost, and the session then
+counts as told by whoever is told next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from .. import telemetry
+from ..adapters.store import Store
+from ..domain.errors import Unavailable
+from ..domain.session import Session
+
+BATCH_SECONDS: Final = 0.5
+"""Ends that are handed over within this time are written down together."""
+
+FLUSH_SECONDS: Final = 1.0
+"""How long a stopping process tries to write down the last ones."""
+
+MAX_WAITING: Final = 10_000
+"""So many wait for the database at most; of what comes then nobody will know when it was delivered."""
+
+
+class Receipts:
+    """Of one web process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._handed: dict[str, float] = {}
+        """Session id -> when its end was first handed over here, on the database's clock."""
+        self._some = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Receipts waiting={len(self._handed)}>"
+
+    def note(self, session_id: str) -> None:
+        """This session's end was handed to a client's connection just now."""
+        if session_id not in self._handed and len(self._handed) < MAX_WAITING:
+            self._handed[session_id] = self._store.now()
+            self._some.set()
+
+    def shown(self, session: Session) -> None:
+        """A client was given this state. Does nothing unless it is an end that nobody has been given yet."""
+        if session.status.terminal and session.delivered_at is None:
+            self.note(session.id)
+
+    async def next_batch(self) -> None:
+        """Wait for ends, gather more for a moment, write them down. Raises Unavailable; then all are kept for the next time."""
+        await self._some.wait()
+        await asyncio.sleep(BATCH_SECONDS)
+        await self.write_down()
+
+    async def write_down(self) -> None:
+        self._some.clear()
+        handed = dict(self._handed)
+        try:
+            first = await self._store.note_delivered(handed)
+        except BaseException:
+            self._some.set()
+            raise
+        for session_id in handed:
+            del self._handed[session_id]
+        for session_id, ended_at in first.items():
+            telemetry.delivered_seconds.observe(max(0.0, handed[session_id] - ended_at.timestamp()))
+
+    async def flush(self) -> None:
+        """The last ones, when no client is connected any more."""
+        if self._handed:
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self.write_down()
