@@ -88,6 +88,15 @@ DISTURBANCES: Final[dict[Disturbance, str]] = {
     "clock": "the database's clock was set",
 }
 
+SCRUB_SECONDS: Final = 0.5
+"""So soon after an erasure SQLite's log is emptied; many erasures at once are one."""
+
+TRACES_SECONDS: Final = 5.0
+"""How often Redis is asked again to forget what was erased while it was away, and whether its file must be rewritten."""
+
+MAX_UNFORGOTTEN: Final = 10_000
+"""So many erased sessions are remembered for a Redis that is away. The hourly cleanup finds what more there was."""
+
 ORPHAN_SECONDS: Final = 3600.0
 """A file without a row is an upload in flight until it is this old, then an orphan."""
 
@@ -211,6 +220,9 @@ class Sessions:
         another period, or they have had one."""
         self._forgot_at = float("-inf")
         self._queue_again_at = float("-inf")
+        self._unforgotten: dict[str, Session] = {}
+        """Erased sessions that Redis could not be told of."""
+        self._erased = asyncio.Event()
         self._leases: set[str] = set()
         self._waiting: dict[str, Waiting] = {}
         self._waiting_at = float("-inf")
@@ -903,25 +915,69 @@ class Sessions:
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
         erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
+        self._erased.set()
         for row in erased:
             # An output that was completed between the two steps is named only by the row that was just removed.
             await self._files.delete(row.file_keys)
             await self._bus.publish(row.id, gone_message(reason))
-            await self._bus.forget([row.id])
-            with contextlib.suppress(QueueAway):
-                await self._queue.forget(row.id, row.attempt, row.enqueues)
+            if not await self._forget(row) and len(self._unforgotten) < MAX_UNFORGOTTEN:
+                self._unforgotten[row.id] = row
             log.info(
                 "Cleaned up expired session: %s" if reason is GoneReason.EXPIRED else "Deleted session: %s", row.id
             )
 
+    async def _forget(self, erased: Session) -> bool:
+        """Delete every key of a session. False: Redis is away."""
+        try:
+            await self._queue.forget(erased.id, erased.attempt, erased.enqueues)
+        except QueueAway:
+            return False
+        return await self._bus.forget([erased.id])
+
+    async def _forget_traces(self) -> None:
+        """What Redis could not forget while it was away; and its append-only file, which tells of everything."""
+        for session in list(self._unforgotten.values()):
+            if not await self._forget(session):
+                return
+            del self._unforgotten[session.id]
+        await self._bus.rewrite_log()
+
+    async def _scrub_for_ever(self) -> None:
+        while True:
+            await self._erased.wait()
+            await asyncio.sleep(SCRUB_SECONDS)
+            self._erased.clear()
+            try:
+                if not await self._store.scrub():
+                    self._erased.set()
+            except errors.Unavailable:
+                self._erased.set()
+            except Exception:
+                log.exception("SQLite's log could not be emptied")
+
     async def cleanup(self) -> None:
-        """The hourly broom: files without a session, unfinished files of killed writers."""
+        """The hourly broom: files without a session, unfinished files of killed writers; events and Redis keys of sessions
+        that are no more. What it finds, a process that was killed at the wrong moment has left."""
         old = [key for key, age_seconds in await self._files.keys() if age_seconds > ORPHAN_SECONDS]
         living = await self._store.ids_among({_session_of(key) for key in old})
         for key in await self._files.delete(
             key for key in old if key.endswith(DRAFT_SUFFIX) or _session_of(key) not in living
         ):
             log.info("Deleted orphaned file: %s", key)
+        if strays := await self._store.forget_strays():
+            log.info("Deleted %d events without a session", strays)
+        await self._sweep_redis()
+        self._erased.set()
+
+    async def _sweep_redis(self) -> None:
+        with contextlib.suppress(QueueAway):
+            known = await self._bus.remembered() | {
+                id for id in await self._queue.order(1_000_000) if valid_session_id(id)
+            }
+            if strays := known - await self._store.ids_among(known):
+                await self._queue.forget_waiting(strays)
+                await self._bus.forget(strays)
+                log.info("Deleted what Redis kept of %d sessions that are no more", len(strays))
 
     @contextlib.asynccontextmanager
     async def maintenance(self) -> AsyncIterator[None]:
@@ -930,6 +986,8 @@ class Sessions:
             chores = [
                 group.create_task(self._chore("reconcile", self.maintain, RECONCILE_SECONDS, self._until_due)),
                 group.create_task(self._chore("cleanup", self.cleanup, self._config.cleanup_seconds)),
+                group.create_task(self._chore("traces", self._forget_traces, TRACES_SECONDS, shared=False)),
+                group.create_task(self._scrub_for_ever(), name="scrub"),
                 group.create_task(self._chore("discard", self._discard_undecided, RECONCILE_SECONDS, shared=False)),
             ]
             try:
@@ -939,6 +997,9 @@ class Sessions:
                     chore.cancel()
                 await asyncio.wait(chores)
                 await self._drop_leases()
+                if self._erased.is_set():
+                    with contextlib.suppress(errors.Unavailable):
+                        await self._store.scrub()
 
     async def _drop_leases(self) -> None:
         """Whoever is left need not wait until they lapse."""

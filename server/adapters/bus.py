@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import random
+import re
 import ssl
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
@@ -19,10 +20,10 @@ import hiredis
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.connection import SSLConnection, parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from .. import telemetry
-from ..domain.session import Progress
+from ..domain.session import Progress, valid_session_id
 from .breaker import Breaker
 
 log = logging.getLogger("tryon.bus")
@@ -42,6 +43,16 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1
 """
+
+# Whether something was erased since the last rewrite, which was not just now. One of all who ask is told so.
+_REWRITE_SCRIPT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if not redis.call('SET', KEYS[2], 1, 'NX', 'EX', ARGV[1]) then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+REWRITE_SECONDS: Final = 45
+"""At least so long between two rewrites of the append-only file."""
 
 ERASED_SECONDS: Final = 120
 """How long Redis refuses the progress of an erased session, which it remembers as a hash."""
@@ -72,6 +83,11 @@ PUBLISH_SECONDS: Final = 0.3
 """How long a transition waits for its news to be taken. The reconciler tells many in turn, and each within 2 s of its time."""
 
 
+def glob_escape(text: str) -> str:
+    """For Redis's ``MATCH``."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
+
+
 class RedisBus:
     """The publishing side. Losing Redis loses news, never state: every method says so by its return value, at
     the latest after :data:`PUBLISH_SECONDS`, and at once while Redis is known to be silent."""
@@ -81,6 +97,9 @@ class RedisBus:
         self._prefix = key_prefix
         self._breaker = Breaker(PUBLISH_SECONDS)
         self._progress_script = redis.register_script(_PROGRESS_SCRIPT)
+        self._rewrite_script = redis.register_script(_REWRITE_SCRIPT)
+        self._unrewritten_key = f"{key_prefix}unrewritten"
+        self._may_rewrite = True
 
     def channel(self, session_id: str) -> str:
         return f"{self._prefix}session:{session_id}"
@@ -138,7 +157,46 @@ class RedisBus:
                 for session_id in session_ids:
                     pipe.set(self._erased_key(session_id), 1, ex=ERASED_SECONDS)
                     pipe.delete(self._progress_key(session_id))
+                pipe.set(self._unrewritten_key, 1)
                 await pipe.execute()
+        except _AWAY:
+            return False
+        return True
+
+    async def remembered(self) -> set[str]:
+        """The ids of all sessions that Redis keeps a last word of. It looks at every key there is. Empty while it is away."""
+        prefix = self._progress_key("")
+        found: set[str] = set()
+        with contextlib.suppress(*_AWAY):
+            async for key in self._redis.scan_iter(match=f"{glob_escape(prefix)}*", count=1000):
+                found.add(str(key, "utf-8", "replace").removeprefix(prefix))
+        return {id for id in found if valid_session_id(id)}
+
+    async def rewrite_log(self) -> bool:
+        """Let Redis write its append-only file anew if something was erased since: the old one still tells of it. At most
+        once in :data:`REWRITE_SECONDS`, by whichever process asks first. Returns whether it was begun.
+
+        A Redis without such a file has nothing to rewrite, and one that does not let us is left alone."""
+        keys = [self._unrewritten_key, f"{self._prefix}rewritten"]
+        try:
+            async with self._breaker.call():
+                if not self._may_rewrite or not await self._rewrite_script(keys=keys, args=[REWRITE_SECONDS]):
+                    return False
+                if not (await self._redis.info("persistence")).get("aof_enabled"):
+                    return False
+                try:
+                    await self._redis.bgrewriteaof()  # type: ignore[no-untyped-call]  # redis-py 5
+                except ResponseError as error:
+                    if "in progress" not in str(error):
+                        raise
+                    await self._redis.set(self._unrewritten_key, 1)  # what runs may have begun before the erasure
+                    return False
+        except ResponseError as error:
+            self._may_rewrite = False
+            log.info(
+                "Redis does not let us rewrite its append-only file; what it keeps there is yours to decide: %s", error
+            )
+            return False
         except _AWAY:
             return False
         return True

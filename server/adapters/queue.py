@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from statistics import median
 from typing import Any, Final
@@ -203,6 +203,17 @@ class ArqQueue:
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
         """Remove every trace of the session's jobs, up to and including this attempt and this n."""
         for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
+            keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
+            async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+                pipe.zrem(self._name, *ids)
+                pipe.unlink(*keys)
+                await pipe.execute()
+
+    async def forget_waiting(self, session_ids: Collection[str]) -> None:
+        """Remove the jobs of these sessions that wait, whatever their attempt and n."""
+        async with self._bounded():
+            waiting = [str(each, "ascii") for each in await self._redis.zrange(self._name, 0, -1)]
+        for ids in _chunks([each for each in waiting if each.partition(":")[0] in session_ids], 200):
             keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
             async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
                 pipe.zrem(self._name, *ids)

@@ -50,6 +50,9 @@ from .tables import current_xact, database_time, oldest_open_xact
 BUSY_SECONDS: Final = 10.0
 """How long SQLite waits for another process's write lock before a call fails as unavailable."""
 
+SCRUB_BUSY_MS: Final = 100
+"""How long readers may keep SQLite's log from being emptied, while writers wait; then it is tried again."""
+
 COMMAND_SECONDS: Final = 10.0
 """How long PostgreSQL may take for one statement, all of which are small."""
 
@@ -560,6 +563,27 @@ class Store:
                 await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
                 await self._leave_word(connection, [hashes[id] for id in ids], reason)
         return erased
+
+    async def scrub(self) -> bool:
+        """SQLite: let the write-ahead log go, which still holds pages as they were before an erasure. False: somebody was
+        reading it; try again. A PostgreSQL forgets by its own rules."""
+        if self._write_lock is None:
+            return True
+        async with self._write_lock, self._read() as connection:
+            await connection.exec_driver_sql(f"PRAGMA busy_timeout={SCRUB_BUSY_MS}")
+            try:
+                busy = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
+            finally:
+                await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+        return not busy
+
+    async def forget_strays(self) -> int:
+        """Delete events that belong to no session. There should be none."""
+        async with self._write() as connection:
+            result = await connection.execute(
+                delete(tables.events).where(tables.events.c.session_id.not_in(select(tables.sessions.c.id)))
+            )
+        return result.rowcount
 
     async def forget_gone(self) -> int:
         """Drop the hashes of erased sessions after :data:`GONE_SECONDS`."""
