@@ -286,7 +286,8 @@ class Sessions:
             log.info("Saved input file: %s", key)
         log.info("Created session %s for user %s", session.id, session.owner[:8])
         telemetry.transitions.labels(Event.CREATED).inc()
-        await self._enqueue(session)
+        if position := await self._enqueue(session):  # the queue as it was last read does not know it yet
+            self._waiting[session.id] = self._place(position)
         return session
 
     async def replay(self, owner: str, idempotency: Idempotency) -> Session | None:
@@ -315,16 +316,16 @@ class Sessions:
         for session_id, keys in list(self._undecided.items()):
             await self._discard(session_id, keys)
 
-    async def _enqueue(self, session: Session) -> bool:
+    async def _enqueue(self, session: Session) -> int:
+        """How many wait now; 0: Redis is away."""
         try:
-            await self._queue.enqueue(
+            return await self._queue.enqueue(
                 session.id, session.attempt, session.enqueues, score_ms=int(session.created_at.timestamp() * 1000)
             )
         except QueueAway:
             telemetry.enqueue_failures.inc()
             log.warning("Session %s could not be queued now; it will be when Redis is back", session.id)
-            return False
-        return True
+            return 0
 
     def access(self, *, until: int | None = None) -> Access:
         """What a token holder's answers may hold; ``until``: a ticket holder's."""
@@ -374,20 +375,6 @@ class Sessions:
     async def view_of(self, session: Session) -> SessionView:
         """What its owner sees of a session that was just read or made."""
         return await self._view(session, self.access())
-
-    async def view_of_new(self, session: Session) -> SessionView:
-        """What its owner sees of a session that was made this moment: the last in the queue, if it was not taken already.
-
-        The queue as it was last read does not know it yet.
-        """
-        known = await self.waiting()
-        try:
-            position = await self._queue.depth()
-        except QueueAway:
-            position = 0
-        if position and session.id not in known:
-            known[session.id] = self._place(position)
-        return view(session, self.access(), waiting=known.get(session.id))
 
     def _place(self, position: int) -> Waiting:
         return Waiting(position, expected_seconds(position, run_seconds=self._run_seconds, slots=self._slots))

@@ -392,7 +392,7 @@ async def test_a_silent_redis_costs_an_upload_a_moment(config: MakeConfig, start
         try:
             async with asyncio.timeout(1.5):
                 session = await submit(services)
-                await services.sessions.view_of_new(session)
+                await services.sessions.view_of(session)
                 await services.sessions.complete(await begin(services, session), b"result", "jpg")
         finally:
             valkey.resume()

@@ -41,6 +41,9 @@ QUEUE_SECONDS: Final = 0.5
 JOB_SECONDS: Final = 86400
 """How long a job may wait; longer than any deadline. After that the reconciler would enqueue it again."""
 
+DEPTH_SECONDS: Final = 1.0
+"""How long a depth of the queue is good enough to tell that it is far from full."""
+
 WORKER_SECONDS: Final = 10
 """A worker that did not note itself for so long is not counted."""
 
@@ -48,6 +51,15 @@ RUNS: Final = 50
 """How many run times are remembered for a processor."""
 
 AWAY: Final = (RedisError, OSError, TimeoutError)
+
+# One command instead of a transaction of five: that takes a web process a fifth of a millisecond less. Rung last: whoever
+# hears it finds the job.
+_ADD_SCRIPT: Final = """
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+redis.call('PUBLISH', KEYS[3], '1')
+return redis.call('ZCARD', KEYS[2])
+"""
 
 # Redis's own clock: those of the machines may differ.
 _NOTE_SCRIPT: Final = """
@@ -139,14 +151,16 @@ class ArqQueue:
             self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
         )
         self._breaker = Breaker(QUEUE_SECONDS)
+        self._depth, self._depth_at = 0, float("-inf")
+        self._add = self._redis.register_script(_ADD_SCRIPT)
         self._note = self._redis.register_script(_NOTE_SCRIPT)
         self._count = self._redis.register_script(_COUNT_SCRIPT)
 
     def __repr__(self) -> str:
         return f"<ArqQueue {self._name}>"
 
-    async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> None:
-        """Add the job and ring, in one round trip. The same id again changes nothing but its place.
+    async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> int:
+        """Add the job and ring, in one round trip; how many jobs wait now. The same id again changes nothing but its place.
 
         ``score_ms``: the session's creation in Unix milliseconds; lower runs first. It is stored in seconds: arq takes it
         for a time in milliseconds before which no job may start, by the worker's own clock, and that clock may be behind.
@@ -154,11 +168,11 @@ class ArqQueue:
         now_ms = time.time_ns() // 1_000_000
         key = job_id(session_id, attempt, n)
         job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
-        async with self._bounded(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(job_key_prefix + key, job, ex=JOB_SECONDS)
-            pipe.zadd(self._name, {key: score_ms / 1000})
-            pipe.publish(self._doorbell, b"1")  # delivered when the transaction is done: the job can be seen by then
-            await pipe.execute()
+        async with self._bounded():
+            waiting = await self._add(
+                keys=[job_key_prefix + key, self._name, self._doorbell], args=[job, JOB_SECONDS, score_ms / 1000, key]
+            )
+        return self._note_depth(int(waiting))
 
     async def contains(self, session_id: str, attempt: int, n: int) -> bool:
         """Whether the job waits. Not: whether it runs; a worker takes it out of the queue before it begins."""
@@ -172,7 +186,16 @@ class ArqQueue:
     async def depth(self) -> int:
         """How many jobs wait."""
         async with self._bounded():
-            return int(await self._redis.zcard(self._name))
+            return self._note_depth(int(await self._redis.zcard(self._name)))
+
+    def _note_depth(self, depth: int) -> int:
+        self._depth, self._depth_at = depth, asyncio.get_running_loop().time()
+        return depth
+
+    def surely_below(self, limit: int) -> bool:
+        """Whether so few jobs waited a moment ago (:data:`DEPTH_SECONDS`) that nobody need ask again: less than half of
+        ``limit``."""
+        return self._depth < limit // 2 and asyncio.get_running_loop().time() - self._depth_at < DEPTH_SECONDS
 
     async def order(self, limit: int) -> list[str]:
         """The sessions that wait, each once, in the order in which they will be taken; of the first ``limit`` jobs."""

@@ -200,6 +200,23 @@ class News:
 
 _SESSION_COLUMNS: Final = [tables.sessions.c[name] for name in Session.__dataclass_fields__]
 _EVENT_COLUMNS: Final = [tables.events.c[name] for name in AuditEvent.__dataclass_fields__]
+
+# What every upload and every transition writes, built once: building a statement takes as long as running it.
+_INSERT_SESSION: Final = (
+    insert(tables.sessions)
+    .values(
+        created_at=database_time(),
+        updated_at=database_time(),
+        deadline_at=database_time(bindparam("deadline_seconds", type_=Float)),
+        expires_at=func.coalesce(
+            bindparam("fixed_expires_at", type_=tables.UtcDateTime()),
+            database_time(bindparam("retention_seconds", type_=Float)),
+        ),
+    )
+    .returning(*_SESSION_COLUMNS)
+)
+_INSERT_EVENT: Final = insert(tables.events).values(xact=current_xact())
+
 _decode = msgspec.json.decode
 
 
@@ -270,18 +287,18 @@ class Store:
 
     async def _add_event(self, connection: AsyncConnection, audit: AuditEvent) -> None:
         await connection.execute(
-            insert(tables.events).values(
-                session_id=audit.session_id,
-                seq=audit.seq,
-                event=audit.event.value,
-                from_status=audit.from_status and audit.from_status.value,
-                status=audit.status.value,
-                at=audit.at,
-                attempt=audit.attempt,
-                actor=audit.actor,
-                data=_json(audit.data),
-                xact=current_xact(),
-            )
+            _INSERT_EVENT,
+            {
+                "session_id": audit.session_id,
+                "seq": audit.seq,
+                "event": audit.event.value,
+                "from_status": audit.from_status and audit.from_status.value,
+                "status": audit.status.value,
+                "at": audit.at,
+                "attempt": audit.attempt,
+                "actor": audit.actor,
+                "data": _json(audit.data),
+            },
         )
 
     # -- the clock -----------------------------------------------------------------------------------------------
@@ -319,31 +336,29 @@ class Store:
                 if (await connection.execute(original.with_for_update(read=True))).one_or_none() is None:
                     raise NotFound
             row = await connection.execute(
-                insert(tables.sessions)
-                .values(
-                    id=new.id,
-                    owner=new.owner,
-                    status=Status.CREATED.value,
-                    seq=1,
-                    attempt=0,
-                    burnt=0,
-                    enqueues=1,
-                    cancel_requested=False,
-                    processor=new.processor,
-                    params=_json(new.params),
-                    input_key=new.input_key,
-                    garment_key=new.garment_key,
-                    error_retryable=False,
-                    request_id=new.request_id,
-                    idempotency_key=new.idempotency_key,
-                    idempotency_fingerprint=new.idempotency_fingerprint,
-                    retry_of=new.retry_of,
-                    created_at=database_time(),
-                    updated_at=database_time(),
-                    deadline_at=database_time(new.deadline_seconds),
-                    expires_at=new.expires_at or database_time(new.retention_seconds),
-                )
-                .returning(*_SESSION_COLUMNS)
+                _INSERT_SESSION,
+                {
+                    "id": new.id,
+                    "owner": new.owner,
+                    "status": Status.CREATED.value,
+                    "seq": 1,
+                    "attempt": 0,
+                    "burnt": 0,
+                    "enqueues": 1,
+                    "cancel_requested": False,
+                    "processor": new.processor,
+                    "params": _json(new.params),
+                    "input_key": new.input_key,
+                    "garment_key": new.garment_key,
+                    "error_retryable": False,
+                    "request_id": new.request_id,
+                    "idempotency_key": new.idempotency_key,
+                    "idempotency_fingerprint": new.idempotency_fingerprint,
+                    "retry_of": new.retry_of,
+                    "deadline_seconds": new.deadline_seconds,
+                    "retention_seconds": new.retention_seconds,
+                    "fixed_expires_at": new.expires_at,
+                },
             )
             session = _session(row.one())
             await self._add_event(

@@ -65,6 +65,9 @@ CHECK_SECONDS: Final = 60.0
 CHECK_BATCH: Final = 100
 """Sessions per statement of that look; the statements are spread over the time. 400 keep the loop busy for 7 ms."""
 
+RESTART_MS: Final = 1500
+"""What a process takes to stop and the next one to listen, on a busy machine."""
+
 TELL_BATCH: Final = 20
 """Sessions that are told their place at once."""
 
@@ -608,7 +611,8 @@ class Hub:
         self._each(self._everybody(), ping)
 
     def drain(self) -> int:
-        """Tell everybody that this server stops; spread their return, 0.5 ms a client and at least a second.
+        """Tell everybody that this server stops; spread their return over 0.5 ms a client and at least a second, from when
+        another process can be there (:data:`RESTART_MS`). Who comes earlier is refused and then waits by its own back-off.
 
         How many were told.
         """
@@ -616,7 +620,9 @@ class Hub:
         everybody = self._everybody()
         spread_ms = max(1000.0, 0.5 * len(everybody))
         turns = itertools.count()
-        self._each(everybody, lambda follower: follower.drain(100 + int(spread_ms * next(turns) / len(everybody))))
+        self._each(
+            everybody, lambda follower: follower.drain(RESTART_MS + int(spread_ms * next(turns) / len(everybody)))
+        )
         return len(everybody)
 
 

@@ -84,7 +84,7 @@ class Submit:
         made = None if token is not None else new_token()
         owner = token_hash(token or made or "")
         await self._check_queue()
-        with await read_upload(request, self._services.config) as upload:
+        with await read_upload(request, self._services.config, fingerprint=key is not None) as upload:
             if key is None:
                 session, replayed = await self._submit(owner, upload, None), False
             else:
@@ -95,7 +95,7 @@ class Submit:
         self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
     ) -> Response:
         """201 with the session as it is now; a replay says so."""
-        now = await (self._sessions.view_of if replayed else self._sessions.view_of_new)(session)
+        now = await self._sessions.view_of(session)
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
@@ -167,6 +167,8 @@ class Submit:
         Redis is quick to ask, but a session may have several jobs there, and it may be away: then the database counts.
         """
         limit = self._services.config.queue_limit
+        if self._services.queue.surely_below(limit):
+            return
         try:
             if await self._services.queue.depth() < limit:
                 return

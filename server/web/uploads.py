@@ -52,8 +52,8 @@ _SILENT.setLevel(logging.CRITICAL + 1)
 class Upload:
     """What one request brought. A context manager; closing it leaves nothing.
 
-    ``fingerprint``: SHA-256 over the parts' contents, 64 hex digits. Names, types, order, boundary and the white space in
-    ``params`` don't count, so a client that repeats its request gets the same one.
+    ``fingerprint``: SHA-256 over the parts' contents, 64 hex digits; empty if it was not asked for. Names, types, order,
+    boundary and the white space in ``params`` don't count, so a client that repeats its request gets the same one.
     """
 
     __slots__ = ("fingerprint", "garment", "image", "params")
@@ -81,8 +81,8 @@ class Upload:
         self.close()
 
 
-async def read_upload(request: Request, config: Config) -> Upload:
-    """Reads and checks the whole body, or stops at the first thing that is wrong with it.
+async def read_upload(request: Request, config: Config, *, fingerprint: bool) -> Upload:
+    """Reads and checks the whole body, or stops at the first thing that is wrong with it. ``fingerprint``: whether to make one.
 
     Raises ``not_multipart``, ``bad_multipart`` (also when the client goes away or is too slow), ``body_too_large``,
     ``unsupported_image``, ``missing_image``, ``bad_params``, ``storage_full`` or ``unavailable``. Part of the body may then
@@ -92,7 +92,7 @@ async def read_upload(request: Request, config: Config) -> Upload:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > config.body_max_bytes:
         raise TooLarge
-    form = _Form(_boundary(request.headers.get("content-type", "")), config)
+    form = _Form(_boundary(request.headers.get("content-type", "")), config, fingerprint)
     try:
         async for chunk in _chunks(request, config.body_max_bytes):
             form.feed(chunk)
@@ -139,13 +139,13 @@ class _Part:
 
     __slots__ = ("_buffer", "_digest", "_file", "checked", "name", "size")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fingerprint: bool) -> None:
         self.name = name
         self.size = 0
         self.checked = name not in IMAGES
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256() if fingerprint else None
 
     def append(self, data: bytes) -> None:
         self.size += len(data)
@@ -168,7 +168,8 @@ class _Part:
         """What is in memory; it is no longer kept here."""
         data = bytes(self._buffer)
         self._buffer.clear()
-        self._digest.update(data)
+        if self._digest is not None:
+            self._digest.update(data)
         return data
 
     def write(self, folder: Path) -> None:
@@ -193,8 +194,8 @@ class _Part:
         return file or io.BytesIO(self.take())
 
     def digest(self) -> bytes:
-        """Of the whole content; only after :meth:`content`."""
-        return self._digest.digest()
+        """Of the whole content, if it was asked for; only after :meth:`content`."""
+        return self._digest.digest() if self._digest is not None else b""
 
     def close(self) -> None:
         self._buffer.clear()
@@ -206,8 +207,9 @@ class _Part:
 class _Form:
     """Takes the parser's callbacks, all of them plain functions; the writing is left to :meth:`spill`."""
 
-    def __init__(self, boundary: bytes, config: Config) -> None:
+    def __init__(self, boundary: bytes, config: Config, fingerprint: bool) -> None:
         self._config = config
+        self._fingerprint = fingerprint
         self._parts: dict[str, _Part] = {}
         self._part: _Part | None = None
         self._seen = 0
@@ -268,7 +270,7 @@ class _Form:
             return
         if text in self._parts:
             raise BadRequest("bad_multipart", f"There is more than one part named {text}.")
-        self._part = self._parts[text] = _Part(text)
+        self._part = self._parts[text] = _Part(text, self._fingerprint)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self._part
@@ -309,6 +311,8 @@ class _Form:
                 await _in_thread(part.rewind, self._config.uploads_dir)
         content = image.content()
         overlay = garment.content() if garment is not None else None
+        if not self._fingerprint:
+            return Upload(content, overlay, values, "")
         fingerprint = hashlib.sha256(image.digest())
         fingerprint.update(garment.digest() if garment is not None else b"-")
         fingerprint.update(msgspec.json.encode(values, order="deterministic"))

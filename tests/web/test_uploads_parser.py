@@ -41,7 +41,7 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
 
     async def submit(request: Request) -> JSONResponse:
         try:
-            with await read_upload(request, config) as upload:
+            with await read_upload(request, config, fingerprint=True) as upload:
                 answer = {
                     "code": "ok",
                     "image": hashlib.sha256(upload.image.read()).hexdigest(),
@@ -360,7 +360,7 @@ async def test_only_what_is_needed_to_refuse_is_read(settings: Config) -> None:
         headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
         request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
         with pytest.raises(TryOnError) as caught:
-            await read_upload(request, settings)
+            await read_upload(request, settings, fingerprint=True)
         assert caught.value.code == code
         assert read == len(beginning)
 
@@ -375,7 +375,7 @@ async def test_a_declared_length_above_the_cap_is_refused_unread(settings: Confi
     ]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
     with pytest.raises(TryOnError) as caught:
-        await read_upload(request, settings)
+        await read_upload(request, settings, fingerprint=True)
     assert caught.value.code == "body_too_large"
 
 
@@ -420,7 +420,9 @@ async def test_a_body_that_pauses_too_long_is_given_up(settings: Config, monkeyp
 
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
     with pytest.raises(TryOnError) as caught:
-        await read_upload(Request({"type": "http", "method": "POST", "headers": headers}, receive), settings)
+        await read_upload(
+            Request({"type": "http", "method": "POST", "headers": headers}, receive), settings, fingerprint=True
+        )
     assert caught.value.code == "bad_multipart"
 
 
@@ -436,7 +438,9 @@ async def test_a_body_that_drips_is_given_up(settings: Config, monkeypatch: pyte
 
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
     with pytest.raises(TryOnError) as caught:
-        await read_upload(Request({"type": "http", "method": "POST", "headers": headers}, receive), settings)
+        await read_upload(
+            Request({"type": "http", "method": "POST", "headers": headers}, receive), settings, fingerprint=True
+        )
     assert caught.value.code == "bad_multipart"
 
 
@@ -478,7 +482,9 @@ async def test_a_reader_that_is_cancelled_leaves_no_file_open(settings: Config) 
 
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
     reading = asyncio.ensure_future(
-        read_upload(Request({"type": "http", "method": "POST", "headers": headers}, receive), settings)
+        read_upload(
+            Request({"type": "http", "method": "POST", "headers": headers}, receive), settings, fingerprint=True
+        )
     )
     await wanted.wait()
     assert len(open_files(settings.uploads_dir)) == 1
