@@ -494,9 +494,9 @@ async def test_draining_spreads_the_return_of_the_clients(hub: Hub, services: Se
         hub.join(page, transport="test")
     assert hub.drain() == 5000
     delays = sorted(page.drained or 0 for page in pages)
-    assert delays[0] >= 100
+    assert delays[0] >= 1500
     assert delays[-1] - delays[0] > 2000, "0.5 ms a client"
-    assert delays[-1] < 3000
+    assert delays[-1] < 4100
     for page in pages:
         hub.leave(page, transport="test")
 
