@@ -4,8 +4,8 @@ arq polls: it reads the queue, starts what it found, sleeps, reads again, and an
 is the connection it does that through, and changes five things without touching arq:
 
 - the read waits until the doorbell rings (a pub/sub channel rung after a job became visible), so polling costs nothing;
-- a job leaves the queue in the same transaction that marks it as taken. arq would leave it there while it runs, where it
-  hides waiting ones behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed;
+- a job leaves the queue with the command that takes it. arq would leave it there while it runs, where it hides waiting ones
+  behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed;
 - while Redis is away, the queue looks empty and every other answer is what harms nothing (:data:`NOTHING`);
 - it remembers what it offered, so that a job which cannot be started does not make the loop spin;
 - told to stop, it shows no more jobs at once: arq itself would still take what its last look brings.
@@ -41,13 +41,22 @@ NOTHING: Final[dict[str, Any]] = {
     "ZRANGE": [],  # the queue looks empty
     "ZCARD": 0,
     "GET": None,  # arq drops the job as expired; the reconciler enqueues the session again
-    "INCR": 1,
-    "EXISTS": 1,  # "another worker has it"
     "INFO": {},
     "DBSIZE": 0,
     "DEL": 0,
 }
 """What a command is said to have answered while Redis is away; None where it isn't listed."""
+
+LOCALLY: Final[dict[str, Any]] = {
+    "WATCH": True,
+    "EXISTS": 0,
+    "ZSCORE": 1.0,
+    "PSETEX": True,
+    "INCRBY": 1,
+    "EXPIRE": True,
+}
+"""What arq asks about each job and is told without asking Redis: nobody runs it, it waits, its time has come; it is marked
+as running; this is its first try. Claims in the database are what counts."""
 
 
 class DoorbellRedis(ArqRedis):
@@ -63,7 +72,7 @@ class DoorbellRedis(ArqRedis):
             job_deserializer=deserialize,
             default_queue_name=queue_name,
         )
-        self._queue = queue_name
+        self.queue_name = queue_name
         self._channel = doorbell(key_prefix)
         self._cancel_channel = cancel_channel(key_prefix)
         self.on_cancel: Callable[[str], None] | None = None
@@ -79,11 +88,11 @@ class DoorbellRedis(ArqRedis):
 
     def __repr__(self) -> str:
         state = "away" if self._away else "listening" if self._listening else "polling"
-        return f"<DoorbellRedis {self._queue} {state}>"
+        return f"<DoorbellRedis {self.queue_name} {state}>"
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, *args: Any, **options: Any) -> Any:
         """The jobs that may start now, when there are some, or none after :data:`POLL_SECONDS`."""
-        if name != self._queue:
+        if name != self.queue_name:
             return await super().zrangebyscore(name, min, max, *args, **options)
         jobs = await self._startable(name, options["num"])
         return [] if self._stopping else jobs
@@ -173,7 +182,7 @@ class DoorbellRedis(ArqRedis):
         return answer
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> TakingPipeline:
-        return TakingPipeline(self, self._queue, transaction, shard_hint)
+        return TakingPipeline(self, transaction, shard_hint)
 
     def _note_away(self, error: BaseException) -> None:
         if not self._away:
@@ -187,66 +196,49 @@ class DoorbellRedis(ArqRedis):
 
 
 class TakingPipeline(Pipeline):
-    """A pipeline of arq's worker: taking a job removes it from the queue, and no error of Redis comes out of it."""
+    """A pipeline of arq's worker: taking a job is one command, and no error of Redis comes out of it.
 
-    def __init__(self, redis: DoorbellRedis, queue_name: str, transaction: bool, shard_hint: str | None) -> None:
+    Before a job arq watches the mark of a running one, looks whether it is there and whether the job still waits, and sets it:
+    four round trips. Here who removes the job from the queue has it, and the rest is answered at once (:data:`LOCALLY`). No
+    command of it needs memory, so a Redis that is full still gives jobs away.
+    """
+
+    def __init__(self, redis: DoorbellRedis, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(redis.connection_pool, redis.response_callbacks, transaction, shard_hint)
         self._redis = redis
-        self._queue = queue_name
         self._names: list[str] = []
-        self._watches = False
-        self._lost = False
-
-    def psetex(self, name: Any, time_ms: Any, value: Any) -> Any:
-        answer = super().psetex(name, time_ms, value)
-        if name.startswith(in_progress_key_prefix):
-            self.zrem(self._queue, name.removeprefix(in_progress_key_prefix))
-        return answer
+        self._takes: str | None = None
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        if self._lost:
-            return _answered(NOTHING.get(args[0]))
+        if args[0] == "WATCH":
+            self._takes = args[1].removeprefix(in_progress_key_prefix)
+        if self._takes is not None and not self.explicit_transaction:
+            return _answered(LOCALLY[args[0]])
         self._names.append(args[0])
-        return super().execute_command(*args, **options)
-
-    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        self._watches = True
-        try:
-            return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except AWAY as error:  # a WatchError too: the connection died while it watched
-            self._lost = True
-            self._redis._note_away(error)
-            return NOTHING.get(args[0])
+        return self if args[0] in LOCALLY else super().execute_command(*args, **options)
 
     async def execute(self, raise_on_error: bool = True) -> Any:
-        if self._lost:
-            raise WatchError("Redis is away")  # arq: "another worker has it"
-        names = list(self._names)
-        if self._redis.given_up and not self._watches:
-            return [NOTHING.get(name) for name in names]
-        try:
-            return await super().execute(raise_on_error)
-        except WatchError:
-            raise
-        except AWAY as error:
-            self._redis._note_away(error)
-            if self._watches:
-                raise WatchError("Redis is away") from error
-        except asyncio.CancelledError:
-            # A job that arq cancels before it has begun. It must not end cancelled: arq's close() gathers the jobs, and
-            # would never come to on_shutdown. Taken and dropped, the session is enqueued again by the reconciler.
-            if "GET" not in names:
-                raise
-        return [NOTHING.get(name) for name in names]
+        if self._takes is not None:
+            if not await self._redis.zrem(self._redis.queue_name, self._takes):
+                raise WatchError("another worker has it, or Redis is away")
+            return [True]
+        sent = [name for name in self._names if name not in LOCALLY]
+        answers = iter(await self._answers(sent))
+        return [LOCALLY[name] if name in LOCALLY else next(answers) for name in self._names]
 
-    async def reset(self) -> None:
-        try:
-            await super().reset()  # type: ignore[no-untyped-call]
-        except AWAY:  # it says UNWATCH, and expects nothing worse than a closed connection
-            connection, self.connection, self.watching = self.connection, None, False
-            if connection is not None:
-                await connection.disconnect()
-                await self.connection_pool.release(connection)
+    async def _answers(self, names: list[str]) -> list[Any]:
+        if not self._redis.given_up:
+            try:
+                answers: list[Any] = await super().execute()
+                return answers
+            except AWAY as error:
+                self._redis._note_away(error)
+            except asyncio.CancelledError:
+                # A job that arq cancels before it has begun. It must not end cancelled: arq's close() gathers the jobs, and
+                # would never come to on_shutdown. Taken and dropped, the session is enqueued again by the reconciler.
+                if "GET" not in names:
+                    raise
+        return [NOTHING.get(name) for name in names]
 
 
 async def _answered(value: Any) -> Any:
