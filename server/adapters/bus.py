@@ -336,6 +336,9 @@ class RedisSubscriber:
         self._on_message = on_message
         self._on_restored = on_restored
         self._wanted: dict[bytes, asyncio.Future[None]] = {}
+        self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """One for all channels that are: of 10,000 they would be 2 MB."""
+        self._confirmed.set_result(None)
         self._outgoing: dict[bytes, bool] = {}
         """channel -> subscribe (True) or unsubscribe, to be sent at the end of this tick"""
         self._connection: _Connection | None = None
@@ -419,6 +422,7 @@ class RedisSubscriber:
                 self._on_message(reply[1], reply[2])
             elif kind == b"subscribe" and (future := self._wanted.get(reply[1])) is not None:
                 _settle((future,))
+                self._wanted[reply[1]] = self._confirmed
         elif type(reply) is list and reply[:2] == [b"pong", _RESTORED]:
             self._on_restored()
         elif self._greeting is not None:

@@ -110,7 +110,7 @@ class Follower(ABC):
         self.joined_at = time.monotonic()
         self.seq: int | None = None
         self.let_in = False
-        self._held: list[tuple[int, int, bytes]] = []
+        self._held: list[tuple[int, int, bytes]] | None = None
 
     @abstractmethod
     def event(self, frame: bytes) -> None:
@@ -153,6 +153,8 @@ class Follower(ABC):
             self.gone(GoneReason(msgspec.json.decode(frame)["reason"]))
             return True
         if self.seq is None:
+            if self._held is None:
+                self._held = []
             if kind == PROGRESS and self._held and self._held[-1][0] == PROGRESS:
                 self._held[-1] = (kind, seq, frame)
             else:
@@ -176,9 +178,9 @@ class Follower(ABC):
         """The client has been given everything up to ``seq``; hand over what was held. False: a hole."""
         self.seq = seq
         self.let_in = True
-        held, self._held = self._held, []
+        held, self._held = self._held, None
         whole = True
-        for kind, at, frame in held:
+        for kind, at, frame in held or ():
             whole = self.offer(kind, at, frame) and whole
         return whole
 
@@ -324,7 +326,7 @@ class Hub:
             return  # it went away while the state was read
         if session.status is Status.CREATED:
             self._waiting.setdefault(session.id, None)
-        held_end = any(kind == TERMINAL for kind, _, _ in follower._held)
+        held_end = any(kind == TERMINAL for kind, _, _ in follower._held or ())
         if not follower.take_up(session.seq):
             self._catch_up(follower.session_id)
         elif held_end:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis.asyncio import Redis
 
-from server.adapters.bus import RedisBus, RedisSubscriber
+from server.adapters.bus import Load, RedisBus, RedisSubscriber
 from server.adapters.queue import connection_pool
 from server.domain.session import Progress
 from tests.conftest import StartValkey
@@ -388,3 +388,58 @@ async def test_a_silent_redis_is_waited_for_once_and_briefly(start_valkey: Start
             valkey.resume()
         assert await bus.probe("probe", b"") is False  # nobody listens; but it answered
         assert await bus.publish("a", b"x"), "an answer ends the silence"
+
+
+# -- under load ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate", "high"), [(1000, False), (3900, False), (4100, True), (20_000, True)])
+def test_reading_is_gathered_from_a_rate_on_and_not_below_it(rate: float, high: bool) -> None:
+    load = Load()
+    for number in range(1, 500):
+        load.note(1, number / rate)
+    assert load.high is high
+
+
+def test_two_messages_that_come_together_are_no_load_and_a_load_that_ends_is_none_any_more() -> None:
+    load = Load()
+    assert not load.note(1, 100.0)
+    assert not load.note(1, 100.0001)
+    for number in range(1000):
+        load.note(1, 101 + number / 10_000)
+    assert load.high
+    assert not load.note(1, 102.0)
+
+
+async def test_under_load_nothing_is_lost_doubled_or_swapped(redis_url: str) -> None:
+    got: list[bytes] = []
+
+    def note(channel: bytes, payload: bytes) -> None:
+        got.append(payload)
+
+    subscriber = RedisSubscriber(redis_url, on_message=note, on_restored=lambda: None)
+    async with subscriber, Redis.from_url(redis_url) as redis:
+        await until(lambda: subscriber.up)
+        await subscriber.subscribe(b"loaded")
+        connection = subscriber._connection
+        assert connection is not None
+        paused = 0
+        gather = connection._gather
+
+        def count_pause() -> None:
+            nonlocal paused
+            paused += 1
+            gather()
+
+        connection._gather = count_pause  # type: ignore[method-assign]
+        sent = [b"%d" % number for number in range(20_000)]
+        for start in range(0, len(sent), 50):
+            async with redis.pipeline(transaction=False) as pipe:
+                for payload in sent[start : start + 50]:
+                    pipe.publish("loaded", payload)
+                await pipe.execute()
+        await until(lambda: len(got) >= len(sent))
+        assert got == sent
+        assert paused > 0
+        await redis.publish("loaded", b"afterwards")
+        await until(lambda: got[-1] == b"afterwards")
