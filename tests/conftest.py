@@ -274,16 +274,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photo_maker.make(tmp_path_factory.mktemp("photos"))
 
 
+@contextlib.contextmanager
+def disk_of(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of so many bytes (``256k``, ``1m``) at a folder that is made."""
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        missing("the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disk_of(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
 # --- the browser ------------------------------------------------------------------------------------------------------

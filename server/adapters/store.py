@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,14 +42,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.selectable import ScalarSelect
 
-from ..domain.errors import NotFound, Unavailable
+from ..domain.errors import NotFound, StorageFull, Unavailable
 from ..domain.session import AuditEvent, Session
 from ..domain.states import TRANSITIONS, Event, GoneReason, Status
 from . import tables
 from .tables import current_xact, database_time, oldest_open_xact
 
-BUSY_SECONDS: Final = 10.0
-"""How long SQLite waits for another process's write lock before a call fails as unavailable."""
+BUSY_SECONDS: Final = 5.0
+"""How long a call waits for its turn among this process's own writers, and then for another process's write lock in SQLite,
+before it fails as unavailable."""
 
 SCRUB_BUSY_MS: Final = 100
 """How long readers may keep SQLite's log from being emptied, while writers wait; then it is tried again."""
@@ -62,6 +64,9 @@ out of resources or connections, in recovery, shutting down or starting up, inpu
 
 _STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that nobody sets; where there is one, it goes on while the machine sleeps."""
+
+DISK_FULL: Final = "53100"
+"""PostgreSQL's code for it."""
 
 GONE_SECONDS: Final = 120.0
 """How long an erased session is remembered (as a hash) so that every process learns of it."""
@@ -254,6 +259,13 @@ def _translated() -> Iterator[None]:
         raise
 
 
+def _disk_full(error: BaseException | None) -> bool:
+    cause = getattr(error, "orig", None)
+    return (
+        getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == DISK_FULL
+    )
+
+
 class Store:
     """The one port to the database. Safe for concurrent use by tasks of one event loop."""
 
@@ -273,8 +285,26 @@ class Store:
         await self._engine.dispose()
 
     @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """To write, one after the other on SQLite. While somebody else holds its lock, all who wait give up together."""
+        lock = self._write_lock
+        if lock is None:
+            yield
+            return
+        if lock.locked():
+            with _translated():
+                async with asyncio.timeout(BUSY_SECONDS):
+                    await lock.acquire()
+        else:
+            await lock.acquire()  # at once
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
-        async with self._write_lock or contextlib.nullcontext():
+        async with self._turn():
             with _translated():
                 async with self._engine.begin() as connection:
                     yield connection
@@ -320,12 +350,16 @@ class Store:
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def insert(self, new: NewSession) -> Session:
-        """The session and its first event, in one transaction. Raises :class:`Taken`; and NotFound for a retry whose
-        original does not live (any more)."""
+        """The session and its first event, in one transaction. Raises :class:`Taken`; NotFound for a retry whose original
+        does not live (any more); and StorageFull where the database's disk is."""
         try:
             return await self._insert(new)
         except exc.IntegrityError as error:
             raise Taken from error
+        except Unavailable as error:
+            if _disk_full(error.__cause__):
+                raise StorageFull from error
+            raise
 
     async def _insert(self, new: NewSession) -> Session:
         table = tables.sessions.c
@@ -582,9 +616,9 @@ class Store:
     async def scrub(self) -> bool:
         """SQLite: let the write-ahead log go, which still holds pages as they were before an erasure. False: somebody was
         reading it; try again. A PostgreSQL forgets by its own rules."""
-        if self._write_lock is None:
+        if not self._sqlite:
             return True
-        async with self._write_lock, self._read() as connection:
+        async with self._turn(), self._read() as connection:
             await connection.exec_driver_sql(f"PRAGMA busy_timeout={SCRUB_BUSY_MS}")
             try:
                 busy = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()

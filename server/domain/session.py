@@ -75,7 +75,7 @@ class Session:
     finished_at: datetime | None
     deadline_at: datetime
     expires_at: datetime
-    delivered_at: datetime | None
+    delivered_at: datetime | None = None
     """When a client was first handed the terminal event."""
 
     @property
