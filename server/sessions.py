@@ -61,6 +61,9 @@ log = logging.getLogger("tryon.sessions")
 UNQUEUED_SECONDS: Final = 5.0
 """A session that waits longer than this without a job in the queue is queued again."""
 
+ENQUEUE_SECONDS: Final = 1.0
+"""How often a process tries to queue what it could not, while there is something."""
+
 RECONCILE_SECONDS: Final = 2.0
 """The reconciler wakes at the latest after this; one process at a time, by a database lease."""
 
@@ -210,6 +213,10 @@ class Sessions:
         self._reader = Reader(store, bus)
         self._undecided: dict[str, list[str]] = {}
         """Files of failed uploads, by a session id that may or may not have a row."""
+        self._unqueued: set[str] = set()
+        """Sessions that this process could not queue because Redis was away."""
+        self._queue_lost = True
+        """Whether Redis may have forgotten what was queued: then nobody waits for a job that is not there."""
         self._stuck: dict[str, _Stuck] = {}
         """Expired sessions that could not be erased."""
         self._pass_at: datetime | None = None
@@ -319,13 +326,26 @@ class Sessions:
     async def _enqueue(self, session: Session) -> int:
         """How many wait now; 0: Redis is away."""
         try:
-            return await self._queue.enqueue(
+            position = await self._queue.enqueue(
                 session.id, session.attempt, session.enqueues, score_ms=int(session.created_at.timestamp() * 1000)
             )
         except QueueAway:
             telemetry.enqueue_failures.inc()
-            log.warning("Session %s could not be queued now; it will be when Redis is back", session.id)
+            if session.id not in self._unqueued:
+                log.warning("Session %s could not be queued now; it will be when Redis is back", session.id)
+            self._unqueued.add(session.id)
             return 0
+        self._unqueued.discard(session.id)
+        return position
+
+    async def _enqueue_unqueued(self) -> None:
+        """Those that this process could not queue: again under the same n, as nobody else knows that they failed."""
+        for session_id in list(self._unqueued):
+            session = await self._store.get(session_id)
+            if session is None or session.status is not Status.CREATED:
+                self._unqueued.discard(session_id)
+            elif not await self._enqueue(session):
+                return
 
     def access(self, *, until: int | None = None) -> Access:
         """What a token holder's answers may hold; ``until``: a ticket holder's."""
@@ -867,18 +887,22 @@ class Sessions:
     async def _queue_again(self) -> None:
         """Those without a job: the enqueue failed, Redis forgot it, or a worker took it and died before its claim.
 
-        One question for all, and not in every pass: a long queue is read as a whole.
+        One question for all, and not in every pass: a long queue is read as a whole. But when Redis is back from where it
+        may have lost jobs, those who wait are looked at however young they are: the last ones before it went would
+        else wait for seconds while the workers have nothing to do.
         """
-        if (now := asyncio.get_running_loop().time()) < self._queue_again_at:
-            return
-        self._queue_again_at = now + UNQUEUED_SECONDS - RECONCILE_SECONDS
-        waiting = await self._store.long_waiting(seconds=UNQUEUED_SECONDS)
-        if not waiting:
-            return
+        now = asyncio.get_running_loop().time()
         try:
-            queued = set(await self._queue.order(1_000_000))
+            self._queue_lost |= not await self._queue.remembers()
+            if now < self._queue_again_at and not self._queue_lost:
+                return
+            self._queue_again_at = now + UNQUEUED_SECONDS - RECONCILE_SECONDS
+            waiting = await self._store.long_waiting(seconds=0.0 if self._queue_lost else UNQUEUED_SECONDS)
+            queued = set(await self._queue.order(1_000_000)) if waiting else set()
         except QueueAway:
+            self._queue_lost = True
             return
+        self._queue_lost = False
         for session_id, seq, enqueues in waiting:
             if session_id in queued:
                 continue
@@ -886,6 +910,7 @@ class Sessions:
                 again = await self._store.get(session_id)
                 if again is not None and again.status is Status.CREATED:
                     if not await self._enqueue(again):
+                        self._queue_lost = True
                         return
                     telemetry.reconciled.labels("queued_again").inc()
 
@@ -976,6 +1001,7 @@ class Sessions:
                 group.create_task(self._chore("traces", self._forget_traces, TRACES_SECONDS, shared=False)),
                 group.create_task(self._scrub_for_ever(), name="scrub"),
                 group.create_task(self._chore("discard", self._discard_undecided, RECONCILE_SECONDS, shared=False)),
+                group.create_task(self._chore("enqueue", self._enqueue_unqueued, ENQUEUE_SECONDS, shared=False)),
             ]
             try:
                 yield

@@ -15,11 +15,13 @@ from sqlalchemy import func, select
 
 from server import sessions as sessions_module
 from server.adapters import tables
+from server.adapters.queue import ArqQueue, QueueAway
 from server.config import Config
 from server.domain.errors import Unavailable
 from server.domain.grace import Use
 from server.domain.session import Session, new_session_id
 from server.domain.states import Status
+from server.domain.tokens import token_hash
 from server.services import Services, open_services
 from tests.conftest import StartValkey
 from tests.running import PHOTO, Web, new_session, running_web, until
@@ -415,6 +417,56 @@ async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeCon
         assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
         assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
         assert await services.store.take_lease("cleanup", owner="alive", seconds=60)
+
+
+@pytest.mark.parametrize("lost", ["jobs", "the way there"])
+async def test_when_redis_is_back_nobody_waits_until_it_looks_as_if_a_job_was_missing(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    # Only one can have done it: the reconciler for lost jobs, else the process that could not queue it.
+    monkeypatch.setattr(sessions_module, "UNQUEUED_SECONDS", 60.0)
+    monkeypatch.setattr(sessions_module, "ENQUEUE_SECONDS", 60.0 if lost == "jobs" else 0.2)
+    monkeypatch.setattr(sessions_module, "RECONCILE_SECONDS", 0.2 if lost == "jobs" else 60.0)
+    valkey = start_valkey(persistent=lost != "jobs")
+    async with running_web(config(redis_url=valkey.url)) as web:
+        queue = web.services.queue
+        await until(lambda: not web.services.sessions._queue_lost)  # the reconciler knows this Redis
+        if lost == "jobs":
+            session, _ = await web.submit()
+            assert await queue.depth() == 1
+            valkey.kill()
+        else:
+            valkey.stop()
+            session, _ = await web.submit()
+        valkey.start()
+        async with asyncio.timeout(10):
+            while await queued(queue) != [session.id]:
+                await asyncio.sleep(0.02)
+        found = await row(web.services, session)
+        assert (found.status, found.seq) == (Status.CREATED, 1)
+        if lost != "jobs":
+            assert found.enqueues == 1, "it is the same job: nobody else knew that it had failed"
+
+
+async def queued(queue: ArqQueue) -> list[str]:
+    try:
+        return await queue.order(10)
+    except QueueAway:
+        return []
+
+
+async def test_what_could_not_be_queued_and_has_ended_meanwhile_is_forgotten(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "ENQUEUE_SECONDS", 0.1)
+    valkey = start_valkey(persistent=True)
+    async with running_web(config(redis_url=valkey.url)) as web:
+        valkey.stop()
+        session, token = await web.submit()
+        await web.services.sessions.cancel(session.id, token_hash(token))
+        valkey.start()
+        await until(lambda: not web.services.sessions._unqueued)
+        assert await queued(web.services.queue) == []
 
 
 async def test_two_reconcilers_at_once_do_everything_once(config: MakeConfig, database_url: str) -> None:

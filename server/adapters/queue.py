@@ -145,6 +145,7 @@ class ArqQueue:
         self._doorbell = doorbell(key_prefix)
         self._cancel = cancel_channel(key_prefix)
         self._workers = f"{key_prefix}workers"
+        self._memory = f"{key_prefix}memory"
         self._runs = f"{key_prefix}runs:"
         self._pool = connection_pool(redis_url, socket_seconds=CALL_SECONDS)
         self._redis = ArqRedis(
@@ -182,6 +183,17 @@ class ArqQueue:
             pipe.exists(job_key_prefix + key)
             score, job = await pipe.execute()
         return score is not None and bool(job)
+
+    async def remembers(self) -> bool:
+        """Whether Redis still holds what it held when this was last asked; False: it has come back empty, or is new.
+
+        It is a write, so that a Redis which can only be read counts as away.
+        """
+        async with self._bounded(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.exists(self._memory)
+            pipe.set(self._memory, 1)
+            known, _ = await pipe.execute()
+        return bool(known)
 
     async def depth(self) -> int:
         """How many jobs wait."""

@@ -128,6 +128,21 @@ async def test_workers_are_counted_until_they_leave_or_fall_silent(queue: ArqQue
     assert 0 < await redis.ttl("t:workers") <= WORKER_SECONDS
 
 
+async def test_a_redis_that_came_back_empty_is_known_by_it_once(queue: ArqQueue, redis: Redis) -> None:
+    assert [await queue.remembers() for _ in range(2)] == [False, True]
+    await redis.flushall()
+    assert [await queue.remembers() for _ in range(2)] == [False, True]
+
+
+async def test_a_redis_that_takes_nothing_is_away(start_valkey: StartValkey) -> None:
+    queue = ArqQueue(start_valkey().url, "queue", "tryon:")
+    await queue.remembers()
+    await queue._redis.config_set("maxmemory", "1")
+    with pytest.raises(QueueAway):
+        await queue.remembers()
+    await queue.close()
+
+
 async def test_a_dead_redis_is_away_and_a_new_one_is_used_at_once(start_valkey: StartValkey) -> None:
     valkey = start_valkey()
     async with open_queue(valkey.url) as queue:
