@@ -77,6 +77,9 @@ FAILED_SECONDS: Final = 1.0
 COUNT_SECONDS: Final = 1.0
 """How far the metrics of other processes may be behind."""
 
+ANSWER_SHARE: Final = 0.75
+"""Of the time between two pings: so long may an answer take. Who falls silent right after one is gone 1.75 periods later."""
+
 MEASURE_SECONDS: Final = 0.001
 """The delay of news is measured on one transition in this time."""
 
@@ -123,6 +126,9 @@ class Follower(ABC):
     @abstractmethod
     def ping(self, frame: bytes) -> None:
         """For the client's watchdog; may be dropped."""
+
+    def overdue(self) -> None:  # noqa: B027 - most transports have no answer to wait for
+        """The time to answer the last ping is over (:data:`ANSWER_SHARE`)."""
 
     @abstractmethod
     def end(self, status: str) -> None:
@@ -600,7 +606,7 @@ class Hub:
         self._each(self._of(session_id), tell)
 
     async def _ping(self) -> None:
-        await asyncio.sleep(self._config.ping_seconds)
+        await asyncio.sleep(self._config.ping_seconds * (1 - ANSWER_SHARE))
         frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
         oldest = time.monotonic() - self._config.socket_seconds
 
@@ -611,6 +617,8 @@ class Hub:
                 follower.ping(frame)
 
         self._each(self._everybody(), ping)
+        await asyncio.sleep(self._config.ping_seconds * ANSWER_SHARE)
+        self._each(self._everybody(), lambda follower: follower.overdue())
 
     def drain(self) -> int:
         """Tell everybody that this server stops; spread their return over 0.5 ms a client and at least a second, from when

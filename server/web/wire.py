@@ -123,14 +123,16 @@ class WireSocket(Listener, asyncio.Protocol):
         """The page's watchdog and the protocol's own (RFC 6455 section 5.5.2) in one write."""
         if self._closing:
             return
-        if self._pong_due:
-            self.close(ByeFrame(4003, "no_pong", reconnect=True))
-        elif self._paused_at is not None:
+        if self._paused_at is not None:
             if self._stalled():
                 self.close(TOO_SLOW)
         else:
             self._pong_due = True
             self.transport.write(text_frame(frame) + PING_FRAME)
+
+    def overdue(self) -> None:
+        if self._pong_due:
+            self.close(ByeFrame(4003, "no_pong", reconnect=True))
 
     def _stalled(self) -> bool:
         unsent = self.transport.get_write_buffer_size()

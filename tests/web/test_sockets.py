@@ -502,6 +502,26 @@ async def test_pings_come_every_period(start_web: StartWeb) -> None:
         assert client.types == ["snapshot", "ping", "ping", "ping"]
 
 
+async def test_who_answers_no_ping_is_let_go_before_the_next_one(
+    start_web: StartWeb, ws: type[asyncio.Protocol]
+) -> None:
+    if ws is not Handshake:
+        pytest.skip("there uvicorn pings, every 20 s")
+    web = await start_web(ping_seconds=1.0)
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client, web.follow(session.id, token) as silent:
+        await silent.next("ping")
+        silent.connection.transport.pause_reading()
+        await client.next("ping")
+        reading = asyncio.create_task(client.next("never", seconds=60))
+        await until(lambda: client.types.count("ping") == 2)  # this one the other does not answer
+        await until(lambda: web.hub.followers == 1)
+        assert client.types.count("ping") == 2
+        reading.cancel()
+        await asyncio.wait([reading])
+        silent.connection.transport.abort()
+
+
 @pytest.mark.parametrize(
     "message",
     [
