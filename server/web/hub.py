@@ -77,6 +77,10 @@ FAILED_SECONDS: Final = 1.0
 COUNT_SECONDS: Final = 1.0
 """How far the metrics of other processes may be behind."""
 
+SLOT_SECONDS: Final = 0.25
+MAX_SLOTS: Final = 100
+"""Into how many parts the time between two pings is divided: one each quarter of a second, or fewer."""
+
 ANSWER_SHARE: Final = 0.75
 """Of the time between two pings: so long may an answer take. Who falls silent right after one is gone 1.75 periods later."""
 
@@ -106,13 +110,15 @@ class Follower(ABC):
     also while an old client asks for a new snapshot. ``let_in``: it has been released once, so it may see the session.
     """
 
-    __slots__ = ("_held", "joined_at", "let_in", "seq", "session_id")
+    __slots__ = ("_held", "joined_at", "let_in", "seq", "session_id", "slot")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.joined_at = time.monotonic()
         self.seq: int | None = None
         self.let_in = False
+        self.slot = 0
+        """Of the hub's wheel."""
         self._held: list[tuple[int, int, bytes]] | None = None
 
     @abstractmethod
@@ -216,6 +222,10 @@ class Hub:
         self._cursor: Cursor | None = None
         self._waiting: dict[str, Waiting | None] = {}
         """Followed sessions that wait for a worker, and what their followers were last told about it."""
+        slots = max(4, min(MAX_SLOTS, round(config.ping_seconds / SLOT_SECONDS)))
+        self._wheel: list[set[Follower]] = [set() for _ in range(slots)]
+        """Who is pinged at which part of the period."""
+        self._turn = 0
         self._measure_at = 0.0
         self._handed = dict.fromkeys(_FRAMES, 0)
         self.receipts = Receipts(store)
@@ -303,6 +313,8 @@ class Hub:
             for id_hash in self._signer.gone_hashes(follower.session_id):
                 self._gone[_beginning(id_hash)] = follower.session_id
         followers.add(follower)
+        follower.slot = random.randrange(len(self._wheel))
+        self._wheel[follower.slot].add(follower)
         _followers(transport).inc()
         return self._subscriber.subscribe(channel)
 
@@ -319,6 +331,7 @@ class Hub:
             return
         _followers(transport).dec()
         followers.discard(follower)
+        self._wheel[follower.slot].discard(follower)
         if not followers:
             del self._followers[channel]
             for id_hash in self._signer.gone_hashes(follower.session_id):
@@ -606,7 +619,19 @@ class Hub:
         self._each(self._of(session_id), tell)
 
     async def _ping(self) -> None:
-        await asyncio.sleep(self._config.ping_seconds * (1 - ANSWER_SHARE))
+        await asyncio.sleep(self._config.ping_seconds / len(self._wheel))
+        self._turn_wheel()
+
+    def _turn_wheel(self) -> None:
+        """Ping one slot's followers, and let those go that have not answered in time: each has its turn once a period. All
+        at once, 10,000 pings would hold up every other news for 0.1 s."""
+        slots = len(self._wheel)
+        self._turn = (self._turn + 1) % slots
+        asked = self._wheel[(self._turn - int(ANSWER_SHARE * slots)) % slots]
+        self._each(tuple(asked), lambda follower: follower.overdue())
+        due = tuple(self._wheel[self._turn])
+        if not due:
+            return
         frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
         oldest = time.monotonic() - self._config.socket_seconds
 
@@ -616,9 +641,7 @@ class Hub:
             elif follower.seq is not None:  # the first frame is the snapshot
                 follower.ping(frame)
 
-        self._each(self._everybody(), ping)
-        await asyncio.sleep(self._config.ping_seconds * ANSWER_SHARE)
-        self._each(self._everybody(), lambda follower: follower.overdue())
+        self._each(due, ping)
 
     def drain(self) -> int:
         """Tell everybody that this server stops; spread their return over 0.5 ms a client and at least a second, from when

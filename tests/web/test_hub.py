@@ -876,3 +876,22 @@ async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
         assert len(frames) == 20
         assert all(frame is frames[0] for frame in frames)
         assert json.loads(frames[0])["queue_position"] == 3
+
+
+async def test_pings_are_spread_over_the_period(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [Page(new_session().id) for _ in range(2000)]
+    pinged: list[Page] = []
+    monkeypatch.setattr(Page, "ping", lambda page, frame: pinged.append(page))
+    for page in pages:
+        hub.join(page, transport="test")
+        page.seq = 1
+    before, turns = len(pinged), []
+    for _ in range(100):
+        hub._turn_wheel()
+        turns.append(len(pinged) - before)
+        before = len(pinged)
+    assert sorted(map(id, pinged)) == sorted(map(id, pages)), "each once"
+    assert max(turns) < 60, "20 on average"
+    for page in pages:
+        hub.leave(page, transport="test")
+    assert not any(hub._wheel)
