@@ -19,9 +19,14 @@ def main() -> None:
 @click.option("--seconds", default=10.0, help="Length of a round.")
 @click.option("--rounds", default=3, help="How often; the median of the rounds is printed too.")
 @click.option("--mock-seconds", default=1.0, help="How long the mock works on each session, about.")
-def push_command(clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float) -> None:
+@click.option("--storm", default=0, help="Connections over which 12-megapixel photos are uploaded meanwhile.")
+def push_command(clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float, storm: int) -> None:
     """From a transition's commit to its frame on a client's socket."""
-    uvloop.run(delivery.main(clients=clients, rate=rate, seconds=seconds, rounds=rounds, mock_seconds=mock_seconds))
+    uvloop.run(
+        delivery.main(
+            clients=clients, rate=rate, seconds=seconds, rounds=rounds, mock_seconds=mock_seconds, storm=storm
+        )
+    )
 
 
 @main.command("fanout")

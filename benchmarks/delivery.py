@@ -17,8 +17,10 @@ import time
 from collections.abc import AsyncIterator
 from statistics import median
 
+from server.domain.tokens import SESSIONS
+
 from .clients import Client, Http, Times, connect, form
-from .photos import photo
+from .photos import large, photo
 from .report import heading, percentile, table
 from .stack import GENEROUS, Stack, cpu_seconds, raise_file_limit, running_stack
 
@@ -26,7 +28,7 @@ UPLOADERS = 4
 WARM_SECONDS = 2.0
 
 
-async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float) -> None:
+async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float, storm: int) -> None:
     raise_file_limit()
     slots = max(1, min(clients // 2, math.ceil(rate * mock_seconds)))
     settings = GENEROUS | {
@@ -35,13 +37,16 @@ async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_s
         "worker_jobs": slots,
         "deadline_seconds": 3600,
     }
+    meanwhile = f", while {storm} others upload 12-megapixel photos without a pause" if storm else ""
     heading(
-        f"commit -> frame: {clients} clients connected, {rate:g} sessions/s, {rounds} rounds of {seconds:g} s", settings
+        f"commit -> frame: {clients} clients connected, {rate:g} sessions/s, {rounds} rounds of {seconds:g} s{meanwhile}",
+        settings,
     )
     async with running_stack(worker=True, **settings) as stack:
         crowd = _Crowd(stack, clients)
-        async with crowd.running(slots, rate):
+        async with crowd.running(slots, rate), _storm(stack.port, storm) as photos:
             await asyncio.sleep(WARM_SECONDS)
+            photos[0] = 0
             rows: list[list[str | float | int]] = []
             medians: list[float] = []
             for number in range(1, rounds + 1):
@@ -53,13 +58,35 @@ async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_s
                 for event, delays in {**crowd.delays, "all": everything}.items():
                     rows.append([f"{number} {event}", len(delays), *_figures(delays), crowd.connected, busy * 100])
                 medians.append(percentile(everything, 0.5))
-            broken = crowd.broken
+            broken, uploaded = crowd.broken, photos[0]
     table(("round, event", "n", "p50 ms", "p95 ms", "p99 ms", "max ms", "connected", "web CPU %"), rows)
     print(f"median of the rounds' p50: {median(medians):.2f} ms; sockets lost in between: {broken}")
+    if storm:
+        print(f"12-megapixel photos meanwhile: {uploaded / (seconds * rounds):.1f} a second")
 
 
 def _figures(delays: list[float]) -> list[float]:
     return [*(percentile(delays, share) for share in (0.5, 0.95, 0.99)), max(delays, default=float("nan"))]
+
+
+@contextlib.asynccontextmanager
+async def _storm(port: int, connections: int) -> AsyncIterator[list[int]]:
+    """Large photos, each deleted when it is there so that the worker's time is not for them. Yields how many so far."""
+    body, done = form(large()), [0]
+
+    async def upload_for_ever(number: int) -> None:
+        http = Http(port, number)
+        while True:
+            session = await http.upload(body)
+            path = f"{SESSIONS}/{session['session_id']}"
+            await http.request("DELETE", path, f"Authorization: Bearer {session['client_token']}\r\n")
+            done[0] += 1
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(upload_for_ever(number)) for number in range(connections)]
+        yield done
+        for task in tasks:
+            task.cancel()
 
 
 class _Crowd:

@@ -410,13 +410,15 @@ class Sessions:
     async def waiting(self) -> dict[str, Waiting]:
         """Every waiting session's place in the queue and time to its end; empty while Redis is away.
 
-        Read at most once in :data:`WAITING_SECONDS`, however many ask: what is pushed and what is polled are the same.
+        Read at most once in :data:`WAITING_SECONDS` (and a second more for each thousand that wait), however many ask: what is
+        pushed and what is polled are the same. The same object again means: not read again.
         """
         loop = asyncio.get_running_loop()
-        if loop.time() - self._waiting_at < WAITING_SECONDS:
+        good_for = WAITING_SECONDS + len(self._waiting) // 1000
+        if loop.time() - self._waiting_at < good_for:
             return self._waiting
         async with self._waiting_lock:
-            if loop.time() - self._waiting_at >= WAITING_SECONDS:
+            if loop.time() - self._waiting_at >= good_for:
                 try:
                     order, self._run_seconds, workers = await asyncio.gather(
                         self._queue.order(self._config.queue_limit),

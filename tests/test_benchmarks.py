@@ -13,7 +13,7 @@ from tests.servers import ROOT
 SECONDS = 90
 TINY = {
     "push": (
-        "--clients 6 --rate 10 --seconds 1 --rounds 1 --mock-seconds 0.2",
+        "--clients 6 --rate 10 --seconds 1 --rounds 1 --mock-seconds 0.2 --storm 1",
         "round, event",
         ["1 processing", "1 all"],
     ),

@@ -51,9 +51,11 @@ class _LastFrame:
 
 def text_frame(payload: bytes) -> bytes:
     """One unmasked text frame. The same payload object again, as when one message goes to many clients, costs nothing."""
-    if payload is not _LastFrame.payload:
-        _LastFrame.frame = _header(0x80 | TEXT, len(payload)) + payload
-        _LastFrame.payload = payload
+    if payload is _LastFrame.payload:
+        return _LastFrame.frame
+    length = len(payload)
+    header = b"\x81\x7e" + length.to_bytes(2, "big") if 126 <= length < 65536 else _header(0x80 | TEXT, length)
+    _LastFrame.payload, _LastFrame.frame = payload, header + payload
     return _LastFrame.frame
 
 

@@ -226,6 +226,8 @@ class Hub:
         self._wheel: list[set[Follower]] = [set() for _ in range(slots)]
         """Who is pinged at which part of the period."""
         self._turn = 0
+        self._places: dict[str, Waiting] = {}
+        """The queue as it was when they were."""
         self._measure_at = 0.0
         self._handed = dict.fromkeys(_FRAMES, 0)
         self.receipts = Receipts(store)
@@ -369,9 +371,14 @@ class Hub:
         frame = message[PREFIX_BYTES:]
         everybody = tuple(followers)
         whole = True
+        before = seq - 1
         for follower in everybody:
             try:
-                whole = follower.offer(kind, seq, frame) and whole
+                if kind == EVENT and follower.seq == before:  # what `offer` would find out, in a third of the time
+                    follower.seq = seq
+                    follower.event(frame)
+                else:
+                    whole = follower.offer(kind, seq, frame) and whole
             except Exception:
                 self._failed(follower)
         self._handed[kind] += len(everybody)
@@ -587,6 +594,10 @@ class Hub:
         """Tell those who wait where they stand, when it has changed. Spread over the time: a thousand at once would take
         20 ms, in which no other news goes out."""
         places = await self._sessions.waiting() if self._waiting else {}
+        if places is self._places:
+            await asyncio.sleep(WAITING_SECONDS)
+            return
+        self._places = places
         due = [
             (session_id, place)
             for session_id, told in self._waiting.items()

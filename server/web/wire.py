@@ -107,6 +107,9 @@ class WireSocket(Listener, asyncio.Protocol):
         self.transport.write(text_frame(frame))
 
     def event(self, frame: bytes) -> None:
+        if self._paused_at is None and not self._closing:
+            self.transport.write(text_frame(frame))
+            return
         self._latest = None  # it speaks of a transition that is over
         self.put(frame)
 
