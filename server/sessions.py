@@ -67,6 +67,10 @@ ENQUEUE_SECONDS: Final = 1.0
 RECONCILE_SECONDS: Final = 2.0
 """The reconciler wakes at the latest after this; one process at a time, by a database lease."""
 
+PASS_SECONDS: Final = 1.0
+"""After this a pass leaves the rest of what can wait (erasing, queueing again) to the next one, which follows at once and looks
+for those that cannot first."""
+
 PROGRESS_SECONDS: Final = 0.2
 """Progress is coalesced to at most one word per session in this time (5 per second)."""
 
@@ -220,6 +224,9 @@ class Sessions:
         self._stuck: dict[str, _Stuck] = {}
         """Expired sessions that could not be erased."""
         self._pass_at: datetime | None = None
+        self._pass_ends_at = float("inf")
+        self._left_over = False
+        """Whether the last pass did not come to the end of its work."""
         self._last_use: Use | None = None
         self._database_failed = False
         self._disturbed: tuple[Disturbance, float] | None = None
@@ -762,6 +769,8 @@ class Sessions:
         if self._disturbed is not None:
             await self._grant_leases()
         self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
+        self._pass_ends_at = time.monotonic() + PASS_SECONDS
+        self._left_over = False
         expired: list[Session] = []
         async for session in self._due():
             now = datetime.fromtimestamp(self._store.now(), UTC)
@@ -811,6 +820,8 @@ class Sessions:
             for key in found:
                 outputs[_session_of(key)].append(key)
         for session in due:
+            if self._out_of_time():
+                return
             if await self._alone(session, self.erase(session, GoneReason.EXPIRED, outputs=outputs.get(session.id))):
                 stuck.pop(session.id, None)
             else:
@@ -915,6 +926,14 @@ class Sessions:
                         self._queue_lost = True
                         return
                     telemetry.reconciled.labels("queued_again").inc()
+            self._note_use()
+            if self._out_of_time():
+                self._queue_again_at = float("-inf")
+                return
+
+    def _out_of_time(self) -> bool:
+        self._left_over |= time.monotonic() >= self._pass_ends_at
+        return self._left_over
 
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session: files first (a row without files is tried again, a file without a row is
@@ -1025,6 +1044,8 @@ class Sessions:
 
     async def _until_due(self) -> float:
         """Until the next end that the last pass has not seen: what it could not help does not call for the next one."""
+        if self._left_over:
+            return 0.0
         due = await self._store.next_due(self._pass_at)
         return RECONCILE_SECONDS if due is None else max(0.1, due.timestamp() - self._store.now() + 0.005)
 

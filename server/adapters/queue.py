@@ -213,7 +213,9 @@ class ArqQueue:
         """The sessions that wait, each once, in the order in which they will be taken; of the first ``limit`` jobs."""
         async with self._bounded():
             ids = await self._redis.zrange(self._name, 0, limit - 1)
-        return list(dict.fromkeys(str(each, "ascii").partition(":")[0] for each in ids))  # the first job counts
+        return list(
+            dict.fromkeys(str(each, "ascii", "replace").partition(":")[0] for each in ids)
+        )  # the first job counts
 
     async def note_run(self, processor: str, seconds: float) -> None:
         """Remember how long a session ran, among the last :data:`RUNS` of this processor."""
@@ -247,7 +249,7 @@ class ArqQueue:
     async def forget_waiting(self, session_ids: Collection[str]) -> None:
         """Remove the jobs of these sessions that wait, whatever their attempt and n."""
         async with self._bounded():
-            waiting = [str(each, "ascii") for each in await self._redis.zrange(self._name, 0, -1)]
+            waiting = [str(each, "ascii", "replace") for each in await self._redis.zrange(self._name, 0, -1)]
         for ids in _chunks([each for each in waiting if each.partition(":")[0] in session_ids], 200):
             keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
             async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:

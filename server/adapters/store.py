@@ -58,6 +58,10 @@ SCRUB_BUSY_MS: Final = 100
 COMMAND_SECONDS: Final = 10.0
 """How long PostgreSQL may take for one statement, all of which are small."""
 
+IDLE_SECONDS: Final = 10.0
+"""How long a transaction on PostgreSQL may do nothing: a process that is stopped in the middle of one (frozen, cut off) must not
+keep its rows from everybody else. SQLite cannot tell: there nobody writes while such a process is stopped."""
+
 TRANSIENT_STATES: Final = ("08", "25006", "40", "53", "55", "57", "58")
 """PostgreSQL's codes (its manual's appendix A) for what passes: no connection, read-only after a fail-over, deadlock,
 out of resources or connections, in recovery, shutting down or starting up, input/output. SQLAlchemy tells none apart."""
@@ -81,7 +85,7 @@ def create_engine(database_url: str) -> AsyncEngine:
     """
     url = make_url(database_url)
     if url.get_backend_name() == "postgresql":
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             pool_size=10,
             max_overflow=10,
@@ -89,6 +93,16 @@ def create_engine(database_url: str) -> AsyncEngine:
             connect_args={"timeout": 5, "command_timeout": COMMAND_SECONDS},
             hide_parameters=True,
         )
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def bound(connection: Any, record: Any) -> None:
+            # By a statement: a connection pooler refuses it among a connection's first parameters.
+            cursor = connection.cursor()
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}")
+            cursor.close()
+            connection.commit()
+
+        return engine
     engine = create_async_engine(
         url,
         connect_args={"timeout": BUSY_SECONDS},

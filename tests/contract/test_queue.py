@@ -71,10 +71,10 @@ async def test_the_doorbell_rings_when_the_job_can_be_seen(queue: ArqQueue, redi
 
 
 async def test_the_oldest_session_comes_first_and_none_is_in_anybodys_future(queue: ArqQueue, redis: Redis) -> None:
-    day_ms = 86_400_000
-    await queue.enqueue("young", 0, 1, score_ms=now_ms() - 1)
-    await queue.enqueue("old", 1, 2, score_ms=now_ms() - 2)
-    await queue.enqueue("ahead", 0, 1, score_ms=now_ms() + day_ms)  # the database's clock is ahead of this machine's
+    day_ms, now = 86_400_000, now_ms()
+    await queue.enqueue("young", 0, 1, score_ms=now - 1)
+    await queue.enqueue("old", 1, 2, score_ms=now - 2)
+    await queue.enqueue("ahead", 0, 1, score_ms=now + day_ms)  # the database's clock is ahead of this machine's
 
     waiting = await redis.zrange("jobs", 0, -1, withscores=True)
 

@@ -615,6 +615,22 @@ async def test_a_postgres_that_does_not_answer_is_unavailable(
         await store.check()
 
 
+async def test_a_process_that_stops_in_a_transaction_keeps_its_rows_from_nobody_for_long(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.store.IDLE_SECONDS", 0.3)
+    async with opened(postgres_url) as frozen, opened(postgres_url) as store:
+        session = await brought_to(store, Status.PROCESSING)
+        with contextlib.suppress(Unavailable):  # of what it had in hand, nothing is left
+            async with frozen._write() as connection:
+                await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
+                async with asyncio.timeout(8):
+                    assert (await change(store, session, Event.COMPLETED)).session.seq == 3
+        with contextlib.suppress(Unavailable):
+            await frozen.check()
+        await frozen.check()
+
+
 async def test_no_error_tells_what_was_stored(store: Store) -> None:
     """Errors are logged, with their causes."""
     new = new_session(params={"name": "a person"})

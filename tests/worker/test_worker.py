@@ -259,6 +259,28 @@ async def test_a_killed_worker_leaves_a_session_that_runs_again(
     assert (story.session.attempt, story.session.burnt) == (2, 1)
 
 
+async def test_a_job_that_is_delivered_five_times_has_one_end(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=0.2)
+    feed = await feeds(settings)
+    session = await feed.submit()
+    for n in range(2, 6):  # beside its own
+        await feed.services.queue.enqueue(session.id, 0, n, score_ms=n)
+    assert await feed.services.queue.depth() == 5
+    await worker(settings)
+    await worker(settings)
+    await feed.reaches(session.id)
+    for n in range(1, 6):  # and again after its end
+        await feed.services.queue.enqueue(session.id, 0, n, score_ms=n)
+    last = await feed.submit()
+    await feed.reaches(last.id, Status.COMPLETED)  # behind them in the queue
+    story = await feed.story(session.id)
+    assert [event.event for event in story.events] == [Event.CREATED, Event.PROCESSING, Event.COMPLETED]
+    results = [path.name for path in settings.uploads_dir.glob(f"outputs/{session.id}*")]
+    assert len(results) == 1
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
