@@ -40,6 +40,7 @@ from .messages import (
     Forked,
     FromChild,
     Inbox,
+    Loaded,
     Log,
     Nonsense,
     NotForked,
@@ -67,6 +68,9 @@ IDLE_SECONDS: Final = 2.0
 
 WATCH_SECONDS: Final = 0.1
 """How often the memory of children that work is looked at: 15 us each. 0.4 GB can be taken meanwhile."""
+
+FORK_SECONDS: Final = 10.0
+"""A fork server that has loaded the processor's code and then takes so long for a fork hangs, and is killed."""
 
 STATUS_SECONDS: Final = 1.0
 """How long to wait for the fork server to say how a child ended."""
@@ -131,7 +135,7 @@ class Children:
         self._is_cold: NotStarted | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._trimmer: asyncio.TimerHandle | None = None
-        self._closing = False
+        self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Children {self.name} processes={len(self._children)} idle={len(self._idle)}>"
@@ -166,7 +170,7 @@ class Children:
             raise self._is_cold
         self._runs += 1
         run = Running(self._runs, job)
-        child = self._idle.pop() if self._idle else self._fork()
+        child = self._take()
         try:
             await self._warm(child, report)
             self._begin(child, run)
@@ -180,7 +184,7 @@ class Children:
 
     async def close(self) -> None:
         """Ends all processes; the processors of idle children are closed before."""
-        self._closing = True
+        self._closed.set()
         for timer in (self._trimmer, self._watcher):
             if timer is not None:
                 timer.cancel()
@@ -194,7 +198,6 @@ class Children:
         for child in list(self._children):
             self._end(child)
         if self._restart is not None:
-            self._restart.cancel()
             await asyncio.wait({self._restart})
         if self._server is not None:
             server, self._server = self._server, None
@@ -277,11 +280,21 @@ class Children:
             return False
         return self._memory_bytes is None or rss_bytes(child.pid) <= (child.fresh_bytes + self._memory_bytes) / 2
 
+    def _take(self) -> Child:
+        """The child that worked last, rather than one that still warms up, rather than a new one."""
+        child = next(
+            (each for each in reversed(self._idle) if each.ready.done()), self._idle[-1] if self._idle else None
+        )
+        if child is None:
+            return self._fork()
+        self._idle.remove(child)
+        return child
+
     # -- children: plain functions, all of them on the loop ----------------------------------------------------------------
 
     def _keep_one(self) -> None:
         """Asks for a child if there is none, so that the next session need not wait for it."""
-        if not self._children and not self._closing and self._is_cold is None:
+        if not self._children and not self._closed.is_set() and self._is_cold is None:
             self._idle.append(self._fork())
 
     def _fork(self) -> Child:
@@ -293,6 +306,9 @@ class Children:
     def _ask(self, child: Child) -> None:
         """For its process; again, if the fork server has died meanwhile. Its socket tells the two apart."""
         loop = asyncio.get_running_loop()
+        if child.timer is not None:
+            child.timer.cancel()
+            child.timer = None
         if child.socket is not None:
             loop.remove_reader(child.socket)
             child.socket.close()
@@ -304,6 +320,8 @@ class Children:
             if self._server is not None:
                 child.server = self._server
                 self._server.asked.append(child)
+                if self._server.loaded:
+                    self._expect(child)
                 with contextlib.suppress(OSError):  # it is gone, which it will tell by itself
                     send(self._server.socket, Fork(), [theirs.fileno()])
 
@@ -358,7 +376,7 @@ class Children:
         """It has no processor. That the first one cannot be made is a wrong setting; all else is no fault of who waits for it."""
         if not self._built:
             child.fail(error if isinstance(error, ConfigError) else self._unusable(error))
-        elif self._is_cold is None and not self._closing:
+        elif self._is_cold is None and not self._closed.is_set():
             self._is_cold = NotStarted()
             self._is_cold.__cause__ = error
             self._on_cold(error)
@@ -470,6 +488,10 @@ class Children:
             return
         for message in server.inbox.take(data):
             match message:
+                case Loaded():
+                    server.loaded = True
+                    for child in server.asked:
+                        self._expect(child)
                 case Refused(reason=reason):
                     server.refusal = reason
                 case Forked(pid=pid):
@@ -483,7 +505,14 @@ class Children:
                         inside.kill_group(pid)  # what it has left behind
                         self._over(child, status)
 
+    def _expect(self, child: Child) -> None:
+        assert child.server is not None
+        child.timer = asyncio.get_running_loop().call_later(FORK_SECONDS, child.server.process.kill)
+
     def _forked(self, child: Child, pid: int) -> None:
+        if child.timer is not None:
+            child.timer.cancel()
+            child.timer = None
         if child in self._children:
             child.pid = pid
         else:
@@ -500,11 +529,13 @@ class Children:
                 self._over(child, None)  # nobody will say how it ended
         for child in [child for child in self._idle if child.pid]:
             self._end(child)
-        if not self._closing:
+        if not self._closed.is_set():
             self._restart = asyncio.create_task(self._start_another(server), name="fork server")
 
     async def _start_another(self, server: Server) -> None:
         await reaped(server.process)
+        if self._closed.is_set():
+            return
         waiting = [child for child in self._children if not child.pid]
         if not self._built or server.refusal is not None:
             how = f"the process that loads it {ended(server.process.returncode)}"
@@ -512,7 +543,10 @@ class Children:
                 self._cold(child, ConfigError(server.refusal) if server.refusal else self._unusable(how))
             return
         log.warning("The fork server %s; starting another", ended(server.process.returncode))
-        await asyncio.sleep(server.started + RESTART_SECONDS - asyncio.get_running_loop().time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(server.started + RESTART_SECONDS):
+                await self._closed.wait()
+                return
         try:
             self._start_server()
         except OSError as error:

@@ -25,7 +25,7 @@ from typing import Final, NoReturn
 from server.config import Config, ConfigError
 
 from . import child, processors
-from .messages import Ended, Fork, Forked, FromServer, Inbox, NotForked, Refused, Setup, send
+from .messages import Ended, Fork, Forked, FromServer, Inbox, Loaded, NotForked, Refused, Setup, send
 
 _PR_SET_PDEATHSIG: Final = 1
 _READ_BYTES: Final = 65536
@@ -78,6 +78,7 @@ class _Server:
         self._plan = child.Plan(make, config, cpu_seconds=first.cpu_seconds, niceness=first.niceness)
         gc.collect()
         gc.freeze()  # or each child's first collection would write to, and so copy, all of it
+        self._tell(Loaded())
 
     def serve(self) -> NoReturn:
         for _ in self._early:

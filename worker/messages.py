@@ -39,6 +39,10 @@ class Fork(msgspec.Struct, tag=True):
 # From the fork server to the worker
 
 
+class Loaded(msgspec.Struct, tag=True):
+    """The processor's code is there: from here on a fork takes milliseconds."""
+
+
 class Forked(msgspec.Struct, tag=True):
     """The answer to the first :class:`Fork` that has none yet."""
 
@@ -153,7 +157,7 @@ class Cancelled(Answer, tag=True):
 
 
 FromWorker: TypeAlias = Run | Cancel | End
-FromServer: TypeAlias = Forked | NotForked | Ended | Refused
+FromServer: TypeAlias = Loaded | Forked | NotForked | Ended | Refused
 FromChild: TypeAlias = Refused | Warming | Cold | Ready | Report | Log | Done | Failed | Raised | Cancelled
 
 

@@ -101,11 +101,12 @@ class Running:
 class Server:
     """A fork server's process, and who waits for a child from it."""
 
-    __slots__ = ("asked", "inbox", "process", "refusal", "socket", "started")
+    __slots__ = ("asked", "inbox", "loaded", "process", "refusal", "socket", "started")
 
     def __init__(self, program: Sequence[str], setup: Setup) -> None:
         self.asked: deque[Child] = deque()
         self.inbox = Inbox(FromServer)
+        self.loaded = False
         self.refusal: str | None = None
         self.started = asyncio.get_running_loop().time()
         self.socket, theirs = socket.socketpair()

@@ -55,7 +55,7 @@ async def quiet(progress: float | None, stage: str | None, eta_seconds: float | 
 async def run(children: Children, do: str = "pid", **params: Any) -> str:
     """What the processor says, or what the session fails as."""
     try:
-        return (await asyncio.wait_for(children.run(job(do, **params), quiet), 20)).data.decode()
+        return (await asyncio.wait_for(children.run(job(do, **params), quiet), 60)).data.decode()
     except ProcessorError as error:
         return error.code
     except InChild:
@@ -464,6 +464,17 @@ async def test_a_crash_is_noticed_without_a_fork_server_too(
     finally:
         os.kill(server, signal.SIGCONT)
     assert (await waiting).isdigit()
+
+
+async def test_a_fork_server_that_hangs_is_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children_module, "FORK_SECONDS", 0.2)
+    children = await start()
+    server = children.server_pid
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    assert await run(children, "segfault") == "processor_crashed"
+    assert (await run(children)).isdigit()
+    await gone(server)
 
 
 async def test_an_idle_child_that_is_killed_is_not_missed(start: Start) -> None:

@@ -41,7 +41,7 @@ def family(worker: Stack) -> list[psutil.Process]:
 
 
 async def test_ten_at_once_each_end_as_they_should(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
-    settings = config(deadline_seconds=8.0)
+    settings = config(deadline_seconds=12.0)
     feed = await feeds(settings)
     limits = {"TRYON_PROCESSOR_MEMORY_BYTES": str(200 * 2**20), "TRYON_PROCESSOR_CPU_SECONDS": "1"}
     process = await worker(settings, **FAULTY, **limits)
@@ -142,8 +142,9 @@ async def test_sigterm_hands_back_what_does_not_hear_it(
         await gone(pid)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
 async def test_a_worker_can_be_stopped_while_its_processor_is_loaded(
-    config: MakeConfig, worker: StartWorker, tmp_path: Path
+    config: MakeConfig, worker: StartWorker, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     (tmp_path / "heavy.py").write_text("import os, time; os.mkfifo('loading'); time.sleep(60)")
     process = await worker(config(), TRYON_PROCESSOR="heavy:Model")
@@ -153,7 +154,7 @@ async def test_a_worker_can_be_stopped_while_its_processor_is_loaded(
 
     await until(loading)
     [server] = family(process)
-    assert await asyncio.wait_for(process.stop(), 10) == 0
+    assert await asyncio.wait_for(process.stop(number), 10) == status
     await gone(server.pid)
     assert "Traceback" not in process.output
 
