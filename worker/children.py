@@ -259,8 +259,7 @@ class Children:
                     run.news.clear()
         if run.answer is None:
             log.warning("The processor of session %s ignores that it was cancelled", run.job.session_id)
-            telemetry.processors_lost.labels("stuck").inc()
-            self._end(child)
+            telemetry.processors_lost.labels("stuck").inc()  # and it is not fit for another
 
     def _release(self, child: Child) -> None:
         """Its session is over: it waits for the next, or is replaced."""
@@ -500,9 +499,10 @@ class Children:
                     self._cold(server.asked.popleft(), OSError(reason))
                 case Ended(pid=pid, status=status):
                     for child in [child for child in self._children if child.pid == pid]:
+                        inside.kill_group(pid)  # what it has left behind
+                        child.pid = 0  # the next process may be called so
                         while self._child_speaks(child):
                             pass  # its last words
-                        inside.kill_group(pid)  # what it has left behind
                         self._over(child, status)
 
     def _expect(self, child: Child) -> None:
