@@ -359,10 +359,11 @@ async def cancelled(children: Children, do: str) -> float:
 
 
 @pytest.mark.parametrize("do", ["never", "report_for_ever"])
-async def test_who_hears_a_cancel_keeps_its_process(start: Start, do: str) -> None:
+async def test_who_hears_a_cancel_keeps_its_process(start: Start, monkeypatch: pytest.MonkeyPatch, do: str) -> None:
+    monkeypatch.setattr(children_module, "STOP_SECONDS", 10)  # on a busy machine it may come late to its turn
     children = await start()
     [pid] = children.pids
-    assert await cancelled(children, do) < 2  # some milliseconds
+    assert await cancelled(children, do) < 5  # some milliseconds
     assert await run(children) == str(pid)
 
 
@@ -410,7 +411,10 @@ async def test_a_crash_while_it_warms_up_is_not_the_sessions_fault(start: Start,
         await children.run(job(), quiet)
 
 
-async def test_a_processor_is_closed_before_its_child_goes(start: Start, tmp_path: Path) -> None:
+async def test_a_processor_is_closed_before_its_child_goes(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "CLOSE_SECONDS", 10)
     (tmp_path / "warm").touch()
     children = await start(processor="tests.worker.faulty:Slow")
     pid = await run(children)
