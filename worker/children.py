@@ -78,6 +78,9 @@ STATUS_SECONDS: Final = 1.0
 RESTART_SECONDS: Final = 1.0
 """A fork server that lived shorter than this is started again only then."""
 
+START_TRIES: Final = 3
+"""So many children in a row may die before they are ready: chance kills one. Then it is the processor."""
+
 NICENESS: Final = 5
 """As for the image processes: a push must not wait for a processor."""
 
@@ -131,6 +134,7 @@ class Children:
         self._children: set[Child] = set()
         self._idle: list[Child] = []  # the last one worked last; the first ones are let go
         self._runs = 0
+        self._stillborn = 0
         self._built = False
         self._is_cold: NotStarted | None = None
         self._watcher: asyncio.TimerHandle | None = None
@@ -303,7 +307,7 @@ class Children:
         return child
 
     def _ask(self, child: Child) -> None:
-        """For its process; again, if the fork server has died meanwhile. Its socket tells the two apart."""
+        """For its process; again, if it or the fork server has died. Its socket tells the two apart."""
         loop = asyncio.get_running_loop()
         if child.timer is not None:
             child.timer.cancel()
@@ -345,6 +349,8 @@ class Children:
 
     def _heard(self, child: Child, message: FromChild) -> None:
         match message:
+            case Refused() | Cold() | Warming() | Ready() if child.ready.done():
+                self._lost(child, "crashed", "said what it had said before")
             case Refused(reason=reason):
                 self._cold(child, ConfigError(reason))
             case Cold(trace=trace):
@@ -354,6 +360,7 @@ class Children:
                 set_done(child.built)
             case Ready():
                 self._built = True
+                self._stillborn = 0
                 child.fresh_bytes = rss_bytes(child.pid)
                 set_done(child.built)
                 set_done(child.ready)
@@ -419,6 +426,10 @@ class Children:
         elif child.ready.done():
             self._end(child)
             log.warning("An idle child %s", how)
+        elif self._stillborn < START_TRIES - 1 and not self._closed.is_set():
+            self._stillborn += 1
+            child.pid = 0
+            self._ask(child)
         else:
             self._cold(child, InChild(f"the process {how}"))
 

@@ -411,6 +411,16 @@ async def test_a_crash_while_it_warms_up_is_not_the_sessions_fault(start: Start,
         await children.run(job(), quiet)
 
 
+async def test_a_child_that_is_killed_while_it_warms_up_is_made_again(start: Start, tmp_path: Path) -> None:
+    children = await start(processor="tests.worker.faulty:Slow")
+    [pid] = children.pids
+    running = asyncio.create_task(run(children))
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)
+    (tmp_path / "warm").touch()
+    assert (await running).isdigit()
+
+
 async def test_a_processor_is_closed_before_its_child_goes(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
