@@ -55,6 +55,10 @@ def _seconds(low: float = 0.01, high: float = 10 * 365 * 86400) -> Callable[[str
     return _number(float, low, high)
 
 
+def _or_off(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == "off" else parse(text)
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -149,6 +153,18 @@ class Config:
     web_processes: int = setting(1, "Web processes that `tryon up` starts; they share the port.", _integer(1, 64))
     worker_processes: int = setting(1, "Worker processes that `tryon up` starts.", _integer(1, 64))
     processor: str = setting("mock", "What makes the picture: mock, or package.module:Class.")
+    processor_cpu_seconds: float | None = setting(
+        600.0,
+        "CPU time that one session may take, all threads together; or off.",
+        _or_off(_seconds(1)),
+        unit="seconds",
+    )
+    processor_memory_bytes: int | None = setting(
+        4 * 2**30,
+        "Memory (RSS) that the process of one session may have, a model's weights included; or off.",
+        _or_off(_integer(16 * 2**20, 2**50)),
+        unit="bytes",
+    )
     mock_seconds: float = setting(3.0, "How long the mock works.", _seconds(0, 3600), unit="seconds")
     mock_failure_rate: float = setting(0.1, "Share of sessions that the mock lets fail.", _number(float, 0, 1))
     mock_seed: int | None = setting(None, "Makes the mock's failures repeatable.", _integer(0), shown="unset")
@@ -178,7 +194,11 @@ class Config:
     deadline_seconds: float = setting(
         600.0, "From creation to the latest end, waiting included.", _seconds(0.1), unit="seconds"
     )
-    worker_jobs: int = setting(10, "Sessions that a worker process runs at once.", _integer(1, 1000))
+    worker_jobs: int = setting(
+        10,
+        "Sessions that a worker runs at once, each in a process of its own; 1 for a model on a GPU.",
+        _integer(1, 1000),
+    )
     drain_seconds: float = setting(
         5.0, "How long a stopping worker lets running sessions end.", _seconds(0), unit="seconds"
     )

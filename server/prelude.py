@@ -11,7 +11,7 @@ import sys
 #: What each program would import first of all; importing these has no effect of its own.
 HEAVY = {
     "server": ("server.web.app",),
-    "arq": ("arq.cli", "arq.worker", "server.services", "PIL.ImageDraw", "PIL.ImageFont"),
+    "arq": ("arq.cli", "arq.worker", "server.services"),
 }
 
 

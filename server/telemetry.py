@@ -116,6 +116,11 @@ enqueue_failures: Final = Counter(
 sweep_finds: Final = Counter(
     "tryon_sweep_finds", "Frames that reached a client from the database because pub/sub lost them."
 )
+processors_lost: Final = Counter(
+    "tryon_processors_lost",
+    "Processes of processors that ended, or were ended, in the middle of a session.",
+    ["reason"],
+)
 reconciled: Final = Counter("tryon_reconciled", "Sessions the reconciler moved on, by what it did.", ["action"])
 
 

@@ -63,6 +63,15 @@ def test_a_malformed_setting_is_named_in_one_line(name: str, value: str, told: s
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["processor_cpu_seconds", "processor_memory_bytes"])
+def test_a_limit_of_the_processor_can_be_switched_off(name: str) -> None:
+    variable = f"TRYON_{name.upper()}"
+    assert getattr(Config.load({variable: "off"}, env_file=None), name) is None
+    assert getattr(Config.load({variable: "20000000"}, env_file=None), name) == 20_000_000
+    with pytest.raises(ConfigError, match=variable):
+        Config.load({variable: "0"}, env_file=None)
+
+
 def test_an_unknown_setting_is_named_with_the_one_that_was_meant() -> None:
     with pytest.raises(ConfigError, match=r"TRYON_WEB_PROCESS is not .* did you mean TRYON_WEB_PROCESSES\?"):
         load(TRYON_WEB_PROCESS="2")

@@ -1,7 +1,9 @@
 """The worker: takes session ids from the arq queue, runs a processor, says how it ended.
 
 ``settings`` is what ``arq worker.Settings`` runs, ``pickup`` how a job is noticed within milliseconds, ``tasks`` the one
-task, ``processors`` the plug for the AI part. Nothing here knows HTTP.
+task. It hands the job to ``children``, which runs it in a process of its own: forked by the ``forkserver``, in which it is a
+``child`` with a processor; ``messages`` is what they say to each other, ``processes`` what the worker holds of them.
+``processors`` is the plug for the AI part. Nothing here knows HTTP.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ from server.adapters.queue import FUNCTION, ArqQueue, QueueAway, deserialize, se
 from server.config import Config, ConfigError
 from server.services import open_services
 
-from . import processors
+from .children import Children
 from .pickup import DoorbellRedis
-from .processors import Processor
 from .tasks import SessionRunner, run_session
 
 log = logging.getLogger("tryon.worker")
@@ -48,10 +47,10 @@ POLL_DELAY_SECONDS: Final = 0.002
 a freed slot of a full worker stays empty. Looking for one costs a full worker 2.6 % of a core (5 ms: 1.1 %)."""
 
 
-def _read() -> tuple[Config, Processor, str]:
+def _read() -> tuple[Config, str]:
     try:
         config = Config.load()
-        return config, processors.load(config.processor, config), config.redis
+        return config, config.redis
     except ConfigError as error:
         _refuse(error)
 
@@ -67,7 +66,7 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and not handed_back
 
 
-config, processor, redis_url = _read()
+config, redis_url = _read()
 redis_settings = RedisSettings.from_dsn(redis_url)
 logging.getLogger("arq.worker").addFilter(_worth_telling)  # a level would be reset by arq's own logging configuration
 
@@ -86,24 +85,23 @@ class Lifetime:
 
     async def close(self) -> None:
         self._ended.set()
+        if not self._ready.done() or self._ready.cancelled():  # the processor's code may take minutes to load
+            self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _live(self) -> None:
         worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
         try:
             async with AsyncExitStack() as stack:
+                children = Children(config, on_cold=_stop)
+                stack.push_async_callback(children.close)
+                children.start()
                 services = await stack.enter_async_context(open_services(config))
-                warming = None
-                if (start := getattr(processor, "start", None)) is not None:
-                    warming = asyncio.create_task(start(), name="warming")
-                    warming.add_done_callback(_stop_if_cold)
-                    stack.callback(warming.cancel)
-                if (close := getattr(processor, "close", None)) is not None:
-                    stack.push_async_callback(close)
+                await children.built()
                 await stack.enter_async_context(services.sessions.maintenance())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
-                self._ready.set_result(SessionRunner(services, processor, worker_id, warming=warming))
+                self._ready.set_result(SessionRunner(services, children, worker_id))
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():
@@ -111,11 +109,10 @@ class Lifetime:
             self._ready.set_exception(error)
 
 
-def _stop_if_cold(warming: asyncio.Task[None]) -> None:
+def _stop(error: Exception) -> None:
     """A processor that cannot start makes a worker that hands everything back: better none, and one that tries again."""
-    if not warming.cancelled() and (error := warming.exception()) is not None:
-        log.error("The processor did not start; the worker stops", exc_info=error)
-        signal.raise_signal(signal.SIGTERM)
+    log.error("The processor did not start; the worker stops", exc_info=error)
+    signal.raise_signal(signal.SIGTERM)
 
 
 async def _note(queue: ArqQueue, worker_id: str) -> None:

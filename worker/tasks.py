@@ -19,12 +19,10 @@ from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.sessions import Claim
 
-from .processors import EXTENSION, Job, Output, Processor, ProcessorError, Report
+from .children import NotStarted
+from .processors import EXTENSION, Job, Output, Processor, ProcessorError
 
 log = logging.getLogger("tryon.worker")
-
-STOP_SECONDS: Final = 0.3
-"""How long a cancelled processor may take to clean up; then it is left to itself and its result ignored."""
 
 STORE_DELAYS: Final = (0.5, 1.0, 2.0)
 """Pauses between attempts to store an output in a full storage."""
@@ -41,28 +39,16 @@ async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
     await ctx["runner"].run(session_id)
 
 
-class _Cold(Exception):
-    """The processor's ``start()`` has failed."""
-
-
 class SessionRunner:
     """Runs sessions on one worker; as many at once as arq starts."""
 
-    def __init__(
-        self,
-        services: Services,
-        processor: Processor,
-        worker_id: str,
-        *,
-        warming: asyncio.Task[None] | None = None,
-    ) -> None:
-        """``warming``: ends when the processor is ready; sessions are claimed before that, and say what they wait for."""
+    def __init__(self, services: Services, processor: Processor, worker_id: str) -> None:
+        """``processor`` must take several jobs at once and end soon after a cancel: :class:`~worker.children.Children` does."""
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
         self._processor = processor
         self._worker_id = worker_id
-        self._warming = warming
         self._looks: dict[asyncio.Event, str] = {}
         """For every run its session; set, the event makes its next heartbeat come at once."""
 
@@ -120,7 +106,7 @@ class SessionRunner:
         except asyncio.CancelledError:
             stopping = True
             end = self._hand_back(claim)
-        stopping |= await self._stop(claim, work)
+        stopping |= await self._stop(work)
         writing = asyncio.create_task(self._write_down(claim, end, deadline))
         stopping |= await _see_out(writing, SETTLE_SECONDS if stopping else None)
         for task in (writing, beat):
@@ -148,26 +134,10 @@ class SessionRunner:
             except Exception:
                 log.debug("Progress of session %s was not reported", claim.session.id, exc_info=True)
 
-        await self._warm_up(report)
-        try:
-            output = await self._processor.run(job, report)
-        except SystemExit as error:  # asyncio would let it end the whole worker
-            raise RuntimeError(f"the processor called sys.exit({error.code!r})") from error
+        output = await self._processor.run(job, report)
         if not isinstance(output, Output) or not output.data or not EXTENSION.fullmatch(output.extension):
             raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
         return output
-
-    async def _warm_up(self, report: Report) -> None:
-        if self._warming is None:
-            return
-        if not self._warming.done():
-            await report(None, "warming")
-        try:
-            await asyncio.shield(self._warming)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            raise _Cold from error
 
     async def _beat(self, claim: Claim, look: asyncio.Event) -> Literal["cancelled", "lost"]:
         """Renew the lease until somebody else decided otherwise."""
@@ -186,17 +156,13 @@ class SessionRunner:
                 if verdict != "held":
                     return verdict
 
-    async def _stop(self, claim: Claim, work: asyncio.Task[Output]) -> bool:
+    async def _stop(self, work: asyncio.Task[Output]) -> bool:
         """Cancel the processor if it still runs. Returns whether the worker was told to stop meanwhile."""
         if work.done():
             return False
         work.cancel()
-        stopping = await _see_out(work, STOP_SECONDS)
-        if not work.done():
-            log.warning("The processor of session %s ignores that it was cancelled", claim.session.id)
-            work.add_done_callback(_forget)
-        else:
-            _forget(work)
+        stopping = await _see_out(work)
+        work.add_done_callback(_forget)  # it may still be at it, if the worker is in a hurry
         return stopping
 
     # -- how it ends: what to write down, tried until it is written or makes no sense any more ---------------------
@@ -213,7 +179,7 @@ class SessionRunner:
         match error:
             case None:
                 return lambda: self._complete(claim, work.result())
-            case _Cold():  # not the session's fault: it costs no attempt, and another worker may be warm
+            case NotStarted():  # not the session's fault: it costs no attempt, and another worker may be warm
                 return self._hand_back(claim, "not_started")
             case ProcessorError(requeue=True):
                 log.warning("Session %s goes back to the queue: %s", claim.session.id, error)

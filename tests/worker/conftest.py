@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import pytest
 
 from server.adapters.store import Story
@@ -84,11 +85,13 @@ class Feed:
     services: Services
     photos: Path
 
-    async def submit(self, *, garment: bool = False, request_id: str | None = None) -> Session:
+    async def submit(
+        self, *, garment: bool = False, request_id: str | None = None, params: dict[str, Any] | None = None
+    ) -> Session:
         image = Photo((self.photos / "photo.webp").read_bytes(), "webp")
         cloth = Photo((self.photos / "garment.png").read_bytes(), "png") if garment else None
         return await self.services.sessions.submit(
-            owner=OWNER, image=image, garment=cloth, params={"fit": "loose"}, request_id=request_id
+            owner=OWNER, image=image, garment=cloth, params=params or {"fit": "loose"}, request_id=request_id
         )
 
     async def story(self, session_id: str) -> Story:
@@ -127,6 +130,18 @@ async def feeds(photos: Path) -> AsyncIterator[Callable[[Config], Awaitable[Feed
             return Feed(await stack.enter_async_context(open_services(config)), photos)
 
         yield open_feed
+
+
+async def gone(pid: int) -> None:
+    """Wait until the process has ended, reaped or not."""
+
+    async def ended() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    await until(ended, seconds=10)
 
 
 def milliseconds(started: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from server.config import Config, ConfigError
 from tests.photos import CORNERS
-from worker.processors import Job, Output, ProcessorError, load
+from worker.processors import Job, Output, Processor, ProcessorError, find, make
 from worker.processors.mock import LONG_SIDE, STAGES, MockProcessor, compose
 
 MakeMock = Callable[..., MockProcessor]
@@ -40,6 +41,10 @@ class Upside:
 class Broken:
     def __init__(self, config: Config) -> None:
         raise OSError("no GPU\nhere")
+
+
+def load(name: str, config: Config) -> Processor:
+    return make(find(name), replace(config, processor=name))
 
 
 def test_the_mock_is_built_in(tmp_path: Path) -> None:
@@ -144,11 +149,8 @@ async def quiet(progress: float | None, stage: str | None, eta_seconds: float | 
     pass
 
 
-async def failures(processor: MockProcessor, job: Job, runs: int) -> list[bool]:
-    outcomes = []
-    for _ in range(runs):
-        outcomes.append(processor._fate(next(processor._runs)) is not None)
-    return outcomes
+def failures(processor: MockProcessor, runs: int) -> list[bool]:
+    return [processor._fate(number) is not None for number in range(1, runs + 1)]
 
 
 async def test_the_stages_come_in_order_with_a_falling_eta(mock: MakeMock, job: Job) -> None:
@@ -190,10 +192,10 @@ async def test_it_always_or_never_fails_when_told_to(mock: MakeMock, job: Job) -
     assert (await mock(mock_failure_rate=0).run(job, quiet)).data
 
 
-async def test_a_seed_repeats_the_failures_run_by_run(mock: MakeMock, job: Job) -> None:
-    first = await failures(mock(mock_seed=7), job, 400)
-    assert first == await failures(mock(mock_seed=7), job, 400)
-    assert first != await failures(mock(mock_seed=8), job, 400)
+def test_a_seed_repeats_the_failures_run_by_run(mock: MakeMock) -> None:
+    first = failures(mock(mock_seed=7), 400)
+    assert first == failures(mock(mock_seed=7), 400)
+    assert first != failures(mock(mock_seed=8), 400)
     assert 20 <= sum(first) <= 60  # a tenth, though it is the same photo each time
 
 

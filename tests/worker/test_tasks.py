@@ -107,7 +107,6 @@ async def test_the_processor_gets_the_photos_and_its_output_is_stored(feed: Feed
             False,
         ),
         (raising(ValueError("secret path /etc")), "processor_error", None, True),
-        (raising(SystemExit(3)), "processor_error", None, True),
         (raising(asyncio.CancelledError()), "processor_error", None, True),
         (raising(TimeoutError("of the model")), "processor_error", None, True),
     ],
@@ -237,28 +236,6 @@ async def test_a_stopping_worker_hands_its_session_back(feed: Feed, moment: str)
     story = await feed.story(session.id)
     assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
     assert story.events[-1].data == {"reason": "drained"}
-
-
-async def test_a_processor_that_will_not_stop_is_left_behind(feed: Feed) -> None:
-    release = asyncio.Event()
-
-    async def stubborn(job: Job, report: Report) -> Output:
-        while True:
-            try:
-                await release.wait()
-                return Output(b"too late", "jpg")
-            except asyncio.CancelledError:
-                continue
-
-    processor = Scripted(stubborn)
-    session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
-    await processor.began.wait()
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(running, 5)
-    assert (await feed.story(session.id)).session.status is Status.CREATED
-    release.set()
 
 
 async def test_an_unknown_or_ended_session_is_nothing_to_do(feed: Feed) -> None:

@@ -1,8 +1,13 @@
 """The plug for the AI part: API, database and clients stay the same whatever makes the picture.
 
 A processor is a class with a constructor that takes the :class:`~server.config.Config`, a ``name`` and :meth:`Processor.run`.
-``TRYON_PROCESSOR=package.module:Class`` plugs it in; ``start()`` and ``close()``, where it has them, are awaited once per
-worker process.
+``TRYON_PROCESSOR=package.module:Class`` plugs it in. It runs in a child process (:mod:`~worker.child`), one session at a time:
+whatever it does there, it does to that session alone. Its module is imported once per worker, before the children are
+forked from it; the constructor, ``start()`` and ``close()``, where it has them, run once per child. A child that has ended a
+session in good order does the next one; a session that meets one whose ``start()`` is not done says ``warming``.
+
+So the module must not start a thread or touch a GPU when it is imported (neither survives a fork): that belongs in
+``start()``. The Config comes without the product's secrets, and so does the environment.
 """
 
 from __future__ import annotations
@@ -34,6 +39,8 @@ class Job:
     garment_type: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     """As the client sent them: any JSON object of at most 4 KiB, checked by nobody."""
+    number: int = 1
+    """Counts the jobs of this worker from 1, whichever child they fall to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Report(Protocol):
 
 
 class Processor(Protocol):
-    """Several ``run`` at once on one event loop: CPU work belongs in a thread or elsewhere."""
+    """One ``run`` at a time on an event loop of its own. One that blocks it is deaf to a cancel, and is killed for it."""
 
     @property
     def name(self) -> str: ...
@@ -60,7 +67,8 @@ class Processor(Protocol):
     async def run(self, job: Job, report: Report) -> Output:
         """Make the picture.
 
-        Cancelled when nobody wants the result any more (cancel, deadline, shutdown): clean up and let it through.
+        Cancelled when nobody wants the result any more (cancel, deadline, shutdown): clean up and let it through, within
+        ``children.STOP_SECONDS``. A thread that is still at work then ends with its process, which is replaced.
         Raises :class:`ProcessorError` for a failure it can name; any other exception fails the session as ``processor_error``.
         """
 
@@ -83,21 +91,37 @@ class ProcessorError(Exception):
         self.requeue = requeue
 
 
-def load(name: str, config: Config) -> Processor:
-    """The processor of ``TRYON_PROCESSOR``. Raises :class:`ConfigError`: one line that says what is wrong."""
+Make = Callable[[Config], Processor]
+
+
+def find(name: str) -> Make:
+    """What makes the processor of ``TRYON_PROCESSOR``. Raises :class:`ConfigError`: one line that says what is wrong."""
     path = BUILT_IN.get(name, name)
     if ":" not in path:
         known = ", ".join(BUILT_IN)
         raise ConfigError(f"TRYON_PROCESSOR: there is no processor {name!r}; it is {known}, or package.module:Class")
     module_name, _, class_name = path.partition(":")
     try:
-        make: Callable[[Config], Processor] = getattr(importlib.import_module(module_name), class_name)
-        processor = make(config)
+        found: Make = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:
+        raise _unusable(name, error) from error
+    return found
+
+
+def make(found: Make, config: Config) -> Processor:
+    """One processor. Raises :class:`ConfigError` as :func:`find` does."""
+    name = config.processor
+    try:
+        processor = found(config)
     except ConfigError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"TRYON_PROCESSOR: {name!r} cannot be loaded ({reason})") from error
+        raise _unusable(name, error) from error
     if not callable(getattr(processor, "run", None)) or not isinstance(getattr(processor, "name", None), str):
         raise ConfigError(f"TRYON_PROCESSOR: {name!r} is no processor: it needs a name and an async run(job, report)")
     return processor
+
+
+def _unusable(name: str, error: Exception) -> ConfigError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return ConfigError(f"TRYON_PROCESSOR: {name!r} cannot be loaded ({reason})")

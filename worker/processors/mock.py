@@ -1,7 +1,7 @@
 """The default processor: no AI, but a worker's whole life with visible stages, and a picture made from the input.
 
 ``TRYON_MOCK_SECONDS`` is how long it takes, ``TRYON_MOCK_FAILURE_RATE`` the share of runs that fail (finally: ``mock_failure``).
-With ``TRYON_MOCK_SEED`` the failures are repeatable: whether the n-th run of a worker process fails, and where, is a function
+With ``TRYON_MOCK_SEED`` the failures are repeatable: whether the n-th run of a worker fails, and where, is a function
 of the seed and n alone. Not of the photo: the same one tried again may work, and a test that uploads one photo many times
 sees the rate.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import itertools
 import math
 import random
 from typing import Final
@@ -31,9 +30,6 @@ STAGES: Final = (
 """(up to this progress, what it says it does)."""
 
 REPORT_SECONDS: Final = 0.2
-COMPOSITIONS: Final = 2
-"""So many pictures are made at once, each in a thread: a 40-megapixel photo takes 120 MB."""
-
 LONG_SIDE: Final = 1024
 SMALLEST_LONG_SIDE: Final = 640
 WIDEST: Final = 2.0
@@ -52,14 +48,12 @@ class MockProcessor:
         self._seconds = config.mock_seconds
         self._failure_rate = config.mock_failure_rate
         self._seed = config.mock_seed
-        self._runs = itertools.count(1)
-        self._composing = asyncio.Semaphore(COMPOSITIONS)
 
     def __repr__(self) -> str:
         return f"<MockProcessor {self._seconds:g}s failure_rate={self._failure_rate:g} seed={self._seed}>"
 
     async def run(self, job: Job, report: Report) -> Output:
-        fails_at = self._fate(next(self._runs))
+        fails_at = self._fate(job.number)
         loop = asyncio.get_running_loop()
         started = loop.time()
         picture: asyncio.Task[bytes] | None = None
@@ -71,7 +65,7 @@ class MockProcessor:
                     raise ProcessorError("mock_failure")
                 stage = next(name for end, name in STAGES if progress <= end)
                 if picture is None and (fails_at is None or self._seconds == 0):
-                    picture = asyncio.create_task(self._compose(job))
+                    picture = asyncio.create_task(asyncio.to_thread(compose, job.image, job.garment))
                 await report(progress, stage, max(0.0, self._seconds - elapsed))
                 if progress >= 1.0:
                     break
@@ -86,10 +80,6 @@ class MockProcessor:
         """At which progress the n-th run fails; None: it doesn't."""
         dice = random.Random(None if self._seed is None else f"{self._seed}:{n}")
         return dice.uniform(0.3, 0.9) if dice.random() < self._failure_rate else None
-
-    async def _compose(self, job: Job) -> bytes:
-        async with self._composing:
-            return await asyncio.to_thread(compose, job.image, job.garment)
 
 
 def compose(image: bytes, garment: bytes | None) -> bytes:

@@ -1,0 +1,272 @@
+# ruff: noqa: ASYNC220, ASYNC221, ASYNC251 - blocking is what is wanted here
+"""A processor that does what a job's params say, and worse: it obeys ``{"do": ...}``."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hashlib
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any, NoReturn
+
+from server.config import Config
+from worker.processors import Job, Output, ProcessorError, Report
+
+
+class Faulty:
+    name = "faulty"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.kept: list[bytearray] = []
+
+    async def run(self, job: Job, report: Report) -> Output:
+        said = await getattr(self, job.params["do"])(job, report)
+        return Output(said if isinstance(said, bytes) else str(said).encode(), "png")
+
+    # -- that end well ---------------------------------------------------------------------------------------------------
+
+    async def echo(self, job: Job, report: Report) -> bytes:
+        return job.image + (job.garment or b"")
+
+    async def describe(self, job: Job, report: Report) -> str:
+        return f"{job.session_id} {job.attempt} {job.image_type} {job.garment_type} {job.number} {job.params['more']}"
+
+    async def pid(self, job: Job, report: Report) -> int:
+        return os.getpid()
+
+    async def secrets(self, job: Job, report: Report) -> str:
+        return repr((self.config.secret_keys, self.config.redis_url, self.config.database_url, dict(os.environ)))
+
+    async def circumstances(self, job: Job, report: Report) -> str:
+        core = resource.getrlimit(resource.RLIMIT_CORE)[0]
+        return f"{os.getpgid(0) == os.getpid()} {os.nice(0)} {core} {sys.stdin.read()!r}"
+
+    async def wait(self, job: Job, report: Report) -> bytes:
+        """Tells by one named pipe that it has begun, and ends when another is opened."""
+        reached, release = job.params["reached"], job.params["release"]
+        file = os.open(reached, os.O_WRONLY)
+        os.write(file, b"!")
+        os.close(file)
+        go_on = asyncio.Event()
+        file = os.open(release, os.O_RDONLY | os.O_NONBLOCK)
+        asyncio.get_running_loop().add_reader(file, go_on.set)
+        await go_on.wait()
+        asyncio.get_running_loop().remove_reader(file)
+        os.close(file)
+        return b"waited"
+
+    async def report(self, job: Job, report: Report) -> bytes:
+        await report(0.25, "rendering", 3)
+        await asyncio.sleep(0.1)
+        nonsense: tuple[Any, ...] = (float("nan"), "half", object(), 10**400)
+        for value in nonsense:
+            await report(value, value, value)
+        for step in range(10_000):
+            await report(step / 10_000, "\ud800 on its way")
+        await asyncio.sleep(0.1)
+        return b"reported"
+
+    async def speak(self, job: Job, report: Report) -> bytes:
+        try:
+            raise ValueError("deep inside")
+        except ValueError:
+            logging.getLogger("a.library").exception("A library\nsays something")
+        logging.getLogger("a.library").info("not worth telling")
+        return b"spoke"
+
+    async def litter(self, job: Job, report: Report) -> bytes:
+        for file in (1, 2):
+            os.write(file, os.urandom(1000))
+        print("\x1b[2J garbage", flush=True)
+        return b"littered"
+
+    async def burn(self, job: Job, report: Report) -> int:
+        until = time.process_time() + 0.4
+        while time.process_time() < until:
+            pass
+        return os.getpid()
+
+    async def keep(self, job: Job, report: Report) -> int:
+        self.kept.append(filled(job.params["bytes"]))
+        return os.getpid()
+
+    async def helpers(self, job: Job, report: Report) -> bytes:
+        """Uses what a model may use: a program, a shell, a process of multiprocessing that must be told to stop."""
+        assert subprocess.run(["true"], check=False).returncode == 0
+        sleeper = subprocess.Popen(["sleep", "60"])
+        sleeper.terminate()
+        assert sleeper.wait(5) == -signal.SIGTERM
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forked.start()
+        forked.terminate()
+        forked.join(5)
+        assert forked.exitcode == -signal.SIGTERM
+        return b"helped"
+
+    async def deaf_sigterm(self, job: Job, report: Report) -> bytes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return b"still here"
+
+    # -- that fail -------------------------------------------------------------------------------------------------------
+
+    async def fail(self, job: Job, report: Report) -> NoReturn:
+        raise ProcessorError("no_person", "Nobody is in it.", retryable=False)
+
+    async def again(self, job: Job, report: Report) -> NoReturn:
+        raise ProcessorError("gpu_gone", requeue=True)
+
+    async def raise_error(self, job: Job, report: Report) -> NoReturn:
+        raise ValueError("deep inside")
+
+    async def sys_exit(self, job: Job, report: Report) -> NoReturn:
+        sys.exit(3)
+
+    async def cancel_itself(self, job: Job, report: Report) -> NoReturn:
+        raise asyncio.CancelledError
+
+    # -- that crash ------------------------------------------------------------------------------------------------------
+
+    async def segfault(self, job: Job, report: Report) -> None:
+        ctypes.string_at(0)
+
+    async def abort(self, job: Job, report: Report) -> None:
+        os.abort()
+
+    async def exit_quietly(self, job: Job, report: Report) -> None:
+        os._exit(0)
+
+    async def kill_itself(self, job: Job, report: Report) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def close_everything(self, job: Job, report: Report) -> None:
+        os.closerange(3, 256)
+        await asyncio.Event().wait()
+
+    async def babble(self, job: Job, report: Report) -> None:
+        self._our_socket().send(b"\x00\x00\x00\x05hello")
+        await asyncio.Event().wait()
+
+    async def flood(self, job: Job, report: Report) -> None:
+        to = self._our_socket()
+        to.setblocking(True)
+        while True:
+            to.send(bytes(range(256)) * 256)
+
+    async def answer_for_another(self, job: Job, report: Report) -> None:
+        text = b'{"type":"Done","number":4711,"left_over":false,"extension":"png"}'
+        self._our_socket().send(len(text).to_bytes(4) + text)
+        await asyncio.Event().wait()
+
+    def _our_socket(self) -> socket.socket:
+        [file] = [file for file in range(3, 256) if _peer_of(file) not in (None, os.getpid())]
+        return socket.socket(fileno=os.dup(file))
+
+    async def orphans(self, job: Job, report: Report) -> None:
+        """Crashes, and leaves behind a program, a copy of itself and a process group of a shell, with every file open."""
+        if os.fork() == 0:
+            time.sleep(60)
+        os.system("sleep 60 & echo $! >orphan.pid")
+        ctypes.string_at(0)
+
+    async def two_of_us(self, job: Job, report: Report) -> int:
+        """Forks in the middle of its loop; both go on."""
+        os.fork()
+        await asyncio.sleep(0.1)
+        await report(0.5, "two of us")
+        return os.getpid()
+
+    # -- that use too much -----------------------------------------------------------------------------------------------
+
+    async def eat(self, job: Job, report: Report) -> None:
+        while True:
+            self.kept.append(filled(16 * 2**20))
+
+    async def spin(self, job: Job, report: Report) -> None:
+        while True:
+            pass
+
+    async def spin_in_c(self, job: Job, report: Report) -> None:
+        hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
+
+    async def spin_in_threads(self, job: Job, report: Report) -> None:
+        await asyncio.gather(*(asyncio.to_thread(hashlib.pbkdf2_hmac, "sha256", b"x", b"x", 2**31 - 1) for _ in "ab"))
+
+    # -- that do not end -------------------------------------------------------------------------------------------------
+
+    async def never(self, job: Job, report: Report) -> None:
+        await asyncio.Event().wait()
+
+    async def with_a_program(self, job: Job, report: Report) -> None:
+        os.system("sleep 60 & echo $! >program.pid.new && mv program.pid.new program.pid")
+        await asyncio.Event().wait()
+
+    async def stubborn(self, job: Job, report: Report) -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                continue
+
+    async def in_a_thread(self, job: Job, report: Report) -> None:
+        await asyncio.to_thread(time.sleep, 60)
+
+    async def report_for_ever(self, job: Job, report: Report) -> None:
+        while True:
+            await report(0.5, "busy")
+
+
+def _peer_of(file: int) -> int | None:
+    """The process at the other end of a socket; our own has ours for its event loop."""
+    try:
+        with socket.socket(fileno=os.dup(file)) as connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except OSError:
+        return None
+    return int.from_bytes(credentials[:4], sys.byteorder)
+
+
+def filled(size: int) -> bytearray:
+    """Memory that is there, not just promised."""
+    memory = bytearray(size)
+    memory[::4096] = b"x" * len(memory[::4096])
+    return memory
+
+
+class Slow:
+    """Warm when a file is there."""
+
+    name = "slow"
+
+    def __init__(self, config: Config) -> None:
+        self.folder = config.data_dir
+
+    async def start(self) -> None:
+        while not (self.folder / "warm").exists():
+            await asyncio.sleep(0.01)
+        if (self.folder / "warm").read_text() == "crash":
+            os.abort()
+
+    async def run(self, job: Job, report: Report) -> Output:
+        return Output(str(os.getpid()).encode(), "png")
+
+    async def close(self) -> None:
+        (self.folder / f"closed-{os.getpid()}").touch()
+
+
+class Unmakeable:
+    def __init__(self, config: Config) -> None:
+        raise OSError("no GPU\nhere")
+
+
+class Aborting:
+    def __init__(self, config: Config) -> None:
+        os.abort()
