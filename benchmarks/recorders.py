@@ -24,7 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from server.domain.session import AuditEvent
 from server.domain.tokens import SESSIONS
 
-TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
+PUSHED: Final = ("ws", "sse")
+POLLED: Final = ("long-poll", "poll")
+TRANSPORTS: Final = (*PUSHED, *POLLED)
 FIRST_SECONDS, MOST_SECONDS = 0.5, 30.0
 STEADY_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 5.0
@@ -78,7 +80,7 @@ class Recorder:
         token: str,
         *,
         http: httpx.AsyncClient,
-        poll_seconds: float = 1.0,
+        poll_seconds: float = 0.25,
     ) -> None:
         self.transport = transport
         self.session_id = session_id
@@ -250,12 +252,11 @@ class Recorder:
     async def _ask(self, wait: int | None) -> bool:
         query = {"since": self.cursor} | ({} if wait is None else {"wait": wait})
         try:
-            answer = await self._http.get(
-                self._url,
-                params=query,
-                headers={"Authorization": f"Bearer {self._token}"},
-                timeout=OPEN_SECONDS + (wait or 0),
-            )
+            try:
+                answer = await self._get(query, OPEN_SECONDS + (wait or 0))
+            except (httpx.RemoteProtocolError, httpx.ReadError):
+                # A kept connection was closed as it was used again: a browser asks once more (RFC 9110 section 9.2.2).
+                answer = await self._get(query, OPEN_SECONDS + (wait or 0))
         except httpx.HTTPError as error:
             raise _Lost(type(error).__name__) from None
         if answer.status_code == 304:
@@ -267,6 +268,10 @@ class Recorder:
         if session["terminal"]:
             raise _Over(session["status"])
         return True
+
+    async def _get(self, query: Mapping[str, int], seconds: float) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return await self._http.get(self._url, params=dict(query), headers=headers, timeout=seconds)
 
     def _refused(self, answer: httpx.Response) -> None:
         if answer.status_code == 404:
@@ -307,10 +312,17 @@ class Verdict:
 
 
 def judge(
-    recorders: Sequence[Recorder], trails: Mapping[str, Sequence[AuditEvent]], *, finished: bool = True
+    recorders: Sequence[Recorder],
+    trails: Mapping[str, Sequence[AuditEvent]],
+    *,
+    finished: bool = True,
+    unreadable_until: float = 0.0,
 ) -> Verdict:
     """Hold every client's record against its session's audit trail: no gap, no repeat, no step back, nothing invented,
-    and (``finished``) the end, the same as in the database."""
+    and (``finished``) the end, the same as in the database.
+
+    ``unreadable_until``: nobody could ask the database before (Unix seconds), so what was polled is stale from then on.
+    """
     verdict = Verdict(clients=len(recorders), sessions=len(trails))
     for each in recorders:
         trail = trails.get(each.session_id, ())
@@ -318,7 +330,10 @@ def judge(
         for problem in _problems(each, trail, finished=finished):
             verdict.wrong.append(f"{each.transport} {each.session_id}: {problem}")
         for sight in each.sights:
-            stale = sight.seen - max(sight.at, each.began)
+            since = max(sight.at, each.began)
+            if each.transport in POLLED and sight.seen >= unreadable_until:
+                since = max(since, unreadable_until)
+            stale = sight.seen - since
             if stale > verdict.stale_seconds:
                 verdict.stale_seconds = stale
                 verdict.stalest = f"{each.transport} {sight.event}"
