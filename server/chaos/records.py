@@ -1,0 +1,216 @@
+"""What a run leaves behind: one JSON line for everything that a client asked, saw or was told, in the order of time.
+
+``t`` is the observer's clock, in Unix seconds; ``at`` the server's, as it wrote it. ``client`` names one screen: it follows
+one session and has one cursor, whatever it reconnects over. The checker knows nothing but these lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import BinaryIO, Final
+
+import msgspec
+
+
+class Transition(msgspec.Struct, frozen=True, array_like=True):
+    """One event of a session, as an event frame, ``missed`` or the audit trail shows it."""
+
+    seq: int
+    event: str
+    before: str | None
+    status: str
+    at: str
+
+    @property
+    def unix(self) -> float:
+        return datetime.fromisoformat(self.at).timestamp()
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    t: float
+
+
+class Accepted(Record, frozen=True, kw_only=True, tag="accepted"):
+    """A 201: from now on the session may not get lost. ``key``: which upload (or retry) it answers, repeats included."""
+
+    owner: str
+    key: str
+    session: str
+    expires_at: str
+    retry_of: str | None = None
+
+
+class Refused(Record, frozen=True, kw_only=True, tag="refused"):
+    """Any other answer to a call. ``status`` 0: none came."""
+
+    owner: str
+    call: str
+    status: int
+    code: str = ""
+    session: str | None = None
+
+
+class GaveUp(Record, frozen=True, kw_only=True, tag="gave_up"):
+    """An upload that was never accepted, or a call that was never answered, for as long as this person would try."""
+
+    owner: str
+    call: str
+
+
+class Asked(Record, frozen=True, kw_only=True, tag="asked"):
+    """A client asks to see a session, from its cursor on: it connects, polls, or (``sync``) asks an open socket."""
+
+    client: str
+    owner: str
+    session: str
+    over: str
+    since: int
+
+
+class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
+    """The answer to the last ``asked``: the session, and what was missed since that cursor."""
+
+    client: str
+    session: str
+    seq: int
+    status: str
+    missed: list[Transition]
+
+
+class Heard(Record, frozen=True, kw_only=True, tag="event"):
+    """A pushed transition."""
+
+    client: str
+    session: str
+    event: Transition
+
+
+class Progressed(Record, frozen=True, kw_only=True, tag="progress"):
+    """A pushed word about the transition ``seq``."""
+
+    client: str
+    session: str
+    seq: int
+
+
+class Closed(Record, frozen=True, kw_only=True, tag="closed"):
+    """A connection's end: the close code, or 204, 401, 404, 503 of HTTP; 1006 where none came. ``reason``: what ``bye`` said."""
+
+    client: str
+    session: str
+    code: int
+    reason: str = ""
+
+
+class Did(Record, frozen=True, kw_only=True, tag="did"):
+    """An owner's call about a session: cancel, retry or delete. Once asked it may have happened; ``status`` 0: asked,
+    and no answer yet."""
+
+    owner: str
+    session: str
+    call: str
+    status: int = 0
+
+
+class Stranger(Record, frozen=True, kw_only=True, tag="stranger"):
+    """Somebody else tried to see or change a session. ``answer``: HTTP status or close code; ``saw``: any of its content."""
+
+    owner: str
+    session: str
+    call: str
+    answer: int
+    saw: bool = False
+
+
+class Result(Record, frozen=True, kw_only=True, tag="result"):
+    """A completed session's picture was asked for by its fresh link."""
+
+    session: str
+    status: int
+    bytes: int = 0
+
+
+class Audit(Record, frozen=True, kw_only=True, tag="audit"):
+    """What the audit trail holds, or a part of it: later records of the same session add to it."""
+
+    session: str
+    events: list[Transition]
+
+
+class Listed(Record, frozen=True, kw_only=True, tag="listed"):
+    """All sessions that an owner has, after the last of its uploads was answered."""
+
+    owner: str
+    sessions: list[str]
+
+
+class Remains(Record, frozen=True, kw_only=True, tag="remains"):
+    """Something that should have been erased: a file, row, key or link."""
+
+    what: str
+    name: str
+
+
+class Fault(Record, frozen=True, kw_only=True, tag="fault"):
+    """Something was broken on purpose at this time."""
+
+    name: str
+    detail: str = ""
+
+
+class Clock(Record, frozen=True, kw_only=True, tag="clock"):
+    """The server's clock is ahead of the observer's by ``offset`` seconds, give or take half of ``round_trip``."""
+
+    offset: float
+    round_trip: float
+
+
+class Quiet(Record, frozen=True, kw_only=True, tag="quiet"):
+    """The end: nobody follows any more, every deadline has passed."""
+
+
+AnyRecord = (
+    Accepted
+    | Refused
+    | GaveUp
+    | Asked
+    | Snapshot
+    | Heard
+    | Progressed
+    | Closed
+    | Did
+    | Stranger
+    | Result
+    | Audit
+    | Listed
+    | Remains
+    | Fault
+    | Clock
+    | Quiet
+)
+
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(AnyRecord)
+
+
+def read(lines: Iterable[bytes]) -> Iterator[AnyRecord]:
+    """Raises ValueError with the number of a line that is no record."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield _decoder.decode(line)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"line {number}: {error}") from None
+
+
+class Recorder:
+    """Keeps the records of a run, and writes each to ``file`` too if there is one."""
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self.records: list[AnyRecord] = []
+        self._file = file
+
+    def __call__(self, record: AnyRecord) -> None:
+        self.records.append(record)
+        if self._file is not None:
+            self._file.write(_encoder.encode(record) + b"\n")
