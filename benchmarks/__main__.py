@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import click
 import uvloop
 
-from . import avalanche, delivery, fanout, holding, pickup, uploads, waiting
+from . import avalanche, delivery, fanout, holding, pickup, soak, uploads, waiting
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -90,6 +94,26 @@ def pickup_command(sessions: int, rate: float, idle_seconds: float, mock_seconds
 def avalanche_command(clients: int) -> None:
     """Everybody comes back after a restart and after a crash: how long it takes, and whether all is right."""
     uvloop.run(avalanche.main(clients=clients))
+
+
+@main.command("soak")
+@click.option("--sessions", default=10_000)
+@click.option("--rate", default=20.0, help="Sessions a second.")
+@click.option("--seed", default=1, help="Draws who does what, and the order of the faults.")
+@click.option("--every", default=12.0, help="Seconds from fault to fault; things stay broken in proportion.")
+@click.option("--lease-seconds", default=5.0)
+@click.option("--deadline-seconds", default=60.0)
+@click.option("--retention-seconds", default=90.0, help="How long a session lives; the run ends when all are gone.")
+@click.option("--stale-seconds", default=10.0, help="The latest that a connected client may be shown a transition.")
+@click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite")
+@click.option("--only", multiple=True, help="This kind of fault alone, with underscores: web_killed.")
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write what everybody saw to this file."
+)
+def soak_command(database: str, **options: Any) -> None:
+    """Sessions without end while everything breaks: nothing lost, stuck, wrong, seen by another or left over."""
+    verdict = soak.main(soak.Soak(postgres=database == "postgresql", **options))
+    sys.exit(1 if verdict.findings else 0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -27,7 +29,7 @@ def main() -> None:
         _fail(str(error), error.status)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"tryon: {message}", file=sys.stderr)
     sys.exit(status)
 
@@ -80,6 +82,66 @@ def migrate() -> None:
     config = Config.load()
     config.data_dir.mkdir(parents=True, exist_ok=True)
     migrations.migrate(config)
+
+
+def _fault(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    faults = [(name.strip(), command.strip()) for name, _, command in (value.partition("=") for value in values)]
+    if not all(name and command for name, command in faults):
+        raise click.BadParameter("must look like 'NAME=shell command'")
+    return faults
+
+
+_LIMITS: Final = (
+    click.option("--stale-seconds", default=10.0, help="The latest that a connected client may be shown a transition."),
+    click.option("--stuck-seconds", default=60.0, help="The longest that a session may stand still before its end."),
+)
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("url")
+@click.option("--sessions", default=100, type=click.IntRange(1), help="People who come, each with one photo.")
+@click.option("--rate", default=2.0, type=click.FloatRange(0, min_open=True), help="People a second.")
+@click.option("--seconds", type=float, help="Nobody comes after this time.")
+@click.option("--seed", default=1, help="Draws who does what, and the order of the faults.")
+@click.option("--fault", "faults", multiple=True, callback=_fault, help="NAME=shell command that breaks something.")
+@click.option("--every", default=15.0, help="Seconds from fault to fault.")
+@click.option("--patience", default=120.0, help="Seconds that a person tries a call until giving up.")
+@click.option(
+    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Instead of small pictures."
+)
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write what everybody saw to this file."
+)
+@_LIMITS[0]
+@_LIMITS[1]
+def chaos(**options: Any) -> None:
+    """Let people use the system at URL while things break, and check that every promise is kept.
+
+    Only against a system that is yours: it uploads photos, deletes what it uploaded, and runs your --fault commands. Exit
+    status 1 if anything is wrong.
+    """
+    from server.chaos import run
+
+    try:
+        verdict = run.chaos(run.Chaos(**options))
+    except (ValueError, run.FaultFailed) as error:
+        _fail(str(error), 2)
+    sys.exit(1 if verdict.findings else 0)
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_LIMITS[0]
+@_LIMITS[1]
+def verdict(record: Path, stale_seconds: float, stuck_seconds: float) -> None:
+    """Check the RECORD of a `tryon chaos` once more. Exit status 1 if anything is wrong."""
+    from server.chaos import run
+
+    try:
+        judged = run.judge_file(record, stale_seconds=stale_seconds, stuck_seconds=stuck_seconds)
+    except ValueError as error:
+        _fail(f"{record}: {error}", 2)
+    sys.exit(1 if judged.findings else 0)
 
 
 @cli.command()

@@ -8,5 +8,6 @@ A client of the product like any other: it knows the protocol, not the server. I
     http        requests and streams over one connection each
     records     what everybody saw, one JSON line each
     checker     pure: records in, findings out
+    report      findings and figures as a table
     run         the run itself, faults included
 """

@@ -1,0 +1,310 @@
+"""One person with one photo: uploads it until it is accepted, follows it to its end, and does what the plan says besides.
+
+And strangers, who try every door of somebody else's session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from ..domain.tokens import SESSIONS, new_token
+from .following import FIRST_SECONDS, OPEN_SECONDS, Pass, Record, Screen, transition
+from .http import Answer, Network, NoAnswer
+from .plans import Plan
+from .records import Accepted, Asked, Audit, Closed, Did, GaveUp, Listed, Refused, Remains, Result, Snapshot, Stranger
+
+MOST_PAUSE_SECONDS: Final = 5.0
+"""Between two tries of the same call, unless the answer says otherwise."""
+
+DOORS: Final[Mapping[str, tuple[str, str]]] = {
+    "get": ("GET", ""),
+    "long poll": ("GET", "?since=0&wait=1"),
+    "history": ("GET", "/history"),
+    "events": ("GET", "/events"),
+    "cancel": ("POST", "/cancel"),
+    "retry": ("POST", "/retry"),
+    "delete": ("DELETE", ""),
+    "ws": ("", "/ws"),
+}
+"""Every way to a session that somebody else may try: method and the end of the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What all people share. ``patience``: seconds that a person tries a call until giving up."""
+
+    network: Network
+    record: Record
+    photos: Sequence[bytes]
+    patience: float
+
+
+class Person:
+    """See the module. Owner and screens are named after its number."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self._world = world
+        self._plan = plan
+        self._choice = random.Random(plan.seed)
+        self._token = new_token()
+        self._key = secrets.token_urlsafe(16)
+        self.owner = f"p{plan.number}"
+
+    def __repr__(self) -> str:
+        return f"<Person {self.owner}>"
+
+    async def live(self) -> None:
+        plan = self._plan
+        session = await self._upload()
+        if session is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            outcome = group.create_task(self._follow(session, self.owner, plan.over[0]))
+            for over in plan.over[1:]:
+                group.create_task(self._second_screen(session, over))
+            if plan.cancel_after is not None:
+                group.create_task(self._cancel(session["session_id"], plan.cancel_after))
+            if plan.delete_after is not None:
+                group.create_task(self._delete(session, plan.delete_after))
+            if plan.strangers:
+                group.create_task(self._strangers(session["session_id"]))
+        if outcome.result() == "completed":
+            await self._look_at_result(session["session_id"])
+        elif outcome.result() in ("failed", "cancelled") and plan.retries and plan.delete_after is None:
+            again = await self._retry(session["session_id"])
+            if again is not None:
+                await self._follow(again, f"{self.owner}.again", self._choice.choice(plan.over))
+        if plan.looks_back:
+            await self._look_back(session["session_id"])
+        if plan.delete_at_end and plan.delete_after is None:
+            await self._delete(session, 0.0)
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        call: str,
+        method: str,
+        path: str,
+        *,
+        good: tuple[int, ...],
+        session: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        cut: bool = False,
+    ) -> Answer | None:
+        """The first answer with a ``good`` status; refusals are noted and waited for. None: given up, or 404."""
+        until = time.monotonic() + self._world.patience
+        failures = 0
+        while True:
+            told: float | None = None
+            try:
+                answer = await self._world.network.request(
+                    method,
+                    SESSIONS + path,
+                    number=self._plan.number,
+                    headers={"Authorization": f"Bearer {self._token}", **(headers or {})},
+                    body=body,
+                    cut_after=self._choice.randrange(1, len(body)) if cut and failures == 0 else None,
+                )
+                status, code, told = answer.status, answer.code, answer.retry_after
+                if status in good:
+                    return answer
+            except NoAnswer as error:
+                status, code = 0, str(error)
+            self._world.record(
+                Refused(t=time.time(), owner=self.owner, call=call, status=status, code=code, session=session)
+            )
+            if status and status not in (409, 429) and status < 500:
+                return None  # it would be the same again
+            failures += 1
+            pause = told or self._choice.random() * min(MOST_PAUSE_SECONDS, FIRST_SECONDS * 2**failures)
+            if time.monotonic() + pause > until:
+                self._world.record(GaveUp(t=time.time(), owner=self.owner, call=call))
+                return None
+            await asyncio.sleep(pause)
+
+    async def _upload(self) -> dict[str, Any] | None:
+        boundary = "tryon-chaos-0123456789abcdef"
+        photo = self._world.photos[self._plan.number % len(self._world.photos)]
+        body = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
+            "Content-Type: image/jpeg\r\n\r\n"
+        ).encode() + photo
+        params = json.dumps({"person": self._plan.number})
+        body += f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n\r\n{params}'.encode()
+        body += f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Idempotency-Key": self._key}
+        answer = await self._call(
+            "upload", "POST", "", good=(201,), headers=headers, body=body, cut=self._plan.cut_upload
+        )
+        return None if answer is None else self._accepted(answer, self.owner)
+
+    def _accepted(self, answer: Answer, key: str) -> dict[str, Any]:
+        session: dict[str, Any] = answer.json()
+        self._world.record(
+            Accepted(
+                t=time.time(),
+                owner=self.owner,
+                key=key,
+                session=session["session_id"],
+                expires_at=session["expires_at"],
+                retry_of=session["retry_of"],
+            )
+        )
+        return session
+
+    async def _retry(self, session_id: str) -> dict[str, Any] | None:
+        answer = await self._call("retry", "POST", f"/{session_id}/retry", good=(201,), session=session_id)
+        return None if answer is None else self._accepted(answer, f"{self.owner}.again")
+
+    async def _cancel(self, session_id: str, after: float) -> None:
+        await asyncio.sleep(after)
+        self._did("cancel", session_id)
+        answer = await self._call("cancel", "POST", f"/{session_id}/cancel", good=(200, 202), session=session_id)
+        if answer is not None:
+            self._did("cancel", session_id, answer.status)
+
+    async def _delete(self, session: Mapping[str, Any], after: float) -> None:
+        """And afterwards nothing of it may be left to see."""
+        await asyncio.sleep(after)
+        session_id = session["session_id"]
+        self._did("delete", session_id)
+        answer = await self._call("delete", "DELETE", f"/{session_id}", good=(200,), session=session_id)
+        if answer is None:
+            return
+        self._did("delete", session_id, 200)
+        client = f"{self.owner}.after"
+        self._world.record(
+            Asked(t=time.time(), client=client, owner=self.owner, session=session_id, over="poll", since=0)
+        )
+        look = await self._call("look", "GET", f"/{session_id}?since=0", good=(200, 404))
+        if look is None:
+            return
+        if look.status == 200:
+            seq, status = look.json()["seq"], look.json()["status"]
+            missed = [transition(event) for event in look.json()["missed"]]
+            self._world.record(
+                Snapshot(t=time.time(), client=client, session=session_id, seq=seq, status=status, missed=missed)
+            )
+        self._world.record(Closed(t=time.time(), client=client, session=session_id, code=look.status))
+        with contextlib.suppress(NoAnswer):
+            photo = await self._world.network.request("GET", session["links"]["input"], number=self._plan.number)
+            if photo.status == 200:
+                self._world.record(Remains(t=time.time(), what="link", name=session["links"]["input"]))
+
+    def _did(self, call: str, session_id: str, status: int = 0) -> None:
+        self._world.record(Did(t=time.time(), owner=self.owner, session=session_id, call=call, status=status))
+
+    async def _look_at_result(self, session_id: str) -> None:
+        answer = await self._call("look", "GET", f"/{session_id}", good=(200,), session=session_id)
+        if answer is None or answer.json()["links"]["output"] is None:
+            return
+        for _ in range(3):
+            with contextlib.suppress(NoAnswer):
+                picture = await self._world.network.request(
+                    "GET", answer.json()["links"]["output"], number=self._plan.number
+                )
+                if picture.status not in (429, 503):
+                    result = Result(t=time.time(), session=session_id, status=picture.status, bytes=len(picture.body))
+                    self._world.record(result)
+                    return
+            await asyncio.sleep(1)
+
+    async def _look_back(self, session_id: str) -> None:
+        """What the system itself says about this person: the audit trail, and the list of sessions."""
+        listed = await self._call("list", "GET", "?limit=100", good=(200,))
+        if listed is None:
+            return
+        mine = [session["session_id"] for session in listed.json()["sessions"]]
+        self._world.record(Listed(t=time.time(), owner=self.owner, sessions=mine))
+        for each in {session_id, *mine} if self._plan.delete_after is None else set(mine):
+            history = await self._call("history", "GET", f"/{each}/history", good=(200,), session=each)
+            if history is not None:
+                events = [transition(event) for event in history.json()["events"]]
+                self._world.record(Audit(t=time.time(), session=each, events=events))
+
+    # -- screens -------------------------------------------------------------------------------------------------------
+
+    async def _follow(self, session: Mapping[str, Any], client: str, over: str) -> str:
+        ticket = session["links"]["ws"].partition("ticket=")[2]
+        by_ticket = self._plan.by_ticket and over in ("ws", "sse")
+        screen = Screen(
+            self._world.network,
+            self._world.record,
+            client=client,
+            owner=self.owner,
+            session=session["session_id"],
+            over=over,
+            opened_by=Pass(ticket=ticket) if by_ticket else Pass(token=self._token),
+            number=self._plan.number,
+            choice=self._choice,
+            syncs=self._plan.syncs and over == "ws",
+        )
+        return await screen.run()
+
+    async def _second_screen(self, session: Mapping[str, Any], over: str) -> None:
+        await asyncio.sleep(self._plan.second_after)
+        await self._follow(session, f"{self.owner}.second", over)
+
+    # -- others --------------------------------------------------------------------------------------------------------
+
+    async def _strangers(self, session_id: str) -> None:
+        """Two of all doors, with a token that is valid and somebody else's."""
+        for call in self._choice.sample(sorted(DOORS), 2):
+            answer, saw = await (self._stranger_by_socket if call == "ws" else self._stranger_by_http)(
+                session_id, call, new_token()
+            )
+            who = f"a stranger to {self.owner}"
+            self._world.record(
+                Stranger(t=time.time(), owner=who, session=session_id, call=call, answer=answer, saw=saw)
+            )
+
+    async def _stranger_by_http(self, session_id: str, call: str, token: str) -> tuple[int, bool]:
+        method, end = DOORS[call]
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                async with self._world.network.exchange(
+                    method, f"{SESSIONS}/{session_id}{end}", number=self._plan.number, headers=headers
+                ) as exchange:
+                    body = await exchange.piece() or b""
+        except (NoAnswer, TimeoutError):
+            return 0, False
+        if call == "events" and exchange.status == 200 and b"data:" not in body:
+            return 503, False  # the `retry:` line of a server that has no time
+        return exchange.status, b'"status":"' in body and b'"seq":' in body
+
+    async def _stranger_by_socket(self, session_id: str, call: str, token: str) -> tuple[int, bool]:
+        saw = False
+        try:
+            async with (
+                asyncio.timeout(OPEN_SECONDS),
+                connect(
+                    self._world.network.websocket_url(f"{SESSIONS}/{session_id}/ws?since=0"),
+                    subprotocols=Pass(token=token).subprotocols,
+                    proxy=None,
+                    compression=None,
+                    close_timeout=0.5,
+                    local_addr=self._world.network.source(self._plan.number),
+                ) as connection,
+            ):
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        saw |= json.loads(await connection.recv())["type"] not in ("error", "bye")
+                return connection.close_code or 1006, saw
+        except InvalidStatus as error:
+            return error.response.status_code, saw
+        except (OSError, TimeoutError, WebSocketException):
+            return 0, saw

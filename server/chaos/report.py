@@ -1,0 +1,87 @@
+"""A verdict in words: what is wrong first, then how it went."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from .checker import KINDS, Sight, Verdict
+
+EXAMPLES: Final = 5
+"""So many findings of a kind are printed in full."""
+
+
+def report(verdict: Verdict) -> str:
+    """Several tables; the first says how often each promise was broken."""
+    kinds = [[kind.value, verdict.count(kind), meaning] for kind, meaning in KINDS.items()]
+    parts = [table(["finding", "count", "meaning"], kinds)]
+    for kind in KINDS:
+        found = [finding for finding in verdict.findings if finding.kind is kind]
+        for finding in found[:EXAMPLES]:
+            where = " ".join(part for part in (finding.session, finding.client) if part)
+            parts.append(f"{kind}: {where}: {finding.detail}" + (f" (at {finding.t:.3f})" if finding.t else ""))
+        if len(found) > EXAMPLES:
+            parts.append(f"{kind}: and {len(found) - EXAMPLES} more")
+    ends = ", ".join(f"{count} {end}" for end, count in sorted(verdict.ends.items()))
+    parts += [
+        "",
+        f"{verdict.sessions} sessions ({ends}), {verdict.screens} screens, {len(verdict.sights)} sights, "
+        f"{verdict.strangers} doors tried by strangers",
+        f"refused: {_counts(verdict.refused)}",
+        f"connections lost, by code: {_counts(verdict.reconnects)}",
+        "",
+        staleness("over", verdict.sights, lambda sight: sight.over),
+    ]
+    if verdict.faults:
+        rows = _by(verdict.sights, lambda sight: sight.fault)
+        body = [[name, count, *_figures(rows.get(name, []))] for name, count in sorted(verdict.faults.items())]
+        parts += ["", table(["since the fault", "times", *FIGURES], body)]
+    return "\n".join(parts)
+
+
+FIGURES: Final = ("sights", "stale p50", "p99", "worst", "late p99", "worst")
+"""Seconds. Stale: while connected, or since the connection that showed it was asked for. Late: since the commit."""
+
+
+def staleness(what: str, sights: Sequence[Sight], group: Callable[[Sight], str]) -> str:
+    rows = sorted(_by(sights, group).items())
+    return table([what, *FIGURES], [[name, *_figures(some)] for name, some in [*rows, ("all", sights)]])
+
+
+def _by(sights: Sequence[Sight], group: Callable[[Sight], str]) -> dict[str, list[Sight]]:
+    groups: dict[str, list[Sight]] = defaultdict(list)
+    for sight in sights:
+        groups[group(sight)].append(sight)
+    return groups
+
+
+def _figures(sights: Sequence[Sight]) -> list[str]:
+    stale, late = sorted(sight.stale for sight in sights), sorted(sight.late for sight in sights)
+    if not sights:
+        return ["0", *["-"] * (len(FIGURES) - 1)]
+    figures = (percentile(stale, 0.5), percentile(stale, 0.99), stale[-1], percentile(late, 0.99), late[-1])
+    return [str(len(sights)), *(f"{seconds:.3f}" for seconds in figures)]
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Nearest rank, of sorted values."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _counts(counter: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns of figures to the right, the first and any text to the left."""
+    texts = [list(columns), *([str(value) for value in row] for row in rows)]
+    widths = [max(len(row[n]) for row in texts) for n in range(len(columns))]
+    words = [n == 0 or any(row[n][:1].isalpha() for row in texts[1:]) for n in range(len(columns))]
+    lines = []
+    for row in texts:
+        cells = zip(row, widths, words, strict=True)
+        lines.append(
+            "  ".join(text.ljust(width) if left else text.rjust(width) for text, width, left in cells).rstrip()
+        )
+    return "\n".join(lines)
