@@ -45,9 +45,6 @@ EXPORT_SECONDS: Final = 1.0
 REREAD_SECONDS: Final = 60.0
 """Rows of the audit trail younger than this are read again: on PostgreSQL they don't appear in the order of their position."""
 
-QUIET_SECONDS: Final = 30.0
-"""After the last deadline everybody must have seen the end."""
-
 GONE_SECONDS: Final = 65.0
 """After the last expiry nothing may be left: 5 s are promised where all is well, 60 s after storage or Redis were away."""
 
@@ -67,6 +64,7 @@ class Soak:
     deadline_seconds: float = 60.0
     retention_seconds: float = 90.0
     stale_seconds: float = 10.0
+    stuck_seconds: float = 30.0
     postgres: bool = False
     only: tuple[str, ...] = ()
     record: Path | None = None
@@ -91,9 +89,9 @@ class Soak:
         }
 
     @property
-    def stuck_seconds(self) -> float:
-        """A lost worker is noticed one lease later, by a reconciler that may itself have died (6 s); then it has to run."""
-        return 3 * self.lease_seconds + 15
+    def quiet_seconds(self) -> float:
+        """After the last deadline everybody must have seen the end; whoever was cut off waits for up to 30 s."""
+        return 10 + 20 * self.scale
 
     @property
     def scale(self) -> float:
@@ -338,7 +336,7 @@ async def run(soak: Soak, record: Recorder) -> None:
         people = come(world, plans(soak.seed), sessions=soak.sessions, rate=soak.rate)
         try:
             async with exporting(engine, record) as trail:
-                bound = soak.sessions / soak.rate + soak.deadline_seconds + QUIET_SECONDS
+                bound = soak.sessions / soak.rate + soak.deadline_seconds + soak.quiet_seconds
                 try:
                     async with asyncio.timeout(bound):
                         await while_things_break(

@@ -81,13 +81,13 @@ async def test_after_a_restart_and_a_crash_everybody_is_back_and_right() -> None
 def test_every_benchmark_is_tried_here() -> None:
     from benchmarks.__main__ import main
 
-    assert set(main.commands) == {*TINY, "avalanche"}
+    assert set(main.commands) == {*TINY, "avalanche", "soak"}  # tests/faults/test_soak.py
 
 
-def test_every_command_of_the_performance_page_exists_and_every_benchmark_is_on_it() -> None:
+def test_every_command_of_the_pages_exists_and_every_benchmark_is_on_one() -> None:
     from benchmarks.__main__ import main
 
-    page = (ROOT / "docs" / "performance.md").read_text()
+    page = "".join((ROOT / "docs" / name).read_text() for name in ("performance.md", "chaos.md"))
     named = re.findall(r"python -m benchmarks ([a-z]+)((?: --[a-z-]+ \S+)*)[`\n]", page)
     for name, options in named:
         main.commands[name].make_context(name, options.split())

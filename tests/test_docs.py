@@ -20,6 +20,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from server import cli, telemetry
+from server.chaos.checker import KINDS
 from server.domain.states import mermaid
 from server.web import openapi
 from tests.conftest import missing
@@ -208,6 +209,15 @@ async def test_every_command_of_the_quick_start_does_what_it_says(reader: Reader
     await read_page("docs/quick-start.md", reader, checks)
 
 
+async def test_every_command_of_the_chaos_page_does_what_it_says(stack: StartStack, tmp_path: Path) -> None:
+    def nothing_found(out: str) -> None:
+        counts = dict(re.findall(r"^([a-z ]+?)  +(\d+)  ", out, re.MULTILINE))
+        assert {counts[kind] for kind in KINDS} == {"0"}
+
+    reader = Reader(await stack(), tmp_path)
+    await read_page("docs/chaos.md", reader, {"chaos": nothing_found, "verdict": nothing_found})
+
+
 @pytest.mark.xdist_group("chromium")
 @pytest.mark.parametrize("name", ["README.md", "docs/quick-start.md"])
 async def test_the_link_of_a_page_shows_the_session_in_a_browser(
@@ -264,6 +274,11 @@ def test_every_setting_a_page_names_exists() -> None:
     for page in PAGES:
         named = set(re.findall(r"\bTRYON_[A-Z_]+[A-Z]\b", page.read_text()))
         assert named <= known, (name_of(page), named - known)
+
+
+def test_every_finding_is_explained() -> None:
+    explained = re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", text_of("docs/chaos.md"), re.MULTILINE)
+    assert explained == [(kind.value, meaning) for kind, meaning in KINDS.items()]
 
 
 def test_the_state_diagram_is_that_of_the_table() -> None:

@@ -78,8 +78,11 @@ class QueueAway(Exception):
 
 
 def serialize(job: dict[str, Any]) -> bytes:
-    """arq's job as JSON: whoever can write to Redis must not be able to run code here, as with arq's default pickle."""
-    return msgspec.json.encode(job)
+    """arq's job as JSON: whoever can write to Redis must not be able to run code here, as with arq's default pickle.
+
+    The result of a job that arq itself ends (Redis has forgotten its data) is an exception: its text will do.
+    """
+    return msgspec.json.encode(job, enc_hook=str)
 
 
 def deserialize(data: bytes) -> dict[str, Any]:

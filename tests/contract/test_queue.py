@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+from arq.worker import JobExecutionFailed
 from redis.asyncio import Redis
 
 from server.adapters.queue import WORKER_SECONDS, ArqQueue, QueueAway, deserialize, job_id, serialize
@@ -57,6 +58,11 @@ def test_a_pickle_is_refused() -> None:
     assert deserialize(serialize({"a": ["s1"]})) == {"a": ["s1"]}
     with pytest.raises(ValueError, match=r"malformed|invalid"):
         deserialize(b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00}\x94.")
+
+
+def test_a_job_that_arq_ended_itself_has_a_result_that_can_be_kept() -> None:
+    """It is an exception: Redis has forgotten the job's data, or it waited for too long."""
+    assert deserialize(serialize({"r": JobExecutionFailed("job not found"), "s": False}))["r"] == "job not found"
 
 
 async def test_the_doorbell_rings_when_the_job_can_be_seen(queue: ArqQueue, redis: Redis) -> None:
