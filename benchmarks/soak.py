@@ -13,11 +13,12 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,7 @@ from server.chaos.checker import Verdict
 from server.chaos.http import Network
 from server.chaos.people import World
 from server.chaos.plans import photos, plans
-from server.chaos.records import Audit, Quiet, Recorder, Remains, Transition
+from server.chaos.records import Accepted, Audit, Quiet, Recorder, Remains, Transition
 from server.chaos.run import break_things, come, judge, while_things_break
 from server.domain.session import timestamp
 
@@ -284,21 +285,21 @@ async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
     return found
 
 
-async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak) -> list[Remains]:
-    """What is left when all sessions have expired. A photo whose upload was killed is nobody's, and cleaned up when it is
-    an hour old: once no session is left, so old is what remains made."""
+async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak, accepted: Collection[str]) -> list[Remains]:
+    """What is left when all sessions have expired. A photo whose upload was killed belongs to no session, and is cleaned up
+    when it is an hour old: so old it is made."""
     end = time.monotonic() + soak.retention_seconds + GONE_SECONDS
-    aged = 0
+    orphans: set[str] = set()
     while (left := await remains(cluster, engine)) and time.monotonic() < end:
-        if not any(each.what == "row" for each in left):
-            for each in left:
-                if each.what == "file":
-                    aged += 1
-                    with contextlib.suppress(FileNotFoundError):
-                        os.utime(cluster.data / each.name, (time.time() - 7200, time.time() - 7200))
+        for each in left:
+            found = SESSION_ID.search(each.name.encode())
+            if each.what == "file" and found and found[0].decode() not in accepted:
+                orphans.add(each.name)
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(cluster.data / each.name, (time.time() - 7200, time.time() - 7200))
         await asyncio.sleep(1)
-    if aged:
-        print(f"# photos whose upload was killed were made two hours old, {aged} times")
+    if orphans:
+        print(f"# {len(orphans)} photos whose upload was killed were made two hours old")
     return left
 
 
@@ -347,11 +348,12 @@ async def run(soak: Soak, record: Recorder) -> None:
                 await mend(cluster)
                 await trail.read()
             record(Quiet(t=time.time()))
-            for each in await gone(cluster, engine, soak):
+            accepted = {each.session for each in record.records if isinstance(each, Accepted)}
+            for each in await gone(cluster, engine, soak, accepted):
                 record(each)
         finally:
             await engine.dispose()
-            errors(cluster)
+            tell_logs(cluster, soak.record and soak.record.with_suffix(".logs"))
 
 
 async def mend(cluster: Cluster) -> None:
@@ -373,8 +375,10 @@ def _database(cluster: Cluster) -> str:
     return f"sqlite+aiosqlite:///{cluster.data / 'tryon.sqlite3'}"
 
 
-def errors(cluster: Cluster) -> None:
-    """Stack traces in the logs of the product: none is expected, whatever breaks."""
+def tell_logs(cluster: Cluster, keep: Path | None) -> None:
+    """Stack traces in the logs of the product: none is expected, whatever breaks. ``keep``: a folder to copy them to."""
+    if keep is not None:
+        shutil.copytree(cluster.logs, keep, dirs_exist_ok=True)
     for log in sorted(cluster.logs.glob("*.log")):
         text = log.read_text(errors="replace")
         if traces := text.count("Traceback (most recent call last)"):
