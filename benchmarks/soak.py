@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.adapters import tables
+from server.adapters.files import DRAFT_SUFFIX
 from server.chaos.checker import Verdict
 from server.chaos.http import Network
 from server.chaos.people import World
@@ -286,20 +287,22 @@ async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
 
 
 async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak, accepted: Collection[str]) -> list[Remains]:
-    """What is left when all sessions have expired. A photo whose upload was killed belongs to no session, and is cleaned up
-    when it is an hour old: so old it is made."""
+    """What is left when all sessions have expired. A photo whose upload was killed, and half a file of a writer that was, are
+    cleaned up when they are an hour old: so old they are made."""
     end = time.monotonic() + soak.retention_seconds + GONE_SECONDS
     orphans: set[str] = set()
     while (left := await remains(cluster, engine)) and time.monotonic() < end:
         for each in left:
             found = SESSION_ID.search(each.name.encode())
-            if each.what == "file" and found and found[0].decode() not in accepted:
+            if not found or each.what != "file":
+                continue
+            if found[0].decode() not in accepted or each.name.endswith(DRAFT_SUFFIX):
                 orphans.add(each.name)
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(cluster.data / each.name, (time.time() - 7200, time.time() - 7200))
         await asyncio.sleep(1)
     if orphans:
-        print(f"# {len(orphans)} photos whose upload was killed were made two hours old")
+        print(f"# {len(orphans)} files whose writer was killed were made two hours old")
     return left
 
 

@@ -991,7 +991,11 @@ class Sessions:
     async def cleanup(self) -> None:
         """The hourly broom: files without a session, unfinished files of killed writers; events and Redis keys of sessions
         that are no more. What it finds, a process that was killed at the wrong moment has left."""
-        old = [key for key, age_seconds in await self._files.keys() if age_seconds > ORPHAN_SECONDS]
+        old = [
+            key
+            for key, age_seconds in await self._files.keys()
+            if age_seconds > ORPHAN_SECONDS or (key.startswith("outputs/") and not key.endswith(DRAFT_SUFFIX))
+        ]  # a result comes after its row, so without one it has no future, however young it is
         living = await self._store.ids_among({_session_of(key) for key in old})
         for key in await self._files.delete(
             key for key in old if key.endswith(DRAFT_SUFFIX) or _session_of(key) not in living

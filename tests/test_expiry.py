@@ -546,6 +546,11 @@ async def test_old_files_without_a_row_are_swept_out_and_no_others(
         session = await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
         orphan, fresh = f"inputs/{new_session_id()}-image.jpg", f"inputs/{new_session_id()}-image.jpg"
         draft = f"outputs/{session.id}-1.jpg.{'0' * 16}.part"
+        written = f"outputs/{new_session_id()}-1.jpg.{'0' * 16}.part"
+        result, erased = f"outputs/{session.id}-1.jpg", f"outputs/{new_session_id()}-1.jpg"
+        await services.files.put(result, b"of a worker that has yet to say so")
+        await services.files.put(erased, b"of a worker that was killed while its session was erased")
+        (services.config.uploads_dir / written).write_bytes(b"being written")
         await services.files.put(orphan, b"old")
         await services.files.put(fresh, b"an upload in flight")
         (services.config.uploads_dir / draft).write_bytes(b"half a result")
@@ -553,8 +558,9 @@ async def test_old_files_without_a_row_are_swept_out_and_no_others(
             past = time.time() - 2 * sessions_module.ORPHAN_SECONDS
             os.utime(services.config.uploads_dir / key, (past, past))
         await services.sessions.cleanup()
-        assert files(services) == sorted([fresh, session.input_key])
+        assert files(services) == sorted([fresh, session.input_key, result, written])
         assert f"Deleted orphaned file: {orphan}" in caplog.messages
+        assert f"Deleted orphaned file: {erased}" in caplog.messages
 
 
 # -- without its servers -----------------------------------------------------------------------------------------------------
