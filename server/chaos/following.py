@@ -6,6 +6,7 @@ It stays on its transport, so that each is judged by itself, and never hides wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -232,9 +233,10 @@ class Screen:
                     period = self._frame(frame) or period
                     if first and self._syncs:
                         pinged = time.time()
-                        await connection.send('{"type":"ping"}')
-                        self._asked("sync")
-                        await connection.send(json.dumps({"type": "sync", "since": self.cursor}))
+                        with contextlib.suppress(ConnectionClosed):  # what came before the close is still to be read
+                            await connection.send('{"type":"ping"}')
+                            self._asked("sync")
+                            await connection.send(json.dumps({"type": "sync", "since": self.cursor}))
             except ConnectionClosed:
                 raise Lost(connection.close_code or 1006) from None
             except TimeoutError:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from websockets.asyncio.client import connect
@@ -252,7 +253,12 @@ class Person:
             choice=self._choice,
             syncs=self._plan.syncs and over == "ws",
         )
-        return await screen.run()
+        life = datetime.fromisoformat(session["deadline"]) - datetime.fromisoformat(session["created_at"])
+        try:
+            async with asyncio.timeout(life.total_seconds() + self._world.patience):
+                return await screen.run()
+        except TimeoutError:
+            return "lost"  # every session has ended by then; the checker says what became of this one
 
     async def _second_screen(self, session: Mapping[str, Any], over: str) -> None:
         await asyncio.sleep(self._plan.second_after)

@@ -186,6 +186,24 @@ async def test_a_screen_hides_no_lie(kind: Kind) -> None:
     assert kind in {finding.kind for finding in check(record.records).findings}
 
 
+async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
+    record = Recorder()
+    async with lying(snapshot(1), bye(4000, retry_after_ms=50)) as network:
+        person = Person(World(network, record, photos(1), patience=0.1), next(plans(1)))
+        created, deadline = "2026-11-22T09:00:00.000Z", "2026-11-22T09:00:00.200Z"
+        session = {"session_id": "s", "created_at": created, "deadline": deadline, "links": {"ws": ""}}
+        assert await asyncio.wait_for(person._follow(session, "c", "ws"), 10) == "lost"
+
+
+async def test_what_came_before_the_close_is_read_by_who_was_about_to_speak() -> None:
+    record = Recorder()
+    async with lying(snapshot(2), EVENTS[2], bye(1000)) as network:
+        talkative = screen(network, record)
+        talkative._syncs = True
+        assert await asyncio.wait_for(talkative.run(), 10) == "failed"
+    assert {finding.kind for finding in check(record.records).findings} == {Kind.UNSERVED}
+
+
 # -- coming back -------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ pytestmark = [
 SECONDS = 175
 
 SMALL = (
-    "--sessions 320 --rate 8 --seed 5 --every 2.4 --lease-seconds 1.5 --stuck-seconds 20 "
+    "--sessions 240 --rate 6 --seed 5 --every 2.4 --lease-seconds 1.5 --stuck-seconds 20 "
     "--deadline-seconds 25 --retention-seconds 30"
 )
 """40 s, and half a minute until all has expired: every kind of fault once."""
