@@ -637,7 +637,8 @@ class Store:
             try:
                 busy = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
             finally:
-                await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+                if not connection.invalidated:  # else it is thrown away
+                    await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
         return not busy
 
     async def forget_strays(self) -> int:
