@@ -533,15 +533,15 @@ class Hub:
         return [ids[start : start + CHECK_BATCH] for start in range(0, len(ids), CHECK_BATCH)]
 
     async def _look_at(self, session_ids: Collection[str]) -> None:
-        stories = await self._store.stories(session_ids)
+        newest = await self._store.seqs(session_ids)
         behind: dict[str, int] = {}
         for session_id in session_ids:
             seqs = [follower.seq for follower in self._of(session_id) if follower.seq is not None]
-            story = stories.get(session_id)
-            if story is None:
+            seq = newest.get(session_id)
+            if seq is None:
                 if any(follower.let_in for follower in self._of(session_id)):  # else it may never have been
                     self._end(session_id, self._probable_reason(session_id))
-            elif seqs and min(seqs) < story.session.seq:
+            elif seqs and min(seqs) < seq:
                 behind[session_id] = min(seqs)
         if behind:
             link = self._sessions.access().file
