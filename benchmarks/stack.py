@@ -50,7 +50,7 @@ def free_port() -> int:
         return port
 
 
-def _reserved_port() -> socket.socket:
+def reserved_port() -> socket.socket:
     """Bound, never listened on: no stranger takes the port while a web process, which shares it, starts again."""
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -109,18 +109,23 @@ def _die_with_parent() -> Callable[[], None]:
     return lambda: libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 
-async def spawn(*command: str, **environ: str) -> asyncio.subprocess.Process:
-    """Start a program in the checkout with no TRYON_* settings but these."""
+async def spawn(
+    *command: str, environ: Mapping[str, str] | None = None, log: Path | None = None
+) -> asyncio.subprocess.Process:
+    """Start a program in the checkout with no TRYON_* settings but these; ``log`` takes all that it says."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
-    return await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        env=clean | {"PYTHONPATH": str(ROOT)} | environ,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=_die_with_parent(),
-    )
+    with contextlib.ExitStack() as stack:
+        out = None if log is None else stack.enter_context(log.open("ab"))
+        return await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env=clean | {"PYTHONPATH": str(ROOT)} | dict(environ or {}),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out or asyncio.subprocess.DEVNULL,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
+        )
 
 
 async def stop(process: asyncio.subprocess.Process, number: signal.Signals = signal.SIGTERM) -> None:
@@ -155,7 +160,7 @@ class Stack:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._reserved = _reserved_port()
+        self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self.redis_port = free_port()
         self._settings = dict(settings)
@@ -189,16 +194,16 @@ class Stack:
         await listening(self.redis_port, self.valkey)
 
     async def migrate(self) -> None:
-        process = await spawn(sys.executable, "-m", "server", "migrate", **self.environ)
+        process = await spawn(sys.executable, "-m", "server", "migrate", environ=self.environ)
         if await process.wait():
             raise SystemExit("the migrations failed")
 
     async def start_web(self) -> None:
-        self.web = await spawn(sys.executable, "-m", "server", "serve", "--reuse-port", **self.environ)
+        self.web = await spawn(sys.executable, "-m", "server", "serve", "--reuse-port", environ=self.environ)
         await listening(self.port, self.web)
 
     async def start_worker(self) -> None:
-        self.worker = await spawn(sys.executable, "-m", "arq", "worker.Settings", **self.environ)
+        self.worker = await spawn(sys.executable, "-m", "arq", "worker.Settings", environ=self.environ)
 
     @contextlib.asynccontextmanager
     async def services(self) -> AsyncIterator[Services]:
@@ -251,7 +256,7 @@ async def running_peer(name: str, stack: Stack) -> AsyncIterator[tuple[asyncio.s
     ]
     process = await spawn(
         *(sys.executable, "-m", "uvicorn", f"benchmarks.peers.{name}:app", "--port", str(port), *options),
-        REDIS_PORT=str(stack.redis_port),
+        environ={"REDIS_PORT": str(stack.redis_port)},
     )
     try:
         await listening(port, process)
