@@ -24,7 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from server.domain.session import AuditEvent
 from server.domain.tokens import SESSIONS
 
-TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
+PUSHED: Final = ("ws", "sse")
+POLLED: Final = ("long-poll", "poll")
+TRANSPORTS: Final = (*PUSHED, *POLLED)
 FIRST_SECONDS, MOST_SECONDS = 0.5, 30.0
 STEADY_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 5.0
@@ -78,7 +80,7 @@ class Recorder:
         token: str,
         *,
         http: httpx.AsyncClient,
-        poll_seconds: float = 1.0,
+        poll_seconds: float = 0.25,
     ) -> None:
         self.transport = transport
         self.session_id = session_id
@@ -307,10 +309,17 @@ class Verdict:
 
 
 def judge(
-    recorders: Sequence[Recorder], trails: Mapping[str, Sequence[AuditEvent]], *, finished: bool = True
+    recorders: Sequence[Recorder],
+    trails: Mapping[str, Sequence[AuditEvent]],
+    *,
+    finished: bool = True,
+    unreadable_until: float = 0.0,
 ) -> Verdict:
     """Hold every client's record against its session's audit trail: no gap, no repeat, no step back, nothing invented,
-    and (``finished``) the end, the same as in the database."""
+    and (``finished``) the end, the same as in the database.
+
+    ``unreadable_until``: nobody could ask the database before (Unix seconds), so what was polled is stale from then on.
+    """
     verdict = Verdict(clients=len(recorders), sessions=len(trails))
     for each in recorders:
         trail = trails.get(each.session_id, ())
@@ -318,7 +327,10 @@ def judge(
         for problem in _problems(each, trail, finished=finished):
             verdict.wrong.append(f"{each.transport} {each.session_id}: {problem}")
         for sight in each.sights:
-            stale = sight.seen - max(sight.at, each.began)
+            since = max(sight.at, each.began)
+            if each.transport in POLLED and sight.seen >= unreadable_until:
+                since = max(since, unreadable_until)
+            stale = sight.seen - since
             if stale > verdict.stale_seconds:
                 verdict.stale_seconds = stale
                 verdict.stalest = f"{each.transport} {sight.event}"

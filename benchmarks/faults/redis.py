@@ -1,0 +1,113 @@
+"""Redis goes away in every way it knows. In all of them clients stay connected and keep learning, uploads are taken, the
+worker survives, and everything that was accepted is done once Redis is back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from server.adapters.queue import cancel_channel, doorbell
+from server.domain.events import progress_message
+from server.domain.session import Progress, timestamp
+
+from ..proxy import subscribes
+from .scene import Outcome, Pace, Row, Scene, running_scene
+
+RATE: Final = 4.0
+
+
+@contextlib.asynccontextmanager
+async def _without_redis(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
+    """Before the block all is well and loaded; in it Redis is lost and found; after it everything must have ended well."""
+    async with running_scene(pace, **cluster) as scene:
+        await scene.healthy("redis", "workers")
+        async with scene.load(RATE, longest=pace.outage_seconds):
+            await scene.until(lambda: len(scene.recorders) >= 4)
+            await scene.live()
+            yield scene
+            await scene.healthy("redis")
+            scene.recovered()
+        await scene.finish()
+        scene.taken_up_by(await scene.trails())
+        scene.nobody_was_cut()
+        scene.uploads_were_taken()
+        scene.survived(*scene.cluster.webs, *scene.cluster.workers)
+        scene.fresh()
+        scene.within(scene.outcome.recovery_seconds or 0.0, 5.0, "recovery")
+
+
+async def killed(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        scene.cluster.valkey.kill()
+        await scene.outage(pace.outage_seconds)
+        await scene.cluster.start_valkey()
+        scene.repaired()
+    return scene.outcome
+
+
+async def frozen(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        scene.cluster.valkey.pause()
+        await scene.outage(pace.frozen_seconds)
+        scene.cluster.valkey.resume()
+        scene.repaired()
+    return scene.outcome
+
+
+async def out_of_memory(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        await scene.cluster.fill_valkey()
+        await scene.outage(pace.outage_seconds)
+        await scene.cluster.empty_valkey()
+        scene.repaired()
+    return scene.outcome
+
+
+async def cut_off(pace: Pace) -> Outcome:
+    """By the limit on output buffers, several times: each loses what was published at that moment."""
+    async with _without_redis(pace) as scene:
+        for _ in range(3):
+            session_id = scene.recorders[-1].session_id
+            progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
+            for channel, message in (
+                (f"tryon:session:{session_id}", progress_message(session_id, progress)),
+                (doorbell("tryon:"), b"1" * 1000),
+                (cancel_channel("tryon:"), b"1" * 1000),
+            ):
+                await scene.cluster.overrun_subscribers(channel, message)
+            await scene.outage(pace.outage_seconds / 3)
+        scene.repaired()
+    return scene.outcome
+
+
+async def deaf(pace: Pace) -> Outcome:
+    """Subscriptions are confirmed by nobody and deliver nothing, those of new connections too; all else works."""
+    async with _without_redis(pace, proxy=True) as scene:
+        proxy = scene.cluster.proxy
+        assert proxy is not None
+        proxy.deafen(subscribes)
+        await scene.outage(pace.frozen_seconds)
+        proxy.hear()
+        scene.repaired()
+    return scene.outcome
+
+
+async def subscribers_killed(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        for _ in range(5):
+            await scene.cluster.redis("CLIENT", "KILL", "TYPE", "pubsub")
+            await scene.outage(pace.outage_seconds / 5)
+        scene.repaired()
+    return scene.outcome
+
+
+ROWS: Final[dict[str, Row]] = {
+    "redis-killed": Row("Redis is killed and comes back empty", killed),
+    "redis-frozen": Row("Redis is frozen (SIGSTOP)", frozen),
+    "redis-full": Row("Redis is out of memory (`noeviction`)", out_of_memory),
+    "redis-cut-off": Row("Redis cuts its subscribers off (output buffer limit)", cut_off),
+    "redis-subscribers-killed": Row("`CLIENT KILL TYPE pubsub`, again and again", subscribers_killed),
+    "redis-deaf": Row("Redis is deaf while it is up: nothing published arrives", deaf),
+}

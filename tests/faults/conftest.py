@@ -1,0 +1,31 @@
+"""Every row of the fault matrix, scaled down: the same real processes as in ``python -m benchmarks faults``, hurt for seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from benchmarks.faults.scene import SCALED, Outcome, Row
+from tests.conftest import missing, note
+
+Holds = Callable[[Row], Awaitable[Outcome]]
+
+
+@pytest.fixture
+def holds(request: pytest.FixtureRequest) -> Holds:
+    """Run a row; fails with every promise that was broken."""
+
+    async def run(row: Row) -> Outcome:
+        note(request, "Valkey")
+        try:
+            outcome = await row.run(SCALED)
+        except ImportError as error:
+            missing(str(error))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        print(outcome.saw(), f"stale {outcome.stale_seconds:.2f} s", f"recovery {outcome.recovery_seconds}", sep="; ")
+        assert not outcome.wrong, "\n".join(outcome.wrong)
+        return outcome
+
+    return run
