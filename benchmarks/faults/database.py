@@ -119,18 +119,18 @@ async def disk_full_output(pace: Pace) -> Outcome:
     it ends well."""
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")
-        made = [await scene.upload(seconds=0.5) for _ in range(4)]
+        made = await asyncio.gather(*(scene.upload(seconds=2.0) for _ in range(4)))
         with scene.cluster.full_disk():
             for each in made:
                 assert each is not None
                 scene.follow(*each)
             await scene.until(lambda: all(recorder.outcome for recorder in scene.recorders))
-        patient = await scene.upload(seconds=0.5)
+        patient = await scene.upload(seconds=1.0)
         assert patient is not None
         scene.follow(*patient)
         with scene.cluster.full_disk():
             await scene.until(lambda: scene.recorders[-1].cursor >= 2)
-            await scene.outage(1.0)  # it has found the disk full by now
+            await scene.outage(2.0)  # it has found the disk full by now
         scene.repaired()
         await scene.finish()
         scene.recovered()
