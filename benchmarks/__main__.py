@@ -92,5 +92,20 @@ def avalanche_command(clients: int) -> None:
     uvloop.run(avalanche.main(clients=clients))
 
 
+@main.command("faults")
+@click.option("--only", multiple=True, metavar="NAME", help="A row, or the beginning of its name; may be repeated.")
+@click.option("--seeds", default=1, help="How often each row is run; each time the load is another.")
+@click.option("--scaled", is_flag=True, help="Shorter faults and leases, as the tests run them.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows and what happens in each.")
+def faults_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool) -> None:
+    """Break one thing after the other under load: what clients see, how stale they get, how long recovery takes."""
+    from .faults import matrix
+
+    if listed:
+        click.echo(matrix.listing())
+    elif not uvloop.run(matrix.main(only=only, seeds=seeds, scaled=scaled)):
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")

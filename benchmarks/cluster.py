@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import psutil
 import redis.asyncio
 
+from server.adapters.queue import QueueAway
 from server.config import Config
 from server.services import Services, open_services
 from tests.servers import PostgresServer, ValkeyServer
 
 from .proxy import Proxy, running_proxy
-from .stack import READY_SECONDS, listening, reserved_port, spawn
+from .stack import READY_SECONDS, reserved_port, spawn
 
 HARSH: Final[dict[str, Any]] = {
     "upload_rate": "off",
@@ -170,9 +172,16 @@ class Cluster:
         return self.workers[-1]
 
     async def start_web(self, web: Program) -> None:
-        """Start it and wait until somebody listens on its port. With a shared port that may be another."""
+        """Start it and wait until it listens itself: others may share its port. Raises SystemExit if it ends instead."""
         await web.start()
-        await listening(web.port, web.process)
+        async with asyncio.timeout(READY_SECONDS):
+            while web.running:
+                with contextlib.suppress(psutil.Error):
+                    connections = psutil.Process(web.pid).net_connections("tcp")
+                    if any(each.status == "LISTEN" and each.laddr.port == web.port for each in connections):
+                        return
+                await asyncio.sleep(0.02)
+        raise SystemExit(f"{web.name} ended with {web.process.returncode}:\n{web.log.read_text()}")
 
     async def migrate(self) -> None:
         program = Program(
@@ -193,7 +202,10 @@ class Cluster:
     async def workers_seen(self, count: int) -> None:
         """Wait until so many workers have noted themselves in Redis."""
         async with self.services() as services, asyncio.timeout(READY_SECONDS):
-            while await services.queue.workers() < count:
+            seen = 0
+            while seen < count:
+                with contextlib.suppress(QueueAway):  # a busy machine is not a broken one
+                    seen = await services.queue.workers()
                 await asyncio.sleep(0.02)
 
     # -- what can be done to the servers -----------------------------------------------------------------------------
@@ -226,11 +238,22 @@ class Cluster:
             await pipe.execute()
         await self.redis("CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60")
 
+    async def freeze(self, program: Program) -> None:
+        """SIGSTOP at a moment when it does not hold SQLite's one write lock: with that, it would stop everybody."""
+        while True:
+            program.freeze()
+            try:
+                with self.locked_sqlite(busy_seconds=0.1) if self.postgres is None else contextlib.nullcontext():
+                    return
+            except sqlite3.OperationalError:
+                program.thaw()
+                await asyncio.sleep(0.01)
+
     @contextlib.contextmanager
-    def locked_sqlite(self) -> Iterator[None]:
+    def locked_sqlite(self, busy_seconds: float = 10.0) -> Iterator[None]:
         """Hold the database's one write lock."""
         with contextlib.closing(sqlite3.connect(self.data / "tryon.sqlite3", isolation_level=None)) as connection:
-            connection.execute("PRAGMA busy_timeout=10000")
+            connection.execute(f"PRAGMA busy_timeout={int(busy_seconds * 1000)}")
             connection.execute("BEGIN EXCLUSIVE")
             try:
                 yield

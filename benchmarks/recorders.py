@@ -252,12 +252,11 @@ class Recorder:
     async def _ask(self, wait: int | None) -> bool:
         query = {"since": self.cursor} | ({} if wait is None else {"wait": wait})
         try:
-            answer = await self._http.get(
-                self._url,
-                params=query,
-                headers={"Authorization": f"Bearer {self._token}"},
-                timeout=OPEN_SECONDS + (wait or 0),
-            )
+            try:
+                answer = await self._get(query, OPEN_SECONDS + (wait or 0))
+            except (httpx.RemoteProtocolError, httpx.ReadError):
+                # A kept connection was closed as it was used again: a browser asks once more (RFC 9110 section 9.2.2).
+                answer = await self._get(query, OPEN_SECONDS + (wait or 0))
         except httpx.HTTPError as error:
             raise _Lost(type(error).__name__) from None
         if answer.status_code == 304:
@@ -269,6 +268,10 @@ class Recorder:
         if session["terminal"]:
             raise _Over(session["status"])
         return True
+
+    async def _get(self, query: Mapping[str, int], seconds: float) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return await self._http.get(self._url, params=dict(query), headers=headers, timeout=seconds)
 
     def _refused(self, answer: httpx.Response) -> None:
         if answer.status_code == 404:

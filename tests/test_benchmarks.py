@@ -26,6 +26,7 @@ TINY = {
         "upload",
         [r"\d+ kB, Pillow alone", r"\d+ kB, 2 at a time"],
     ),
+    "faults": ("--scaled --only redis-subscribers", "fault", ["redis-subscribers-killed"]),
     "pickup": ("--sessions 3 --idle-seconds 0.3 --mock-seconds 0.1", "sessions", ["3 +3"]),
 }
 

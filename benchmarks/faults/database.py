@@ -13,13 +13,15 @@ from server.domain.states import Status
 from .scene import Outcome, Pace, Row, Scene, running_scene, terminal
 
 RATE: Final = 4.0
+SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
+"""So that recovery is that of the product, and not the time to work off what has queued up."""
 
 
 @contextlib.asynccontextmanager
 async def _without_database(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
-    async with running_scene(pace, lease_seconds=12, **cluster) as scene:
+    async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("database", "redis", "workers")
-        async with scene.load(RATE, longest=pace.locked_seconds):
+        async with scene.load(RATE, longest=2.0):
             await scene.until(lambda: len(scene.recorders) >= 6)
             await scene.live()
             scene.began()

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,11 @@ class Outcome:
 
     @property
     def refused(self) -> int:
-        return sum(each.status != 201 for each in self.uploads)
+        return sum(each.status not in (0, 201) for each in self.uploads)
+
+    @property
+    def unanswered(self) -> int:
+        return sum(each.status == 0 for each in self.uploads)
 
     @property
     def slowest_upload(self) -> float:
@@ -128,7 +133,12 @@ class Outcome:
         if self.uploads:
             parts.append(f"{self.accepted} uploads 201, the slowest after {self.slowest_upload:.2f} s")
         if self.refused:
-            parts.append(f"{self.refused} refused with Retry-After")
+            codes = ", ".join(
+                sorted({f"{each.status} {each.why}" for each in self.uploads if each.status not in (0, 201)})
+            )
+            parts.append(f"{self.refused} times told {codes}")
+        if self.unanswered:
+            parts.append(f"{self.unanswered} cut off and sent again")
         return "; ".join([*parts, *self.notes])
 
 
@@ -151,6 +161,8 @@ class Scene:
         self.outcome = Outcome()
         self.recorders: list[Recorder] = []
         self.accepted: list[str] = []
+        self.props: list[str] = []
+        """Sessions that a row made itself, past HTTP, and that need not end."""
         self.random = pace.rng()
         self.began_at = 0.0
         self.repaired_at = 0.0
@@ -301,8 +313,9 @@ class Scene:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    async def finish(self, *, unreadable: bool = False) -> Verdict:
-        """``unreadable``: the fault was that nobody could read the database.
+    async def finish(self, *, unreadable: bool = False, orphans: bool = False) -> Verdict:
+        """``unreadable``: the fault was that nobody could read the database. ``orphans``: photos may be left whose upload
+        was killed before its commit; the cleanup takes them.
 
         Wait until every session and every client has ended, and judge what they saw. What is on the disk and in
         the database must be exactly the sessions that were accepted."""
@@ -322,7 +335,7 @@ class Scene:
         out.sessions = len(trails)
         for session_id in set(self.accepted) - set(trails):
             out.wrong.append(f"{session_id} was accepted and is lost")
-        await self._nothing_else()
+        await self._nothing_else(orphans=orphans)
         return verdict
 
     async def trails(self) -> dict[str, list[AuditEvent]]:
@@ -338,19 +351,20 @@ class Scene:
         async with self.cluster.services() as services:
             return [session async for session in _all(services.store._engine)]
 
-    async def _nothing_else(self) -> None:
+    async def _nothing_else(self, *, orphans: bool) -> None:
         """No row and no file but those of accepted sessions. What is undecided is looked at again within seconds."""
         left: set[str] = set()
-        async with contextlib.AsyncExitStack() as stack:
-            with contextlib.suppress(TimeoutError):
-                await stack.enter_async_context(asyncio.timeout(15))
-                while left := await self._strangers():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(15):
+                while left := {
+                    each for each in await self._strangers() if not (orphans and each.startswith("inputs/"))
+                }:
                     await asyncio.sleep(0.2)
         self.outcome.wrong += [f"left over: {each}" for each in left]
 
     async def _strangers(self) -> set[str]:
         sessions = await self.sessions()
-        rows = {session.id for session in sessions} - set(self.accepted)
+        rows = {session.id for session in sessions} - {*self.accepted, *self.props}
         named = {key for session in sessions for key in session.file_keys}
         uploads = self.cluster.data / "uploads"
         files = {
@@ -435,7 +449,7 @@ async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
 def _show_logs(cluster: Cluster) -> None:
     for log in sorted(cluster.logs.iterdir()):
         lines = log.read_text(errors="replace").splitlines()
-        print(f"--- {log.name}", *_telling(lines), sep="\n")
+        print(f"--- {log.name}", *_telling(lines), sep="\n", file=sys.stderr)
 
 
 def _telling(lines: Collection[str]) -> Iterator[str]:
