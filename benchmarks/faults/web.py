@@ -27,6 +27,7 @@ from .scene import Outcome, Pace, Row, Scene, running_scene
 
 RATE: Final = 4.0
 CROWD: Final[dict[str, Any]] = QUIET | {"sockets_per_session": 20000}
+PROGRESS_FRAMES: Final = 'tryon_frames_total{kind="progress"}'
 GROWTH_BYTES: Final = 32 * 2**20
 """How much larger a web process may become by clients that behave badly."""
 
@@ -60,16 +61,19 @@ async def _deaf_sockets(port: int, paths: Sequence[str]) -> list[socket.socket]:
     return [await asyncio.to_thread(_deaf_socket, port, path) for path in paths]
 
 
-async def _stuff(services: Services, held: Sequence[Held], *, bytes_each: int = 8 * 2**20) -> None:
+async def _stuff(services: Services, held: Sequence[Held], *, bytes_each: int = 8 * 2**20) -> int:
     """Progress enough for these sessions that whoever follows them and does not read has full buffers everywhere: here
-    the kernel takes 4 MiB a connection (``net.ipv4.tcp_wmem``)."""
+    the kernel takes 4 MiB a connection (``net.ipv4.tcp_wmem``). How many frames that is for each follower."""
+    count = 0
     for each in held:
         progress = Progress(each.seq, each.claim.attempt, timestamp(each.claim.session.updated_at), stage="x" * 15000)
         message = progress_message(each.session_id, progress)
         async with services.redis.pipeline(transaction=False) as pipe:
-            for _ in range(bytes_each // len(message)):
+            count = bytes_each // len(message)
+            for _ in range(count):
                 pipe.publish(services.bus.channel(each.session_id), message)
             await pipe.execute()
+    return count
 
 
 async def _settled(scene: Scene) -> None:
@@ -77,7 +81,7 @@ async def _settled(scene: Scene) -> None:
     before, now = -1.0, 0.0
     while before != now:
         await asyncio.sleep(0.2)
-        before, now = now, await _metric(scene, 'tryon_frames_total{kind="progress"}')
+        before, now = now, await _metric(scene, PROGRESS_FRAMES)
 
 
 async def _followers(scene: Scene) -> int:
@@ -272,12 +276,20 @@ async def half_open(pace: Pace) -> Outcome:
             scene.cluster.port, [each.path for each in held] * (pace.stalled // 10), on_text=heard
         )
         await scene.until(lambda: len(silent) == len(clients))
-        await _until_left(scene, 0, 3 * pace.ping_seconds + 10)
-        seconds = time.monotonic() - min(silent)
+        seconds = await _oldest(scene, sorted(silent, reverse=True), 3 * pace.ping_seconds)
         scene.within(seconds, pace.ping_seconds * 45 / 25, "the last silent peer was gone")
         scene.note(f"{len(clients)} silent peers let go {seconds:.1f} s after their last word")
         await close_all(clients)
     return scene.outcome
+
+
+async def _oldest(scene: Scene, silent: Sequence[float], limit: float) -> float:
+    """How long the last of them was kept after it fell silent; ``silent``: when each did, the last one first."""
+    oldest = 0.0
+    while (count := await _followers(scene)) and oldest < limit:
+        oldest = max(oldest, time.monotonic() - silent[count - 1])  # those that fell silent first go first
+        await asyncio.sleep(0.05)
+    return oldest
 
 
 async def stalled(pace: Pace) -> Outcome:
@@ -299,7 +311,13 @@ async def stalled(pace: Pace) -> Outcome:
         deaf = await _deaf_sockets(scene.cluster.port, [slow[n % len(slow)].path for n in range(pace.stalled)])
         before = pss_bytes(scene.cluster.web.pid)
         talking = asyncio.create_task(_talk(services, slow, quick), name="news")
-        await _stuff(services, slow)
+        frames = await _metric(scene, PROGRESS_FRAMES)
+        frames += len(deaf) * await _stuff(services, slow)
+        async with asyncio.timeout(30):  # until the last of it was handed out, or the first of them dropped
+            while await _metric(scene, PROGRESS_FRAMES) < frames and await _followers(scene) == len(clients) + len(
+                deaf
+            ):
+                await asyncio.sleep(0.02)
         seconds = await _until_left(scene, len(clients), 60)
         grown = pss_bytes(scene.cluster.web.pid) - before
         talking.cancel()
