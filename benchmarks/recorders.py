@@ -46,10 +46,12 @@ class Sight(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A connection that ended before its session: when, and the close code, the HTTP status, or what went wrong."""
+    """A connection that ended before its session: when, and the close code, the HTTP status, or what went wrong. ``live``:
+    it stood before; else it was one that did not come about."""
 
     seen: float
     why: str
+    live: bool
 
 
 class _Lost(Exception):
@@ -121,7 +123,7 @@ class Recorder:
                 self.outcome = str(over)
             except _Lost as lost:
                 self.connected = False
-                self.drops.append(Drop(time.time(), str(lost)))
+                self.drops.append(Drop(time.time(), str(lost), self._live_since is not None))
                 await asyncio.sleep(self._pause(lost))
                 self._turn += 1
         self.connected = False
@@ -302,7 +304,9 @@ class Verdict:
     """The worst of all: from a transition's commit, or from when its client began if that was later, to its sight."""
     stalest: str = ""
     drops: dict[str, list[str]] = field(default_factory=dict)
-    """By transport."""
+    """Connections that stood and were lost, by transport."""
+    refusals: dict[str, list[str]] = field(default_factory=dict)
+    """Connections that did not come about."""
 
     def __str__(self) -> str:
         return (
@@ -337,8 +341,8 @@ def judge(
             if stale > verdict.stale_seconds:
                 verdict.stale_seconds = stale
                 verdict.stalest = f"{each.transport} {sight.event}"
-        if each.drops:
-            verdict.drops.setdefault(each.transport, []).extend(drop.why for drop in each.drops)
+        for drop in each.drops:
+            (verdict.drops if drop.live else verdict.refusals).setdefault(each.transport, []).append(drop.why)
     for session_id, trail in trails.items():
         verdict.wrong += [f"trail {session_id}: {problem}" for problem in _trail_problems(trail, finished=finished)]
     return verdict

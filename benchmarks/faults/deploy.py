@@ -31,9 +31,10 @@ async def rolling(pace: Pace) -> Outcome:
             scene.repaired()
         await scene.finish()
         scene.refusals_were_honest(503)
-        for transport, drops in scene.outcome.drops.items():
-            allowed = {"4000", "HTTP 503"} if transport in PUSHED else {"HTTP 503"}
-            scene.expect(set(drops) <= allowed, f"{transport} clients were cut off by {sorted(set(drops) - allowed)}")
+        for drops in (scene.outcome.drops, scene.outcome.refusals):
+            for transport, why in drops.items():
+                allowed = {"4000", "HTTP 503"} if transport in PUSHED else {"HTTP 503"}
+                scene.expect(set(why) <= allowed, f"{transport} clients were cut off by {sorted(set(why) - allowed)}")
         burnt = [session.burnt for session in await scene.sessions()]
         scene.expect(not any(burnt), f"attempts were burnt: {burnt}")
         scene.survived(

@@ -94,6 +94,7 @@ class Outcome:
     stalest: str = ""
     recovery_seconds: float | None = None
     drops: dict[str, list[str]] = field(default_factory=dict)
+    refusals: dict[str, list[str]] = field(default_factory=dict)
     sessions: int = 0
     uploads: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -123,7 +124,8 @@ class Outcome:
     @property
     def told_to_wait(self) -> int:
         """Polls that were not answered with the session."""
-        return sum(len(self.drops.get(transport, ())) for transport in POLLED)
+        polled = (each.get(transport, ()) for each in (self.drops, self.refusals) for transport in POLLED)
+        return sum(map(len, polled))
 
     def saw(self) -> str:
         """What the clients met with, in a few words."""
@@ -331,7 +333,7 @@ class Scene:
         out = self.outcome
         out.wrong += verdict.wrong + [f"never ended: {each!r}" for each in stuck]
         out.stale_seconds, out.stalest = verdict.stale_seconds, verdict.stalest
-        out.drops = verdict.drops
+        out.drops, out.refusals = verdict.drops, verdict.refusals
         out.sessions = len(trails)
         for session_id in set(self.accepted) - set(trails):
             out.wrong.append(f"{session_id} was accepted and is lost")
