@@ -595,7 +595,7 @@ class Hub:
         20 ms, in which no other news goes out."""
         places = await self._sessions.waiting() if self._waiting else {}
         if places is self._places:
-            await asyncio.sleep(WAITING_SECONDS)
+            await asyncio.sleep(WAITING_SECONDS / 4)
             return
         self._places = places
         due = [

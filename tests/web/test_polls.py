@@ -195,6 +195,7 @@ async def test_a_stopping_server_answers_a_waiting_poll(poller: Poller) -> None:
 
 
 async def test_the_database_is_not_asked_while_a_poll_waits(poller: Poller) -> None:
+    await until(lambda: poller.web.hub._cursor is not None)  # the first sweep looks at whoever is there
     with statements_about(poller.web.services, poller.session) as asked:
         task = await poller.wait(since=1)
         while_joining = len(asked)

@@ -8,6 +8,7 @@ import io
 import json
 import socket as sockets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from server.domain.states import GoneReason
 from server.domain.tokens import Signer, new_token
 from server.web.frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
 from server.web.handshake import Handshake
-from server.web.wire import MAX_AFTER_CLOSE_BYTES
+from server.web.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
 from tests.conftest import StartStack
 from tests.running import Client, Web, running_web, until
 from tests.web.conftest import StartWeb
@@ -503,22 +504,35 @@ async def test_pings_come_every_period(start_web: StartWeb) -> None:
 
 
 async def test_who_answers_no_ping_is_let_go_before_the_next_one(
-    start_web: StartWeb, ws: type[asyncio.Protocol]
+    start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if ws is not Handshake:
         pytest.skip("there uvicorn pings, every 20 s")
-    web = await start_web(ping_seconds=1.0)
+    pinged: Counter[WireSocket] = Counter()
+    ping = WireSocket.ping
+
+    def count(wire: WireSocket, frame: bytes) -> None:
+        pinged[wire] += 1
+        ping(wire, frame)
+
+    monkeypatch.setattr(WireSocket, "ping", count)
+    web = await start_web(ping_seconds=3600)  # the wheel turns when the test says so
     session, token = await web.submit()
     async with web.follow(session.id, token) as client, web.follow(session.id, token) as silent:
-        await silent.next("ping")
+        await client.next("snapshot")
+        await silent.next("snapshot")
         silent.connection.transport.pause_reading()
+        both = [wire for wire in web.hub._of(session.id) if isinstance(wire, WireSocket)]
+        for _ in web.hub._wheel:
+            web.hub._turn_wheel()
         await client.next("ping")
-        reading = asyncio.create_task(client.next("never", seconds=60))
-        await until(lambda: client.types.count("ping") == 2)  # this one the other does not answer
-        await until(lambda: web.hub.followers == 1)
-        assert client.types.count("ping") == 2
-        reading.cancel()
-        await asyncio.wait([reading])
+        await until(lambda: any(not wire._pong_due for wire in both))  # it has answered
+        for _ in web.hub._wheel:
+            if web.hub.followers == 2:
+                web.hub._turn_wheel()
+        [gone] = [wire for wire in both if wire not in web.hub._of(session.id)]
+        assert gone._pong_due
+        assert pinged[gone] == 1
         silent.connection.transport.abort()
 
 
