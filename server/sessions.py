@@ -219,6 +219,8 @@ class Sessions:
         """Files of failed uploads, by a session id that may or may not have a row."""
         self._unqueued: set[str] = set()
         """Sessions that this process could not queue because Redis was away."""
+        self._granted: tuple[datetime, datetime] | None = None
+        """Between which times the leases end that were granted last."""
         self._queue_lost = True
         """Whether Redis may have forgotten what was queued: then nobody waits for a job that is not there."""
         self._stuck: dict[str, _Stuck] = {}
@@ -868,15 +870,17 @@ class Sessions:
             self._disturbed = None  # whoever lives has renewed its lease since
 
     async def _grant_leases(self) -> None:
-        """An outage of the database, or of all machines, must not look like the death of all workers."""
+        """An outage of the database, or of all machines, must not look like the death of all workers. But who was granted a
+        period and has not renewed its lease since is granted no other: one disturbance after the next would keep the
+        sessions of a dead worker for ever, and one that lives tries again every second."""
         assert self._disturbed is not None
         why, _ = self._disturbed
         if why == "clock":
             await self._store.bound_ends(
                 deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
             )
-        granted = await self._store.renew_all(lease_seconds=self._config.lease_seconds)
-        self._disturbed = None
+        granted, ends = await self._store.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
+        self._disturbed, self._granted = None, ends or self._granted
         telemetry.reconciled.labels("lease_granted").inc(granted)
         if granted:
             log.warning("Granted %d sessions one more period of their leases: %s", granted, DISTURBANCES[why])

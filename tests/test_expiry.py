@@ -382,6 +382,26 @@ async def test_after_a_disturbance_every_lease_lasts_one_more_period(
         assert again.updated_at >= granted.lease_expires_at
 
 
+async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the database goes away, the sessions of a dead worker are taken back."""
+    async with open_services(config(lease_seconds=0.6)) as services:
+        await services.sessions.maintain()
+        dead, alive = await lapsed(services), await lapsed(services)
+        await _fail_once(services, monkeypatch)
+        await services.sessions.maintain()
+        assert await services.store.renew(alive.id, attempt=1, lease_seconds=60) is False
+        ends = (await row(services, dead)).lease_expires_at
+        assert ends is not None
+        await until(lambda: time.time() > ends.timestamp() + 0.05)
+        await _fail_once(services, monkeypatch)
+        await services.sessions.maintain()
+        await services.sessions.maintain()
+        assert (await row(services, dead)).status is Status.CREATED
+        assert (await row(services, alive)).status is Status.PROCESSING
+
+
 async def test_a_lease_that_lapses_in_quiet_times_is_granted_nothing(config: MakeConfig, database_url: str) -> None:
     async with open_services(config()) as services:
         for _ in range(3):

@@ -140,12 +140,14 @@ class SessionRunner:
         return output
 
     async def _beat(self, claim: Claim, look: asyncio.Event) -> Literal["cancelled", "lost"]:
-        """Renew the lease until somebody else decided otherwise."""
+        """Renew the lease until somebody else decided otherwise; soon again after it could not be."""
+        period = pause = self._lease_seconds / 3
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._lease_seconds / 3):  # wait_for may swallow a cancel (bpo-42130)
+                async with asyncio.timeout(pause):  # wait_for may swallow a cancel (bpo-42130)
                     await look.wait()
             look.clear()
+            pause = min(period, AGAIN_SECONDS)
             try:
                 verdict = await self._sessions.renew(claim)
             except Unavailable as error:
@@ -153,6 +155,7 @@ class SessionRunner:
             except Exception:
                 log.exception("Lease of session %s could not be renewed", claim.session.id)
             else:
+                pause = period
                 if verdict != "held":
                     return verdict
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     or_,
     select,
     true,
@@ -509,15 +510,24 @@ class Store:
             row = result.one_or_none()
         return None if row is None else bool(row[0])
 
-    async def renew_all(self, *, lease_seconds: float) -> int:
-        """Extend every lease: after a time in which no worker could. How many sessions run."""
+    async def renew_all(
+        self, *, lease_seconds: float, but: tuple[datetime, datetime] | None = None
+    ) -> tuple[int, tuple[datetime, datetime] | None]:
+        """Extend every lease, after a time in which no worker could; ``but`` those that end between these two times. How many
+        were, and between which times they end now."""
+        lease = tables.sessions.c.lease_expires_at
         async with self._write() as connection:
             result = await connection.execute(
                 update(tables.sessions)
-                .where(tables.sessions.c.status == Status.PROCESSING.value)
+                .where(
+                    tables.sessions.c.status == Status.PROCESSING.value,
+                    true() if but is None else not_(lease.between(*but)),
+                )
                 .values(lease_expires_at=database_time(lease_seconds))
+                .returning(lease)
             )
-        return result.rowcount
+            ends = list(result.scalars())
+        return len(ends), (min(ends), max(ends)) if ends else None
 
     async def bound_ends(self, *, deadline_seconds: float, retention_seconds: float) -> None:
         """After the clock was set back: no session shall be waited for or kept longer than one that begins now."""
