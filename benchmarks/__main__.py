@@ -9,7 +9,7 @@ from typing import Any
 import click
 import uvloop
 
-from . import avalanche, delivery, fanout, holding, pickup, soak, uploads, waiting
+from . import avalanche, collecting, delivery, fanout, holding, pickup, soak, starting, uploads, waiting
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -94,6 +94,20 @@ def pickup_command(sessions: int, rate: float, idle_seconds: float, mock_seconds
 def avalanche_command(clients: int) -> None:
     """Everybody comes back after a restart and after a crash: how long it takes, and whether all is right."""
     uvloop.run(avalanche.main(clients=clients))
+
+
+@main.command("start")
+@click.option("--starts", default=3)
+def start_command(starts: int) -> None:
+    """From the command to a server that is ready; memory of the idle stack."""
+    uvloop.run(starting.main(starts=starts))
+
+
+@main.command("collect")
+@click.option("--clients", default=10000)
+def collect_command(clients: int) -> None:
+    """How long the garbage collector holds up a process with so many clients."""
+    uvloop.run(collecting.main(clients=clients))
 
 
 @main.command("soak")

@@ -241,6 +241,8 @@ class Sessions:
         self._erased = asyncio.Event()
         self._leases: set[str] = set()
         self._waiting: dict[str, Waiting] = {}
+        self._joined: dict[str, Waiting] = {}
+        """Sessions that this process has queued since it began to read the queue: the reading may not know them."""
         self._waiting_at = float("-inf")
         self._run_seconds: float | None = None
         self._slots = 0
@@ -303,7 +305,7 @@ class Sessions:
         log.info("Created session %s for user %s", session.id, session.owner[:8])
         telemetry.transitions.labels(Event.CREATED).inc()
         if position := await self._enqueue(session):  # the queue as it was last read does not know it yet
-            self._waiting[session.id] = self._place(position)
+            self._waiting[session.id] = self._joined[session.id] = self._place(position)
         return session
 
     async def replay(self, owner: str, idempotency: Idempotency) -> Session | None:
@@ -428,6 +430,7 @@ class Sessions:
             return self._waiting
         async with self._waiting_lock:
             if loop.time() - self._waiting_at >= good_for:
+                self._joined.clear()
                 try:
                     order, self._run_seconds, workers = await asyncio.gather(
                         self._queue.order(self._config.queue_limit),
@@ -437,7 +440,7 @@ class Sessions:
                 except QueueAway:
                     order, self._run_seconds, workers = [], None, 0
                 self._slots = workers * self._config.worker_jobs
-                self._waiting = {session_id: self._place(n) for n, session_id in enumerate(order, 1)}
+                self._waiting = self._joined | {id: self._place(n) for n, id in enumerate(order, 1)}
                 self._waiting_at = loop.time()
             return self._waiting
 

@@ -27,6 +27,8 @@ TINY = {
         [r"\d+ kB, Pillow alone", r"\d+ kB, 2 at a time"],
     ),
     "faults": ("--scaled --only redis-subscribers", "fault", ["redis-subscribers-killed"]),
+    "start": ("--starts 1", "command", ["tryon serve", "tryon up"]),
+    "collect": ("--clients 100", "followers", ["100"]),
     "pickup": ("--sessions 3 --idle-seconds 0.3 --mock-seconds 0.1", "sessions", ["3 +3"]),
 }
 

@@ -306,12 +306,9 @@ class Store:
         if lock is None:
             yield
             return
-        if lock.locked():
-            with _translated():
-                async with asyncio.timeout(BUSY_SECONDS):
-                    await lock.acquire()
-        else:
-            await lock.acquire()  # at once
+        with _translated():
+            async with asyncio.timeout(BUSY_SECONDS):
+                await lock.acquire()
         try:
             yield
         finally:

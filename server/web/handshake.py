@@ -29,7 +29,7 @@ log = logging.getLogger("tryon.web")
 EXTENSION: Final = "tryon.detach"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 EARLY_BYTES: Final = 16 * 1024
-"""What a client may send before it is answered; then nothing more is read until it is."""
+"""What a client may send before it is answered; then nothing more is read until it is. One read may come on top."""
 
 HeaderFields = Sequence[tuple[bytes, bytes]]
 
@@ -62,12 +62,12 @@ def _tokens(values: list[bytes]) -> list[bytes]:
 
 
 class Handshake(asyncio.Protocol):
-    """Made by :class:`server.web.http.HttpProtocol`, with the arguments that uvicorn gives its own classes."""
+    """Made by :class:`server.web.http.HttpProtocol`, with the arguments that uvicorn gives its own classes; of its settings only
+    the root path counts here."""
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._app: Callable[..., Awaitable[None]] = config.loaded_app
         self._root_path = config.root_path
-        self._app_state = app_state
         self._state = server_state
         self._transport: asyncio.Transport = NOWHERE
         self._accept = b""
@@ -83,7 +83,7 @@ class Handshake(asyncio.Protocol):
         self, request: dict[str, Any], url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes
     ) -> None:
         """``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's. ``accept``: of :func:`accept_key`."""
-        self._transport, self._accept, self._early = transport, accept, early
+        self._transport, self._accept = transport, accept
         raw_path, _, query = url.partition(b"?")
         path = raw_path.decode("latin-1")
         request.pop("method", None)
@@ -107,6 +107,8 @@ class Handshake(asyncio.Protocol):
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
         transport.set_protocol(self)
+        if early:
+            self.data_received(early)
 
     async def _run(self, scope: dict[str, Any]) -> None:
         try:
@@ -134,7 +136,8 @@ class Handshake(asyncio.Protocol):
             self._accepted = True
             self._transport.write(_head(101, [*fields, *message.get("headers", ())]))
         elif kind == "websocket.http.response.start":
-            self._answer = [_head(message["status"], [*self._state.default_headers, *message.get("headers", ())])]
+            fields = [*self._state.default_headers, *message.get("headers", ()), (b"Connection", b"close")]
+            self._answer = [_head(message["status"], fields)]
         elif kind == "websocket.http.response.body":
             self._answer.append(message.get("body", b""))
             if not message.get("more_body"):

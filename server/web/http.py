@@ -30,6 +30,12 @@ LINGER_SECONDS: Final = 2.0
 """A refused client may send for so long: closed at once, the kernel would reset it, and the answer be lost."""
 
 
+class _WrongVersion(BadRequest):
+    """RFC 6455 section 4.2.2: told which one there is."""
+
+    status: ClassVar[int] = 426
+
+
 class _HeadTooLarge(BadRequest):
     status: ClassVar[int] = 431
 
@@ -115,8 +121,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._unsupported_upgrade_warning()
             return
         accept = accept_key(self.headers)
-        if self.scope["http_version"] != "1.1":
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(BadRequest("bad_request", "An upgrade cannot overtake the answer to an earlier request."))
+        elif self.scope["http_version"] != "1.1":
             self._refuse(BadRequest("bad_request", "A WebSocket begins with HTTP/1.1 (RFC 6455 section 4.2.1)."))
+        elif [version.strip() for name, version in self.headers if name == b"sec-websocket-version"] != [b"13"]:
+            self._refuse(_WrongVersion("bad_request", "Only version 13 of the WebSocket protocol (RFC 6455)."))
         elif accept is None or self.scope["method"] != "GET":
             self._refuse(BadRequest("bad_request", "Not a valid WebSocket handshake."))
         elif issubclass(ours := cast(type, self.ws_protocol_class), Handshake):
@@ -149,9 +159,12 @@ def _too_large() -> TryOnError:
 
 def _answer(error: TryOnError) -> bytes:
     rid = str(uuid.uuid4())
+    more = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"} if isinstance(error, _WrongVersion) else {}
     token = telemetry.request_id.set(rid)
     try:
-        response = problem(error, {"Connection": "close", "X-Request-ID": rid, "X-Content-Type-Options": "nosniff"})
+        response = problem(
+            error, {"Connection": "close", "X-Request-ID": rid, "X-Content-Type-Options": "nosniff"} | more
+        )
     finally:
         telemetry.request_id.reset(token)
     status = HTTPStatus(response.status_code)

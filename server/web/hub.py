@@ -222,12 +222,12 @@ class Hub:
         self._cursor: Cursor | None = None
         self._waiting: dict[str, Waiting | None] = {}
         """Followed sessions that wait for a worker, and what their followers were last told about it."""
+        self._places: dict[str, Waiting] = {}
+        """The queue as it was when they were."""
         slots = max(4, min(MAX_SLOTS, round(config.ping_seconds / SLOT_SECONDS)))
         self._wheel: list[set[Follower]] = [set() for _ in range(slots)]
         """Who is pinged at which part of the period."""
         self._turn = 0
-        self._places: dict[str, Waiting] = {}
-        """The queue as it was when they were."""
         self._measure_at = 0.0
         self._handed = dict.fromkeys(_FRAMES, 0)
         self.receipts = Receipts(store)
@@ -668,6 +668,10 @@ class Hub:
             everybody, lambda follower: follower.drain(RESTART_MS + int(spread_ms * next(turns) / len(everybody)))
         )
         return len(everybody)
+
+    def return_ms(self) -> int:
+        """When a single client may come back to a server that stops."""
+        return RESTART_MS + random.randint(0, 1000)
 
 
 def _beginning(id_hash: str) -> int:

@@ -133,22 +133,28 @@ class Sockets:
         self, socket: WebSocket, wire: WireSocket, detach: Callable[[WireSocket], bool], refusal: TryOnError | None
     ) -> None:
         """Join, read, then accept and send the snapshot: in one packet. From then on the hub writes and no task is left."""
-        told = False
+        adopted = False
         try:
             look = await self._join(wire, socket, refusal)
             await self._accept(socket)
-            if told := detach(wire):
+            if adopted := detach(wire):
                 self._show(wire, look)
         except TryOnError as error:
             with contextlib.suppress(WebSocketDisconnect, OSError):
                 await self._accept(socket)
-                if told := detach(wire):
+                if adopted := detach(wire):
                     _refuse(wire, error)
         except (WebSocketDisconnect, OSError):
             pass
+        except Exception:
+            if adopted:
+                wire.close(ByeFrame(4001, "internal_error", reconnect=True))
+            raise
         finally:
-            if not told:  # it has gone, or nobody knows what to tell it
+            if not adopted:  # it has gone, or nobody knows what to tell it
                 self.left(wire)
+            elif self._hub.draining:  # the others were told while this one could not be
+                wire.drain(self._hub.return_ms())
 
     async def _join(self, wire: WireSocket, socket: WebSocket, refusal: TryOnError | None) -> Look:
         if refusal is not None:

@@ -153,8 +153,9 @@ class WireSocket(Listener, asyncio.Protocol):
     # -- the end -------------------------------------------------------------------------------------------------
 
     def close(self, bye: ByeFrame) -> None:
-        """Say bye and close; the first reason counts. A client that does not read is cut off."""
-        if self._closing:
+        """Say bye and close; the first reason counts. A client that does not read is cut off. One that is not connected yet
+        cannot be told: whoever adopts it looks whether the server stops."""
+        if self._closing or self.transport is NOWHERE:
             return
         self._closing = True
         telemetry.closes.labels(str(bye.code)).inc()

@@ -717,6 +717,22 @@ async def test_an_upgrade_that_is_not_rfc_6455_is_a_4xx(web: Web, head: bytes) -
     assert heard.count(b"HTTP/1.1 4") == 1
 
 
+async def test_another_version_is_told_which_one_there_is(web: Web) -> None:
+    head = b"GET %s HTTP/1.1\r\n" + AN_UPGRADE.replace(b"Version: 13", b"Version: 12")
+    heard = await said(web, head % f"{SESSIONS}/{new_session_id()}/ws".encode() + b"\r\n")
+    assert_raw_problem(heard, 426)
+    assert b"\r\nsec-websocket-version: 13\r\n" in heard.lower()
+    assert b"\r\nupgrade: websocket\r\n" in heard.lower()
+
+
+async def test_an_upgrade_does_not_overtake_the_request_before_it(web: Web) -> None:
+    path = f"{SESSIONS}/{new_session_id()}/ws".encode()
+    first = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n"
+    heard = await said(web, first + b"GET %s HTTP/1.1\r\n" % path + AN_UPGRADE + b"\r\n")
+    assert b"HTTP/1.1 101" not in heard
+    assert heard.startswith(b"HTTP/1.1 400 ")
+
+
 # -- other origins -------------------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from server.domain.states import GoneReason
 from server.domain.tokens import Signer, new_token
 from server.web.frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
 from server.web.handshake import Handshake
+from server.web.outbox import Places
 from server.web.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
 from tests.conftest import StartStack
 from tests.running import Client, Web, running_web, until
@@ -206,6 +207,76 @@ async def test_the_first_frame_is_the_snapshot_even_when_the_database_is_slow_an
         group.create_task(open_late())
         async with web.follow(session.id, token) as client:
             assert (await client.next())["type"] == "snapshot"
+
+
+async def slow_look(web: Web, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Nobody is shown anything before the event is set."""
+    look, gate = web.services.sessions.look, asyncio.Event()
+
+    async def wait(*args: Any, **options: Any) -> Any:
+        await gate.wait()
+        return await look(*args, **options)
+
+    monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(wait))
+    return gate
+
+
+async def test_who_is_let_in_while_the_server_begins_to_stop_is_told_so(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, token = await web.submit()
+    gate = await slow_look(web, monkeypatch)
+
+    async def stop_then_answer() -> None:
+        await until(lambda: web.hub.followers == 1)
+        web.hub.drain()
+        gate.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stop_then_answer())
+        async with web.follow(session.id, token) as client:
+            assert await client.rest(5) == 4000
+            assert client.frames[-1]["retry_after_ms"] >= 1500
+    await until(lambda: web.hub.followers == 0)
+
+
+async def test_who_goes_away_while_it_is_looked_up_leaves_nothing(
+    web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not Handshake:
+        pytest.skip("there it is answered first")
+    session, token = await web.submit()
+    gate = await slow_look(web, monkeypatch)
+    taken: Counter[str] = Counter()
+    take, give_back = Places.take, Places.give_back
+    monkeypatch.setattr(Places, "take", lambda places, address: (taken.update([address]), take(places, address)))
+    monkeypatch.setattr(
+        Places, "give_back", lambda places, address: (taken.subtract([address]), give_back(places, address))
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(upgrade(session.id, token))
+    await until(lambda: web.hub.followers == 1)
+    assert taken.total() == 1
+    writer.transport.abort()
+    gate.set()
+    await until(lambda: web.hub.followers == 0)
+    assert taken.total() == 0
+
+
+async def test_a_failure_after_the_handshake_is_4001(
+    web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not Handshake:
+        pytest.skip("there it is the server's own 1011")
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no snapshot")
+
+    session, token = await web.submit()
+    monkeypatch.setattr("server.web.sockets.Sockets._show", broken)
+    async with web.follow(session.id, token) as client:
+        assert await client.rest(5) == 4001
+    await until(lambda: web.hub.followers == 0)
 
 
 # -- credentials ---------------------------------------------------------------------------------------------------------
@@ -731,16 +802,19 @@ class Raw:
                     return int.from_bytes(payload[:2], "big")
 
 
+def upgrade(session_id: str, token: str, headers: str = "") -> bytes:
+    return (
+        f"GET /api/tryon/sessions/{session_id}/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Client-Token: {token}\r\n"
+        f"{headers}\r\n"
+    ).encode()
+
+
 @contextlib.asynccontextmanager
 async def raw(web: Web, session_id: str, token: str, early: bytes = b"", headers: str = "") -> AsyncIterator[Raw]:
     """Connected; ``early`` is sent in one piece with the head, before anything was answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    head = (
-        f"GET /api/tryon/sessions/{session_id}/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Client-Token: {token}\r\n"
-        f"{headers}\r\n"
-    )
-    writer.write(head.encode() + early)
+    writer.write(upgrade(session_id, token, headers) + early)
     try:
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")

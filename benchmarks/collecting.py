@@ -1,0 +1,67 @@
+"""How long Python's garbage collector holds up a web process with so many clients: a hub with that many followers, no network."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+import time
+from pathlib import Path
+
+from server.config import Config
+from server.domain.session import new_session_id
+from server.services import open_services
+from server.web.hub import Hub
+from server.web.wire import WireSocket
+
+from .report import heading, table
+
+ROUNDS = 5
+
+
+class _Pipe(asyncio.Transport):
+    """A connection of its own for each follower, as the collector sees it."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+class _Nobody:
+    def heard(self, wire: WireSocket, text: str) -> None:
+        pass
+
+    def left(self, wire: WireSocket) -> None:
+        pass
+
+
+async def main(*, clients: int) -> None:
+    heading(f"collect: {clients} followers in one process", {})
+    with tempfile.TemporaryDirectory(prefix="tryon-benchmark-") as folder:
+        config = Config(data_dir=Path(folder), redis_url="redis://127.0.0.1:1/0")
+        async with open_services(config) as services:
+            hub = Hub(
+                config=config,
+                store=services.store,
+                bus=services.bus,
+                sessions=services.sessions,
+                signer=services.signer,
+                redis_url=config.redis,
+            )
+            gc.collect()
+            gc.freeze()  # as `tryon serve` does when it has loaded everything
+            keeper, wires = _Nobody(), []
+            for number in range(clients):
+                wire = WireSocket(new_session_id(), keeper, f"127.0.0.{number % 250}")
+                wire.connection_made(_Pipe())
+                hub.join(wire, transport="ws")
+                wire.take_up(1)
+                wires.append(wire)
+            pauses = []
+            for _ in range(ROUNDS):
+                began = time.perf_counter()
+                gc.collect()
+                pauses.append((time.perf_counter() - began) * 1000)
+            objects = len(gc.get_objects())
+            for wire in wires:
+                hub.leave(wire, transport="ws")
+    table(("followers", "objects", "shortest ms", "longest ms"), [[str(clients), objects, min(pauses), max(pauses)]])
