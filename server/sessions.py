@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +61,9 @@ log = logging.getLogger("tryon.sessions")
 
 UNQUEUED_SECONDS: Final = 5.0
 """A session that waits longer than this without a job in the queue is queued again."""
+
+QUEUEING_SECONDS: Final = 1.0
+"""From a session's commit to its job at the most, unless Redis is away."""
 
 ENQUEUE_SECONDS: Final = 1.0
 """How often a process tries to queue what it could not, while there is something."""
@@ -219,10 +223,12 @@ class Sessions:
         """Files of failed uploads, by a session id that may or may not have a row."""
         self._unqueued: set[str] = set()
         """Sessions that this process could not queue because Redis was away."""
-        self._granted: tuple[datetime, datetime] | None = None
-        """Between which times the leases end that were granted last."""
+        self._granted: deque[tuple[datetime, datetime]] = deque(maxlen=16)
+        """Between which times the leases end that were granted, each time of late."""
         self._queue_lost = True
-        """Whether Redis may have forgotten what was queued: then nobody waits for a job that is not there."""
+        """Whether Redis may have forgotten what was queued since it was last looked at."""
+        self._hurry_until = float("-inf")
+        """Until then nobody waits long for a job that is not there."""
         self._stuck: dict[str, _Stuck] = {}
         """Expired sessions that could not be erased."""
         self._pass_at: datetime | None = None
@@ -883,7 +889,9 @@ class Sessions:
                 deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
             )
         granted, ends = await self._store.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
-        self._disturbed, self._granted = None, ends or self._granted
+        self._disturbed = None
+        if ends is not None:
+            self._granted.append(ends)
         telemetry.reconciled.labels("lease_granted").inc(granted)
         if granted:
             log.warning("Granted %d sessions one more period of their leases: %s", granted, DISTURBANCES[why])
@@ -908,21 +916,24 @@ class Sessions:
         """Those without a job: the enqueue failed, Redis forgot it, or a worker took it and died before its claim.
 
         One question for all, and not in every pass: a long queue is read as a whole. But when Redis is back from where it
-        may have lost jobs, those who wait are looked at however young they are: the last ones before it went would
-        else wait for seconds while the workers have nothing to do.
+        may have lost jobs, those who wait are looked at when they are a second old (younger ones are just being queued): the
+        last ones before it went would else wait for seconds while the workers have nothing to do.
         """
         now = asyncio.get_running_loop().time()
         try:
-            self._queue_lost |= not await self._queue.remembers()
-            if now < self._queue_again_at and not self._queue_lost:
+            if (
+                not await self._queue.remembers() or self._queue_lost
+            ):  # who is too young for one pass is not for the next
+                self._queue_lost, self._hurry_until = False, now + QUEUEING_SECONDS + RECONCILE_SECONDS
+            hurry = now < self._hurry_until
+            if now < self._queue_again_at and not hurry:
                 return
             self._queue_again_at = now + UNQUEUED_SECONDS - RECONCILE_SECONDS
-            waiting = await self._store.long_waiting(seconds=0.0 if self._queue_lost else UNQUEUED_SECONDS)
+            waiting = await self._store.long_waiting(seconds=QUEUEING_SECONDS if hurry else UNQUEUED_SECONDS)
             queued = set(await self._queue.order(1_000_000)) if waiting else set()
         except QueueAway:
             self._queue_lost = True
             return
-        self._queue_lost = False
         for session_id, seq, enqueues in waiting:
             if session_id in queued:
                 continue

@@ -34,6 +34,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reconciler's own time unit, a tenth of the product's."""
     monkeypatch.setattr(sessions_module, "RECONCILE_SECONDS", 0.2)
     monkeypatch.setattr(sessions_module, "UNQUEUED_SECONDS", 0.5)
+    monkeypatch.setattr(sessions_module, "QUEUEING_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -281,7 +282,9 @@ async def test_a_lapsed_lease_is_queued_again_and_lost_after_the_last_attempt(st
             first = await web.begin(session)
             again = await until_status(web.services, session, Status.CREATED)
             assert (again.attempt, again.burnt) == (1, 1)
-            assert await web.services.queue.contains(session.id, 1, again.enqueues)
+            async with asyncio.timeout(5):  # after the commit
+                while not await web.services.queue.contains(session.id, 1, again.enqueues):
+                    await asyncio.sleep(0.01)
             assert await web.services.sessions.renew(first) == "lost"
             await web.begin(session)
             ended = await until_status(web.services, session, Status.FAILED)

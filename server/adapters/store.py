@@ -508,17 +508,17 @@ class Store:
         return None if row is None else bool(row[0])
 
     async def renew_all(
-        self, *, lease_seconds: float, but: tuple[datetime, datetime] | None = None
+        self, *, lease_seconds: float, but: Collection[tuple[datetime, datetime]] = ()
     ) -> tuple[int, tuple[datetime, datetime] | None]:
-        """Extend every lease, after a time in which no worker could; ``but`` those that end between these two times. How many
-        were, and between which times they end now."""
+        """Extend every lease, after a time in which no worker could; ``but`` those that end between two of these times. How
+        many were, and between which times they end now."""
         lease = tables.sessions.c.lease_expires_at
         async with self._write() as connection:
             result = await connection.execute(
                 update(tables.sessions)
                 .where(
                     tables.sessions.c.status == Status.PROCESSING.value,
-                    true() if but is None else not_(lease.between(*but)),
+                    *(not_(lease.between(*times)) for times in but),
                 )
                 .values(lease_expires_at=database_time(lease_seconds))
                 .returning(lease)

@@ -199,7 +199,7 @@ async def test_the_database_is_not_asked_while_a_poll_waits(poller: Poller) -> N
     with statements_about(poller.web.services, poller.session) as asked:
         task = await poller.wait(since=1)
         while_joining = len(asked)
-        assert while_joining == 1
+        assert while_joining == 1, asked
         swept = poller.web.hub._cursor
         poller.web.hub._sweep_now()  # also a sweep that finds nothing asks for no single session
         await until(lambda: poller.web.hub._cursor is not swept)
@@ -220,7 +220,10 @@ def statements_about(services: Services, session: Session) -> Iterator[list[str]
     ids = (session.id, session.id.replace("-", ""))
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
-        if any(name in str(parameters) for name in ids):
+        broom = (
+            statement.partition("FROM")[0].strip() == "SELECT tryon_sessions.id"
+        )  # which looks for traces of erased ones
+        if not broom and any(name in str(parameters) for name in ids):
             seen.append(statement)
 
     engine = services.store._engine.sync_engine
