@@ -20,13 +20,13 @@ from .stack import free_port, pss_bytes, running_stack, spawn, stop
 
 READY_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
-SETTINGS = {"mock_seconds": 0.5, "mock_failure_rate": 0}
+SETTINGS = {"mock_seconds": 0.5, "mock_failure_rate": 0, "log_level": "error"}
 
 
 async def main(*, starts: int) -> None:
     heading(f"start: {starts} times `tryon serve`, {starts} times `tryon up`", SETTINGS)
     serve, up, memory, stops = [], [], [], []
-    async with running_stack() as stack:
+    async with running_stack(log_level="error") as stack:
         for _ in range(starts):
             await stop(stack.web)
             began = time.perf_counter()
