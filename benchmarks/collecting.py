@@ -35,9 +35,10 @@ class _Nobody:
 
 
 async def main(*, clients: int) -> None:
-    heading(f"collect: {clients} followers in one process", {})
+    settings = {"redis_url": "redis://127.0.0.1:1/0"}  # where nobody listens
+    heading(f"collect: {clients} followers in one process", settings)
     with tempfile.TemporaryDirectory(prefix="tryon-benchmark-") as folder:
-        config = Config(data_dir=Path(folder), redis_url="redis://127.0.0.1:1/0")
+        config = Config(data_dir=Path(folder), redis_url=settings["redis_url"])
         async with open_services(config) as services:
             hub = Hub(
                 config=config,

@@ -356,8 +356,7 @@ async def test_an_upload_is_accepted_without_redis_and_queued_when_it_is_back(
             assert row is not None and row.status is Status.CREATED
             if await web.services.queue.depth() and await web.services.queue.contains(session_id, 0, row.enqueues):
                 break
-            await asyncio.sleep(0.02)
-    assert row.enqueues >= 2
+            await asyncio.sleep(0.02)  # by the process that could not queue it, or by the reconciler: whoever is first
 
 
 async def test_uploads_are_counted_locally_without_redis(start_web: StartWeb, start_valkey: StartValkey) -> None:
