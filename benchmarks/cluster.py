@@ -125,21 +125,16 @@ class Cluster:
         self.environ: dict[str, str] = {}
         """TRYON_* of the product's processes."""
         self.port = 0
-        """Shared by the web processes, unless ``separate_ports``."""
-        self.ports: list[int] = []
+        """All web processes share it (SO_REUSEPORT)."""
         for made in (self.data, self.logs):
             made.mkdir(exist_ok=True)
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.urls} {self.webs} {self.workers}>"
-
-    @property
-    def urls(self) -> list[str]:
-        return [f"http://127.0.0.1:{port}" for port in self.ports]
+        return f"<Cluster {self.url} {self.webs} {self.workers}>"
 
     @property
     def url(self) -> str:
-        return self.urls[0]
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def web(self) -> Program:
@@ -156,16 +151,16 @@ class Cluster:
             settings["database_url"] = self.postgres.url("tryon")
         self.environ = {f"TRYON_{name.upper()}": str(value) for name, value in settings.items()}
 
-    def make_web(self, port: int, **settings: Any) -> Program:
-        """A web process, not yet started; ``settings`` on top of the cluster's."""
-        environ = self.environ | _variables(settings) | {"TRYON_PORT": str(port)}
+    def make_web(self, environ: Mapping[str, str] | None = None, **settings: Any) -> Program:
+        """A web process, not yet started; ``settings`` on top of the cluster's, ``environ`` besides."""
+        environ = self.environ | _variables(settings) | {"TRYON_PORT": str(self.port)} | dict(environ or {})
         name = f"web{len(self.webs) + 1}"
         command = (sys.executable, "-m", "server", "serve", "--reuse-port")
-        self.webs.append(Program(name, command, environ, self.logs / f"{name}.log", port))
+        self.webs.append(Program(name, command, environ, self.logs / f"{name}.log", self.port))
         return self.webs[-1]
 
-    def make_worker(self, **settings: Any) -> Program:
-        environ = self.environ | _variables(settings)
+    def make_worker(self, environ: Mapping[str, str] | None = None, **settings: Any) -> Program:
+        environ = self.environ | _variables(settings) | dict(environ or {})
         name = f"worker{len(self.workers) + 1}"
         command = (sys.executable, "-m", "arq", "worker.Settings")
         self.workers.append(Program(name, command, environ, self.logs / f"{name}.log"))
@@ -331,7 +326,6 @@ async def running_cluster(
     *,
     webs: int = 1,
     workers: int = 1,
-    separate_ports: bool = False,
     postgres: bool | Mapping[str, str] = False,
     proxy: bool = False,
     disk_bytes: int | None = None,
@@ -340,8 +334,7 @@ async def running_cluster(
 ) -> AsyncIterator[Cluster]:
     """Everything up and ready: web processes listen, workers are seen. Settings in small letters, without ``TRYON_``.
 
-    ``separate_ports``: one port a web process, as behind a load balancer that its clients see through; else they share one
-    (SO_REUSEPORT), and a frozen one keeps what the kernel gave it. ``postgres``: instead of SQLite; a mapping sets its
+    Web processes share one port; a frozen one keeps what the kernel gave it. ``postgres``: instead of SQLite; a mapping sets its
     options. ``proxy``: between the product and Valkey. ``disk_bytes``: photos and results on a file system of that size.
     """
     with contextlib.ExitStack() as stack:
@@ -363,14 +356,12 @@ async def running_cluster(
                 await _create_database(cluster.postgres)
             cluster._name_settings()
             await cluster.migrate()
-            reserved = [reserved_port() for _ in range(webs if separate_ports else 1)]
-            for each in reserved:
-                stack.callback(each.close)
-            cluster.ports = [each.getsockname()[1] for each in reserved]
-            cluster.port = cluster.ports[0]
+            reserved = reserved_port()
+            stack.callback(reserved.close)
+            cluster.port = reserved.getsockname()[1]
             try:
-                for number in range(webs):
-                    cluster.make_web(cluster.ports[number % len(cluster.ports)])
+                for _ in range(webs):
+                    cluster.make_web()
                 for _ in range(workers):
                     await cluster.make_worker().start()
                 for web in cluster.webs:

@@ -15,6 +15,7 @@ from .adapters.queue import CALL_SECONDS, ArqQueue, connection_pool
 from .adapters.store import Store, create_engine
 from .config import Config
 from .domain.tokens import Signer
+from .reconciler import Reconciler
 from .sessions import Sessions
 
 
@@ -31,6 +32,7 @@ class Services:
     limiter: RedisLimiter
     signer: Signer
     sessions: Sessions
+    reconciler: Reconciler
 
 
 @contextlib.asynccontextmanager
@@ -58,4 +60,5 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix),
             signer=signer,
             sessions=sessions,
+            reconciler=Reconciler(config=config, store=store, files=files, bus=bus, queue=queue, sessions=sessions),
         )

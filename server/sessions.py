@@ -10,18 +10,14 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
-import socket
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from . import telemetry
 from .adapters.bus import RedisBus
-from .adapters.files import DRAFT_SUFFIX, LocalFiles, MissingFile
+from .adapters.files import LocalFiles, MissingFile
 from .adapters.queue import ArqQueue, QueueAway
 from .adapters.reader import Reader, Reading
 from .adapters.store import Change, Moved, NewSession, Store, Taken
@@ -37,7 +33,6 @@ from .domain.events import (
     history_event,
     progress_message,
 )
-from .domain.grace import Disturbance, Use, disturbance
 from .domain.session import (
     Access,
     ErasedFile,
@@ -59,57 +54,14 @@ from .domain.tokens import Signer, token_hash
 
 log = logging.getLogger("tryon.sessions")
 
-UNQUEUED_SECONDS: Final = 5.0
-"""A session that waits longer than this without a job in the queue is queued again."""
-
-QUEUEING_SECONDS: Final = 1.0
-"""From a session's commit to its job at the most, unless Redis is away."""
-
-ENQUEUE_SECONDS: Final = 1.0
-"""How often a process tries to queue what it could not, while there is something."""
-
-RECONCILE_SECONDS: Final = 2.0
-"""The reconciler wakes at the latest after this; one process at a time, by a database lease."""
-
-PASS_SECONDS: Final = 1.0
-"""After this a pass leaves the rest of what can wait (erasing, queueing again) to the next one, which follows at once and looks
-for those that cannot first."""
-
 PROGRESS_SECONDS: Final = 0.2
 """Progress is coalesced to at most one word per session in this time (5 per second)."""
 
 WAITING_SECONDS: Final = 1.0
 """How old a place in the queue may be when it is told."""
 
-CLOCK_SECONDS: Final = 0.1
-"""How far this process's idea of the database's clock may be off."""
-
-STUCK_SECONDS: Final = 30.0
-"""A session whose files cannot be deleted is tried again at the latest after this."""
-
-FORGET_SECONDS: Final = 10.0
-"""How often the hashes of erased sessions are looked through for those that have done their work."""
-
-CHORE_SECONDS: Final = 20.0
-"""Who does a chore says so at least this often; another process takes over when it has not for three times as long."""
-
-DISTURBANCES: Final[dict[Disturbance, str]] = {
-    "outage": "the database could not be used",
-    "late": "the database or this process stood still",
-    "clock": "the database's clock was set",
-}
-
-SCRUB_SECONDS: Final = 0.5
-"""So soon after an erasure SQLite's log is emptied; many erasures at once are one."""
-
-TRACES_SECONDS: Final = 5.0
-"""How often Redis is asked again to forget what was erased while it was away, and whether its file must be rewritten."""
-
 MAX_UNFORGOTTEN: Final = 10_000
 """So many erased sessions are remembered for a Redis that is away. The hourly cleanup finds what more there was."""
-
-ORPHAN_SECONDS: Final = 3600.0
-"""A file without a row is an upload in flight until it is this old, then an orphan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +150,6 @@ class Cancelled:
     pending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Stuck:
-    """When to try again, on the loop's clock, and how long that was put off."""
-
-    at: float
-    seconds: float
-
-
 class Sessions:
     """Built once per process by :func:`server.services.open_services`."""
 
@@ -223,29 +167,10 @@ class Sessions:
         """Files of failed uploads, by a session id that may or may not have a row."""
         self._unqueued: set[str] = set()
         """Sessions that this process could not queue because Redis was away."""
-        self._granted: deque[tuple[datetime, datetime]] = deque(maxlen=16)
-        """Between which times the leases end that were granted, each time of late."""
-        self._queue_lost = True
-        """Whether Redis may have forgotten what was queued since it was last looked at."""
-        self._hurry_until = float("-inf")
-        """Until then nobody waits long for a job that is not there."""
-        self._stuck: dict[str, _Stuck] = {}
-        """Expired sessions that could not be erased."""
-        self._pass_at: datetime | None = None
-        self._pass_ends_at = float("inf")
-        self._left_over = False
-        """Whether the last pass did not come to the end of its work."""
-        self._last_use: Use | None = None
-        self._database_failed = False
-        self._disturbed: tuple[Disturbance, float] | None = None
-        """What may have kept workers from renewing their leases, and when this process noticed; until it has granted them
-        another period, or they have had one."""
-        self._forgot_at = float("-inf")
-        self._queue_again_at = float("-inf")
         self._unforgotten: dict[str, Session] = {}
         """Erased sessions that Redis could not be told of."""
-        self._erased = asyncio.Event()
-        self._leases: set[str] = set()
+        self.erased = asyncio.Event()
+        """Something was, and SQLite's log still tells of it."""
         self._waiting: dict[str, Waiting] = {}
         self._joined: dict[str, Waiting] = {}
         """Sessions that this process has queued since it began to read the queue: the reading may not know them."""
@@ -253,7 +178,6 @@ class Sessions:
         self._run_seconds: float | None = None
         self._slots = 0
         self._waiting_lock = asyncio.Lock()
-        self.process_name = f"{socket.gethostname()}:{os.getpid()}"
 
     # -- for clients ---------------------------------------------------------------------------------------------
 
@@ -310,7 +234,7 @@ class Sessions:
             log.info("Saved input file: %s", key)
         log.info("Created session %s for user %s", session.id, session.owner[:8])
         telemetry.transitions.labels(Event.CREATED).inc()
-        if position := await self._enqueue(session):  # the queue as it was last read does not know it yet
+        if position := await self.enqueue(session):  # the queue as it was last read does not know it yet
             self._waiting[session.id] = self._joined[session.id] = self._place(position)
         return session
 
@@ -336,11 +260,11 @@ class Sessions:
         except errors.Unavailable:
             self._undecided[session_id] = keys
 
-    async def _discard_undecided(self) -> None:
+    async def discard_undecided(self) -> None:
         for session_id, keys in list(self._undecided.items()):
             await self._discard(session_id, keys)
 
-    async def _enqueue(self, session: Session) -> int:
+    async def enqueue(self, session: Session) -> int:
         """How many wait now; 0: Redis is away."""
         try:
             position = await self._queue.enqueue(
@@ -355,13 +279,13 @@ class Sessions:
         self._unqueued.discard(session.id)
         return position
 
-    async def _enqueue_unqueued(self) -> None:
+    async def enqueue_unqueued(self) -> None:
         """Those that this process could not queue: again under the same n, as nobody else knows that they failed."""
         for session_id in list(self._unqueued):
             session = await self._store.get(session_id)
             if session is None or session.status is not Status.CREATED:
                 self._unqueued.discard(session_id)
-            elif not await self._enqueue(session):
+            elif not await self.enqueue(session):
                 return
 
     def access(self, *, until: int | None = None) -> Access:
@@ -570,10 +494,10 @@ class Sessions:
             with contextlib.suppress(QueueAway):
                 await self._queue.ring_cancel(session.id)
         files = [file for session in family for file in await self._erased_files(session)]
-        unnamed = [session.id for session in family if _may_have_unnamed_outputs(session)]
+        unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
         outputs = await self._files.outputs_of(unnamed) if unnamed else []
         for session in family:
-            own = [key for key in outputs if _session_of(key) == session.id]
+            own = [key for key in outputs if session_of(key) == session.id]
             await self.erase(session, GoneReason.DELETED, outputs=own)
         at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
@@ -723,7 +647,7 @@ class Sessions:
             return False
         await self._tell(moved)
         if moved.event.event is Event.REQUEUED:
-            await self._enqueue(moved.session)
+            await self.enqueue(moved.session)
         else:
             log.info(
                 "Session %s %s",
@@ -763,140 +687,10 @@ class Sessions:
         )
         await self._bus.publish(event.session_id, event_message(event, self.access().file))
 
-    # -- for the clock -------------------------------------------------------------------------------------------
+    # -- for the reconciler --------------------------------------------------------------------------------------------
 
-    async def maintain(self) -> None:
-        """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable.
-
-        One session that cannot be helped keeps no other from it; and the living come before the dead. After a time in
-        which workers may have been unable to renew their leases, each is granted one more period first.
-        """
-        with self._using_database():
-            await self._store.synchronize_clock()
-            self._note_use()
-            await self._reconcile()
-
-    async def _reconcile(self) -> None:
-        if self._disturbed is not None:
-            await self._grant_leases()
-        self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
-        self._pass_ends_at = time.monotonic() + PASS_SECONDS
-        self._left_over = False
-        expired: list[Session] = []
-        async for session in self._due():
-            now = datetime.fromtimestamp(self._store.now(), UTC)
-            if session.expires_at <= now:
-                expired.append(session)
-            elif session.deadline_at <= now:
-                await self._alone(session, self._time_out(session))
-            else:
-                await self._alone(session, self._lost(session))
-        await self._queue_again()
-        if expired:
-            await self._erase_expired(expired)
-        if asyncio.get_running_loop().time() - self._forgot_at >= FORGET_SECONDS:
-            self._forgot_at = asyncio.get_running_loop().time()
-            await self._store.forget_gone()
-
-    async def _alone(self, session: Session, help: Coroutine[Any, Any, None]) -> bool:
-        """Whether it went well. Raises Unavailable if that is the database's fault: then it would be so for all."""
-        try:
-            await help
-        except Exception as error:
-            known = isinstance(error, errors.TryOnError)
-            log.warning("Session %s must wait: %s", session.id, error, exc_info=None if known else error)
-            await self._store.check()
-            return False
-        self._note_use()
-        return True
-
-    async def _lost(self, session: Session) -> None:
-        if await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True):
-            telemetry.reconciled.labels("lease_lost").inc()
-
-    async def _erase_expired(self, expired: list[Session]) -> None:
-        """Those whose files could not be deleted are tried again later and later, at most :data:`STUCK_SECONDS` apart."""
-        now = asyncio.get_running_loop().time
-        stuck = {each.id: self._stuck[each.id] for each in expired if each.id in self._stuck}
-        self._stuck = stuck
-        due = [each for each in expired if each.id not in stuck or stuck[each.id].at <= now()]
-        if not due:
-            return
-        log.info("Found %d expired sessions to clean up", len(due))
-        unnamed = [each.id for each in due if _may_have_unnamed_outputs(each)]
-        outputs: dict[str, list[str]] = {}
-        with contextlib.suppress(errors.Unavailable):  # then each asks again for itself, and waits
-            found = await self._files.outputs_of(unnamed) if unnamed else []
-            outputs = {id: [] for id in unnamed}
-            for key in found:
-                outputs[_session_of(key)].append(key)
-        for session in due:
-            if self._out_of_time():
-                return
-            if await self._alone(session, self.erase(session, GoneReason.EXPIRED, outputs=outputs.get(session.id))):
-                stuck.pop(session.id, None)
-            else:
-                seconds = min(stuck[session.id].seconds * 2, STUCK_SECONDS) if session.id in stuck else 1.0
-                stuck[session.id] = _Stuck(now() + seconds, seconds)
-
-    async def _due(self) -> AsyncIterator[Session]:
-        """Page by page: many that wait in good order must not hide one that needs help. What was read in or after a
-        disturbance proves nothing: that ends the pass."""
-        page = await self._store.due()
-        while page:
-            self._note_use()
-            if self._disturbed is not None:
-                await self._grant_leases()
-                return
-            for session in page:
-                yield session
-            page = await self._store.due(after=page[-1])
-
-    # -- what may have kept workers from renewing their leases -----------------------------------------------------
-
-    @contextlib.contextmanager
-    def _using_database(self) -> Iterator[None]:
-        try:
-            yield
-        except errors.Unavailable:
-            self._database_failed = True
-            raise
-
-    def _note_use(self) -> None:
-        """The database was used with success just now; was it all the time since the last use?"""
-        now = Use(time.monotonic(), self._store.now())
-        lease_seconds = self._config.lease_seconds
-        found = disturbance(
-            self._last_use,
-            now,
-            failed=self._database_failed,
-            calm_seconds=max(lease_seconds / 3, 2 * RECONCILE_SECONDS),  # a heartbeat may come so late
-        )
-        self._last_use, self._database_failed = now, False
-        if found is not None:
-            self._disturbed = (found, now.at)
-        elif self._disturbed is not None and now.at - self._disturbed[1] > lease_seconds:
-            self._disturbed = None  # whoever lives has renewed its lease since
-
-    async def _grant_leases(self) -> None:
-        """An outage of the database, or of all machines, must not look like the death of all workers. But who was granted a
-        period and has not renewed its lease since is granted no other: one disturbance after the next would keep the
-        sessions of a dead worker for ever, and one that lives tries again every second."""
-        assert self._disturbed is not None
-        why, _ = self._disturbed
-        if why == "clock":
-            await self._store.bound_ends(
-                deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
-            )
-        granted, ends = await self._store.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
-        self._disturbed = None
-        if ends is not None:
-            self._granted.append(ends)
-        telemetry.reconciled.labels("lease_granted").inc(granted)
-        if granted:
-            log.warning("Granted %d sessions one more period of their leases: %s", granted, DISTURBANCES[why])
-
-    async def _time_out(self, session: Session) -> None:
+    async def time_out(self, session: Session) -> bool:
+        """Whatever it was -> failed, past its deadline. False: it moved meanwhile."""
         moved = await self._store.transition(
             Change(
                 session_id=session.id,
@@ -907,51 +701,15 @@ class Sessions:
                 **_failure("timeout", None, None),
             )
         )
-        if moved is not None:
-            await self._tell(moved)
-            telemetry.reconciled.labels("timeout").inc()
-            log.info("Session %s failed: timeout", session.id)
+        if moved is None:
+            return False
+        await self._tell(moved)
+        log.info("Session %s failed: timeout", session.id)
+        return True
 
-    async def _queue_again(self) -> None:
-        """Those without a job: the enqueue failed, Redis forgot it, or a worker took it and died before its claim.
-
-        One question for all, and not in every pass: a long queue is read as a whole. But when Redis is back from where it
-        may have lost jobs, those who wait are looked at when they are a second old (younger ones are just being queued): the
-        last ones before it went would else wait for seconds while the workers have nothing to do.
-        """
-        now = asyncio.get_running_loop().time()
-        try:
-            if (
-                not await self._queue.remembers() or self._queue_lost
-            ):  # who is too young for one pass is not for the next
-                self._queue_lost, self._hurry_until = False, now + QUEUEING_SECONDS + RECONCILE_SECONDS
-            hurry = now < self._hurry_until
-            if now < self._queue_again_at and not hurry:
-                return
-            self._queue_again_at = now + UNQUEUED_SECONDS - RECONCILE_SECONDS
-            waiting = await self._store.long_waiting(seconds=QUEUEING_SECONDS if hurry else UNQUEUED_SECONDS)
-            queued = set(await self._queue.order(1_000_000)) if waiting else set()
-        except QueueAway:
-            self._queue_lost = True
-            return
-        for session_id, seq, enqueues in waiting:
-            if session_id in queued:
-                continue
-            if await self._store.count_enqueue(session_id, seq=seq, enqueues=enqueues):
-                again = await self._store.get(session_id)
-                if again is not None and again.status is Status.CREATED:
-                    if not await self._enqueue(again):
-                        self._queue_lost = True
-                        return
-                    telemetry.reconciled.labels("queued_again").inc()
-            self._note_use()
-            if self._out_of_time():
-                self._queue_again_at = float("-inf")
-                return
-
-    def _out_of_time(self) -> bool:
-        self._left_over |= time.monotonic() >= self._pass_ends_at
-        return self._left_over
+    async def take_back(self, session: Session) -> bool:
+        """Whose worker let its lease lapse: processing -> created, or its end. False: the worker was back in time."""
+        return await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True)
 
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session: files first (a row without files is tried again, a file without a row is
@@ -960,13 +718,13 @@ class Sessions:
         ``outputs``: all its result files, if the caller looked for many sessions' at once; that takes a listing of them all.
         """
         keys = session.file_keys
-        if outputs is None and _may_have_unnamed_outputs(session):
+        if outputs is None and may_have_unnamed_outputs(session):
             outputs = await self._files.outputs_of([session.id])
         keys += [key for key in outputs or () if key not in keys]
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
         erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
-        self._erased.set()
+        self.erased.set()
         for row in erased:
             # An output that was completed between the two steps is named only by the row that was just removed.
             await self._files.delete(row.file_keys)
@@ -985,135 +743,16 @@ class Sessions:
             return False
         return await self._bus.forget([erased.id])
 
-    async def _forget_traces(self) -> None:
-        """What Redis could not forget while it was away; and its append-only file, which tells of everything."""
+    async def forget_erased(self) -> bool:
+        """What Redis could not forget while it was away. False: it is."""
         for session in list(self._unforgotten.values()):
             if not await self._forget(session):
-                return
+                return False
             del self._unforgotten[session.id]
-        await self._bus.rewrite_log()
-
-    async def _scrub_for_ever(self) -> None:
-        while True:
-            await self._erased.wait()
-            await asyncio.sleep(SCRUB_SECONDS)
-            self._erased.clear()
-            try:
-                if not await self._store.scrub():
-                    self._erased.set()
-            except errors.Unavailable:
-                self._erased.set()
-            except Exception:
-                log.exception("SQLite's log could not be emptied")
-
-    async def cleanup(self) -> None:
-        """The hourly broom: files without a session, unfinished files of killed writers; events and Redis keys of sessions
-        that are no more. What it finds, a process that was killed at the wrong moment has left."""
-        old = [
-            key
-            for key, age_seconds in await self._files.keys()
-            if age_seconds > ORPHAN_SECONDS or (key.startswith("outputs/") and not key.endswith(DRAFT_SUFFIX))
-        ]  # a result comes after its row, so without one it has no future, however young it is
-        living = await self._store.ids_among({_session_of(key) for key in old})
-        for key in await self._files.delete(
-            key for key in old if key.endswith(DRAFT_SUFFIX) or _session_of(key) not in living
-        ):
-            log.info("Deleted orphaned file: %s", key)
-        if strays := await self._store.forget_strays():
-            log.info("Deleted %d events without a session", strays)
-        await self._sweep_redis()
-        self._erased.set()
-
-    async def _sweep_redis(self) -> None:
-        with contextlib.suppress(QueueAway):
-            known = await self._bus.remembered() | {
-                id for id in await self._queue.order(1_000_000) if valid_session_id(id)
-            }
-            if strays := known - await self._store.ids_among(known):
-                await self._queue.forget_waiting(strays)
-                await self._bus.forget(strays)
-                log.info("Deleted what Redis kept of %d sessions that are no more", len(strays))
-
-    @contextlib.asynccontextmanager
-    async def maintenance(self) -> AsyncIterator[None]:
-        """While open, this process takes part in reconciling and cleaning; a database lease lets one do it at a time."""
-        async with asyncio.TaskGroup() as group:
-            chores = [
-                group.create_task(self._chore("reconcile", self.maintain, RECONCILE_SECONDS, self._until_due)),
-                group.create_task(self._chore("cleanup", self.cleanup, self._config.cleanup_seconds)),
-                group.create_task(self._chore("traces", self._forget_traces, TRACES_SECONDS, shared=False)),
-                group.create_task(self._scrub_for_ever(), name="scrub"),
-                group.create_task(self._chore("discard", self._discard_undecided, RECONCILE_SECONDS, shared=False)),
-                group.create_task(self._chore("enqueue", self._enqueue_unqueued, ENQUEUE_SECONDS, shared=False)),
-            ]
-            try:
-                yield
-            finally:
-                for chore in chores:
-                    chore.cancel()
-                await asyncio.wait(chores)
-                await self._drop_leases()
-                if self._erased.is_set():
-                    with contextlib.suppress(errors.Unavailable):
-                        await self._store.scrub()
-
-    async def _drop_leases(self) -> None:
-        """Whoever is left need not wait until they lapse."""
-        with contextlib.suppress(errors.Unavailable, TimeoutError):
-            async with asyncio.timeout(1.0):
-                while self._leases:
-                    await self._store.drop_lease(self._leases.pop(), owner=self.process_name)
-
-    async def _until_due(self) -> float:
-        """Until the next end that the last pass has not seen: what it could not help does not call for the next one."""
-        if self._left_over:
-            return 0.0
-        due = await self._store.next_due(self._pass_at)
-        return RECONCILE_SECONDS if due is None else max(0.1, due.timestamp() - self._store.now() + 0.005)
-
-    async def _chore(
-        self,
-        name: str,
-        work: Callable[[], Coroutine[Any, Any, None]],
-        every_seconds: float,
-        until_next: Callable[[], Coroutine[Any, Any, float]] | None = None,
-        *,
-        shared: bool = True,
-    ) -> None:
-        """``shared``: by one process at a time, which renews its lease more often than it works if that is seldom."""
-        now = asyncio.get_running_loop().time
-        turn_seconds = min(every_seconds, CHORE_SECONDS)
-        work_at = now()
-        while True:
-            wait = turn_seconds
-            try:
-                if not shared or await self._holds(name, seconds=turn_seconds * 3):
-                    if now() >= work_at:
-                        work_at = now() + every_seconds
-                        await work()
-                        if until_next is not None:
-                            work_at = now() + min(every_seconds, await until_next())
-                    wait = min(turn_seconds, max(0.0, work_at - now()))
-            except errors.Unavailable as error:
-                log.warning("%s: %s", name, error.detail)
-                work_at = now() + turn_seconds
-            except Exception:
-                log.exception("%s failed and will be tried again", name)
-                work_at = now() + turn_seconds
-            await asyncio.sleep(wait)
-
-    async def _holds(self, name: str, *, seconds: float) -> bool:
-        self._leases.add(name)  # before the commit: it must be dropped whatever becomes of the answer
-        with self._using_database():
-            await self._store.synchronize_clock()
-            held = await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
-        self._note_use()
-        if not held:
-            self._leases.discard(name)
-        return held
+        return True
 
 
-def _may_have_unnamed_outputs(session: Session) -> bool:
+def may_have_unnamed_outputs(session: Session) -> bool:
     """An attempt may have died after it had stored its file."""
     return session.attempt > 1 or (session.attempt == 1 and session.status is not Status.COMPLETED)
 
@@ -1122,7 +761,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _session_of(key: str) -> str:
+def session_of(key: str) -> str:
     return key.partition("/")[2][:36]
 
 

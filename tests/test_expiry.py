@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from server import sessions as sessions_module
+from server import reconciler as reconciler_module
 from server.adapters import tables
 from server.adapters.queue import ArqQueue, QueueAway
 from server.config import Config
@@ -32,9 +32,9 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reconciler's own time unit, a tenth of the product's."""
-    monkeypatch.setattr(sessions_module, "RECONCILE_SECONDS", 0.2)
-    monkeypatch.setattr(sessions_module, "UNQUEUED_SECONDS", 0.5)
-    monkeypatch.setattr(sessions_module, "QUEUEING_SECONDS", 0.1)
+    monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(reconciler_module, "UNQUEUED_SECONDS", 0.5)
+    monkeypatch.setattr(reconciler_module, "QUEUEING_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -137,8 +137,8 @@ async def test_sessions_that_live_are_left_alone(start: Start) -> None:
         done, _ = await web.submit()
         await web.complete(await web.begin(done))
         for _ in range(3):
-            await web.services.sessions.maintain()
-            await web.services.sessions.cleanup()
+            await web.services.reconciler.maintain()
+            await web.services.reconciler.cleanup()
         assert (await row(web.services, waiting)).enqueues == 1
         assert (await row(web.services, running)).seq == claim.session.seq
         assert len(files(web.services)) == 4
@@ -147,11 +147,13 @@ async def test_sessions_that_live_are_left_alone(start: Start) -> None:
 async def test_when_the_process_that_reconciles_ends_another_takes_over(config: MakeConfig, database_url: str) -> None:
     async with running_web(config(retention_seconds=2.0)) as first:
         async with asyncio.timeout(5):  # it holds the lease
-            while not await first.store.take_lease("reconcile", owner=first.services.sessions.process_name, seconds=9):
+            while not await first.store.take_lease(
+                "reconcile", owner=first.services.reconciler.process_name, seconds=9
+            ):
                 await asyncio.sleep(0.02)
         session, _ = await first.submit()
     async with running_web(config()) as second:
-        second.services.sessions.process_name = "another process"
+        second.services.reconciler.process_name = "another process"
         await until(lambda: not files(second.services), seconds=7)
         late = second.store.now() - session.expires_at.timestamp()
         assert late < 5
@@ -172,15 +174,15 @@ async def test_one_that_cannot_be_erased_keeps_no_other_from_its_due(
         await services.redis.flushall()
         await until(lambda: time.time() > expired[-1].updated_at.timestamp() + 0.6)
         for _ in range(3):
-            await services.sessions.maintain()
+            await services.reconciler.maintain()
         assert await services.store.ids_among([each.id for each in expired]) == {expired[0].id}
         assert (await row(services, waiting)).enqueues == 2
-        assert await services.sessions._until_due() > 1, "it calls for no next pass"
+        assert await services.reconciler._until_due() > 1, "it calls for no next pass"
         complaints = [each for each in caplog.messages if f"{expired[0].id} must wait" in each]
         assert len(complaints) == 1, "it was tried again at once, twice"
         stuck.rmdir()
-        services.sessions._stuck.clear()  # later
-        await services.sessions.maintain()
+        services.reconciler._stuck.clear()  # later
+        await services.reconciler.maintain()
         assert await services.store.ids_among([expired[0].id]) == set()
 
 
@@ -201,11 +203,11 @@ async def test_many_that_expire_at_once_keep_nobody_from_the_deadline(
         monkeypatch.setattr(services.sessions, "erase", slow)
         for left in (3, 2, 1):
             late = await services.store.insert(new_session(deadline_seconds=-1))
-            await services.sessions.maintain()
+            await services.reconciler.maintain()
             assert (await row(services, late)).error_code == "timeout"
             assert len(await services.store.ids_among([each.id for each in expired])) == left
-            assert await services.sessions._until_due() == 0.0
-        await services.sessions.maintain()
+            assert await services.reconciler._until_due() == 0.0
+        await services.reconciler.maintain()
         assert await services.store.ids_among([each.id for each in expired]) == set()
 
 
@@ -226,7 +228,7 @@ async def test_results_of_many_that_died_are_looked_for_once(
             return listdir(path)
 
         monkeypatch.setattr(os, "listdir", counted)
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         assert files(services) == []
         assert len(listings) == 1
 
@@ -240,16 +242,16 @@ async def test_word_of_the_erased_is_forgotten_by_the_reconciler(
         start = await services.store.cursor()
         await services.sessions.delete(session.id, session.owner)
         assert (await services.store.news(start)).gone
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         assert (await services.store.news(start)).gone == []
 
 
 async def test_a_process_that_ends_leaves_its_chores_to_others_at_once(config: MakeConfig, database_url: str) -> None:
     async with open_services(config(cleanup_seconds=3600.0)) as services:
-        sessions, store = services.sessions, services.store
-        async with sessions.maintenance():
-            await until(lambda: sessions._leases == {"reconcile", "cleanup"})
-            await sessions._store.take_lease("cleanup", owner=sessions.process_name, seconds=60)
+        reconciler, store = services.reconciler, services.store
+        async with reconciler.maintenance():
+            await until(lambda: reconciler._leases == {"reconcile", "cleanup"})
+            await store.take_lease("cleanup", owner=reconciler.process_name, seconds=60)
             assert not await store.take_lease("cleanup", owner="another", seconds=60)
         for chore in ("reconcile", "cleanup"):
             assert await store.take_lease(chore, owner="another", seconds=60)
@@ -345,14 +347,14 @@ async def _fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> Non
 
         patch.setattr(services.store, "due", away)
         with pytest.raises(Unavailable):
-            await services.sessions.maintain()
+            await services.reconciler.maintain()
 
 
 def _passed(services: Services, *, seconds: float, clock_seconds: float) -> None:
     """So much time goes by between two passes, and so much by the database's clock."""
-    last = services.sessions._last_use
+    last = services.reconciler._last_use
     assert last is not None
-    services.sessions._last_use = Use(last.at - seconds, last.clock - clock_seconds)
+    services.reconciler._last_use = Use(last.at - seconds, last.clock - clock_seconds)
 
 
 @pytest.mark.parametrize("what", ["outage", "late", "clock ahead", "clock back"])
@@ -360,7 +362,7 @@ async def test_after_a_disturbance_every_lease_lasts_one_more_period(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async with open_services(config(lease_seconds=0.6)) as services:
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         session = await lapsed(services)
         match what:
             case "outage":
@@ -371,14 +373,14 @@ async def test_after_a_disturbance_every_lease_lasts_one_more_period(
                 _passed(services, seconds=0, clock_seconds=25 * 3600)
             case "clock back":
                 _passed(services, seconds=0, clock_seconds=-25 * 3600)
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         granted = await row(services, session)
         assert (granted.status, granted.seq) == (Status.PROCESSING, 2), "its worker had no chance"
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         assert await row(services, session) == granted, "once, not again and again"
         async with asyncio.timeout(8):
             while (again := await row(services, session)).status is Status.PROCESSING:
-                await services.sessions.maintain()
+                await services.reconciler.maintain()
                 await asyncio.sleep(0.02)
         assert (again.status, again.seq, again.burnt) == (Status.CREATED, 3, 1), "its worker was dead after all"
         assert granted.lease_expires_at is not None
@@ -390,17 +392,17 @@ async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first
 ) -> None:
     """However often the database goes away, the sessions of a dead worker are taken back."""
     async with open_services(config(lease_seconds=0.6)) as services:
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         dead, alive = await lapsed(services), await lapsed(services)
         await _fail_once(services, monkeypatch)
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         assert await services.store.renew(alive.id, attempt=1, lease_seconds=60) is False
         ends = (await row(services, dead)).lease_expires_at
         assert ends is not None
         await until(lambda: time.time() > ends.timestamp() + 0.05)
         await _fail_once(services, monkeypatch)
-        await services.sessions.maintain()
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
+        await services.reconciler.maintain()
         assert (await row(services, dead)).status is Status.CREATED
         assert (await row(services, alive)).status is Status.PROCESSING
 
@@ -408,9 +410,9 @@ async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first
 async def test_a_lease_that_lapses_in_quiet_times_is_granted_nothing(config: MakeConfig, database_url: str) -> None:
     async with open_services(config()) as services:
         for _ in range(3):
-            await services.sessions.maintain()
+            await services.reconciler.maintain()
         session = await lapsed(services)
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         assert (await row(services, session)).status is Status.CREATED
 
 
@@ -418,7 +420,7 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_services(config()) as services:
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         session = await lapsed(services)
         due = services.store.due
 
@@ -429,7 +431,7 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
 
         with monkeypatch.context() as patch:
             patch.setattr(services.store, "due", slow)
-            await services.sessions.maintain()
+            await services.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
 
@@ -437,22 +439,22 @@ async def test_who_takes_over_after_an_outage_grants_what_its_predecessor_could_
     config: MakeConfig, database_url: str
 ) -> None:
     async with open_services(config()) as services:
-        sessions = services.sessions
+        reconciler = services.reconciler
         await services.store.take_lease("reconcile", owner="another", seconds=60)
-        assert not await sessions._holds("reconcile", seconds=60)
+        assert not await reconciler._holds("reconcile", seconds=60)
         session = await lapsed(services)
         _passed(services, seconds=60, clock_seconds=60)
         for _ in range(2):  # the other one still has the lease, but is dead
-            assert not await sessions._holds("reconcile", seconds=60)
+            assert not await reconciler._holds("reconcile", seconds=60)
         await services.store.drop_lease("reconcile", owner="another")
-        assert await sessions._holds("reconcile", seconds=60)
-        await sessions.maintain()
+        assert await reconciler._holds("reconcile", seconds=60)
+        await reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
 
 async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeConfig, database_url: str) -> None:
     async with open_services(config(deadline_seconds=600, retention_seconds=86400)) as services:
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         ahead = 25 * 3600
         waiting = await services.store.insert(
             new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
@@ -460,7 +462,7 @@ async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeCon
         assert await services.store.take_lease("cleanup", owner="dead", seconds=60 + ahead)
         _passed(services, seconds=0, clock_seconds=-ahead)
         now = services.store.now()
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         bounded = await row(services, waiting)
         assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
         assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
@@ -472,13 +474,13 @@ async def test_when_redis_is_back_nobody_waits_until_it_looks_as_if_a_job_was_mi
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     # Only one can have done it: the reconciler for lost jobs, else the process that could not queue it.
-    monkeypatch.setattr(sessions_module, "UNQUEUED_SECONDS", 60.0)
-    monkeypatch.setattr(sessions_module, "ENQUEUE_SECONDS", 60.0 if lost == "jobs" else 0.2)
-    monkeypatch.setattr(sessions_module, "RECONCILE_SECONDS", 0.2 if lost == "jobs" else 60.0)
+    monkeypatch.setattr(reconciler_module, "UNQUEUED_SECONDS", 60.0)
+    monkeypatch.setattr(reconciler_module, "ENQUEUE_SECONDS", 60.0 if lost == "jobs" else 0.2)
+    monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2 if lost == "jobs" else 60.0)
     valkey = start_valkey(persistent=lost != "jobs")
     async with running_web(config(redis_url=valkey.url)) as web:
         queue = web.services.queue
-        await until(lambda: not web.services.sessions._queue_lost)  # the reconciler knows this Redis
+        await until(lambda: not web.services.reconciler._queue_lost)  # the reconciler knows this Redis
         if lost == "jobs":
             session, _ = await web.submit()
             assert await queue.depth() == 1
@@ -506,7 +508,7 @@ async def queued(queue: ArqQueue) -> list[str]:
 async def test_what_could_not_be_queued_and_has_ended_meanwhile_is_forgotten(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions_module, "ENQUEUE_SECONDS", 0.1)
+    monkeypatch.setattr(reconciler_module, "ENQUEUE_SECONDS", 0.1)
     valkey = start_valkey(persistent=True)
     async with running_web(config(redis_url=valkey.url)) as web:
         valkey.stop()
@@ -526,7 +528,7 @@ async def test_two_reconcilers_at_once_do_everything_once(config: MakeConfig, da
         claims = [await one.sessions.begin(session.id, worker="dies") for session in submitted]
         last = max(claim.session.lease_expires_at for claim in claims if claim and claim.session.lease_expires_at)
         await until(lambda: time.time() > last.timestamp() + 0.05)
-        await asyncio.gather(one.sessions.maintain(), other.sessions.maintain())
+        await asyncio.gather(one.reconciler.maintain(), other.reconciler.maintain())
         for session in submitted:
             found = await row(one, session)
             assert (found.status, found.seq, found.burnt) == (Status.CREATED, 3, 1)
@@ -538,7 +540,7 @@ async def test_a_job_of_somebody_else_in_the_queue_keeps_nothing_from_its_due(co
         await services.redis.flushall()
         await services.redis.zadd(services.config.queue_name, {"\xff é".encode("latin-1"): 1})
         await until(lambda: time.time() > waiting.updated_at.timestamp() + 0.6)
-        await services.sessions.maintain()
+        await services.reconciler.maintain()
         assert waiting.id in await services.queue.order(10)
 
 
@@ -552,9 +554,9 @@ async def test_all_waiting_sessions_are_queued_again_however_many(config: MakeCo
         await services.redis.flushall()
         await until(lambda: time.time() > submitted[-1].updated_at.timestamp() + 0.6)
         async with asyncio.timeout(60):
-            await services.sessions.maintain()
-            while services.sessions._left_over:  # of a slow machine; then the next pass follows at once
-                await services.sessions.maintain()
+            await services.reconciler.maintain()
+            while services.reconciler._left_over:  # of a slow machine; then the next pass follows at once
+                await services.reconciler.maintain()
         assert await services.queue.depth() == 130
 
 
@@ -578,9 +580,9 @@ async def test_old_files_without_a_row_are_swept_out_and_no_others(
         await services.files.put(fresh, b"an upload in flight")
         (services.config.uploads_dir / draft).write_bytes(b"half a result")
         for key in (orphan, session.input_key, draft):
-            past = time.time() - 2 * sessions_module.ORPHAN_SECONDS
+            past = time.time() - 2 * reconciler_module.ORPHAN_SECONDS
             os.utime(services.config.uploads_dir / key, (past, past))
-        await services.sessions.cleanup()
+        await services.reconciler.cleanup()
         assert files(services) == sorted([fresh, session.input_key, result, written])
         assert f"Deleted orphaned file: {orphan}" in caplog.messages
         assert f"Deleted orphaned file: {erased}" in caplog.messages

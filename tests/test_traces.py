@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio
 from sqlalchemy import insert, literal
 
-from server import sessions as sessions_module
+from server import reconciler as reconciler_module
 from server.adapters import bus as bus_module
 from server.adapters import tables
 from server.adapters.tables import database_time
@@ -29,7 +29,7 @@ SECRET = "what-only-this-person-has-said"
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "TRACES_SECONDS", 0.1)
+    monkeypatch.setattr(reconciler_module, "TRACES_SECONDS", 0.1)
 
 
 def files_with(folder: Path, needles: Iterable[bytes]) -> list[tuple[str, bytes]]:
@@ -203,7 +203,7 @@ async def test_the_hourly_cleanup_finds_what_a_killed_process_has_left(config: M
             await connection.execute(
                 insert(tables.events).values(session_id=lost, at=database_time(), from_status=literal(None), **event)
             )
-        await services.sessions.cleanup()
+        await services.reconciler.cleanup()
         keys = " ".join(key.decode() for key in await services.redis.keys("*"))
         assert lost not in keys and all(key in keys for key in elsewhere)
         assert keys.count(living.id) == 3, "two jobs and a last word"

@@ -83,6 +83,8 @@ class DoorbellRedis(ArqRedis):
         self._read_at_once = True
         self._was_empty = False
         self._offered: list[bytes] = []
+        self.taken: set[str] = set()
+        """Jobs that this worker runs: a Redis that came back may offer one of them again."""
         self._away = False
         self._stopping = False
 
@@ -214,13 +216,16 @@ class TakingPipeline(Pipeline):
             self._takes = args[1].removeprefix(in_progress_key_prefix)
         if self._takes is not None and not self.explicit_transaction:
             return _answered(LOCALLY[args[0]])
+        if args[0] == "DEL":  # the mark too: the job is over
+            self._redis.taken.difference_update(key.removeprefix(in_progress_key_prefix) for key in args[1:])
         self._names.append(args[0])
         return self if args[0] in LOCALLY else super().execute_command(*args, **options)
 
     async def execute(self, raise_on_error: bool = True) -> Any:
         if self._takes is not None:
-            if not await self._redis.zrem(self._redis.queue_name, self._takes):
-                raise WatchError("another worker has it, or Redis is away")
+            if not await self._redis.zrem(self._redis.queue_name, self._takes) or self._takes in self._redis.taken:
+                raise WatchError("some worker has it, or Redis is away")
+            self._redis.taken.add(self._takes)
             return [True]
         sent = [name for name in self._names if name not in LOCALLY]
         answers = iter(await self._answers(sent))

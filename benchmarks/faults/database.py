@@ -22,7 +22,7 @@ async def _without_database(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("database", "redis", "workers")
         async with scene.load(RATE, longest=2.0):
-            await scene.until(lambda: len(scene.recorders) >= 6)
+            await scene.until(lambda: len(scene.screens) >= 6)
             await scene.live()
             scene.began()
             yield scene
@@ -32,7 +32,7 @@ async def _without_database(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
         trails = await scene.trails()
         scene.taken_up_by(trails)
         scene.nobody_seemed_dead(trails)
-        scene.nobody_was_cut("ws", "sse")  # those who poll are told 503 and come back
+        scene.streams_stayed()
         scene.refusals_were_honest(503)
         scene.survived(*scene.cluster.webs, *scene.cluster.workers)
         scene.within(scene.outcome.recovery_seconds or 0.0, 10.0, "recovery")
@@ -95,7 +95,7 @@ async def disk_full_upload(pace: Pace) -> Outcome:
         first = await scene.upload()
         assert first is not None
         scene.follow(*first)
-        await scene.until(lambda: scene.recorders[0].outcome)
+        await scene.until(lambda: scene.screens[0].outcome)
         with scene.cluster.full_disk():
             before = await scene.sessions()
             for _ in range(5):
@@ -126,12 +126,12 @@ async def disk_full_output(pace: Pace) -> Outcome:
             for each in made:
                 assert each is not None
                 scene.follow(*each)
-            await scene.until(lambda: all(recorder.outcome for recorder in scene.recorders))
+            await scene.until(lambda: all(each.outcome for each in scene.screens))
         patient = await scene.upload(seconds=1.0)
         assert patient is not None
         scene.follow(*patient)
         with scene.cluster.full_disk():
-            await scene.until(lambda: scene.recorders[-1].cursor >= 2)
+            await scene.until(lambda: scene.screens[-1].cursor >= 2)
             await scene.outage(2.0)  # it has found the disk full by now
         scene.repaired()
         await scene.finish()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..recorders import PUSHED
-from .scene import Outcome, Pace, Row, running_scene
+from .scene import PUSHED, Outcome, Pace, Row, running_scene
 
 RATE: Final = 8.0
 
@@ -17,7 +16,7 @@ async def rolling(pace: Pace) -> Outcome:
         await scene.healthy("redis", "workers")
         old_webs, old_workers = list(cluster.webs), list(cluster.workers)
         async with scene.load(RATE, longest=2.0, cancelled=0.1):
-            await scene.until(lambda: len(scene.recorders) >= 12)
+            await scene.until(lambda: len(scene.screens) >= 12)
             await scene.live()
             await cluster.migrate()
             for worker in old_workers:
@@ -25,16 +24,15 @@ async def rolling(pace: Pace) -> Outcome:
                 await cluster.workers_seen(3)
                 scene.expect(await worker.terminate(60) == 0, f"{worker.name} did not end well")
             for web in old_webs:
-                await cluster.start_web(cluster.make_web(cluster.port))
+                await cluster.start_web(cluster.make_web())
                 await web.terminate(60)
                 await scene.outage(pace.outage_seconds / 5)  # its clients come back in their own time
             scene.repaired()
         await scene.finish()
         scene.refusals_were_honest(503)
-        for drops in (scene.outcome.drops, scene.outcome.refusals):
-            for transport, why in drops.items():
-                allowed = {"4000", "HTTP 503"} if transport in PUSHED else {"HTTP 503"}
-                scene.expect(set(why) <= allowed, f"{transport} clients were cut off by {sorted(set(why) - allowed)}")
+        for loss, count in scene.outcome.losses.items():
+            allowed = {4000, 503} if loss.over in PUSHED else {503}
+            scene.expect(loss.code in allowed, f"{count} x a client over {loss.over} was cut off by {loss.code}")
         burnt = [session.burnt for session in await scene.sessions()]
         scene.expect(not any(burnt), f"attempts were burnt: {burnt}")
         scene.survived(

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from ..cluster import HARSH
 from ..report import heading, table
-from . import database, deploy, redis, web, worker
+from . import clock, database, deploy, redis, web, worker
 from .scene import FULL, SCALED, Outcome, Row
 
-ROWS: Final[dict[str, Row]] = redis.ROWS | database.ROWS | web.ROWS | worker.ROWS | deploy.ROWS
+ROWS: Final[dict[str, Row]] = redis.ROWS | database.ROWS | web.ROWS | worker.ROWS | clock.ROWS | deploy.ROWS
 
 
 async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:

@@ -26,7 +26,7 @@ async def _without_redis(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("redis", "workers")
         async with scene.load(RATE, longest=2.0):
-            await scene.until(lambda: len(scene.recorders) >= 4)
+            await scene.until(lambda: len(scene.screens) >= 4)
             await scene.live()
             yield scene
             await scene.healthy("redis")
@@ -71,7 +71,7 @@ async def cut_off(pace: Pace) -> Outcome:
     """By the limit on output buffers, several times: each loses what was published at that moment."""
     async with _without_redis(pace) as scene:
         for _ in range(3):
-            session_id = scene.recorders[-1].session_id
+            session_id = scene.screens[-1].session
             progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
             for channel, message in (
                 (f"tryon:session:{session_id}", progress_message(session_id, progress)),

@@ -5,23 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
 
-from server.domain.session import AuditEvent, Session
+from server.chaos.checker import Loss, Sight, check
+from server.chaos.following import TRANSPORTS, Pass, Screen
+from server.chaos.http import Network
+from server.chaos.records import Accepted, Audit, Recorder, Refused, Transition
+from server.domain.session import AuditEvent, Session, timestamp
 from server.domain.states import Event, Status
 from server.domain.tokens import SESSIONS, new_token
 
 from ..cluster import Cluster, Program, running_cluster
 from ..photos import photo
-from ..recorders import POLLED, PUSHED, TRANSPORTS, Recorder, Verdict, http_client, judge
+
+PUSHED: Final = frozenset({"ws", "sse"})
+POLLED: Final = frozenset(TRANSPORTS) - PUSHED
+POLL_SECONDS: Final = 0.25
+"""Between two polls of a client: up to so much of its staleness is its own."""
 
 SETTLE_SECONDS: Final = 90.0
 """How long everything may take to end once a fault is over. Nothing comes near it when all is well."""
@@ -93,8 +103,7 @@ class Outcome:
     stale_seconds: float = 0.0
     stalest: str = ""
     recovery_seconds: float | None = None
-    drops: dict[str, list[str]] = field(default_factory=dict)
-    refusals: dict[str, list[str]] = field(default_factory=dict)
+    losses: Counter[Loss] = field(default_factory=Counter)
     sessions: int = 0
     uploads: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -119,13 +128,12 @@ class Outcome:
     @property
     def cut(self) -> int:
         """Streams that ended before their session."""
-        return sum(len(self.drops.get(transport, ())) for transport in PUSHED)
+        return sum(count for loss, count in self.losses.items() if loss.over in PUSHED and loss.live)
 
     @property
     def told_to_wait(self) -> int:
         """Polls that were not answered with the session."""
-        polled = (each.get(transport, ()) for each in (self.drops, self.refusals) for transport in POLLED)
-        return sum(map(len, polled))
+        return sum(count for loss, count in self.losses.items() if loss.over in POLLED)
 
     def saw(self) -> str:
         """What the clients met with, in a few words."""
@@ -161,8 +169,10 @@ class Scene:
         self.http = http
         self.pace = pace
         self.outcome = Outcome()
-        self.recorders: list[Recorder] = []
-        self.accepted: list[str] = []
+        self.record = Recorder()
+        self.screens: list[Screen] = []
+        self.made: list[dict[str, Any]] = []
+        """Every session that was accepted, as the 201 showed it."""
         self.props: list[str] = []
         """Sessions that a row made itself, past HTTP, and that need not end."""
         self.random = pace.rng()
@@ -172,7 +182,12 @@ class Scene:
         self._repaired = 0.0
         self._turns = itertools.cycle(TRANSPORTS)
         self._tasks: list[asyncio.Task[Any]] = []
-        self._following: list[asyncio.Task[None]] = []
+        self._following: list[asyncio.Task[str]] = []
+        self.network = Network(cluster.url)
+
+    @property
+    def accepted(self) -> list[str]:
+        return [session["session_id"] for session in self.made]
 
     # -- promises ------------------------------------------------------------------------------------------------
 
@@ -190,7 +205,7 @@ class Scene:
     # -- clients -------------------------------------------------------------------------------------------------
 
     async def upload(
-        self, *, seconds: float = 0.2, patient: bool = True, url: str | None = None, **params: Any
+        self, *, seconds: float = 0.2, patient: bool = True, **params: Any
     ) -> tuple[dict[str, Any], str] | None:
         """A session and its owner's token, as the browser gets one: the same Idempotency-Key until there is an answer
         that is not "come back later". None, if not ``patient``, for the first refusal."""
@@ -201,9 +216,9 @@ class Scene:
             answer: httpx.Response | None = None
             try:
                 answer = await self.http.post(
-                    (url or random.choice(self.cluster.urls)) + SESSIONS,
+                    self.cluster.url + SESSIONS,
                     files={"image": photo()},
-                    data={"params": f'{{"seconds": {seconds}}}'},
+                    data={"params": json.dumps({"seconds": seconds} | params)},
                     headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
                     timeout=UPLOAD_SECONDS,
                 )
@@ -219,25 +234,47 @@ class Scene:
                 attempt = Attempt(began, time.monotonic() - clock, 0, type(error).__name__)
             self.outcome.uploads.append(attempt)
             if answer is not None and attempt.status == 201:
-                session = answer.json()
-                self.accepted.append(session["session_id"])
-                return session, token
+                return self._accepted(answer.json(), token, key), token
+            self.record(Refused(t=time.time(), owner=token, call="upload", status=attempt.status, code=attempt.why))
             if not patient:
                 return None
             pause = min(2.0, pause * 2)
             await asyncio.sleep(attempt.retry_after if attempt.retry_after is not None else random.random() * pause)
 
-    def follow(self, session: dict[str, Any], token: str, transport: str | None = None) -> Recorder:
-        recorder = Recorder(
-            transport or next(self._turns), self.cluster.urls, session["session_id"], token, http=self.http
+    def _accepted(self, session: dict[str, Any], token: str, key: str) -> dict[str, Any]:
+        self.made.append(session)
+        self.record(
+            Accepted(
+                t=time.time(),
+                owner=token,
+                key=key,
+                session=session["session_id"],
+                expires_at=session["expires_at"],
+            )
         )
-        self.recorders.append(recorder)
-        self._following.append(asyncio.create_task(recorder.run(), name=repr(recorder)))
-        return recorder
+        return session
 
-    async def live(self, recorders: Sequence[Recorder] | None = None) -> None:
+    def follow(self, session: dict[str, Any], token: str, over: str | None = None) -> Screen:
+        number = len(self.screens) + 1
+        screen = Screen(
+            self.network,
+            self.record,
+            client=f"c{number}",
+            owner=token,
+            session=session["session_id"],
+            over=over or next(self._turns),
+            opened_by=Pass(token=token),
+            number=number,
+            choice=random.Random(number),
+            poll_seconds=POLL_SECONDS,
+        )
+        self.screens.append(screen)
+        self._following.append(asyncio.create_task(screen.run(), name=repr(screen)))
+        return screen
+
+    async def live(self, screens: Sequence[Screen] | None = None) -> None:
         """Wait until these, or all so far, are connected or have ended."""
-        for each in self.recorders if recorders is None else recorders:
+        for each in self.screens if screens is None else screens:
             await self.until(lambda each=each: each.connected or each.outcome is not None)  # type: ignore[misc]
 
     async def until(self, true: Callable[[], Any], seconds: float = SETTLE_SECONDS) -> None:
@@ -275,11 +312,15 @@ class Scene:
 
     async def cancel(self, session: dict[str, Any], token: str) -> None:
         """Cancel it once; whether that was possible is the product's to say."""
+        id = session["session_id"]
         with contextlib.suppress(httpx.HTTPError):
-            await self.http.post(
-                f"{random.choice(self.cluster.urls)}{SESSIONS}/{session['session_id']}/cancel",
-                headers={"Authorization": f"Bearer {token}"},
+            answer = await self.http.post(
+                f"{self.cluster.url}{SESSIONS}/{id}/cancel", headers={"Authorization": f"Bearer {token}"}
             )
+            if answer.status_code not in (200, 202):
+                code = answer.json()["code"]
+                refused = Refused(t=time.time(), owner=token, call="cancel", status=answer.status_code, code=code)
+                self.record(refused)
 
     # -- the fault and its end -----------------------------------------------------------------------------------
 
@@ -315,30 +356,38 @@ class Scene:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    async def finish(self, *, unreadable: bool = False, orphans: bool = False) -> Verdict:
-        """``unreadable``: the fault was that nobody could read the database. ``orphans``: photos may be left whose upload
-        was killed before its commit; the cleanup takes them.
+    async def finish(self, *, unreadable: bool = False, orphans: bool = False) -> None:
+        """Wait until every session and every client has ended, and check what they saw. What is on the disk and in the
+        database must be exactly the sessions that were accepted.
 
-        Wait until every session and every client has ended, and judge what they saw. What is on the disk and in
-        the database must be exactly the sessions that were accepted."""
+        ``unreadable``: the fault was that nobody could read the database. ``orphans``: photos may be left whose upload was
+        killed before its commit; the cleanup takes them.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
                 await asyncio.gather(*self._tasks)
                 await asyncio.gather(*self._following)
-        stuck = [each for each in self.recorders if each.outcome is None]
         for task in (*self._tasks, *self._following):
             task.cancel()
         trails = await self.trails()
-        verdict = judge(self.recorders, trails, unreadable_until=self.repaired_at if unreadable else 0.0)
+        for session_id, trail in trails.items():
+            self.record(Audit(t=time.time(), session=session_id, events=[_transition(event) for event in trail]))
+        verdict = check(self.record.records)
         out = self.outcome
-        out.wrong += verdict.wrong + [f"never ended: {each!r}" for each in stuck]
-        out.stale_seconds, out.stalest = verdict.stale_seconds, verdict.stalest
-        out.drops, out.refusals = verdict.drops, verdict.refusals
+        out.wrong += [f"{each.kind}: {each.session} {each.client}: {each.detail}" for each in verdict.findings]
+        for sight in verdict.sights:
+            stale = self._stale(sight, unreadable=unreadable)
+            if stale > out.stale_seconds:
+                out.stale_seconds, out.stalest = stale, f"{sight.over} {sight.status}"
+        out.losses = verdict.losses
         out.sessions = len(trails)
-        for session_id in set(self.accepted) - set(trails):
-            out.wrong.append(f"{session_id} was accepted and is lost")
         await self._nothing_else(orphans=orphans)
-        return verdict
+
+    def _stale(self, sight: Sight, *, unreadable: bool) -> float:
+        """While nobody could ask the database, what is polled could not be answered: it is stale from then on."""
+        if unreadable and sight.over in POLLED and sight.t >= self.repaired_at:
+            return min(sight.stale, sight.t - self.repaired_at)
+        return sight.stale
 
     async def trails(self) -> dict[str, list[AuditEvent]]:
         async with self.cluster.services() as services:
@@ -384,10 +433,14 @@ class Scene:
 
     # -- promises that many rows share ---------------------------------------------------------------------------
 
-    def nobody_was_cut(self, *transports: str) -> None:
-        for transport in transports or TRANSPORTS:
-            drops = self.outcome.drops.get(transport, [])
-            self.expect(not drops, f"{len(drops)} times a {transport} client was cut off: {sorted(set(drops))}")
+    def nobody_was_cut(self) -> None:
+        """No connection was lost, and every new one came about."""
+        self.expect(not self.outcome.losses, f"clients were cut off: {_told(self.outcome.losses)}")
+
+    def streams_stayed(self) -> None:
+        """Whoever was connected stayed so; who polls, or comes anew, may be told to come back."""
+        cut = Counter({loss: count for loss, count in self.outcome.losses.items() if loss.over in PUSHED and loss.live})
+        self.expect(not cut, f"streams were cut off: {_told(cut)}")
 
     def uploads_were_taken(self, limit: float = 2.0) -> None:
         """Every one a 201, and soon."""
@@ -419,6 +472,22 @@ class Scene:
         self.within(self.outcome.stale_seconds, limit, f"the stalest sight ({self.outcome.stalest})")
 
 
+def _transition(event: AuditEvent) -> Transition:
+    return Transition(
+        event.seq,
+        event.event.value,
+        event.from_status and event.from_status.value,
+        event.status.value,
+        timestamp(event.at),
+    )
+
+
+def _told(losses: Counter[Loss]) -> str:
+    return ", ".join(
+        f"{count} x {loss.over} {'lost' if loss.live else 'refused'} {loss.code}" for loss, count in losses.items()
+    )
+
+
 async def _all(engine: Any) -> AsyncIterator[Session]:
     from sqlalchemy import select
 
@@ -433,7 +502,11 @@ async def _all(engine: Any) -> AsyncIterator[Session]:
 async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
     """A cluster with the paced processor, and its clients. Logs are shown when something was wrong."""
     settings = {"processor": "benchmarks.paced:Paced"} | pace.settings | cluster
-    async with running_cluster(**settings) as running, http_client() as http:
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+    async with (
+        running_cluster(**settings) as running,
+        httpx.AsyncClient(trust_env=False, timeout=10, limits=limits) as http,
+    ):
         scene = Scene(running, http, pace)
         try:
             yield scene

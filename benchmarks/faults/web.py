@@ -152,10 +152,10 @@ async def killed(pace: Pace) -> Outcome:
     async with running_scene(pace, webs=2) as scene:
         await scene.healthy("redis", "workers")
         async with scene.load(2 * RATE, longest=pace.outage_seconds):
-            await scene.until(lambda: len(scene.recorders) >= 12)
+            await scene.until(lambda: len(scene.screens) >= 12)
             await scene.live()
             for web in scene.cluster.webs:
-                followers = [each for each in scene.recorders if each.outcome is None]
+                followers = [each for each in scene.screens if each.outcome is None]
                 await web.kill()
                 scene.repaired()
                 await scene.until(lambda followers=followers: all(each.connected or each.outcome for each in followers))  # type: ignore[misc]
@@ -370,7 +370,7 @@ async def flooded(pace: Pace) -> Outcome:
                     await asyncio.sleep(0.1)
                 seconds = time.monotonic() - began
                 sent = sum(task.result() for task in flooding)
-                await scene.until(lambda: len(scene.recorders) >= 8)
+                await scene.until(lambda: len(scene.screens) >= 8)
             for each in deaf:
                 each.close()
             await scene.finish()

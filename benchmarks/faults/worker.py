@@ -20,9 +20,9 @@ SESSIONS: Final = 8
 async def _running(scene: Scene, *, seconds: float, count: int = SESSIONS) -> list[str]:
     """So many sessions that are being processed, each followed over one transport; their ids."""
     made = await asyncio.gather(*(scene.upload(seconds=seconds) for _ in range(count)))
-    recorders = [scene.follow(*each) for each in made if each is not None]
-    await scene.until(lambda: all(each.cursor >= 2 for each in recorders))
-    return [each.session_id for each in recorders]
+    screens = [scene.follow(*each) for each in made if each is not None]
+    await scene.until(lambda: all(each.cursor >= 2 for each in screens))
+    return [each.session for each in screens]
 
 
 def _starts(trail: Sequence[AuditEvent]) -> list[AuditEvent]:
@@ -104,7 +104,7 @@ async def killed_again(pace: Pace) -> Outcome:
     async with running_scene(pace) as scene:
         (session_id,) = await _running(scene, seconds=60, count=1)
         for attempt in range(1, 4):
-            await scene.until(lambda attempt=attempt: scene.recorders[0].cursor >= 2 * attempt)  # type: ignore[misc]
+            await scene.until(lambda attempt=attempt: scene.screens[0].cursor >= 2 * attempt)  # type: ignore[misc]
             await scene.cluster.worker.kill()
             if attempt < 3:
                 await scene.cluster.worker.start()
@@ -127,7 +127,7 @@ async def zombie(pace: Pace) -> Outcome:
         asleep = scene.cluster.worker
         await scene.cluster.freeze(asleep)
         await scene.cluster.make_worker().start()
-        taken_over = [each for each in scene.recorders if each.outcome is None]
+        taken_over = [each for each in scene.screens if each.outcome is None]
         await scene.until(lambda: all(each.cursor >= 4 or each.outcome for each in taken_over))
         asleep.thaw()
         scene.repaired()
@@ -144,7 +144,7 @@ async def zombie(pace: Pace) -> Outcome:
         scene.expect(again >= len(ids) / 2, f"only {again} of {len(ids)} ran again")
         # It must have looked at each and let it go, and still be of use.
         more = await _running(scene, seconds=0.2)
-        await scene.until(lambda: all(each.outcome for each in scene.recorders[-len(more) :]))
+        await scene.until(lambda: all(each.outcome for each in scene.screens[-len(more) :]))
         await scene.finish()
         scene.survived(*scene.cluster.workers)
         scene.note("what it still wrote changed nothing, its results were removed")
@@ -236,7 +236,7 @@ async def delivered_five_times(pace: Pace) -> Outcome:
             await deliver(n)
         for worker in scene.cluster.workers:
             worker.thaw()
-        await scene.until(lambda: all(each.outcome for each in scene.recorders))
+        await scene.until(lambda: all(each.outcome for each in scene.screens))
         await deliver(6)
         async with asyncio.timeout(20):
             while await services.queue.depth():
@@ -273,6 +273,48 @@ async def jobs_forgotten(pace: Pace) -> Outcome:
     return scene.outcome
 
 
+HARMS: Final = {
+    "segfault": "processor_crashed",
+    "eat": "processor_crashed",
+    "spin": "timeout",
+    "hang": "timeout",
+}
+"""What :class:`benchmarks.paced.Paced` does, and the error that its session ends with."""
+
+
+async def processor_harms(pace: Pace) -> Outcome:
+    """Processors that crash, eat memory, spin or never return, beside others that behave."""
+    deadline = 10 if pace.slack > 1 else 30
+    async with running_scene(
+        pace,
+        worker_jobs=SESSIONS + len(HARMS),
+        processor_cpu_seconds=3,
+        processor_memory_bytes=2**30,
+        deadline_seconds=deadline,
+    ) as scene:
+        good = await _running(scene, seconds=deadline / 2)
+        made = dict(zip(HARMS, await asyncio.gather(*(scene.upload(does=does) for does in HARMS)), strict=True))
+        for each in made.values():
+            assert each is not None
+            scene.follow(*each)
+        await scene.until(lambda: all(each.outcome for each in scene.screens))
+        good += await _running(scene, seconds=0.2, count=4)
+        await scene.finish()
+        trails = await scene.trails()
+        for does, each in made.items():
+            assert each is not None
+            trail = trails[each[0]["session_id"]]
+            scene.expect(_end(trail) == ("failed", HARMS[does]), f"{does} ended as {_end(trail)}")
+            scene.expect(len(_starts(trail)) == 1, f"{does} ran {len(_starts(trail))} times")
+        _ended_as(scene, {session_id: trails[session_id] for session_id in good}, Status.COMPLETED)
+        for session_id in good:
+            scene.expect(len(_starts(trails[session_id])) == 1, f"{session_id} did not run once")
+        scene.survived(scene.cluster.worker)
+        scene.note(f"{', '.join(f'{does}: {code}' for does, code in HARMS.items())}; the other {len(good)} completed")
+        _good_ending(scene)
+    return scene.outcome
+
+
 ROWS: Final[dict[str, Row]] = {
     "worker-killed": Row("A worker is killed in the middle of its jobs", killed),
     "workers-all-killed": Row("All workers are killed, none comes back", all_killed),
@@ -281,6 +323,9 @@ ROWS: Final[dict[str, Row]] = {
     "worker-terminated": Row("A worker is told to stop (SIGTERM) with short and long jobs", terminated),
     "worker-killed-unclaimed": Row(
         "A worker is killed between taking a job and claiming its session", killed_before_its_claim
+    ),
+    "processor-harms": Row(
+        "Processors crash, eat memory, spin or never return, beside others that behave", processor_harms
     ),
     "jobs-five-times": Row("The same jobs are delivered five times", delivered_five_times),
     "jobs-forgotten": Row("The queue is deleted while sessions wait in it", jobs_forgotten, tested=False),

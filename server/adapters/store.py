@@ -15,13 +15,15 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import (
     Connection,
     Float,
+    Integer,
+    Select,
     and_,
     bindparam,
     delete,
@@ -33,7 +35,6 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    true,
     tuple_,
     update,
 )
@@ -236,6 +237,59 @@ _INSERT_SESSION: Final = (
     .returning(*_SESSION_COLUMNS)
 )
 _INSERT_EVENT: Final = insert(tables.events).values(xact=current_xact())
+
+# What every process asks every few seconds, also when nothing happens.
+_BEGINNING: Final = datetime.fromtimestamp(0, UTC)
+_NIL: Final = "00000000-0000-0000-0000-000000000000"
+_AFTER: Final = bindparam("after", type_=tables.UtcDateTime())
+_s: Final = tables.sessions.c
+_UNFINISHED: Final = _s.status.in_([Status.CREATED.value, Status.PROCESSING.value])
+_DUE: Final = (
+    select(*_SESSION_COLUMNS)
+    .where(
+        or_(
+            _s.expires_at <= database_time(),
+            and_(_UNFINISHED, _s.deadline_at <= database_time()),
+            and_(_s.status == Status.PROCESSING.value, _s.lease_expires_at <= database_time()),
+        )
+    )
+    .where(tuple_(_s.created_at, _s.id) > (_AFTER, bindparam("after_id", type_=_s.id.type)))
+    .order_by(_s.created_at, _s.id)
+    .limit(bindparam("most", type_=Integer))
+)
+
+
+def _first(ends: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    return select(func.min(ends)).where(ends > _AFTER, *conditions).scalar_subquery()
+
+
+_NEXT_DUE: Final = select(
+    _first(_s.expires_at),
+    _first(_s.deadline_at, _UNFINISHED),
+    _first(_s.lease_expires_at, _s.status == Status.PROCESSING.value),
+)
+_LONG_WAITING: Final = (
+    select(_s.id, _s.seq, _s.enqueues)
+    .where(_s.status == Status.CREATED.value, _s.updated_at <= database_time(bindparam("ago", type_=Float)))
+    .order_by(_s.created_at, _s.id)
+)
+
+
+def _news(new_events: ColumnElement[bool], new_gone: ColumnElement[bool]) -> tuple[Select[Any], Select[Any]]:
+    events, gone = tables.events.c, tables.gone.c
+    return (
+        select(*_EVENT_COLUMNS, events.position).where(new_events).order_by(events.position),
+        select(gone.id_hash, gone.reason, gone.position).where(new_gone),
+    )
+
+
+_NEWS_SQLITE: Final = _news(
+    tables.events.c.position > bindparam("event_position"), tables.gone.c.position > bindparam("gone_position")
+)
+_NEWS_POSTGRESQL: Final = _news(
+    tables.events.c.xact >= bindparam("since_xact"), tables.gone.c.xact >= bindparam("since_xact")
+)
+_HORIZON: Final = select(oldest_open_xact())
 
 _decode = msgspec.json.decode
 
@@ -794,25 +848,15 @@ class Store:
         from the oldest transaction that was open at the last reading (``pg_snapshot_xmin``, PostgreSQL 18 section 9.28).
         """
         after = await self._news_horizon() if not self._sqlite else 0
-        if self._sqlite:
-            new_events = tables.events.c.position > cursor.event_position
-            new_gone = tables.gone.c.position > cursor.gone_position
-        else:
-            new_events = tables.events.c.xact >= cursor.xact
-            new_gone = tables.gone.c.xact >= cursor.xact
         async with self._read() as connection:
-            event_rows = (
-                await connection.execute(
-                    select(*_EVENT_COLUMNS, tables.events.c.position)
-                    .where(new_events)
-                    .order_by(tables.events.c.position)
-                )
-            ).all()
-            gone_rows = (
-                await connection.execute(
-                    select(tables.gone.c.id_hash, tables.gone.c.reason, tables.gone.c.position).where(new_gone)
-                )
-            ).all()
+            if self._sqlite:
+                new_events, new_gone = _NEWS_SQLITE
+                event_rows = (await connection.execute(new_events, {"event_position": cursor.event_position})).all()
+                gone_rows = (await connection.execute(new_gone, {"gone_position": cursor.gone_position})).all()
+            else:
+                new_events, new_gone = _NEWS_POSTGRESQL
+                event_rows = (await connection.execute(new_events, {"since_xact": cursor.xact})).all()
+                gone_rows = (await connection.execute(new_gone, {"since_xact": cursor.xact})).all()
         return News(
             [_event(row) for row in event_rows],
             [(row[0], GoneReason(row[1])) for row in gone_rows],
@@ -826,62 +870,31 @@ class Store:
     async def _news_horizon(self) -> int:
         """Taken before the rows are read: what commits in between is read now and again next time, never missed."""
         async with self._read() as connection:
-            return int((await connection.execute(select(oldest_open_xact()))).scalar_one())
+            return int((await connection.execute(_HORIZON)).scalar_one())
 
     async def due(self, *, after: Session | None = None, limit: int = 100) -> list[Session]:
         """Sessions that need the reconciler: expired, past the deadline, or lease lapsed.
 
         Oldest first, ``limit`` at a time; ``after``: the last one of the page before.
         """
-        table = tables.sessions.c
-        unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
-        query = (
-            select(*_SESSION_COLUMNS)
-            .where(
-                or_(
-                    table.expires_at <= database_time(),
-                    and_(unfinished, table.deadline_at <= database_time()),
-                    and_(table.status == Status.PROCESSING.value, table.lease_expires_at <= database_time()),
-                )
-            )
-            .where(true() if after is None else tuple_(table.created_at, table.id) > (after.created_at, after.id))
-            .order_by(table.created_at, table.id)
-            .limit(limit)
-        )
+        since = (_BEGINNING, _NIL) if after is None else (after.created_at, after.id)
         async with self._read() as connection:
-            return [_session(row) for row in (await connection.execute(query)).all()]
+            rows = await connection.execute(_DUE, {"after": since[0], "after_id": since[1], "most": limit})
+            return [_session(row) for row in rows.all()]
 
     async def long_waiting(self, *, seconds: float) -> list[Queued]:
         """Sessions that wait for a worker since ``seconds`` or longer, oldest first, whether or not the queue knows them.
 
         All of them, so each is only what its job id is made of: 10,000 take 30 ms.
         """
-        table = tables.sessions.c
-        query = (
-            select(table.id, table.seq, table.enqueues)
-            .where(table.status == Status.CREATED.value, table.updated_at <= database_time(-seconds))
-            .order_by(table.created_at, table.id)
-        )
         async with self._read() as connection:
-            return [Queued(*row) for row in (await connection.execute(query)).all()]
+            return [Queued(*row) for row in (await connection.execute(_LONG_WAITING, {"ago": -seconds})).all()]
 
     async def next_due(self, after: datetime | None = None) -> datetime | None:
         """When the next lease, deadline or expiry ends, if any session lives; ``after``: of those that end later than
         this, for whoever has tried all others."""
-        table = tables.sessions.c
-        unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
-
-        def first(ends: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-            later = () if after is None else (ends > after,)
-            return select(func.min(ends)).where(*conditions, *later).scalar_subquery()
-
-        query = select(
-            first(table.expires_at),
-            first(table.deadline_at, unfinished),
-            first(table.lease_expires_at, table.status == Status.PROCESSING.value),
-        )
         async with self._read() as connection:
-            row = (await connection.execute(query)).one()
+            row = (await connection.execute(_NEXT_DUE, {"after": after or _BEGINNING})).one()
         return min((at for at in row if at is not None), default=None)
 
     async def waiting(self) -> int:

@@ -103,8 +103,9 @@ class Finding:
 class Sight:
     """One transition on one screen, seconds after its commit.
 
-    ``stale``: since the commit or, if that was later, since the client asked for the connection that showed it. ``late``:
-    since the commit, whatever happened in between.
+    ``stale``: since the commit or, if that was later, since the client asked for the connection that showed it; of plain
+    polls, since the first that was asked after the commit, whatever it was answered. ``late``: since the commit, whatever
+    happened in between.
     """
 
     stale: float
@@ -117,6 +118,16 @@ class Sight:
     t: float
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A connection that was lost. ``code``: of its close, of HTTP, or 1006; ``live``: it stood before; else it did not come
+    about. Polls count as one connection for as long as they are answered."""
+
+    over: str
+    code: int
+    live: bool
+
+
 @dataclass(slots=True)
 class Verdict:
     findings: list[Finding] = field(default_factory=list)
@@ -127,8 +138,7 @@ class Verdict:
     """Sessions by how they ended: a terminal status, deleted, expired."""
     refused: Counter[str] = field(default_factory=Counter)
     """Calls by the refusal they were given: ``upload 503``."""
-    reconnects: Counter[str] = field(default_factory=Counter)
-    """Connections lost, by close code."""
+    losses: Counter[Loss] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     strangers: int = 0
 
@@ -146,6 +156,11 @@ class _Screen:
     over: str
     since: int
     opened: float
+    """When it asked for the connection that it has."""
+    asked: list[float] = field(default_factory=list)
+    """And when for more since, by polls."""
+    live: bool = False
+    """Whether it was answered since."""
     cursor: int = 0
     end: str | None = None
     """The terminal status that it was shown."""
@@ -267,8 +282,9 @@ class _Checker:
             screen = self._screens[record.client] = _Screen(
                 record.client, record.session, record.owner, record.over, record.since, record.t
             )
-        if record.over != "sync":  # the connection was there all along
+        if not screen.live or record.over not in _SAME_CONNECTION:
             screen.over, screen.opened = record.over, record.t
+        screen.asked.append(record.t)
         if record.since > screen.cursor:
             _Findings(self, screen, record.t)(Kind.GAP, f"came back with {record.since}, was shown {screen.cursor}")
         screen.since = record.since
@@ -294,6 +310,7 @@ class _Checker:
         if screen is None:
             return
         found = _Findings(self, screen, record.t)
+        screen.live = True
         accepted = self._accepted.get(screen.session)
         if accepted is not None and accepted.owner != screen.owner:
             found(Kind.FOREIGN, f"shown to {screen.owner}, owned by {accepted.owner}")
@@ -360,7 +377,9 @@ class _Checker:
         elif record.code in REFUSED_OWNER:
             found(Kind.WRONG, f"its owner was refused: {record.code} {record.reason}")
         else:
-            self._verdict.reconnects[str(record.code)] += 1
+            self._verdict.losses[Loss(screen.over, record.code, screen.live)] += 1
+        screen.live = False
+        screen.asked.clear()
 
     def _vanished(self, screen: _Screen, record: Closed) -> None:
         """Gone must have been asked for, or be the end of its time; and that may not come before its own end."""
@@ -417,6 +436,8 @@ class _Checker:
             screen.end = event.status
         at = event.unix - self._offset
         stale = t - max(at, screen.opened)
+        if screen.over == "poll":
+            stale = t - next((asked for asked in screen.asked if asked >= at), at)
         sight = Sight(stale, t - at, screen.over, self._fault, screen.session, screen.client, event.status, t)
         self._verdict.sights.append(sight)
         if stale > self._stale_seconds:
@@ -503,6 +524,9 @@ class _Families:
         for session in together:
             self._members[session] = together
 
+
+_SAME_CONNECTION: Final = frozenset({"sync", "long-poll", "poll"})
+"""What asks again without one that is new to the person."""
 
 _TERMINAL: Final = frozenset(status.value for status in Status if status.terminal)
 _EVENTS: Final = frozenset(Event)

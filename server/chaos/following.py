@@ -88,11 +88,15 @@ class Screen:
         number: int,
         choice: random.Random,
         syncs: bool = False,
+        poll_seconds: float | None = None,
     ) -> None:
+        """``poll_seconds``: between two polls, instead of what the server suggests."""
         self.client = client
         self.session = session
         self.over = over
         self.cursor = 0
+        self.connected = False
+        """Whether it was answered, and not cut off since."""
         self.end: str | None = None
         """The terminal status it was shown."""
         self.outcome: str | None = None
@@ -104,6 +108,7 @@ class Screen:
         self._number = number
         self._choice = choice
         self._syncs = syncs
+        self._poll_seconds = poll_seconds
         self._etag: str | None = None
         self._failures = 0
         self._live_at: float | None = None
@@ -125,6 +130,7 @@ class Screen:
         return self.outcome
 
     def _closed(self, code: int, reason: str) -> None:
+        self.connected = False
         self._record(Closed(t=time.time(), client=self.client, session=self.session, code=code, reason=reason))
         if code in (404, 4504, 4510):
             self.outcome = "gone"
@@ -172,6 +178,10 @@ class Screen:
         self.cursor = max(self.cursor, session["seq"])
         if session["terminal"]:
             self.end = session["status"]
+        self._live()
+
+    def _live(self) -> None:
+        self.connected = True
         if self._live_at is None:
             self._live_at = time.monotonic()
 
@@ -289,7 +299,7 @@ class Screen:
             pause = await self._ask(None)
             if self.end is not None:
                 return self._closed(1000, "")
-            await asyncio.sleep(pause or POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds or pause or POLL_SECONDS)
 
     async def _ask(self, wait: int | None) -> float | None:
         """One look. Returns the hint when the next is worth it; None where there was no news."""
@@ -303,11 +313,11 @@ class Screen:
             )
         except NoAnswer as error:
             raise Lost(1006, str(error)) from None
-        self._live_at = self._live_at or time.monotonic()
+        if answer.status not in (200, 304):
+            raise Lost(answer.status, answer.code, answer.retry_after)
+        self._live()
         if answer.status == 304:
             return None
-        if answer.status != 200:
-            raise Lost(answer.status, answer.code, answer.retry_after)
         session = answer.json()
         self._etag = answer.headers.get("etag")
         self._snapshot(session, session["missed"])

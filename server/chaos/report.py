@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from .checker import KINDS, Sight, Verdict
+from .checker import KINDS, Loss, Sight, Verdict
 
 EXAMPLES: Final = 5
 """So many findings of a kind are printed in full."""
@@ -29,7 +29,7 @@ def report(verdict: Verdict) -> str:
         f"{verdict.sessions} sessions ({ends}), {verdict.screens} screens, {len(verdict.sights)} sights, "
         f"{verdict.strangers} doors tried by strangers",
         f"refused: {_counts(verdict.refused)}",
-        f"connections lost, by code: {_counts(verdict.reconnects)}",
+        f"connections lost, by code: {_counts(_by_code(verdict.losses))}",
         "",
         staleness("over", verdict.sights, lambda sight: sight.over),
     ]
@@ -40,8 +40,16 @@ def report(verdict: Verdict) -> str:
     return "\n".join(parts)
 
 
+def _by_code(losses: Counter[Loss]) -> Counter[str]:
+    codes: Counter[str] = Counter()
+    for loss, count in losses.items():
+        codes[str(loss.code)] += count
+    return codes
+
+
 FIGURES: Final = ("sights", "stale p50", "p99", "worst", "late p99", "worst")
-"""Seconds. Stale: while connected, or since the connection that showed it was asked for. Late: since the commit."""
+"""Seconds. Stale: while connected, or since the connection or poll that should have shown it was asked for. Late: since the
+commit."""
 
 
 def staleness(what: str, sights: Sequence[Sight], group: Callable[[Sight], str]) -> str:

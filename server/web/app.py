@@ -110,7 +110,7 @@ def create_app(config: Config) -> Starlette:
             endpoints["actions"] = Actions(services)
             endpoints["sockets"] = Sockets(services, hub, places)
             endpoints["streams"] = Streams(services, hub, places)
-            async with hub.running(), services.sessions.maintenance():
+            async with hub.running(), services.reconciler.maintenance():
                 yield
 
     routes: list[BaseRoute] = [

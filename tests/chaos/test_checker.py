@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.chaos.checker import KINDS, Kind, check
+from server.chaos.checker import KINDS, Kind, Loss, check
 from server.chaos.records import (
     Accepted,
     Asked,
@@ -118,6 +118,41 @@ def test_a_sync_does_not_make_what_it_brings_fresh() -> None:
     story.happens(Event.FAILED).now(9.0)
     story.shown("a", "sync")
     assert kinds(story.told(), stale_seconds=5) == {Kind.STALE}
+
+
+def test_a_poll_should_show_what_was_committed_when_it_was_asked() -> None:
+    story = Story().shown("a", "poll")
+    story.now(3.0)
+    story.happens(Event.FAILED).now(2.0)  # and nobody asks
+    story.shown("a", "poll")
+    assert kinds(story.told(), stale_seconds=1) == set()
+    story = Story().shown("a", "poll")
+    blind = [Asked(t=story.t + 1 + n, client=f"{story.session}.a", owner=story.owner, session=story.session, over="poll",
+                   since=1) for n in range(3)]  # fmt: skip
+    story.happens(Event.FAILED).now(4.0)
+    story.shown("a", "poll")
+    records = sorted([*story.told(), *blind], key=lambda record: record.t)
+    assert [round(sight.stale, 1) for sight in check(records).sights] == [0.0, 3.0], "since the first blind answer"
+
+
+def test_a_long_poll_is_connected_all_the_time() -> None:
+    story = Story().shown("a", "long-poll")
+    ask = Asked(t=0, client=f"{story.session}.a", owner=story.owner, session=story.session, over="long-poll", since=1)
+    story.records.append(msgspec.structs.replace(ask, t=story.now()))
+    story.happens(Event.FAILED).now(25.0)  # it was told nothing, and asks again
+    story.shown("a", "long-poll")
+    assert kinds(story.told(), stale_seconds=20) == {Kind.STALE}
+
+
+def test_lost_connections_are_told_from_those_that_did_not_come_about() -> None:
+    story = Story().shown()
+    story.closed(code=4000).closed(code=503)
+    story.shown("a", "poll").shown("a", "poll").closed(code=503)
+    assert check(story.told()).losses == {
+        Loss("ws", 4000, live=True): 1,
+        Loss("ws", 503, live=False): 1,
+        Loss("poll", 503, live=True): 1,
+    }
 
 
 def test_the_clocks_are_compared_by_the_quickest_answer() -> None:

@@ -490,7 +490,7 @@ async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web:
         reasons = (await connection.execute(text("SELECT reason FROM tryon_gone"))).scalars().all()
     assert reasons == ["deleted"]
     photo.rmdir()
-    await web.services.sessions.maintain()
+    await web.services.reconciler.maintain()
     assert await traces(web, session.id) == []
 
 

@@ -266,7 +266,7 @@ async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo:
     await web.store.condemn(first, gone_hash=str)
     answer = await upload(web, photo, token=token)
     while answer.status_code == 409:  # unreadable already, not yet erased
-        await web.services.sessions.maintain()
+        await web.services.reconciler.maintain()
         answer = await upload(web, photo, token=token)
     assert answer.status_code == 201
     assert answer.json()["session_id"] != first

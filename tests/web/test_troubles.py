@@ -15,7 +15,7 @@ import asyncpg
 import httpx
 import pytest
 
-from server import sessions as sessions_module
+from server import reconciler as reconciler_module
 from server.adapters import migrations
 from server.config import Config
 from server.domain.errors import StorageFull, Unavailable
@@ -32,7 +32,7 @@ SESSIONS = "/api/tryon/sessions"
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
     photo: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sessions_module, "SCRUB_SECONDS", 3600)  # emptying its log would make room
+    monkeypatch.setattr(reconciler_module, "SCRUB_SECONDS", 3600)  # emptying its log would make room
     shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
     settings = config(data_dir=tmp_path / "elsewhere", database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
     async with running_web(settings) as web:

@@ -115,6 +115,26 @@ async def test_a_running_job_is_not_in_the_queue_and_leaves_nothing(redis_url: s
         await until(nothing_left)
 
 
+async def test_a_job_that_runs_here_is_not_started_again(redis_url: str) -> None:
+    """A Redis that is back with an older state offers it once more. arq would lose sight of the first run."""
+    async with working(redis_url) as bench:
+        bench.hold["s1"] = asyncio.Event()
+        await bench.put("s1")
+        await bench.next()
+        await bench.put("s1")
+
+        async def taken_out() -> bool:
+            return await bench.queue.depth() == 0
+
+        await until(taken_out)
+        await bench.put("s2")
+        assert (await bench.next())[0] == "s2", "not s1"
+        bench.hold["s1"].set()
+        await until(bench.idle)
+        await bench.put("s1")
+        assert (await bench.next())[0] == "s1", "it is over, so it may come again"
+
+
 async def test_a_hundred_and_more_running_jobs_hide_no_waiting_one(redis_url: str) -> None:
     async with working(redis_url, jobs=150) as bench:
         for n in range(120):  # more than arq's queue_read_limit of a small worker

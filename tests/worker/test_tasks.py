@@ -190,7 +190,7 @@ async def test_the_deadline_ends_a_run(config: MakeConfig, photos: Path) -> None
 async def test_the_lease_is_renewed_as_long_as_it_takes(feed: Feed) -> None:
     async def longer_than_the_lease(job: Job, report: Report) -> Output:
         await asyncio.sleep(1.0)
-        await feed.services.sessions.maintain()  # finds nothing lapsed
+        await feed.services.reconciler.maintain()  # finds nothing lapsed
         return Output(b"late", "jpg")
 
     session, _ = await play(feed, longer_than_the_lease)
