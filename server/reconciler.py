@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -49,6 +50,9 @@ PASS_SECONDS: Final = 1.0
 """After this a pass leaves the rest of what can wait (erasing, queueing again) to the next one, which follows at once and looks
 for those that cannot first."""
 
+EXPIRED_AT_ONCE: Final = 1000
+"""So many expired sessions are read in one pass, besides those that cannot be erased; it erases what it has time for."""
+
 CLOCK_SECONDS: Final = 0.1
 """How far this process's idea of the database's clock may be off."""
 
@@ -59,7 +63,10 @@ FORGET_SECONDS: Final = 10.0
 """How often the hashes of erased sessions are looked through for those that have done their work."""
 
 CHORE_SECONDS: Final = 20.0
-"""Who does a chore says so at least this often; another process takes over when it has not for three times as long."""
+"""Who does a chore says so at least this often; another process takes over when it has not for twice as long."""
+
+END_SECONDS: Final = 1.0
+"""What is still to be put down when a process ends may take so long."""
 
 DISTURBANCES: Final[dict[Disturbance, str]] = {
     "outage": "the database could not be used",
@@ -106,7 +113,6 @@ class Reconciler:
         self._stuck: dict[str, _Stuck] = {}
         """Expired sessions that could not be erased."""
         self._pass_at: datetime | None = None
-        self._pass_ends_at = float("inf")
         self._left_over = False
         """Whether the last pass did not come to the end of its work."""
         self._last_use: Use | None = None
@@ -118,7 +124,7 @@ class Reconciler:
         self._queue_again_at = float("-inf")
         self._leases: set[str] = set()
         """Chores whose lease this process may hold."""
-        self.process_name = f"{socket.gethostname()}:{os.getpid()}"
+        self.process_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
 
     async def maintain(self) -> None:
         """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable.
@@ -135,23 +141,34 @@ class Reconciler:
         if self._disturbed is not None:
             await self._grant_leases()
         self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
-        self._pass_ends_at = time.monotonic() + PASS_SECONDS
         self._left_over = False
-        expired: list[Session] = []
-        async for session in self._due():
-            now = datetime.fromtimestamp(self._store.now(), UTC)
-            if session.expires_at <= now:
-                expired.append(session)
-            elif session.deadline_at <= now:
-                await self._alone(session, self._time_out(session))
-            else:
-                await self._alone(session, self._take_back(session))
+        await self._help_the_living()
         await self._queue_again()
-        if expired:
-            await self._erase_expired(expired)
+        await self._erase_expired()
         if asyncio.get_running_loop().time() - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = asyncio.get_running_loop().time()
             await self._store.forget_gone()
+
+    async def _help_the_living(self) -> None:
+        """Past the deadline -> failed; lease lapsed -> created again, or its end. What is the case the database says, in the
+        statement that changes it.
+
+        Page by page: many that wait in good order must not hide one that needs help. What was read in or after a disturbance
+        proves nothing: that ends it.
+        """
+        page = await self._store.due()
+        while page:
+            self._note_use()
+            if self._disturbed is not None:
+                await self._grant_leases()
+                return
+            timed_out = await self._sessions.time_out([session.id for session in page])
+            telemetry.reconciled.labels("timeout").inc(len(timed_out))
+            self._note_use()
+            for session in page:
+                if self._disturbed is None and session.id not in timed_out and session.status is Status.PROCESSING:
+                    await self._alone(session, self._take_back(session))
+            page = await self._store.due(after=page[-1])
 
     async def _alone(self, session: Session, help: Coroutine[Any, Any, None]) -> bool:
         """Whether it went well. Raises Unavailable if that is the database's fault: then it would be so for all."""
@@ -165,53 +182,55 @@ class Reconciler:
         self._note_use()
         return True
 
-    async def _time_out(self, session: Session) -> None:
-        if await self._sessions.time_out(session):
-            telemetry.reconciled.labels("timeout").inc()
-
     async def _take_back(self, session: Session) -> None:
         if await self._sessions.take_back(session):
             telemetry.reconciled.labels("lease_lost").inc()
 
-    async def _erase_expired(self, expired: list[Session]) -> None:
+    async def _erase_expired(self) -> None:
         """Those whose files could not be deleted are tried again later and later, at most :data:`STUCK_SECONDS` apart."""
         now = asyncio.get_running_loop().time
-        stuck = {each.id: self._stuck[each.id] for each in expired if each.id in self._stuck}
-        self._stuck = stuck
-        due = [each for each in expired if each.id not in stuck or stuck[each.id].at <= now()]
+        limit = EXPIRED_AT_ONCE + len(self._stuck)
+        expired = await self._store.expired(limit=limit)
+        self._stuck = {each.id: self._stuck[each.id] for each in expired if each.id in self._stuck}
+        due = [each for each in expired if each.id not in self._stuck or self._stuck[each.id].at <= now()]
         if not due:
             return
         log.info("Found %d expired sessions to clean up", len(due))
-        unnamed = [each.id for each in due if may_have_unnamed_outputs(each)]
-        outputs: dict[str, list[str]] = {}
-        with contextlib.suppress(errors.Unavailable):  # then each asks again for itself, and waits
-            found = await self._files.outputs_of(unnamed) if unnamed else []
-            outputs = {id: [] for id in unnamed}
-            for key in found:
-                outputs[session_of(key)].append(key)
+        outputs = await self._unnamed_outputs(due)
+        over = self._budget()  # begins when the reading is done: else a large system would only ever read
         for session in due:
-            if self._out_of_time():
-                return
-            if await self._alone(
-                session, self._sessions.erase(session, GoneReason.EXPIRED, outputs=outputs.get(session.id))
-            ):
-                stuck.pop(session.id, None)
+            erasing = self._sessions.erase(session, GoneReason.EXPIRED, outputs=outputs.get(session.id))
+            if await self._alone(session, erasing):
+                self._stuck.pop(session.id, None)
             else:
-                seconds = min(stuck[session.id].seconds * 2, STUCK_SECONDS) if session.id in stuck else 1.0
-                stuck[session.id] = _Stuck(now() + seconds, seconds)
-
-    async def _due(self) -> AsyncIterator[Session]:
-        """Page by page: many that wait in good order must not hide one that needs help. What was read in or after a
-        disturbance proves nothing: that ends the pass."""
-        page = await self._store.due()
-        while page:
-            self._note_use()
-            if self._disturbed is not None:
-                await self._grant_leases()
+                before = self._stuck.get(session.id)
+                seconds = min(before.seconds * 2, STUCK_SECONDS) if before else 1.0
+                self._stuck[session.id] = _Stuck(now() + seconds, seconds)
+            if over():
                 return
-            for session in page:
-                yield session
-            page = await self._store.due(after=page[-1])
+        self._left_over |= len(expired) == limit
+
+    async def _unnamed_outputs(self, sessions: Collection[Session]) -> dict[str, list[str]]:
+        """What attempts that died may have stored: all of it by one listing. Empty if that fails: then each looks for itself,
+        and waits."""
+        ids = [each.id for each in sessions if may_have_unnamed_outputs(each)]
+        outputs: dict[str, list[str]] = {id: [] for id in ids}
+        try:
+            for key in await self._files.outputs_of(ids) if ids else []:
+                outputs[session_of(key)].append(key)
+        except errors.Unavailable:
+            return {}
+        return outputs
+
+    def _budget(self) -> Callable[[], bool]:
+        """Of time, for what can wait: whether it is used up, and so some of it is left to the next pass."""
+        ends = time.monotonic() + PASS_SECONDS
+
+        def over() -> bool:
+            self._left_over |= time.monotonic() >= ends
+            return self._left_over
+
+        return over
 
     # -- what may have kept workers from renewing their leases -----------------------------------------------------
 
@@ -246,6 +265,7 @@ class Reconciler:
         assert self._disturbed is not None
         why, _ = self._disturbed
         if why == "clock":
+            self._granted.clear()  # times of another clock
             await self._store.bound_ends(
                 deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
             )
@@ -279,24 +299,20 @@ class Reconciler:
         except QueueAway:
             self._queue_lost = True
             return
+        over = self._budget()
         for session_id, seq, enqueues in waiting:
             if session_id in queued:
                 continue
-            if await self._store.count_enqueue(session_id, seq=seq, enqueues=enqueues):
-                again = await self._store.get(session_id)
-                if again is not None and again.status is Status.CREATED:
-                    if not await self._sessions.enqueue(again):
-                        self._queue_lost = True
-                        return
-                    telemetry.reconciled.labels("queued_again").inc()
+            again = await self._store.count_enqueue(session_id, seq=seq, enqueues=enqueues)
+            if again is not None:
+                if not await self._sessions.enqueue_again(again):
+                    self._queue_lost = True
+                    return
+                telemetry.reconciled.labels("queued_again").inc()
             self._note_use()
-            if self._out_of_time():
+            if over():
                 self._queue_again_at = float("-inf")
                 return
-
-    def _out_of_time(self) -> bool:
-        self._left_over |= time.monotonic() >= self._pass_ends_at
-        return self._left_over
 
     async def _forget_traces(self) -> None:
         """What Redis could not forget while it was away; and its append-only file, which tells of everything."""
@@ -366,17 +382,12 @@ class Reconciler:
                 for chore in chores:
                     chore.cancel()
                 await asyncio.wait(chores)
-                await self._drop_leases()
-                if self._sessions.erased.is_set():
-                    with contextlib.suppress(errors.Unavailable):
-                        await self._store.scrub()
-
-    async def _drop_leases(self) -> None:
-        """Whoever is left need not wait until they lapse."""
-        with contextlib.suppress(errors.Unavailable, TimeoutError):
-            async with asyncio.timeout(1.0):
-                while self._leases:
-                    await self._store.drop_lease(self._leases.pop(), owner=self.process_name)
+                with contextlib.suppress(errors.Unavailable, TimeoutError):
+                    async with asyncio.timeout(END_SECONDS):
+                        while self._leases:  # whoever is left need not wait until they lapse
+                            await self._store.drop_lease(self._leases.pop(), owner=self.process_name)
+                        if self._sessions.erased.is_set():
+                            await self._store.scrub()
 
     async def _until_due(self) -> float:
         """Until the next end that the last pass has not seen: what it could not help does not call for the next one."""
@@ -394,17 +405,20 @@ class Reconciler:
         *,
         shared: bool = True,
     ) -> None:
-        """``shared``: by one process at a time, which renews its lease more often than it works if that is seldom."""
+        """``shared``: by one process at a time, which renews its lease more often than it works if that is seldom. The
+        others look twice as often, so that they take over soon when it is killed."""
         now = asyncio.get_running_loop().time
         turn_seconds = min(every_seconds, CHORE_SECONDS)
+        lease_seconds = turn_seconds * 2
         work_at = now()
         while True:
-            wait = turn_seconds
+            wait = turn_seconds / 2
             try:
-                if not shared or await self._holds(name, seconds=turn_seconds * 3):
+                if not shared or await self._holds(name, seconds=lease_seconds):
                     if now() >= work_at:
                         work_at = now() + every_seconds
-                        await work()
+                        async with self._holding_on(name, lease_seconds) if shared else contextlib.nullcontext():
+                            await work()
                         if until_next is not None:
                             work_at = now() + min(every_seconds, await until_next())
                     wait = min(turn_seconds, max(0.0, work_at - now()))
@@ -415,6 +429,23 @@ class Reconciler:
                 log.exception("%s failed and will be tried again", name)
                 work_at = now() + turn_seconds
             await asyncio.sleep(wait)
+
+    @contextlib.asynccontextmanager
+    async def _holding_on(self, name: str, seconds: float) -> AsyncIterator[None]:
+        """Renew the lease meanwhile: there may be much to do, and two at it would be slower."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(seconds / 3)
+                with contextlib.suppress(errors.Unavailable):
+                    await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+
+        renewing = asyncio.create_task(renew(), name=f"lease of {name}")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait({renewing})
 
     async def _holds(self, name: str, *, seconds: float) -> bool:
         self._leases.add(name)  # before the commit: it must be dropped whatever becomes of the answer

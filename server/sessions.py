@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -279,13 +279,22 @@ class Sessions:
         self._unqueued.discard(session.id)
         return position
 
+    async def enqueue_again(self, session: Session) -> bool:
+        """Of one that waits, some time after its commit. False: Redis is away. If it is erased meanwhile, so is its job."""
+        if not await self.enqueue(session):
+            return False
+        if not await self._store.ids_among([session.id]):
+            with contextlib.suppress(QueueAway):
+                await self._queue.forget(session.id, session.attempt, session.enqueues)
+        return True
+
     async def enqueue_unqueued(self) -> None:
         """Those that this process could not queue: again under the same n, as nobody else knows that they failed."""
         for session_id in list(self._unqueued):
             session = await self._store.get(session_id)
             if session is None or session.status is not Status.CREATED:
                 self._unqueued.discard(session_id)
-            elif not await self.enqueue(session):
+            elif not await self.enqueue_again(session):
                 return
 
     def access(self, *, until: int | None = None) -> Access:
@@ -689,23 +698,13 @@ class Sessions:
 
     # -- for the reconciler --------------------------------------------------------------------------------------------
 
-    async def time_out(self, session: Session) -> bool:
-        """Whatever it was -> failed, past its deadline. False: it moved meanwhile."""
-        moved = await self._store.transition(
-            Change(
-                session_id=session.id,
-                event=Event.FAILED,
-                from_status=session.status,
-                actor="reconciler",
-                seq=session.seq,
-                **_failure("timeout", None, None),
-            )
-        )
-        if moved is None:
-            return False
-        await self._tell(moved)
-        log.info("Session %s failed: timeout", session.id)
-        return True
+    async def time_out(self, session_ids: Collection[str]) -> set[str]:
+        """Those of these that are past their deadline -> failed: many at once. Which they were."""
+        moved = await self._store.time_out(session_ids, actor="reconciler", **_failure("timeout", None, None))
+        for each in moved:
+            await self._tell(each)
+            log.info("Session %s failed: timeout", each.session.id)
+        return {each.session.id for each in moved}
 
     async def take_back(self, session: Session) -> bool:
         """Whose worker let its lease lapse: processing -> created, or its end. False: the worker was back in time."""

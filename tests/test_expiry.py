@@ -195,12 +195,7 @@ async def test_many_that_expire_at_once_keep_nobody_from_the_deadline(
         for each in expired:
             await services.store.condemn(each.id, gone_hash=str)
 
-        async def slow(session: Session, *what: Any, **more: Any) -> None:
-            await erase(session, *what, **more)
-            services.sessions._pass_ends_at = 0.0  # erasing one took a second
-
-        erase = services.sessions.erase
-        monkeypatch.setattr(services.sessions, "erase", slow)
+        monkeypatch.setattr(reconciler_module, "PASS_SECONDS", 0.0)  # erasing one takes longer, and so does reading
         for left in (3, 2, 1):
             late = await services.store.insert(new_session(deadline_seconds=-1))
             await services.reconciler.maintain()
@@ -433,6 +428,69 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
             patch.setattr(services.store, "due", slow)
             await services.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_who_has_a_chore_keeps_it_however_long_it_takes(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_services(config()) as services:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def long() -> None:
+            begun.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(services.reconciler, "maintain", long)
+        async with services.reconciler.maintenance():
+            await begun.wait()
+            ends = time.monotonic() + 3 * 2 * reconciler_module.RECONCILE_SECONDS
+            while time.monotonic() < ends:
+                assert not await services.store.take_lease("reconcile", owner="another", seconds=1)
+                await asyncio.sleep(0.02)
+            go_on.set()
+
+
+async def test_a_killed_processs_chores_are_taken_over_when_its_lease_ends(
+    config: MakeConfig, database_url: str
+) -> None:
+    async with open_services(config()) as services:
+        await services.store.take_lease("reconcile", owner="killed", seconds=2 * reconciler_module.RECONCILE_SECONDS)
+        late = await services.store.insert(new_session(deadline_seconds=-1))
+        async with services.reconciler.maintenance():
+            await until_status(services, late, Status.FAILED)
+
+
+async def test_a_clock_that_was_set_back_grants_what_was_granted_before(config: MakeConfig, database_url: str) -> None:
+    """The times of what was granted are those of another clock."""
+    async with open_services(config(lease_seconds=0.6)) as services:
+        await services.reconciler.maintain()
+        session = await lapsed(services)
+        _passed(services, seconds=60, clock_seconds=60)
+        await services.reconciler.maintain()
+        ends = (await row(services, session)).lease_expires_at
+        assert ends is not None
+        await until(lambda: time.time() > ends.timestamp())
+        _passed(services, seconds=0, clock_seconds=-25 * 3600)
+        await services.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_who_is_erased_while_it_is_queued_again_leaves_no_job(
+    config: MakeConfig, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_services(config()) as services:
+        session = await submitted(services)
+        await services.redis.flushall()
+        enqueue = services.queue.enqueue
+
+        async def late(*what: Any, **more: Any) -> int:
+            await services.sessions.delete(session.id, session.owner)
+            return await enqueue(*what, **more)
+
+        monkeypatch.setattr(services.queue, "enqueue", late)
+        assert await services.sessions.enqueue_again(session)
+        assert [key async for key in services.redis.scan_iter(f"*{session.id}*")] == []
+        assert await services.queue.depth() == 0
 
 
 async def test_who_takes_over_after_an_outage_grants_what_its_predecessor_could_not(

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Float,
     Integer,
     Select,
+    String,
     and_,
     bindparam,
     delete,
@@ -248,13 +249,19 @@ _DUE: Final = (
     select(*_SESSION_COLUMNS)
     .where(
         or_(
-            _s.expires_at <= database_time(),
             and_(_UNFINISHED, _s.deadline_at <= database_time()),
             and_(_s.status == Status.PROCESSING.value, _s.lease_expires_at <= database_time()),
-        )
+        ),
+        _s.expires_at > database_time(),
     )
-    .where(tuple_(_s.created_at, _s.id) > (_AFTER, bindparam("after_id", type_=_s.id.type)))
+    .where(tuple_(_s.created_at, _s.id) > tuple_(_AFTER, bindparam("after_id", type_=_s.id.type)))
     .order_by(_s.created_at, _s.id)
+    .limit(bindparam("most", type_=Integer))
+)
+_EXPIRED: Final = (
+    select(*_SESSION_COLUMNS)
+    .where(_s.expires_at <= database_time())
+    .order_by(_s.expires_at)
     .limit(bindparam("most", type_=Integer))
 )
 
@@ -289,6 +296,27 @@ _NEWS_SQLITE: Final = _news(
 _NEWS_POSTGRESQL: Final = _news(
     tables.events.c.xact >= bindparam("since_xact"), tables.gone.c.xact >= bindparam("since_xact")
 )
+
+
+def _take_lease(dialect: Any) -> Any:
+    by = bindparam("by", type_=String)
+    lease = tables.leases.c
+    statement = dialect.insert(tables.leases).values(
+        name=bindparam("lease", type_=String), owner=by, expires_at=database_time(bindparam("seconds", type_=Float))
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["name"],
+        set_={"owner": statement.excluded.owner, "expires_at": statement.excluded.expires_at},
+        where=or_(
+            lease.owner == by,
+            lease.expires_at <= database_time(),
+            lease.expires_at > database_time(bindparam("too_long", type_=Float)),
+        ),
+    ).returning(lease.owner)
+
+
+_TAKE_LEASE_SQLITE: Final = _take_lease(sqlite)
+_TAKE_LEASE_POSTGRESQL: Final = _take_lease(postgresql)
 _HORIZON: Final = select(oldest_open_xact())
 
 _decode = msgspec.json.decode
@@ -479,8 +507,7 @@ class Store:
 
     async def transition(self, change: Change) -> Moved | None:
         """Try one transition; None: the table forbids it, or what had to hold no longer did, and nothing changed."""
-        after = TRANSITIONS.get((change.from_status, change.event))
-        if after is None:
+        if (change.from_status, change.event) not in TRANSITIONS:
             return None
         table = tables.sessions.c
         conditions = [table.id == change.session_id, table.status == change.from_status.value]
@@ -495,35 +522,76 @@ class Store:
             conditions.append(table.cancel_requested.is_(change.cancelled))
         if change.lease_lapsed:
             conditions.append(table.lease_expires_at <= database_time())
-        values: dict[str, Any] = {"status": after.value, "seq": table.seq + 1, "updated_at": database_time()}
-        if after is not Status.PROCESSING:
-            values |= {"lease_owner": None, "lease_expires_at": None}
-        if after.terminal:
-            values["finished_at"] = database_time()
         async with self._write() as connection:
-            result = await connection.execute(
-                update(tables.sessions)
-                .where(and_(*conditions))
-                .values(**values | change.values)
-                .returning(*_SESSION_COLUMNS)
+            moved = await self._move(
+                connection,
+                and_(*conditions),
+                change.from_status,
+                change.event,
+                change.values,
+                actor=change.actor,
+                data=change.data,
             )
-            row = result.one_or_none()
-            if row is None:
-                return None
-            session = _session(row)
+        return moved[0] if moved else None
+
+    async def _move(
+        self,
+        connection: AsyncConnection,
+        which: ColumnElement[bool],
+        before: Status,
+        event: Event,
+        values: Mapping[str, Any],
+        *,
+        actor: str,
+        data: Mapping[str, Any],
+    ) -> list[Moved]:
+        """The transition of every row that ``which`` holds for: the rows, and an event each."""
+        after = TRANSITIONS[before, event]
+        table = tables.sessions.c
+        common: dict[str, Any] = {"status": after.value, "seq": table.seq + 1, "updated_at": database_time()}
+        if after is not Status.PROCESSING:
+            common |= {"lease_owner": None, "lease_expires_at": None}
+        if after.terminal:
+            common["finished_at"] = database_time()
+        rows = await connection.execute(
+            update(tables.sessions).where(which).values(**common | dict(values)).returning(*_SESSION_COLUMNS)
+        )
+        moved = []
+        for session in map(_session, rows.all()):
             audit = AuditEvent(
                 session_id=session.id,
                 seq=session.seq,
-                event=change.event,
-                from_status=change.from_status,
+                event=event,
+                from_status=before,
                 status=session.status,
                 at=session.updated_at,
                 attempt=session.attempt,
-                actor=change.actor,
-                data=change.data | ({"attempt": session.attempt} if change.event is Event.PROCESSING else {}),
+                actor=actor,
+                data=dict(data) | ({"attempt": session.attempt} if event is Event.PROCESSING else {}),
             )
             await self._add_event(connection, audit)
-        return Moved(session, audit)
+            moved.append(Moved(session, audit))
+        return moved
+
+    async def time_out(
+        self, session_ids: Collection[str], *, values: Mapping[str, Any], data: Mapping[str, Any], actor: str
+    ) -> list[Moved]:
+        """Those of these that have not ended by their deadline -> failed, in one transaction. Who is being changed by somebody
+        else at this moment is left for the next time."""
+        overdue = (
+            select(_s.id, _s.status)
+            .where(_s.id.in_(list(session_ids)), _UNFINISHED, _s.deadline_at <= database_time())
+            .with_for_update(skip_locked=True)
+        )
+        moved = []
+        async with self._write() as connection:
+            found = (await connection.execute(overdue)).all()
+            for before in (Status.CREATED, Status.PROCESSING):
+                ids = [session_id for session_id, status in found if status == before.value]
+                if ids:
+                    which = and_(_s.id.in_(ids), _s.status == before.value)
+                    moved += await self._move(connection, which, before, Event.FAILED, values, actor=actor, data=data)
+        return moved
 
     async def claim(self, session_id: str, *, worker: str, lease_seconds: float, actor: str) -> Moved | None:
         """created -> processing for one worker: the attempt goes up and fences out everybody before."""
@@ -662,16 +730,17 @@ class Store:
                     first |= ended
         return first
 
-    async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> bool:
-        """Note one more enqueue of a waiting session (the n of its job id); False: somebody else did, or it moved on."""
-        table = tables.sessions.c
+    async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> Session | None:
+        """Note one more enqueue of a waiting session (the n of its job id); None: somebody else did, or it moved on."""
         async with self._write() as connection:
             result = await connection.execute(
                 update(tables.sessions)
-                .where(table.id == session_id, table.seq == seq, table.enqueues == enqueues)
+                .where(_s.id == session_id, _s.seq == seq, _s.enqueues == enqueues, _s.expires_at > database_time())
                 .values(enqueues=enqueues + 1)
+                .returning(*_SESSION_COLUMNS)
             )
-        return result.rowcount == 1
+            row = result.one_or_none()
+        return None if row is None else _session(row)
 
     async def erase(self, hashes: dict[str, str], reason: GoneReason) -> list[Session]:
         """Remove sessions with their events, and leave for each the hash of its id. The rows that were removed."""
@@ -721,20 +790,10 @@ class Store:
     async def take_lease(self, name: str, *, owner: str, seconds: float) -> bool:
         """One process at a time: True if the named lease is free, lapsed or already this owner's. One that ends later than
         anybody takes it for was left behind when the clock was set back."""
-        dialect: Any = sqlite if self._sqlite else postgresql
-        values = {"name": name, "owner": owner, "expires_at": database_time(seconds)}
-        statement = dialect.insert(tables.leases).values(**values)
-        statement = statement.on_conflict_do_update(
-            index_elements=["name"],
-            set_={"owner": statement.excluded.owner, "expires_at": statement.excluded.expires_at},
-            where=or_(
-                tables.leases.c.owner == owner,
-                tables.leases.c.expires_at <= database_time(),
-                tables.leases.c.expires_at > database_time(2 * seconds),
-            ),
-        ).returning(tables.leases.c.owner)
+        statement = _TAKE_LEASE_SQLITE if self._sqlite else _TAKE_LEASE_POSTGRESQL
+        wanted = {"lease": name, "by": owner, "seconds": seconds, "too_long": 2 * seconds}
         async with self._write() as connection:
-            return (await connection.execute(statement)).one_or_none() is not None
+            return (await connection.execute(statement, wanted)).one_or_none() is not None
 
     async def drop_lease(self, name: str, *, owner: str) -> None:
         async with self._write() as connection:
@@ -873,7 +932,7 @@ class Store:
             return int((await connection.execute(_HORIZON)).scalar_one())
 
     async def due(self, *, after: Session | None = None, limit: int = 100) -> list[Session]:
-        """Sessions that need the reconciler: expired, past the deadline, or lease lapsed.
+        """Living sessions that need the reconciler: past the deadline, or lease lapsed.
 
         Oldest first, ``limit`` at a time; ``after``: the last one of the page before.
         """
@@ -881,6 +940,11 @@ class Store:
         async with self._read() as connection:
             rows = await connection.execute(_DUE, {"after": since[0], "after_id": since[1], "most": limit})
             return [_session(row) for row in rows.all()]
+
+    async def expired(self, *, limit: int) -> list[Session]:
+        """Those whose time has passed, the longest ago first."""
+        async with self._read() as connection:
+            return [_session(row) for row in (await connection.execute(_EXPIRED, {"most": limit})).all()]
 
     async def long_waiting(self, *, seconds: float) -> list[Queued]:
         """Sessions that wait for a worker since ``seconds`` or longer, oldest first, whether or not the queue knows them.

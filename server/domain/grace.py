@@ -32,8 +32,8 @@ def disturbance(last: Use | None, now: Use, *, failed: bool, calm_seconds: float
     if last is None:
         return None
     passed = now.at - last.at
-    if passed > calm_seconds:
-        return "late"
     if abs(now.clock - last.clock - passed) > JUMP_SECONDS:
         return "clock"
+    if passed > calm_seconds:
+        return "late"
     return None

@@ -18,8 +18,9 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import text
+from sqlalchemy import text, update
 
+from server.adapters import tables
 from server.adapters.store import Change, Cursor, Moved, Store, Taken, create_engine
 from server.domain.errors import NotFound, Unavailable
 from server.domain.session import AuditEvent, Session
@@ -350,6 +351,36 @@ async def test_a_lease_that_still_holds_is_not_taken_away(store: Store) -> None:
     assert await store.transition(attempt) is not None
 
 
+async def test_all_that_are_past_their_deadline_fail_in_one_transaction(store: Store) -> None:
+    late = [await store.insert(new_session(deadline_seconds=-1)) for _ in range(3)]
+    running = await store.insert(new_session(deadline_seconds=60))
+    claim = await store.claim(running.id, worker="w", lease_seconds=60, actor="test")
+    assert claim is not None
+    await past_its_deadline(store, running.id)
+    spared = [await brought_to(store, status) for status in Status]
+    start = await store.cursor()
+    ids = [session.id for session in (*late, running, *spared)]
+    moved = await store.time_out(ids, values={"error_code": "timeout"}, data={"error": {"code": "timeout"}}, actor="me")
+    assert {each.session.id for each in moved} == {running.id, *(session.id for session in late)}
+    for each in moved:
+        session = each.session
+        assert (session.status, session.error_code, session.lease_owner) == (Status.FAILED, "timeout", None)
+        assert session.finished_at is not None
+        last = (await trail(store, session.id))[-1]
+        assert (last.seq, last.event, last.actor, last.data) == (session.seq, Event.FAILED, "me", each.event.data)
+        assert last.from_status is (Status.PROCESSING if session.id == running.id else Status.CREATED)
+    assert len((await store.news(start)).events) == 4
+    assert await store.time_out(ids, values={}, data={}, actor="me") == [], "once"
+
+
+async def past_its_deadline(store: Store, session_id: str) -> None:
+    async with store._write() as connection:
+        table = tables.sessions
+        await connection.execute(
+            update(table).where(table.c.id == session_id).values(deadline_at=tables.database_time(-1))
+        )
+
+
 async def test_an_enqueue_is_counted_once_per_view(store: Store) -> None:
     session = await store.insert(new_session())
     assert await store.count_enqueue(session.id, seq=1, enqueues=1)
@@ -376,13 +407,13 @@ async def test_an_erased_session_leaves_nothing_but_a_hash(store: Store, databas
 
 async def everything(database_url: str) -> str:
     """All rows of all tables as text."""
-    tables = ("tryon_sessions", "tryon_events", "tryon_gone", "tryon_leases")
+    names = ("tryon_sessions", "tryon_events", "tryon_gone", "tryon_leases")
     if database_url.startswith("sqlite"):
         with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2])) as connection:
-            return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables])
+            return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in names])
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
-        return repr([[tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")] for table in tables])
+        return repr([[tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")] for table in names])
     finally:
         await connection.close()
 
@@ -416,7 +447,7 @@ async def test_an_expired_session_is_unreadable_before_it_is_erased(store: Store
     session = await store.insert(new_session(retention_seconds=-0.001))
     assert await store.get(session.id) is None
     assert await store.story(session.id, 0) is None
-    assert [due.id for due in await store.due()] == [session.id]
+    assert [expired.id for expired in await store.expired(limit=9)] == [session.id]
     assert [row.id for row in await store.erase({session.id: "h"}, GoneReason.EXPIRED)] == [session.id]
 
 
@@ -451,7 +482,12 @@ async def test_due_finds_each_kind_of_standstill_and_nothing_else(store: Store) 
     await store.renew(lapsed.id, attempt=1, lease_seconds=-1)
     late = await store.insert(new_session(deadline_seconds=-1))
     expired = await store.insert(new_session(retention_seconds=-1))
-    assert {session.id for session in await store.due()} == {lapsed.id, late.id, expired.id}
+    older = await store.insert(new_session(retention_seconds=-2, deadline_seconds=-3))
+    assert [session.id for session in await store.due()] == [lapsed.id, late.id]
+    assert [session.id for session in await store.due(limit=1)] == [lapsed.id]
+    assert [session.id for session in await store.due(after=await store.get(lapsed.id))] == [late.id]
+    assert [session.id for session in await store.expired(limit=9)] == [older.id, expired.id]
+    assert [session.id for session in await store.expired(limit=1)] == [older.id]
     soonest = await store.next_due()
     assert soonest is not None and soonest < datetime.now(UTC)
 
