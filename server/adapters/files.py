@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -117,16 +116,18 @@ class LocalFiles:
         return found
 
     async def keys(self) -> list[tuple[str, float]]:
-        """Every key with its age in seconds (since it was written, never negative).
+        """Every key with its age in seconds (since it was written, never negative), by the clock that stamps the files: this
+        machine's may differ from it. Raises :class:`Unavailable`.
 
         Unfinished files of killed writers are among them, as ``<key>.<random>.part``: they can be deleted, not read.
         """
         return await asyncio.to_thread(lambda: list(self._keys()))
 
     def _keys(self) -> Iterator[tuple[str, float]]:
-        now = time.time()
         for folder in FOLDERS:
             try:
+                os.utime(self.root / folder)  # stamps it as writing a file would, and needs no room on the disk
+                now = (self.root / folder).stat().st_mtime
                 with os.scandir(self.root / folder) as entries:
                     for entry in entries:
                         key = f"{folder}/{entry.name}"

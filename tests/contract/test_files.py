@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,34 @@ async def test_keys_come_with_their_age(files: LocalFiles) -> None:
     assert set(ages) == {KEY, OTHER}
     assert 3600 <= ages[KEY] < 3700
     assert 0 <= ages[OTHER] < 100
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+async def test_the_age_of_a_file_does_not_follow_this_machines_clock(
+    files: LocalFiles, monkeypatch: pytest.MonkeyPatch, sign: int
+) -> None:
+    """It may be a day off from the clock of a file server: a photo in flight would be swept away as an orphan."""
+    await files.put(KEY, b"photo")
+    await files.put(OTHER, b"result")
+    now = files.path(OTHER).stat().st_mtime
+    os.utime(files.path(OTHER), (now - 3600, now - 3600))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + sign * 25 * 3600)
+    ages = dict(await files.keys())
+    assert 0 <= ages[KEY] < 100
+    assert 3600 <= ages[OTHER] < 3700
+
+
+async def test_files_have_their_age_on_a_full_disk_too(small_disk: Path) -> None:
+    files = LocalFiles(small_disk)
+    await files.put(KEY, b"photo")
+    old = files.path(KEY).stat().st_mtime - 7200
+    os.utime(files.path(KEY), (old, old))
+    (small_disk / "filler").write_bytes(bytes(small_disk_free(small_disk)))
+    with pytest.raises(StorageFull):
+        await files.check()
+    [(_, age)] = await files.keys()
+    assert age >= 7200, "what could make room is found"
 
 
 @pytest.mark.parametrize(
