@@ -149,11 +149,15 @@ class RedisBus:
         return found
 
     async def forget(self, session_ids: Collection[str]) -> bool:
-        """Delete what Redis still knows of erased sessions, and let it learn no more. False: it is away."""
+        """Delete what Redis still knows of erased sessions, and let it learn no more. False: it is away, or full; then it has
+        deleted what it knew, but may learn more when it has room again.
+
+        No transaction: a full Redis refuses one as a whole if it adds anything.
+        """
         if not session_ids:
             return True
         try:
-            async with self._breaker.call(), self._redis.pipeline(transaction=True) as pipe:
+            async with self._breaker.call(), self._redis.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
                     pipe.set(self._erased_key(session_id), 1, ex=ERASED_SECONDS)
                     pipe.delete(self._progress_key(session_id))

@@ -361,6 +361,20 @@ async def test_progress_is_forgotten_with_its_session(bus: RedisBus, redis_url: 
     assert await bus.last_progress(["a"]) == {}
 
 
+async def test_a_redis_without_memory_forgets_at_once_and_is_asked_again(start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with publisher(valkey.url) as bus, Redis.from_url(valkey.url) as admin:
+        word = Progress(seq=2, attempt=1, at=AT, progress=0.5)
+        for session in "ab":
+            assert await bus.publish_progress(session, word, b"")
+        await admin.config_set("maxmemory", 1)
+        assert not await bus.forget(["a", "b"]), "it could not be told to learn no more"
+        assert await admin.keys("*") == []
+        await admin.config_set("maxmemory", 0)
+        assert await bus.forget(["a", "b"])
+        assert not await bus.publish_progress("a", word, b"")
+
+
 async def test_without_redis_progress_is_unknown_and_nothing_breaks(start_valkey: StartValkey) -> None:
     valkey = start_valkey()
     async with publisher(valkey.url) as bus:
