@@ -4,8 +4,9 @@ arq polls: it reads the queue, starts what it found, sleeps, reads again, and an
 is the connection it does that through, and changes five things without touching arq:
 
 - the read waits until the doorbell rings (a pub/sub channel rung after a job became visible), so polling costs nothing;
-- a job leaves the queue with the command that takes it. arq would leave it there while it runs, where it hides waiting ones
-  behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed;
+- a job leaves Redis, with all that names it, by the transaction that takes it. arq would leave it in the queue while it runs,
+  where it hides waiting ones behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed; and
+  its data, with the session's id, would be left by a killed worker for a day;
 - while Redis is away, the queue looks empty and every other answer is what harms nothing (:data:`NOTHING`);
 - it remembers what it offered, so that a job which cannot be started does not make the loop spin;
 - told to stop, it shows no more jobs at once: arq itself would still take what its last look brings.
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from arq.connections import ArqRedis
-from arq.constants import in_progress_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix
 from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
 
@@ -40,7 +41,6 @@ SOCKET_SECONDS: Final = 1.0
 NOTHING: Final[dict[str, Any]] = {
     "ZRANGE": [],  # the queue looks empty
     "ZCARD": 0,
-    "GET": None,  # arq drops the job as expired; the reconciler enqueues the session again
     "INFO": {},
     "DBSIZE": 0,
     "DEL": 0,
@@ -56,7 +56,10 @@ LOCALLY: Final[dict[str, Any]] = {
     "EXPIRE": True,
 }
 """What arq asks about each job and is told without asking Redis: nobody runs it, it waits, its time has come; it is marked
-as running; this is its first try. Claims in the database are what counts."""
+as running; this is its first try. Claims in the database are what counts. Its data came when it was taken."""
+
+_ASK: Final = object()
+"""In place of an answer: Redis is to give it."""
 
 
 class DoorbellRedis(ArqRedis):
@@ -83,8 +86,8 @@ class DoorbellRedis(ArqRedis):
         self._read_at_once = True
         self._was_empty = False
         self._offered: list[bytes] = []
-        self.taken: set[str] = set()
-        """Jobs that this worker runs: a Redis that came back may offer one of them again."""
+        self.taken: dict[str, bytes | None] = {}
+        """The data of the jobs that this worker runs: a Redis that came back may offer one of them again."""
         self._away = False
         self._stopping = False
 
@@ -198,38 +201,52 @@ class DoorbellRedis(ArqRedis):
 
 
 class TakingPipeline(Pipeline):
-    """A pipeline of arq's worker: taking a job is one command, and no error of Redis comes out of it.
+    """A pipeline of arq's worker: taking a job is one transaction, and no error of Redis comes out of it.
 
-    Before a job arq watches the mark of a running one, looks whether it is there and whether the job still waits, and sets it:
-    four round trips. Here who removes the job from the queue has it, and the rest is answered at once (:data:`LOCALLY`). No
-    command of it needs memory, so a Redis that is full still gives jobs away.
+    Before a job arq watches the mark of a running one, looks whether it is there and whether the job still waits, sets it, and
+    reads the job: five round trips. Here who removes the job from the queue has it and its data, and the rest is answered at
+    once (:data:`LOCALLY`). No command of it needs memory, so a Redis that is full still gives jobs away.
     """
 
     def __init__(self, redis: DoorbellRedis, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(redis.connection_pool, redis.response_callbacks, transaction, shard_hint)
         self._redis = redis
-        self._names: list[str] = []
         self._takes: str | None = None
+        self._plan: list[tuple[str, Any]] = []
+        """Each command, and what it is answered without asking Redis, or :data:`_ASK`."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        if args[0] == "WATCH":
+        name = args[0]
+        if name == "WATCH":
             self._takes = args[1].removeprefix(in_progress_key_prefix)
         if self._takes is not None and not self.explicit_transaction:
-            return _answered(LOCALLY[args[0]])
-        if args[0] == "DEL":  # the mark too: the job is over
-            self._redis.taken.difference_update(key.removeprefix(in_progress_key_prefix) for key in args[1:])
-        self._names.append(args[0])
-        return self if args[0] in LOCALLY else super().execute_command(*args, **options)
+            return _answered(LOCALLY[name])
+        answer = LOCALLY.get(name, _ASK)
+        if name == "GET":  # of a job that was taken
+            answer = self._redis.taken.get(args[1].removeprefix(job_key_prefix))
+        elif name == "DEL":  # the mark too: the job is over
+            for key in args[1:]:
+                self._redis.taken.pop(key.removeprefix(in_progress_key_prefix), None)
+        self._plan.append((name, answer))
+        return super().execute_command(*args, **options) if answer is _ASK else self
 
     async def execute(self, raise_on_error: bool = True) -> Any:
         if self._takes is not None:
-            if not await self._redis.zrem(self._redis.queue_name, self._takes) or self._takes in self._redis.taken:
-                raise WatchError("some worker has it, or Redis is away")
-            self._redis.taken.add(self._takes)
+            await self._take(self._takes)
             return [True]
-        sent = [name for name in self._names if name not in LOCALLY]
-        answers = iter(await self._answers(sent))
-        return [LOCALLY[name] if name in LOCALLY else next(answers) for name in self._names]
+        answers = iter(await self._answers([name for name, answer in self._plan if answer is _ASK]))
+        return [next(answers) if answer is _ASK else answer for _, answer in self._plan]
+
+    async def _take(self, job_id: str) -> None:
+        """Raises WatchError unless it was there to take and does not run here."""
+        key = job_key_prefix + job_id
+        commands = (("ZREM", self._redis.queue_name, job_id), ("GET", key), ("DEL", key))
+        for command in commands:
+            super().execute_command(*command)
+        removed, job, _ = await self._answers([command[0] for command in commands])
+        if not removed or job_id in self._redis.taken:
+            raise WatchError("some worker has it, or Redis is away")
+        self._redis.taken[job_id] = job
 
     async def _answers(self, names: list[str]) -> list[Any]:
         if not self._redis.given_up:
@@ -238,11 +255,6 @@ class TakingPipeline(Pipeline):
                 return answers
             except AWAY as error:
                 self._redis._note_away(error)
-            except asyncio.CancelledError:
-                # A job that arq cancels before it has begun. It must not end cancelled: arq's close() gathers the jobs, and
-                # would never come to on_shutdown. Taken and dropped, the session is enqueued again by the reconciler.
-                if "GET" not in names:
-                    raise
         return [NOTHING.get(name) for name in names]
 
 
