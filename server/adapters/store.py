@@ -709,26 +709,24 @@ class Store:
 
     async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
         """Write down when these ended sessions were first handed to a client (Unix seconds of :meth:`now`); the first to
-        say so wins. For those that nobody had said it of: when they ended."""
+        say so wins. For those that nobody had said it of: when they ended. All in one transaction: hand over some hundreds."""
         table = tables.sessions.c
-        first: dict[str, datetime] = {}
-        ids = list(handed)
-        for chunk in (ids[start : start + 400] for start in range(0, len(ids), 400)):
-            async with self._write() as connection:
-                unsaid = select(table.id, table.finished_at).where(
-                    table.id.in_(chunk), table.finished_at.is_not(None), table.delivered_at.is_(None)
+        async with self._write() as connection:
+            unsaid = (
+                select(table.id, table.finished_at)
+                .where(table.id.in_(list(handed)), table.finished_at.is_not(None), table.delivered_at.is_(None))
+                .order_by(table.id)  # in which everybody locks who locks several, or two could wait for each other
+            )
+            ended = {str(row[0]): row[1] for row in await connection.execute(unsaid)}
+            if ended:
+                now = self.now()
+                await connection.execute(
+                    update(tables.sessions)
+                    .where(table.id == bindparam("session"), table.delivered_at.is_(None))
+                    .values(delivered_at=database_time(bindparam("offset", type_=Float))),
+                    [{"session": id, "offset": handed[id] - now} for id in ended],
                 )
-                ended = {str(row[0]): row[1] for row in await connection.execute(unsaid)}
-                if ended:
-                    now = self.now()
-                    await connection.execute(
-                        update(tables.sessions)
-                        .where(table.id == bindparam("session"), table.delivered_at.is_(None))
-                        .values(delivered_at=database_time(bindparam("offset", type_=Float))),
-                        [{"session": id, "offset": handed[id] - now} for id in ended],
-                    )
-                    first |= ended
-        return first
+        return ended
 
     async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> Session | None:
         """Note one more enqueue of a waiting session (the n of its job id); None: somebody else did, or it moved on."""

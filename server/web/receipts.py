@@ -18,6 +18,9 @@ from ..domain.session import Session
 BATCH_SECONDS: Final = 0.5
 """Ends that are handed over within this time are written down together."""
 
+BATCH: Final = 400
+"""So many at most in one transaction."""
+
 FLUSH_SECONDS: Final = 1.0
 """How long a stopping process tries to write down the last ones."""
 
@@ -49,19 +52,24 @@ class Receipts:
             self.note(session.id)
 
     async def next_batch(self) -> None:
-        """Wait for ends, gather more for a moment, write them down. Raises Unavailable; then all are kept for the next time."""
+        """Wait for ends, gather more for a moment, write them down. Raises Unavailable; then those that were not are kept."""
         await self._some.wait()
         await asyncio.sleep(BATCH_SECONDS)
         await self.write_down()
 
     async def write_down(self) -> None:
+        """All that wait. Raises Unavailable; then those that could not be written down are kept."""
         self._some.clear()
-        handed = dict(self._handed)
+        waiting = list(self._handed.items())
         try:
-            first = await self._store.note_delivered(handed)
+            for start in range(0, len(waiting), BATCH):
+                await self._write_down(dict(waiting[start : start + BATCH]))
         except BaseException:
             self._some.set()
             raise
+
+    async def _write_down(self, handed: dict[str, float]) -> None:
+        first = await self._store.note_delivered(handed)
         for session_id in handed:
             del self._handed[session_id]
         for session_id, ended_at in first.items():

@@ -23,7 +23,7 @@ from sqlalchemy import text, update
 from server.adapters import tables
 from server.adapters.store import Change, Cursor, Moved, Store, Taken, create_engine
 from server.domain.errors import NotFound, Unavailable
-from server.domain.session import AuditEvent, Session
+from server.domain.session import AuditEvent, Session, new_session_id
 from server.domain.states import TRANSITIONS, Event, GoneReason, Status
 from tests.running import new_session
 from tests.servers import ROOT, PostgresServer
@@ -416,6 +416,34 @@ async def everything(database_url: str) -> str:
         return repr([[tuple(row) for row in await connection.fetch(f"SELECT * FROM {table}")] for table in names])
     finally:
         await connection.close()
+
+
+async def test_a_delivery_is_noted_once_and_of_ended_sessions_only(store: Store) -> None:
+    running, ended = await brought_to(store, Status.PROCESSING), await brought_to(store, Status.FAILED)
+    handed = {running.id: store.now(), ended.id: store.now()}
+    assert await store.note_delivered(handed) == {ended.id: ended.finished_at}
+    assert await store.note_delivered({ended.id: store.now() + 5}) == {}
+    row = await store.get(ended.id)
+    assert row is not None and row.delivered_at is not None
+    assert row.delivered_at.timestamp() == pytest.approx(handed[ended.id], abs=1)
+
+
+async def test_deliveries_are_noted_in_the_order_in_which_everybody_locks(postgres_url: str) -> None:
+    """Two processes that note the same ones, or one of them and an erasure, would else wait for each other."""
+    low, high = sorted(new_session_id() for _ in range(2))
+    async with opened(postgres_url) as store, opened(postgres_url) as other:
+        for id in (high, low):  # as they lie in the table
+            session = await store.insert(new_session(id=id))
+            await change(store, session, Event.FAILED)
+        async with other._write() as connection:
+            await connection.execute(text("SELECT 1 FROM tryon_sessions WHERE id = :id FOR UPDATE"), {"id": low})
+            noting = asyncio.create_task(store.note_delivered({high: store.now(), low: store.now()}))
+            async with asyncio.timeout(10):
+                while not (await connection.execute(text("SELECT 1 FROM pg_locks WHERE NOT granted"))).all():
+                    await asyncio.sleep(0.005)
+            query = text("SELECT id FROM tryon_sessions WHERE id = :id FOR UPDATE NOWAIT")
+            assert (await connection.execute(query, {"id": high})).one(), "it waits for the first and holds none"
+        assert set(await noting) == {low, high}
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

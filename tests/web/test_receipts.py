@@ -207,6 +207,30 @@ async def test_an_outage_of_the_database_only_delays_it(web: Web, monkeypatch: p
     await written(web, session)
 
 
+async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "BATCH", 2)
+    monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.1)
+    sessions = [(await finished(web))[0] for _ in range(5)]
+    before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
+    note, batches = web.store.note_delivered, 0
+
+    async def away_at_the_second(handed: dict[str, float]) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise Unavailable
+        return await note(handed)
+
+    monkeypatch.setattr(web.store, "note_delivered", away_at_the_second)
+    for each in sessions:
+        web.hub.receipts.note(each.id)
+    for each in sessions:
+        await written(web, each)
+    await until(lambda: not web.hub.receipts._handed)
+    assert batches == 4, "what was written down is not written again"
+    assert REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 5
+
+
 async def test_memory_is_bounded_while_nothing_can_be_written(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "MAX_WAITING", 3)
     for n in range(10):
