@@ -18,9 +18,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Index, inspect
 from sqlalchemy.schema import SchemaItem
 
+from benchmarks.faults.deploy import expand
 from server.adapters import migrations, tables
 from server.adapters.store import Store, create_engine
 from server.config import Config
+from server.domain.states import GoneReason
 from tests.conftest import note
 from tests.running import new_session
 from tests.servers import ROOT
@@ -94,6 +96,27 @@ async def test_migrating_again_changes_nothing(config: Config) -> None:
     await migrate(config)
     store = Store(create_engine(config.database))
     session = await store.insert(new_session())
+    await migrate(config)
+    assert await store.get(session.id) == session
+    await store.close()
+
+
+async def test_a_store_in_use_goes_on_when_the_next_release_expands_the_schema(config: Config) -> None:
+    await migrate(config)
+    store = Store(create_engine(config.database))
+
+    async def run() -> None:
+        session = await store.insert(new_session())
+        assert await store.claim(session.id, worker="w", lease_seconds=60, actor="w")
+        story = await store.story(session.id, 0)
+        assert story is not None and [event.seq for event in story.events] == [1, 2]
+        assert await store.erase({session.id: "h"}, GoneReason.DELETED) == [story.session]
+
+    await run()  # the connections know its statements now
+    session = await store.insert(new_session())
+    await expand(config.database)
+    assert await store.get(session.id) == session
+    await run()
     await migrate(config)
     assert await store.get(session.id) == session
     await store.close()
