@@ -118,7 +118,7 @@ def collect_command(clients: int) -> None:
 @click.option("--lease-seconds", default=5.0)
 @click.option("--deadline-seconds", default=60.0)
 @click.option("--retention-seconds", default=90.0, help="How long a session lives; the run ends when all are gone.")
-@click.option("--stale-seconds", default=10.0, help="The latest that a connected client may be shown a transition.")
+@click.option("--stale-seconds", default=5.0, help="The latest that a connected client may be shown a transition.")
 @click.option("--stuck-seconds", default=30.0, help="The longest that a session may stand still before its end.")
 @click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite")
 @click.option("--only", multiple=True, help="This kind of fault alone, with underscores: web_killed.")

@@ -33,8 +33,8 @@ from server.chaos.checker import Verdict
 from server.chaos.http import Network
 from server.chaos.people import World
 from server.chaos.plans import photos, plans
-from server.chaos.records import Accepted, Audit, Quiet, Recorder, Remains, Transition
-from server.chaos.run import break_things, come, judge, while_things_break
+from server.chaos.records import Accepted, Audit, GaveUp, Quiet, Recorder, Remains, Transition
+from server.chaos.run import FaultFailed, come, judge, while_things_break
 from server.domain.session import timestamp
 
 from .cluster import Cluster, Program, running_cluster
@@ -49,6 +49,9 @@ REREAD_SECONDS: Final = 60.0
 
 GONE_SECONDS: Final = 65.0
 """After the last expiry nothing may be left: 5 s are promised where all is well, 60 s after storage or Redis were away."""
+
+EXIT_SECONDS: Final = 15.0
+"""After SIGTERM; 5 s are promised where nothing else needs the processor."""
 
 SESSION_ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -65,7 +68,7 @@ class Soak:
     lease_seconds: float = 5.0
     deadline_seconds: float = 60.0
     retention_seconds: float = 90.0
-    stale_seconds: float = 10.0
+    stale_seconds: float = 5.0
     stuck_seconds: float = 30.0
     postgres: bool = False
     only: tuple[str, ...] = ()
@@ -144,9 +147,15 @@ class Faults:
         return await self._stopped(self._choice.choice(self._cluster.workers))
 
     async def _stopped(self, program: Program) -> str:
+        """Raises FaultFailed unless it ends by itself, well and in time."""
         began = time.monotonic()
-        await program.terminate()
+        try:
+            status = await program.terminate()
+        except TimeoutError:
+            raise FaultFailed(f"{program.name} did not end within 20 s of SIGTERM") from None
         seconds = time.monotonic() - began
+        if status not in (0, -signal.SIGTERM) or seconds > EXIT_SECONDS:
+            raise FaultFailed(f"{program.name} ended with {status}, {seconds:.1f} s after SIGTERM")
         await program.start()
         return f"{program.name}, gone after {seconds:.1f} s"
 
@@ -343,12 +352,9 @@ async def run(soak: Soak, record: Recorder) -> None:
                 bound = soak.sessions / soak.rate + soak.deadline_seconds + soak.quiet_seconds
                 try:
                     async with asyncio.timeout(bound):
-                        await while_things_break(
-                            people, break_things(faults, every=soak.every, choice=choice, record=record)
-                        )
+                        await while_things_break(people, faults, every=soak.every, choice=choice, record=record)
                 except TimeoutError:
-                    print(f"some still wait {bound:.0f} s after the first one came")
-                await mend(cluster)
+                    record(GaveUp(t=time.time(), owner="some", call=f"waiting, {bound:.0f} s after the first one came"))
                 await trail.read()
             record(Quiet(t=time.time()))
             accepted = {each.session for each in record.records if isinstance(each, Accepted)}
@@ -357,19 +363,6 @@ async def run(soak: Soak, record: Recorder) -> None:
         finally:
             await engine.dispose()
             tell_logs(cluster, soak.record and soak.record.with_suffix(".logs"))
-
-
-async def mend(cluster: Cluster) -> None:
-    """Whatever the last fault left broken when the people had gone."""
-    if cluster.valkey.pid is None:
-        await cluster.start_valkey()
-    cluster.valkey.send(signal.SIGCONT)
-    await cluster.empty_valkey()
-    for program in (*cluster.webs, *cluster.workers):
-        if program.running:
-            program.thaw()
-        else:
-            await program.start()
 
 
 def _database(cluster: Cluster) -> str:

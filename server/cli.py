@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -92,7 +93,7 @@ def _fault(context: click.Context, parameter: click.Parameter, values: tuple[str
 
 
 _LIMITS: Final = (
-    click.option("--stale-seconds", default=10.0, help="The latest that a connected client may be shown a transition."),
+    click.option("--stale-seconds", default=5.0, help="The latest that a connected client may be shown a transition."),
     click.option("--stuck-seconds", default=60.0, help="The longest that a session may stand still before its end."),
 )
 
@@ -126,6 +127,9 @@ def chaos(**options: Any) -> None:
         verdict = run.chaos(run.Chaos(**options))
     except (ValueError, run.FaultFailed) as error:
         _fail(str(error), 2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(2)  # 1 says that a promise was broken
     sys.exit(1 if verdict.findings else 0)
 
 

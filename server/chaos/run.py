@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +25,9 @@ from .report import report
 
 FAULT_SECONDS: Final = 120.0
 """A fault's command may take so long."""
+
+END_SECONDS: Final = 5.0
+"""And so long to end when it is told to."""
 
 FaultFunction = Callable[[], Awaitable[str]]
 """Breaks something and mends it again; what it returns goes into the records. Raises :class:`FaultFailed`."""
@@ -43,7 +49,8 @@ async def come(world: World, who: Iterator[Plan], *, sessions: int, rate: float,
             people.create_task(Person(world, next(who)).live())
 
 
-async def break_things(
+async def while_things_break(
+    people: Coroutine[Any, Any, None],
     faults: Mapping[str, FaultFunction],
     *,
     every: float,
@@ -51,16 +58,43 @@ async def break_things(
     record: Recorder,
     say: Callable[[str], None] = print,
 ) -> None:
-    """One fault every ``every`` seconds, in an order drawn round by round, for ever; a fault that takes longer delays
-    the next. Raises FaultFailed: a run in which nothing broke would prove nothing."""
+    """Until the people are done. A fault that has begun is waited for, also when this is cancelled: what it broke it has to
+    mend. Raises FaultFailed as soon as one could not happen: a run in which nothing broke would prove nothing."""
+    over = asyncio.Event()
+    coming = asyncio.create_task(people, name="people")
+    breaking = asyncio.create_task(_break(faults, over, every, choice, record, say), name="faults")
+    try:
+        await asyncio.wait([coming, breaking], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.set()
+        coming.cancel()
+        await asyncio.wait([coming, breaking])
+    await breaking
+    await coming
+
+
+async def _break(
+    faults: Mapping[str, FaultFunction],
+    over: asyncio.Event,
+    every: float,
+    choice: random.Random,
+    record: Recorder,
+    say: Callable[[str], None],
+) -> None:
+    """One fault every ``every`` seconds, in an order drawn round by round, until it is over; a fault that takes longer delays
+    the next."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     if not faults:
-        await loop.create_future()
-    while True:
+        await over.wait()
+    while not over.is_set():
         for name in choice.sample(sorted(faults), len(faults)):
             due = max(due + every, loop.time())
-            await asyncio.sleep(due - loop.time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await over.wait()
+            if over.is_set():
+                return
             began = time.time()
             record(Fault(t=began, name=name))
             detail = await faults[name]()
@@ -68,23 +102,34 @@ async def break_things(
 
 
 def shell(command: str) -> FaultFunction:
-    """A fault that is a shell command of the user."""
+    """A fault that is a shell command of the user. In a session of its own: the Ctrl-C that ends a run is not for what mends
+    the system again."""
 
     async def run() -> str:
-        process = await asyncio.create_subprocess_shell(command, stdin=asyncio.subprocess.DEVNULL)
+        process = await asyncio.create_subprocess_shell(
+            command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
         try:
             async with asyncio.timeout(FAULT_SECONDS):
                 status = await process.wait()
         except TimeoutError:
+            await _end(process)
             raise FaultFailed(f"{command!r} did not end within {FAULT_SECONDS:g} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
         if status:
             raise FaultFailed(f"{command!r} ended with status {status}")
         return ""
 
     return run
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The shell and all that it has started: SIGTERM, and SIGKILL for what is left."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +144,7 @@ class Chaos:
     faults: Sequence[tuple[str, str]] = ()
     every: float = 15.0
     patience: float = 120.0
-    stale_seconds: float = 10.0
+    stale_seconds: float = 5.0
     stuck_seconds: float = 60.0
     image: Path | None = None
     record: Path | None = None
@@ -117,7 +162,12 @@ def chaos(options: Chaos) -> Verdict:
     limited = sum(isinstance(each, Refused) and each.status == 429 for each in record.records)
     if limited:
         print(f"rate limited {limited} times: the run waited, as its clients must", file=sys.stderr)
-    return judge(record.records, stale_seconds=options.stale_seconds, stuck_seconds=options.stuck_seconds)
+    verdict = judge(record.records, stale_seconds=options.stale_seconds, stuck_seconds=options.stuck_seconds)
+    if options.faults and not verdict.faults:
+        raise FaultFailed(
+            f"nothing broke: everybody was done within {options.every:g} s, before the first fault was due"
+        )
+    return verdict
 
 
 async def _chaos(options: Chaos, record: Recorder) -> None:
@@ -128,22 +178,12 @@ async def _chaos(options: Chaos, record: Recorder) -> None:
     choice = random.Random(options.seed)
     await while_things_break(
         come(world, people, sessions=options.sessions, rate=options.rate, seconds=options.seconds),
-        break_things(faults, every=options.every, choice=choice, record=record),
+        faults,
+        every=options.every,
+        choice=choice,
+        record=record,
     )
     record(Quiet(t=time.time()))
-
-
-async def while_things_break(people: Coroutine[Any, Any, None], breaking: Coroutine[Any, Any, None]) -> None:
-    """Until the people are done; raises what stops the breaking earlier."""
-    tasks = [asyncio.create_task(people), asyncio.create_task(breaking)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            await task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def judge(records: Iterable[AnyRecord], *, stale_seconds: float, stuck_seconds: float) -> Verdict:

@@ -79,6 +79,13 @@ async def test_a_fault_that_does_not_happen_stops_the_run(stack: StartStack) -> 
     assert (status, err) == (2, "tryon: 'exit 3' ended with status 3\n")
 
 
+async def test_a_run_in_which_nothing_broke_proves_nothing(stack: StartStack) -> None:
+    up = await stack()
+    status, out, err = await tryon("chaos", up.url, "--sessions", "1", "--every", "60", "--fault", "a=true")
+    assert status == 2, out
+    assert err.startswith("tryon: nothing broke: ")
+
+
 async def test_a_system_that_is_not_there_serves_nobody() -> None:
     status, out, _ = await tryon("chaos", "http://127.0.0.1:1", "--sessions", "2", "--patience", "0.5")
     assert status == 1
