@@ -103,8 +103,9 @@ class Finding:
 class Sight:
     """One transition on one screen, seconds after its commit.
 
-    ``stale``: since the commit or, if that was later, since the client asked for the connection that showed it; of plain
-    polls, since the first that was asked after the commit, whatever it was answered. ``late``: since the commit, whatever
+    ``stale``: the longest time that the client was connected over one connection and was not shown it: from the commit or, if
+    that was later, from when it asked for the connection, until it was shown it or the connection was over. A poll counts
+    from the first that was asked after the commit, until the next that was not answered. ``late``: since the commit, whatever
     happened in between.
     """
 
@@ -146,6 +147,21 @@ class Verdict:
         return sum(finding.kind is kind for finding in self.findings)
 
 
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A connection from its first question to its end."""
+
+    over: str
+    asked: Sequence[float]
+    end: float
+
+    def blind(self, at: float) -> float:
+        """For how long it should have shown what was committed then."""
+        if self.over == "poll":
+            return self.end - next((asked for asked in self.asked if asked >= at), self.end)
+        return self.end - max(at, self.asked[0])
+
+
 @dataclass(slots=True)
 class _Screen:
     """One client's view of one session, as far as the records were read."""
@@ -155,12 +171,12 @@ class _Screen:
     owner: str
     over: str
     since: int
-    opened: float
-    """When it asked for the connection that it has."""
     asked: list[float] = field(default_factory=list)
-    """And when for more since, by polls."""
+    """When it asked for the connection that it has, and for more since."""
     live: bool = False
     """Whether it was answered since."""
+    spans: list[_Span] = field(default_factory=list)
+    """Its earlier connections."""
     cursor: int = 0
     end: str | None = None
     """The terminal status that it was shown."""
@@ -280,10 +296,13 @@ class _Checker:
         screen = self._screens.get(record.client)
         if screen is None:
             screen = self._screens[record.client] = _Screen(
-                record.client, record.session, record.owner, record.over, record.since, record.t
+                record.client, record.session, record.owner, record.over, record.since
             )
-        if not screen.live or record.over not in _SAME_CONNECTION:
-            screen.over, screen.opened = record.over, record.t
+        if screen.asked and record.over not in _SAME_CONNECTION:
+            self._over(screen, record.t)
+        if record.over != "sync":
+            screen.over = record.over
+        screen.live = screen.live or bool(screen.asked)  # nothing was said of the last answer: a 304
         screen.asked.append(record.t)
         if record.since > screen.cursor:
             _Findings(self, screen, record.t)(Kind.GAP, f"came back with {record.since}, was shown {screen.cursor}")
@@ -314,8 +333,11 @@ class _Checker:
         accepted = self._accepted.get(screen.session)
         if accepted is not None and accepted.owner != screen.owner:
             found(Kind.FOREIGN, f"shown to {screen.owner}, owned by {accepted.owner}")
-        if (erased := self._delete_done.get(screen.session)) is not None and screen.opened > erased:
-            found(Kind.REMAINS, f"answered {screen.opened - erased:.3f} s after its deletion was confirmed")
+        if (erased := self._delete_done.get(screen.session)) is not None and screen.asked and screen.asked[-1] > erased:
+            found(
+                Kind.REMAINS,
+                f"asked {screen.asked[-1] - erased:.3f} s after its deletion was confirmed, and was answered",
+            )
         last = screen.since
         for event in record.missed:
             if event.seq <= last:
@@ -378,8 +400,15 @@ class _Checker:
             found(Kind.WRONG, f"its owner was refused: {record.code} {record.reason}")
         else:
             self._verdict.losses[Loss(screen.over, record.code, screen.live)] += 1
-        screen.live = False
-        screen.asked.clear()
+        self._over(screen, record.t)
+
+    def _over(self, screen: _Screen, t: float) -> None:
+        """Its connection is. The last poll was not answered: nobody could be blind by it."""
+        if screen.over == "poll" and screen.asked:
+            *screen.asked, t = screen.asked
+        if screen.asked and screen.live:
+            screen.spans.append(_Span(screen.over, screen.asked, t))
+        screen.live, screen.asked = False, []
 
     def _vanished(self, screen: _Screen, record: Closed) -> None:
         """Gone must have been asked for, or be the end of its time; and that may not come before its own end."""
@@ -435,9 +464,8 @@ class _Checker:
         if event.status in _TERMINAL and screen.end is None:
             screen.end = event.status
         at = event.unix - self._offset
-        stale = t - max(at, screen.opened)
-        if screen.over == "poll":
-            stale = t - next((asked for asked in screen.asked if asked >= at), at)
+        spans = [*screen.spans, _Span(screen.over, screen.asked or [at], t)]
+        stale = max(span.blind(at) for span in spans)
         sight = Sight(stale, t - at, screen.over, self._fault, screen.session, screen.client, event.status, t)
         self._verdict.sights.append(sight)
         if stale > self._stale_seconds:

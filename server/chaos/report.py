@@ -48,8 +48,7 @@ def _by_code(losses: Counter[Loss]) -> Counter[str]:
 
 
 FIGURES: Final = ("sights", "stale p50", "p99", "worst", "late p99", "worst")
-"""Seconds. Stale: while connected, or since the connection or poll that should have shown it was asked for. Late: since the
-commit."""
+"""Seconds. Stale: while connected and not shown it. Late: since the commit."""
 
 
 def staleness(what: str, sights: Sequence[Sight], group: Callable[[Sight], str]) -> str:

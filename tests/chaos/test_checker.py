@@ -144,6 +144,39 @@ def test_a_long_poll_is_connected_all_the_time() -> None:
     assert kinds(story.told(), stale_seconds=20) == {Kind.STALE}
 
 
+@pytest.mark.parametrize("over", ["ws", "sse", "long-poll"])
+def test_a_connection_that_was_deaf_until_it_was_given_up_was_stale(over: str) -> None:
+    story = Story().shown("a", over)
+    story.happens(Event.FAILED).now(55.0)
+    story.closed(code=1006, reason="silent").now(20.0)
+    story.shown("a", over)
+    assert [round(sight.stale) for sight in check(story.told()).sights] == [0, 55]
+    assert kinds(story.told(), stale_seconds=5) == {Kind.STALE}
+
+
+def test_what_was_missed_while_nobody_was_connected_is_late_and_not_stale() -> None:
+    story = Story().shown()
+    story.now(30.0)
+    story.closed()
+    story.happens(Event.FAILED).now(30.0)
+    story.shown("a", "sse")
+    assert kinds(story.told(), stale_seconds=1) == set()
+
+
+def test_a_poll_that_was_answered_without_it_counts_also_if_the_next_was_refused() -> None:
+    story = Story().shown("a", "poll")
+    name = f"{story.session}.a"
+    story.happens(Event.FAILED)
+    for _ in range(2):
+        ask = Asked(t=story.now(), client=name, owner=story.owner, session=story.session, over="poll", since=1)
+        story.records.append(ask)
+        story.now(9.0)
+    story.closed(code=503).now(9.0)
+    story.shown("a", "poll")
+    assert [round(sight.stale) for sight in check(story.told()).sights] == [0, 9], "until it asked and was refused"
+    assert kinds(story.told(), stale_seconds=5) == {Kind.STALE}
+
+
 def test_lost_connections_are_told_from_those_that_did_not_come_about() -> None:
     story = Story().shown()
     story.closed(code=4000).closed(code=503)

@@ -69,7 +69,7 @@ async def test_a_command_that_does_not_end_is_ended_with_all_it_has_started(
     monkeypatch.setattr(run, "FAULT_SECONDS", 0.5)
     monkeypatch.setattr(run, "END_SECONDS", 0.2)
     stubborn = f"trap '' TERM; (trap '' TERM; sleep 600) & echo $! > {tmp_path}/child; sleep 600"
-    with pytest.raises(FaultFailed, match="did not end within 0.5 s"):
+    with pytest.raises(FaultFailed, match="did not end within"):
         await broken_by(shell(stubborn))
     child = int((tmp_path / "child").read_text())
     await until(lambda: not alive(child))
