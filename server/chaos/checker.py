@@ -205,6 +205,8 @@ class _Checker:
         self._delete_done: dict[str, float] = {}
         self._gone: dict[str, str] = {}
         self._fault = ""
+        self._left = 0
+        """People who may have made a session without learning of it."""
         clocks = [record for record in records if isinstance(record, Clock)]
         self._offset = min(clocks, key=lambda clock: clock.round_trip).offset if clocks else 0.0
 
@@ -213,6 +215,7 @@ class _Checker:
         for record in self._records:
             self._take(record)
         self._check_audit()
+        self._check_strangers()
         self._check_ends()
         self._verdict.sessions = len(self._accepted)
         self._verdict.screens = len(self._screens)
@@ -277,6 +280,7 @@ class _Checker:
             case Refused():
                 self._refused(record)
             case GaveUp():
+                self._left += record.call in _MAKING
                 self._found(Kind.UNSERVED, f"{record.owner} gave up: {record.call}", None, None, record.t)
             case Listed():
                 for session in record.sessions:
@@ -451,6 +455,7 @@ class _Checker:
 
     def _refused(self, record: Refused) -> None:
         self._verdict.refused[f"{record.call} {record.status or 'no answer'}"] += 1
+        self._left += record.call in _MAKING and record.status == 404
         if record.status == 404 and record.session is not None and self._may_be_gone(record.session, record.t):
             return
         if record.status not in HONEST_REFUSALS:
@@ -501,6 +506,15 @@ class _Checker:
         elif before is not None and event.unix - before.unix > self._stuck_seconds:
             seconds = event.unix - before.unix
             self._found(Kind.STUCK, f"{before.status} for {seconds:.1f} s until {event.event}", session)
+
+    def _check_strangers(self) -> None:
+        """Whose answer got lost asks again by the same key until it has one: then it is accepted. Only who gave up, or was
+        told in the end that there is nothing to try again, may have left a session that it does not know."""
+        unknown = [session for session in self._audit if session not in self._accepted]
+        if len(unknown) > self._left:
+            for session in unknown:
+                detail = f"nobody was told of it; {len(unknown)} are so, and {self._left} gave up"
+                self._found(Kind.DUPLICATED, detail, session)
 
     def _check_ends(self) -> None:
         followed = defaultdict(list)
@@ -556,6 +570,7 @@ class _Families:
 _SAME_CONNECTION: Final = frozenset({"sync", "long-poll", "poll"})
 """What asks again without one that is new to the person."""
 
+_MAKING: Final = frozenset({"upload", "retry"})
 _TERMINAL: Final = frozenset(status.value for status in Status if status.terminal)
 _EVENTS: Final = frozenset(Event)
 

@@ -84,6 +84,16 @@ def test_who_deletes_a_photo_deletes_its_retries() -> None:
     assert kinds([*original.told(), *again.records]) == set()
 
 
+def test_an_upload_whose_answer_was_lost_is_not_doubled() -> None:
+    story = completed()
+    lost = Refused(t=START, owner=story.owner, call="upload", status=0)
+    audit = Audit(t=START, session=story.session, events=story.truth[:1])
+    assert kinds([audit, lost, lost, *story.told()]) == set(), "it is accepted when it is sent again"
+    unknown = Audit(t=START, session="unknown", events=Story().truth)
+    who = GaveUp(t=START, owner="x", call="upload")
+    assert kinds([*completed().told(), unknown, who]) == {Kind.UNSERVED}, "its owner gave up, and may have made it"
+
+
 def test_records_survive_a_file(tmp_path: Any) -> None:
     path = tmp_path / "run.jsonl"
     with path.open("wb") as file:
@@ -427,6 +437,12 @@ def listed_but_never_made() -> Records:
     return [*story.told(), Listed(t=1, owner=story.owner, sessions=[story.session, "another"])]
 
 
+def made_behind_the_back_of_all() -> Records:
+    """Two of one upload, and its owner never asked for its list."""
+    other = completed()
+    return [*completed().told(), Audit(t=other.now(), session=other.session, events=other.truth)]
+
+
 def given_up() -> Records:
     return [*completed().told(), GaveUp(t=1, owner="x", call="upload")]
 
@@ -485,6 +501,7 @@ BAD: dict[Callable[[], Records], Kind] = {
     answered_after_its_deletion: Kind.REMAINS,
     made_twice: Kind.DUPLICATED,
     listed_but_never_made: Kind.DUPLICATED,
+    made_behind_the_back_of_all: Kind.DUPLICATED,
     given_up: Kind.UNSERVED,
     nothing_at_all: Kind.UNSERVED,
     an_internal_error: Kind.ERROR,
