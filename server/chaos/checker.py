@@ -35,6 +35,7 @@ from .records import (
     Snapshot,
     Stranger,
     Transition,
+    Unreadable,
 )
 
 
@@ -74,6 +75,9 @@ KINDS: Final[dict[Kind, str]] = {
 
 SLACK_SECONDS: Final = 2.0
 """How much earlier than ``expires_at`` a session may be gone: clocks, and the way there."""
+
+SHAPE_SHARE: Final = 0.003
+"""By how much the shape of a result may differ from its photo's; those of two photos differ by twice as much."""
 
 HONEST_REFUSALS: Final = frozenset({0, 409, 429, 503, 507})
 """What an owner may be answered when the system is in trouble: no answer, or one that says to try again."""
@@ -142,6 +146,8 @@ class Verdict:
     losses: Counter[Loss] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     strangers: int = 0
+    clocks: int = 0
+    """How often the clocks were compared."""
 
     def count(self, kind: Kind) -> int:
         return sum(finding.kind is kind for finding in self.findings)
@@ -293,7 +299,11 @@ class _Checker:
             case Fault():
                 self._fault = record.name
                 self._verdict.faults[record.name] += 1
-            case Accepted() | Audit() | Did() | Clock() | Quiet():
+            case Unreadable():
+                self._found(Kind.ERROR, f"{record.who} was answered what cannot be read: {record.what}", t=record.t)
+            case Clock():
+                self._verdict.clocks += 1
+            case Accepted() | Audit() | Did() | Quiet():
                 pass
 
     def _asked(self, record: Asked) -> None:
@@ -325,6 +335,10 @@ class _Checker:
                 record.t,
             )
         else:
+            if isinstance(record, Snapshot | Heard):
+                for path in record.pictures:
+                    if record.session not in path:
+                        _Findings(self, screen, record.t)(Kind.FOREIGN, f"shown a link to {path}")
             return screen
         return None
 
@@ -362,7 +376,7 @@ class _Checker:
         known = self._known(screen.session, record.seq)
         if known is not None and known.status != record.status:
             found(Kind.WRONG, f"a snapshot says {record.status}, the audit trail {known.status} at {record.seq}")
-        if Status(record.status).terminal and screen.end is None and record.seq >= screen.cursor:
+        if record.status in _TERMINAL and screen.end is None and record.seq >= screen.cursor:
             screen.end = record.status
 
     def _heard(self, record: Heard) -> None:
@@ -450,8 +464,11 @@ class _Checker:
     def _result(self, record: Result) -> None:
         there = record.status == 200 and record.bytes > 0
         if not there and not self._may_be_gone(record.session, record.t):
-            detail = f"completed, but its picture is a {record.status} of {record.bytes} bytes"
+            detail = f"its {record.role} is a {record.status} of {record.bytes} bytes"
             self._found(Kind.WRONG, detail, record.session, None, record.t)
+        elif there and record.own is not None and not _same_picture(record, record.own):
+            detail = f"its {record.role} is a picture of {record.size}, its owner's photo one of {record.own}"
+            self._found(Kind.FOREIGN, detail, record.session, None, record.t)
 
     def _refused(self, record: Refused) -> None:
         self._verdict.refused[f"{record.call} {record.status or 'no answer'}"] += 1
@@ -572,14 +589,25 @@ _SAME_CONNECTION: Final = frozenset({"sync", "long-poll", "poll"})
 
 _MAKING: Final = frozenset({"upload", "retry"})
 _TERMINAL: Final = frozenset(status.value for status in Status if status.terminal)
+_STATUSES: Final = frozenset(Status)
 _EVENTS: Final = frozenset(Event)
 
 
 def _allowed(event: Transition) -> bool:
     if event.event not in _EVENTS:
         return False
-    before = Status(event.before) if event.before is not None else None
-    return TRANSITIONS.get((before, Event(event.event))) == event.status
+    before = Status(event.before) if event.before in _STATUSES else None
+    return TRANSITIONS.get((before, Event(event.event))) == event.status and (event.before is None) == (before is None)
+
+
+def _same_picture(record: Result, own: tuple[int, int]) -> bool:
+    """The photo as it was sent, or a result of the same shape: whole pixels of a few hundred."""
+    if record.size is None:
+        return False
+    (width, height), (own_width, own_height) = record.size, own
+    if record.role == "input":
+        return record.size == own
+    return abs(width / height - own_width / own_height) < SHAPE_SHARE
 
 
 def _pairs(events: Sequence[Transition]) -> Iterator[tuple[Transition | None, Transition]]:

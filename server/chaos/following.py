@@ -10,17 +10,19 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from ..domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from ..domain.states import Status
 from ..domain.tokens import SESSIONS
 from .http import Network, NoAnswer
-from .records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition
+from .records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Unreadable
 
 TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
 OPEN_SECONDS: Final = 5.0
@@ -67,9 +69,24 @@ class Lost(Exception):
         super().__init__(f"{code} {reason}")
 
 
+UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading an answer raises that is not what the protocol says."""
+
+
 def transition(event: Mapping[str, Any]) -> Transition:
-    """Of an event frame, of ``missed``, or of the history."""
-    return Transition(event["seq"], event["event"], event["from"], event["status"], event["at"])
+    """Of an event frame, of ``missed``, or of the history. Raises ValueError for nonsense."""
+    made = msgspec.convert([event[name] for name in ("seq", "event", "from", "status", "at")], Transition)
+    if made.unix < 0:
+        raise ValueError(f"{made.at} is no time of an event")
+    return made
+
+
+def pictures(session: Mapping[str, Any], *events: Mapping[str, Any]) -> list[str]:
+    """The paths of all links to files in a session and in events of it."""
+    links = session.get("links", {})
+    found = [links.get("input"), links.get("garment"), links.get("output")]
+    found += [event["data"].get("output") for event in events]
+    return sorted({link.partition("?")[0] for link in found if link is not None})
 
 
 class Screen:
@@ -122,12 +139,20 @@ class Screen:
         while self.outcome is None:
             self._live_at = None
             try:
-                await ways[self.over]()
+                await self._connected(ways[self.over])
             except Lost as lost:
                 self._closed(lost.code, lost.reason)
                 if self.outcome is None:
                     await asyncio.sleep(self._pause(lost))
         return self.outcome
+
+    async def _connected(self, way: Callable[[], Awaitable[None]]) -> None:
+        """Once. What nobody can read is the end of a connection."""
+        try:
+            await way()
+        except UNREADABLE as error:
+            self._record(Unreadable(t=time.time(), who=self.client, what=repr(error)))
+            raise Lost(1006, "unreadable") from None
 
     def _closed(self, code: int, reason: str) -> None:
         self.connected = False
@@ -169,13 +194,14 @@ class Screen:
             Snapshot(
                 t=time.time(),
                 client=self.client,
-                session=session["session_id"],
-                seq=session["seq"],
-                status=session["status"],
+                session=str(session["session_id"]),
+                seq=int(session["seq"]),
+                status=Status(session["status"]).value,
                 missed=[transition(event) for event in missed],
+                pictures=pictures(session, *missed),
             )
         )
-        self.cursor = max(self.cursor, session["seq"])
+        self.cursor = max(self.cursor, int(session["seq"]))
         if session["terminal"]:
             self.end = session["status"]
         self._live()
@@ -193,16 +219,23 @@ class Screen:
                 return float(frame["ping_seconds"])
             case "event":
                 event = transition(frame)
-                self._record(Heard(t=time.time(), client=self.client, session=frame["session_id"], event=event))
+                heard = Heard(
+                    t=time.time(),
+                    client=self.client,
+                    session=str(frame["session_id"]),
+                    event=event,
+                    pictures=pictures({}, frame),
+                )
+                self._record(heard)
                 self.cursor = max(self.cursor, event.seq)
                 if frame["terminal"]:
                     self.end = event.status
             case "progress":
-                seq = frame["seq"]
-                self._record(Progressed(t=time.time(), client=self.client, session=frame["session_id"], seq=seq))
+                seq = int(frame["seq"])
+                self._record(Progressed(t=time.time(), client=self.client, session=str(frame["session_id"]), seq=seq))
             case "bye":
                 wait = frame["retry_after_ms"]
-                raise Lost(frame["code"], frame["reason"], None if wait is None else wait / 1000)
+                raise Lost(int(frame["code"]), str(frame["reason"]), None if wait is None else wait / 1000)
         return None
 
     def _quiet_seconds(self, period: float) -> float:
@@ -241,12 +274,13 @@ class Screen:
                         self._clock(frame["at"], pinged)
                     first = self._live_at is None
                     period = self._frame(frame) or period
-                    if first and self._syncs:
+                    if first:
                         pinged = time.time()
                         with contextlib.suppress(ConnectionClosed):  # what came before the close is still to be read
                             await connection.send('{"type":"ping"}')
-                            self._asked("sync")
-                            await connection.send(json.dumps({"type": "sync", "since": self.cursor}))
+                            if self._syncs:
+                                self._asked("sync")
+                                await connection.send(json.dumps({"type": "sync", "since": self.cursor}))
             except ConnectionClosed:
                 raise Lost(connection.close_code or 1006) from None
             except TimeoutError:

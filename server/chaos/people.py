@@ -20,10 +20,24 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from ..domain.tokens import SESSIONS, new_token
-from .following import FIRST_SECONDS, OPEN_SECONDS, Pass, Record, Screen, transition
+from .following import FIRST_SECONDS, OPEN_SECONDS, UNREADABLE, Pass, Record, Screen, transition
 from .http import Answer, Network, NoAnswer
-from .plans import Plan
-from .records import Accepted, Asked, Audit, Closed, Did, GaveUp, Listed, Refused, Remains, Result, Snapshot, Stranger
+from .plans import Plan, picture_size
+from .records import (
+    Accepted,
+    Asked,
+    Audit,
+    Closed,
+    Did,
+    GaveUp,
+    Listed,
+    Refused,
+    Remains,
+    Result,
+    Snapshot,
+    Stranger,
+    Unreadable,
+)
 
 MOST_PAUSE_SECONDS: Final = 5.0
 """Between two tries of the same call, unless the answer says otherwise."""
@@ -60,12 +74,21 @@ class Person:
         self._choice = random.Random(plan.seed)
         self._token = new_token()
         self._key = secrets.token_urlsafe(16)
+        self._photo = world.photos[plan.number % len(world.photos)]
         self.owner = f"p{plan.number}"
 
     def __repr__(self) -> str:
         return f"<Person {self.owner}>"
 
     async def live(self) -> None:
+        """All that the plan says; an answer that nobody can read ends it, and is noted."""
+        try:
+            await self._live()
+        except* UNREADABLE as errors:
+            for error in errors.exceptions:
+                self._world.record(Unreadable(t=time.time(), who=self.owner, what=repr(error)))
+
+    async def _live(self) -> None:
         plan = self._plan
         session = await self._upload()
         if session is None:
@@ -81,7 +104,7 @@ class Person:
             if plan.strangers:
                 group.create_task(self._strangers(session["session_id"]))
         if outcome.result() == "completed":
-            await self._look_at_result(session["session_id"])
+            await self._look_at_pictures(session["session_id"])
         elif outcome.result() in ("failed", "cancelled") and plan.retries and plan.delete_after is None:
             again = await self._retry(session["session_id"])
             if again is not None:
@@ -138,11 +161,10 @@ class Person:
 
     async def _upload(self) -> dict[str, Any] | None:
         boundary = "tryon-chaos-0123456789abcdef"
-        photo = self._world.photos[self._plan.number % len(self._world.photos)]
         body = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
             "Content-Type: image/jpeg\r\n\r\n"
-        ).encode() + photo
+        ).encode() + self._photo
         params = json.dumps({"person": self._plan.number})
         body += f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n\r\n{params}'.encode()
         body += f"\r\n--{boundary}--\r\n".encode()
@@ -208,17 +230,34 @@ class Person:
     def _did(self, call: str, session_id: str, status: int = 0) -> None:
         self._world.record(Did(t=time.time(), owner=self.owner, session=session_id, call=call, status=status))
 
-    async def _look_at_result(self, session_id: str) -> None:
+    async def _look_at_pictures(self, session_id: str) -> None:
+        """The result, and for who looks back the photo too: are they there, and are they this person's?"""
         answer = await self._call("look", "GET", f"/{session_id}", good=(200,), session=session_id)
-        if answer is None or answer.json()["links"]["output"] is None:
+        if answer is None:
             return
+        session = answer.json()
+        made_of_the_photo = session["processor"] == "mock"
+        for role in ("output", "input") if self._plan.looks_back else ("output",):
+            link = session["links"][role]
+            if link is not None:
+                own = picture_size(self._photo) if len(self._world.photos) > 1 else None
+                await self._look_at(session_id, role, link, own if role == "input" or made_of_the_photo else None)
+
+    async def _look_at(self, session_id: str, role: str, link: str, own: tuple[int, int] | None) -> None:
         for _ in range(3):
             with contextlib.suppress(NoAnswer):
-                picture = await self._world.network.request(
-                    "GET", answer.json()["links"]["output"], number=self._plan.number
-                )
-                if picture.status not in (429, 503):
-                    result = Result(t=time.time(), session=session_id, status=picture.status, bytes=len(picture.body))
+                answer = await self._world.network.request("GET", link, number=self._plan.number)
+                if answer.status not in (429, 503):
+                    size = picture_size(answer.body) if answer.status == 200 else None
+                    result = Result(
+                        t=time.time(),
+                        session=session_id,
+                        status=answer.status,
+                        role=role,
+                        bytes=len(answer.body),
+                        size=size,
+                        own=own,
+                    )
                     self._world.record(result)
                     return
             await asyncio.sleep(1)

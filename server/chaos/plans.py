@@ -84,7 +84,7 @@ def plans(seed: int, *, everybody_looks_back: bool = False) -> Iterator[Plan]:
 
 
 def photos(seed: int, count: int = 8, side: int = 160) -> Sequence[bytes]:
-    """Small pictures that differ, as JPEG."""
+    """Small pictures that differ, in their shape too, as JPEG."""
     from PIL import Image
 
     made = []
@@ -97,3 +97,14 @@ def photos(seed: int, count: int = 8, side: int = 160) -> Sequence[bytes]:
         picture.resize((side, side + number), Image.Resampling.BICUBIC).save(out, "JPEG", quality=80)
         made.append(out.getvalue())
     return made
+
+
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as it is shown, upright; None: it is no picture."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return ImageOps.exif_transpose(picture).size
+    except OSError:
+        return None

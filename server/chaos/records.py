@@ -76,6 +76,8 @@ class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
     seq: int
     status: str
     missed: list[Transition]
+    pictures: list[str] = []
+    """Where its links to files lead, without what signs them."""
 
 
 class Heard(Record, frozen=True, kw_only=True, tag="event"):
@@ -84,6 +86,7 @@ class Heard(Record, frozen=True, kw_only=True, tag="event"):
     client: str
     session: str
     event: Transition
+    pictures: list[str] = []
 
 
 class Progressed(Record, frozen=True, kw_only=True, tag="progress"):
@@ -124,11 +127,15 @@ class Stranger(Record, frozen=True, kw_only=True, tag="stranger"):
 
 
 class Result(Record, frozen=True, kw_only=True, tag="result"):
-    """A completed session's picture was asked for by its fresh link."""
+    """A session's picture was asked for by its fresh link. ``role``: ``input`` or ``output``; ``size``: its width and height,
+    if it is one; ``own``: those of the photo of its owner, where they tell people apart."""
 
     session: str
     status: int
+    role: str = "output"
     bytes: int = 0
+    size: tuple[int, int] | None = None
+    own: tuple[int, int] | None = None
 
 
 class Audit(Record, frozen=True, kw_only=True, tag="audit"):
@@ -166,6 +173,13 @@ class Clock(Record, frozen=True, kw_only=True, tag="clock"):
     round_trip: float
 
 
+class Unreadable(Record, frozen=True, kw_only=True, tag="unreadable"):
+    """An answer that no client of the protocol can read. ``who``: a person or a screen."""
+
+    who: str
+    what: str
+
+
 class Quiet(Record, frozen=True, kw_only=True, tag="quiet"):
     """The end: nobody follows any more, every deadline has passed."""
 
@@ -187,6 +201,7 @@ AnyRecord = (
     | Remains
     | Fault
     | Clock
+    | Unreadable
     | Quiet
 )
 

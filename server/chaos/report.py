@@ -33,6 +33,8 @@ def report(verdict: Verdict) -> str:
         "",
         staleness("over", verdict.sights, lambda sight: sight.over),
     ]
+    if not verdict.clocks:
+        parts.append("The clocks were not compared: that of the system is taken for right.")
     if verdict.faults:
         rows = _by(verdict.sights, lambda sight: sight.fault)
         body = [[name, count, *_figures(rows.get(name, []))] for name, count in sorted(verdict.faults.items())]

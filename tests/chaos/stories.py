@@ -148,7 +148,11 @@ def eventful() -> Story:
     story.records.append(Stranger(t=story.now(), owner="x", session=story.session, call="ws", answer=4504))
     story.records.append(Stranger(t=story.now(), owner="x", session=story.session, call="ws", answer=1006))
     story.happens(Event.COMPLETED).pushed("a").closed("a", 1000, "completed").shown("b", "poll")
-    story.records.append(Result(t=story.now(), session=story.session, status=200, bytes=1000))
+    for role, size in (("input", (160, 167)), ("output", (613, 640))):
+        result = Result(
+            t=story.now(), session=story.session, status=200, role=role, bytes=1000, size=size, own=(160, 167)
+        )
+        story.records.append(result)
     story.records.append(Listed(t=story.now(), owner=story.owner, sessions=[story.session]))
     return story
 

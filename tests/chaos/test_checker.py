@@ -29,8 +29,10 @@ from server.chaos.records import (
     Snapshot,
     Stranger,
     Transition,
+    Unreadable,
     read,
 )
+from server.chaos.report import report
 from server.domain.states import TRANSITIONS, Event, Status
 from tests.chaos.stories import GOOD, LIFE_SECONDS, START, Story, completed, deleted, eventful, stamp
 
@@ -203,6 +205,12 @@ def test_the_clocks_are_compared_by_the_quickest_answer() -> None:
     clocks: Records = [Clock(t=0, offset=-100.0, round_trip=3.0), Clock(t=0, offset=50.0, round_trip=0.001)]
     worst = max(sight.late for sight in check(clocks + story.told()).sights)
     assert worst == pytest.approx(50.0, abs=0.1)
+
+
+def test_the_clocks_are_known_to_be_compared() -> None:
+    clock: Records = [Clock(t=0, offset=0.0, round_trip=0.001)]
+    assert "clocks were not compared" in report(check(completed().told()))
+    assert "clocks were not compared" not in report(check(clock + completed().told()))
 
 
 def test_a_sight_belongs_to_the_last_fault_before_it() -> None:
@@ -416,6 +424,37 @@ def shown_to_another_owner() -> Records:
     return replaced(records, where(records, Asked)[0], owner="another")
 
 
+def shown_a_link_to_anothers_picture() -> Records:
+    records = completed().told()
+    return replaced(records, where(records, Snapshot)[0], pictures=["/api/tryon/files/inputs/another-image.jpg"])
+
+
+def pushed_a_link_to_anothers_picture() -> Records:
+    records = completed().told()
+    return replaced(records, where(records, Heard)[1], pictures=["/api/tryon/files/outputs/another-1.jpg"])
+
+
+def given_anothers_photo() -> Records:
+    story = completed()
+    result = Result(t=1, session=story.session, status=200, role="input", bytes=9, size=(160, 161), own=(160, 162))
+    return [*story.told(), result]
+
+
+def given_what_was_made_of_anothers_photo() -> Records:
+    story = completed()
+    result = Result(t=1, session=story.session, status=200, bytes=9, size=(636, 640), own=(160, 160))
+    return [*story.told(), result]
+
+
+def given_what_is_no_picture() -> Records:
+    story = completed()
+    return [*story.told(), Result(t=1, session=story.session, status=200, bytes=9, own=(160, 160))]
+
+
+def told_nonsense() -> Records:
+    return [*completed().told(), Unreadable(t=1, who="x", what="KeyError('type')")]
+
+
 def something_remains() -> Records:
     return [*completed().told(), Remains(t=1, what="file", name="inputs/1.jpg")]
 
@@ -497,6 +536,12 @@ BAD: dict[Callable[[], Records], Kind] = {
     told_apart_by_a_stranger: Kind.FOREIGN,
     shown_another_session: Kind.FOREIGN,
     shown_to_another_owner: Kind.FOREIGN,
+    shown_a_link_to_anothers_picture: Kind.FOREIGN,
+    pushed_a_link_to_anothers_picture: Kind.FOREIGN,
+    given_anothers_photo: Kind.FOREIGN,
+    given_what_was_made_of_anothers_photo: Kind.FOREIGN,
+    given_what_is_no_picture: Kind.FOREIGN,
+    told_nonsense: Kind.ERROR,
     something_remains: Kind.REMAINS,
     answered_after_its_deletion: Kind.REMAINS,
     made_twice: Kind.DUPLICATED,

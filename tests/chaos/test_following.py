@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from server.chaos.following import TRANSPORTS, Lost, Pass, Screen
 from server.chaos.http import Network
 from server.chaos.people import DOORS, Person, World
 from server.chaos.plans import photos, plans
-from server.chaos.records import Closed, Heard, Recorder, Refused, Snapshot, Stranger
+from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Unreadable
 from server.config import Config
 from server.domain.tokens import new_token
 from tests.running import Web, running_web, until
@@ -92,6 +93,39 @@ async def test_an_erased_session_ends_a_screen(web: Web, over: str) -> None:
     await until(lambda: any(isinstance(each, Snapshot) for each in record.records))
     await web.client.delete(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
     assert await asyncio.wait_for(watching, 10) == "gone"
+
+
+@pytest.mark.parametrize("over", ["ws", "sse"])
+async def test_the_clocks_are_compared_by_every_socket(web: Web, over: str) -> None:
+    session, token = await web.submit()
+    record = Recorder()
+    watching = asyncio.create_task(
+        screen(Network(f"http://127.0.0.1:{web.port}"), record, over, session.id, token).run()
+    )
+    await until(lambda: any(isinstance(each, Snapshot) for each in record.records))
+    if over == "ws":
+        await until(lambda: any(isinstance(each, Clock) for each in record.records))
+    await web.complete(await web.begin(session))
+    await asyncio.wait_for(watching, 10)
+    assert check(record.records).clocks == (over == "ws")
+
+
+async def test_a_person_notices_the_picture_of_somebody_else(web: Web) -> None:
+    record = Recorder()
+    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5)
+    one, other = itertools.islice(plans(1, everybody_looks_back=True), 2)
+    mine, their = Person(world, one), Person(world, other)
+    session = await mine._upload()
+    theirs = await their._upload()
+    assert session
+    assert theirs
+    for photo, found in ((mine._photo, set()), (their._photo, {Kind.FOREIGN})):
+        (web.config.data_dir / "uploads" / "inputs" / f"{session['session_id']}-image.jpg").write_bytes(photo)
+        record.records.clear()
+        await mine._look_at_pictures(session["session_id"])
+        assert any(isinstance(each, Result) and each.role == "input" for each in record.records)
+        kinds = {finding.kind for finding in check(record.records).findings}
+        assert kinds - {Kind.UNSERVED, Kind.LOST} == found
 
 
 async def test_strangers_learn_nothing_by_any_door(web: Web) -> None:
@@ -184,6 +218,52 @@ async def test_a_screen_hides_no_lie(kind: Kind) -> None:
     async with lying(*LIES[kind]) as network:
         await asyncio.wait_for(screen(network, record).run(), 10)
     assert kind in {finding.kind for finding in check(record.records).findings}
+
+
+NONSENSE: list[str] = [
+    "<html>",
+    "[]",
+    '{"session": {}}',
+    '{"type": "snapshot", "session": {"session_id": "s", "seq": "one", "terminal": false}, "missed": []}',
+    json.dumps(EVENTS[0] | {"at": "yesterday"}),
+    json.dumps(EVENTS[0] | {"seq": None}),
+    '{"type": "bye", "code": "x", "reason": "", "retry_after_ms": null}',
+]
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+async def test_nonsense_is_noted_and_ends_nobodys_run(text: str) -> None:
+    record = Recorder()
+
+    async def tell(connection: ServerConnection) -> None:
+        await connection.send(text)
+
+    async with serve(tell, "127.0.0.1", 0, subprotocols=["tryon.v1"], compression=None) as server:  # type: ignore[list-item]
+        network = Network(f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+        watching = asyncio.create_task(screen(network, record).run())
+        await until(lambda: sum(isinstance(each, Unreadable) for each in record.records) >= 2 or watching.done())
+        assert not watching.done(), "it comes back"
+        watching.cancel()
+    assert Kind.ERROR in {finding.kind for finding in check(record.records).findings}
+
+
+@pytest.mark.parametrize("over", ["sse", "long-poll", "poll"])
+async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d OK\r\nContent-Length: 9\r\n\r\nretry: x\n" % (201 if asked.startswith(b"POST") else 200))
+        await writer.drain()
+        writer.close()
+
+    record = Recorder()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        network = Network(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        watching = asyncio.create_task(screen(network, record, over).run())
+        await until(lambda: any(isinstance(each, Unreadable) for each in record.records) or watching.done())
+        assert not watching.done()
+        watching.cancel()
+        await Person(World(network, record, photos(1), patience=1), next(plans(1))).live()
+    assert [each.who for each in record.records if isinstance(each, Unreadable)][-1] == "p0"
 
 
 async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
