@@ -251,7 +251,9 @@ async def test_nonsense_is_noted_and_ends_nobodys_run(text: str) -> None:
 async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 %d OK\r\nContent-Length: 9\r\n\r\nretry: x\n" % (201 if asked.startswith(b"POST") else 200))
+        writer.write(
+            b"HTTP/1.1 %d OK\r\nContent-Length: 9\r\n\r\nretry: x\n" % (201 if asked.startswith(b"POST") else 200)
+        )
         await writer.drain()
         writer.close()
 
