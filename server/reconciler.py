@@ -451,7 +451,10 @@ class Reconciler:
         self._leases.add(name)  # before the commit: it must be dropped whatever becomes of the answer
         with self._using_database():
             await self._store.synchronize_clock()
+            began = time.monotonic()
             held = await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+            # A heartbeat had to wait as long: with short leases, longer than one lasts.
+            self._database_failed |= time.monotonic() - began > self._config.lease_seconds / 3
         self._note_use()
         if not held:
             self._leases.discard(name)

@@ -493,6 +493,26 @@ async def test_who_is_erased_while_it_is_queued_again_leaves_no_job(
         assert await services.queue.depth() == 0
 
 
+async def test_a_database_that_lets_nobody_write_for_a_while_ends_no_lease(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not long enough for an error, and too long for a short lease."""
+    async with open_services(config(lease_seconds=0.3)) as services:
+        assert await services.reconciler._holds("reconcile", seconds=60)
+        await services.reconciler.maintain()
+        session = await lapsed(services)
+        take_lease = services.store.take_lease
+
+        async def late(*what: Any, **more: Any) -> bool:
+            await asyncio.sleep(0.15)  # half of the lease
+            return await take_lease(*what, **more)
+
+        monkeypatch.setattr(services.store, "take_lease", late)
+        assert await services.reconciler._holds("reconcile", seconds=60)
+        await services.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
 async def test_who_takes_over_after_an_outage_grants_what_its_predecessor_could_not(
     config: MakeConfig, database_url: str
 ) -> None:
