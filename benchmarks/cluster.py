@@ -32,7 +32,7 @@ from .proxy import Proxy, running_proxy
 from .stack import READY_SECONDS, reserved_port, spawn
 
 HARSH: Final[dict[str, Any]] = {
-    "upload_rate": "off",
+    "upload_rate": "6000/minute",
     "mock_failure_rate": 0,
     "sockets_per_address": 20000,
     "log_level": "info",

@@ -19,6 +19,10 @@ from redis.exceptions import RedisError
 
 from .. import telemetry
 from ..config import UploadRate
+from .breaker import Breaker
+
+LIMIT_SECONDS: Final = 0.3
+"""Redis is given so long to count; then this process does, and asks again a second later."""
 
 LOCAL_ADDRESSES: Final = 10_000
 """So many are counted by a process while Redis is away; one more, and who has not asked for longest starts afresh."""
@@ -61,6 +65,7 @@ class RedisLimiter:
         self._rate = rate
         self._prefix = f"{key_prefix}uploads:"
         self._script = redis.register_script(_SCRIPT)
+        self._breaker = Breaker(LIMIT_SECONDS)
         self._local: OrderedDict[str, deque[float]] = OrderedDict()
         """What this process counted while Redis was away; who asked last is last."""
 
@@ -74,7 +79,8 @@ class RedisLimiter:
         # The address is personal data: Redis holds only a hash of it, and that no longer than the window.
         key = self._prefix + hashlib.sha256(address.encode()).hexdigest()[:32]
         try:
-            allowed, remaining, reset = await self._script(keys=[key], args=[self._rate.seconds, self._rate.limit])
+            async with self._breaker.call():
+                allowed, remaining, reset = await self._script(keys=[key], args=[self._rate.seconds, self._rate.limit])
         except (RedisError, OSError, TimeoutError):
             telemetry.limiter_local.inc()
             return self._take_locally(key, self._rate)
