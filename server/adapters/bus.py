@@ -205,13 +205,14 @@ class RedisBus:
             return False
         return True
 
-    async def probe(self, channel: str, payload: bytes) -> bool:
-        """Asks also while Redis is thought to be silent: an answer ends that."""
+    async def probe(self, channel: str, payload: bytes) -> int | None:
+        """How many subscribers it was sent to; None: Redis is away. Asks also while it is thought to be silent: an answer
+        ends that."""
         try:
             async with self._breaker.call(anyway=True):
-                return bool(await self._redis.publish(channel, payload))
+                return int(await self._redis.publish(channel, payload))
         except _AWAY:
-            return False
+            return None
 
 
 class Load:

@@ -66,8 +66,8 @@ UNACKNOWLEDGED_MS: Final = 8000
 """How long sent bytes may stay unacknowledged before the kernel drops a connection (RFC 5482): a peer that vanished, or
 that takes nothing. It finds them long before a ping does, and without a byte from us."""
 
-STOP_SECONDS: Final = 4
-"""How long a stopping server waits for requests in flight, sockets included."""
+STOP_SECONDS: Final = 2
+"""How long a stopping server waits for requests in flight, after it has told all who follow: it has five seconds in all."""
 
 
 def create_app(config: Config) -> Starlette:

@@ -347,11 +347,15 @@ class Hub:
             return  # it went away while the state was read
         if session.status is Status.CREATED:
             self._waiting.setdefault(session.id, None)
+        self.take_up(follower, session.seq)
+
+    def take_up(self, follower: Follower, seq: int) -> None:
+        """The client has been given everything up to ``seq``: what was held follows, then the news as it comes."""
         held_end = any(kind == TERMINAL for kind, _, _ in follower._held or ())
-        if not follower.take_up(session.seq):
+        if not follower.take_up(seq):
             self._catch_up(follower.session_id)
         elif held_end:
-            self.receipts.note(session.id)
+            self.receipts.note(follower.session_id)
 
     # -- news ----------------------------------------------------------------------------------------------------
 
@@ -453,6 +457,8 @@ class Hub:
                     self._feed(session_id, event_message(event, link))
         except Unavailable:
             pass  # the sweep reads it when the database is back
+        except Exception:
+            log.exception("What was missed of session %s could not be read", session_id)
         finally:
             self._holes.discard(session_id)
             del self._catching_up[session_id]
@@ -466,13 +472,18 @@ class Hub:
         def offer(follower: Follower) -> None:
             if follower.seq is not None and follower.seq < seq:
                 telemetry.sweep_finds.inc()
+                behind.append(follower)
             if not follower.offer(kind, seq, frame):
                 self._catch_up(session_id)
 
+        behind: list[Follower] = []
         followers = self._of(session_id)
         self._each(followers, offer)
         if kind == TERMINAL:
             self._note_end(followers, seq)
+        if behind:
+            self._handed[kind] += len(behind)
+            self._measure(frame, time.monotonic())
 
     # -- when pub/sub lies ---------------------------------------------------------------------------------------
 
@@ -565,7 +576,8 @@ class Hub:
                 self._end(session_id, reason)
 
     async def _probe(self) -> None:
-        """A connection can be up and deaf. What was published to oneself and did not come back proves it."""
+        """A connection can be up and deaf, also because Redis knows nothing of it (any more). What was published to oneself
+        and did not come back proves it."""
         await asyncio.shield(self._subscriber.subscribe(self._probe_channel))
         connection = self._subscriber.connections if self._subscriber.up else None
         probe = f"{secrets.token_hex(4)} {time.monotonic()}".encode()
@@ -574,7 +586,7 @@ class Hub:
         if sent and self._probe_came_back == probe:
             return
         self._probe_delay_seconds = None
-        if sent and self._subscriber.up and connection == self._subscriber.connections:
+        if sent is not None and self._subscriber.up and connection == self._subscriber.connections:
             log.warning("The subscriber connection to Redis is deaf; connecting again")
             self._subscriber.reconnect()
 

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import telemetry
 from ..domain.errors import BadRequest, TryOnError, Unavailable
-from ..domain.events import SUBPROTOCOL, ByeFrame, ErrorFrame, PongFrame, SnapshotFrame, encode
+from ..domain.events import SUBPROTOCOL, ByeFrame, ErrorFrame, PingFrame, PongFrame, SnapshotFrame, encode
 from ..domain.session import timestamp, valid_session_id
 from ..services import Services
 from ..sessions import Credential, Look
@@ -265,8 +265,7 @@ class Sockets:
         except msgspec.MsgspecError:
             return None
         if inbound.type == "ping":
-            at = datetime.fromtimestamp(self._services.store.now(), UTC)
-            peer.put(encode(PongFrame(timestamp(at))))
+            peer.put(encode(PongFrame(self._now())))
         elif inbound.type == "sync" and not said.syncing and now - said.last_sync >= SYNC_SECONDS:
             said.last_sync = now
             said.sync_since = min(max(0, inbound.since), MAX_SEQ)
@@ -274,12 +273,21 @@ class Sockets:
             return said
         return None
 
+    def _now(self) -> str:
+        return timestamp(datetime.fromtimestamp(self._services.store.now(), UTC))
+
     async def _sync(self, peer: Peer, said: Said) -> None:
         """A new snapshot for a client that woke up. News are held from before the read, so that no snapshot steps back
-        behind an event already sent."""
-        peer.seq = None
+        behind an event already sent. While the database is away there is none: a ``ping`` says that the connection lives, and
+        what is new comes when it can be read."""
+        assert isinstance(peer, Follower)
+        before, peer.seq = peer.seq, None
         try:
             self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=said.sync_since))
+        except Unavailable:
+            if before is not None:
+                self._hub.take_up(peer, before)
+            peer.put(encode(PingFrame(self._now())))
         except TryOnError as error:
             peer.close(_bye_of(error))
         except Exception:

@@ -31,6 +31,9 @@ HEADERS: Final = {
     "X-Accel-Buffering": "no",
 }
 
+LAST_SECONDS: Final = 0.5
+"""So long a stopping server waits for a client to read."""
+
 RETRY_MS: Final = 1000
 """How long a browser waits before it comes back after a cut."""
 
@@ -38,7 +41,18 @@ RETRY_MS: Final = 1000
 class _Stream(Outbox):
     """An outbox whose frames are ready to be written: one event each."""
 
-    __slots__ = ()
+    __slots__ = ("sending",)
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.sending: asyncio.Timeout | None = None
+        """Bounds the write that waits for the client to read."""
+
+    def drain(self, retry_after_ms: int) -> None:
+        """A client that does not read is told nothing: it must not keep the server from its end."""
+        super().drain(retry_after_ms)
+        if self.sending is not None:
+            self.sending.reschedule(asyncio.get_running_loop().time() + LAST_SECONDS)
 
     def event(self, frame: bytes) -> None:
         self.put(b"id: %d\ndata: %s\n\n" % (self.seq or 0, frame))
@@ -91,7 +105,7 @@ class Streams:
                 outbox.end(look.session.status.value)
             else:
                 self._hub.release(outbox, look.session)
-            return _FollowingResponse(_frames(outbox), stack.pop_all())
+            return _FollowingResponse(outbox, stack.pop_all())
         raise AssertionError("unreachable")
 
 
@@ -106,14 +120,16 @@ async def _frames(outbox: _Stream) -> AsyncIterator[bytes]:
 class _FollowingResponse(StreamingResponse):
     """Holds the follower's registration for as long as the answer lasts, and gives up a client that does not read."""
 
-    def __init__(self, frames: AsyncIterator[bytes], registration: contextlib.AsyncExitStack) -> None:
-        super().__init__(frames, headers=HEADERS)
+    def __init__(self, outbox: _Stream, registration: contextlib.AsyncExitStack) -> None:
+        super().__init__(_frames(outbox), headers=HEADERS)
+        self._outbox = outbox
         self._registration = registration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def bounded(message: Message) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(SEND_SECONDS) as self._outbox.sending:
                 await send(message)
+            self._outbox.sending = None
 
         async with self._registration:
             with contextlib.suppress(TimeoutError):

@@ -21,6 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from server.config import Config
+from server.domain.errors import Unavailable
 from server.domain.events import PROGRESS, bus_message
 from server.domain.session import new_session_id
 from server.domain.states import GoneReason
@@ -744,6 +745,32 @@ async def test_a_sync_that_fails_is_told_to_come_again(web: Web, monkeypatch: py
         await client.send({"type": "sync", "since": 0})
         assert await client.rest() == 4001
         assert client.frames[-1]["reason"] == "internal_error"
+
+
+async def test_a_sync_while_the_database_is_away_leaves_the_client_where_it_was(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, read = asyncio.Event(), asyncio.Event()
+
+    async def away(*args: Any, **options: Any) -> Any:
+        asked.set()
+        await read.wait()
+        raise Unavailable
+
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(web.services.sessions), "look_again", away)
+            await client.send({"type": "sync", "since": 0})
+            await asked.wait()
+            claim = await web.begin(session)  # comes while it is read
+            read.set()
+            assert (await client.next("event"))["seq"] == 2
+            await client.next("ping")
+        await web.complete(claim)
+        assert await client.rest() == 1000
+        assert client.story() == [1, 2, 3]
 
 
 async def test_a_hundred_messages_are_no_misuse(web: Web) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from server.domain.session import Session
+from server.web.sse import _Stream
 from tests.following import Block, blocks, parse_stream
 from tests.running import Web, until
 from tests.web.conftest import StartWeb
@@ -52,6 +55,44 @@ async def opened(
         headers["Last-Event-ID"] = last_event_id
     async with web.client.stream("GET", path(session) + query, headers=headers) as response:
         yield Stream(response)
+
+
+async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
+    """A stream that has brought its snapshot and is read no more; the buffers on the way to it are full."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(made, ("127.0.0.1", web.port))
+    head = f"GET {path(session)} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
+    await loop.sock_sendall(made, head.encode())
+    said = b""
+    while b'"snapshot"' not in said:
+        said += await loop.sock_recv(made, 4096)
+    (stream,) = web.hub._of(session.id)
+    assert isinstance(stream, _Stream)
+    while stream.sending is None:  # what is not the latest word of progress is not dropped
+        stream.put(b": " + b"x" * 60_000 + b"\n\n")
+        await asyncio.sleep(0.001)
+    return made
+
+
+async def test_who_does_not_read_is_dropped_and_keeps_nobody_waiting(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.web.sse.SEND_SECONDS", 0.3)
+    session, token = await web.submit()
+    with contextlib.closing(await not_reading(web, session, token)):
+        async with opened(web, session, token) as stream:
+            assert (await stream.next()).frame["type"] == "snapshot"
+            await web.begin(session)
+            assert (await stream.next()).frame["seq"] == 2
+            await until(lambda: web.hub.followers_of(session.id) == 1)
+
+
+async def test_who_does_not_read_keeps_no_server_from_its_end(web: Web) -> None:
+    session, token = await web.submit()
+    with contextlib.closing(await not_reading(web, session, token)):
+        assert web.hub.drain() == 1
+        await until(lambda: web.hub.followers_of(session.id) == 0, seconds=5)  # a write may take 10 s else
 
 
 async def finished(web: Web) -> tuple[Session, str]:
