@@ -104,7 +104,8 @@ class Children:
     """The processor of ``config``, run in children: as many at once as :meth:`run` is called.
 
     :meth:`start`, then :meth:`built`; :meth:`close` ends every process within a second. If this process is killed, the kernel
-    and the fork server end them. ``on_cold`` is called, once, when a processor cannot be started: no other will be.
+    and the fork server end them; a child of an earlier fork server sees it by its closed socket, when its code lets it look, and
+    ends at its limit of CPU time at the latest. ``on_cold`` is called, once, when no processor can be started any more.
     """
 
     def __init__(
@@ -135,6 +136,8 @@ class Children:
         self._idle: list[Child] = []  # the last one worked last; the first ones are let go
         self._runs = 0
         self._stillborn = 0
+        self._failed_servers = 0
+        """That did not come to load the processor, one after the other; and that did not start at all."""
         self._built = False
         self._is_cold: NotStarted | None = None
         self._watcher: asyncio.TimerHandle | None = None
@@ -382,13 +385,18 @@ class Children:
         """It has no processor. That the first one cannot be made is a wrong setting; all else is no fault of who waits for it."""
         if not self._built:
             child.fail(error if isinstance(error, ConfigError) else self._unusable(error))
-        elif self._is_cold is None and not self._closed.is_set():
-            self._is_cold = NotStarted()
-            self._is_cold.__cause__ = error
-            self._on_cold(error)
+        else:
+            self._go_cold(error)
         if self._is_cold is not None:
             child.fail(self._is_cold)
         self._end(child)
+
+    def _go_cold(self, error: Exception) -> None:
+        """From now on no session is begun here."""
+        if self._is_cold is None and not self._closed.is_set():
+            self._is_cold = NotStarted()
+            self._is_cold.__cause__ = error
+            self._on_cold(error)
 
     def _unusable(self, why: object) -> ConfigError:
         return ConfigError(f"TRYON_PROCESSOR: {self.name!r} cannot be loaded ({why})")
@@ -507,7 +515,7 @@ class Children:
                 case Forked(pid=pid):
                     self._forked(server.asked.popleft(), pid)
                 case NotForked(reason=reason):
-                    self._cold(server.asked.popleft(), OSError(reason))
+                    self._not_forked(server.asked.popleft(), reason)
                 case Ended(pid=pid, status=status):
                     for child in [child for child in self._children if child.pid == pid]:
                         inside.kill_group(pid)  # what it has left behind
@@ -529,6 +537,19 @@ class Children:
         else:
             inside.kill(pid)  # nobody wants it any more
 
+    def _not_forked(self, child: Child, reason: str) -> None:
+        """No process or memory is left, perhaps for a moment only."""
+        if child not in self._children:
+            return
+        self._stillborn += 1
+        if self._stillborn >= START_TRIES:
+            self._cold(child, OSError(reason))
+            return
+        log.warning("A child could not be forked: %s", reason)
+        if child.timer is not None:
+            child.timer.cancel()
+        child.timer = asyncio.get_running_loop().call_later(RESTART_SECONDS, self._ask, child)
+
     def _server_gone(self, server: Server) -> None:
         """Its children work on; those it has not forked another one does."""
         asyncio.get_running_loop().remove_reader(server.socket)
@@ -544,29 +565,47 @@ class Children:
             self._restart = asyncio.create_task(self._start_another(server), name="fork server")
 
     async def _start_another(self, server: Server) -> None:
+        """One that was loaded is replaced, however often; one that cannot be is tried a few times, then the worker stops:
+        it would take sessions and never run them."""
         await reaped(server.process)
         if self._closed.is_set():
             return
-        waiting = [child for child in self._children if not child.pid]
-        if not self._built or server.refusal is not None:
-            how = f"the process that loads it {ended(server.process.returncode)}"
-            for child in waiting:
-                self._cold(child, ConfigError(server.refusal) if server.refusal else self._unusable(how))
+        if server.refusal is not None:
+            self._give_up(ConfigError(server.refusal))
             return
-        log.warning("The fork server %s; starting another", ended(server.process.returncode))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(server.started + RESTART_SECONDS):
-                await self._closed.wait()
-                return
-        try:
-            self._start_server()
-        except OSError as error:
-            for child in waiting:
-                self._cold(child, error)
+        how = ended(server.process.returncode)
+        if not self._built:
+            self._give_up(self._unusable(f"the process that loads it {how}"))
             return
-        for child in [child for child in self._children if not child.pid]:
-            self._ask(child)
-        self._keep_one()
+        self._failed_servers = 0 if server.loaded else self._failed_servers + 1
+        why: Exception = InChild(f"The fork server {how}")
+        begin = server.started + RESTART_SECONDS
+        while self._failed_servers < START_TRIES:
+            log.warning("%s; starting another", why)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(begin):
+                    await self._closed.wait()
+                    return
+            try:
+                self._start_server()
+            except OSError as error:  # no memory, process or descriptor left, perhaps for a moment only
+                self._failed_servers += 1
+                why, begin = error, asyncio.get_running_loop().time() + RESTART_SECONDS
+                continue
+            for child in self._unborn():
+                self._ask(child)
+            self._keep_one()
+            return
+        self._give_up(why)
+
+    def _give_up(self, why: Exception) -> None:
+        for child in self._unborn():
+            self._cold(child, why)
+        if self._built:
+            self._go_cold(why)
+
+    def _unborn(self) -> list[Child]:
+        return [child for child in self._children if not child.pid]
 
 
 def _told(child: Child, message: Cancel | End) -> bool:

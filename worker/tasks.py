@@ -68,6 +68,11 @@ class SessionRunner:
         # A task of its own: a cancel that strikes while the claim is being committed must not lose the claim.
         beginning = asyncio.create_task(self._sessions.begin(session_id, worker=self._worker_id))
         stopping = await _see_out(beginning)
+        if not beginning.done():  # the database lets nobody write, and the worker stops
+            beginning.cancel()
+            await asyncio.wait({beginning}, timeout=SETTLE_SECONDS)
+        if not beginning.done() or beginning.cancelled():
+            raise asyncio.CancelledError
         try:
             claim = beginning.result()
         except TryOnError as error:
@@ -116,8 +121,8 @@ class SessionRunner:
         return stopping
 
     async def _work(self, claim: Claim) -> Output:
-        image = await self._files.get(claim.image_key)
-        garment = await self._files.get(claim.garment_key) if claim.garment_key else None
+        image = await self._input(claim.image_key)
+        garment = await self._input(claim.garment_key) if claim.garment_key else None
         job = Job(
             session_id=claim.session.id,
             attempt=claim.attempt,
@@ -134,10 +139,24 @@ class SessionRunner:
             except Exception:
                 log.debug("Progress of session %s was not reported", claim.session.id, exc_info=True)
 
-        output = await self._processor.run(job, report)
+        try:
+            output = await self._processor.run(job, report)
+        except ProcessorError as error:
+            if error.requeue:  # what kept it from working needs a moment, and the queue would give it none
+                await asyncio.sleep(AGAIN_SECONDS * 2**claim.session.burnt)
+            raise
         if not isinstance(output, Output) or not output.data or not EXTENSION.fullmatch(output.extension):
             raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
         return output
+
+    async def _input(self, key: str) -> bytes:
+        """While the storage is away the session waits, under its lease and until its deadline."""
+        while True:
+            try:
+                return await self._files.get(key)
+            except Unavailable as error:
+                log.warning("%s could not be read now: %s", key, error.detail)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _beat(self, claim: Claim, look: asyncio.Event) -> Literal["cancelled", "lost"]:
         """Renew the lease until somebody else decided otherwise; soon again after it could not be."""
@@ -191,9 +210,6 @@ class SessionRunner:
                 return self._fail(claim, error.code, error.message, error.retryable)
             case MissingFile():
                 return self._fail(claim, "input_lost")
-            case Unavailable():
-                log.warning("Session %s goes back to the queue: its input could not be read", claim.session.id)
-                return lambda: self._sessions.requeue(claim, burnt=True, reason="unavailable")
             case _:
                 log.error("The processor failed on session %s", claim.session.id, exc_info=error)
                 return self._fail(claim, "processor_error")

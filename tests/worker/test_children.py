@@ -464,6 +464,75 @@ async def test_a_killed_fork_server_takes_no_session_along_and_is_replaced(start
     await end_neighbours()
 
 
+def _failing(times: int, real: Callable[[], None]) -> Callable[[], None]:
+    left = iter(range(times))
+
+    def start_server() -> None:
+        if next(left, None) is not None:
+            raise OSError("no memory")
+        real()
+
+    return start_server
+
+
+async def test_a_fork_server_that_cannot_be_started_for_a_moment_is_started_later(
+    start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "RESTART_SECONDS", 0.05)
+    children = await start()
+    end_neighbours = await neighbours(children)  # so nobody waits for it when it dies
+    monkeypatch.setattr(children, "_start_server", _failing(2, children._start_server))
+    assert children.server_pid is not None
+    os.kill(children.server_pid, signal.SIGKILL)
+    await gone(children.server_pid)
+    assert (await run(children)).isdigit()
+    await end_neighbours()
+
+
+async def test_without_a_fork_server_no_session_is_begun(
+    start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for its deadline, and so would all that come after it."""
+    monkeypatch.setattr(children_module, "RESTART_SECONDS", 0.05)
+    cold: asyncio.Queue[Exception] = asyncio.Queue()
+    children = await start(on_cold=cold.put_nowait)
+    end_neighbours = await neighbours(children)
+    monkeypatch.setattr(children, "_start_server", _failing(99, children._start_server))
+    assert children.server_pid is not None
+    os.kill(children.server_pid, signal.SIGKILL)
+    assert "no memory" in str(await asyncio.wait_for(cold.get(), 10))
+    with pytest.raises(NotStarted):
+        await asyncio.wait_for(children.run(job(), quiet), 10)
+    await end_neighbours()
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1, "runs"), (99, "not started")])
+async def test_a_fork_that_fails_is_tried_again_and_takes_nobody_along(
+    start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch, times: int, outcome: str
+) -> None:
+    monkeypatch.setattr(children_module, "RESTART_SECONDS", 0.05)
+    cold: list[Exception] = []
+    children = await start(on_cold=cold.append)
+    end_neighbours = await neighbours(children)
+    forked, left = children._forked, iter(range(times))
+
+    def no_memory(child: Any, pid: int) -> None:
+        if next(left, None) is None:
+            forked(child, pid)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            children._not_forked(child, "no memory")
+
+    monkeypatch.setattr(children, "_forked", no_memory)
+    if outcome == "runs":
+        assert (await run(children)).isdigit()
+    else:
+        with pytest.raises(NotStarted):
+            await asyncio.wait_for(children.run(job(), quiet), 10)
+    assert bool(cold) == (outcome != "runs")
+    await end_neighbours()
+
+
 @pytest.mark.parametrize(("do", "outcome"), [("segfault", "processor_crashed"), ("exit_quietly", "processor_crashed")])
 async def test_a_crash_is_noticed_without_a_fork_server_too(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do: str, outcome: str

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.config import Config
-from server.domain.errors import StorageFull
+from server.domain.errors import StorageFull, Unavailable
 from server.domain.session import Session
 from server.domain.states import Event, Status
 from server.services import Services, open_services
@@ -140,7 +140,8 @@ async def test_the_trace_of_an_unknown_error_is_logged(feed: Feed, caplog: pytes
     assert "deep inside" in caplog.text
 
 
-async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed) -> None:
+async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.0)
     script = raising(ProcessorError("gpu_gone", requeue=True))
     session, _ = await play(feed, script)
     assert (session.status, session.burnt) == (Status.CREATED, 1)
@@ -149,6 +150,62 @@ async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed) -
     session, _ = await play(feed, script, session)
 
     assert (session.status, session.error_code) == (Status.FAILED, "worker_lost")
+
+
+async def test_what_kept_a_session_from_working_is_given_a_moment(feed: Feed) -> None:
+    """Queued again at once, all its attempts would be burnt within milliseconds."""
+    session = await feed.submit()
+    processor = Scripted(raising(ProcessorError("gpu_gone", requeue=True)))
+    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
+    await processor.began.wait()
+    await asyncio.sleep(0.05)
+    assert (await feed.story(session.id)).session.status is Status.PROCESSING
+    running.cancel()  # but a worker that stops does not wait for it
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 10)
+    story = await feed.story(session.id)
+    assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
+
+
+async def test_a_storage_that_is_away_for_a_while_costs_no_attempt(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.01)
+    session = await feed.submit()
+    get, left = feed.services.files.get, 5
+
+    async def away(key: str) -> bytes:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise Unavailable
+        return await get(key)
+
+    monkeypatch.setattr(feed.services.files, "get", away)
+    session, _ = await play(feed, done, session)
+    assert (session.status, session.attempt, session.burnt) == (Status.COMPLETED, 1, 0)
+
+
+async def test_a_worker_that_stops_waits_for_no_claim_that_the_database_withholds(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "SETTLE_SECONDS", 0.05)
+    asked = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def withheld(*what: Any, **more: Any) -> Any:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(feed.services.sessions, "begin", withheld)
+    session = await feed.submit()
+    running = asyncio.create_task(SessionRunner(feed.services, Scripted(done), "w1").run(session.id))
+    await asked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 10)
+    assert ended.is_set(), "nothing goes on"
 
 
 async def test_a_lost_photo_fails_the_session(feed: Feed) -> None:
