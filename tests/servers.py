@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import psutil
 import redis
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -247,12 +248,19 @@ class PostgresServer:
 
     def pause(self) -> None:
         """Freeze every process of it (SIGSTOP)."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        self._send_all(signal.SIGSTOP)
 
     def resume(self) -> None:
+        self._send_all(signal.SIGCONT)
+
+    def _send_all(self, number: signal.Signals) -> None:
+        """To the one that starts the others first. Not to its group: each of its processes makes one of its own."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
+        first = psutil.Process(self._process.pid)
+        first.send_signal(number)
+        for child in first.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
 
     def kill(self) -> None:
         """End it at once, as ``pg_ctl stop -m immediate`` does: no goodbye to anybody, and it must recover at its next start."""

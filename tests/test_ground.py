@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from playwright.async_api import Page
 
 from tests import photos as photo_maker
 from tests.conftest import StartValkey
-from tests.servers import ROOT
+from tests.servers import ROOT, PostgresServer
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
 
@@ -51,6 +52,22 @@ async def test_a_paused_valkey_answers_when_resumed(start_valkey: StartValkey) -
             await client.ping()
         server.resume()
         assert await client.ping()
+
+
+async def test_a_paused_postgres_does_nothing_until_it_is_resumed(
+    postgres: PostgresServer, empty_postgres_url: str
+) -> None:
+    connection = await asyncpg.connect(empty_postgres_url.replace("+asyncpg", ""))
+    try:
+        postgres.pause()
+        asked = asyncio.create_task(connection.fetchval("SELECT 1"))
+        done, _ = await asyncio.wait([asked], timeout=0.3)
+        postgres.resume()
+        assert await asked == 1
+        assert not done, "its own process went on"
+    finally:
+        postgres.resume()
+        await connection.close()
 
 
 async def test_each_test_gets_an_empty_postgres_database(empty_postgres_url: str) -> None:
