@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks what goes through it: silence in one direction, cut connections, refusals.
+"""A TCP proxy that breaks what goes through it: silence in one direction, cut connections.
 
 Linux's ``tc netem`` does this better where it is to be had; this needs no rights and works per connection.
 """
@@ -28,7 +28,7 @@ class _Pair:
 
 
 class Proxy:
-    """Forwards to ``127.0.0.1:<to>`` until told otherwise. ``connections``: how many have come."""
+    """Forwards to ``127.0.0.1:<to>`` until told otherwise."""
 
     SAID_BYTES = 4096
 
@@ -36,10 +36,7 @@ class Proxy:
         self._to = to
         self._pairs: set[_Pair] = set()
         self._deaf: Callable[[bytes], bool] = lambda said: False
-        self._flowing = asyncio.Event()
-        self._flowing.set()
         self._server: asyncio.Server | None = None
-        self.connections = 0
         self.port = 0
 
     def __repr__(self) -> str:
@@ -73,17 +70,8 @@ class Proxy:
     def hear(self) -> None:
         self._deaf = lambda said: False
 
-    def block(self) -> None:
-        """Take nothing from either side, as a network does that has gone away without a word."""
-        self._flowing.clear()
-
-    def unblock(self) -> None:
-        self._flowing.set()
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         try:
-            await self._flowing.wait()
             upstream, server = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:
             writer.transport.abort()
@@ -108,7 +96,6 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
-                await self._flowing.wait()
                 if up:
                     pair.said = (pair.said + data)[: self.SAID_BYTES]
                 elif self._deaf(pair.said):
@@ -119,7 +106,7 @@ class Proxy:
 
 def subscribes(said: bytes) -> bool:
     """For :meth:`Proxy.deafen`: a connection to Redis that subscribes."""
-    return b"SUBSCRIBE" in said.upper()
+    return b"SUBSCRIBE" in said  # in capitals: not the name that it has given itself
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,18 @@ from server.chaos.checker import Verdict
 from server.chaos.http import Network
 from server.chaos.people import World
 from server.chaos.plans import photos, plans
-from server.chaos.records import Accepted, Audit, GaveUp, Quiet, Recorder, Remains, Transition
+from server.chaos.records import (
+    Accepted,
+    AnyRecord,
+    Audit,
+    Fault,
+    GaveUp,
+    Quiet,
+    Recorder,
+    Remains,
+    Transition,
+    Trouble,
+)
 from server.chaos.run import FaultFailed, come, judge, while_things_break
 from server.domain.session import timestamp
 
@@ -52,6 +63,9 @@ GONE_SECONDS: Final = 65.0
 
 EXIT_SECONDS: Final = 15.0
 """After SIGTERM; 5 s are promised where nothing else needs the processor."""
+
+KILL_SECONDS: Final = 5.0
+"""A file that a killed process left was written so short before or after."""
 
 SESSION_ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -292,27 +306,39 @@ async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
     for key in await cluster.redis("KEYS", "*"):
         if SESSION_ID.search(key):
             found.append(Remains(t=now, what="key", name=key.decode()))
+    for job in await cluster.redis("ZRANGE", "tryon:queue", 0, -1):
+        found.append(Remains(t=now, what="job", name=job.decode()))
     return found
 
 
-async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak, accepted: Collection[str]) -> list[Remains]:
+async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: Sequence[AnyRecord]) -> list[Remains]:
     """What is left when all sessions have expired. A photo whose upload was killed, and half a file of a writer that was, are
-    cleaned up when they are an hour old: so old they are made."""
+    cleaned up when they are an hour old: so old they are made. Any other has nobody to excuse it."""
     end = time.monotonic() + soak.retention_seconds + GONE_SECONDS
+    accepted = {each.session for each in records if isinstance(each, Accepted)}
+    kills = [each for each in records if isinstance(each, Fault)]
     orphans: set[str] = set()
     while (left := await remains(cluster, engine)) and time.monotonic() < end:
-        for each in left:
-            found = SESSION_ID.search(each.name.encode())
-            if not found or each.what != "file":
-                continue
-            if found[0].decode() not in accepted or each.name.endswith(DRAFT_SUFFIX):
-                orphans.add(each.name)
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(cluster.data / each.name, (time.time() - 7200, time.time() - 7200))
+        for name in {each.name for each in left if each.what == "file"} - orphans:
+            path = cluster.data / name
+            with contextlib.suppress(FileNotFoundError):
+                if orphaned(name, path.stat().st_mtime, accepted, kills):
+                    orphans.add(name)
+                    os.utime(path, (time.time() - 7200, time.time() - 7200))
         await asyncio.sleep(1)
     if orphans:
         print(f"# {len(orphans)} files whose writer was killed were made two hours old")
     return left
+
+
+def orphaned(name: str, written: float, accepted: Collection[str], faults: Iterable[Fault]) -> bool:
+    """Whether the one who wrote this file, and nobody else, can have been killed over it."""
+    found = SESSION_ID.search(name.encode())
+    draft = name.endswith(DRAFT_SUFFIX)
+    if found is None or (found[0].decode() in accepted and not draft):
+        return False
+    killers = {"web killed", "everything killed"} | ({"worker killed"} if draft else set())
+    return any(fault.name in killers and abs(written - fault.t) <= KILL_SECONDS for fault in faults)
 
 
 @contextlib.asynccontextmanager
@@ -357,12 +383,15 @@ async def run(soak: Soak, record: Recorder) -> None:
                     record(GaveUp(t=time.time(), owner="some", call=f"waiting, {bound:.0f} s after the first one came"))
                 await trail.read()
             record(Quiet(t=time.time()))
-            accepted = {each.session for each in record.records if isinstance(each, Accepted)}
-            for each in await gone(cluster, engine, soak, accepted):
+            for each in await gone(cluster, engine, soak, record.records):
                 record(each)
+            happened = {each.name for each in record.records if isinstance(each, Fault)}
+            if missing := sorted(set(faults) - happened):
+                print(f"# the run was too short for {len(missing)} kinds of fault: {', '.join(missing)}")
         finally:
             await engine.dispose()
-            tell_logs(cluster, soak.record and soak.record.with_suffix(".logs"))
+            for trouble in stack_traces(cluster, soak.record and soak.record.with_suffix(".logs")):
+                record(trouble)
 
 
 def _database(cluster: Cluster) -> str:
@@ -371,15 +400,18 @@ def _database(cluster: Cluster) -> str:
     return f"sqlite+aiosqlite:///{cluster.data / 'tryon.sqlite3'}"
 
 
-def tell_logs(cluster: Cluster, keep: Path | None) -> None:
-    """Stack traces in the logs of the product: none is expected, whatever breaks. ``keep``: a folder to copy them to."""
+def stack_traces(cluster: Cluster, keep: Path | None) -> list[Trouble]:
+    """In the logs of the product: none is expected, whatever breaks. ``keep``: a folder to copy them to."""
     if keep is not None:
         shutil.copytree(cluster.logs, keep, dirs_exist_ok=True)
+    found = []
     for log in sorted(cluster.logs.glob("*.log")):
         text = log.read_text(errors="replace")
         if traces := text.count("Traceback (most recent call last)"):
             print(f"{log.name}: {traces} stack traces, the last one:", file=sys.stderr)
             print(text[text.rindex("Traceback") :][:4000], file=sys.stderr)
+            found.append(Trouble(t=time.time(), who=log.name, what=f"{traces} stack traces"))
+    return found
 
 
 def main(soak: Soak) -> Verdict:

@@ -18,7 +18,8 @@ SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
 
 
 @contextlib.asynccontextmanager
-async def _without_database(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
+async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) -> AsyncIterator[Scene]:
+    """``felt_seconds``: somebody waits for so long, if nobody is refused."""
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("database", "redis", "workers")
         async with scene.load(RATE, longest=2.0):
@@ -34,13 +35,16 @@ async def _without_database(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
         scene.nobody_seemed_dead(trails)
         scene.streams_stayed()
         scene.refusals_were_honest(503)
+        scene.losses_were_honest()
+        scene.cancels_were_honest()
+        scene.was_felt(felt_seconds)
         scene.survived(*scene.cluster.webs, *scene.cluster.workers)
         scene.within(scene.outcome.recovery_seconds or 0.0, 10.0, "recovery")
         scene.fresh()
 
 
 async def locked(pace: Pace) -> Outcome:
-    async with _without_database(pace) as scene:
+    async with _without_database(pace, felt_seconds=pace.locked_seconds / 2) as scene:
         with scene.cluster.locked_sqlite():
             await scene.outage(pace.locked_seconds)
         scene.repaired()
@@ -49,7 +53,7 @@ async def locked(pace: Pace) -> Outcome:
 
 async def restarted(pace: Pace) -> Outcome:
     """``pg_ctl restart -m immediate``, three times: every connection dies without a word, and it recovers from its log."""
-    async with _without_database(pace, postgres=True) as scene:
+    async with _without_database(pace, felt_seconds=0.0, postgres=True) as scene:
         for _ in range(3):
             await scene.outage(pace.outage_seconds / 3)
             await scene.cluster.restart_postgres()
@@ -59,7 +63,7 @@ async def restarted(pace: Pace) -> Outcome:
 
 async def gone(pace: Pace) -> Outcome:
     """PostgreSQL is away for a while: connections are refused."""
-    async with _without_database(pace, postgres=True) as scene:
+    async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
         await asyncio.to_thread(scene.cluster.postgres.kill)
         await scene.outage(pace.outage_seconds)
@@ -70,7 +74,7 @@ async def gone(pace: Pace) -> Outcome:
 
 async def frozen(pace: Pace) -> Outcome:
     """Every process of PostgreSQL is stopped: connections stay open and nothing answers."""
-    async with _without_database(pace, postgres=True) as scene:
+    async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
         scene.cluster.postgres.pause()
         await scene.outage(pace.outage_seconds)
@@ -81,7 +85,8 @@ async def frozen(pace: Pace) -> Outcome:
 
 async def exhausted(pace: Pace) -> Outcome:
     """Somebody else holds every connection that PostgreSQL has to give."""
-    async with _without_database(pace, postgres={"max_connections": "30"}) as scene:
+    few = {"max_connections": "30"}
+    async with _without_database(pace, felt_seconds=pace.locked_seconds / 2, postgres=few) as scene:
         async with scene.cluster.exhausted_postgres():
             await scene.outage(pace.locked_seconds)
         scene.repaired()

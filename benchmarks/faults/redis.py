@@ -3,6 +3,7 @@ worker survives, and everything that was accepted is done once Redis is back."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -16,18 +17,25 @@ from ..proxy import subscribes
 from .scene import Outcome, Pace, Row, Scene, running_scene
 
 RATE: Final = 4.0
+CHANNELS: Final = "tryon:session:"
+RECONNECTS: Final = "tryon_bus_reconnects_total"
 SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
 """So that recovery is that of the product, and not the time to work off what has queued up."""
 
 
 @contextlib.asynccontextmanager
-async def _without_redis(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
-    """Before the block all is well and loaded; in it Redis is lost and found; after it everything must have ended well."""
+async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any) -> AsyncIterator[Scene]:
+    """Before the block all is well and loaded; in it Redis is lost and found; after it everything must have ended well.
+
+    ``push_seconds``: what happens meanwhile is on the screens so soon: the database is read every second as soon as it is
+    known that Redis is away, and every four seconds before.
+    """
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("redis", "workers")
         async with scene.load(RATE, longest=2.0):
             await scene.until(lambda: len(scene.screens) >= 4)
             await scene.live()
+            scene.began()
             yield scene
             await scene.healthy("redis")
             scene.recovered()
@@ -37,6 +45,7 @@ async def _without_redis(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
         scene.uploads_were_taken()
         scene.survived(*scene.cluster.webs, *scene.cluster.workers)
         scene.fresh()
+        scene.pushed_meanwhile(push_seconds)
         scene.within(scene.outcome.recovery_seconds or 0.0, 5.0, "recovery")
 
 
@@ -50,7 +59,7 @@ async def killed(pace: Pace) -> Outcome:
 
 
 async def frozen(pace: Pace) -> Outcome:
-    async with _without_redis(pace) as scene:
+    async with _without_redis(pace, push_seconds=5.0) as scene:
         scene.cluster.valkey.pause()
         await scene.outage(pace.frozen_seconds)
         scene.cluster.valkey.resume()
@@ -67,26 +76,47 @@ async def out_of_memory(pace: Pace) -> Outcome:
     return scene.outcome
 
 
+@contextlib.asynccontextmanager
+async def _cutting(scene: Scene, cuts: int) -> AsyncIterator[None]:
+    """In the block the subscriber of the web process is cut off so many times: it must have noticed each."""
+    before = await scene.metric(RECONNECTS)
+    yield
+    noticed = await scene.metric(RECONNECTS) - before
+    scene.expect(noticed >= cuts, f"subscribers were cut off {cuts} times, and it came back {noticed:g} times")
+
+
 async def cut_off(pace: Pace) -> Outcome:
     """By the limit on output buffers, several times: each loses what was published at that moment."""
     async with _without_redis(pace) as scene:
-        for _ in range(3):
-            session_id = scene.screens[-1].session
-            progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
-            for channel, message in (
-                (f"tryon:session:{session_id}", progress_message(session_id, progress)),
-                (doorbell("tryon:"), b"1" * 1000),
-                (cancel_channel("tryon:"), b"1" * 1000),
-            ):
-                await scene.cluster.overrun_subscribers(channel, message)
-            await scene.outage(pace.outage_seconds / 3)
+        cuts = 3
+        async with _cutting(scene, cuts):
+            for _ in range(cuts):
+                session_id = await _followed(scene)
+                progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
+                for channel, message in (
+                    (f"{CHANNELS}{session_id}", progress_message(session_id, progress)),
+                    (doorbell("tryon:"), b"1" * 1000),
+                    (cancel_channel("tryon:"), b"1" * 1000),
+                ):
+                    _, subscribers = await scene.cluster.redis("PUBSUB", "NUMSUB", channel)
+                    scene.expect(subscribers, f"nobody is subscribed to {channel}")
+                    await scene.cluster.overrun_subscribers(channel, message)
+                await scene.outage(pace.outage_seconds / cuts)
         scene.repaired()
     return scene.outcome
 
 
+async def _followed(scene: Scene) -> str:
+    """A session to whose channel somebody is subscribed."""
+    async with asyncio.timeout(10):
+        while not (channels := await scene.cluster.redis("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
+            await asyncio.sleep(0.01)
+    return str(channels[0].decode().removeprefix(CHANNELS))
+
+
 async def deaf(pace: Pace) -> Outcome:
     """Subscriptions are confirmed by nobody and deliver nothing, those of new connections too; all else works."""
-    async with _without_redis(pace, proxy=True) as scene:
+    async with _without_redis(pace, push_seconds=5.0, proxy=True) as scene:
         proxy = scene.cluster.proxy
         assert proxy is not None
         proxy.deafen(subscribes)
@@ -98,9 +128,11 @@ async def deaf(pace: Pace) -> Outcome:
 
 async def subscribers_killed(pace: Pace) -> Outcome:
     async with _without_redis(pace) as scene:
-        for _ in range(5):
-            await scene.cluster.redis("CLIENT", "KILL", "TYPE", "pubsub")
-            await scene.outage(pace.outage_seconds / 5)
+        cuts = 5
+        async with _cutting(scene, cuts):
+            for _ in range(cuts):
+                await scene.cluster.redis("CLIENT", "KILL", "TYPE", "pubsub")
+                await scene.outage(pace.outage_seconds / cuts)
         scene.repaired()
     return scene.outcome
 

@@ -74,8 +74,8 @@ FULL: Final = Pace(
 )
 SCALED: Final = Pace(
     settings={"lease_seconds": 2, "ping_seconds": 3, "drain_seconds": 1},
-    outage_seconds=2.5,
-    frozen_seconds=4.0,
+    outage_seconds=4.0,
+    frozen_seconds=8.0,
     locked_seconds=3.0,
     lease_seconds=2.0,
     ping_seconds=3.0,
@@ -106,6 +106,9 @@ class Outcome:
     losses: Counter[Loss] = field(default_factory=Counter)
     sessions: int = 0
     uploads: list[Attempt] = field(default_factory=list)
+    cancels: Counter[int] = field(default_factory=Counter)
+    """By HTTP status; 0: no answer."""
+    sights: list[Sight] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -195,9 +198,9 @@ class Scene:
         if not true:
             self.outcome.wrong.append(otherwise)
 
-    def within(self, seconds: float, limit: float, what: str) -> None:
+    def within(self, seconds: float, limit: float, what: str, *, most_slack: float = float("inf")) -> None:
         """Hold a measured time against what is promised."""
-        self.expect(seconds <= limit * self.pace.slack, f"{what}: {seconds:.2f} s, promised {limit:g}")
+        self.expect(seconds <= limit * min(self.pace.slack, most_slack), f"{what}: {seconds:.2f} s, promised {limit:g}")
 
     def note(self, text: str) -> None:
         self.outcome.notes.append(text)
@@ -239,7 +242,9 @@ class Scene:
             if not patient:
                 return None
             pause = min(2.0, pause * 2)
-            await asyncio.sleep(attempt.retry_after if attempt.retry_after is not None else random.random() * pause)
+            await asyncio.sleep(
+                attempt.retry_after if attempt.retry_after is not None else self.random.random() * pause
+            )
 
     def _accepted(self, session: dict[str, Any], token: str, key: str) -> dict[str, Any]:
         self.made.append(session)
@@ -313,14 +318,17 @@ class Scene:
     async def cancel(self, session: dict[str, Any], token: str) -> None:
         """Cancel it once; whether that was possible is the product's to say."""
         id = session["session_id"]
+        status, code = 0, ""
         with contextlib.suppress(httpx.HTTPError):
             answer = await self.http.post(
                 f"{self.cluster.url}{SESSIONS}/{id}/cancel", headers={"Authorization": f"Bearer {token}"}
             )
-            if answer.status_code not in (200, 202):
+            status = answer.status_code
+            if status not in (200, 202):
                 code = answer.json()["code"]
-                refused = Refused(t=time.time(), owner=token, call="cancel", status=answer.status_code, code=code)
-                self.record(refused)
+        self.outcome.cancels[status] += 1
+        if status not in (200, 202):
+            self.record(Refused(t=time.time(), owner=token, call="cancel", status=status, code=code))
 
     # -- the fault and its end -----------------------------------------------------------------------------------
 
@@ -347,6 +355,11 @@ class Scene:
                         return
                 await asyncio.sleep(0.05)
 
+    async def metric(self, name: str) -> float:
+        """Of the web process that answers, over all labels that the name does not choose."""
+        text = (await self.http.get(f"{self.cluster.url}/metrics")).text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
     def recovered(self) -> None:
         """Now everything is as before."""
         self._recovered(time.monotonic() - self._repaired)
@@ -367,6 +380,8 @@ class Scene:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await asyncio.gather(*self._tasks)
                 await asyncio.gather(*self._following)
+        never = sum(not task.done() for task in self._tasks)
+        self.expect(not never, f"{never} uploads were never accepted")
         for task in (*self._tasks, *self._following):
             task.cancel()
         trails = await self.trails()
@@ -379,7 +394,7 @@ class Scene:
             stale = self._stale(sight, unreadable=unreadable)
             if stale > out.stale_seconds:
                 out.stale_seconds, out.stalest = stale, f"{sight.over} {sight.status}"
-        out.losses = verdict.losses
+        out.sights, out.losses = verdict.sights, verdict.losses
         out.sessions = len(trails)
         await self._nothing_else(orphans=orphans)
 
@@ -441,6 +456,37 @@ class Scene:
         """Whoever was connected stayed so; who polls, or comes anew, may be told to come back."""
         cut = Counter({loss: count for loss, count in self.outcome.losses.items() if loss.over in PUSHED and loss.live})
         self.expect(not cut, f"streams were cut off: {_told(cut)}")
+
+    def losses_were_honest(self) -> None:
+        """Whoever lost a connection, or was not given one, was told that there is no service now. A poll may have heard
+        nothing until its time was over."""
+        for loss, count in self.outcome.losses.items():
+            allowed = {503, 1006} if loss.over in POLLED else {503, 4053}
+            self.expect(loss.code in allowed, f"{count} x {loss.over} was cut off or refused by {loss.code}")
+
+    def cancels_were_honest(self) -> None:
+        dishonest = {status: count for status, count in self.outcome.cancels.items() if status not in (200, 202, 503)}
+        self.expect(not dishonest, f"cancels were answered {dishonest}")
+
+    def was_felt(self, seconds: float) -> None:
+        """Somebody was refused, or waited for so long: else nothing was broken."""
+        told = self.outcome.refused + self.outcome.told_to_wait + self.outcome.cancels[503]
+        self.expect(told > 0 or self.outcome.slowest_upload >= seconds, "nobody was refused, and nobody waited")
+
+    def pushed_meanwhile(self, limit: float) -> None:
+        """What was committed during the fault was pushed all the same, and soon. Not what a first snapshot shows."""
+        times = [
+            sight.stale
+            for sight in self.outcome.sights
+            if sight.over in PUSHED
+            and sight.status != Status.CREATED
+            and self.began_at <= sight.t - sight.late <= self.repaired_at
+        ]
+        self.expect(bool(times), "nothing was pushed during the fault")
+        self.within(
+            max(times, default=0.0), limit, "the latest push of what happened during the fault", most_slack=1.25
+        )
+        self.note(f"{len(times)} pushes during the fault, the latest after {max(times, default=0.0):.2f} s")
 
     def uploads_were_taken(self, limit: float = 2.0) -> None:
         """Every one a 201, and soon."""

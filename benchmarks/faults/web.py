@@ -81,12 +81,12 @@ async def _settled(scene: Scene) -> None:
     before, now = -1.0, 0.0
     while before != now:
         await asyncio.sleep(0.2)
-        before, now = now, await _metric(scene, PROGRESS_FRAMES)
+        before, now = now, await scene.metric(PROGRESS_FRAMES)
 
 
 async def _followers(scene: Scene) -> int:
     """Sockets that the web process counts; a client that does not read may not hear of its end."""
-    return int(await _metric(scene, 'tryon_followers{transport="ws"}'))
+    return int(await scene.metric('tryon_followers{transport="ws"}'))
 
 
 async def _until_left(scene: Scene, count: int, seconds: float) -> float:
@@ -97,11 +97,6 @@ async def _until_left(scene: Scene, count: int, seconds: float) -> float:
             while await _followers(scene) > count:
                 await asyncio.sleep(0.05)
     return time.monotonic() - began
-
-
-async def _metric(scene: Scene, name: str) -> float:
-    text = (await scene.http.get(f"{scene.cluster.url}/metrics")).text
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
 # -- the rows ------------------------------------------------------------------------------------------------------------
@@ -311,12 +306,10 @@ async def stalled(pace: Pace) -> Outcome:
         deaf = await _deaf_sockets(scene.cluster.port, [slow[n % len(slow)].path for n in range(pace.stalled)])
         before = pss_bytes(scene.cluster.web.pid)
         talking = asyncio.create_task(_talk(services, slow, quick), name="news")
-        frames = await _metric(scene, PROGRESS_FRAMES)
+        frames = await scene.metric(PROGRESS_FRAMES)
         frames += len(deaf) * await _stuff(services, slow)
         async with asyncio.timeout(30):  # until the last of it was handed out, or the first of them dropped
-            while await _metric(scene, PROGRESS_FRAMES) < frames and await _followers(scene) == len(clients) + len(
-                deaf
-            ):
+            while await scene.metric(PROGRESS_FRAMES) < frames and await _followers(scene) == len(clients) + len(deaf):
                 await asyncio.sleep(0.02)
         seconds = await _until_left(scene, len(clients), 60)
         grown = pss_bytes(scene.cluster.web.pid) - before

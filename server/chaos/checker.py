@@ -35,7 +35,7 @@ from .records import (
     Snapshot,
     Stranger,
     Transition,
-    Unreadable,
+    Trouble,
 )
 
 
@@ -299,8 +299,8 @@ class _Checker:
             case Fault():
                 self._fault = record.name
                 self._verdict.faults[record.name] += 1
-            case Unreadable():
-                self._found(Kind.ERROR, f"{record.who} was answered what cannot be read: {record.what}", t=record.t)
+            case Trouble():
+                self._found(Kind.ERROR, f"{record.who}: {record.what}", t=record.t)
             case Clock():
                 self._verdict.clocks += 1
             case Accepted() | Audit() | Did() | Quiet():

@@ -22,7 +22,7 @@ from ..domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from ..domain.states import Status
 from ..domain.tokens import SESSIONS
 from .http import Network, NoAnswer
-from .records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Unreadable
+from .records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Trouble
 
 TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
 OPEN_SECONDS: Final = 5.0
@@ -151,7 +151,7 @@ class Screen:
         try:
             await way()
         except UNREADABLE as error:
-            self._record(Unreadable(t=time.time(), who=self.client, what=repr(error)))
+            self._record(Trouble(t=time.time(), who=self.client, what=f"unreadable: {error!r}"))
             raise Lost(1006, "unreadable") from None
 
     def _closed(self, code: int, reason: str) -> None:

@@ -36,7 +36,7 @@ from .records import (
     Result,
     Snapshot,
     Stranger,
-    Unreadable,
+    Trouble,
 )
 
 MOST_PAUSE_SECONDS: Final = 5.0
@@ -86,7 +86,7 @@ class Person:
             await self._live()
         except* UNREADABLE as errors:
             for error in errors.exceptions:
-                self._world.record(Unreadable(t=time.time(), who=self.owner, what=repr(error)))
+                self._world.record(Trouble(t=time.time(), who=self.owner, what=f"unreadable: {error!r}"))
 
     async def _live(self) -> None:
         plan = self._plan

@@ -173,8 +173,9 @@ class Clock(Record, frozen=True, kw_only=True, tag="clock"):
     round_trip: float
 
 
-class Unreadable(Record, frozen=True, kw_only=True, tag="unreadable"):
-    """An answer that no client of the protocol can read. ``who``: a person or a screen."""
+class Trouble(Record, frozen=True, kw_only=True, tag="trouble"):
+    """What no system does that works: an answer that nobody can read, a stack trace in a log. ``who``: the person, screen or
+    process that has it."""
 
     who: str
     what: str
@@ -201,7 +202,7 @@ AnyRecord = (
     | Remains
     | Fault
     | Clock
-    | Unreadable
+    | Trouble
     | Quiet
 )
 

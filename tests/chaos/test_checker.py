@@ -29,7 +29,7 @@ from server.chaos.records import (
     Snapshot,
     Stranger,
     Transition,
-    Unreadable,
+    Trouble,
     read,
 )
 from server.chaos.report import report
@@ -452,7 +452,7 @@ def given_what_is_no_picture() -> Records:
 
 
 def told_nonsense() -> Records:
-    return [*completed().told(), Unreadable(t=1, who="x", what="KeyError('type')")]
+    return [*completed().told(), Trouble(t=1, who="x", what="KeyError('type')")]
 
 
 def something_remains() -> Records:

@@ -18,7 +18,7 @@ from server.chaos.following import TRANSPORTS, Lost, Pass, Screen
 from server.chaos.http import Network
 from server.chaos.people import DOORS, Person, World
 from server.chaos.plans import photos, plans
-from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Unreadable
+from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Trouble
 from server.config import Config
 from server.domain.tokens import new_token
 from tests.running import Web, running_web, until
@@ -241,7 +241,7 @@ async def test_nonsense_is_noted_and_ends_nobodys_run(text: str) -> None:
     async with serve(tell, "127.0.0.1", 0, subprotocols=["tryon.v1"], compression=None) as server:  # type: ignore[list-item]
         network = Network(f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
         watching = asyncio.create_task(screen(network, record).run())
-        await until(lambda: sum(isinstance(each, Unreadable) for each in record.records) >= 2 or watching.done())
+        await until(lambda: sum(isinstance(each, Trouble) for each in record.records) >= 2 or watching.done())
         assert not watching.done(), "it comes back"
         watching.cancel()
     assert Kind.ERROR in {finding.kind for finding in check(record.records).findings}
@@ -261,11 +261,11 @@ async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         network = Network(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         watching = asyncio.create_task(screen(network, record, over).run())
-        await until(lambda: any(isinstance(each, Unreadable) for each in record.records) or watching.done())
+        await until(lambda: any(isinstance(each, Trouble) for each in record.records) or watching.done())
         assert not watching.done()
         watching.cancel()
         await Person(World(network, record, photos(1), patience=1), next(plans(1))).live()
-    assert [each.who for each in record.records if isinstance(each, Unreadable)][-1] == "p0"
+    assert [each.who for each in record.records if isinstance(each, Trouble)][-1] == "p0"
 
 
 async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
