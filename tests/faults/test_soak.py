@@ -54,15 +54,15 @@ main(sys.argv[2:])
 """Runs the soak with another folder first on the path of the product's processes: its ``sitecustomize`` is loaded by all."""
 
 LEASE_OFF = """
-from server.sessions import Sessions
+from server.reconciler import Reconciler
 
 
 async def nothing(self, session):
     pass
 
 
-assert Sessions._lost
-Sessions._lost = nothing
+assert Reconciler._take_back
+Reconciler._take_back = nothing
 """
 
 SWEEP_OFF = """

@@ -823,7 +823,7 @@ async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
     async with followed(config(ping_seconds=0.05)) as (services, _, pages):
         probe, failures = services.bus.probe, 0
 
-        async def failing(channel: str, payload: bytes) -> bool:
+        async def failing(channel: str, payload: bytes) -> int | None:
             nonlocal failures
             failures += 1
             if failures < 3:
