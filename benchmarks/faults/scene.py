@@ -20,7 +20,7 @@ import httpx
 from server.chaos.checker import Loss, Sight, check
 from server.chaos.following import TRANSPORTS, Pass, Screen
 from server.chaos.http import Network
-from server.chaos.records import Accepted, Audit, Recorder, Refused, Transition
+from server.chaos.records import Accepted, Audit, Closed, Recorder, Refused, Transition
 from server.domain.session import AuditEvent, Session, timestamp
 from server.domain.states import Event, Status
 from server.domain.tokens import SESSIONS, new_token
@@ -343,6 +343,11 @@ class Scene:
     def repaired(self) -> None:
         """Now the fault is over: what is slow from here on is the product's recovery."""
         self.repaired_at, self._repaired = time.time(), time.monotonic()
+
+    def lost(self) -> list[Screen]:
+        """Who lost a connection, or was given none, since then."""
+        names = {each.client for each in self.record.records if isinstance(each, Closed) and each.t >= self.repaired_at}
+        return [screen for screen in self.screens if screen.client in names]
 
     async def healthy(self, *checks: str, limit: float = SETTLE_SECONDS) -> None:
         """Wait until these checks of ``/api/health`` say ok."""

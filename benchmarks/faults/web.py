@@ -43,12 +43,14 @@ def _upgrade(path: str) -> bytes:
 
 
 def _deaf_socket(port: int, path: str) -> socket.socket:
-    """A WebSocket that has read its snapshot and reads no more; its window is as small as may be. Blocks."""
+    """A WebSocket, or by its path a stream, that has read its snapshot and reads no more; its window is as small as may be.
+    Blocks."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(10)
     made.connect(("127.0.0.1", port))
-    made.sendall(_upgrade(path))
+    plain = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    made.sendall(plain if "/events" in path else _upgrade(path))
     said = b""
     while b'"type":"snapshot"' not in said:
         got = made.recv(4096)
@@ -84,9 +86,9 @@ async def _settled(scene: Scene) -> None:
         before, now = now, await scene.metric(PROGRESS_FRAMES)
 
 
-async def _followers(scene: Scene) -> int:
-    """Sockets that the web process counts; a client that does not read may not hear of its end."""
-    return int(await scene.metric('tryon_followers{transport="ws"}'))
+async def _followers(scene: Scene, transport: str = "ws") -> int:
+    """Those whom the web process counts; a client that does not read may not hear of its end."""
+    return int(await scene.metric(f'tryon_followers{{transport="{transport}"}}'))
 
 
 async def _until_left(scene: Scene, count: int, seconds: float) -> float:
@@ -116,9 +118,13 @@ async def terminated(pace: Pace) -> Outcome:
 
         paths = [held[20 + number % 20].path for number in range(reading)]
         clients, _ = await connect_all(scene.cluster.port, paths, on_text=heard)
-        deaf = await _deaf_sockets(scene.cluster.port, [held[number % 20].path for number in range(pace.stalled)])
+        stalled = [held[number % 20].path for number in range(pace.stalled)]
+        streams = [path.replace("/ws?", "/events?") for path in stalled[: pace.stalled // 5]]
+        deaf = await _deaf_sockets(scene.cluster.port, stalled + streams)
         await _stuff(services, held[:20])
         await _settled(scene)
+        there = await _followers(scene), await _followers(scene, "sse")
+        scene.expect(there == (pace.sockets, len(streams)), f"only {there} were left to be told")
         began = time.monotonic()
         scene.cluster.web.send(signal.SIGTERM)
         status = await scene.cluster.web.ended(30)
@@ -134,7 +140,7 @@ async def terminated(pace: Pace) -> Outcome:
         scene.within(exit_seconds, 5.0, "it was gone")
         scene.note(
             f"{len(byes)} of {reading} told 4000 within {told:.2f} s, to come back in {min(pauses, default=0) / 1000:.1f} "
-            f"to {max(pauses, default=0) / 1000:.1f} s; {pace.stalled} that don't read cut off; exit after {exit_seconds:.2f} s"
+            f"to {max(pauses, default=0) / 1000:.1f} s; {len(deaf)} that don't read cut off; exit after {exit_seconds:.2f} s"
         )
         await close_all(clients)
         for each in deaf:
@@ -150,10 +156,10 @@ async def killed(pace: Pace) -> Outcome:
             await scene.until(lambda: len(scene.screens) >= 12)
             await scene.live()
             for web in scene.cluster.webs:
-                followers = [each for each in scene.screens if each.outcome is None]
-                await web.kill()
                 scene.repaired()
-                await scene.until(lambda followers=followers: all(each.connected or each.outcome for each in followers))  # type: ignore[misc]
+                await web.kill()
+                await scene.until(scene.lost)
+                await scene.until(lambda: all(each.connected or each.outcome for each in scene.lost()))
                 scene.recovered()
                 await scene.cluster.start_web(web)
                 await scene.outage(pace.outage_seconds / 2)
@@ -364,6 +370,8 @@ async def flooded(pace: Pace) -> Outcome:
                 seconds = time.monotonic() - began
                 sent = sum(task.result() for task in flooding)
                 await scene.until(lambda: len(scene.screens) >= 8)
+            misused = await scene.metric('tryon_socket_closes_total{code="4500"}')
+            scene.expect(misused >= len(deaf), f"only {misused:g} of {len(deaf)} were closed with 4500")
             for each in deaf:
                 each.close()
             await scene.finish()
