@@ -227,8 +227,9 @@ class Reconciler:
         ends = time.monotonic() + PASS_SECONDS
 
         def over() -> bool:
-            self._left_over |= time.monotonic() >= ends
-            return self._left_over
+            used_up = time.monotonic() >= ends
+            self._left_over |= used_up
+            return used_up
 
         return over
 
