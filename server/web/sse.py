@@ -127,9 +127,13 @@ class _FollowingResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def bounded(message: Message) -> None:
-            async with asyncio.timeout(SEND_SECONDS) as self._outbox.sending:
-                await send(message)
-            self._outbox.sending = None
+            outbox = self._outbox
+            stopping = outbox.bye is not None and outbox.bye.code == 4000
+            try:
+                async with asyncio.timeout(LAST_SECONDS if stopping else SEND_SECONDS) as outbox.sending:
+                    await send(message)
+            finally:
+                outbox.sending = None
 
         async with self._registration:
             with contextlib.suppress(TimeoutError):
