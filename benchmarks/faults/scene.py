@@ -346,7 +346,8 @@ class Scene:
 
     def lost(self) -> list[Screen]:
         """Who lost a connection, or was given none, since then."""
-        names = {each.client for each in self.record.records if isinstance(each, Closed) and each.t >= self.repaired_at}
+        ends = [each for each in self.record.records if isinstance(each, Closed) and each.t >= self.repaired_at]
+        names = {each.client for each in ends if each.code not in (1000, 204)}
         return [screen for screen in self.screens if screen.client in names]
 
     async def healthy(self, *checks: str, limit: float = SETTLE_SECONDS) -> None:
