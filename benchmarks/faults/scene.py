@@ -37,6 +37,7 @@ SETTLE_SECONDS: Final = 90.0
 """How long everything may take to end once a fault is over. Nothing comes near it when all is well."""
 
 UPLOAD_SECONDS: Final = 30.0
+"""A client waits so long for the answer to what it wants done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +322,9 @@ class Scene:
         status, code = 0, ""
         with contextlib.suppress(httpx.HTTPError):
             answer = await self.http.post(
-                f"{self.cluster.url}{SESSIONS}/{id}/cancel", headers={"Authorization": f"Bearer {token}"}
+                f"{self.cluster.url}{SESSIONS}/{id}/cancel",
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=UPLOAD_SECONDS,
             )
             status = answer.status_code
             if status not in (200, 202):
