@@ -12,6 +12,7 @@ import hashlib
 import logging
 import random
 import re
+import socket
 import ssl
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
@@ -247,6 +248,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no subclasses of asyncio's
+        connected = transport.get_extra_info("socket")
+        if connected.family != socket.AF_UNIX:  # a Redis that is gone without a word is found by the kernel too
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
         gets, on_reply = self._reader.gets, self._on_reply

@@ -275,8 +275,11 @@ class Hub:
             try:
                 yield
             finally:
-                for task in (*tasks, *self._catching_up.values()):
+                catching_up = tuple(self._catching_up.values())
+                for task in (*tasks, *catching_up):
                     task.cancel()
+                if catching_up:
+                    await asyncio.wait(catching_up)
                 await self.receipts.flush()
 
     async def _for_ever(self, chore: Callable[[], Awaitable[None]]) -> None:

@@ -84,6 +84,7 @@ class Outbox(Listener):
         if self.bye is not None:
             return
         if len(self._frames) >= OUTBOX_FRAMES:
+            self.seq = None  # it was not given this
             self.close(TOO_SLOW)
             return
         self._frames.append(frame)

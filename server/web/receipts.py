@@ -21,7 +21,7 @@ BATCH_SECONDS: Final = 0.5
 BATCH: Final = 400
 """So many at most in one transaction."""
 
-FLUSH_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 0.5
 """How long a stopping process tries to write down the last ones."""
 
 MAX_WAITING: Final = 10_000

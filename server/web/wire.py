@@ -102,6 +102,7 @@ class WireSocket(Listener, asyncio.Protocol):
         if self._closing:
             return
         if self._paused_at is not None and self._stalled():
+            self.seq = None  # it was not given this
             self.close(TOO_SLOW)
             return
         self.transport.write(text_frame(frame))

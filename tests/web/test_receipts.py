@@ -15,6 +15,7 @@ from server.domain.errors import Unavailable
 from server.domain.session import Session
 from server.services import open_services
 from server.web import receipts
+from server.web.wire import WireSocket
 from tests.conftest import StartValkey
 from tests.running import Web, running_web, until
 from tests.web.conftest import StartWeb
@@ -105,6 +106,24 @@ async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
     monkeypatch.setattr(web.services.sessions, "look", slow)
     await by_socket(web, session, token)
     await written(web, session)
+
+
+async def test_who_is_cut_off_over_the_end_has_not_been_delivered_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        (socket,) = web.hub._of(session.id)
+        assert isinstance(socket, WireSocket)
+        monkeypatch.setattr(WireSocket, "_stalled", lambda self: True)
+        socket.pause_writing()  # its buffers are full, and it does not read
+        await web.complete(claim)
+        assert await client.rest() in (1006, 4002)
+    another, token = await finished(web)
+    await by_socket(web, another, token)
+    await written(web, another)
+    row = await web.store.get(session.id)
+    assert row is not None and row.delivered_at is None
 
 
 async def test_what_only_the_sweep_told_is_delivered_too(config: MakeConfig, start_valkey: StartValkey) -> None:
