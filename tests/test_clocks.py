@@ -18,6 +18,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+import benchmarks.faults.clock
 from server.config import Config
 from server.domain.session import new_session_id
 from server.domain.tokens import new_token
@@ -35,10 +36,10 @@ HOURS: Final = 25
 @pytest.fixture(scope="module")
 def own_clock() -> dict[str, str]:
     """The environment in which a process has a clock of its own, as ``FAKETIME`` or a file says."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
+    try:
+        return benchmarks.faults.clock.own_clock()
+    except ImportError:
         missing("libfaketime (Debian: apt-get install libfaketime)")
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "1"}
 
 
 @contextlib.asynccontextmanager

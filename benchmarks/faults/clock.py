@@ -16,17 +16,29 @@ DAYS_SECONDS: Final = 10 * 86400.0
 """What the calendar says is over, is over: so much is left of it."""
 
 
-def _own_clock() -> dict[str, str]:
-    """The environment in which a process has a clock of its own. Raises ImportError without libfaketime."""
+FAKETIME: Final = {
+    "FAKETIME_NO_CACHE": "1",  # a clock that is set is read at once
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    # or else it mistakes the time limit of whoever waits for Python's lock, which then spins and lets nobody else in for seconds
+    "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+    # or else touching a file stamps it with the process's time: the kernel does that, and its clock (a file server's) is another
+    "FAKE_UTIME": "1",
+}
+"""So that nothing but the time of day is a process's own."""
+
+
+def own_clock() -> dict[str, str]:
+    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a file says. Raises ImportError without
+    libfaketime."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         raise ImportError("libfaketime is missing (Debian: apt-get install libfaketime)")
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "1"}
+    return FAKETIME | {"LD_PRELOAD": str(found[0])}
 
 
 async def apart(pace: Pace) -> Outcome:
     """Two web processes and two workers on PostgreSQL, the one pair two days ahead of the other, while the cleanup works."""
-    clocks = [_own_clock() | {"FAKETIME": f"{sign}{HOURS}h"} for sign in "+-"]
+    clocks = [own_clock() | {"FAKETIME": f"{sign}{HOURS}h"} for sign in "+-"]
     async with running_scene(pace, webs=0, workers=0, postgres=True, cleanup_seconds=1) as scene:
         cluster = scene.cluster
         for clock in clocks:
@@ -71,7 +83,7 @@ async def jumps(pace: Pace) -> Outcome:
     lasts = {"deadline_seconds": DAYS_SECONDS, "retention_seconds": DAYS_SECONDS}
     async with running_scene(pace, webs=0, workers=0, **lasts) as scene:
         cluster = scene.cluster
-        clock = _own_clock() | {"FAKETIME_TIMESTAMP_FILE": str(cluster.folder / "clock")}
+        clock = own_clock() | {"FAKETIME_TIMESTAMP_FILE": str(cluster.folder / "clock")}
         _set_clock(cluster.folder, "+0")
         await cluster.make_worker(clock).start()
         await cluster.start_web(cluster.make_web(clock))
