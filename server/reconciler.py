@@ -196,10 +196,12 @@ class Reconciler:
         if not due:
             return
         log.info("Found %d expired sessions to clean up", len(due))
+        deleted = await self._sessions.deleted_among(due)
         outputs = await self._unnamed_outputs(due)
         over = self._budget()  # begins when the reading is done: else a large system would only ever read
         for session in due:
-            erasing = self._sessions.erase(session, GoneReason.EXPIRED, outputs=outputs.get(session.id))
+            reason = GoneReason.DELETED if session.id in deleted else GoneReason.EXPIRED
+            erasing = self._sessions.erase(session, reason, outputs=outputs.get(session.id))
             if await self._alone(session, erasing):
                 self._stuck.pop(session.id, None)
             else:

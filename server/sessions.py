@@ -710,6 +710,11 @@ class Sessions:
         """Whose worker let its lease lapse: processing -> created, or its end. False: the worker was back in time."""
         return await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True)
 
+    async def deleted_among(self, expired: Collection[Session]) -> set[str]:
+        """The ids of those that are not over by the clock: :meth:`delete` has hidden them, and was slow or died."""
+        ids = {hashed: each.id for each in expired for hashed in self._signer.gone_hashes(each.id)}
+        return {ids[hashed] for hashed in await self._store.deleted_among(ids)}
+
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session: files first (a row without files is tried again, a file without a row is
         an orphan), then row and events, then what Redis holds; then tell whoever is connected.

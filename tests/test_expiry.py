@@ -20,7 +20,7 @@ from server.config import Config
 from server.domain.errors import Unavailable
 from server.domain.grace import Use
 from server.domain.session import Session, new_session_id
-from server.domain.states import Status
+from server.domain.states import GoneReason, Status
 from server.domain.tokens import token_hash
 from server.services import Services, open_services
 from tests.conftest import StartValkey
@@ -226,6 +226,22 @@ async def test_results_of_many_that_died_are_looked_for_once(
         await services.reconciler.maintain()
         assert files(services) == []
         assert len(listings) == 1
+
+
+async def test_what_somebody_deleted_is_never_said_to_have_expired(start: Start) -> None:
+    """Whoever deletes hides it first, and may then die or be slow: the reconciler erases what was hidden."""
+    async with start() as web:
+        session, token = await web.submit()
+        kept, _ = await web.submit()
+        since = await web.store.cursor()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            await web.store.condemn(session.id, gone_hash=web.services.signer.gone_hash)
+            await web.services.reconciler.maintain()
+            assert await client.rest(6) == 4510
+            assert client.frames[-1]["reason"] == "deleted"
+        assert {reason for _, reason in (await web.store.news(since)).gone} == {GoneReason.DELETED}
+        assert await web.store.ids_among([session.id, kept.id]) == {kept.id}
 
 
 async def test_word_of_the_erased_is_forgotten_by_the_reconciler(

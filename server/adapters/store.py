@@ -883,6 +883,17 @@ class Store:
                 found.update(rows.scalars())
         return found
 
+    async def deleted_among(self, hashes: Collection[str]) -> set[str]:
+        """Of which of these somebody has left word that they were deleted, within :data:`GONE_SECONDS`."""
+        found: set[str] = set()
+        wanted, gone = list(hashes), tables.gone.c
+        async with self._read() as connection:
+            for start in range(0, len(wanted), 500):
+                chunk = wanted[start : start + 500]
+                words = select(gone.id_hash).where(gone.reason == GoneReason.DELETED.value, gone.id_hash.in_(chunk))
+                found.update((await connection.execute(words)).scalars())
+        return found
+
     async def cursor(self) -> Cursor:
         """Where a reader of all news starts: everything committed before is behind it."""
         async with self._read() as connection:
