@@ -7,9 +7,9 @@ import asyncio
 from sqlalchemy import Connection
 
 from alembic import context
-from server.adapters.store import create_engine
-from server.adapters.tables import metadata
-from server.config import Config
+from server.adapters.database.store import create_engine
+from server.adapters.database.tables import metadata
+from server.config.settings import Config
 
 
 def run(connection: Connection) -> None:

@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass, field
 
 from server.services import Services
-
-from .clients import Client, Held, close_all, connect, connect_all, hold
-from .report import heading, percentile, table
-from .stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, stop
+from testkit.load import Client, Held, close_all, connect, connect_all, hold
+from testkit.report import heading, percentile, table
+from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, stop
 
 FIRST_SECONDS, MOST_SECONDS = 0.5, 30.0
 """The browser client's back-off."""

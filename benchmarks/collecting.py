@@ -8,13 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from server.config import Config
+from server.config.settings import Config
 from server.domain.session import new_session_id
 from server.services import open_services
-from server.web.hub import Hub
-from server.web.wire import WireSocket
-
-from .report import heading, table
+from server.web.push.hub import Hub
+from server.web.transports.wire import WireSocket
+from testkit.report import heading, table
 
 ROUNDS = 5
 

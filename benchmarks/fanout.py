@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from server.domain.events import EVENT, EventFrame, bus_message, encode
 from server.domain.session import timestamp
 from server.domain.states import Event, Status
-
-from .clients import Client, close_all, connect_all, hold
-from .report import heading, percentile, table
-from .stack import GENEROUS, QUIET, cpu_seconds, raise_file_limit, running_peer, running_stack
+from testkit.load import Client, close_all, connect_all, hold
+from testkit.report import heading, percentile, table
+from testkit.stack import GENEROUS, QUIET, cpu_seconds, raise_file_limit, running_peer, running_stack
 
 Publish = Callable[[int], Awaitable[object]]
 SETTLE_SECONDS = 1.0

@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from .clients import close_all, connect_all, hold, queue
-from .report import heading, percentile, table
-from .stack import GENEROUS, QUIET, cpu_seconds, pss_bytes, raise_file_limit, running_peer, running_stack
+from testkit.load import close_all, connect_all, hold, queue
+from testkit.report import heading, percentile, table
+from testkit.stack import GENEROUS, QUIET, cpu_seconds, pss_bytes, raise_file_limit, running_peer, running_stack
 
 SETTLE_SECONDS = 1.5
 

@@ -12,11 +12,10 @@ import time
 from datetime import datetime
 
 from server.domain.tokens import SESSIONS
-
-from .clients import Http, form
-from .photos import photo
-from .report import heading, percentile, table
-from .stack import GENEROUS, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
+from testkit.load import Http, form
+from testkit.load_photos import photo
+from testkit.report import heading, percentile, table
+from testkit.stack import GENEROUS, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
 
 
 async def main(*, sessions: int, rate: float, idle_seconds: float, mock_seconds: float) -> None:

@@ -13,10 +13,10 @@ import tempfile
 import time
 from statistics import median
 
-from .clients import Http, form
-from .photos import photo
-from .report import heading, table
-from .stack import free_port, pss_bytes, running_stack, spawn, stop
+from testkit.load import Http, form
+from testkit.load_photos import photo
+from testkit.report import heading, table
+from testkit.stack import free_port, pss_bytes, running_stack, spawn, stop
 
 READY_SECONDS = 30.0
 SETTLE_SECONDS = 5.0

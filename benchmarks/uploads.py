@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
-from . import photos
-from .clients import Http, form
-from .report import heading, percentile, table
-from .stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
+from testkit import load_photos as photos
+from testkit.load import Http, form
+from testkit.report import heading, percentile, table
+from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
 
 
 async def main(*, seconds: float, connections: Sequence[int], sizes: Sequence[str]) -> None:

@@ -15,10 +15,9 @@ from collections.abc import AsyncIterator, Sequence
 
 from server.domain.tokens import SESSIONS
 from server.services import Services
-
-from .clients import Client, Held, Http, close_all, connect_all, hold
-from .report import heading, table
-from .stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack
+from testkit.load import Client, Held, Http, close_all, connect_all, hold
+from testkit.report import heading, table
+from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack
 
 SETTLE_SECONDS = 1.5
 

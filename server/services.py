@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from .adapters.bus import RedisBus
-from .adapters.files import LocalFiles
-from .adapters.limits import RedisLimiter
-from .adapters.queue import CALL_SECONDS, ArqQueue, connection_pool
-from .adapters.store import Store, create_engine
-from .config import Config
-from .domain.tokens import Signer
-from .reconciler import Reconciler
-from .sessions import Sessions
+from server.adapters.database.store import Store, create_engine
+from server.adapters.files.local import LocalFiles
+from server.adapters.redis.bus import RedisBus
+from server.adapters.redis.limits import RedisLimiter
+from server.adapters.redis.queue import CALL_SECONDS, ArqQueue, connection_pool
+from server.config.settings import Config
+from server.domain.tokens import Signer
+from server.reconciler.reconciler import Reconciler
+from server.sessions.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from server.config import Config
+from server.config.settings import Config
 
 ROOT: Final = Path(__file__).resolve().parent.parent  # the checkout, or site-packages
 
@@ -226,7 +226,9 @@ class _Child:
             return await _spawn(self._command, self._env)
         if self._stack.migrated.is_set():
             return await _spawn(python("-m", *self._command), self._env)
-        held = await _spawn(python("-m", "server.prelude", *self._command), self._env, stdin=asyncio.subprocess.PIPE)
+        held = await _spawn(
+            python("-m", "server.system.preload", *self._command), self._env, stdin=asyncio.subprocess.PIPE
+        )
         self._stack.release_when_migrated(held)
         return held
 

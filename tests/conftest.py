@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 import asyncpg
 import pytest
 
-from server.config import Config
-from tests import photos as photo_maker
-from tests.servers import PostgresServer, Stack, ValkeyServer
+from server.config.settings import Config
+from testkit import photos as photo_maker
+from testkit.servers import PostgresServer, Stack, ValkeyServer
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -118,7 +118,7 @@ def start_valkey(request: pytest.FixtureRequest) -> Iterator[StartValkey]:
 
 
 async def _migrate(database_url: str, data_dir: Path) -> None:
-    from server.adapters import migrations
+    from server.adapters.database import migrations
 
     await asyncio.to_thread(migrations.migrate, Config(data_dir=data_dir, database_url=database_url))
 
@@ -270,7 +270,7 @@ async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the photos of `tests.photos`."""
+    """A folder with the photos of `testkit.photos`."""
     return photo_maker.make(tmp_path_factory.mktemp("photos"))
 
 

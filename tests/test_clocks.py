@@ -18,14 +18,14 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-import benchmarks.faults.clock
-from server.config import Config
+from server.config.settings import Config
 from server.domain.session import new_session_id
 from server.domain.tokens import new_token
 from server.services import open_services
+from testkit import clocks
+from testkit.running import Client, new_session, until
+from testkit.servers import Stack
 from tests.conftest import missing
-from tests.running import Client, new_session, until
-from tests.servers import Stack
 
 MakeConfig = Callable[..., Config]
 
@@ -37,7 +37,7 @@ HOURS: Final = 25
 def own_clock() -> dict[str, str]:
     """The environment in which a process has a clock of its own, as ``FAKETIME`` or a file says."""
     try:
-        return benchmarks.faults.clock.own_clock()
+        return clocks.own_clock()
     except ImportError:
         missing("libfaketime (Debian: apt-get install libfaketime)")
 

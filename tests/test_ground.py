@@ -15,9 +15,9 @@ import redis.asyncio
 from PIL import Image, ImageOps
 from playwright.async_api import Page
 
-from tests import photos as photo_maker
+from testkit import photos as photo_maker
+from testkit.servers import ROOT, PostgresServer
 from tests.conftest import StartValkey
-from tests.servers import ROOT, PostgresServer
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
 
@@ -102,7 +102,7 @@ def test_the_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"server/static/index.html", "server/alembic/env.py", "server/cli.py", "worker/settings.py"} <= names
+    assert {"server/static/index.html", "server/alembic/env.py", "server/cli/main.py", "worker/settings.py"} <= names
     assert any(name.startswith("server/alembic/versions/") for name in names)
     assert not any(name.startswith(("alembic/", "tests/")) for name in names)
 

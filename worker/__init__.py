@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from worker.settings import Settings
 
 __all__ = ["Settings"]
 
@@ -19,7 +19,7 @@ __all__ = ["Settings"]
 def __getattr__(name: str) -> Any:
     # Lazily: the settings of the process are read when arq asks for them, not whenever a processor is imported.
     if name == "Settings":
-        from .settings import Settings
+        from worker.settings import Settings
 
         return Settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

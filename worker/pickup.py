@@ -27,7 +27,7 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
 
-from server.adapters.queue import AWAY, cancel_channel, connection_pool, deserialize, doorbell, serialize
+from server.adapters.redis.queue import AWAY, cancel_channel, connection_pool, deserialize, doorbell, serialize
 
 log = logging.getLogger("tryon.worker")
 

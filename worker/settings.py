@@ -21,14 +21,13 @@ from typing import Any, ClassVar, Final, NoReturn
 from arq import func
 from arq.connections import RedisSettings
 
-from server import telemetry
-from server.adapters.queue import FUNCTION, ArqQueue, QueueAway, deserialize, serialize
-from server.config import Config, ConfigError
+from server.adapters.redis.queue import FUNCTION, ArqQueue, QueueAway, deserialize, serialize
+from server.config.settings import Config, ConfigError
 from server.services import open_services
-
-from .children import Children
-from .pickup import DoorbellRedis
-from .tasks import SessionRunner, run_session
+from server.telemetry import logs
+from worker.isolation.pool import Children
+from worker.pickup import DoorbellRedis
+from worker.tasks import SessionRunner, run_session
 
 log = logging.getLogger("tryon.worker")
 
@@ -132,7 +131,7 @@ async def _unnote(noting: asyncio.Task[None], queue: ArqQueue, worker_id: str) -
 
 async def startup(ctx: dict[Any, Any]) -> None:
     logging.getLogger("arq").handlers.clear()  # arq has just given itself one; all lines go through ours
-    telemetry.setup_logging(log_format=config.log_format, log_level=config.log_level)
+    logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
     lifetime = ctx["lifetime"] = Lifetime()
     try:
         ctx["runner"] = await lifetime.open()

@@ -1,7 +1,8 @@
 """The one task: claim a session, run the processor, say how it ended.
 
-The database decides everything: ``sessions.begin`` whether there is something to do, ``renew`` whether the claim still counts,
-``complete`` and ``fail`` whether the end does. Whatever is left undone here, a lapsed lease and the reconciler put right.
+The database decides everything: ``sessions.begin`` whether there is something to do,
+``renew`` whether the claim still counts, ``complete`` and ``fail`` whether the end
+does. Whatever is left undone here, a lapsed lease and the reconciler put right.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
-from server import telemetry
-from server.adapters.files import MissingFile
+from server.adapters.files.local import MissingFile
 from server.domain.errors import StorageFull, TryOnError, Unavailable
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
-from server.sessions import Claim
-
-from .children import NotStarted
-from .processors import EXTENSION, Job, Output, Processor, ProcessorError
+from server.sessions.sessions import Claim
+from server.telemetry import logs
+from worker.isolation.pool import NotStarted
+from worker.processors import EXTENSION, Job, Output, Processor, ProcessorError
 
 log = logging.getLogger("tryon.worker")
 
@@ -31,7 +31,9 @@ AGAIN_SECONDS: Final = 1.0
 """Pause between attempts while the database or the storage is away."""
 
 SETTLE_SECONDS: Final = 1.0
-"""How long a worker that is told to stop still tries to write down how a session ended; then its lease will lapse."""
+"""How long a worker that is told to stop still tries to write down how a session ended;
+then its lease will lapse.
+"""
 
 
 async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
@@ -43,20 +45,28 @@ class SessionRunner:
     """Runs sessions on one worker; as many at once as arq starts."""
 
     def __init__(self, services: Services, processor: Processor, worker_id: str) -> None:
-        """``processor`` must take several jobs at once and end soon after a cancel: :class:`~worker.children.Children` does."""
+        """``processor`` must take several jobs at once and end soon after a cancel:
+
+        :class:`~worker.isolation.pool.Children` does.
+        """
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
         self._processor = processor
         self._worker_id = worker_id
         self._looks: dict[asyncio.Event, str] = {}
-        """For every run its session; set, the event makes its next heartbeat come at once."""
+        """For every run its session; set, the event makes its next heartbeat come at
+        once.
+        """
 
     def __repr__(self) -> str:
         return f"<SessionRunner {self._worker_id} {self._processor.name}>"
 
     async def run(self, session_id: str) -> None:
-        """From the claim to the end. Cancelled (the worker stops): hands the session back, no attempt burnt."""
+        """From the claim to the end.
+
+        Cancelled (the worker stops): hands the session back, no attempt burnt.
+        """
         look = asyncio.Event()
         self._looks[look] = session_id  # before the claim: a cancel may follow it closely
         try:
@@ -65,7 +75,8 @@ class SessionRunner:
             del self._looks[look]
 
     async def _run(self, session_id: str, look: asyncio.Event) -> None:
-        # A task of its own: a cancel that strikes while the claim is being committed must not lose the claim.
+        # A task of its own: a cancel that strikes while the claim is being committed
+        # must not lose the claim.
         beginning = asyncio.create_task(self._sessions.begin(session_id, worker=self._worker_id))
         stopping = await _see_out(beginning)
         if not beginning.done():  # the database lets nobody write, and the worker stops
@@ -79,20 +90,26 @@ class SessionRunner:
             log.warning("Session %s could not be claimed now: %s", session_id, error)
             return
         if claim is not None:
-            telemetry.request_id.set(claim.session.request_id)
+            logs.request_id.set(claim.session.request_id)
             stopping = await self._hold(claim, look, stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
 
     def look_now(self, session_id: str) -> None:
-        """Somebody has cancelled or erased this session: if it runs here, its next heartbeat is now."""
+        """Somebody has cancelled or erased this session: if it runs here, its next
+        heartbeat is now.
+        """
         for look, each in self._looks.items():
             if each == session_id:
                 look.set()
 
     async def _hold(self, claim: Claim, look: asyncio.Event, *, stopping: bool) -> bool:
-        """Work under a heartbeat until there is an end to write down, and write it. Returns whether the worker stops."""
-        # Both times are the database's, so its difference to this machine's clock does not matter.
+        """Work under a heartbeat until there is an end to write down, and write it.
+
+        Returns whether the worker stops.
+        """
+        # Both times are the database's, so its difference to this machine's clock does
+        # not matter.
         seconds_left = (claim.session.deadline_at - claim.session.updated_at).total_seconds()
         deadline = asyncio.get_running_loop().time() + seconds_left
         if stopping:
@@ -150,7 +167,9 @@ class SessionRunner:
         return output
 
     async def _input(self, key: str) -> bytes:
-        """While the storage is away the session waits, under its lease and until its deadline."""
+        """While the storage is away the session waits, under its lease and until its
+        deadline.
+        """
         while True:
             try:
                 return await self._files.get(key)
@@ -159,7 +178,9 @@ class SessionRunner:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _beat(self, claim: Claim, look: asyncio.Event) -> Literal["cancelled", "lost"]:
-        """Renew the lease until somebody else decided otherwise; soon again after it could not be."""
+        """Renew the lease until somebody else decided otherwise; soon again after it
+        could not be.
+        """
         period = pause = self._lease_seconds / 3
         while True:
             with contextlib.suppress(TimeoutError):
@@ -179,7 +200,10 @@ class SessionRunner:
                     return verdict
 
     async def _stop(self, work: asyncio.Task[Output]) -> bool:
-        """Cancel the processor if it still runs. Returns whether the worker was told to stop meanwhile."""
+        """Cancel the processor if it still runs.
+
+        Returns whether the worker was told to stop meanwhile.
+        """
         if work.done():
             return False
         work.cancel()
@@ -187,7 +211,7 @@ class SessionRunner:
         work.add_done_callback(_forget)  # it may still be at it, if the worker is in a hurry
         return stopping
 
-    # -- how it ends: what to write down, tried until it is written or makes no sense any more ---------------------
+    # -- how it ends: what to write down, tried until it is written or makes no sense any more
 
     def _end(
         self, claim: Claim, work: asyncio.Task[Output] | None, beat: asyncio.Task[Literal["cancelled", "lost"]]
@@ -232,7 +256,8 @@ class SessionRunner:
                 if delay is None:
                     return await self._sessions.fail(claim, "storage_full")
                 await asyncio.sleep(delay)
-        # Refused: the claim was lost, the deadline has passed, or the person cancelled at the last moment.
+        # Refused: the claim was lost, the deadline has passed, or the person cancelled
+        # at the last moment.
         if await self._sessions.renew(claim) == "cancelled":
             return await self._sessions.requeue(claim, burnt=False, reason="cancelled")
         return False
@@ -257,8 +282,12 @@ async def _nothing() -> bool:
 
 
 async def _see_out(task: asyncio.Task[Any], seconds: float | None = None) -> bool:
-    """Wait until the task has ended. A cancel of the waiting one does not reach it, but bounds the wait to
-    :data:`SETTLE_SECONDS`; returns whether there was one. ``seconds`` bounds it in any case."""
+    """Wait until the task has ended.
+
+    A cancel of the waiting one does not reach it, but bounds the wait to
+    :data:`SETTLE_SECONDS`; returns whether there was one. ``seconds`` bounds it in any
+    case.
+    """
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds
     stopping = False

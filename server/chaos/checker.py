@@ -14,8 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from ..domain.states import TRANSITIONS, Event, Status
-from .records import (
+from server.chaos.records import (
     Accepted,
     AnyRecord,
     Asked,
@@ -37,6 +36,7 @@ from .records import (
     Transition,
     Trouble,
 )
+from server.domain.states import TRANSITIONS, Event, Status
 
 
 class Kind(StrEnum):

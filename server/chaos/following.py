@@ -18,11 +18,11 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from ..domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from ..domain.states import Status
-from ..domain.tokens import SESSIONS
-from .http import Network, NoAnswer
-from .records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Trouble
+from server.chaos.http import Network, NoAnswer
+from server.chaos.records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Trouble
+from server.domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from server.domain.states import Status
+from server.domain.tokens import SESSIONS
 
 TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
 OPEN_SECONDS: Final = 5.0

@@ -19,11 +19,10 @@ from typing import Any, Final
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from ..domain.tokens import SESSIONS, new_token
-from .following import FIRST_SECONDS, OPEN_SECONDS, UNREADABLE, Pass, Record, Screen, transition
-from .http import Answer, Network, NoAnswer
-from .plans import Plan, picture_size
-from .records import (
+from server.chaos.following import FIRST_SECONDS, OPEN_SECONDS, UNREADABLE, Pass, Record, Screen, transition
+from server.chaos.http import Answer, Network, NoAnswer
+from server.chaos.plans import Plan, picture_size
+from server.chaos.records import (
     Accepted,
     Asked,
     Audit,
@@ -38,6 +37,7 @@ from .records import (
     Stranger,
     Trouble,
 )
+from server.domain.tokens import SESSIONS, new_token
 
 MOST_PAUSE_SECONDS: Final = 5.0
 """Between two tries of the same call, unless the answer says otherwise."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .following import TRANSPORTS
+from server.chaos.following import TRANSPORTS
 
 SHARES: Final = {
     "second screen": 0.2,

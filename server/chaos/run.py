@@ -16,12 +16,12 @@ from typing import Any, Final
 
 import uvloop
 
-from .checker import Verdict, check
-from .http import Network
-from .people import Person, World
-from .plans import Plan, photos, plans
-from .records import AnyRecord, Fault, Quiet, Recorder, Refused, read
-from .report import report
+from server.chaos.checker import Verdict, check
+from server.chaos.http import Network
+from server.chaos.people import Person, World
+from server.chaos.plans import Plan, photos, plans
+from server.chaos.records import AnyRecord, Fault, Quiet, Recorder, Refused, read
+from server.chaos.report import report
 
 FAULT_SECONDS: Final = 120.0
 """A fault's command may take so long."""

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-from .session import AuditEvent, Progress, SessionView, timestamp
-from .states import Event, GoneReason, Status
+from server.domain.session import AuditEvent, Progress, SessionView, timestamp
+from server.domain.states import Event, GoneReason, Status
 
 SUBPROTOCOL: Final = "tryon.v1"
 BEARER_SUBPROTOCOL: Final = "tryon.bearer."

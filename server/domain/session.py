@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from .errors import FAILURES
-from .states import Event, Status
-from .tokens import SESSIONS, Signer
+from server.domain.errors import FAILURES
+from server.domain.states import Event, Status
+from server.domain.tokens import SESSIONS, Signer
 
 
 def new_session_id() -> str:

@@ -26,26 +26,26 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .. import telemetry
-from ..adapters.imaging import Imaging
-from ..config import Config, ConfigError
-from ..domain.errors import NotFound, TryOnError
-from ..domain.images import Limits
-from ..domain.tokens import API, FILES, SESSIONS
-from ..services import open_services
-from .actions import Actions
-from .handshake import Handshake
-from .http import HttpProtocol
-from .hub import Hub
-from .middleware import RequestMiddleware
-from .openapi import asyncapi_json, openapi_json
-from .outbox import Places
-from .polls import Polls
-from .problems import deny, on_http_exception, on_refusal
-from .sockets import Sockets
-from .sse import Streams
-from .status import Status
-from .submit import Submit
+from server.adapters.imaging.pool import Imaging
+from server.config.settings import Config, ConfigError
+from server.domain.errors import NotFound, TryOnError
+from server.domain.images import Limits
+from server.domain.tokens import API, FILES, SESSIONS
+from server.services import open_services
+from server.telemetry import logs
+from server.web.api.sessions import Actions
+from server.web.api.status import Status
+from server.web.api.submit import Submit
+from server.web.common.problems import deny, on_http_exception, on_refusal
+from server.web.docs.openapi import asyncapi_json, openapi_json
+from server.web.push.hub import Hub
+from server.web.serving.handshake import Handshake
+from server.web.serving.http import HttpProtocol
+from server.web.serving.middleware import RequestMiddleware
+from server.web.transports.long_poll import Polls
+from server.web.transports.outbox import Places
+from server.web.transports.sse import Streams
+from server.web.transports.websocket import Sockets
 
 log = logging.getLogger("tryon.web")
 
@@ -300,7 +300,7 @@ def make_server(
 
 def run(config: Config, *, reuse_port: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
-    telemetry.setup_logging(log_format=config.log_format, log_level=config.log_level)
+    logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
     raise_file_limit()
     listener = listen(config, reuse_port=reuse_port)
     server = make_server(create_app(config))

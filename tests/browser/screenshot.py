@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from playwright.async_api import async_playwright, expect
 
-from tests.servers import ROOT, Stack
+from testkit.servers import ROOT, Stack
 
 SIZE = {"width": 1280, "height": 860}
 MAX_BYTES = 200_000

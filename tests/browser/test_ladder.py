@@ -21,18 +21,18 @@ import httpx
 import pytest
 from playwright.async_api import BrowserContext, Page, Request, Route, WebSocketRoute
 
-from server.config import Config
+from server.config.settings import Config
 from server.domain.errors import RateLimited
 from server.domain.events import ByeFrame
 from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
-from server.sessions import Claim, Credential
-from server.web.outbox import Places
+from server.sessions.sessions import Claim, Credential
+from server.web.transports.outbox import Places
+from testkit.running import PHOTO, Web, running_web, until
+from testkit.servers import ROOT, Stack, free_port
 from tests.browser.gate import Gate, open_gate
 from tests.conftest import missing
-from tests.running import PHOTO, Web, running_web, until
-from tests.servers import ROOT, Stack, free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import psutil
 import pytest
 
-from server.adapters.store import Story
-from server.config import Config
+from server.adapters.database.store import Story
+from server.config.settings import Config
 from server.domain.session import Session
 from server.domain.states import Status
 from server.services import Services, open_services
-from server.sessions import Photo
-from tests.servers import ROOT, Stack, die_with_parent
+from server.sessions.sessions import Photo
+from testkit.servers import ROOT, Stack, die_with_parent
 
 OWNER = "a" * 64
 

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from server.config import Config
+from server.config.settings import Config
 from worker.processors import Job, Output, ProcessorError, Report
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.bus import RedisBus
-from server.config import Config
+from server.adapters.redis.bus import RedisBus
+from server.config.settings import Config
 from server.domain.states import Event, Status
 from server.services import Services, open_services
 from tests.worker.conftest import OWNER, Feed, StartWorker, milliseconds, until

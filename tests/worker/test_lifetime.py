@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import Config
+from server.config.settings import Config
 from server.domain.session import Session
 from server.domain.states import Event, Status
 from tests.conftest import StartValkey

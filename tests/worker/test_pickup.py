@@ -12,9 +12,9 @@ import pytest
 from arq import Worker, func
 from redis.asyncio import Redis
 
-from server.adapters.queue import ArqQueue, deserialize, serialize
+from server.adapters.redis.queue import ArqQueue, deserialize, serialize
+from testkit.servers import ValkeyServer
 from tests.conftest import StartValkey
-from tests.servers import ValkeyServer
 from tests.worker.conftest import until
 from worker.pickup import DoorbellRedis
 

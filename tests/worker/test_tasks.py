@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.config import Config
+from server.config.settings import Config
 from server.domain.errors import StorageFull, Unavailable
 from server.domain.session import Session
 from server.domain.states import Event, Status

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from server.config import Config
+from server.config.settings import Config
 from server.domain.states import Event, Status
 from tests.conftest import StartValkey
 from tests.worker.conftest import Feed, StartWorker, until

@@ -1,13 +1,19 @@
-"""The plug for the AI part: API, database and clients stay the same whatever makes the picture.
+"""The plug for the AI part:
 
-A processor is a class with a constructor that takes the :class:`~server.config.Config`, a ``name`` and :meth:`Processor.run`.
-``TRYON_PROCESSOR=package.module:Class`` plugs it in. It runs in a child process (:mod:`~worker.child`), one session at a time:
-whatever it does there, it does to that session alone. Its module is imported once per worker, before the children are
-forked from it; the constructor, ``start()`` and ``close()``, where it has them, run once per child. A child that has ended a
-session in good order does the next one; a session that meets one whose ``start()`` is not done says ``warming``.
+API, database and clients stay the same whatever makes the picture.
 
-So the module must not start a thread or touch a GPU when it is imported (neither survives a fork): that belongs in
-``start()``. The Config comes without the product's secrets, and so does the environment.
+A processor is a class with a constructor that takes the
+:class:`~server.config.settings.Config`, a ``name`` and :meth:`Processor.run`.
+``TRYON_PROCESSOR=package.module:Class`` plugs it in. It runs in a child process
+(:mod:`~worker.isolation.child`), one session at a time: whatever it does there, it does
+to that session alone. Its module is imported once per worker, before the children are
+forked from it; the constructor, ``start()`` and ``close()``, where it has them, run
+once per child. A child that has ended a session in good order does the next one; a
+session that meets one whose ``start()`` is not done says ``warming``.
+
+So the module must not start a thread or touch a GPU when it is imported (neither
+survives a fork): that belongs in ``start()``. The Config comes without the product's
+secrets, and so does the environment.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from server.config import Config, ConfigError
+from server.config.settings import Config, ConfigError
 
 BUILT_IN: Final[dict[str, str]] = {"mock": "worker.processors.mock:MockProcessor"}
 
@@ -27,11 +33,19 @@ EXTENSION: Final = re.compile(r"[a-z0-9]{1,8}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to do. The images are upright and without metadata; a side has 64 to 8192 pixels unless configured otherwise."""
+    """What to do.
+
+    The images are upright and without metadata; a side has 64 to 8192 pixels unless
+    configured otherwise.
+    """
 
     session_id: str
     attempt: int
-    """Counts from 1. Another attempt at the same session is another job; it may run while the last one has not yet noticed."""
+    """Counts from 1.
+
+    Another attempt at the same session is another job; it may run while the last one
+    has not yet noticed.
+    """
     image: bytes = field(repr=False)
     image_type: str
     """``image/jpeg``, ``image/png`` or ``image/webp``."""
@@ -45,21 +59,32 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The result: an image file and its extension without a dot (``jpg``, ``png``, ``webp``)."""
+    """The result: an image file and its extension without a dot (``jpg``, ``png``,
+    ``webp``).
+    """
 
     data: bytes = field(repr=False)
     extension: str
 
 
 class Report(Protocol):
-    """Tells whoever watches. Cheap, never raises, may be called as often as there is something to say (5 a second go out)."""
+    """Tells whoever watches.
+
+    Cheap, never raises, may be called as often as there is something to say (5 a second
+    go out).
+    """
 
     async def __call__(self, progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        """``progress`` from 0 to 1 or None (unknown); ``stage`` in a few words; ``eta_seconds`` to the expected end."""
+        """``progress`` from 0 to 1 or None (unknown); ``stage`` in a few words;
+        ``eta_seconds`` to the expected end.
+        """
 
 
 class Processor(Protocol):
-    """One ``run`` at a time on an event loop of its own. One that blocks it is deaf to a cancel, and is killed for it."""
+    """One ``run`` at a time on an event loop of its own.
+
+    One that blocks it is deaf to a cancel, and is killed for it.
+    """
 
     @property
     def name(self) -> str: ...
@@ -67,17 +92,20 @@ class Processor(Protocol):
     async def run(self, job: Job, report: Report) -> Output:
         """Make the picture.
 
-        Cancelled when nobody wants the result any more (cancel, deadline, shutdown): clean up and let it through, within
-        ``children.STOP_SECONDS``. A thread that is still at work then ends with its process, which is replaced.
-        Raises :class:`ProcessorError` for a failure it can name; any other exception fails the session as ``processor_error``.
+        Cancelled when nobody wants the result any more (cancel, deadline, shutdown):
+        clean up and let it through, within ``children.STOP_SECONDS``. A thread that is
+        still at work then ends with its process, which is replaced. Raises
+        :class:`ProcessorError` for a failure it can name; any other exception fails the
+        session as ``processor_error``.
         """
 
 
 class ProcessorError(Exception):
     """A failure with a name.
 
-    ``message`` is shown to the person (None: the code's own, see ``server.domain.errors.FAILURES``), ``retryable`` tells them
-    that trying again may help. ``requeue`` is for us: the same job may work on another attempt; after
+    ``message`` is shown to the person (None: the code's own, see
+    ``server.domain.errors.FAILURES``), ``retryable`` tells them that trying again may
+    help. ``requeue`` is for us: the same job may work on another attempt; after
     ``TRYON_MAX_ATTEMPTS`` of those the session fails as ``worker_lost``.
     """
 
@@ -95,7 +123,10 @@ Make = Callable[[Config], Processor]
 
 
 def find(name: str) -> Make:
-    """What makes the processor of ``TRYON_PROCESSOR``. Raises :class:`ConfigError`: one line that says what is wrong."""
+    """What makes the processor of ``TRYON_PROCESSOR``.
+
+    Raises :class:`ConfigError`: one line that says what is wrong.
+    """
     path = BUILT_IN.get(name, name)
     if ":" not in path:
         known = ", ".join(BUILT_IN)

@@ -16,9 +16,8 @@ from typing import Final
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from server.config import Config
-
-from . import Job, Output, ProcessorError, Report
+from server.config.settings import Config
+from worker.processors import Job, Output, ProcessorError, Report
 
 STAGES: Final = (
     (0.12, "reading the photo"),

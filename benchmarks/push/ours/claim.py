@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from server.config import Config
+from server.config.settings import Config
 from server.services import open_services
 
 

@@ -1,0 +1,57 @@
+"""``python -m faults matrix`` and ``python -m faults soak``: break things under load, and check every promise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from faults import soak
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """Break the product as it is: real servers, workers, databases, Valkey and sockets, on this machine."""
+
+
+@main.command("soak")
+@click.option("--sessions", default=10_000)
+@click.option("--rate", default=20.0, help="Sessions a second.")
+@click.option("--seed", default=1, help="Draws who does what, and the order of the faults.")
+@click.option("--every", default=12.0, help="Seconds from fault to fault; things stay broken in proportion.")
+@click.option("--lease-seconds", default=5.0)
+@click.option("--deadline-seconds", default=60.0)
+@click.option("--retention-seconds", default=90.0, help="How long a session lives; the run ends when all are gone.")
+@click.option("--stale-seconds", default=5.0, help="The latest that a connected client may be shown a transition.")
+@click.option("--stuck-seconds", default=30.0, help="The longest that a session may stand still before its end.")
+@click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite")
+@click.option("--only", multiple=True, help="This kind of fault alone, with underscores: web_killed.")
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write what everybody saw to this file."
+)
+def soak_command(database: str, **options: Any) -> None:
+    """Sessions without end while everything breaks: nothing lost, stuck, wrong, seen by another or left over."""
+    verdict = soak.main(soak.Soak(postgres=database == "postgresql", **options))
+    sys.exit(1 if verdict.findings else 0)
+
+
+@main.command("matrix")
+@click.option("--only", multiple=True, metavar="NAME", help="A row, or the beginning of its name; may be repeated.")
+@click.option("--seeds", default=1, help="How often each row is run; each time the load is another.")
+@click.option("--scaled", is_flag=True, help="Shorter faults and leases, as the tests run them.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows and what happens in each.")
+def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool) -> None:
+    """Break one thing after the other under load: what clients see, how stale they get, how long recovery takes."""
+    from faults import matrix
+
+    if listed:
+        click.echo(matrix.listing())
+    elif not uvloop.run(matrix.main(only=only, seeds=seeds, scaled=scaled)):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m faults")

@@ -1,0 +1,68 @@
+"""Runs the rows at full length and prints the fault matrix: what clients saw, the worst staleness, the time to recover."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, Final
+
+from faults.rows import clock, database, deploy, redis, web, worker
+from faults.scene import FULL, SCALED, Outcome, Row
+from testkit.cluster import HARSH
+from testkit.report import heading, table
+
+ROWS: Final[dict[str, Row]] = redis.ROWS | database.ROWS | web.ROWS | worker.ROWS | clock.ROWS | deploy.ROWS
+
+
+async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
+    """Whether every promise was kept in every run. ``only``: names, or beginnings of names; none: all."""
+    chosen = {name: row for name, row in ROWS.items() if not only or any(map(name.startswith, only))}
+    if exact := [name for name in only if name in ROWS]:
+        chosen = {name: row for name, row in chosen.items() if name in exact or not name.startswith(tuple(exact))}
+    pace = SCALED if scaled else FULL
+    settings: dict[str, Any] = HARSH | pace.settings | {"processor": "testkit.paced:Paced"}
+    heading(f"faults: {len(chosen)} rows, {seeds} seeds, {'scaled down' if scaled else 'full length'}", settings)
+    lines: list[list[str | float | int | None]] = []
+    kept = True
+    for name, row in chosen.items():
+        outcomes: list[Outcome] = []
+        for seed in range(1, seeds + 1):
+            began = time.monotonic()
+            outcome = await row.run(dataclasses.replace(pace, seed=seed))
+            outcomes.append(outcome)
+            print(f"{name} seed {seed} ({time.monotonic() - began:.0f} s): {outcome.saw()}", file=sys.stderr)
+            for problem in outcome.wrong:
+                print(f"{name} seed {seed} BROKEN: {problem}", file=sys.stderr)
+        broken = sum(bool(outcome.wrong) for outcome in outcomes)
+        kept = kept and not broken
+        stale = [outcome.stale_seconds for outcome in outcomes]
+        recovery = [outcome.recovery_seconds for outcome in outcomes if outcome.recovery_seconds is not None]
+        lines.append(
+            [
+                name,
+                *(_figures(stale) if any(stale) else (None, None)),
+                *(_figures(recovery) if recovery else (None, None)),
+                sum(outcome.cut for outcome in outcomes),
+                sum(outcome.sessions for outcome in outcomes),
+                f"{broken} of {seeds}" if broken else "kept",
+            ]
+        )
+    columns = ("fault", "stale s", "worst", "recovery s", "worst", "streams cut", "sessions", "promise")
+    table(columns, lines)
+    print(
+        "stale, recovery: median and worst of the seeds; seconds from a commit to the stalest client's sight of it, and"
+    )
+    print("from the end of the fault until everything that had been accepted is taken up. What each row does: --list")
+    return kept
+
+
+def _figures(values: Sequence[float]) -> tuple[float, float]:
+    return median(values), max(values)
+
+
+def listing() -> str:
+    width = max(map(len, ROWS))
+    return "\n".join(f"{name:{width}}  {row.fault}" for name, row in ROWS.items())

@@ -1,0 +1,101 @@
+"""Clocks that are wrong: machines two days apart, and one machine whose clock is set while it works (libfaketime)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from faults.scene import Outcome, Pace, Row, Scene, running_scene
+from server.domain.tokens import SESSIONS
+from testkit.clocks import own_clock
+
+RATE: Final = 4.0
+HOURS: Final = 25
+DAYS_SECONDS: Final = 10 * 86400.0
+"""What the calendar says is over, is over: so much is left of it."""
+
+
+async def apart(pace: Pace) -> Outcome:
+    """Two web processes and two workers on PostgreSQL, the one pair two days ahead of the other, while the cleanup works."""
+    clocks = [own_clock() | {"FAKETIME": f"{sign}{HOURS}h"} for sign in "+-"]
+    async with running_scene(pace, webs=0, workers=0, postgres=True, cleanup_seconds=1) as scene:
+        cluster = scene.cluster
+        for clock in clocks:
+            await cluster.make_worker(clock).start()
+            await cluster.start_web(cluster.make_web(clock))
+        await cluster.workers_seen(2)
+        await scene.healthy("redis", "workers")
+        async with scene.load(RATE, cancelled=0.1):
+            await scene.outage(pace.outage_seconds)
+        scene.repaired()
+        await scene.finish()
+        scene.nobody_seemed_dead(await scene.trails())
+        await _everything_is_there(scene)
+        scene.nobody_was_cut()
+        scene.uploads_were_taken()
+        scene.survived(*cluster.webs, *cluster.workers)
+        scene.fresh()
+    return scene.outcome
+
+
+async def _everything_is_there(scene: Scene) -> None:
+    """Each session is there, with its files, and every ticket and link is honoured, whoever has signed it."""
+    paths = [f"{SESSIONS}/{made['session_id']}?{made['links']['ws'].partition('?')[2]}" for made in scene.made]
+    opened = [await scene.network.request("GET", path) for path in paths]
+    refused = [answer.status for answer in opened if answer.status != 200]
+    scene.expect(not refused, f"{len(refused)} of {len(paths)} valid tickets were refused: {refused}")
+    links = [
+        link
+        for answer in opened
+        if answer.status == 200
+        for role, link in answer.json()["links"].items()
+        if role in ("input", "output") and link is not None
+    ]
+    files = [(await scene.network.request("GET", link)).status for link in links]
+    gone = [status for status in files if status != 200]
+    scene.expect(not gone, f"{len(gone)} of {len(files)} files could not be opened: {gone}")
+    scene.note(f"{len(paths)} tickets and {len(files)} links honoured")
+
+
+async def jumps(pace: Pace) -> Outcome:
+    """The clock of a single machine (SQLite) is set, a day forward and then back, while sessions run."""
+    lasts = {"deadline_seconds": DAYS_SECONDS, "retention_seconds": DAYS_SECONDS}
+    async with running_scene(pace, webs=0, workers=0, **lasts) as scene:
+        cluster = scene.cluster
+        clock = own_clock() | {"FAKETIME_TIMESTAMP_FILE": str(cluster.folder / "clock")}
+        _set_clock(cluster.folder, "+0")
+        await cluster.make_worker(clock).start()
+        await cluster.start_web(cluster.make_web(clock))
+        await cluster.workers_seen(1)
+        made = await asyncio.gather(*(scene.upload(seconds=pace.lease_seconds) for _ in range(8)))
+        screens = [scene.follow(*each) for each in made if each is not None]
+        await scene.until(lambda: all(each.cursor >= 2 for each in screens))
+        for offset in (f"+{HOURS}h", "+0"):
+            _set_clock(cluster.folder, offset)
+            await scene.outage(pace.lease_seconds / 3)
+        again = await scene.upload()
+        assert again is not None
+        scene.follow(*again)
+        await scene.finish()
+        trails = await scene.trails()
+        stories = {tuple(event.event.value for event in trail) for trail in trails.values()}
+        scene.expect(stories == {("created", "processing", "completed")}, f"sessions went {stories}")
+        scene.nobody_was_cut()
+        scene.survived(*cluster.webs, *cluster.workers)
+        scene.outcome.stale_seconds = 0.0  # no clock is left to measure it by
+        scene.note(f"{len(trails)} sessions ran once")
+    return scene.outcome
+
+
+def _set_clock(folder: Path, offset: str) -> None:
+    """For every process that looks there; at once, and never half."""
+    written = folder / "clock.new"
+    written.write_text(f"{offset}\n")
+    written.replace(folder / "clock")
+
+
+ROWS: Final[dict[str, Row]] = {
+    "clocks-apart": Row("Clocks of web and worker machines are two days apart (PostgreSQL)", apart, tested=False),
+    "clock-set": Row("The clock of a machine is set a day forward, and back (SQLite)", jumps, tested=False),
+}

@@ -1,0 +1,165 @@
+"""The database or the disk cannot be used for a while. What needs them says so honestly, with a time to come back; whoever
+is connected stays; and nothing is wrong afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from faults.scene import Outcome, Pace, Row, Scene, running_scene, terminal
+from server.domain.states import Status
+
+RATE: Final = 4.0
+SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
+"""So that recovery is that of the product, and not the time to work off what has queued up."""
+
+
+@contextlib.asynccontextmanager
+async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) -> AsyncIterator[Scene]:
+    """``felt_seconds``: somebody waits for so long, if nobody is refused."""
+    async with running_scene(pace, **SLOTS, **cluster) as scene:
+        await scene.healthy("database", "redis", "workers")
+        async with scene.load(RATE, longest=2.0):
+            await scene.until(lambda: len(scene.screens) >= 6)
+            await scene.live()
+            scene.began()
+            yield scene
+            await scene.healthy("database")
+            scene.recovered()
+        await scene.finish(unreadable=True)
+        trails = await scene.trails()
+        scene.taken_up_by(trails)
+        scene.nobody_seemed_dead(trails)
+        scene.streams_stayed()
+        scene.refusals_were_honest(503)
+        scene.losses_were_honest()
+        scene.cancels_were_honest()
+        scene.was_felt(felt_seconds)
+        scene.survived(*scene.cluster.webs, *scene.cluster.workers)
+        scene.within(scene.outcome.recovery_seconds or 0.0, 10.0, "recovery")
+        scene.fresh()
+
+
+async def locked(pace: Pace) -> Outcome:
+    async with _without_database(pace, felt_seconds=pace.locked_seconds / 2) as scene:
+        with scene.cluster.locked_sqlite():
+            await scene.outage(pace.locked_seconds)
+        scene.repaired()
+    return scene.outcome
+
+
+async def restarted(pace: Pace) -> Outcome:
+    """``pg_ctl restart -m immediate``, three times: every connection dies without a word, and it recovers from its log."""
+    async with _without_database(pace, felt_seconds=0.0, postgres=True) as scene:
+        for _ in range(3):
+            await scene.outage(pace.outage_seconds / 3)
+            await scene.cluster.restart_postgres()
+        scene.repaired()
+    return scene.outcome
+
+
+async def gone(pace: Pace) -> Outcome:
+    """PostgreSQL is away for a while: connections are refused."""
+    async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
+        assert scene.cluster.postgres is not None
+        await asyncio.to_thread(scene.cluster.postgres.kill)
+        await scene.outage(pace.outage_seconds)
+        await asyncio.to_thread(scene.cluster.postgres.start_again)
+        scene.repaired()
+    return scene.outcome
+
+
+async def frozen(pace: Pace) -> Outcome:
+    """Every process of PostgreSQL is stopped: connections stay open and nothing answers."""
+    async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
+        assert scene.cluster.postgres is not None
+        scene.cluster.postgres.pause()
+        await scene.outage(pace.outage_seconds)
+        scene.cluster.postgres.resume()
+        scene.repaired()
+    return scene.outcome
+
+
+async def exhausted(pace: Pace) -> Outcome:
+    """Somebody else holds every connection that PostgreSQL has to give."""
+    few = {"max_connections": "30"}
+    async with _without_database(pace, felt_seconds=pace.locked_seconds / 2, postgres=few) as scene:
+        async with scene.cluster.exhausted_postgres():
+            await scene.outage(pace.locked_seconds)
+        scene.repaired()
+    return scene.outcome
+
+
+async def disk_full_upload(pace: Pace) -> Outcome:
+    """No room for a photo: 507, and nothing is left of it."""
+    async with running_scene(pace, disk_bytes=2**20) as scene:
+        await scene.healthy("storage", "workers")
+        first = await scene.upload()
+        assert first is not None
+        scene.follow(*first)
+        await scene.until(lambda: scene.screens[0].outcome)
+        with scene.cluster.full_disk():
+            before = await scene.sessions()
+            for _ in range(5):
+                scene.expect(await scene.upload(patient=False) is None, "an upload was taken with the disk full")
+            scene.expect(len(await scene.sessions()) == len(before), "a refused upload has a row")
+        scene.repaired()
+        again = await scene.upload()
+        scene.recovered()
+        assert again is not None
+        scene.follow(*again)
+        await scene.finish()
+        for each in scene.outcome.uploads[1:6]:
+            scene.expect(each.status == 507, f"an upload got {each.status} {each.why}, not 507")
+        scene.outcome.notes.append("507 `storage_full`, nothing left")
+        scene.nobody_was_cut()
+        scene.survived(scene.cluster.web, scene.cluster.worker)
+        scene.fresh()
+    return scene.outcome
+
+
+async def disk_full_output(pace: Pace) -> Outcome:
+    """No room for a result: the worker tries again for some seconds, then the person is told; if there is room by then,
+    it ends well."""
+    async with running_scene(pace, disk_bytes=2**20) as scene:
+        await scene.healthy("storage", "workers")
+        made = await asyncio.gather(*(scene.upload(seconds=2.0) for _ in range(4)))
+        with scene.cluster.full_disk():
+            for each in made:
+                assert each is not None
+                scene.follow(*each)
+            await scene.until(lambda: all(each.outcome for each in scene.screens))
+        patient = await scene.upload(seconds=1.0)
+        assert patient is not None
+        scene.follow(*patient)
+        with scene.cluster.full_disk():
+            await scene.until(lambda: scene.screens[-1].cursor >= 2)
+            await scene.outage(2.0)  # it has found the disk full by now
+        scene.repaired()
+        await scene.finish()
+        scene.recovered()
+        trails = await scene.trails()
+        for session, _ in filter(None, made):
+            last = trails[session["session_id"]][-1]
+            told = (last.status, last.data.get("error", {}).get("code"))
+            scene.expect(told == (Status.FAILED, "storage_full"), f"with the disk full it ended as {told}")
+        ended = terminal(trails[patient[0]["session_id"]])
+        scene.expect(ended is Status.COMPLETED, f"with room again it ended as {ended}")
+        scene.note("`failed: storage_full` after 3.5 s, `completed` if there is room by then")
+        scene.nobody_was_cut()
+        scene.survived(scene.cluster.web, scene.cluster.worker)
+        scene.fresh()
+    return scene.outcome
+
+
+ROWS: Final[dict[str, Row]] = {
+    "sqlite-locked": Row("SQLite is locked by another process", locked),
+    "postgres-restarted": Row("PostgreSQL is restarted (`-m immediate`)", restarted),
+    "postgres-gone": Row("PostgreSQL is away: connections are refused", gone, tested=False),
+    "postgres-frozen": Row("PostgreSQL is frozen (SIGSTOP)", frozen, tested=False),
+    "postgres-exhausted": Row("All of PostgreSQL's connections are taken", exhausted),
+    "disk-full-upload": Row("No room for a photo", disk_full_upload),
+    "disk-full-output": Row("No room for a result", disk_full_output),
+}

@@ -1,0 +1,147 @@
+"""Redis goes away in every way it knows. In all of them clients stay connected and keep learning, uploads are taken, the
+worker survives, and everything that was accepted is done once Redis is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from faults.scene import Outcome, Pace, Row, Scene, running_scene
+from server.adapters.redis.queue import cancel_channel, doorbell
+from server.domain.events import progress_message
+from server.domain.session import Progress, timestamp
+from testkit.proxy import subscribes
+
+RATE: Final = 4.0
+CHANNELS: Final = "tryon:session:"
+RECONNECTS: Final = "tryon_bus_reconnects_total"
+SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
+"""So that recovery is that of the product, and not the time to work off what has queued up."""
+
+
+@contextlib.asynccontextmanager
+async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any) -> AsyncIterator[Scene]:
+    """Before the block all is well and loaded; in it Redis is lost and found; after it everything must have ended well.
+
+    ``push_seconds``: what happens meanwhile is on the screens so soon: the database is read every second as soon as it is
+    known that Redis is away, and every four seconds before.
+    """
+    async with running_scene(pace, **SLOTS, **cluster) as scene:
+        await scene.healthy("redis", "workers")
+        async with scene.load(RATE, longest=2.0):
+            await scene.until(lambda: len(scene.screens) >= 4)
+            await scene.live()
+            scene.began()
+            yield scene
+            await scene.healthy("redis")
+            scene.recovered()
+        await scene.finish()
+        scene.taken_up_by(await scene.trails())
+        scene.nobody_was_cut()
+        scene.uploads_were_taken()
+        scene.survived(*scene.cluster.webs, *scene.cluster.workers)
+        scene.fresh()
+        scene.pushed_meanwhile(push_seconds)
+        scene.within(scene.outcome.recovery_seconds or 0.0, 5.0, "recovery")
+
+
+async def killed(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        scene.cluster.valkey.kill()
+        await scene.outage(pace.outage_seconds)
+        await scene.cluster.start_valkey()
+        scene.repaired()
+    return scene.outcome
+
+
+async def frozen(pace: Pace) -> Outcome:
+    async with _without_redis(pace, push_seconds=5.0) as scene:
+        scene.cluster.valkey.pause()
+        await scene.outage(pace.frozen_seconds)
+        scene.cluster.valkey.resume()
+        scene.repaired()
+    return scene.outcome
+
+
+async def out_of_memory(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        await scene.cluster.fill_valkey()
+        await scene.outage(pace.outage_seconds)
+        await scene.cluster.empty_valkey()
+        scene.repaired()
+    return scene.outcome
+
+
+@contextlib.asynccontextmanager
+async def _cutting(scene: Scene, cuts: int) -> AsyncIterator[None]:
+    """In the block the subscriber of the web process is cut off so many times: it must have noticed each."""
+    before = await scene.metric(RECONNECTS)
+    yield
+    noticed = await scene.metric(RECONNECTS) - before
+    scene.expect(noticed >= cuts, f"subscribers were cut off {cuts} times, and it came back {noticed:g} times")
+
+
+async def cut_off(pace: Pace) -> Outcome:
+    """By the limit on output buffers, several times: each loses what was published at that moment."""
+    async with _without_redis(pace) as scene:
+        cuts = 3
+        async with _cutting(scene, cuts):
+            for _ in range(cuts):
+                session_id = await _followed(scene)
+                progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
+                for channel, message in (
+                    (f"{CHANNELS}{session_id}", progress_message(session_id, progress)),
+                    (doorbell("tryon:"), b"1" * 1000),
+                    (cancel_channel("tryon:"), b"1" * 1000),
+                ):
+                    async with asyncio.timeout(10):  # the worker has one connection for two of them
+                        while not (await scene.cluster.redis("PUBSUB", "NUMSUB", channel))[1]:
+                            await asyncio.sleep(0.02)
+                    await scene.cluster.overrun_subscribers(channel, message)
+                await scene.outage(pace.outage_seconds / cuts)
+        scene.repaired()
+    return scene.outcome
+
+
+async def _followed(scene: Scene) -> str:
+    """A session to whose channel somebody is subscribed."""
+    async with asyncio.timeout(10):
+        while not (channels := await scene.cluster.redis("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
+            await asyncio.sleep(0.01)
+    return str(channels[0].decode().removeprefix(CHANNELS))
+
+
+async def deaf(pace: Pace) -> Outcome:
+    """Subscriptions are confirmed by nobody and deliver nothing, those of new connections too; all else works."""
+    async with _without_redis(pace, push_seconds=5.0, proxy=True) as scene:
+        proxy = scene.cluster.proxy
+        assert proxy is not None
+        proxy.deafen(subscribes)
+        await scene.outage(pace.frozen_seconds)
+        proxy.hear()
+        scene.repaired()
+    return scene.outcome
+
+
+async def subscribers_killed(pace: Pace) -> Outcome:
+    async with _without_redis(pace) as scene:
+        cuts = 5
+        async with _cutting(scene, cuts):
+            for _ in range(cuts):
+                await scene.cluster.redis("CLIENT", "KILL", "TYPE", "pubsub")
+                await scene.outage(pace.outage_seconds / cuts)
+        scene.repaired()
+    return scene.outcome
+
+
+ROWS: Final[dict[str, Row]] = {
+    "redis-killed": Row("Redis is killed and comes back empty", killed),
+    "redis-frozen": Row("Redis is frozen (SIGSTOP)", frozen),
+    "redis-full": Row("Redis is out of memory (`noeviction`)", out_of_memory),
+    "redis-cut-off": Row("Redis cuts its subscribers off (output buffer limit)", cut_off),
+    "redis-subscribers-killed": Row("`CLIENT KILL TYPE pubsub`, again and again", subscribers_killed, tested=False),
+    "redis-deaf": Row("Redis is deaf while it is up: nothing published arrives", deaf),
+}

@@ -1,0 +1,34 @@
+"""Every row of the fault matrix, scaled down: the same real processes as in ``python -m faults matrix``, hurt for seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from faults.scene import SCALED, Outcome, Row
+from tests.conftest import missing, note
+
+Holds = Callable[[Row], Awaitable[Outcome]]
+
+
+@pytest.fixture
+def holds(request: pytest.FixtureRequest) -> Holds:
+    """Run a row; fails with every promise that was broken."""
+
+    async def run(row: Row) -> Outcome:
+        note(request, "Valkey")
+        try:
+            outcome = await row.run(SCALED)
+        except ImportError as error:
+            missing(str(error))
+        except PermissionError as error:
+            if os.geteuid() == 0:
+                raise
+            pytest.skip(f"only root can do what this row needs: {error}")
+        print(outcome.saw(), f"stale {outcome.stale_seconds:.2f} s", f"recovery {outcome.recovery_seconds}", sep="; ")
+        assert not outcome.wrong, "\n".join(outcome.wrong)
+        return outcome
+
+    return run

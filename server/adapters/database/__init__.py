@@ -1,0 +1,1 @@
+"""Sessions and their audit trail in SQLite or PostgreSQL."""

@@ -1,0 +1,67 @@
+"""Brings the database to the newest schema, by one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import alembic.command
+import alembic.config
+from sqlalchemy import Connection, exc, text
+from sqlalchemy.engine import make_url
+
+from server.adapters.database.store import create_engine
+from server.config.settings import Config, ConfigError
+
+LOCK_KEY: Final = 0x7472796F6E  # "tryon"; PostgreSQL's advisory lock
+
+_HERE: Final = Path(__file__).resolve().parents[2]
+
+
+def script_directory() -> Path:
+    """Beside the packages in a checkout, inside the package when installed from a wheel."""
+    for folder in (_HERE.parent / "alembic", _HERE / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise ConfigError("the migrations are missing from this installation")
+
+
+def migrate(config: Config) -> None:
+    """Upgrade to head. Others that do the same meanwhile wait, then find nothing to do."""
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        _try_sqlite(config.database)
+        asyncio.run(_migrate(config))
+    except (exc.OperationalError, exc.InterfaceError, sqlite3.Error, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason}") from error
+
+
+def _try_sqlite(database_url: str) -> None:
+    """Open the file once without aiosqlite: its thread would tell of a failure after the loop has ended, with a trace."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        with contextlib.closing(sqlite3.connect(url.database or ":memory:")):
+            pass
+
+
+async def _migrate(config: Config) -> None:
+    settings = alembic.config.Config()
+    settings.set_main_option("script_location", str(script_directory()).replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    engine = create_engine(config.database)
+
+    def upgrade(connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":  # SQLite: BEGIN IMMEDIATE is the lock
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        settings.attributes["connection"] = connection
+        alembic.command.upgrade(settings, "head")
+
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(upgrade)
+    finally:
+        await engine.dispose()

@@ -1,0 +1,1 @@
+"""Where photos and results are stored."""

@@ -1,0 +1,1 @@
+"""Photos are judged and cleaned in processes of their own."""

@@ -1,0 +1,295 @@
+"""The arq queue: carries session ids to the workers, and a doorbell that wakes them.
+
+Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies between taking it and claiming the
+session) or come twice; ``sessions.begin`` decides what a job is worth, and the reconciler enqueues again what waits too
+long. While Redis is away every method raises :class:`QueueAway`, at the latest after :data:`QUEUE_SECONDS`, and at once
+while it is known to be silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
+from arq.jobs import serialize_job
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from server.adapters.redis.breaker import Breaker
+
+FUNCTION: Final = "run_session"
+"""Name of the one task. Its only argument is the session's id."""
+
+CALL_SECONDS: Final = 1.0
+"""Bounds connecting, and each read and write, of the connections that a process shares."""
+
+QUEUE_SECONDS: Final = 0.5
+"""Bounds each call here: an upload makes several and has 2 s."""
+
+JOB_SECONDS: Final = 86400
+"""How long a job may wait; longer than any deadline. After that the reconciler would enqueue it again."""
+
+DEPTH_SECONDS: Final = 1.0
+"""How long a depth of the queue is good enough to tell that it is far from full."""
+
+WORKER_SECONDS: Final = 10
+"""A worker that did not note itself for so long is not counted."""
+
+RUNS: Final = 50
+"""How many run times are remembered for a processor."""
+
+AWAY: Final = (RedisError, OSError, TimeoutError)
+
+# One command instead of a transaction of five: that takes a web process a fifth of a millisecond less. Rung last: whoever
+# hears it finds the job.
+_ADD_SCRIPT: Final = """
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+redis.call('PUBLISH', KEYS[3], '1')
+return redis.call('ZCARD', KEYS[2])
+"""
+
+# Redis's own clock: those of the machines may differ.
+_NOTE_SCRIPT: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+_COUNT_SCRIPT: Final = """
+return redis.call('ZCOUNT', KEYS[1], '(' .. (redis.call('TIME')[1] - ARGV[1]), '+inf')
+"""
+
+
+class QueueAway(Exception):
+    """Redis does not answer, or refuses."""
+
+
+def serialize(job: dict[str, Any]) -> bytes:
+    """arq's job as JSON: whoever can write to Redis must not be able to run code here, as with arq's default pickle.
+
+    The result of a job that arq itself ends (Redis has forgotten its data) is an exception: its text will do.
+    """
+    return msgspec.json.encode(job, enc_hook=str)
+
+
+def deserialize(data: bytes) -> dict[str, Any]:
+    """Raises ValueError (arq then drops the job) on anything but a JSON object."""
+    return msgspec.json.decode(data, type=dict[str, Any])
+
+
+def job_id(session_id: str, attempt: int, n: int) -> str:
+    return f"{session_id}:{attempt}:{n}"
+
+
+def doorbell(key_prefix: str) -> str:
+    """The channel that is rung after a job has become visible."""
+    return f"{key_prefix}doorbell"
+
+
+def cancel_channel(key_prefix: str) -> str:
+    """The channel on which the ids of sessions come whose claims no longer count."""
+    return f"{key_prefix}cancel"
+
+
+class _Cancellable(AbstractConnection):
+    """A connection whose sending may be cancelled.
+
+    redis-py 5 bounds it with ``asyncio.wait_for``, which before Python 3.12 swallows a cancel that arrives in the moment its
+    inner task has ended (bpo-42130): a worker told to stop then ran on for ever. It also makes a task per command.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        seconds, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(seconds):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError as error:
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        finally:
+            self.socket_timeout = seconds
+
+
+def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
+    """Connections that survive a restart of Redis: a stale one is made anew once, at once, without a word.
+
+    ``socket_seconds`` bounds connecting and each read and write.
+    """
+    pool = ConnectionPool.from_url(
+        redis_url,
+        socket_connect_timeout=socket_seconds,
+        socket_timeout=socket_seconds,
+        retry=Retry(NoBackoff(), 1),
+        retry_on_error=[OSError, RedisConnectionError, RedisTimeoutError],
+    )
+    pool.connection_class = type(
+        "Connection", (_Cancellable, pool.connection_class), {}
+    )  # TCP, TLS or Unix, as the URL says
+    return pool
+
+
+class ArqQueue:
+    """Jobs in, and what there is to know about the queue."""
+
+    def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
+        self._name = queue_name
+        self._doorbell = doorbell(key_prefix)
+        self._cancel = cancel_channel(key_prefix)
+        self._workers = f"{key_prefix}workers"
+        self._memory = f"{key_prefix}memory"
+        self._runs = f"{key_prefix}runs:"
+        self._pool = connection_pool(redis_url, socket_seconds=CALL_SECONDS)
+        self._redis = ArqRedis(
+            self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
+        )
+        self._breaker = Breaker(QUEUE_SECONDS)
+        self._depth, self._depth_at = 0, float("-inf")
+        self._add = self._redis.register_script(_ADD_SCRIPT)
+        self._note = self._redis.register_script(_NOTE_SCRIPT)
+        self._count = self._redis.register_script(_COUNT_SCRIPT)
+
+    def __repr__(self) -> str:
+        return f"<ArqQueue {self._name}>"
+
+    async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> int:
+        """Add the job and ring, in one round trip; how many jobs wait now. The same id again changes nothing but its place.
+
+        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. It is stored in seconds: arq takes it
+        for a time in milliseconds before which no job may start, by the worker's own clock, and that clock may be behind.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        key = job_id(session_id, attempt, n)
+        job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
+        async with self._bounded():
+            waiting = await self._add(
+                keys=[job_key_prefix + key, self._name, self._doorbell], args=[job, JOB_SECONDS, score_ms / 1000, key]
+            )
+        return self._note_depth(int(waiting))
+
+    async def contains(self, session_id: str, attempt: int, n: int) -> bool:
+        """Whether the job waits. Not: whether it runs; a worker takes it out of the queue before it begins."""
+        key = job_id(session_id, attempt, n)
+        async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zscore(self._name, key)
+            pipe.exists(job_key_prefix + key)
+            score, job = await pipe.execute()
+        return score is not None and bool(job)
+
+    async def remembers(self) -> bool:
+        """Whether Redis still holds what it held when this was last asked; False: it has come back empty, or is new.
+
+        It is a write, so that a Redis which can only be read counts as away.
+        """
+        async with self._bounded(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.exists(self._memory)
+            pipe.set(self._memory, 1)
+            known, _ = await pipe.execute()
+        return bool(known)
+
+    async def depth(self) -> int:
+        """How many jobs wait."""
+        async with self._bounded():
+            return self._note_depth(int(await self._redis.zcard(self._name)))
+
+    def _note_depth(self, depth: int) -> int:
+        self._depth, self._depth_at = depth, asyncio.get_running_loop().time()
+        return depth
+
+    def surely_below(self, limit: int) -> bool:
+        """Whether so few jobs waited a moment ago (:data:`DEPTH_SECONDS`) that nobody need ask again: less than half of
+        ``limit``."""
+        return self._depth < limit // 2 and asyncio.get_running_loop().time() - self._depth_at < DEPTH_SECONDS
+
+    async def order(self, limit: int) -> list[str]:
+        """The sessions that wait, each once, in the order in which they will be taken; of the first ``limit`` jobs."""
+        async with self._bounded():
+            ids = await self._redis.zrange(self._name, 0, limit - 1)
+        return list(
+            dict.fromkeys(str(each, "ascii", "replace").partition(":")[0] for each in ids)
+        )  # the first job counts
+
+    async def note_run(self, processor: str, seconds: float) -> None:
+        """Remember how long a session ran, among the last :data:`RUNS` of this processor."""
+        key = f"{self._runs}{processor}"
+        async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.lpush(key, f"{seconds:.3f}")
+            pipe.ltrim(key, 0, RUNS - 1)
+            pipe.expire(key, JOB_SECONDS)
+            await pipe.execute()
+
+    async def run_seconds(self, processor: str) -> float | None:
+        """How long sessions of this processor usually run lately: the median. None: no experience."""
+        async with self._bounded():
+            runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
+        return median(float(run) for run in runs) if runs else None
+
+    async def ring_cancel(self, session_id: str) -> None:
+        """Tell the workers that this session's claim no longer counts; whoever holds it looks at the database."""
+        async with self._bounded():
+            await self._redis.publish(self._cancel, session_id)
+
+    async def forget(self, session_id: str, attempt: int, n: int) -> None:
+        """Remove every trace of the session's jobs, up to and including this attempt and this n."""
+        for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
+            keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
+            async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+                pipe.zrem(self._name, *ids)
+                pipe.unlink(*keys)
+                await pipe.execute()
+
+    async def forget_waiting(self, session_ids: Collection[str]) -> None:
+        """Remove the jobs of these sessions that wait, whatever their attempt and n."""
+        async with self._bounded():
+            waiting = [str(each, "ascii", "replace") for each in await self._redis.zrange(self._name, 0, -1)]
+        for ids in _chunks([each for each in waiting if each.partition(":")[0] in session_ids], 200):
+            keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
+            async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+                pipe.zrem(self._name, *ids)
+                pipe.unlink(*keys)
+                await pipe.execute()
+
+    async def note_worker(self, worker_id: str) -> None:
+        """Say that this worker lives. To be repeated well within :data:`WORKER_SECONDS`."""
+        async with self._bounded():
+            await self._note(keys=[self._workers], args=[worker_id, WORKER_SECONDS])
+
+    async def drop_worker(self, worker_id: str) -> None:
+        """Say that this worker ends."""
+        async with self._bounded():
+            await self._redis.zrem(self._workers, worker_id)
+
+    async def workers(self) -> int:
+        """How many workers noted themselves in the last :data:`WORKER_SECONDS`."""
+        async with self._bounded():
+            return int(await self._count(keys=[self._workers], args=[WORKER_SECONDS]))
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        try:
+            async with self._breaker.call():
+                yield
+        except AWAY as error:
+            raise QueueAway(str(error) or type(error).__name__) from error
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await self._pool.disconnect()
+
+
+_KEY_PREFIXES: Final = (job_key_prefix, in_progress_key_prefix, retry_key_prefix, result_key_prefix)
+
+
+def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+    return (items[at : at + size] for at in range(0, len(items), size))

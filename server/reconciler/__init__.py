@@ -1,0 +1,1 @@
+"""What happens to sessions by the clock alone: lost leases, deadlines, expiry."""

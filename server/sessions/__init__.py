@@ -1,0 +1,1 @@
+"""The use cases: everything that can happen to a session."""

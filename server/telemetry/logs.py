@@ -1,0 +1,75 @@
+"""Logs, and the request id that ties their lines together.
+
+A log line is built in one place and carries fields: the text form reads as the documentation shows it, the JSON form has
+the same fields. Tokens, tickets and signatures never get here; session ids and the first characters of hashes do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any, Final
+
+request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
+"""Of the HTTP request, or of the upload whose session a worker runs."""
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "color_message"}
+
+
+class _RequestId(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "request_id"):
+            record.request_id = request_id.get()
+        return True
+
+
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+"""What could begin a line or colour it; a request's path may hold any of it."""
+
+
+class TextFormatter(logging.Formatter):
+    """``09:00:00.123 INFO    Created session …``; the request id stands at the end where the line doesn't begin with it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{at}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}"
+        rid = getattr(record, "request_id", None)
+        if rid and f"[{rid}]" not in line:
+            line += f" (request {rid})"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, request_id and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{at}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if rid := getattr(record, "request_id", None):
+            entry["request_id"] = rid
+        entry |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str, ensure_ascii=False)
+
+
+def setup_logging(*, log_format: str | None, log_level: str) -> None:
+    """One handler on standard error for everything in this process."""
+    chosen = log_format or ("text" if sys.stderr.isatty() else "json")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter() if chosen == "text" else JsonFormatter())
+    handler.addFilter(_RequestId())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("tryon").setLevel(log_level.upper())

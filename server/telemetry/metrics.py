@@ -1,0 +1,61 @@
+"""Prometheus metrics. All names begin with tryon_; docs/operations.md explains each, and a test holds it to that."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+http_requests: Final = Counter("tryon_http_requests", "HTTP requests answered.", ["method", "route", "status"])
+http_seconds: Final = Histogram(
+    "tryon_http_request_seconds", "Time from the first byte of a request to the end of its answer.", ["route"]
+)
+transitions: Final = Counter("tryon_transitions", "Session transitions committed by this process.", ["event"])
+uploads_refused: Final = Counter("tryon_uploads_refused", "Uploads refused, by error code.", ["code"])
+limiter_local: Final = Counter("tryon_limiter_local", "Rate limit decisions made locally because Redis was away.")
+followers: Final = Gauge(
+    "tryon_followers", "Clients that follow a session right now.", ["transport"], multiprocess_mode="livesum"
+)
+frames: Final = Counter("tryon_frames", "Frames handed to clients.", ["kind"])
+closes: Final = Counter("tryon_socket_closes", "Sockets closed by the server, by close code.", ["code"])
+push_seconds: Final = Histogram(
+    "tryon_push_seconds",
+    "From a transition's commit to its frame being handed to the client's connection.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+delivered_seconds: Final = Histogram(
+    "tryon_delivered_seconds",
+    "From the commit of a session's end to its first handing over to a client, once a session.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400),
+)
+bus_reconnects: Final = Counter(
+    "tryon_bus_reconnects", "Times the subscriber connection to Redis was lost and made again."
+)
+bus_up: Final = Gauge(
+    "tryon_bus_up", "Web processes whose subscriber connection to Redis is up.", multiprocess_mode="livesum"
+)
+publish_failures: Final = Counter("tryon_publish_failures", "News that could not be published; the sweep delivers it.")
+enqueue_failures: Final = Counter(
+    "tryon_enqueue_failures", "Sessions that could not be queued at once; the reconciler does."
+)
+sweep_finds: Final = Counter(
+    "tryon_sweep_finds", "Frames that reached a client from the database because pub/sub lost them."
+)
+processors_lost: Final = Counter(
+    "tryon_processors_lost",
+    "Processes of processors that ended, or were ended, in the middle of a session.",
+    ["reason"],
+)
+reconciled: Final = Counter("tryon_reconciled", "Sessions the reconciler moved on, by what it did.", ["action"])
+
+
+def render_metrics() -> bytes:
+    """In Prometheus' text format: of this process, or added up over all that share ``PROMETHEUS_MULTIPROC_DIR``, web
+    processes and workers alike, as ``tryon up`` sets it."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no annotation there
+    return generate_latest(registry)

@@ -1,0 +1,196 @@
+"""What makes a session: ``POST /api/tryon/sessions`` and ``POST .../retry``. The photo comes in, the session goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import BinaryIO, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.adapters.database.store import Taken
+from server.adapters.imaging.pool import Imaging
+from server.adapters.redis.limits import Verdict
+from server.adapters.redis.queue import QueueAway
+from server.domain.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
+from server.domain.session import Session
+from server.domain.tokens import SESSIONS, new_token, token_hash
+from server.services import Services
+from server.sessions.sessions import Idempotency, Photo
+from server.telemetry import logs, metrics
+from server.web.api.uploads import Upload, read_upload
+from server.web.common.answers import json_response, session_answer
+from server.web.common.credentials import client_address, counted, credential_of, token_of
+from server.web.common.problems import problem
+
+log = logging.getLogger("tryon.web")
+
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+IN_FLIGHT_SECONDS: Final = 5.0
+"""How long a request waits for another one with the same Idempotency-Key."""
+
+
+class _Turn:
+    """Requests with the same key, one after the other."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
+class Submit:
+    """Rate, queue, body, images, session: each refusal as early as it can be."""
+
+    def __init__(self, services: Services, imaging: Imaging) -> None:
+        self._services = services
+        self._sessions = services.sessions
+        self._imaging = imaging
+        self._in_flight: dict[tuple[str, str], _Turn] = {}
+
+    async def upload(self, request: Request) -> Response:
+        return await self._limited(request, self._upload)
+
+    async def retry(self, request: Request) -> Response:
+        """A failed or cancelled session again, without a new upload. Counts as an upload."""
+        return await self._limited(request, self._retry)
+
+    async def _limited(
+        self, request: Request, accept: Callable[[Request, dict[str, str]], Awaitable[Response]]
+    ) -> Response:
+        """Every request that asks for a session counts, refused photos and replays too; a 429 consumes nothing."""
+        headers: dict[str, str] = {}
+        try:
+            verdict = await self._services.limiter.take(counted(client_address(request, self._services.config)))
+            headers = _rate_headers(verdict)
+            if verdict is not None and not verdict.allowed:
+                raise RateLimited(retry_after=verdict.reset_seconds)
+            return await accept(request, headers)
+        except TryOnError as error:
+            metrics.uploads_refused.labels(error.code).inc()
+            return problem(error, headers)
+
+    async def _upload(self, request: Request, headers: dict[str, str]) -> Response:
+        token = token_of(request)
+        key = _idempotency_key(request)
+        if key is not None and token is None:
+            raise Unprocessable("idempotency_needs_token")
+        made = None if token is not None else new_token()
+        owner = token_hash(token or made or "")
+        await self._check_queue()
+        with await read_upload(request, self._services.config, fingerprint=key is not None) as upload:
+            if key is None:
+                session, replayed = await self._submit(owner, upload, None), False
+            else:
+                session, replayed = await self._submit_once(owner, upload, Idempotency.of(key, upload.fingerprint))
+        return await self._created(session, headers, replayed=replayed, made=made)
+
+    async def _created(
+        self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
+    ) -> Response:
+        """201 with the session as it is now; a replay says so."""
+        now = await self._sessions.view_of(session)
+        more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
+        return json_response(session_answer(now, client_token=made), 201, headers | more)
+
+    async def _submit(self, owner: str, upload: Upload, idempotency: Idempotency | None) -> Session:
+        image, garment = await asyncio.gather(self._clean(upload.image), self._clean(upload.garment))
+        assert image is not None
+        return await self._sessions.submit(
+            owner=owner,
+            image=image,
+            garment=garment,
+            params=upload.params,
+            request_id=logs.request_id.get(),
+            idempotency=idempotency,
+        )
+
+    async def _submit_once(self, owner: str, upload: Upload, idempotency: Idempotency) -> tuple[Session, bool]:
+        """The session of this key, and whether it was there before.
+
+        Equal requests in this process wait for each other, to clean the photo only once; between processes the
+        database's unique key decides. Raises Unprocessable, Conflict.
+        """
+        async with self._alone(owner, idempotency.key_hash):
+            if (session := await self._sessions.replay(owner, idempotency)) is not None:
+                return session, True
+            try:
+                return await self._submit(owner, upload, idempotency), False
+            except Taken:
+                session = await self._sessions.replay(owner, idempotency)
+                if session is None:  # it has expired and waits to be erased
+                    raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
+                return session, True
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, owner: str, key_hash: str) -> AsyncIterator[None]:
+        turn = self._in_flight.setdefault((owner, key_hash), _Turn())
+        turn.users += 1
+        try:
+            try:
+                async with asyncio.timeout(IN_FLIGHT_SECONDS):
+                    await turn.lock.acquire()
+            except TimeoutError:
+                raise Conflict("idempotency_in_flight", retry_after=1) from None
+            try:
+                yield
+            finally:
+                turn.lock.release()
+        finally:
+            turn.users -= 1  # not "is it locked?": between a release and the next one's turn it is not
+            if not turn.users:
+                del self._in_flight[owner, key_hash]
+
+    async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
+        owner = credential_of(request).owner
+        await self._check_queue()
+        session, replayed = await self._sessions.retry(
+            request.path_params["session_id"], owner, request_id=logs.request_id.get()
+        )
+        return await self._created(session, headers, replayed=replayed)
+
+    async def _clean(self, source: BinaryIO | None) -> Photo | None:
+        if source is None:
+            return None
+        clean = await self._imaging.clean(source)
+        return Photo(clean.data, clean.extension)
+
+    async def _check_queue(self) -> None:
+        """Before the body is read: a full queue takes no more.
+
+        Redis is quick to ask, but a session may have several jobs there, and it may be away: then the database counts.
+        """
+        limit = self._services.config.queue_limit
+        if self._services.queue.surely_below(limit):
+            return
+        try:
+            if await self._services.queue.depth() < limit:
+                return
+        except QueueAway:
+            pass
+        if await self._services.store.waiting() >= limit:
+            raise Unavailable("queue_full", retry_after=10)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise BadRequest("bad_idempotency_key")
+    return key
+
+
+def _rate_headers(verdict: Verdict | None) -> dict[str, str]:
+    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): what is left, until when, and the policy."""
+    if verdict is None:
+        return {}
+    rate = verdict.rate
+    return {
+        "RateLimit": f'"uploads";r={verdict.remaining};t={verdict.reset_seconds}',
+        "RateLimit-Policy": f'"uploads";q={rate.limit};w={rate.seconds}',
+    }

@@ -1,0 +1,28 @@
+"""JSON answers, and the session as one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from server.domain.events import EventFrame, encode
+from server.domain.session import SessionView
+
+
+class SessionAnswer(SessionView, frozen=True, omit_defaults=True):
+    """The session as an answer; ``missed`` only if ``since`` was given, ``client_token`` only if one was made."""
+
+    missed: list[EventFrame] | None = None
+    client_token: str | None = None
+
+
+def session_answer(view: SessionView, **more: Any) -> bytes:
+    fields = {name: getattr(view, name) for name in view.__struct_fields__}
+    return encode(SessionAnswer(**fields, **more))
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        body, status, media_type="application/json", headers={"Cache-Control": "no-store"} | (headers or {})
+    )

@@ -1,0 +1,78 @@
+"""Errors as answers: ``application/problem+json`` (RFC 9457), for every refusal there is, unknown routes included."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.websockets import WebSocket
+
+from server.domain.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
+from server.domain.events import encode
+from server.telemetry import logs
+
+log = logging.getLogger("tryon.web")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """``type`` is always about:blank (RFC 9457 section 4.2.1); ``code`` is what programs look at."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    request_id: str | None
+
+
+def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Response:
+    """The answer to a refusal, with Retry-After where waiting helps."""
+    body = Problem(
+        "about:blank", error.title, error.status, error.detail, error.code, error.retryable, logs.request_id.get()
+    )
+    extra = dict(headers or {})
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return Response(
+        encode(body), error.status, media_type="application/problem+json", headers={"Cache-Control": "no-store"} | extra
+    )
+
+
+async def on_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TryOnError)
+    return problem(error)
+
+
+def _methods(request: Request) -> list[str]:
+    """Of all routes with this path: Starlette's own Allow names those of the first one only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted(set().union(*fitting))
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: an unknown route, a wrong method, a bad request."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return problem(MethodNotAllowed(), {"Allow": ", ".join(_methods(request))})
+    if error.status_code == 404:
+        return problem(NotFound())
+    return problem(BadRequest("bad_request"))
+
+
+def internal_error() -> Response:
+    return problem(InternalError())
+
+
+async def deny(socket: WebSocket, error: TryOnError) -> None:
+    """Refuse the handshake, with the reason where the server can send one (ASGI's ``websocket.http.response``)."""
+    if "websocket.http.response" in (socket.scope.get("extensions") or {}):
+        await socket.send_denial_response(problem(error))
+    else:
+        await socket.close()

@@ -1,0 +1,1 @@
+"""From the bus to the connections: who follows what, and what they have missed."""

@@ -1,0 +1,1 @@
+"""HTTP itself: parser, handshake, middleware, server."""

@@ -1,0 +1,196 @@
+"""A WebSocket between its request and its 101, for uvicorn's ``ws=``.
+
+The request was parsed once by :mod:`server.web.serving.http`; it is not put together
+and parsed again. What is wrong with it (RFC 6455 section 4.2.1) is found before an
+application sees it. The application accepts or refuses it, and after accepting hands
+the connection on: ``tryon.detach`` among the ASGI extensions. There is no other way to
+go on: this protocol knows no frames. Against uvicorn's own classes that saves half of a
+handshake's time and all of an idle connection's objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from base64 import b64encode
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import unquote
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from server.web.transports.wire import EXTENSION, NOWHERE, WireSocket
+
+log = logging.getLogger("tryon.web")
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+EARLY_BYTES: Final = 16 * 1024
+"""What a client may send before it is answered; then nothing more is read until it is.
+
+One read may come on top.
+"""
+
+HeaderFields = Sequence[tuple[bytes, bytes]]
+
+
+def accept_key(headers: HeaderFields) -> bytes | None:
+    """``Sec-WebSocket-Accept`` for a request with these fields (names in small
+    letters); None: it is no valid handshake.
+    """
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value)
+    keys, versions = found.get(b"sec-websocket-key", []), found.get(b"sec-websocket-version", [])
+    if (
+        len(keys) != 1
+        or [version.strip() for version in versions] != [b"13"]
+        or b"host" not in found
+        or b"websocket" not in _tokens(found.get(b"upgrade", []))
+        or b"upgrade" not in _tokens(found.get(b"connection", []))
+    ):
+        return None
+    key = keys[0].strip()
+    try:
+        if len(key) != 24 or len(a2b_base64(key, strict_mode=True)) != 16:
+            return None
+    except Base64Error:
+        return None
+    return b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def _tokens(values: list[bytes]) -> list[bytes]:
+    return [token.strip().lower() for value in values for token in value.split(b",")]
+
+
+class Handshake(asyncio.Protocol):
+    """Made by :class:`server.web.serving.http.HttpProtocol`, with the arguments that
+    uvicorn gives its own classes; of its settings only the root path counts here.
+    """
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self._app: Callable[..., Awaitable[None]] = config.loaded_app
+        self._root_path = config.root_path
+        self._state = server_state
+        self._transport: asyncio.Transport = NOWHERE
+        self._accept = b""
+        self._early = b""
+        """What came behind the head: the successor reads it."""
+        self._accepted = False
+        self._answer: list[bytes] = []
+        """Of a refusal: its head, until its first part of body comes."""
+        self._asked = False
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(
+        self, request: dict[str, Any], url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes
+    ) -> None:
+        """``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's.
+
+        ``accept``: of :func:`accept_key`.
+        """
+        self._transport, self._accept = transport, accept
+        raw_path, _, query = url.partition(b"?")
+        path = raw_path.decode("latin-1")
+        request.pop("method", None)
+        request.update(
+            type="websocket",
+            asgi={"version": "3.0", "spec_version": "2.4"},
+            scheme="wss" if request["scheme"] == "https" else "ws",
+            path=self._root_path + (unquote(path) if "%" in path else path),
+            raw_path=self._root_path.encode() + raw_path,
+            query_string=query,
+            subprotocols=[
+                token.strip().decode("latin-1")
+                for name, value in request["headers"]
+                if name == b"sec-websocket-protocol"
+                for token in value.split(b",")
+            ],
+            extensions={"websocket.http.response": {}, EXTENSION: {"detach": self.detach}},
+        )
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn asks only for shutdown()
+        task = asyncio.get_running_loop().create_task(self._run(request))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+        transport.set_protocol(self)
+        if early:
+            self.data_received(early)
+
+    async def _run(self, scope: dict[str, Any]) -> None:
+        try:
+            await self._app(scope, self._receive, self._send)
+        except Exception:
+            log.exception("A WebSocket's handshake failed")
+        finally:
+            self._transport.close()
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._asked:
+            self._asked = True
+            return {"type": "websocket.connect"}
+        await asyncio.shield(self._lost)
+        return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if self._lost.done():
+            raise OSError("the client has gone")
+        kind = message["type"]
+        if kind == "websocket.accept":
+            fields = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", self._accept)]
+            if message.get("subprotocol"):
+                fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode("latin-1")))
+            self._accepted = True
+            self._transport.write(_head(101, [*fields, *message.get("headers", ())]))
+        elif kind == "websocket.http.response.start":
+            fields = [*self._state.default_headers, *message.get("headers", ()), (b"Connection", b"close")]
+            self._answer = [_head(message["status"], fields)]
+        elif kind == "websocket.http.response.body":
+            self._answer.append(message.get("body", b""))
+            if not message.get("more_body"):
+                self._transport.write(b"".join(self._answer))
+                self._transport.close()
+        else:  # websocket.close, before it was accepted
+            self._transport.write(_head(403, [(b"Content-Length", b"0"), (b"Connection", b"close")]))
+            self._transport.close()
+
+    def detach(self, successor: WireSocket) -> bool:
+        """Hand the connection to ``successor``.
+
+        False: it is lost or was not accepted.
+        """
+        transport, early = self._transport, self._early
+        if not self._accepted or self._lost.done() or transport.is_closing():
+            return False
+        if len(early) > EARLY_BYTES:
+            transport.resume_reading()
+        self._state.connections.discard(self)
+        self._transport, self._early = NOWHERE, b""
+        self._lost.set_result(None)
+        successor.adopt(transport, self._state.connections, early)
+        return True
+
+    # -- of the connection -------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data
+        if len(self._early) > EARLY_BYTES:
+            self._transport.pause_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._state.connections.discard(self)
+        self._transport = NOWHERE
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def shutdown(self) -> None:
+        """uvicorn calls this on every connection when it stops."""
+        self._transport.close()
+
+
+def _head(status: int, fields: HeaderFields) -> bytes:
+    line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+    return line + b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"

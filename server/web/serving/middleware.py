@@ -1,0 +1,121 @@
+"""Around every request: its id, its two log lines, its metrics, and an answer even when the code below fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from server.config.settings import Config
+from server.domain.errors import InternalError
+from server.telemetry import logs, metrics
+from server.web.common.credentials import client_address, fields
+from server.web.common.problems import deny, internal_error
+
+log = logging.getLogger("tryon.web")
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+
+QUIET: Final = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
+"""What machines ask every few seconds is logged at debug level."""
+
+
+class RequestMiddleware:
+    """The outermost layer. The path is logged without its query: tickets and signatures stand there."""
+
+    def __init__(self, app: ASGIApp, config: Config, cors: Middleware) -> None:
+        self._app = app
+        self._config = config
+        # A page of another origin may read that something failed here, as it may read every other answer.
+        self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        given = fields(scope, b"x-request-id")
+        rid = given[0] if given and REQUEST_ID.fullmatch(given[0]) else str(uuid.uuid4())
+        token = logs.request_id.set(rid)
+        try:
+            if scope["type"] == "http":
+                await self._http(scope, receive, send, rid)
+            else:
+                await self._websocket(scope, receive, send, rid)
+        finally:
+            logs.request_id.reset(token)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
+        method, path = scope["method"], scope["path"]
+        level = logging.DEBUG if path in QUIET else logging.INFO
+        address = client_address(HTTPConnection(scope), self._config)
+        log.log(level, "[%s] %s %s - Client: %s", rid, method, path, address, extra={"event": "request"})
+        begin = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = rid
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            seconds = time.perf_counter() - begin
+            log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
+            if status == 0:
+                await self._failed(scope, receive, send_with_id)
+            else:  # the answer has begun: cutting it off is all that is left
+                raise
+        seconds = time.perf_counter() - begin
+        route = route_name(scope)
+        metrics.http_requests.labels(method if route != "unknown" else "any", route, str(status)).inc()
+        metrics.http_seconds.labels(route).observe(seconds)
+        log.log(level, "[%s] Completed %d in %.3fs", rid, status, seconds, extra={"status": status, "seconds": seconds})
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            address = client_address(HTTPConnection(scope), self._config)
+            log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
+        begin = time.perf_counter()
+        answered = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal answered
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", rid.encode())]
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log.exception("[%s] Error after %.3fs: %s", rid, time.perf_counter() - begin, type(error).__name__)
+            if not answered:
+                await deny(WebSocket(scope, receive, send_with_id), InternalError())
+        log.debug("[%s] WebSocket ended after %.3fs", rid, time.perf_counter() - begin)
+
+
+async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
+    await internal_error()(scope, receive, send)
+
+
+def route_name(scope: Scope) -> str:
+    """The route's template, so that metrics have few labels; ``unknown`` for what no route matches."""
+    application = scope.get("app")
+    for route in application.routes if application is not None else ():
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            return route.path
+    return "unknown"

@@ -1,0 +1,1 @@
+"""WebSocket, Server-Sent Events and long polls: three ways to follow a session."""

@@ -1,0 +1,1 @@
+"""Real servers, programs, clients and photos for tests, faults and benchmarks."""

@@ -1,0 +1,47 @@
+"""A processor that takes as long as its session asks for, ``params={"seconds": 2.5}``, and next to no CPU; or that does what
+no processor should: ``params={"does": "segfault"}``, ``eat`` (memory), ``spin`` or ``hang``."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+
+from server.config.settings import Config
+from worker.processors import Job, Output, Report
+
+REPORT_SECONDS = 0.2
+EATEN_BYTES = 5 * 2**30
+"""Of memory, if nobody stops it."""
+
+
+class Paced:
+    name = "paced"
+
+    def __init__(self, config: Config) -> None:
+        pass
+
+    async def run(self, job: Job, report: Report) -> Output:
+        """The result is the photo itself."""
+        match job.params.get("does"):
+            case "segfault":
+                ctypes.string_at(0)
+            case "eat":
+                await self._eat()
+            case "spin":
+                while True:
+                    pass
+            case "hang":
+                await asyncio.Event().wait()
+        loop = asyncio.get_running_loop()
+        seconds = float(job.params.get("seconds", 0.2))
+        ends = loop.time() + seconds
+        while (left := ends - loop.time()) > 0:
+            await report(1 - left / seconds, "waiting", left)
+            await asyncio.sleep(min(left, REPORT_SECONDS))
+        return Output(job.image, job.image_type.partition("/")[2])
+
+    async def _eat(self) -> None:
+        eaten = []
+        for _ in range(EATEN_BYTES // 2**26):
+            eaten.append(b"x" * 2**26)
+            await asyncio.sleep(0.01)

@@ -1,0 +1,161 @@
+"""The product's own web server inside the test process: the real application, on a real port, with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from server.adapters.database.store import NewSession, Store
+from server.config.settings import Config
+from server.domain.session import Session, new_session_id
+from server.domain.tokens import new_token, token_hash
+from server.services import Services
+from server.sessions.sessions import Claim, Photo
+from server.web.app import create_app, listen, make_server
+from server.web.push.hub import Hub
+from server.web.serving.handshake import Handshake
+
+PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")
+
+_owners = itertools.count()
+
+
+async def until(true: Callable[[], Any], *, seconds: float = 10.0) -> None:
+    """Wait for something that nobody announces. AssertionError if it does not come true."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.002)
+
+
+def new_session(**overrides: Any) -> NewSession:
+    """A session as an upload makes it, for the store alone; its files do not exist."""
+    id = overrides.pop("id", None) or new_session_id()
+    settings: dict[str, Any] = {
+        "id": id,
+        "owner": token_hash(f"owner {next(_owners)}"),
+        "processor": "mock",
+        "params": {},
+        "input_key": f"inputs/{id}-image.jpg",
+        "garment_key": None,
+        "request_id": None,
+        "deadline_seconds": 600,
+        "retention_seconds": 86400,
+        "data": {"input": f"inputs/{id}-image.jpg"},
+    }
+    return NewSession(**settings | overrides)
+
+
+@dataclass(frozen=True)
+class Web:
+    """A running web process; ``services`` are its own, so a test may play the worker."""
+
+    config: Config
+    port: int
+    client: httpx.AsyncClient
+    services: Services
+    hub: Hub
+
+    @property
+    def store(self) -> Store:
+        return self.services.store
+
+    async def submit(self, token: str | None = None) -> tuple[Session, str]:
+        """A new session and its owner's token, without HTTP and without a decodable photo."""
+        token = token or new_token()
+        session = await self.services.sessions.submit(
+            owner=token_hash(token), image=PHOTO, garment=None, params={}, request_id=None
+        )
+        return session, token
+
+    async def begin(self, session: Session, worker: str = "test") -> Claim:
+        claim = await self.services.sessions.begin(session.id, worker=worker)
+        assert claim is not None
+        return claim
+
+    async def complete(self, claim: Claim) -> None:
+        assert await self.services.sessions.complete(claim, b"\xff\xd8\xff\xe0 result", "jpg")
+
+    def ws_url(self, session_id: str, query: str = "") -> str:
+        return f"ws://127.0.0.1:{self.port}/api/tryon/sessions/{session_id}/ws{query}"
+
+    @contextlib.asynccontextmanager
+    async def follow(
+        self, session_id: str, token: str | None = None, query: str = "", **options: Any
+    ) -> AsyncIterator[Client]:
+        """A WebSocket client; with ``token`` it shows the subprotocol pair, as a browser does."""
+        if token is not None:
+            options["subprotocols"] = ["tryon.v1", f"tryon.bearer.{token}"]
+        options = {"proxy": None, "ping_interval": None, "compression": None, "close_timeout": 2} | options
+        async with connect(self.ws_url(session_id, query), **options) as connection:
+            yield Client(connection)
+
+
+class Client:
+    """What a person's page sees: frames, then a close code."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.frames: list[dict[str, Any]] = []
+
+    async def next(self, *types: str, seconds: float = 10.0) -> dict[str, Any]:
+        """The next frame, or the next of these types (others are kept in ``frames`` all the same)."""
+        async with asyncio.timeout(seconds):
+            while True:
+                frame: dict[str, Any] = json.loads(await self.connection.recv())
+                self.frames.append(frame)
+                if not types or frame["type"] in types:
+                    return frame
+
+    async def rest(self, seconds: float = 10.0) -> int:
+        """Read to the end; the close code."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await self.next(seconds=seconds)
+        assert self.connection.close_code is not None
+        return self.connection.close_code
+
+    async def send(self, message: dict[str, Any] | str) -> None:
+        await self.connection.send(message if isinstance(message, str) else json.dumps(message))
+
+    @property
+    def types(self) -> list[str]:
+        return [frame["type"] for frame in self.frames]
+
+    def story(self) -> list[int]:
+        """The seqs in the order in which this client learned of them, from the last snapshot on."""
+        seqs: list[int] = []
+        for frame in self.frames:
+            if frame["type"] == "snapshot":
+                seqs = [frame["session"]["seq"]]
+            elif frame["type"] == "event":
+                seqs.append(frame["seq"])
+        return seqs
+
+
+@contextlib.asynccontextmanager
+async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake) -> AsyncIterator[Web]:
+    """Serve on a free port until the end of the block; connected to Redis before it begins, if Redis is there."""
+    app = create_app(config)
+    server = make_server(app, ws=ws)
+    listener = listen(config, reuse_port=False)
+    port = listener.getsockname()[1]
+    serving = asyncio.create_task(server._serve(sockets=[listener]), name="web")  # signals stay ours
+    try:
+        await until(lambda: server.started or serving.done())
+        if serving.done():
+            serving.result()
+            raise AssertionError("the server did not start")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=15) as client:
+            yield Web(config, port, client, app.state.services, app.state.hub)
+    finally:
+        server.should_exit = True
+        await serving

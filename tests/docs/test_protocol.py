@@ -1,0 +1,285 @@
+"""`docs/protocol.md` is true: its session with wscat is replayed, its receipt checked, its tables held to the code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import pytest
+from websockets.asyncio.client import connect
+
+from server.domain import errors
+from server.domain.states import Event
+from server.web.api import submit
+from server.web.docs import openapi
+from server.web.transports import long_poll as polls
+from server.web.transports import websocket as sockets
+from testkit.servers import ROOT
+from tests.conftest import StartStack, missing
+from tests.docs.test_docs import Reader, frames_in, keys_of
+
+PAGE: Final = (ROOT / "docs" / "protocol.md").read_text()
+SECONDS: Final = 30
+
+Frame = dict[str, Any]
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """(mark, block) of every marked block, in order."""
+    yield from re.findall(r"<!-- ([\w: ]+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
+
+
+def table(first_column: str) -> list[list[str]]:
+    """The rows of the table whose first column is called so."""
+    found = re.search(rf"^\| {re.escape(first_column)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    assert found, first_column
+    return [[cell.strip() for cell in row.strip("|").split(" |")] for row in found[1].splitlines()]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
+
+
+# -- the session with wscat --------------------------------------------------------------------------------------------
+
+
+class Terminal(Protocol):
+    async def frame(self, kind: str) -> Frame:
+        """The next frame of that type."""
+        ...
+
+    async def say(self, text: str) -> None: ...
+
+    async def shows(self, line: str) -> None:
+        """A line that is no frame."""
+        ...
+
+
+class Wscat:
+    """The real one, in a terminal of its own."""
+
+    def __init__(self, command: str, folder: Path) -> None:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            ["bash", "-euc", command], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        os.set_blocking(self._ours, False)
+        self._raw = bytearray()
+        self._seen = 0
+        self._frames = 0
+        self._more = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._ours, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                piece = os.read(self._ours, 65536)
+            except OSError:  # EIO: wscat has ended
+                piece = b""
+            if not piece:
+                asyncio.get_running_loop().remove_reader(self._ours)
+            self._raw += piece
+            self._more.set()
+
+    @property
+    def screen(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", self._raw.decode(errors="replace"))
+
+    async def _wait(self) -> None:
+        self._more.clear()
+        await asyncio.wait_for(self._more.wait(), SECONDS)
+
+    async def frame(self, kind: str) -> Frame:
+        while True:
+            for frame in frames_in(self.screen)[self._frames :]:
+                self._frames += 1
+                if frame["type"] == kind:
+                    return frame
+            await self._wait()
+
+    async def say(self, text: str) -> None:
+        os.write(self._ours, text.encode() + b"\n")
+
+    async def shows(self, line: str) -> None:
+        while line not in self.screen[self._seen :]:
+            await self._wait()
+        self._seen = self.screen.index(line, self._seen)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._ours)
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
+
+class Library:
+    """The same session without Node."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def frame(self, kind: str) -> Frame:
+        while True:
+            frame: Frame = json.loads(await asyncio.wait_for(self._connection.recv(), SECONDS))
+            if frame["type"] == kind:
+                return frame
+
+    async def say(self, text: str) -> None:
+        await self._connection.send(text)
+
+    async def shows(self, line: str) -> None:
+        if line.startswith("Disconnected"):
+            await self._connection.wait_closed()
+            code, reason = self._connection.close_code, self._connection.close_reason
+            assert line == f'Disconnected (code: {code}, reason: "{reason}")'
+
+
+def replays(line: str, frame: Frame) -> None:
+    """What the page shows of a frame is in the frame: its fields, and the values that do not depend on the moment."""
+    assert set(re.findall(r'"(\w+)":', line)) <= keys_of(frame), line
+    for name, value in re.findall(r'"(event|from|code|reason|reconnect|terminal)":("?[\w]+"?)(?=[,}])', line):
+        assert f'"{name}":{value}' in json.dumps(frame, separators=(",", ":")), (name, value, frame)
+    if "missed" in frame:
+        shown = line.partition('"missed":')[2]
+        assert [event["seq"] for event in frame["missed"]] == [int(seq) for seq in re.findall(r'"seq":(\d+)', shown)]
+
+
+async def replay(block: str, terminal: Terminal) -> None:
+    for line in block.splitlines()[1:]:
+        if line.startswith("< "):
+            kind = re.search(r'"type":"(\w+)"', line)
+            assert kind
+            replays(line, await terminal.frame(kind[1]))
+        elif line.startswith("> "):
+            await terminal.say(line[2:])
+        else:
+            await terminal.shows(line)
+
+
+@pytest.fixture
+async def reader(stack: StartStack, tmp_path: Path) -> Reader:
+    """Somebody who has typed what the page says, up to the session with wscat."""
+    if shutil.which("curl") is None:
+        missing("curl")
+    reader = Reader(await stack(TRYON_MOCK_SECONDS="5"), tmp_path)
+    for mark, block in blocks():
+        if mark == "wscat":
+            break
+        out = await reader.types(block)
+        if mark == "run: upload":
+            reader.session = json.loads(out)
+    return reader
+
+
+def wscat_block() -> str:
+    (block,) = [block for mark, block in blocks() if mark == "wscat"]
+    return block
+
+
+@pytest.fixture
+def wscat() -> None:
+    if (
+        shutil.which("npx") is None
+        or subprocess.run(["npx", "--no-install", "wscat", "--version"], capture_output=True, check=False).returncode
+    ):
+        missing("wscat (npm install --global wscat)")
+
+
+@pytest.mark.usefixtures("wscat")
+async def test_the_session_with_wscat_is_what_wscat_shows(reader: Reader) -> None:
+    block = wscat_block()
+    terminal = Wscat(reader.filled_in(block.splitlines()[0].removeprefix("$ ")), reader.folder)
+    try:
+        await replay(block, terminal)
+    finally:
+        terminal.close()
+        print(terminal.screen)
+
+
+async def test_the_session_is_what_any_client_sees(reader: Reader) -> None:
+    address = re.search(r'"(ws://\S+)"', wscat_block())
+    assert address
+    async with connect(reader.filled_in(address[1]), proxy=None) as connection:
+        await replay(wscat_block(), Library(connection))
+
+
+async def test_a_receipt_is_checked_as_the_page_says(reader: Reader) -> None:
+    rest = list(blocks())
+    rest = rest[[mark for mark, _ in rest].index("wscat") + 1 :]
+    assert [mark for mark, _ in rest] == ["run", "python: verify", "run: openssl"]
+    if shutil.which("openssl") is None:
+        missing("openssl")
+    await reader.types(rest[0][1])
+    (reader.folder / "verify.py").write_text(rest[1][1])
+    await reader.types(".venv/bin/python verify.py")
+    assert "Verified Successfully" in await reader.types(rest[2][1])
+    receipt = json.loads((reader.folder / "receipt.json").read_text())
+    (reader.folder / "receipt.json").write_text(json.dumps(receipt | {"reason": "expired"}))
+    with pytest.raises(AssertionError, match="InvalidSignature"):
+        await reader.types(".venv/bin/python verify.py")
+
+
+# -- the tables --------------------------------------------------------------------------------------------------------
+
+
+def fields_by_tag(structs: Mapping[type, Any]) -> dict[str, list[str]]:
+    schemas = openapi.asyncapi()["components"]["schemas"]
+    found = {}
+    for struct in structs:
+        fields = schemas[struct.__name__]["properties"]
+        found[fields["type"]["const"]] = [name for name in fields if name != "type"]
+    return found
+
+
+def test_the_frames_are_those_of_the_code() -> None:
+    assert {names(row[0])[0]: names(row[1]) for row in table("Frame")} == fields_by_tag(openapi.FRAMES)
+
+
+def test_what_a_client_may_send_is_that_of_the_code() -> None:
+    on_page = {names(row[0])[0]: names(row[1]) for row in table("Client's frame")}
+    assert on_page == fields_by_tag(openapi.CLIENT_MESSAGES)
+
+
+def test_the_close_codes_are_those_of_the_code() -> None:
+    in_code = [(str(row.code), row.reconnect.partition(",")[0]) for row in openapi.CLOSE_CODES]
+    assert [(row[0], row[2].partition(",")[0]) for row in table("Code")] == in_code
+
+
+def test_the_errors_are_those_of_the_code() -> None:
+    in_code = [
+        (code, str(error.status), "yes" if error.codes[code].retryable else "no")
+        for code, error in errors.CODES.items()
+    ]
+    assert [(row[0].strip("`"), row[1], row[3]) for row in table("`code`")] == in_code
+    failures = [(code, known.detail, "yes" if known.retryable else "no") for code, known in errors.FAILURES.items()]
+    assert [(row[0].strip("`"), row[1], row[2]) for row in table("`error.code`")] == failures
+
+
+def test_the_calls_are_those_of_the_code() -> None:
+    in_code = {
+        f"{row.method.upper()} {row.path}": {status for status in row.answers if status < 400}
+        for row in openapi.OPERATIONS
+        if row.tag == "sessions"
+    }
+    on_page = {
+        row[0].strip("`"): {int(status) for status in re.findall(r"\b[12345]\d\d\b", row[1])} for row in table("Call")
+    }
+    assert on_page == in_code
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    assert f"{sockets.INBOUND_LIMIT} messages in {sockets.INBOUND_SECONDS:g} seconds" in PAGE
+    assert f"S at most {polls.MAX_WAIT_SECONDS:g} s" in PAGE
+    assert f"waits up to {submit.IN_FLIGHT_SECONDS:g} s" in " ".join(PAGE.split())
+    for event in Event:
+        assert f"`{event}`" in PAGE

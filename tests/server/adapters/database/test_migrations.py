@@ -1,0 +1,173 @@
+"""From nothing to the newest schema and back, on both databases, also by two processes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Index, inspect
+from sqlalchemy.schema import SchemaItem
+
+from server.adapters.database import migrations, tables
+from server.adapters.database.store import Store, create_engine
+from server.config.settings import Config
+from server.domain.states import GoneReason
+from testkit.expansion import expand
+from testkit.running import new_session
+from testkit.servers import ROOT
+from tests.conftest import note
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables; on SQLite without even a file."""
+    if request.param == "postgresql":
+        note(request, "PostgreSQL")
+        return str(request.getfixturevalue("empty_postgres_url"))
+    return f"sqlite+aiosqlite:///{tmp_path / 'new' / 'tryon.sqlite3'}"
+
+
+@pytest.fixture
+def config(empty_url: str, tmp_path: Path) -> Config:
+    return Config(data_dir=tmp_path / "new", database_url=empty_url)
+
+
+async def migrate(config: Config) -> None:
+    await asyncio.to_thread(migrations.migrate, config)
+
+
+@contextlib.asynccontextmanager
+async def connected(config: Config) -> AsyncIterator[Callable[..., object]]:
+    """Run a function of a synchronous connection."""
+    engine = create_engine(config.database)
+    try:
+        async with engine.connect() as connection:
+            yield connection.run_sync
+    finally:
+        await engine.dispose()
+
+
+def differences(connection: Connection) -> list[object]:
+    def applies(thing: SchemaItem, name: str | None, kind: str, reflected: bool, other: SchemaItem | None) -> bool:
+        only_there = isinstance(thing, Index) and thing.name in ("ix_tryon_events_xact", "ix_tryon_gone_xact")
+        return not (only_there and connection.dialect.name == "sqlite")  # Alembic overlooks ddl_if
+
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True, "include_object": applies}
+    )
+    return list(compare_metadata(context, tables.metadata))
+
+
+def table_names(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+def indexes(connection: Connection) -> dict[str, set[str | None]]:
+    names = [table.name for table in tables.metadata.sorted_tables]
+    return {name: {index["name"] for index in inspect(connection).get_indexes(name)} for name in names}
+
+
+async def test_the_migrations_make_exactly_the_tables_of_the_code(config: Config) -> None:
+    await migrate(config)
+    async with connected(config) as run:
+        assert await run(differences) == []  # type: ignore[misc]
+
+
+async def test_the_migrations_make_the_indexes_that_create_all_makes(config: Config, tmp_path: Path) -> None:
+    await migrate(config)
+    async with connected(config) as run:
+        migrated = await run(indexes)  # type: ignore[misc]
+        await run(tables.metadata.drop_all)  # type: ignore[misc]
+        await run(tables.metadata.create_all)  # type: ignore[misc]
+        assert await run(indexes) == migrated  # type: ignore[misc]
+
+
+async def test_migrating_again_changes_nothing(config: Config) -> None:
+    await migrate(config)
+    store = Store(create_engine(config.database))
+    session = await store.insert(new_session())
+    await migrate(config)
+    assert await store.get(session.id) == session
+    await store.close()
+
+
+async def test_a_store_in_use_goes_on_when_the_next_release_expands_the_schema(config: Config) -> None:
+    await migrate(config)
+    store = Store(create_engine(config.database))
+
+    async def run() -> None:
+        session = await store.insert(new_session())
+        assert await store.claim(session.id, worker="w", lease_seconds=60, actor="w")
+        story = await store.story(session.id, 0)
+        assert story is not None and [event.seq for event in story.events] == [1, 2]
+        assert await store.erase({session.id: "h"}, GoneReason.DELETED) == [story.session]
+
+    await run()  # the connections know its statements now
+    session = await store.insert(new_session())
+    await expand(config.database)
+    assert await store.get(session.id) == session
+    await run()
+    await migrate(config)
+    assert await store.get(session.id) == session
+    await store.close()
+
+
+async def tryon_migrate(config: Config) -> tuple[int | None, str]:
+    """Run ``tryon migrate`` as a process of its own: its exit status and output."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")} | {
+        "TRYON_DATA_DIR": str(config.data_dir),
+        "TRYON_DATABASE_URL": config.database,
+        "PYTHONPATH": str(ROOT),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", "migrate"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_two_processes_may_migrate_at_once(config: Config) -> None:
+    results = await asyncio.gather(tryon_migrate(config), tryon_migrate(config))
+    assert [status for status, _ in results] == [0, 0], results
+    async with connected(config) as run:
+        assert await run(differences) == []  # type: ignore[misc]
+
+
+async def test_the_way_back_leads_to_an_empty_database(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    await migrate(config)
+    monkeypatch.setenv("TRYON_DATABASE_URL", config.database)
+    monkeypatch.chdir(config.data_dir)  # away from a developer's own .env
+    settings = alembic.config.Config()
+    settings.set_main_option("script_location", str(migrations.script_directory()))
+    await asyncio.to_thread(alembic.command.downgrade, settings, "base")
+    async with connected(config) as run:
+        assert await run(table_names) <= {"alembic_version"}  # type: ignore[misc]
+    await migrate(config)
+    async with connected(config) as run:
+        assert await run(differences) == []  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_database_that_cannot_be_used_is_one_clear_line(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").touch()
+    url = {
+        "postgresql": "postgresql+asyncpg://nobody:secret@127.0.0.1:1/x",
+        "sqlite": f"sqlite+aiosqlite:///{tmp_path}/file/x",
+    }[kind]
+    status, output = await tryon_migrate(Config(data_dir=tmp_path, database_url=url))
+    assert status == 2
+    assert output.startswith("tryon: TRYON_DATABASE_URL: ") and output.count("\n") == 1, output
+    assert "secret" not in output

@@ -1,0 +1,137 @@
+"""The rate limit: exact in any window, over all processes, and bounded while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from server.adapters.redis.limits import RedisLimiter
+from server.adapters.redis.queue import CALL_SECONDS, connection_pool
+from server.config.settings import UploadRate
+from tests.conftest import StartValkey
+
+
+@contextlib.asynccontextmanager
+async def limiter(url: str, rate: UploadRate | None) -> AsyncIterator[RedisLimiter]:
+    redis = Redis(connection_pool=connection_pool(url, socket_seconds=1.0))
+    try:
+        yield RedisLimiter(redis, rate, key_prefix="tryon:")
+    finally:
+        await redis.connection_pool.disconnect()
+
+
+async def taken(limiter: RedisLimiter, address: str = "192.0.2.1") -> bool:
+    verdict = await limiter.take(address)
+    assert verdict is not None
+    return verdict.allowed
+
+
+async def test_so_many_in_a_window_and_no_more(redis_url: str) -> None:
+    async with limiter(redis_url, UploadRate(3, 60)) as limit:
+        verdicts = [await limit.take("192.0.2.1") for _ in range(5)]
+        assert [v and v.allowed for v in verdicts] == [True, True, True, False, False]
+        assert [v and v.remaining for v in verdicts] == [2, 1, 0, 0, 0]
+        assert all(v and 55 <= v.reset_seconds <= 60 for v in verdicts)
+
+
+async def test_off_limits_nothing(redis_url: str) -> None:
+    async with limiter(redis_url, None) as limit:
+        assert [await limit.take("192.0.2.1") for _ in range(20)] == [None] * 20
+
+
+async def test_each_address_is_counted_alone(redis_url: str) -> None:
+    async with limiter(redis_url, UploadRate(1, 60)) as limit:
+        assert [await taken(limit, f"192.0.2.{n}") for n in range(5)] == [True] * 5
+        assert [await taken(limit, f"192.0.2.{n}") for n in range(5)] == [False] * 5
+
+
+async def test_processes_that_ask_at_once_share_one_count(redis_url: str) -> None:
+    async with limiter(redis_url, UploadRate(10, 60)) as one, limiter(redis_url, UploadRate(10, 60)) as other:
+        answers = await asyncio.gather(*(taken(each) for each in (one, other) for _ in range(50)))
+        assert sum(answers) == 10
+
+
+async def test_the_window_slides_and_never_holds_more(redis_url: str) -> None:
+    """Whoever asks without a pause gets at most ``limit`` in any second, not twice that around the end of one."""
+    async with limiter(redis_url, UploadRate(5, 1)) as limit:
+        allowed: list[float] = []
+        end = time.monotonic() + 2.3
+        while time.monotonic() < end:
+            before = time.monotonic()
+            if await taken(limit):
+                allowed.append(before)
+        assert len(allowed) in range(10, 16)
+        for first, sixth in zip(allowed, allowed[5:], strict=False):
+            assert sixth - first >= 0.99  # measured before the call, so a little less than Redis saw
+
+
+async def test_redis_learns_no_address_and_forgets_its_hash(redis_url: str) -> None:
+    async with limiter(redis_url, UploadRate(5, 1)) as limit:
+        await taken(limit, "192.0.2.77")
+        async with Redis.from_url(redis_url) as redis:
+            (key,) = await redis.keys("*")
+            assert b"192.0.2.77" not in key
+            assert 0 < await redis.pttl(key) <= 1000
+
+
+async def test_without_redis_each_process_counts_for_itself(start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with limiter(valkey.url, UploadRate(2, 60)) as one, limiter(valkey.url, UploadRate(2, 60)) as other:
+        valkey.kill()
+        for each in (one, other):
+            assert [await taken(each) for _ in range(3)] == [True, True, False]
+        valkey.start()
+        assert await taken(one), "counted in Redis again"
+
+
+async def test_a_redis_that_hangs_costs_a_moment_not_the_upload(start_valkey: StartValkey) -> None:
+    """As the product connects: its time-out and its second try would cost two seconds each time."""
+    valkey = start_valkey()
+    redis = Redis(connection_pool=connection_pool(valkey.url, socket_seconds=CALL_SECONDS))
+    try:
+        limit = RedisLimiter(redis, UploadRate(2, 60), key_prefix="tryon:")
+        await taken(limit)
+        valkey.pause()
+        try:
+            async with asyncio.timeout(1):
+                assert [await taken(limit) for _ in range(3)] == [True, True, False]
+        finally:
+            valkey.resume()
+    finally:
+        await redis.connection_pool.disconnect()
+
+
+async def test_what_is_counted_locally_stays_bounded(
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valkey = start_valkey()
+    async with limiter(valkey.url, UploadRate(1, 60)) as limit:
+        clock = time.monotonic()
+        monkeypatch.setattr("server.adapters.redis.limits.time.monotonic", lambda: clock)
+        rate = UploadRate(1, 60)
+        for n in range(10_001):
+            limit._take_locally(f"address {n}", rate)
+        clock += 61
+        limit._take_locally("one more", rate)
+        assert len(limit._local) <= 2
+
+
+async def test_however_many_addresses_ask_while_redis_is_away_the_last_ones_are_counted(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of their windows is over; a call costs the same however many there are."""
+    monkeypatch.setattr("server.adapters.redis.limits.LOCAL_ADDRESSES", 100)
+    rate = UploadRate(1, 60)
+    async with limiter(redis_url, rate) as limit:
+        for n in range(1000):
+            assert limit._take_locally(f"address {n}", rate).allowed
+            assert len(limit._local) <= 100
+        assert not limit._take_locally("address 999", rate).allowed
+        assert not limit._take_locally("address 900", rate).allowed
+        limit._take_locally("one more", rate)
+        assert not limit._take_locally("address 900", rate).allowed, "who has just asked is the last to be forgotten"

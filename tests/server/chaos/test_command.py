@@ -1,0 +1,123 @@
+"""`tryon chaos` as somebody with a staging system types it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from server.chaos.checker import KINDS
+from server.chaos.records import Recorder, Remains
+from server.cli.main import cli
+from testkit.servers import ROOT
+from tests.conftest import StartStack
+from tests.server.chaos.stories import eventful
+
+
+async def tryon(*arguments: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", *arguments),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(90):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_people_use_a_stack_whose_worker_is_killed_and_nothing_is_wrong(
+    stack: StartStack, tmp_path: Path
+) -> None:
+    up = await stack(TRYON_LEASE_SECONDS="1")
+    record = tmp_path / "run.jsonl"
+    kill = f"pkill -KILL -P {up.process.pid} -f arq || true"  # it may not be back yet
+    status, out, err = await tryon(
+        *("chaos", up.url, "--sessions", "24", "--rate", "4", "--every", "2"),
+        *("--fault", f"worker={kill}", "--fault", "nothing=true", "--record", str(record)),
+    )
+    assert status == 0, out + err
+    rows = dict(re.findall(r"^(\S[^\n]*?) {2,}(\d+) ", out, re.MULTILINE))
+    assert {rows[kind] for kind in KINDS} == {"0"}
+    assert int(rows["worker"]) + int(rows["nothing"]) >= 2
+    told = re.search(r"^(\d+) sessions \((.*?)\), (\d+) screens, (\d+) sights", out, re.MULTILINE)
+    assert told
+    assert int(told[1]) >= 24
+    assert int(told[4]) >= 3 * 24 * 0.7
+
+    again, same, _ = await tryon("verdict", str(record))
+    assert again == 0
+    assert same.splitlines()[0] == "finding     count  meaning"
+    assert same.rstrip().endswith(out.rstrip()[-200:])
+
+    with record.open("ab") as file:
+        Recorder(file)(Remains(t=1, what="file", name="inputs/a.jpg"))
+    spoilt, worse, _ = await tryon("verdict", str(record))
+    assert spoilt == 1
+    assert "remains: : file inputs/a.jpg" in worse
+
+
+async def test_the_limits_of_the_target_are_waited_for_and_counted(stack: StartStack) -> None:
+    up = await stack(TRYON_UPLOAD_RATE="3/second")
+    status, out, err = await tryon("chaos", up.url, "--sessions", "8", "--rate", "100")
+    assert status == 0, out
+    limited = re.search(r"rate limited (\d+) times", err)
+    assert limited
+    assert int(limited[1]) >= 5
+
+
+async def test_a_fault_that_does_not_happen_stops_the_run(stack: StartStack) -> None:
+    up = await stack()
+    status, _, err = await tryon(
+        "chaos", up.url, "--sessions", "50", "--rate", "5", "--every", "0.3", "--fault", "a=exit 3"
+    )
+    assert (status, err) == (2, "tryon: 'exit 3' ended with status 3\n")
+
+
+async def test_a_run_in_which_nothing_broke_proves_nothing(stack: StartStack) -> None:
+    up = await stack()
+    status, out, err = await tryon("chaos", up.url, "--sessions", "1", "--every", "60", "--fault", "a=true")
+    assert status == 2, out
+    assert err.startswith("tryon: nothing broke: ")
+
+
+async def test_a_system_that_is_not_there_serves_nobody() -> None:
+    status, out, _ = await tryon("chaos", "http://127.0.0.1:1", "--sessions", "2", "--patience", "0.5")
+    assert status == 1
+    assert re.search(r"^unserved +3 ", out, re.MULTILINE), out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["chaos", "staging.example"], "is not an address like"),
+        (["chaos", "http://127.0.0.1:1", "--fault", "worker"], "must look like 'NAME=shell command'"),
+        (["chaos", "http://127.0.0.1:1", "--rate", "0"], "--rate"),
+    ],
+)
+async def test_nonsense_is_told_in_one_line(arguments: list[str], says: str) -> None:
+    status, out, err = await tryon(*arguments)
+    assert (status, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_file_that_is_no_record_is_told_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    with path.open("wb") as file:
+        record = Recorder(file)
+        record(eventful().records[0])
+        file.write(b"nonsense\n")
+    done = CliRunner().invoke(cli, ["verdict", str(path)])
+    assert done.exit_code == 2
+    assert "line 2" in done.output
+
+
+def test_no_other_command_loads_it() -> None:
+    code = "import sys, server.cli.main, server.web, worker; sys.exit('server.chaos' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

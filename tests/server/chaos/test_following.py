@@ -1,0 +1,323 @@
+"""A screen stays with its session whatever it is told, and hides nothing of what it was shown."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from server.chaos.checker import Kind, check
+from server.chaos.following import TRANSPORTS, Lost, Pass, Screen
+from server.chaos.http import Network
+from server.chaos.people import DOORS, Person, World
+from server.chaos.plans import photos, plans
+from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Trouble
+from server.config.settings import Config
+from server.domain.tokens import new_token
+from testkit.running import Web, running_web, until
+
+MakeConfig = Callable[..., Config]
+
+
+def screen(
+    network: Network, record: Recorder, over: str = "ws", session: str = "s", token: str | None = None
+) -> Screen:
+    return Screen(
+        network,
+        record,
+        client="c",
+        owner="o",
+        session=session,
+        over=over,
+        opened_by=Pass(token=token or new_token()),
+        number=0,
+        choice=random.Random(1),
+    )
+
+
+# -- against the product -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def web(config: MakeConfig) -> AsyncIterator[Web]:
+    async with running_web(config()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("over", TRANSPORTS)
+async def test_a_screen_notes_every_transition_over_every_transport(web: Web, over: str) -> None:
+    session, token = await web.submit()
+    record = Recorder()
+    watching = asyncio.create_task(
+        screen(Network(f"http://127.0.0.1:{web.port}"), record, over, session.id, token).run()
+    )
+    await until(lambda: any(isinstance(each, Snapshot) for each in record.records))
+    await web.complete(await web.begin(session))
+    assert await asyncio.wait_for(watching, 10) == "completed"
+    seen = {event.seq for each in record.records if isinstance(each, Snapshot) for event in each.missed}
+    seen |= {each.event.seq for each in record.records if isinstance(each, Heard)}
+    assert seen == {1, 2, 3}
+    (closed,) = [each for each in record.records if isinstance(each, Closed)]
+    assert closed.code == 1000
+
+
+@pytest.mark.parametrize("over", ["ws", "sse", "long-poll"])
+async def test_a_connection_that_breaks_is_noted_and_made_again(web: Web, over: str) -> None:
+    session, token = await web.submit()
+    record, network = Recorder(), Network(f"http://127.0.0.1:{web.port}")
+    watching = asyncio.create_task(screen(network, record, over, session.id, token).run())
+    await until(lambda: any(isinstance(each, Snapshot) for each in record.records))
+    await until(lambda: network._open)
+    await asyncio.sleep(0)
+    assert network.cut(1.0, random.Random(1)) == 1
+    await until(lambda: any(isinstance(each, Closed) and each.code == 1006 for each in record.records))
+    await web.complete(await web.begin(session))
+    assert await asyncio.wait_for(watching, 10) == "completed"
+    assert not {finding.kind for finding in check(record.records).findings} - {Kind.UNSERVED, Kind.LOST}
+
+
+@pytest.mark.parametrize("over", TRANSPORTS)
+async def test_an_erased_session_ends_a_screen(web: Web, over: str) -> None:
+    session, token = await web.submit()
+    record = Recorder()
+    watching = asyncio.create_task(
+        screen(Network(f"http://127.0.0.1:{web.port}"), record, over, session.id, token).run()
+    )
+    await until(lambda: any(isinstance(each, Snapshot) for each in record.records))
+    await web.client.delete(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
+    assert await asyncio.wait_for(watching, 10) == "gone"
+
+
+@pytest.mark.parametrize("over", ["ws", "sse"])
+async def test_the_clocks_are_compared_by_every_socket(web: Web, over: str) -> None:
+    session, token = await web.submit()
+    record = Recorder()
+    watching = asyncio.create_task(
+        screen(Network(f"http://127.0.0.1:{web.port}"), record, over, session.id, token).run()
+    )
+    await until(lambda: any(isinstance(each, Snapshot) for each in record.records))
+    if over == "ws":
+        await until(lambda: any(isinstance(each, Clock) for each in record.records))
+    await web.complete(await web.begin(session))
+    await asyncio.wait_for(watching, 10)
+    assert check(record.records).clocks == (over == "ws")
+
+
+async def test_a_person_notices_the_picture_of_somebody_else(web: Web) -> None:
+    record = Recorder()
+    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5)
+    one, other = itertools.islice(plans(1, everybody_looks_back=True), 2)
+    mine, their = Person(world, one), Person(world, other)
+    session = await mine._upload()
+    theirs = await their._upload()
+    assert session
+    assert theirs
+    for photo, found in ((mine._photo, set()), (their._photo, {Kind.FOREIGN})):
+        (web.config.data_dir / "uploads" / "inputs" / f"{session['session_id']}-image.jpg").write_bytes(photo)
+        record.records.clear()
+        await mine._look_at_pictures(session["session_id"])
+        assert any(isinstance(each, Result) and each.role == "input" for each in record.records)
+        kinds = {finding.kind for finding in check(record.records).findings}
+        assert kinds - {Kind.UNSERVED, Kind.LOST} == found
+
+
+async def test_strangers_learn_nothing_by_any_door(web: Web) -> None:
+    session, _ = await web.submit()
+    record = Recorder()
+    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5)
+    person = Person(world, next(plans(1)))
+    for call in DOORS:
+        knock = person._stranger_by_socket if call == "ws" else person._stranger_by_http
+        answer, saw = await knock(session.id, call, new_token())
+        assert (answer, saw) == (4504 if call == "ws" else 404, False), call
+
+
+async def test_a_stranger_who_is_let_in_says_so(web: Web) -> None:
+    session, token = await web.submit()
+    person = Person(World(Network(f"http://127.0.0.1:{web.port}"), Recorder(), photos(1), patience=5), next(plans(1)))
+    for call in ("get", "history", "events"):
+        assert await person._stranger_by_http(session.id, call, token) == (200, True), call
+    knocking = asyncio.create_task(person._stranger_by_socket(session.id, "ws", token))
+    await until(lambda: web.hub.followers_of(session.id))
+    await web.complete(await web.begin(session))
+    assert await knocking == (1000, True)
+    answer = Stranger(t=1, owner="x", session=session.id, call="ws", answer=1000, saw=True)
+    assert Kind.FOREIGN in {finding.kind for finding in check([answer]).findings}
+
+
+async def test_a_person_waits_for_as_long_as_a_rate_limit_says(config: MakeConfig) -> None:
+    from server.config.settings import UploadRate
+
+    async with running_web(config(upload_rate=UploadRate(1, 1))) as web:
+        record = Recorder()
+        world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=30)
+        people = plans(1)
+        sessions = await asyncio.gather(*(Person(world, next(people))._upload() for _ in range(3)))
+    assert all(sessions)
+    refused = [each for each in record.records if isinstance(each, Refused)]
+    assert {each.status for each in refused} == {429}
+    assert len(refused) >= 2
+
+
+# -- against a server that lies ----------------------------------------------------------------------------------------
+
+
+def event(seq: int, name: str, before: str | None) -> dict[str, Any]:
+    common = {"type": "event", "session_id": "s", "at": f"2026-11-22T09:00:0{seq}.000Z", "data": {}}
+    return common | {"seq": seq, "event": name, "from": before, "status": name, "terminal": name == "failed"}
+
+
+EVENTS = [event(1, "created", None), event(2, "processing", "created"), event(3, "failed", "processing")]
+
+
+def snapshot(seq: int) -> dict[str, Any]:
+    missed, session = EVENTS[:seq], {"session_id": "s", "seq": seq, "terminal": seq == 3}
+    return {
+        "type": "snapshot",
+        "session": session | {"status": EVENTS[seq - 1]["status"]},
+        "missed": missed,
+        "ping_seconds": 25,
+    }
+
+
+def bye(code: int, retry_after_ms: int | None = None) -> dict[str, Any]:
+    return {"type": "bye", "code": code, "reason": "", "reconnect": code != 1000, "retry_after_ms": retry_after_ms}
+
+
+@asynccontextmanager
+async def lying(*frames: dict[str, Any]) -> AsyncIterator[Network]:
+    """A server that says these frames to everybody."""
+
+    async def tell(connection: ServerConnection) -> None:
+        for frame in frames:
+            await connection.send(json.dumps(frame))
+
+    async with serve(tell, "127.0.0.1", 0, subprotocols=["tryon.v1"], compression=None) as server:  # type: ignore[list-item]
+        yield Network(f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+
+
+LIES: dict[Kind, list[dict[str, Any]]] = {
+    Kind.REPEAT: [snapshot(2), EVENTS[1], EVENTS[2], bye(1000)],
+    Kind.GAP: [snapshot(1), EVENTS[2], bye(1000)],
+    Kind.CHANGED: [snapshot(1), EVENTS[1], EVENTS[2], EVENTS[2] | {"seq": 4}, bye(1000)],
+    Kind.WRONG: [snapshot(2), bye(1000)],
+    Kind.FOREIGN: [snapshot(2), EVENTS[2] | {"session_id": "another"}, bye(1000)],
+}
+
+
+@pytest.mark.parametrize("kind", LIES)
+async def test_a_screen_hides_no_lie(kind: Kind) -> None:
+    record = Recorder()
+    async with lying(*LIES[kind]) as network:
+        await asyncio.wait_for(screen(network, record).run(), 10)
+    assert kind in {finding.kind for finding in check(record.records).findings}
+
+
+NONSENSE: list[str] = [
+    "<html>",
+    "[]",
+    '{"session": {}}',
+    '{"type": "snapshot", "session": {"session_id": "s", "seq": "one", "terminal": false}, "missed": []}',
+    json.dumps(EVENTS[0] | {"at": "yesterday"}),
+    json.dumps(EVENTS[0] | {"seq": None}),
+    '{"type": "bye", "code": "x", "reason": "", "retry_after_ms": null}',
+]
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+async def test_nonsense_is_noted_and_ends_nobodys_run(text: str) -> None:
+    record = Recorder()
+
+    async def tell(connection: ServerConnection) -> None:
+        await connection.send(text)
+
+    async with serve(tell, "127.0.0.1", 0, subprotocols=["tryon.v1"], compression=None) as server:  # type: ignore[list-item]
+        network = Network(f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+        watching = asyncio.create_task(screen(network, record).run())
+        await until(lambda: sum(isinstance(each, Trouble) for each in record.records) >= 2 or watching.done())
+        assert not watching.done(), "it comes back"
+        watching.cancel()
+    assert Kind.ERROR in {finding.kind for finding in check(record.records).findings}
+
+
+@pytest.mark.parametrize("over", ["sse", "long-poll", "poll"])
+async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 %d OK\r\nContent-Length: 9\r\n\r\nretry: x\n" % (201 if asked.startswith(b"POST") else 200)
+        )
+        await writer.drain()
+        writer.close()
+
+    record = Recorder()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        network = Network(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        watching = asyncio.create_task(screen(network, record, over).run())
+        await until(lambda: any(isinstance(each, Trouble) for each in record.records) or watching.done())
+        assert not watching.done()
+        watching.cancel()
+        await Person(World(network, record, photos(1), patience=1), next(plans(1))).live()
+    assert [each.who for each in record.records if isinstance(each, Trouble)][-1] == "p0"
+
+
+async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
+    record = Recorder()
+    async with lying(snapshot(1), bye(4000, retry_after_ms=50)) as network:
+        person = Person(World(network, record, photos(1), patience=0.1), next(plans(1)))
+        created, deadline = "2026-11-22T09:00:00.000Z", "2026-11-22T09:00:00.200Z"
+        session = {"session_id": "s", "created_at": created, "deadline": deadline, "links": {"ws": ""}}
+        assert await asyncio.wait_for(person._follow(session, "c", "ws"), 10) == "lost"
+
+
+async def test_what_came_before_the_close_is_read_by_who_was_about_to_speak() -> None:
+    record = Recorder()
+    async with lying(snapshot(2), EVENTS[2], bye(1000)) as network:
+        talkative = screen(network, record)
+        talkative._syncs = True
+        assert await asyncio.wait_for(talkative.run(), 10) == "failed"
+    assert {finding.kind for finding in check(record.records).findings} == {Kind.UNSERVED}
+
+
+# -- coming back -------------------------------------------------------------------------------------------------------
+
+
+def pauses(*ways: Lost, times: int = 200) -> list[float]:
+    """The longest pause after each of these in a row, of many screens."""
+    network = Network("http://127.0.0.1:1")
+    screens = [screen(network, Recorder()) for _ in range(times)]
+    for number, each in enumerate(screens):
+        each._choice = random.Random(number)
+    return [max(each._pause(lost) for each in screens) for lost in ways]
+
+
+def test_whoever_is_lost_comes_back_with_full_jitter_that_doubles_up_to_30_s() -> None:
+    longest = pauses(*[Lost(1006)] * 10)
+    bounds = [min(30.0, 0.5 * 2**n) for n in range(10)]
+    assert all(0.8 * bound < pause <= bound for pause, bound in zip(longest, bounds, strict=True))
+
+
+def test_whoever_was_told_when_waits_that_long_and_no_shorter() -> None:
+    assert pauses(Lost(4000, told=1.25), Lost(503, told=7.0)) == [1.25, 7.0]
+
+
+def test_resync_comes_back_at_once_and_then_backs_off() -> None:
+    assert pauses(Lost(4001))[0] == 0.0
+    assert pauses(Lost(4002), Lost(4002))[1] > 0.5
+
+
+async def test_a_bye_with_a_time_is_honoured() -> None:
+    record = Recorder()
+    async with lying(snapshot(1), bye(4000, retry_after_ms=60_000)) as network:
+        watching = asyncio.create_task(screen(network, record).run())
+        await until(lambda: any(isinstance(each, Closed) and each.code == 4000 for each in record.records))
+        await asyncio.sleep(0.3)
+        assert sum(isinstance(each, Snapshot) for each in record.records) == 1
+        watching.cancel()

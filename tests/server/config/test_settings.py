@@ -1,0 +1,125 @@
+"""Settings: what is read from where, what is refused, and the files made from the same table."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from server.config import render
+from server.config.settings import SECRET_VARIABLES, Config, ConfigError, UploadRate, default_text, variable
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def load(**environ: str) -> Config:
+    return Config.load(environ, env_file=None)
+
+
+def test_no_setting_is_needed() -> None:
+    config = load()
+    assert (config.host, config.port) == ("127.0.0.1", 8000)
+    assert config.database == f"sqlite+aiosqlite:///{Path('data/tryon.sqlite3').absolute()}"
+    assert config.upload_rate == UploadRate(10, 60)
+
+
+def test_an_empty_value_means_the_default() -> None:
+    assert load(TRYON_PORT="", TRYON_DATABASE_URL="  ").port == 8000
+
+
+def test_the_environment_wins_over_the_dotenv_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TRYON_PORT=1000\nTRYON_HOST=0.0.0.0\nOTHER=1\n")
+    config = Config.load({"TRYON_PORT": "2000"}, env_file=tmp_path / ".env")
+    assert (config.host, config.port) == ("0.0.0.0", 2000)
+
+
+def test_an_override_wins_over_the_environment() -> None:
+    assert Config.load({"TRYON_PORT": "2000"}, env_file=None, port=3000).port == 3000
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TRYON_PORT", "eighty", "must be a number"),
+        ("TRYON_PORT", "70000", "must be from 0 to 65535"),
+        ("TRYON_MOCK_FAILURE_RATE", "1.5", "must be from 0 to 1"),
+        ("TRYON_MOCK_SECONDS", "nan", "must be from 0 to 3600"),
+        ("TRYON_UPLOAD_RATE", "10 per minute", "must look like 10/minute"),
+        ("TRYON_TRUSTED_PROXIES", "proxy.example", "does not appear to be an IPv4 or IPv6 network"),
+        ("TRYON_ORIGINS", "shop.example", "is not an origin like https://shop.example"),
+        ("TRYON_ORIGINS", "https://shop.example/", "is not an origin like https://shop.example"),
+        ("TRYON_SECRET_KEY", "short", "at least 32 characters"),
+        ("TRYON_DATABASE_URL", "mysql://localhost/x", "must begin with sqlite+aiosqlite:// or postgresql+asyncpg://"),
+        ("TRYON_REDIS_URL", "localhost:6379", "must begin with redis://"),
+        ("TRYON_LOG_FORMAT", "xml", "must be one of text, json"),
+    ],
+)
+def test_a_malformed_setting_is_named_in_one_line(name: str, value: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: ") as refused:
+        load(**{name: value})
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["processor_cpu_seconds", "processor_memory_bytes"])
+def test_a_limit_of_the_processor_can_be_switched_off(name: str) -> None:
+    variable = f"TRYON_{name.upper()}"
+    assert getattr(Config.load({variable: "off"}, env_file=None), name) is None
+    assert getattr(Config.load({variable: "20000000"}, env_file=None), name) == 20_000_000
+    with pytest.raises(ConfigError, match=variable):
+        Config.load({variable: "0"}, env_file=None)
+
+
+def test_an_unknown_setting_is_named_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"TRYON_WEB_PROCESS is not .* did you mean TRYON_WEB_PROCESSES\?"):
+        load(TRYON_WEB_PROCESS="2")
+
+
+@pytest.mark.parametrize("name", sorted(SECRET_VARIABLES))
+def test_a_secret_is_never_repeated(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(**{name: "hunter2"})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_repr_holds_no_secret() -> None:
+    config = load(TRYON_DATABASE_URL="postgresql+asyncpg://me:hunter2@db/x", TRYON_SECRET_KEY="hunter2" * 6)
+    assert "hunter2" not in repr(config)
+
+
+def test_secret_keys_are_generated_once_and_for_the_owner_only(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path / "new")
+    keys = config.signing_keys()
+    assert len(keys[0]) >= 32
+    assert Config(data_dir=tmp_path / "new").signing_keys() == keys
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["secret.key"]
+    assert os.stat(tmp_path / "new" / "secret.key").st_mode & 0o777 == 0o600
+
+
+def test_redis_is_that_of_the_running_stack_unless_set(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path)
+    with pytest.raises(ConfigError, match="TRYON_REDIS_URL is not set"):
+        _ = config.redis
+    config.redis_address_file.write_text("unix:///tmp/x/valkey.sock\n")
+    assert config.redis == "unix:///tmp/x/valkey.sock"
+    assert Config(data_dir=tmp_path, redis_url="redis://elsewhere").redis == "redis://elsewhere"
+
+
+def test_the_example_file_is_what_the_command_prints() -> None:
+    assert (ROOT / ".env.example").read_text() == render.env_file(), "run: tryon settings --env > .env.example"
+
+
+def test_every_line_of_the_example_file_can_be_used_as_it_is(tmp_path: Path) -> None:
+    lines = [line.removeprefix("# ") for line in render.env_file().splitlines() if line.startswith("# TRYON_")]
+    assert len(lines) == len(dataclasses.fields(Config))
+    (tmp_path / ".env").write_text("\n".join(lines))
+    assert Config.load({}, env_file=tmp_path / ".env") == Config()
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for row in dataclasses.fields(Config):
+        assert row.metadata["meaning"].endswith("."), row.name
+        assert variable(row) in render.markdown_table()
+        assert default_text(row), row.name

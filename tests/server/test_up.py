@@ -1,0 +1,295 @@
+"""`tryon up` as a person runs it: real processes, signals, and what stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from testkit.servers import Stack
+from tests.conftest import StartStack
+
+RESTART_SECONDS = 5.0  # promised for a killed child
+STOP_SECONDS = 10.0  # promised for Ctrl-C and SIGTERM
+
+
+def children(stack: Stack) -> dict[str, psutil.Process]:
+    """The stack's children by what they are."""
+    marks = {"web": "--reuse-port", "worker": "arq worker.Settings", "valkey": "valkey-server"}
+    found = {}
+    for process in psutil.Process(stack.process.pid).children():
+        line = " ".join(process.cmdline())
+        found[next((kind for kind, mark in marks.items() if mark in line), line)] = process
+    return found
+
+
+async def ended(processes: list[psutil.Process], seconds: float) -> None:
+    """Wait until every process is gone."""
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, seconds)
+    assert not alive
+
+
+async def test_one_command_starts_everything_and_says_where_it_is(stack: StartStack) -> None:
+    up = await stack()
+    assert set(children(up)) == {"web", "worker", "valkey"}
+    assert [line for line in up.lines if "ready" in line] == [f"TryOn Push is ready at {up.url}  (Ctrl-C stops it)"]
+    async with httpx.AsyncClient(base_url=up.url) as client:
+        health = (await client.get("/api/health")).json()
+    assert health["checks"]["workers"]["count"] == 1
+    assert health["status"] in ("ok", "degraded")  # the first probe of Redis may still be under way
+    assert (up.data_dir / "tryon.sqlite3").exists()
+    assert (up.data_dir / "valkey.address").read_text().startswith("unix:///")
+    assert up.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> None:
+    up = await stack()
+    async with httpx.AsyncClient(base_url=up.url) as client:
+        made = await client.post("/api/tryon/sessions", files={"image": (photos / "photo.jpg").read_bytes()})
+        assert made.status_code == 201, made.text
+        session, token = made.json(), {"Authorization": f"Bearer {made.json()['client_token']}"}
+        async with asyncio.timeout(20):
+            while not session["terminal"]:
+                await asyncio.sleep(0.05)  # as a polling client does
+                session = (await client.get(made.headers["Location"], headers=token)).json()
+        assert session["status"] == "completed"
+        output = await client.get(session["links"]["output"])
+    assert output.headers["Content-Type"] == "image/jpeg"
+    assert output.content.startswith(b"\xff\xd8\xff")
+
+
+async def test_several_web_and_worker_processes_share_the_port(stack: StartStack) -> None:
+    up = await stack(TRYON_WEB_PROCESSES="2", TRYON_WORKER_PROCESSES="2")
+    lines = [" ".join(process.cmdline()) for process in psutil.Process(up.process.pid).children()]
+    assert sum("--reuse-port" in line for line in lines) == 2
+    assert sum("arq worker.Settings" in line for line in lines) == 2
+
+
+async def test_metrics_add_up_over_all_processes(stack: StartStack, photos: Path) -> None:
+    up = await stack(TRYON_WEB_PROCESSES="2", TRYON_MOCK_SECONDS="0", TRYON_MOCK_FAILURE_RATE="0")
+
+    async def counted(name: str) -> float:
+        async with httpx.AsyncClient(base_url=up.url) as client:
+            lines = (await client.get("/metrics")).text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    for _ in range(30):  # each on a connection of its own: the kernel deals them out to both
+        async with httpx.AsyncClient(base_url=up.url) as client:
+            assert (await client.get("/api/docs")).status_code == 200
+    assert await counted('tryon_http_requests_total{method="GET",route="/api/docs",status="200"}') == 30
+    async with httpx.AsyncClient(base_url=up.url) as client:
+        made = await client.post("/api/tryon/sessions", files={"image": (photos / "photo.jpg").read_bytes()})
+        assert made.status_code == 201
+    async with asyncio.timeout(20):  # what the worker counts is there too
+        while not await counted('tryon_transitions_total{event="completed"}'):
+            await asyncio.sleep(0.05)  # as a scraper does, only more often
+    assert await counted("tryon_bus_up") == 2
+
+
+async def test_a_redis_of_ones_own_is_used_instead_of_the_embedded_one(stack: StartStack, redis_url: str) -> None:
+    up = await stack(TRYON_REDIS_URL=redis_url)
+    assert set(children(up)) == {"web", "worker"}
+    assert not (up.data_dir / "valkey.address").exists()
+
+
+async def test_a_second_stack_on_the_same_folder_is_told_so(stack: StartStack) -> None:
+    first = await stack()
+    second = await stack(ready=False, TRYON_DATA_DIR=str(first.data_dir))
+    assert await second.wait() == 2
+    assert second.lines == []
+    (line,) = second.errors
+    assert f"another `tryon up` (process {first.process.pid}) runs on {first.data_dir}" in line
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+async def test_a_taken_port_is_told_in_one_line(stack: StartStack, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = await stack(command, ready=False, TRYON_PORT=str(port), TRYON_REDIS_URL="unix:///nowhere")
+        assert await refused.wait() == 2
+        (line,) = refused.errors
+        assert "TRYON_PORT" in line
+        assert f"127.0.0.1:{port}" in line
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "worker", "migrate"])
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TRYON_PORT", "eighty", "TRYON_PORT: must be a number (found 'eighty')"),
+        ("TRYON_PROT", "80", "TRYON_PROT is not a setting; did you mean TRYON_PORT?"),
+    ],
+)
+async def test_a_wrong_setting_is_told_in_one_line(
+    stack: StartStack, command: str, name: str, value: str, told: str
+) -> None:
+    setting: dict[str, Any] = {name: value}
+    refused = await stack(command, ready=False, **setting)
+    assert await refused.wait() == 2
+    assert refused.errors == [f"tryon: {told}"]
+
+
+async def test_a_host_that_is_not_ours_is_told_in_one_line(stack: StartStack) -> None:
+    refused = await stack(ready=False, TRYON_HOST="192.0.2.1")
+    assert await refused.wait() == 2
+    (line,) = refused.errors
+    assert "TRYON_HOST" in line
+
+
+async def test_settings_are_read_from_a_dotenv_file_of_the_working_directory(stack: StartStack, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TRYON_WEB_PROCESSES=many\n")
+    refused = await stack(ready=False, folder=tmp_path)
+    assert await refused.wait() == 2
+    assert refused.errors == ["tryon: TRYON_WEB_PROCESSES: must be a number (found 'many')"]
+
+
+async def test_an_unusable_database_ends_the_start(stack: StartStack) -> None:
+    refused = await stack(ready=False, TRYON_DATABASE_URL="postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    assert await refused.wait() == 1
+    assert "the migrations failed" in refused.errors[-1]
+    assert not any("Traceback" in line for line in refused.errors)
+
+
+async def test_a_child_that_cannot_start_ends_the_stack_in_a_clear_line(stack: StartStack) -> None:
+    refused = await stack(ready=False, TRYON_PROCESSOR="no.such.module:Processor")
+    assert await refused.wait() == 1
+    assert "worker 1 cannot start" in refused.errors[-1]
+    assert not (refused.data_dir / "valkey.address").exists()
+
+
+@pytest.mark.parametrize("kind", ["web", "worker", "valkey"])
+async def test_a_killed_child_comes_back(stack: StartStack, kind: str) -> None:
+    up = await stack()
+    killed = children(up)[kind]
+    killed.kill()
+    name = {"web": "web 1", "worker": "worker 1", "valkey": "Valkey"}[kind]
+    await up.line(f"{name} was killed by SIGKILL; starting it again")
+    async with asyncio.timeout(RESTART_SECONDS), httpx.AsyncClient(base_url=up.url) as client:
+        while True:
+            back = children(up).get(kind)
+            if back is not None and back.pid != killed.pid:
+                try:
+                    health = (await client.get("/api/health")).json()
+                except httpx.TransportError:
+                    continue
+                if all(check["status"] == "ok" for check in health["checks"].values()):
+                    break
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_stops_everything_in_order(stack: StartStack, number: signal.Signals) -> None:
+    up = await stack()
+    running = list(children(up).values())
+    socket_path = Path((up.data_dir / "valkey.address").read_text().strip().removeprefix("unix://"))
+    assert await up.stop(number, seconds=STOP_SECONDS) == 0
+    assert not any(process.is_running() for process in running)
+    assert not socket_path.parent.exists()
+    assert not (up.data_dir / "valkey.address").exists()
+    assert not any("Traceback" in line for line in up.errors), up.output
+    assert not any("killing it" in line for line in up.errors), up.output
+
+
+async def test_web_stops_before_the_workers_and_they_before_valkey(stack: StartStack) -> None:
+    up = await stack()
+    family = children(up)
+
+    def gone(kind: str) -> bool:
+        try:
+            return family[kind].status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    up.process.send_signal(signal.SIGTERM)
+    while not gone("valkey"):
+        if gone("worker"):  # the later one is looked at first: what is seen after it happened before it
+            assert gone("web")
+        await asyncio.sleep(0.002)
+    assert gone("worker")
+    assert await up.wait(STOP_SECONDS) == 0
+
+
+async def test_a_child_that_hangs_is_killed_after_its_grace(stack: StartStack) -> None:
+    up = await stack(TRYON_DRAIN_SECONDS="0.2")
+    family = children(up)
+    family["worker"].suspend()
+    assert await up.stop(seconds=STOP_SECONDS) == 0
+    assert "tryon: worker 1 did not stop within 1.7 s; killing it" in up.errors
+    assert not any(process.is_running() for process in family.values())
+
+
+async def test_a_second_signal_stops_everything_at_once(stack: StartStack) -> None:
+    up = await stack(TRYON_DRAIN_SECONDS="3600")
+    family = children(up)
+    family["worker"].suspend()
+    up.process.send_signal(signal.SIGINT)
+    await ended([family["web"]], STOP_SECONDS)
+    assert await up.stop(signal.SIGINT, seconds=2) == 0
+    assert not any(process.is_running() for process in family.values())
+
+
+async def test_ctrl_c_reaches_this_process_alone(stack: StartStack) -> None:
+    """A terminal sends SIGINT to its whole process group: the children must not be in it."""
+    up = await stack()
+    os.killpg(up.process.pid, signal.SIGINT)
+    assert await up.wait(STOP_SECONDS) == 0
+    assert not any("starting it again" in line for line in up.errors), up.output
+    assert not any("Traceback" in line for line in up.errors), up.output
+
+
+async def test_a_signal_during_the_start_stops_it(stack: StartStack) -> None:
+    up = await stack(ready=False)
+    while not (up.data_dir / "tryon.lock").exists() or "valkey" not in children(up):
+        await asyncio.sleep(0.01)
+    running = list(children(up).values())
+    assert await up.stop(seconds=STOP_SECONDS) == 0
+    assert not any(process.is_running() for process in running)
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="needs PR_SET_PDEATHSIG")
+async def test_killing_the_parent_leaves_no_orphan(stack: StartStack) -> None:
+    up = await stack()
+    family = psutil.Process(up.process.pid).children(recursive=True)
+    up.process.kill()
+    await ended(family, 5)
+    again = await stack(TRYON_DATA_DIR=str(up.data_dir))  # and nothing it left behind is in the way
+    assert await again.stop(seconds=STOP_SECONDS) == 0
+
+
+async def test_what_valkey_knew_survives_a_restart_of_the_stack(stack: StartStack) -> None:
+    from redis.asyncio import Redis
+
+    first = await stack()
+    async with Redis.from_url((first.data_dir / "valkey.address").read_text().strip()) as client:
+        await client.set("tryon:kept", "yes")
+    await first.stop()
+    second = await stack(TRYON_DATA_DIR=str(first.data_dir))
+    async with Redis.from_url((second.data_dir / "valkey.address").read_text().strip()) as client:
+        assert await client.get("tryon:kept") == b"yes"
+
+
+async def test_the_parts_run_alone(stack: StartStack, redis_url: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env: dict[str, Any] = {
+        "TRYON_REDIS_URL": redis_url,
+        "TRYON_DATA_DIR": str(tmp_path / "parts"),
+        "TRYON_PORT": str(port),
+    }
+    migrated = await stack("migrate", ready=False, **env)
+    assert await migrated.wait() == 0
+    serving = await stack("serve", ready=False, **env)
+    working = await stack("worker", ready=False, **env)
+    await serving.line("Listening on")
+    async with asyncio.timeout(20), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        while (await client.get("/api/health")).json()["checks"]["workers"].get("count") != 1:
+            await asyncio.sleep(0.05)
+    assert await serving.stop() in (0, -signal.SIGTERM)  # uvicorn ends by the signal that stopped it
+    assert await working.stop() == 0

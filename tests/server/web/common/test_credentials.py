@@ -1,0 +1,181 @@
+"""Who asks, and from where: each rule by itself; over real connections in test_http and test_sockets."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from server.config.settings import Config
+from server.domain.errors import Unauthorized
+from server.domain.tokens import token_hash
+from server.web.common.credentials import (
+    client_address,
+    counted,
+    credential_of,
+    offered_subprotocols,
+    origin_allowed,
+    token_of,
+)
+
+TOKEN, OTHER = "t" * 43, "o" * 43
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
+
+
+def connection(
+    headers: dict[str, str] | list[tuple[str, str]] | None = None, *, peer: str | None = "10.0.0.1", query: str = ""
+) -> HTTPConnection:
+    pairs = headers.items() if isinstance(headers, dict) else headers or []
+    scope: dict[str, Any] = {
+        "type": "http",
+        "scheme": "http",
+        "path": "/",
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in pairs],
+        "client": None if peer is None else (peer, 1234),
+        "server": ("127.0.0.1", 8000),
+    }
+    return HTTPConnection(scope)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"Authorization": f"bearer  {TOKEN} "},
+        {"X-Client-Token": TOKEN},
+        {"Sec-WebSocket-Protocol": f"tryon.v1, tryon.bearer.{TOKEN}"},
+        {"Sec-WebSocket-Protocol": f"tryon.bearer.{TOKEN},tryon.v1"},
+        {"Authorization": f"Bearer {TOKEN}", "X-Client-Token": OTHER},
+        {"Authorization": "Basic dXNlcjpwYXNz", "X-Client-Token": TOKEN},
+    ],
+)
+def test_a_token_travels_in_any_of_three_ways(headers: dict[str, str]) -> None:
+    assert token_of(connection(headers)) == TOKEN
+    assert credential_of(connection(headers, query="ticket=x")).owner == token_hash(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Basic dXNlcjpwYXNz"},
+        {"Sec-WebSocket-Protocol": f"tryon.bearer.{TOKEN}"},
+        {"Cookie": TOKEN},
+    ],
+)
+def test_nothing_else_is_a_token(headers: dict[str, str]) -> None:
+    assert token_of(connection(headers)) is None
+    assert credential_of(connection(headers, query="ticket=abc")).ticket == "abc"
+    assert credential_of(connection(headers)).owner is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer short"},
+        {"X-Client-Token": ""},
+        {"X-Client-Token": "a b" * 10},
+        {"Sec-WebSocket-Protocol": "tryon.v1, tryon.bearer."},
+    ],
+)
+def test_a_malformed_token_is_said_to_be_so(headers: dict[str, str]) -> None:
+    with pytest.raises(Unauthorized) as refusal:
+        token_of(connection(headers))
+    assert refusal.value.code == "invalid_token"
+
+
+def test_subprotocols_may_come_in_several_headers() -> None:
+    asked = connection([("Sec-WebSocket-Protocol", "a, b"), ("Sec-WebSocket-Protocol", "c,,")])
+    assert offered_subprotocols(asked) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # not a proxy of ours: its word counts for nothing
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "6.6.6.6, 198.51.100.1", "198.51.100.1"),  # the left part was written by the client
+        ("10.0.0.1", "6.6.6.6, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("10.0.0.1", "198.51.100.1, garbage", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, garbage, 10.0.0.2", "10.0.0.2"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", " , ,", "10.0.0.1"),
+        ("::1", "2001:db8::7", "2001:db8::7"),
+        ("10.0.0.1", "<script>", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),  # the proxy, as seen by a socket that listens on ::
+        ("10.0.0.1", "198.51.100.1, ::FFFF:10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+    ],
+)
+def test_the_client_is_the_first_address_from_the_right_that_is_no_proxy(
+    peer: str, forwarded: str, expected: str
+) -> None:
+    asked = connection({"X-Forwarded-For": forwarded}, peer=peer)
+    assert client_address(asked, Config(trusted_proxies=PROXIES)) == expected
+    assert client_address(asked, Config()) == peer.removeprefix("::ffff:")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("198.51.100.1", "198.51.100.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+        ("", ""),
+        ("no:address", "no:address"),
+    ],
+)
+def test_an_ipv6_client_is_counted_by_its_network(address: str, expected: str) -> None:
+    assert counted(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "proxies", "allowed"),
+    [
+        ("10.0.0.1", PROXIES, True),
+        ("::ffff:10.0.0.1", PROXIES, True),
+        (None, PROXIES, True),  # over a Unix socket: a local proxy
+        ("203.0.113.9", PROXIES, False),
+        ("10.0.0.1", (), False),
+    ],
+)
+def test_only_a_trusted_proxy_says_that_it_is_https(peer: str | None, proxies: Any, allowed: bool) -> None:
+    headers = {"Host": "shop.example", "Origin": "https://shop.example", "X-Forwarded-Proto": "https"}
+    assert origin_allowed(connection(headers, peer=peer), Config(trusted_proxies=proxies)) is allowed
+
+
+def test_several_forwarded_headers_count_as_one() -> None:
+    asked = connection([("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-For", "198.51.100.1")])
+    assert client_address(asked, Config(trusted_proxies=PROXIES)) == "198.51.100.1"
+
+
+@pytest.mark.parametrize(
+    ("origin", "origins", "allowed"),
+    [
+        (None, (), True),
+        ("http://shop.example", (), True),  # its own, see Host
+        ("https://shop.example", (), False),
+        ("http://shop.example:8080", (), False),
+        ("http://localhost:3000", (), True),
+        ("https://[::1]", (), True),
+        ("http://127.0.0.1.evil.example", (), False),
+        ("null", (), False),
+        ("", (), False),
+        ("http://[", (), False),
+        ("https://app.example", ("https://app.example",), True),
+        ("http://shop.example", ("https://app.example",), True),
+        ("http://localhost:3000", ("https://app.example",), False),
+        ("https://app.example.evil.example", ("https://app.example",), False),
+    ],
+)
+def test_which_pages_may_connect(origin: str | None, origins: tuple[str, ...], allowed: bool) -> None:
+    headers = {"Host": "shop.example"} | ({} if origin is None else {"Origin": origin})
+    assert origin_allowed(connection(headers), Config(origins=origins)) is allowed

@@ -1,0 +1,258 @@
+"""When a session's end first reached a client: noted on every way it can, once, in batches, and told in the history."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from server.config.settings import Config
+from server.domain.errors import Unavailable
+from server.domain.session import Session
+from server.services import open_services
+from server.web.push import deliveries as receipts
+from server.web.transports.wire import WireSocket
+from testkit.running import Web, running_web, until
+from tests.conftest import StartValkey
+from tests.server.web.conftest import StartWeb
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.05)
+
+
+def path(session: Session) -> str:
+    return f"/api/tryon/sessions/{session.id}"
+
+
+async def finished(web: Web) -> tuple[Session, str]:
+    session, token = await web.submit()
+    await web.complete(await web.begin(session))
+    return session, token
+
+
+async def written(web: Web, session: Session) -> Session:
+    """Its row, once somebody has noted that its end was delivered."""
+    async with asyncio.timeout(5):
+        while True:
+            row = await web.store.get(session.id)
+            assert row is not None
+            if row.delivered_at is not None:
+                return row
+            await asyncio.sleep(0.01)
+
+
+async def by_socket(web: Web, session: Session, token: str) -> None:
+    async with web.follow(session.id, token) as client:
+        assert await client.rest() == 1000
+
+
+async def by_stream(web: Web, session: Session, token: str) -> None:
+    async with web.client.stream("GET", f"{path(session)}/events", headers={"X-Client-Token": token}) as answer:
+        assert [line async for line in answer.aiter_lines() if '"type":"bye"' in line]
+
+
+async def by_poll(web: Web, session: Session, token: str) -> None:
+    params = {"since": 2, "wait": 20}
+    answer = await web.client.get(path(session), params=params, headers={"X-Client-Token": token})
+    assert answer.json()["terminal"]
+
+
+WAYS = {"socket": by_socket, "stream": by_stream, "poll": by_poll}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_follows_to_the_end_has_been_delivered_it(web: Web, way: str) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    following = asyncio.create_task(WAYS[way](web, session, token))
+    await until(lambda: any(each.seq == 2 for each in web.hub._everybody()))
+    row = await web.store.get(session.id)
+    assert row is not None and row.delivered_at is None
+    await web.complete(claim)
+    await following
+    told = await written(web, session)
+    assert told.finished_at is not None and told.delivered_at is not None
+    assert -0.01 < (told.delivered_at - told.finished_at).total_seconds() < 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_comes_after_the_end_has_been_delivered_it_then(web: Web, way: str) -> None:
+    session, token = await finished(web)
+    await WAYS[way](web, session, token)
+    await written(web, session)
+
+
+async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    look = web.services.sessions.look
+
+    async def slow(*what: Any, **more: Any) -> Any:
+        seen = await look(*what, **more)
+        await web.complete(claim)  # after the snapshot was read, before it is sent
+        await until(lambda: any(each._held for each in web.hub._everybody()))
+        return seen
+
+    monkeypatch.setattr(web.services.sessions, "look", slow)
+    await by_socket(web, session, token)
+    await written(web, session)
+
+
+async def test_who_is_cut_off_over_the_end_has_not_been_delivered_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        (socket,) = web.hub._of(session.id)
+        assert isinstance(socket, WireSocket)
+        monkeypatch.setattr(WireSocket, "_stalled", lambda self: True)
+        socket.pause_writing()  # its buffers are full, and it does not read
+        await web.complete(claim)
+        assert await client.rest() in (1006, 4002)
+    another, token = await finished(web)
+    await by_socket(web, another, token)
+    await written(web, another)
+    row = await web.store.get(session.id)
+    assert row is not None and row.delivered_at is None
+
+
+async def test_what_only_the_sweep_told_is_delivered_too(config: MakeConfig, start_valkey: StartValkey) -> None:
+    valkey = start_valkey()
+    async with running_web(config(redis_url=valkey.url)) as web:
+        session, token = await web.submit()
+        claim = await web.begin(session)
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            valkey.kill()
+            await web.complete(claim)
+            assert await client.rest() == 1000
+        await written(web, session)
+
+
+async def test_history_tells_when_and_does_not_count_as_delivery(web: Web) -> None:
+    session, token = await finished(web)
+    history = f"{path(session)}/history"
+    for _ in range(2):
+        answer = await web.client.get(history, headers={"X-Client-Token": token})
+        assert answer.json()["delivered_at"] is None
+    assert not web.hub.receipts._handed
+    await by_poll(web, session, token)
+    row = await written(web, session)
+    answer = await web.client.get(history, headers={"X-Client-Token": token})
+    assert datetime.fromisoformat(answer.json()["delivered_at"]).timestamp() == pytest.approx(
+        row.delivered_at.timestamp() if row.delivered_at else 0, abs=0.001
+    )
+
+
+async def test_the_first_delivery_counts_in_whatever_process(start_web: StartWeb, database_url: str) -> None:
+    one, other = await start_web(), await start_web()
+    session, token = await finished(one)
+    await by_socket(one, session, token)
+    first = (await written(one, session)).delivered_at
+    await by_socket(other, session, token)
+    assert not other.hub.receipts._handed, "it can be seen that it was delivered before"
+    other.hub.receipts.note(session.id)  # as if both had been at the same moment
+    await until(lambda: not other.hub.receipts._handed)
+    assert (await written(one, session)).delivered_at == first
+
+
+async def test_ends_of_one_moment_are_written_down_together(
+    start_web: StartWeb, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.5)
+    web = await start_web()
+    batches: list[int] = []
+    note = web.store.note_delivered
+
+    async def counted(handed: dict[str, float]) -> Any:
+        batches.append(len(handed))
+        return await note(handed)
+
+    monkeypatch.setattr(web.store, "note_delivered", counted)
+    sessions = [(await finished(web))[0] for _ in range(20)]
+    before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
+    for each in sessions:
+        web.hub.receipts.note(each.id)
+    for each in sessions:
+        await written(web, each)
+    assert batches == [20]
+    await until(lambda: REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 20)
+
+
+async def test_nothing_is_said_of_a_session_that_has_not_ended(web: Web) -> None:
+    session, _ = await web.submit()
+    web.hub.receipts.note(session.id)
+    await until(lambda: not web.hub.receipts._handed)
+    row = await web.store.get(session.id)
+    assert row is not None and row.delivered_at is None
+
+
+async def test_a_stopping_process_writes_down_the_last_ones(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "BATCH_SECONDS", 60.0)
+    async with running_web(config()) as web:
+        session, token = await finished(web)
+        await by_socket(web, session, token)
+        assert session.id in web.hub.receipts._handed
+    async with open_services(config()) as services:
+        row = await services.store.get(session.id)
+        assert row is not None and row.delivered_at is not None
+
+
+async def test_an_outage_of_the_database_only_delays_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _ = await finished(web)
+    failed = asyncio.Event()
+    with monkeypatch.context() as patch:
+
+        async def away(handed: Any) -> Any:
+            failed.set()
+            raise Unavailable
+
+        patch.setattr(web.store, "note_delivered", away)
+        web.hub.receipts.note(session.id)
+        async with asyncio.timeout(5):
+            await failed.wait()
+    await written(web, session)
+
+
+async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "BATCH", 2)
+    monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.1)
+    sessions = [(await finished(web))[0] for _ in range(5)]
+    before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
+    note, batches = web.store.note_delivered, 0
+
+    async def away_at_the_second(handed: dict[str, float]) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise Unavailable
+        return await note(handed)
+
+    monkeypatch.setattr(web.store, "note_delivered", away_at_the_second)
+    for each in sessions:
+        web.hub.receipts.note(each.id)
+    for each in sessions:
+        await written(web, each)
+    await until(lambda: not web.hub.receipts._handed)
+    assert batches == 4, "what was written down is not written again"
+    assert REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 5
+
+
+async def test_memory_is_bounded_while_nothing_can_be_written(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_WAITING", 3)
+    for n in range(10):
+        web.hub.receipts.note(f"none-{n}")
+    assert len(web.hub.receipts._handed) == 3
+    web.hub.receipts._handed.clear()  # no ids that a database would take

@@ -1,0 +1,313 @@
+"""The place in the queue, honestly: told everywhere the same, pushed when it changes, and refused when there is none left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from server.domain.session import Session, expected_seconds
+from server.sessions import sessions as sessions_module
+from server.web.push import hub as hub_module
+from testkit.following import blocks
+from testkit.running import Client, Web, until
+from tests.conftest import StartValkey
+from tests.server.web.conftest import StartWeb
+
+SESSIONS: Final = "/api/tryon/sessions"
+
+
+@pytest.fixture
+async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """Places are read and told every 20 ms."""
+    monkeypatch.setattr(sessions_module, "WAITING_SECONDS", 0.02)
+    monkeypatch.setattr(hub_module, "WAITING_SECONDS", 0.02)
+    return await start_web(worker_jobs=2)
+
+
+async def experience(web: Web, seconds: float = 4.0) -> None:
+    """One worker lives, and sessions usually run for so long."""
+    await web.services.queue.note_worker("w1")
+    await web.services.queue.note_run("mock", seconds)
+
+
+async def get(web: Web, session: Session, token: str) -> dict[str, Any]:
+    answer = await web.client.get(f"{SESSIONS}/{session.id}", headers={"Authorization": f"Bearer {token}"})
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def waiting_at(web: Web, session: Session, token: str) -> tuple[int | None, float | None]:
+    body = await get(web, session, token)
+    return body["queue_position"], body["eta_seconds"]
+
+
+async def eventually(web: Web, session: Session, token: str, place: tuple[int | None, float | None]) -> None:
+    """Places are read afresh after WAITING_SECONDS."""
+    async with asyncio.timeout(5):
+        while await waiting_at(web, session, token) != place:
+            await asyncio.sleep(0.01)
+
+
+async def take(web: Web, session: Session) -> Any:
+    """As a worker does: the job leaves the queue, then the session is claimed."""
+    await web.services.queue.forget(session.id, session.attempt, session.enqueues)
+    return await web.begin(session)
+
+
+async def until_told(client: Client, position: int | None, eta: float | None) -> dict[str, Any]:
+    while True:
+        frame = await client.next("progress")
+        if (frame.get("queue_position"), frame["eta_seconds"]) == (position, eta):
+            return frame
+
+
+# -- told --------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_upload_is_told_its_place_at_once(web: Web, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sessions_module, "WAITING_SECONDS", 3600
+    )  # also by a process that has not read the queue lately
+    await experience(web)
+    image = (photos / "photo.webp").read_bytes()
+    for place in ((1, 4.0), (2, 4.0), (3, 8.0)):
+        answer = await web.client.post(SESSIONS, files={"image": image})
+        body = answer.json()
+        assert (body["queue_position"], body["eta_seconds"]) == place
+        session = await web.store.get(body["session_id"])
+        assert session is not None
+        assert await waiting_at(web, session, body["client_token"]) == place
+
+
+async def test_places_and_times_follow_from_the_queue_the_workers_and_their_experience(web: Web) -> None:
+    await experience(web)
+    waiting = [await web.submit() for _ in range(5)]
+    for (session, token), place in zip(
+        waiting, [(1, 4.0), (2, 4.0), (3, 8.0), (4, 8.0), (5, 12.0)], strict=True
+    ):  # two at a time
+        await eventually(web, session, token, place)
+    await web.services.queue.note_worker("w2")
+    await eventually(web, *waiting[4], (5, 8.0))
+
+
+async def test_without_a_worker_or_experience_nobody_pretends_to_know_the_time(web: Web) -> None:
+    session, token = await web.submit()
+    await eventually(web, session, token, (1, None))
+    await web.services.queue.note_run("mock", 4.0)
+    await web.services.queue.note_worker("w1")
+    await eventually(web, session, token, (1, 4.0))
+    await web.services.queue.drop_worker("w1")
+    await eventually(web, session, token, (1, None))
+
+
+async def test_experience_is_made_by_sessions_that_complete(web: Web) -> None:
+    session, _ = await web.submit()
+    assert await web.services.queue.run_seconds("mock") is None
+    await web.complete(await take(web, session))
+    seconds = await web.services.queue.run_seconds("mock")
+    assert seconds is not None
+    assert 0 <= seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("position", "slots", "seconds"), [(1, 10, 3.0), (10, 10, 3.0), (11, 10, 6.0), (1, 0, None), (21, 10, 9.0)]
+)
+def test_expected_seconds(position: int, slots: int, seconds: float | None) -> None:
+    assert expected_seconds(position, run_seconds=3.0, slots=slots) == seconds
+    assert expected_seconds(position, run_seconds=None, slots=slots) is None
+
+
+async def test_the_place_is_gone_when_it_starts(web: Web) -> None:
+    await experience(web)
+    session, token = await web.submit()
+    await eventually(web, session, token, (1, 4.0))
+    claim = await take(web, session)
+    assert await waiting_at(web, session, token) == (None, None)
+    await web.complete(claim)
+    assert await waiting_at(web, session, token) == (None, None)
+
+
+async def test_who_is_handed_back_has_a_place_again(web: Web) -> None:
+    await experience(web)
+    session, token = await web.submit()
+    await web.services.sessions.requeue(await take(web, session), burnt=True, reason="lease_lost")
+    await eventually(web, session, token, (1, 4.0))
+
+
+async def test_a_list_tells_places_too(web: Web) -> None:
+    await experience(web)
+    session, token = await web.submit()
+    await eventually(web, session, token, (1, 4.0))
+    listed = await web.client.get(SESSIONS, headers={"Authorization": f"Bearer {token}"})
+    assert [(s["queue_position"], s["eta_seconds"]) for s in listed.json()["sessions"]] == [(1, 4.0)]
+
+
+async def test_a_deadline_is_always_there(web: Web) -> None:
+    session, token = await web.submit()
+    for act in (None, web.begin):
+        if act is not None:
+            await act(session)
+        body = await get(web, session, token)
+        assert body["created_at"] < body["deadline"] < body["expires_at"]
+
+
+# -- pushed ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_of_place_is_pushed_to_a_socket(web: Web) -> None:
+    await experience(web)
+    first, _ = await web.submit()
+    second, _ = await web.submit()
+    last, token = await web.submit()
+    await eventually(web, last, token, (3, 8.0))
+    async with web.follow(last.id, token) as client:
+        snapshot = (await client.next())["session"]
+        assert (snapshot["queue_position"], snapshot["eta_seconds"]) == (3, 8.0)
+        await take(web, first)
+        frame = await until_told(client, 2, 4.0)
+        assert (frame["session_id"], frame["seq"], frame["progress"], frame["stage"]) == (last.id, 1, None, None)
+        await take(web, second)
+        await until_told(client, 1, 4.0)
+        await take(web, last)
+        assert (await client.next("event"))["event"] == "processing"
+    places = [frame["queue_position"] for frame in client.frames if frame["type"] == "progress"]
+    assert places == sorted(places, reverse=True)
+
+
+async def test_a_change_of_place_is_pushed_to_a_stream(web: Web) -> None:
+    await experience(web)
+    first, _ = await web.submit()
+    last, token = await web.submit()
+    await eventually(web, last, token, (2, 4.0))
+    async with web.client.stream(
+        "GET", f"{SESSIONS}/{last.id}/events", headers={"Authorization": f"Bearer {token}"}
+    ) as response:
+        told = (block.frame async for block in blocks(response))
+        assert (await anext(told))["session"]["queue_position"] == 2
+        await take(web, first)
+        async with asyncio.timeout(5):
+            while (frame := await anext(told)).get("queue_position") != 1:
+                assert frame["type"] == "progress"
+
+
+async def test_a_change_of_place_is_news_for_a_poll_with_an_etag(web: Web) -> None:
+    await experience(web)
+    first, _ = await web.submit()
+    last, token = await web.submit()
+    await eventually(web, last, token, (2, 4.0))
+    headers = {"Authorization": f"Bearer {token}"}
+    path = f"{SESSIONS}/{last.id}"
+    etag = (await web.client.get(path, headers=headers)).headers["etag"]
+    poll = asyncio.create_task(
+        web.client.get(path, params={"since": 1, "wait": 10}, headers=headers | {"If-None-Match": etag})
+    )
+    await until(lambda: web.hub.followers_of(last.id))
+    await take(web, first)
+    answer = await poll
+    assert (answer.status_code, answer.json()["queue_position"], answer.json()["seq"]) == (200, 1, 1)
+
+
+async def test_nobody_is_told_the_same_place_twice(web: Web) -> None:
+    await experience(web)
+    session, token = await web.submit()
+    await eventually(web, session, token, (1, 4.0))
+    async with web.follow(session.id, token) as client:
+        await client.next()
+        await until(lambda: web.hub._waiting.get(session.id))
+        await take(web, session)
+        await client.next("event")
+    assert client.types.count("progress") <= 1
+
+
+async def test_a_session_that_runs_is_told_nothing_of_the_queue(web: Web) -> None:
+    await experience(web)
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        await client.next()
+        claim = await web.begin(session)  # its job still stands in the queue for a moment, as with a slow worker
+        await client.next("event")
+        seen = len(client.frames)
+        await web.submit()
+        await web.services.sessions.report(claim, 0.5, "rendering")
+        await client.next("progress")
+        assert client.frames[seen:] == [client.frames[-1]]
+        assert "queue_position" not in client.frames[-1]
+
+
+# -- full --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def half_an_upload(web: Web) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Only the head of an upload of 5 MB; its body never comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(
+        b"POST /api/tryon/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    )
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def test_a_full_queue_refuses_before_the_body_is_read(start_web: StartWeb) -> None:
+    web = await start_web(queue_limit=2)
+    for _ in range(2):
+        await web.submit()
+    async with half_an_upload(web) as (reader, _), asyncio.timeout(5):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length: ")[2].split("\r\n")[0])
+        problem = json.loads(await reader.readexactly(length))
+    assert head.startswith("http/1.1 503")
+    assert int(head.partition("retry-after: ")[2].split("\r\n")[0]) > 0
+    assert (problem["code"], problem["retryable"]) == ("queue_full", True)
+
+
+async def test_room_for_one_more_is_room(start_web: StartWeb, photos: Path) -> None:
+    web = await start_web(queue_limit=2)
+    image = (photos / "photo.webp").read_bytes()
+    answers = [await web.client.post(SESSIONS, files={"image": image}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 503]
+    session = await web.store.get(answers[0].json()["session_id"])
+    assert session is not None
+    await take(web, session)
+    assert (await web.client.post(SESSIONS, files={"image": image})).status_code == 201
+
+
+async def test_a_retry_needs_room_too(start_web: StartWeb) -> None:
+    web = await start_web(queue_limit=1)
+    session, token = await web.submit()
+    await web.services.sessions.fail(await take(web, session), "mock_failure")
+    await web.submit()
+    answer = await web.client.post(f"{SESSIONS}/{session.id}/retry", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+
+
+async def test_without_redis_the_database_knows_how_many_wait(
+    start_web: StartWeb, start_valkey: StartValkey, photos: Path
+) -> None:
+    own = start_valkey()
+    web = await start_web(queue_limit=2, redis_url=own.url)
+    await web.submit()
+    own.kill()
+    answer = await web.client.post(SESSIONS, files={"image": (photos / "photo.webp").read_bytes()})
+    assert (answer.status_code, answer.json()["queue_position"]) == (201, None)
+    answer = await web.client.post(SESSIONS, files={"image": (photos / "photo.webp").read_bytes()})
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+
+
+async def test_a_session_with_two_jobs_has_one_place_and_takes_one(start_web: StartWeb, photos: Path) -> None:
+    web = await start_web(queue_limit=2)
+    session, _ = await web.submit()
+    late = int(session.created_at.timestamp() * 1000) + 1
+    await web.services.queue.enqueue(session.id, 0, 2, score_ms=late)
+    assert await web.services.queue.order(10) == [session.id]
+    answer = await web.client.post(SESSIONS, files={"image": (photos / "photo.webp").read_bytes()})
+    assert answer.status_code == 201

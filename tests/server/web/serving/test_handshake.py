@@ -1,0 +1,56 @@
+"""What is a WebSocket handshake and what is not (RFC 6455 section 4.2.1), before anything is answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.web.serving.handshake import accept_key
+
+GOOD = [
+    (b"host", b"shop.example"),
+    (b"upgrade", b"websocket"),
+    (b"connection", b"Upgrade"),
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    (b"sec-websocket-version", b"13"),
+]
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # the example of RFC 6455 section 1.3
+
+
+def changed(name: bytes, *values: bytes) -> list[tuple[bytes, bytes]]:
+    return [field for field in GOOD if field[0] != name] + [(name, value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        GOOD,
+        changed(b"connection", b"keep-alive, Upgrade"),
+        changed(b"connection", b"keep-alive", b"upgrade"),
+        changed(b"upgrade", b"WebSocket"),
+        changed(b"upgrade", b"h2c, websocket"),
+        changed(b"sec-websocket-key", b"  dGhlIHNhbXBsZSBub25jZQ== "),
+        changed(b"sec-websocket-version", b" 13"),
+    ],
+)
+def test_a_handshake_is_accepted_with_the_key_that_it_asks_for(fields: list[tuple[bytes, bytes]]) -> None:
+    assert accept_key(fields) == ACCEPT
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        changed(b"host"),
+        changed(b"upgrade"),
+        changed(b"upgrade", b"websockets"),
+        changed(b"connection", b"keep-alive"),
+        changed(b"sec-websocket-key"),
+        changed(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZSBub25jZQ=="),
+        changed(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZ"),
+        changed(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25j"),
+        changed(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub2*jZQ=="),
+        changed(b"sec-websocket-version", b"8"),
+        changed(b"sec-websocket-version", b"13", b"13"),
+    ],
+)
+def test_what_is_no_handshake_is_none(fields: list[tuple[bytes, bytes]]) -> None:
+    assert accept_key(fields) is None

@@ -1,0 +1,262 @@
+"""Looking with a plain GET, and the long poll: one more follower of the hub, which asks the database no more than a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event
+
+from server.domain.session import Session
+from server.services import Services
+from server.web.transports import long_poll as polls
+from testkit.running import Web, until
+from tests.server.web.conftest import StartWeb
+
+
+@dataclass
+class Poller:
+    """The owner of one session."""
+
+    web: Web
+    session: Session
+    token: str
+    waiting: list[asyncio.Task[httpx.Response]] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        return f"/api/tryon/sessions/{self.session.id}"
+
+    async def get(self, etag: str | None = None, **query: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} | ({"If-None-Match": etag} if etag else {})
+        return await self.web.client.get(self.path, params=query, headers=headers)
+
+    async def wait(self, etag: str | None = None, **query: Any) -> asyncio.Task[httpx.Response]:
+        """A long poll that is known to wait: registered, and released to the news."""
+        before = self.web.hub.followers_of(self.session.id)
+        task = asyncio.create_task(self.get(etag, **{"wait": 30} | query))
+        await until(lambda: task.done() or self.web.hub.followers_of(self.session.id) > before)
+        await until(lambda: task.done() or all(f.seq is not None for f in self.web.hub._everybody()))
+        assert not task.done(), task.result().text
+        return task
+
+
+@pytest.fixture
+async def poller(web: Web) -> Poller:
+    return Poller(web, *await web.submit())
+
+
+# -- one look ----------------------------------------------------------------------------------------------------------
+
+
+async def test_without_since_there_is_no_missed(poller: Poller) -> None:
+    assert "missed" not in (await poller.get()).json()
+
+
+async def test_since_adds_what_was_missed_in_order(poller: Poller) -> None:
+    await poller.web.complete(await poller.web.begin(poller.session))
+    missed = (await poller.get(since=1)).json()["missed"]
+    assert [(e["type"], e["seq"], e["event"], e["from"], e["status"]) for e in missed] == [
+        ("event", 2, "processing", "created", "processing"),
+        ("event", 3, "completed", "processing", "completed"),
+    ]
+
+
+async def test_retry_after_ends_with_the_session(poller: Poller) -> None:
+    assert (await poller.get()).headers["retry-after"] == "2"
+    claim = await poller.web.begin(poller.session)
+    assert (await poller.get()).headers["retry-after"] == "1"
+    await poller.web.complete(claim)
+    assert "retry-after" not in (await poller.get()).headers
+
+
+async def test_the_etag_answers_with_304_until_something_changes(poller: Poller) -> None:
+    etag = (await poller.get()).headers["etag"]
+    assert etag.startswith('W/"')
+    same = await poller.get(etag)
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
+    claim = await poller.web.begin(poller.session)
+    running = await poller.get(etag)
+    assert running.status_code == 200
+    await poller.web.services.sessions.report(claim, 0.5, "rendering")
+    await until_progress(poller, 0.5)
+    assert (await poller.get(running.headers["etag"])).status_code == 200
+
+
+async def until_progress(poller: Poller, progress: float) -> None:
+    async with asyncio.timeout(5):
+        while (await poller.get()).json()["progress"] != progress:
+            pass
+
+
+@pytest.mark.parametrize("header", ["*", '"other", {}', "{}", "{strong}"])
+async def test_every_form_of_if_none_match_is_understood(poller: Poller, header: str) -> None:
+    etag = (await poller.get()).headers["etag"]
+    given = header.format(etag, strong=etag.removeprefix("W/"))
+    assert (await poller.get(given)).status_code == 304
+
+
+@pytest.mark.parametrize("wait", ["soon", "-1", "nan", ""])
+async def test_a_wait_that_is_no_number_is_refused(poller: Poller, wait: str) -> None:
+    answer = await poller.get(wait=wait)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_transition_answers_a_waiting_poll(poller: Poller) -> None:
+    task = await poller.wait(since=1)
+    await poller.web.begin(poller.session)
+    answer = (await task).json()
+    assert (answer["status"], answer["seq"], [e["seq"] for e in answer["missed"]]) == ("processing", 2, [2])
+
+
+async def test_news_that_is_already_there_is_answered_at_once(poller: Poller) -> None:
+    await poller.web.begin(poller.session)
+    assert (await poller.get(since=1, wait=30)).json()["seq"] == 2
+
+
+async def test_time_over_is_a_304(poller: Poller) -> None:
+    answer = await poller.get(since=1, wait=0.05)
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert {"etag", "retry-after"} <= set(answer.headers)
+
+
+async def test_the_end_is_answered_at_once_however_often_it_is_asked_for(poller: Poller) -> None:
+    await poller.web.complete(await poller.web.begin(poller.session))
+    answer = await poller.get(since=3, wait=30)
+    assert (answer.status_code, answer.json()["terminal"], answer.json()["missed"]) == (200, True, [])
+
+
+async def test_progress_is_no_news_against_since(poller: Poller) -> None:
+    claim = await poller.web.begin(poller.session)
+    task = await poller.wait(since=2)
+    await poller.web.services.sessions.report(claim, 0.5, "rendering")
+    await until_progress(poller, 0.5)
+    assert not task.done()
+    await poller.web.complete(claim)
+    assert (await task).json()["seq"] == 3
+
+
+async def test_progress_is_news_against_an_etag(poller: Poller) -> None:
+    claim = await poller.web.begin(poller.session)
+    task = await poller.wait((await poller.get()).headers["etag"], since=2)
+    await poller.web.services.sessions.report(claim, 0.5, "rendering")
+    answer = (await task).json()
+    assert (answer["seq"], answer["progress"], answer["stage"], answer["missed"]) == (2, 0.5, "rendering", [])
+
+
+async def test_word_that_changes_nothing_does_not_end_the_wait(poller: Poller) -> None:
+    """Whoever waits in the queue is told its place again after joining; for a poll that has shown it, that is no news."""
+    async with asyncio.timeout(5):
+        while (await poller.get()).json()["queue_position"] is None:
+            pass
+    task = await poller.wait((await poller.get()).headers["etag"], since=1)
+    await until(lambda: poller.web.hub._waiting.get(poller.session.id))  # the hub has told
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(task), 0.1)
+    assert not task.done()
+    task.cancel()
+
+
+async def test_a_wait_is_clamped(poller: Poller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls, "MAX_WAIT_SECONDS", 0.05)
+    for wait in ("1e9", "inf"):
+        async with asyncio.timeout(5):
+            assert (await poller.get(since=1, wait=wait)).status_code == 304
+    monkeypatch.undo()
+    assert polls.MAX_WAIT_SECONDS == 60
+
+
+async def test_nonsense_as_since_means_everything(poller: Poller) -> None:
+    for since in ("-1", "x", "1.5", "9" * 30):
+        answer = await poller.get(since=since, wait=30)
+        assert [e["seq"] for e in answer.json()["missed"]] == [1]
+
+
+async def test_erasing_answers_a_waiting_poll(poller: Poller) -> None:
+    task = await poller.wait(since=1)
+    await poller.web.services.sessions.delete(poller.session.id, poller.session.owner)
+    answer = await task
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+async def test_a_stopping_server_answers_a_waiting_poll(poller: Poller) -> None:
+    task = await poller.wait(since=1)
+    poller.web.hub.drain()
+    assert (await task).status_code == 304
+    assert (await poller.get(since=1, wait=30)).status_code == 200  # waits no more: one look
+
+
+async def test_the_database_is_not_asked_while_a_poll_waits(poller: Poller) -> None:
+    await until(lambda: poller.web.hub._cursor is not None)  # the first sweep looks at whoever is there
+    with statements_about(poller.web.services, poller.session) as asked:
+        task = await poller.wait(since=1)
+        while_joining = len(asked)
+        assert while_joining == 1, asked
+        swept = poller.web.hub._cursor
+        poller.web.hub._sweep_now()  # also a sweep that finds nothing asks for no single session
+        await until(lambda: poller.web.hub._cursor is not swept)
+        assert len(asked) == while_joining
+        await poller.web.services.bus.publish(poller.session.id, b"t0000000002000000 " + CANCELLED)
+        await until(lambda: len(asked) > while_joining)
+        assert len(asked) == while_joining + 1  # one look at what is said to be new
+    task.cancel()
+
+
+CANCELLED = b'{"type":"event","status":"cancelled","at":"2026-11-22T09:00:00.000Z"}'
+
+
+@contextlib.contextmanager
+def statements_about(services: Services, session: Session) -> Iterator[list[str]]:
+    """The statements that name this session, as they are sent."""
+    seen: list[str] = []
+    ids = (session.id, session.id.replace("-", ""))
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        broom = (
+            statement.partition("FROM")[0].strip() == "SELECT tryon_sessions.id"
+        )  # which looks for traces of erased ones
+        if not broom and any(name in str(parameters) for name in ids):
+            seen.append(statement)
+
+    engine = services.store._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def test_many_wait_and_all_are_answered(poller: Poller) -> None:
+    tasks = [await poller.wait(since=1) for _ in range(10)]
+    await poller.web.begin(poller.session)
+    assert {(await task).json()["seq"] for task in tasks} == {2}
+    await until(lambda: poller.web.hub.followers == 0)
+
+
+async def test_waiting_polls_count_as_connections_of_their_session(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_session=2)
+    poller = Poller(web, *await web.submit())
+    tasks = [await poller.wait(since=1) for _ in range(2)]
+    refused = await poller.get(since=1, wait=30)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await poller.get(since=1)).status_code == 200  # a plain look takes no place
+    await web.begin(poller.session)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_client_that_goes_away_gives_its_place_back_at_once(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_session=1)
+    poller = Poller(web, *await web.submit())
+    for _ in range(3):
+        task = await poller.wait(since=1)
+        task.cancel()
+        await until(lambda: web.hub.followers == 0, seconds=3)

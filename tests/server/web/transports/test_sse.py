@@ -1,0 +1,328 @@
+"""Server-Sent Events, byte by byte as an EventSource reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from server.domain.session import Session
+from server.web.transports.sse import _Stream
+from testkit.following import Block, blocks, parse_stream
+from testkit.running import Web, until
+from tests.server.web.conftest import StartWeb
+
+
+class Stream:
+    """An open event stream and the blocks it has brought."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.blocks: list[Block] = []
+        self._blocks = blocks(response)
+
+    async def next(self) -> Block:
+        self.blocks.append(await anext(self._blocks))
+        return self.blocks[-1]
+
+    async def rest(self) -> list[Block]:
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                await self.next()
+        return self.blocks
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        return [block.frame for block in self.blocks if block.data is not None]
+
+
+def path(session: Session) -> str:
+    return f"/api/tryon/sessions/{session.id}/events"
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    web: Web, session: Session, token: str, query: str = "", last_event_id: str | None = None
+) -> AsyncIterator[Stream]:
+    headers = {"Authorization": f"Bearer {token}"}
+    if last_event_id is not None:
+        headers["Last-Event-ID"] = last_event_id
+    async with web.client.stream("GET", path(session) + query, headers=headers) as response:
+        yield Stream(response)
+
+
+async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
+    """A stream that has brought its snapshot and is read no more; the buffers on the way to it are full."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(made, ("127.0.0.1", web.port))
+    head = f"GET {path(session)} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
+    await loop.sock_sendall(made, head.encode())
+    said = b""
+    while b'"snapshot"' not in said:
+        said += await loop.sock_recv(made, 4096)
+    (stream,) = web.hub._of(session.id)
+    assert isinstance(stream, _Stream)
+    while stream.sending is None:  # what is not the latest word of progress is not dropped
+        stream.put(b": " + b"x" * 60_000 + b"\n\n")
+        await asyncio.sleep(0.001)
+    return made
+
+
+async def test_who_does_not_read_is_dropped_and_keeps_nobody_waiting(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.web.transports.sse.SEND_SECONDS", 0.3)
+    session, token = await web.submit()
+    with contextlib.closing(await not_reading(web, session, token)):
+        async with opened(web, session, token) as stream:
+            assert (await stream.next()).frame["type"] == "snapshot"
+            await web.begin(session)
+            assert (await stream.next()).frame["seq"] == 2
+            await until(lambda: web.hub.followers_of(session.id) == 1)
+
+
+async def test_who_does_not_read_keeps_no_server_from_its_end(web: Web) -> None:
+    session, token = await web.submit()
+    with contextlib.closing(await not_reading(web, session, token)):
+        assert web.hub.drain() == 1
+        await until(lambda: web.hub.followers_of(session.id) == 0, seconds=5)  # a write may take 10 s else
+
+
+async def finished(web: Web) -> tuple[Session, str]:
+    session, token = await web.submit()
+    await web.complete(await web.begin(session))
+    return session, token
+
+
+async def test_headers_that_keep_proxies_from_holding_events_back(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        headers = stream.response.headers
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert headers["x-accel-buffering"] == "no"
+    assert headers["cache-control"] == "no-store"
+    assert "content-length" not in headers
+    assert headers["x-request-id"]
+
+
+async def test_the_first_block_is_a_snapshot_that_tells_how_to_come_back(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        first = await stream.next()
+    assert (first.frame["type"], first.frame["session"]["session_id"]) == ("snapshot", session.id)
+    assert (first.id, first.event) == ("1", None)
+    assert first.retry is not None
+    assert int(first.retry) > 0
+
+
+async def test_only_snapshots_and_events_have_an_id_and_nothing_has_an_event_name(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        await stream.next()
+        claim = await web.begin(session)
+        await stream.next()
+        await web.services.sessions.report(claim, 0.5, "rendering")
+        await stream.next()
+        await web.complete(claim)
+        await stream.rest()
+    assert [(block.frame["type"], block.id) for block in stream.blocks] == [
+        ("snapshot", "1"),
+        ("event", "2"),
+        ("progress", None),
+        ("event", "3"),
+        ("bye", None),
+    ]
+    assert {block.event for block in stream.blocks} == {None}
+    assert [frame.get("seq") for frame in stream.frames] == [None, 2, 2, 3, None]
+    bye = stream.frames[-1]
+    assert (bye["code"], bye["reason"], bye["reconnect"]) == (1000, "completed", False)
+
+
+async def test_the_frames_are_those_of_the_socket(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream, web.follow(session.id, token) as socket:
+        await stream.next()
+        await socket.next()
+        claim = await web.begin(session)
+        await stream.next()
+        await socket.next()
+        await web.complete(claim)
+        await stream.rest()
+        await socket.rest()
+
+    def told(frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for frame in frames:  # signed at its own moment
+            frame.get("session", {}).pop("links", None)
+        return [frame for frame in frames if frame["type"] != "progress"]
+
+    assert told(stream.frames) == told(socket.frames)
+
+
+async def test_last_event_id_brings_what_was_missed(web: Web) -> None:
+    session, token = await finished(web)
+    async with opened(web, session, token, last_event_id="1") as stream:
+        first = await stream.next()
+        assert [event["seq"] for event in first.frame["missed"]] == [2, 3]
+        assert first.id == "3"
+
+
+async def test_last_event_id_wins_over_since(web: Web) -> None:
+    """A browser comes back with the URL it was given at first."""
+    session, token = await finished(web)
+    async with opened(web, session, token, "?since=0", last_event_id="2") as stream:
+        assert [event["seq"] for event in (await stream.next()).frame["missed"]] == [3]
+
+
+async def test_since_counts_at_the_first_time(web: Web) -> None:
+    session, token = await finished(web)
+    async with opened(web, session, token, "?since=2") as stream:
+        assert [event["seq"] for event in (await stream.next()).frame["missed"]] == [3]
+    async with opened(web, session, token) as stream:
+        assert (await stream.next()).frame["missed"] == []
+
+
+@pytest.mark.parametrize("last_event_id", ["", "x", "-1", "1.0", "９"])
+async def test_a_last_event_id_that_is_none_of_ours_means_everything(web: Web, last_event_id: str) -> None:
+    session, token = await finished(web)
+    headers = {"Authorization": f"Bearer {token}", "Last-Event-ID": last_event_id.encode()}
+    async with web.client.stream("GET", path(session), headers=headers) as response:  # type: ignore[arg-type]
+        first = await Stream(response).next()
+    assert [event["seq"] for event in first.frame["missed"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["header", "since"])
+async def test_who_has_seen_the_end_gets_204_and_an_eventsource_stops(web: Web, how: str) -> None:
+    session, token = await finished(web)
+    last_event_id = "3" if how == "header" else None
+    async with opened(web, session, token, "?since=3" if how == "since" else "", last_event_id) as stream:
+        assert stream.response.status_code == 204
+        assert await stream.response.aread() == b""
+
+
+async def test_the_stream_ends_after_the_end(web: Web) -> None:
+    session, token = await finished(web)
+    answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
+    assert [block.frame["type"] for block in parse_stream(answer.text)] == ["snapshot", "bye"]
+
+
+async def test_a_ticket_opens_a_stream_without_headers(web: Web) -> None:
+    session, token = await web.submit()
+    own = await web.client.get(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
+    async with web.client.stream("GET", own.json()["links"]["events"]) as response:
+        stream = Stream(response)
+        links = (await stream.next()).frame["session"]["links"]
+        assert "ticket" not in links["ws"] + links["events"]
+        await web.begin(session)
+        assert (await stream.next()).frame["seq"] == 2
+
+
+async def test_refusals_that_are_for_good_are_problems(web: Web) -> None:
+    session, token = await web.submit()
+    strange = {"Authorization": f"Bearer {token[::-1]}"}
+    for headers, query, status, code in (
+        (strange, "", 404, "not_found"),
+        ({}, "", 404, "not_found"),
+        ({}, "?ticket=forged", 401, "invalid_ticket"),
+        ({"Authorization": "Bearer short"}, "", 401, "invalid_token"),
+    ):
+        answer = await web.client.get(path(session) + query, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert web.hub.followers == 0
+
+
+async def test_heartbeats_are_comments_for_proxies_and_pings_for_the_watchdog(start_web: StartWeb) -> None:
+    web = await start_web(ping_seconds=0.1)
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        assert (await stream.next()).frame["ping_seconds"] == 0.1
+        for _ in range(2):
+            block = await stream.next()
+            while block.data is None or block.frame["type"] != "ping":
+                block = await stream.next()
+            assert block.comments
+            assert block.id is None
+
+
+async def test_erasing_ends_the_stream_for_good(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        await stream.next()
+        await web.services.sessions.delete(session.id, session.owner)
+        bye = (await stream.rest())[-1].frame
+    assert (bye["type"], bye["code"], bye["reason"], bye["reconnect"]) == ("bye", 4510, "deleted", False)
+
+
+async def test_a_stopping_server_says_when_to_come_back(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        await stream.next()
+        web.hub.drain()
+        last = (await stream.rest())[-1]
+    assert (last.frame["code"], last.frame["reason"], last.frame["reconnect"]) == (4000, "draining", True)
+    retries = [block.retry for block in stream.blocks if block.retry is not None]
+    assert retries[-1] == str(last.frame["retry_after_ms"])
+
+
+def only_retry(answer: httpx.Response) -> int:
+    """What keeps an EventSource trying: 200, one retry line, nothing else. Its milliseconds."""
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    (block,) = parse_stream(answer.text)
+    assert block == Block(retry=block.retry)
+    assert block.retry is not None
+    return int(block.retry)
+
+
+async def test_a_server_that_is_stopping_takes_no_more_streams(web: Web) -> None:
+    session, token = await web.submit()
+    web.hub.drain()
+    answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
+    assert only_retry(answer) >= 1000
+
+
+@pytest.mark.parametrize("limit", ["sockets_per_process", "sockets_per_address", "sockets_per_session"])
+async def test_overload_is_a_retry_line_because_any_other_status_would_be_for_good(
+    start_web: StartWeb, limit: str
+) -> None:
+    web = await start_web(**{limit: 1})
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        await stream.next()
+        answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
+        assert only_retry(answer) >= 1000
+    await until(lambda: web.hub.followers == 0)
+    async with opened(web, session, token) as stream:  # the place is free again
+        assert (await stream.next()).frame["type"] == "snapshot"
+
+
+async def test_without_a_database_a_stream_comes_back_later(web: Web) -> None:
+    session, token = await web.submit()
+    async with web.store._engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE tryon_sessions RENAME TO away"))
+    answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
+    assert only_retry(answer) >= 1000
+    assert web.hub.followers == 0
+
+
+async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
+    session, token = await web.submit()
+    async with opened(web, session, token) as stream:
+        await stream.next()
+        assert web.hub.followers_of(session.id) == 1
+    await until(lambda: web.hub.followers == 0)
+
+
+async def test_head_has_the_headers_and_follows_nobody(web: Web) -> None:
+    session, token = await web.submit()
+    answer = await web.client.head(path(session), headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert (await web.client.head(path(session))).status_code == 404
+    assert web.hub.followers == 0

@@ -1,0 +1,175 @@
+"""A real worker whose processor crashes, spins, eats and hangs: each session ends rightly, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.config.settings import Config
+from server.domain.states import Event, Status
+from testkit.servers import Stack
+from tests.worker.conftest import Feed, StartWorker, gone, until
+
+OpenFeed = Callable[[Config], Awaitable[Feed]]
+MakeConfig = Callable[..., Config]
+
+FAULTY = {"TRYON_PROCESSOR": "tests.worker.faulty:Faulty"}
+
+ENDS = {
+    "segfault": (Status.FAILED, "processor_crashed"),
+    "exit_quietly": (Status.FAILED, "processor_crashed"),
+    "eat": (Status.FAILED, "processor_crashed"),
+    "spin": (Status.FAILED, "timeout"),
+    "never": (Status.FAILED, "timeout"),
+    "raise_error": (Status.FAILED, "processor_error"),
+    "fail": (Status.FAILED, "no_person"),
+    "pid": (Status.COMPLETED, None),
+    "echo": (Status.COMPLETED, None),
+    "report": (Status.COMPLETED, None),
+}
+
+
+def family(worker: Stack) -> list[psutil.Process]:
+    """The fork server and the children."""
+    return psutil.Process(worker.process.pid).children(recursive=True)
+
+
+async def test_ten_at_once_each_end_as_they_should(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    settings = config(deadline_seconds=12.0)
+    feed = await feeds(settings)
+    limits = {"TRYON_PROCESSOR_MEMORY_BYTES": str(200 * 2**20), "TRYON_PROCESSOR_CPU_SECONDS": "1"}
+    process = await worker(settings, **FAULTY, **limits)
+    await feed.workers()
+
+    sessions = {do: await feed.submit(params={"do": do}) for do in ENDS}
+
+    for do, end in ENDS.items():
+        story = await feed.reaches(sessions[do].id)
+        assert (story.session.status, story.session.error_code) == end, do
+        assert [event.event for event in story.events][:2] == [Event.CREATED, Event.PROCESSING], do
+        assert (len(story.events), story.session.attempt) == (3, 1), do  # nobody's fault but its own: no second attempt
+    assert (await feed.story(sessions["segfault"].id)).session.error_retryable is True  # for the person
+    assert process.process.returncode is None
+    assert await process.stop() == 0
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc")
+async def test_a_killed_worker_leaves_no_process_behind(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    settings = config()
+    feed = await feeds(settings)
+    process = await worker(settings, **FAULTY)
+    dos = ("spin", "spin_in_c", "never", "stubborn", "with_a_program")
+    for session in [await feed.submit(params={"do": do}) for do in dos]:
+        await feed.reaches(session.id, Status.PROCESSING)
+
+    async def all_there() -> bool:
+        return len(family(process)) == 1 + len(dos) and (tmp_path / "program.pid").exists()
+
+    await until(all_there)
+    left = [int((tmp_path / "program.pid").read_text()), *(each.pid for each in family(process))]
+
+    process.process.kill()
+
+    for pid in left:
+        await gone(pid)
+
+
+async def test_a_killed_fork_server_is_noticed_by_no_session(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config(mock_seconds=1.5)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    sessions = [await feed.submit() for _ in range(3)]
+    for session in sessions:
+        await feed.reaches(session.id, Status.PROCESSING)
+    [server] = psutil.Process(process.process.pid).children()
+
+    server.kill()
+    await process.line("The fork server was killed by SIGKILL; starting another")
+    late = await feed.submit()
+
+    for session in (*sessions, late):
+        story = await feed.reaches(session.id)
+        assert (story.session.status, story.session.attempt) == (Status.COMPLETED, 1)
+    assert await process.stop() == 0
+
+
+async def test_a_sigterm_to_all_processes_is_the_workers(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    """As a service manager sends it: sessions that end within the drain do."""
+    settings = config(mock_seconds=1.0, drain_seconds=10)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    session = await feed.submit()
+    await feed.reaches(session.id, Status.PROCESSING)
+
+    for each in [*family(process), psutil.Process(process.process.pid)]:
+        each.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+
+    assert (await feed.story(session.id)).session.status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("do", ["spin_in_c", "stubborn", "in_a_thread"])
+async def test_sigterm_hands_back_what_does_not_hear_it(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, do: str
+) -> None:
+    settings = config(drain_seconds=0.2)
+    feed = await feeds(settings)
+    process = await worker(settings, **FAULTY)
+    session = await feed.submit(params={"do": do})
+    await feed.reaches(session.id, Status.PROCESSING)
+    left = [each.pid for each in family(process)]
+
+    told = time.monotonic()
+    assert await process.stop() == 0
+
+    assert time.monotonic() - told < 5  # 0.2 + 0.3 + 0.1 on an idle machine
+    story = await feed.story(session.id)
+    assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
+    assert story.events[-1].data == {"reason": "drained"}
+    for pid in left:
+        await gone(pid)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+async def test_a_worker_can_be_stopped_while_its_processor_is_loaded(
+    config: MakeConfig, worker: StartWorker, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    (tmp_path / "heavy.py").write_text("import os, time; os.mkfifo('loading'); time.sleep(60)")
+    process = await worker(config(), TRYON_PROCESSOR="heavy:Model")
+
+    async def loading() -> bool:
+        return (tmp_path / "loading").exists()
+
+    await until(loading)
+    [server] = family(process)
+    assert await asyncio.wait_for(process.stop(number), 10) == status
+    await gone(server.pid)
+    assert "Traceback" not in process.output
+
+
+async def test_what_a_processor_prints_and_how_it_crashed_is_in_the_workers_output(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
+) -> None:
+    settings = config()
+    feed = await feeds(settings)
+    process = await worker(settings, **FAULTY)
+    session = await feed.submit(params={"do": "segfault"}, request_id="upload-1")
+    await feed.reaches(session.id)
+    await process.line(rf"ERROR +The process of session {session.id} was killed by SIGSEGV \(request upload-1\)")
+    await process.line('File ".*faulty.py", line .* in segfault')
+
+    spoke = await feed.submit(params={"do": "speak"}, request_id="upload-2")
+    await feed.reaches(spoke.id)
+    await process.line(r"ERROR +A library\\x0asays something \(request upload-2\)")

@@ -1,0 +1,168 @@
+"""The fork server of a worker: it has loaded the processor's code once, and forks a
+child from it whenever one is wanted.
+
+``python -m worker.isolation.forkserver <pid of the worker>`` is what
+:mod:`~worker.isolation.pool` starts and speaks to, over the socket that is its standard
+input; :mod:`~worker.isolation.child` is what then runs in a child. It runs no session,
+starts no thread and makes no processor: what is forked is code. A child shares its
+memory until it writes to it, and starts in 10 ms.
+
+It ends with the worker, and takes along whatever it forked. Killed itself, it leaves
+its children to their sessions; the worker starts another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import sys
+from typing import Final, NoReturn
+
+from server.config.settings import Config, ConfigError
+from worker import processors
+from worker.isolation import child
+from worker.isolation.messages import Ended, Fork, Forked, FromServer, Inbox, Loaded, NotForked, Refused, Setup, send
+
+_PR_SET_PDEATHSIG: Final = 1
+_READ_BYTES: Final = 65536
+
+
+def main() -> NoReturn:
+    """Serves the worker until it is gone."""
+    worker_pid = int(sys.argv[1])
+    child.be_deaf()
+    _die_with_parent(signal.SIGKILL, worker_pid)  # while foreign code is loaded, which may hang
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold a photo
+    worker = socket.socket(fileno=os.dup(0))
+    child.no_standard_input()
+    server = _Server(worker)
+    server.load()
+    _die_with_parent(0, worker_pid)  # from here on it has to kill first
+    server.serve()
+
+
+class _Server:
+    """One worker's."""
+
+    def __init__(self, worker: socket.socket) -> None:
+        self._worker = worker
+        self._inbox = Inbox(Setup | Fork)
+        self._sockets: list[int] = []
+        self._early: list[Setup | Fork] = []
+        """What was asked for while the code was loaded."""
+        self._children: set[int] = set()
+        self._bell, ring = os.pipe()
+        for end in (self._bell, ring):
+            os.set_blocking(end, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # the wakeup descriptor needs a handler, whatever it does
+        signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+        self._ring = ring
+
+    def load(self) -> None:
+        """The code of the processor; ends the process if there is none."""
+        while not (messages := self._receive()):
+            pass
+        first, *self._early = messages
+        assert isinstance(first, Setup)
+        sys.path[:] = first.path
+        config: Config = pickle.loads(first.config)  # noqa: S301 - our own parent wrote it
+        try:
+            make = processors.find(first.processor)
+        except ConfigError as error:
+            self._tell(Refused(str(error)))
+            os._exit(0)
+        self._plan = child.Plan(make, config, cpu_seconds=first.cpu_seconds, niceness=first.niceness)
+        gc.collect()
+        gc.freeze()  # or each child's first collection would write to, and so copy, all of it
+        self._tell(Loaded())
+
+    def serve(self) -> NoReturn:
+        for _ in self._early:
+            self._fork(self._sockets.pop(0))
+        poll = select.poll()
+        poll.register(self._worker, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
+        while True:
+            ready = [file for file, _ in poll.poll()]
+            if self._bell in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._bell, _READ_BYTES)
+                self._reap()
+            if self._worker.fileno() in ready:
+                for _ in self._receive():
+                    self._fork(self._sockets.pop(0))
+
+    def _receive(self) -> list[Setup | Fork]:
+        try:
+            data, files, _, _ = socket.recv_fds(self._worker, _READ_BYTES, 64)
+        except ConnectionResetError:
+            data, files = b"", []
+        if not data:
+            self._end()
+        for file in files:
+            os.set_inheritable(file, False)  # not for what a processor starts: it would hold the connection open
+        self._sockets += files
+        return self._inbox.take(data)
+
+    def _fork(self, theirs: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell(NotForked(str(error)))
+        else:
+            if pid == 0:
+                try:
+                    for file in (self._bell, self._ring, *self._sockets):
+                        os.close(file)
+                    self._worker.close()
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    child.main(socket.socket(fileno=theirs), self._plan)
+                finally:
+                    os._exit(child.BROKEN)
+            self._children.add(pid)
+            self._tell(Forked(pid))
+        os.close(theirs)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = ended
+                if pid in self._children:  # or somebody's whom the processor's code started when it was loaded
+                    self._children.remove(pid)
+                    self._tell(Ended(pid, os.waitstatus_to_exitcode(status)))
+
+    def _tell(self, message: FromServer) -> None:
+        try:
+            send(self._worker, message)
+        except OSError:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        """The worker is gone.
+
+        Its children may not notice it: they spin, or are not themselves any more.
+        """
+        for pid in self._children:
+            child.kill(pid)
+        os.killpg(0, signal.SIGKILL)
+        os._exit(0)
+
+
+def _die_with_parent(number: int, parent: int) -> None:
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it died before
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
