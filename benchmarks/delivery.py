@@ -17,11 +17,11 @@ import time
 from collections.abc import AsyncIterator
 from statistics import median
 
-from server.domain.tokens import SESSIONS
 from testkit.load import Client, Http, Times, connect, form
 from testkit.load_photos import large, photo
 from testkit.report import heading, percentile, table
 from testkit.stack import GENEROUS, Stack, cpu_seconds, raise_file_limit, running_stack
+from tryon.protocol.paths import SESSIONS
 
 UPLOADERS = 4
 WARM_SECONDS = 2.0

@@ -10,12 +10,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from server.domain.events import EVENT, EventFrame, bus_message, encode
+from server.domain.bus_message import EVENT, bus_message
 from server.domain.session import timestamp
-from server.domain.states import Event, Status
 from testkit.load import Client, close_all, connect_all, hold
 from testkit.report import heading, percentile, table
 from testkit.stack import GENEROUS, QUIET, cpu_seconds, raise_file_limit, running_peer, running_stack
+from tryon.protocol.frames import EventFrame, encode
+from tryon.protocol.states import Event, Status
 
 Publish = Callable[[int], Awaitable[object]]
 SETTLE_SECONDS = 1.0

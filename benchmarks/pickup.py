@@ -11,11 +11,11 @@ import json
 import time
 from datetime import datetime
 
-from server.domain.tokens import SESSIONS
 from testkit.load import Http, form
 from testkit.load_photos import photo
 from testkit.report import heading, percentile, table
 from testkit.stack import GENEROUS, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
+from tryon.protocol.paths import SESSIONS
 
 
 async def main(*, sessions: int, rate: float, idle_seconds: float, mock_seconds: float) -> None:

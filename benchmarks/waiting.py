@@ -13,11 +13,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from server.domain.tokens import SESSIONS
 from server.services import Services
 from testkit.load import Client, Held, Http, close_all, connect_all, hold
 from testkit.report import heading, table
 from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack
+from tryon.protocol.paths import SESSIONS
 
 SETTLE_SECONDS = 1.5
 

@@ -22,10 +22,11 @@ from server.chaos.following import TRANSPORTS, Pass, Screen
 from server.chaos.http import Network
 from server.chaos.records import Accepted, Audit, Closed, Recorder, Refused, Transition
 from server.domain.session import AuditEvent, Session, timestamp
-from server.domain.states import Event, Status
-from server.domain.tokens import SESSIONS, new_token
+from server.domain.tokens import new_token
 from testkit.cluster import Cluster, Program, running_cluster
 from testkit.load_photos import photo
+from tryon.protocol.paths import SESSIONS
+from tryon.protocol.states import Event, Status
 
 PUSHED: Final = frozenset({"ws", "sse"})
 POLLED: Final = frozenset(TRANSPORTS) - PUSHED

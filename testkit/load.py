@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from server.domain.session import Session
-from server.domain.tokens import SESSIONS
 from server.services import Services
 from server.sessions.sessions import Claim, Photo
+from tryon.protocol.paths import SESSIONS
 
 SOURCES: Final = 16
 CONNECT_SECONDS: Final = 20.0

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 from server.adapters.files.local import MissingFile
-from server.domain.errors import StorageFull, TryOnError, Unavailable
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.sessions.sessions import Claim
 from server.telemetry import logs
+from tryon.protocol.errors import StorageFull, TryOnError, Unavailable
 from worker.isolation.pool import NotStarted
 from worker.processors import EXTENSION, Job, Output, Processor, ProcessorError
 

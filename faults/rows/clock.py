@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene
-from server.domain.tokens import SESSIONS
 from testkit.clocks import own_clock
+from tryon.protocol.paths import SESSIONS
 
 RATE: Final = 4.0
 HOURS: Final = 25

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene, terminal
-from server.domain.states import Status
+from tryon.protocol.states import Status
 
 RATE: Final = 4.0
 SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene
 from server.adapters.redis.queue import cancel_channel, doorbell
-from server.domain.events import progress_message
+from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
 from testkit.proxy import subscribes
 

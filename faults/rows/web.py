@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene
-from server.domain.events import progress_message
+from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
-from server.domain.tokens import SESSIONS, new_token
+from server.domain.tokens import new_token
 from server.services import Services
 from testkit.load import BOUNDARY, Client, Held, Times, close_all, connect_all, form, hold
 from testkit.load_photos import photo
 from testkit.stack import QUIET, pss_bytes, raise_file_limit
+from tryon.protocol.paths import SESSIONS
 
 RATE: Final = 4.0
 CROWD: Final[dict[str, Any]] = QUIET | {"sockets_per_session": 20000}

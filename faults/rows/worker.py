@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene
 from server.domain.session import AuditEvent
-from server.domain.states import Event, Status
+from tryon.protocol.states import Event, Status
 
 SESSIONS: Final = 8
 """Fewer than a worker runs at once."""

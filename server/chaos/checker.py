@@ -36,7 +36,7 @@ from server.chaos.records import (
     Transition,
     Trouble,
 )
-from server.domain.states import TRANSITIONS, Event, Status
+from tryon.protocol.states import TRANSITIONS, Event, Status
 
 
 class Kind(StrEnum):

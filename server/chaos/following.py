@@ -20,9 +20,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from server.chaos.http import Network, NoAnswer
 from server.chaos.records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Trouble
-from server.domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from server.domain.states import Status
-from server.domain.tokens import SESSIONS
+from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from tryon.protocol.paths import SESSIONS
+from tryon.protocol.states import Status
 
 TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
 OPEN_SECONDS: Final = 5.0

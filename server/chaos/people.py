@@ -37,7 +37,8 @@ from server.chaos.records import (
     Stranger,
     Trouble,
 )
-from server.domain.tokens import SESSIONS, new_token
+from server.domain.tokens import new_token
+from tryon.protocol.paths import SESSIONS
 
 MOST_PAUSE_SECONDS: Final = 5.0
 """Between two tries of the same call, unless the answer says otherwise."""

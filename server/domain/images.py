@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from server.domain.errors import Unprocessable
+from tryon.protocol.errors import Unprocessable
 
 MAGIC_BYTES: Final = 32
 """How many first bytes :func:`sniff` wants to see. A shorter file is judged by what there is."""

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tryon.protocol.paths import FILES
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -133,8 +135,3 @@ def _receipt_key(seed: bytes) -> Ed25519PrivateKey:
     )
 
     return Ed25519PrivateKey.from_private_bytes(seed)
-
-
-API: Final = "/api/tryon"
-SESSIONS: Final = f"{API}/sessions"
-FILES: Final = f"{API}/files"

@@ -25,12 +25,12 @@ from server.adapters.files.local import DRAFT_SUFFIX, LocalFiles
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.queue import ArqQueue, QueueAway
 from server.config.settings import Config
-from server.domain import errors
 from server.domain.disturbances import Disturbance, Use, disturbance
 from server.domain.session import Session, valid_session_id
-from server.domain.states import GoneReason, Status
 from server.sessions.sessions import Sessions, may_have_unnamed_outputs, session_of
 from server.telemetry import metrics
+from tryon.protocol import errors
+from tryon.protocol.states import GoneReason, Status
 
 log = logging.getLogger("tryon.reconciler")
 

@@ -20,37 +20,18 @@ from server.adapters.files.local import LocalFiles, MissingFile
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.queue import ArqQueue, QueueAway
 from server.config.settings import Config
-from server.domain import errors
-from server.domain.errors import NotFound, Unauthorized
-from server.domain.events import (
-    EventFrame,
-    History,
-    event_frame,
-    event_message,
-    gone_message,
-    history_event,
-    progress_message,
-)
-from server.domain.session import (
-    Access,
-    ErasedFile,
-    Progress,
-    Receipt,
-    ReceiptBody,
-    Session,
-    SessionView,
-    Waiting,
-    expected_seconds,
-    new_session_id,
-    signed_receipt,
-    timestamp,
-    valid_session_id,
-    view,
-)
-from server.domain.states import Event, GoneReason, Status
+from server.domain.access import Access, signed_receipt, view
+from server.domain.bus_message import event_frame, event_message, gone_message, history_event, progress_message
+from server.domain.queue_place import Waiting, expected_seconds
+from server.domain.session import Progress, Session, new_session_id, timestamp, valid_session_id
 from server.domain.tokens import Signer, token_hash
 from server.sessions.shared_reads import Reader, Reading
 from server.telemetry import logs, metrics
+from tryon.protocol import errors
+from tryon.protocol.errors import NotFound, Unauthorized
+from tryon.protocol.frames import EventFrame
+from tryon.protocol.states import Event, GoneReason, Status
+from tryon.protocol.views import ErasedFile, History, Receipt, ReceiptBody, SessionView
 
 log = logging.getLogger("tryon.sessions")
 

@@ -17,7 +17,7 @@ from typing import Final
 from server.adapters.database.store import Store, Story
 from server.adapters.redis.bus import RedisBus
 from server.domain.session import Progress
-from server.domain.states import Status
+from tryon.protocol.states import Status
 
 MAX_BATCH: Final = 400
 """Sessions in one statement: below every database's limit of parameters, and quick enough not to hold up the loop."""

@@ -28,9 +28,7 @@ from starlette.websockets import WebSocket
 
 from server.adapters.imaging.pool import Imaging
 from server.config.settings import Config, ConfigError
-from server.domain.errors import NotFound, TryOnError
 from server.domain.images import Limits
-from server.domain.tokens import API, FILES, SESSIONS
 from server.services import open_services
 from server.telemetry import logs
 from server.web.api.sessions import Actions
@@ -46,6 +44,8 @@ from server.web.transports.long_poll import Polls
 from server.web.transports.outbox import Places
 from server.web.transports.sse import Streams
 from server.web.transports.websocket import Sockets
+from tryon.protocol.errors import NotFound, TryOnError
+from tryon.protocol.paths import API, FILES, SESSIONS
 
 log = logging.getLogger("tryon.web")
 

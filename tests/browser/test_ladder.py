@@ -22,8 +22,6 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Request, Route, WebSocketRoute
 
 from server.config.settings import Config
-from server.domain.errors import RateLimited
-from server.domain.events import ByeFrame
 from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
@@ -33,6 +31,8 @@ from testkit.running import PHOTO, Web, running_web, until
 from testkit.servers import ROOT, Stack, free_port
 from tests.browser.gate import Gate, open_gate
 from tests.conftest import missing
+from tryon.protocol.errors import RateLimited
+from tryon.protocol.frames import ByeFrame
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser

@@ -21,11 +21,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from server.chaos.checker import KINDS
 from server.config import render
-from server.domain.states import mermaid
 from server.telemetry import metrics as telemetry_metrics
 from server.web.docs import openapi
 from testkit.servers import ROOT, Stack
 from tests.conftest import missing
+from tryon.protocol.states import mermaid
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser

@@ -17,8 +17,6 @@ from typing import Any, Final, Protocol
 import pytest
 from websockets.asyncio.client import connect
 
-from server.domain import errors
-from server.domain.states import Event
 from server.web.api import submit
 from server.web.docs import openapi
 from server.web.transports import long_poll as polls
@@ -26,6 +24,9 @@ from server.web.transports import websocket as sockets
 from testkit.servers import ROOT
 from tests.conftest import StartStack, missing
 from tests.docs.test_docs import Reader, frames_in, keys_of
+from tryon.protocol import errors
+from tryon.protocol.close_codes import CLOSE_CODES
+from tryon.protocol.states import Event
 
 PAGE: Final = (ROOT / "docs" / "protocol.md").read_text()
 SECONDS: Final = 30
@@ -251,7 +252,7 @@ def test_what_a_client_may_send_is_that_of_the_code() -> None:
 
 
 def test_the_close_codes_are_those_of_the_code() -> None:
-    in_code = [(str(row.code), row.reconnect.partition(",")[0]) for row in openapi.CLOSE_CODES]
+    in_code = [(str(row.code), row.reconnect.value.partition(",")[0]) for row in CLOSE_CODES]
     assert [(row[0], row[2].partition(",")[0]) for row in table("Code")] == in_code
 
 

@@ -18,10 +18,10 @@ import pytest
 from server.adapters.database.store import Story
 from server.config.settings import Config
 from server.domain.session import Session
-from server.domain.states import Status
 from server.services import Services, open_services
 from server.sessions.sessions import Photo
 from testkit.servers import ROOT, Stack, die_with_parent
+from tryon.protocol.states import Status
 
 OWNER = "a" * 64
 

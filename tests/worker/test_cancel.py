@@ -11,10 +11,10 @@ import pytest
 
 from server.adapters.redis.bus import RedisBus
 from server.config.settings import Config
-from server.domain.states import Event, Status
 from server.services import Services, open_services
 from tests.worker.conftest import OWNER, Feed, StartWorker, milliseconds, until
 from tests.worker.test_tasks import Scripted, done, forever
+from tryon.protocol.states import Event, Status
 from worker.processors import Job, Output, Report
 from worker.tasks import SessionRunner
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from server.config.settings import Config
-from server.domain.errors import StorageFull, Unavailable
 from server.domain.session import Session
-from server.domain.states import Event, Status
 from server.services import Services, open_services
 from tests.worker.conftest import Feed
+from tryon.protocol.errors import StorageFull, Unavailable
+from tryon.protocol.states import Event, Status
 from worker import tasks
 from worker.processors import Job, Output, ProcessorError, Report
 from worker.tasks import SessionRunner

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from server.config.settings import Config
-from server.domain.states import Event, Status
 from tests.conftest import StartValkey
 from tests.worker.conftest import Feed, StartWorker, until
+from tryon.protocol.states import Event, Status
 
 OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]

@@ -104,7 +104,7 @@ class ProcessorError(Exception):
     """A failure with a name.
 
     ``message`` is shown to the person (None: the code's own, see
-    ``server.domain.errors.FAILURES``), ``retryable`` tells them that trying again may
+    ``tryon.protocol.errors.FAILURES``), ``retryable`` tells them that trying again may
     help. ``requeue`` is for us: the same job may work on another attempt; after
     ``TRYON_MAX_ATTEMPTS`` of those the session fails as ``worker_lost``.
     """

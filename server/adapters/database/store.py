@@ -4,7 +4,7 @@ Every transition is one transaction: one conditional UPDATE (compare-and-set on 
 attempt) plus one row in the audit trail. Who loses the race changes nothing. All times are the database's own
 (:class:`~server.adapters.database.tables.database_time`); :meth:`Store.now` is this process's idea of them.
 
-Failures to reach or use the database are :class:`~server.domain.errors.Unavailable`.
+Failures to reach or use the database are :class:`~tryon.protocol.errors.Unavailable`.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from sqlalchemy.sql.selectable import ScalarSelect
 
 from server.adapters.database import tables
 from server.adapters.database.tables import current_xact, database_time, oldest_open_xact
-from server.domain.errors import NotFound, StorageFull, Unavailable
 from server.domain.session import AuditEvent, Session
-from server.domain.states import TRANSITIONS, Event, GoneReason, Status
+from tryon.protocol.errors import NotFound, StorageFull, Unavailable
+from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
 
 BUSY_SECONDS: Final = 5.0
 """How long a call waits for its turn among this process's own writers, and then for another process's write lock in SQLite,

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from server.domain.errors import StorageFull, Unavailable
+from tryon.protocol.errors import StorageFull, Unavailable
 
 FOLDERS: Final = ("inputs", "outputs")
 KEY: Final = re.compile(r"(?:inputs|outputs)/[0-9A-Za-z][0-9A-Za-z-]{0,127}\.[a-z0-9]{1,8}", re.ASCII)

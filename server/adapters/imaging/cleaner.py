@@ -39,8 +39,8 @@ from typing import BinaryIO, Final
 
 from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, features
 
-from server.domain.errors import TooLarge, TryOnError, Unprocessable, UnsupportedMedia
 from server.domain.images import MAGIC_BYTES, CleanImage, ImageFormat, Limits, judge, sniff
+from tryon.protocol.errors import TooLarge, TryOnError, Unprocessable, UnsupportedMedia
 
 # Pillow's debug log spells out the EXIF it reads, GPS included, and no log may hold that.
 logging.getLogger("PIL").setLevel(logging.INFO)

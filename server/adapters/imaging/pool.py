@@ -28,8 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from server.domain.errors import CODES, TryOnError, Unavailable, Unprocessable
 from server.domain.images import CleanImage, ImageFormat, Limits
+from tryon.protocol.errors import CODES, TryOnError, Unavailable, Unprocessable
 
 log = logging.getLogger("tryon.imaging")
 

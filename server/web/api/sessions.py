@@ -11,12 +11,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.domain.errors import BadRequest, Unauthorized
-from server.domain.events import encode
-from server.domain.session import SessionView, valid_session_id
+from server.domain.session import valid_session_id
 from server.services import Services
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import credential_of
+from tryon.protocol.errors import BadRequest, Unauthorized
+from tryon.protocol.frames import encode
+from tryon.protocol.views import SessionView
 
 LIMIT: Final = 20
 MAX_LIMIT: Final = 100

@@ -16,8 +16,6 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.adapters.redis.queue import QueueAway
-from server.domain.errors import NotFound, TryOnError
-from server.domain.events import encode
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.telemetry import metrics
@@ -25,6 +23,8 @@ from server.web.common.answers import json_response
 from server.web.common.credentials import credential_of
 from server.web.common.problems import problem
 from server.web.push.hub import Hub
+from tryon.protocol.errors import NotFound, TryOnError
+from tryon.protocol.frames import encode
 
 log = logging.getLogger("tryon.web")
 

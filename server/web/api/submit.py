@@ -16,9 +16,8 @@ from server.adapters.database.store import Taken
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.limits import Verdict
 from server.adapters.redis.queue import QueueAway
-from server.domain.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
 from server.domain.session import Session
-from server.domain.tokens import SESSIONS, new_token, token_hash
+from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions.sessions import Idempotency, Photo
 from server.telemetry import logs, metrics
@@ -26,6 +25,8 @@ from server.web.api.uploads import Upload, read_upload
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of, token_of
 from server.web.common.problems import problem
+from tryon.protocol.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
+from tryon.protocol.paths import SESSIONS
 
 log = logging.getLogger("tryon.web")
 

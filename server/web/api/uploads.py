@@ -25,8 +25,8 @@ from starlette.requests import ClientDisconnect, Request
 from server.adapters.files.local import storage_error
 from server.adapters.imaging.pool import ACCEPTED
 from server.config.settings import Config
-from server.domain.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 from server.domain.images import MAGIC_BYTES, sniff
+from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 
 PARTS: Final = frozenset({"image", "garment", "params"})
 IMAGES: Final = frozenset({"image", "garment"})

@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from server.domain.events import EventFrame, encode
-from server.domain.session import SessionView
+from tryon.protocol.frames import EventFrame, encode
+from tryon.protocol.views import SessionView
 
 
 class SessionAnswer(SessionView, frozen=True, omit_defaults=True):

@@ -10,10 +10,10 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from server.config.settings import Config
-from server.domain.errors import Unauthorized
-from server.domain.events import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from server.domain.tokens import valid_token
 from server.sessions.sessions import Credential
+from tryon.protocol.errors import Unauthorized
+from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.websockets import WebSocket
 
-from server.domain.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
-from server.domain.events import encode
 from server.telemetry import logs
+from tryon.protocol.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
+from tryon.protocol.frames import encode
 
 log = logging.getLogger("tryon.web")
 

@@ -19,31 +19,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import __version__
-from server.domain.errors import CODES, FAILURES, TryOnError
-from server.domain.events import (
-    BEARER_SUBPROTOCOL,
-    SUBPROTOCOL,
-    ByeFrame,
-    ErrorFrame,
-    EventFrame,
-    Frame,
-    History,
-    HistoryEvent,
-    PingFrame,
-    PongFrame,
-    ProgressFrame,
-    SnapshotFrame,
-    encode,
-)
-from server.domain.session import ErasedFile, Links, Receipt, SessionView
-from server.domain.states import Event, Status
-from server.domain.tokens import API, FILES, SESSIONS, TOKEN_PATTERN
+from server.domain.tokens import TOKEN_PATTERN
 from server.web.api.sessions import LIMIT, MAX_LIMIT, ReceiptKey, ReceiptKeys, SessionList
 from server.web.api.status import Check, Health
 from server.web.api.uploads import MAX_PARAMS_BYTES
 from server.web.common.answers import SessionAnswer
 from server.web.common.problems import Problem
 from server.web.transports.long_poll import MAX_WAIT_SECONDS
+from tryon.protocol.close_codes import CLOSE_CODES, CloseCode
+from tryon.protocol.errors import CODES, FAILURES, TryOnError
+from tryon.protocol.frames import (
+    BEARER_SUBPROTOCOL,
+    SUBPROTOCOL,
+    ByeFrame,
+    ErrorFrame,
+    EventFrame,
+    Frame,
+    PingFrame,
+    PongFrame,
+    ProgressFrame,
+    SnapshotFrame,
+    encode,
+)
+from tryon.protocol.paths import API, FILES, SESSIONS
+from tryon.protocol.states import Event, Status
+from tryon.protocol.views import ErasedFile, History, HistoryEvent, Links, Receipt, SessionView
 
 Schema = dict[str, Any]
 
@@ -765,40 +765,6 @@ EVERYWHERE: Final = ("not_found", "method_not_allowed", "internal_error")
 # -- the socket: the tables --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CloseCode:
-    """``reconnect``: no, or how. ``reasons``: what ``bye`` says besides the error codes of that close code.
-
-    Codes from 4000 to 4499 mean come back, from 4500 to 4999 stop, known or not.
-    """
-
-    code: int
-    meaning: str
-    reconnect: str
-    reasons: tuple[str, ...] = ()
-
-
-CLOSE_CODES: Final[tuple[CloseCode, ...]] = (
-    CloseCode(1000, "the terminal event was delivered", "no", ("completed", "failed", "cancelled")),
-    CloseCode(1001, "going away", "yes, full jitter"),
-    CloseCode(1006, "lost without a word", "yes, full jitter"),
-    CloseCode(1012, "restarted", "yes, full jitter", ("restart",)),
-    CloseCode(1002, "broken frame (RFC 6455)", "no"),
-    CloseCode(1007, "text that is not UTF-8 (RFC 6455)", "no"),
-    CloseCode(1009, "a message larger than 4 KiB (RFC 6455)", "no"),
-    CloseCode(4000, "draining: this server is about to stop", "yes, after retry_after_ms", ("draining",)),
-    CloseCode(4001, "resync: something went wrong here", "yes, at once, then back off"),
-    CloseCode(4002, "too slow: you did not read what was sent", "yes, at once, then back off", ("too_slow",)),
-    CloseCode(4003, "no pong came back", "yes, at once, then back off", ("no_pong",)),
-    CloseCode(4005, "maximum age of a connection", "yes, after retry_after_ms", ("maximum_age",)),
-    CloseCode(4029, "rate limited: too many connections", "yes, after retry_after_ms"),
-    CloseCode(4053, "overloaded, or the database is away", "yes, after retry_after_ms"),
-    CloseCode(4500, "misuse: more than 100 messages in 10 seconds", "no", ("misuse",)),
-    CloseCode(4501, "bad ticket or token", "no"),
-    CloseCode(4504, "unknown, or not yours", "no"),
-    CloseCode(4510, "deleted or expired: nothing of it is left", "no"),
-)
-
 FRAMES: Final[dict[type, Any]] = {
     SnapshotFrame: SnapshotFrame(_RUNNING, [], 25),
     EventFrame: _COMPLETED,
@@ -806,7 +772,7 @@ FRAMES: Final[dict[type, Any]] = {
     PingFrame: PingFrame("2026-11-22T09:00:25.000Z"),
     PongFrame: PongFrame("2026-11-22T09:00:26.000Z"),
     ErrorFrame: ErrorFrame("not_found", CODES["not_found"].codes["not_found"].detail),
-    ByeFrame: ByeFrame(1000, "completed", reconnect=False),
+    ByeFrame: ByeFrame(CloseCode.DONE, "completed", reconnect=False),
 }
 """What the server sends, each with an example."""
 
@@ -1045,7 +1011,7 @@ def asyncapi() -> Schema:
             {
                 "code": row.code,
                 "meaning": row.meaning,
-                "reconnect": row.reconnect,
+                "reconnect": row.reconnect.value,
                 "reasons": [*row.reasons, *_errors_closed_with(row.code)],
             }
             for row in CLOSE_CODES

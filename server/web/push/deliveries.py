@@ -11,9 +11,9 @@ import contextlib
 from typing import Final
 
 from server.adapters.database.store import Store
-from server.domain.errors import Unavailable
 from server.domain.session import Session
 from server.telemetry import metrics
+from tryon.protocol.errors import Unavailable
 
 BATCH_SECONDS: Final = 0.5
 """Ends that are handed over within this time are written down together."""

@@ -31,26 +31,25 @@ import msgspec
 from server.adapters.database.store import Cursor, Store
 from server.adapters.redis.bus import RedisBus, RedisSubscriber
 from server.config.settings import Config
-from server.domain.errors import Unavailable
-from server.domain.events import (
+from server.domain.bus_message import (
     EVENT,
     GONE,
     PREFIX_BYTES,
     PROGRESS,
     TERMINAL,
-    PingFrame,
-    ProgressFrame,
-    encode,
     event_message,
     gone_message,
     parse_prefix,
 )
-from server.domain.session import Session, Waiting, timestamp, worth_telling
-from server.domain.states import GoneReason, Status
+from server.domain.queue_place import Waiting, worth_telling
+from server.domain.session import Session, timestamp
 from server.domain.tokens import Signer
 from server.sessions.sessions import WAITING_SECONDS, Sessions
 from server.telemetry import metrics
 from server.web.push.deliveries import Receipts
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.frames import PingFrame, ProgressFrame, encode
+from tryon.protocol.states import GoneReason, Status
 
 log = logging.getLogger("tryon.hub")
 

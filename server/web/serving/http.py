@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Final, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from server.domain.errors import BadRequest, TryOnError
 from server.telemetry import logs
 from server.web.common.problems import problem
 from server.web.serving.handshake import Handshake, accept_key
+from tryon.protocol.errors import BadRequest, TryOnError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and header fields together. Of an unfinished head one read (256 KiB) may come on top."""

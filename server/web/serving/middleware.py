@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from server.config.settings import Config
-from server.domain.errors import InternalError
 from server.telemetry import logs, metrics
 from server.web.common.credentials import client_address, fields
 from server.web.common.problems import deny, internal_error
+from tryon.protocol.errors import InternalError
 
 log = logging.getLogger("tryon.web")
 

@@ -14,15 +14,15 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.domain.errors import BadRequest
-from server.domain.session import SessionView
-from server.domain.states import GoneReason
 from server.services import Services
 from server.sessions.sessions import Look
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of
 from server.web.push.hub import Follower, Hub
 from server.web.transports.outbox import Places, cursor_of
+from tryon.protocol.errors import BadRequest
+from tryon.protocol.states import GoneReason
+from tryon.protocol.views import SessionView
 
 POLL_SECONDS: Final = {"created": 2, "processing": 1}
 """Retry-After of a session that is not at its end: how often a poll is worth its cost."""

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from server.config.settings import Config
-from server.domain.errors import RateLimited, TryOnError, Unavailable
-from server.domain.events import ByeFrame
-from server.domain.states import GoneReason
 from server.web.push.hub import Follower
+from tryon.protocol.close_codes import CloseCode
+from tryon.protocol.errors import RateLimited, TryOnError, Unavailable
+from tryon.protocol.frames import ByeFrame
+from tryon.protocol.states import GoneReason
 
 OUTBOX_FRAMES: Final = 256
 """Unsent frames of one client; more means it does not read: 4002."""
@@ -31,7 +32,7 @@ MAX_SEQ: Final = 2**31 - 1
 RESERVED_FILES: Final = 512
 """Of the files that the process may have open, these are kept from streams: databases, photos, plain requests."""
 
-TOO_SLOW: Final = ByeFrame(4002, "too_slow", reconnect=True)
+TOO_SLOW: Final = ByeFrame(CloseCode.TOO_SLOW, "too_slow", reconnect=True)
 
 
 class Listener(Follower):
@@ -44,19 +45,19 @@ class Listener(Follower):
         """Say this, then nothing more. The first reason counts."""
 
     def end(self, status: str) -> None:
-        self.close(ByeFrame(1000, status, reconnect=False))
+        self.close(ByeFrame(CloseCode.DONE, status, reconnect=False))
 
     def gone(self, reason: GoneReason) -> None:
-        self.close(ByeFrame(4510, reason.value, reconnect=False))
+        self.close(ByeFrame(CloseCode.GONE, reason.value, reconnect=False))
 
     def drain(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4000, "draining", reconnect=True, retry_after_ms=retry_after_ms))
+        self.close(ByeFrame(CloseCode.DRAINING, "draining", reconnect=True, retry_after_ms=retry_after_ms))
 
     def broken(self) -> None:
-        self.close(ByeFrame(4001, "internal_error", reconnect=True))
+        self.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
 
     def too_old(self, retry_after_ms: int) -> None:
-        self.close(ByeFrame(4005, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
+        self.close(ByeFrame(CloseCode.MAXIMUM_AGE, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
 
 
 class Outbox(Listener):

@@ -17,13 +17,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from server.domain.errors import RateLimited, Unavailable
-from server.domain.events import SnapshotFrame, encode
 from server.services import Services
 from server.telemetry import metrics
 from server.web.common.credentials import client_address, counted, credential_of
 from server.web.push.hub import Hub
 from server.web.transports.outbox import SEND_SECONDS, Outbox, Places, cursor_of, ping_seconds
+from tryon.protocol.close_codes import CloseCode
+from tryon.protocol.errors import RateLimited, Unavailable
+from tryon.protocol.frames import SnapshotFrame, encode
 
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -128,7 +129,7 @@ class _FollowingResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def bounded(message: Message) -> None:
             outbox = self._outbox
-            stopping = outbox.bye is not None and outbox.bye.code == 4000
+            stopping = outbox.bye is not None and outbox.bye.code == CloseCode.DRAINING
             try:
                 async with asyncio.timeout(LAST_SECONDS if stopping else SEND_SECONDS) as outbox.sending:
                     await send(message)

@@ -24,8 +24,6 @@ from typing import Any, ClassVar, Final, Protocol
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from server.domain.errors import BadRequest, TryOnError, Unavailable
-from server.domain.events import SUBPROTOCOL, ByeFrame, ErrorFrame, PingFrame, PongFrame, SnapshotFrame, encode
 from server.domain.session import timestamp, valid_session_id
 from server.services import Services
 from server.sessions.sessions import Credential, Look
@@ -35,6 +33,9 @@ from server.web.common.problems import deny
 from server.web.push.hub import Follower, Hub
 from server.web.transports.outbox import MAX_SEQ, SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
 from server.web.transports.wire import EXTENSION, WireSocket
+from tryon.protocol.close_codes import CloseCode, may_reconnect
+from tryon.protocol.errors import BadRequest, TryOnError, Unavailable
+from tryon.protocol.frames import SUBPROTOCOL, ByeFrame, ErrorFrame, PingFrame, PongFrame, SnapshotFrame, encode
 
 log = logging.getLogger("tryon.web")
 
@@ -155,7 +156,7 @@ class Sockets:
             pass
         except Exception:
             if adopted:
-                wire.close(ByeFrame(4001, "internal_error", reconnect=True))
+                wire.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
             raise
         finally:
             if not adopted:  # it has gone, or nobody knows what to tell it
@@ -216,7 +217,7 @@ class Sockets:
                 peer.close(TOO_SLOW)
                 break
         bye = peer.bye
-        if bye is not None and bye.code != 1006 and socket.client_state is WebSocketState.CONNECTED:
+        if bye is not None and bye.code != CloseCode.ABNORMAL and socket.client_state is WebSocketState.CONNECTED:
             metrics.closes.labels(str(bye.code)).inc()
             async with asyncio.timeout(1):
                 await socket.send_text(encode(bye).decode())
@@ -230,7 +231,7 @@ class Sockets:
         while True:
             message: dict[str, Any] = dict(await socket.receive())
             if message["type"] == "websocket.disconnect":
-                peer.close(ByeFrame(1006, "client_left", reconnect=True))
+                peer.close(ByeFrame(CloseCode.ABNORMAL, "client_left", reconnect=True))
                 return
             if (said := self._hear(peer, message.get("text") or "")) is not None:
                 await self._sync(peer, said)
@@ -269,7 +270,7 @@ class Sockets:
         said.times = [at for at in said.times if now - at < INBOUND_SECONDS]
         said.times.append(now)
         if len(said.times) > INBOUND_LIMIT:
-            peer.close(ByeFrame(4500, "misuse", reconnect=False))
+            peer.close(ByeFrame(CloseCode.MISUSE, "misuse", reconnect=False))
             return None
         if peer.seq is None and not said.syncing:  # not let in (yet)
             return None
@@ -308,14 +309,16 @@ class Sockets:
             peer.close(_bye_of(error))
         except Exception:
             log.exception("A sync failed")
-            peer.close(ByeFrame(4001, "internal_error", reconnect=True))
+            peer.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
         finally:
             said.syncing = False
 
 
 def _bye_of(error: TryOnError) -> ByeFrame:
     retry_after_ms = None if error.retry_after is None else int(error.retry_after * 1000)
-    return ByeFrame(error.close_code, error.code, reconnect=error.close_code < 4500, retry_after_ms=retry_after_ms)
+    return ByeFrame(
+        error.close_code, error.code, reconnect=may_reconnect(error.close_code), retry_after_ms=retry_after_ms
+    )
 
 
 def _refuse(peer: Peer, error: TryOnError) -> None:

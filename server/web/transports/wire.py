@@ -14,7 +14,6 @@ import asyncio
 import time
 from typing import Any, Final, Protocol, cast
 
-from server.domain.events import ByeFrame, encode
 from server.telemetry import metrics
 from server.web.transports.outbox import TOO_SLOW, Listener
 from server.web.transports.ws_frames import (
@@ -34,6 +33,8 @@ from server.web.transports.ws_frames import (
     pong_frame,
     text_frame,
 )
+from tryon.protocol.close_codes import CloseCode
+from tryon.protocol.frames import ByeFrame, encode
 
 HIGH_WATER_BYTES: Final = 16 * 1024
 """Unsent bytes above which progress waits, the newest word only."""
@@ -148,7 +149,7 @@ class WireSocket(Listener, asyncio.Protocol):
 
     def overdue(self) -> None:
         if self._pong_due:
-            self.close(ByeFrame(4003, "no_pong", reconnect=True))
+            self.close(ByeFrame(CloseCode.NO_PONG, "no_pong", reconnect=True))
 
     def _stalled(self) -> bool:
         unsent = self.transport.get_write_buffer_size()
@@ -251,9 +252,9 @@ class WireSocket(Listener, asyncio.Protocol):
                 self._heard("")
         elif opcode == CONTINUATION:
             if self._fragments is None:
-                raise FrameError(1002, "nothing to continue")
+                raise FrameError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
             if len(self._fragments) + len(payload) > MAX_MESSAGE_BYTES + 1:
-                raise FrameError(1009, "message too big")
+                raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
             self._fragments += payload
             if final:
                 message, self._fragments = self._fragments, None
@@ -261,7 +262,7 @@ class WireSocket(Listener, asyncio.Protocol):
             else:
                 self._heard("")
         elif self._fragments is not None:
-            raise FrameError(1002, "a message inside a message")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "a message inside a message")
         elif final:
             self._message(opcode, payload)
         else:
@@ -296,7 +297,7 @@ class WireSocket(Listener, asyncio.Protocol):
     def shutdown(self) -> None:
         """uvicorn calls this on every connection when it stops."""
         if not self._closing:
-            self.close(ByeFrame(1012, "restart", reconnect=True))
+            self.close(ByeFrame(CloseCode.RESTART, "restart", reconnect=True))
 
     def adopt(self, transport: asyncio.Transport, connections: set[Any], received: bytes) -> None:
         """Take over a connection whose handshake is done, with what its client has

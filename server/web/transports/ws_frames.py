@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from tryon.protocol.close_codes import CloseCode
+
 MAX_MESSAGE_BYTES: Final = 4096
 """Clients have next to nothing to say; more is 1009."""
 
@@ -88,24 +90,24 @@ def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
         first, second = data[at], data[at + 1]
         opcode, length = first & 0x0F, second & 0x7F
         if first & 0x70 or opcode not in _KNOWN:
-            raise FrameError(1002, "reserved bits or opcode")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "reserved bits or opcode")
         if not second & 0x80:
-            raise FrameError(1002, "a client must mask")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "a client must mask")
         start = at + 2
         if opcode >= CLOSE:
             if length > 125 or not first & 0x80:
-                raise FrameError(1002, "control frame too long or fragmented")
+                raise FrameError(CloseCode.PROTOCOL_ERROR, "control frame too long or fragmented")
         elif length == 126:
             if end - start < 2:
                 break
             length = int.from_bytes(data[start : start + 2], "big")
             start += 2
             if length < 126:
-                raise FrameError(1002, "length not in its shortest form")
+                raise FrameError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
         elif length == 127:
-            raise FrameError(1009, "message too big")
+            raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         if length > MAX_MESSAGE_BYTES:
-            raise FrameError(1009, "message too big")
+            raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         if end - start < 4 + length:
             break
         payload = _unmask(data[start + 4 : start + 4 + length], data[start : start + 4])
@@ -128,7 +130,7 @@ def check_close(payload: bytes) -> int:
     code = int.from_bytes(payload[:2], "big")
     allowed = (1000 <= code < 1016 and code not in _FORBIDDEN_CLOSE_CODES) or 3000 <= code < 5000
     if len(payload) == 1 or not allowed:
-        raise FrameError(1002, "bad close code")
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "bad close code")
     check_text(payload[2:])
     return code
 
@@ -138,4 +140,4 @@ def check_text(payload: bytes) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:
-        raise FrameError(1007, "not UTF-8") from None
+        raise FrameError(CloseCode.INVALID_TEXT, "not UTF-8") from None

@@ -22,7 +22,7 @@ from server.chaos.records import (
     Stranger,
     Transition,
 )
-from server.domain.states import TRANSITIONS, Event, Status
+from tryon.protocol.states import TRANSITIONS, Event, Status
 
 START = 1_800_000_000.0
 LIFE_SECONDS = 100.0

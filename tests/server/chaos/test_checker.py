@@ -33,8 +33,8 @@ from server.chaos.records import (
     read,
 )
 from server.chaos.report import report
-from server.domain.states import TRANSITIONS, Event, Status
 from tests.server.chaos.stories import GOOD, LIFE_SECONDS, START, Story, completed, deleted, eventful, stamp
+from tryon.protocol.states import TRANSITIONS, Event, Status
 
 Records = list[Any]
 

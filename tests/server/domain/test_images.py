@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.domain.errors import Unprocessable
 from server.domain.images import MAGIC_BYTES, MEDIA_TYPES, ImageFormat, Limits, judge, sniff
+from tryon.protocol.errors import Unprocessable
 
 HEADS = {
     b"\xff\xd8\xff\xe0\x00\x10JFIF": ImageFormat.JPEG,

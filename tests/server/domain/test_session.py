@@ -11,21 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from server.domain.events import encode
-from server.domain.session import (
-    Access,
-    Progress,
-    Session,
-    Waiting,
-    expected_seconds,
-    new_session_id,
-    timestamp,
-    valid_session_id,
-    view,
-    worth_telling,
-)
-from server.domain.states import Status
+from server.domain.access import Access, view
+from server.domain.queue_place import Waiting, expected_seconds, worth_telling
+from server.domain.session import Progress, Session, new_session_id, timestamp, valid_session_id
 from server.domain.tokens import Signer
+from tryon.protocol.frames import encode
+from tryon.protocol.states import Status
 
 AT = datetime(2026, 11, 22, 9, 0, 0, 0, UTC)
 ID = new_session_id()

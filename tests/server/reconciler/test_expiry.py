@@ -17,14 +17,14 @@ from server.adapters.database import tables
 from server.adapters.redis.queue import ArqQueue, QueueAway
 from server.config.settings import Config
 from server.domain.disturbances import Use
-from server.domain.errors import Unavailable
 from server.domain.session import Session, new_session_id
-from server.domain.states import GoneReason, Status
 from server.domain.tokens import token_hash
 from server.reconciler import reconciler as reconciler_module
 from server.services import Services, open_services
 from testkit.running import PHOTO, Web, new_session, running_web, until
 from tests.conftest import StartValkey
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import GoneReason, Status
 
 MakeConfig = Callable[..., Config]
 

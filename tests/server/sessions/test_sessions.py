@@ -13,15 +13,15 @@ import pytest
 
 from server.adapters.redis.bus import RedisSubscriber
 from server.config.settings import Config
-from server.domain.errors import NotFound, Unauthorized, Unavailable
-from server.domain.events import GONE, PROGRESS, parse_prefix
+from server.domain.bus_message import GONE, PROGRESS, parse_prefix
 from server.domain.session import Session, new_session_id
-from server.domain.states import GoneReason, Status
 from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
 from server.sessions.sessions import Claim, Credential
 from testkit.running import PHOTO, until
 from tests.conftest import StartValkey
+from tryon.protocol.errors import NotFound, Unauthorized, Unavailable
+from tryon.protocol.states import GoneReason, Status
 
 MakeConfig = Callable[..., Config]
 TOKEN = new_token()

@@ -26,9 +26,7 @@ from websockets.asyncio.client import connect
 
 from server.adapters.database import tables
 from server.config.settings import Config, UploadRate
-from server.domain.errors import CODES
 from server.domain.session import new_session_id
-from server.domain.states import GoneReason, Status
 from server.domain.tokens import Signer, new_token, token_hash
 from server.web.app import ALLOWED_HEADERS, EXPOSED_HEADERS
 from server.web.serving.http import MAX_HEAD_BYTES, HttpProtocol
@@ -36,6 +34,8 @@ from testkit import photos as photo_maker
 from testkit.running import Client, Web, running_web, until
 from tests.conftest import StartStack, StartValkey
 from tests.server.web.conftest import StartWeb
+from tryon.protocol.errors import CODES
+from tryon.protocol.states import GoneReason, Status
 
 SESSIONS: Final = "/api/tryon/sessions"
 TEN_A_MINUTE: Final = UploadRate(10, 60)

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from server.config.settings import Config
-from server.domain.states import Event, Status
 from testkit.servers import Stack
 from tests.worker.conftest import Feed, StartWorker, gone, until
+from tryon.protocol.states import Event, Status
 
 OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]

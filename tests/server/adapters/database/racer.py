@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 from server.adapters.database.store import Change, Store, create_engine
-from server.domain.states import Event, GoneReason, Status
 from testkit.running import new_session
+from tryon.protocol.states import Event, GoneReason, Status
 
 
 async def perform(store: Store, order: dict[str, Any]) -> Any:

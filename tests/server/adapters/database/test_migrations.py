@@ -21,11 +21,11 @@ from sqlalchemy.schema import SchemaItem
 from server.adapters.database import migrations, tables
 from server.adapters.database.store import Store, create_engine
 from server.config.settings import Config
-from server.domain.states import GoneReason
 from testkit.expansion import expand
 from testkit.running import new_session
 from testkit.servers import ROOT
 from tests.conftest import note
+from tryon.protocol.states import GoneReason
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -22,11 +22,11 @@ from sqlalchemy import text, update
 
 from server.adapters.database import tables
 from server.adapters.database.store import Change, Cursor, Moved, Store, Taken, create_engine
-from server.domain.errors import NotFound, Unavailable
 from server.domain.session import AuditEvent, Session, new_session_id
-from server.domain.states import TRANSITIONS, Event, GoneReason, Status
 from testkit.running import new_session
 from testkit.servers import ROOT, PostgresServer
+from tryon.protocol.errors import NotFound, Unavailable
+from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
 
 SESSIONS_A_RACE = 8
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from server.adapters.files.local import LocalFiles, MissingFile
-from server.domain.errors import StorageFull, Unavailable
+from tryon.protocol.errors import StorageFull, Unavailable
 
 KEY = "inputs/0199aaaa-0000-7000-8000-000000000001-image.jpg"
 OTHER = "outputs/0199aaaa-0000-7000-8000-000000000001-1.png"

@@ -11,8 +11,8 @@ import time
 from typing import BinaryIO
 
 from server.adapters.imaging.cleaner import clean, main
-from server.domain.errors import Unprocessable
 from server.domain.images import CleanImage, ImageFormat, Limits
+from tryon.protocol.errors import Unprocessable
 
 
 def obey(source: BinaryIO, limits: Limits) -> CleanImage:

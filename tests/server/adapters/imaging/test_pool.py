@@ -22,9 +22,9 @@ from PIL import Image
 
 from server.adapters.imaging import cleaner as imaging_child
 from server.adapters.imaging.pool import ACCEPTED, MAX_WAITING, NICENESS, Imaging
-from server.domain.errors import TryOnError, Unavailable
 from server.domain.images import CleanImage, ImageFormat, Limits
 from testkit.photos import metadata
+from tryon.protocol.errors import TryOnError, Unavailable
 
 ROOT = Path(__file__).resolve().parents[4]
 FAULTY = ("-P", str(Path(__file__).with_name("faulty_imaging.py")))

@@ -24,9 +24,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from server.config.settings import Config
-from server.domain.errors import TryOnError
 from server.web.api import uploads
 from server.web.api.uploads import MAX_PARTS, SPOOL_BYTES, read_upload
+from tryon.protocol.errors import TryOnError
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
 JPEG = b"\xff\xd8\xff\xe0" + random.Random(1).randbytes(300)

@@ -9,7 +9,6 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from server.config.settings import Config
-from server.domain.errors import Unauthorized
 from server.domain.tokens import token_hash
 from server.web.common.credentials import (
     client_address,
@@ -19,6 +18,7 @@ from server.web.common.credentials import (
     origin_allowed,
     token_of,
 )
+from tryon.protocol.errors import Unauthorized
 
 TOKEN, OTHER = "t" * 43, "o" * 43
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))

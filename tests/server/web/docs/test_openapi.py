@@ -16,9 +16,10 @@ import pytest
 from starlette.routing import Route, WebSocketRoute
 
 from server.config.settings import Config
-from server.domain import errors
 from server.web.app import create_app
 from server.web.docs import openapi
+from tryon.protocol import errors
+from tryon.protocol.close_codes import CLOSE_CODES, CloseCode
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -136,9 +137,9 @@ def test_the_statuses_of_an_operation_are_those_of_its_codes(spec: Any) -> None:
 def test_every_close_code_of_the_code_is_documented(frames: Any) -> None:
     documented = {row["code"] for row in frames["x-close-codes"]}
     said = {
-        int(code)
+        int(CloseCode[name])
         for path in (*WEB.rglob("*.py"), *(WEB.parent / "domain").glob("*.py"))
-        for code in re.findall(r"ByeFrame\(\s*(?:code=)?(\d{4})", path.read_text())
+        for name in re.findall(r"ByeFrame\(\s*(?:code=)?CloseCode\.(\w+)", path.read_text())
     }
     assert {1000, 4000, 4510} <= said
     assert said | {error.close_code for error in errors.ERRORS} <= documented
@@ -147,9 +148,9 @@ def test_every_close_code_of_the_code_is_documented(frames: Any) -> None:
 def test_every_reason_of_a_bye_is_documented(frames: Any) -> None:
     documented = {row["code"]: row["reasons"] for row in frames["x-close-codes"]}
     for path in WEB.rglob("*.py"):
-        for code, reason in re.findall(r'ByeFrame\(\s*(\d{4}), "(\w+)"', path.read_text()):
-            if int(code) != 1006:  # never sent
-                assert reason in documented[int(code)], (path.name, reason)
+        for name, reason in re.findall(r'ByeFrame\(\s*CloseCode\.(\w+), "(\w+)"', path.read_text()):
+            if CloseCode[name] is not CloseCode.ABNORMAL:  # never sent
+                assert reason in documented[CloseCode[name]], (path.name, reason)
 
 
 def test_close_codes_tell_in_their_number_whether_to_come_back(frames: Any) -> None:
@@ -252,7 +253,7 @@ async def test_the_page_shows_everything_without_the_network(stack: StartStack, 
         for frame in openapi.asyncapi()["components"]["messages"]:
             assert await page.locator(f"#frame-{frame}").count() == 1, frame
         codes = await page.inner_text("#close-codes")
-        assert all(str(row.code) in codes for row in openapi.CLOSE_CODES)
+        assert all(str(row.code) in codes for row in CLOSE_CODES)
         named = await page.inner_text("#error-codes")
         assert all(code in named for code in (*errors.CODES, *errors.FAILURES))
     finally:

@@ -11,7 +11,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from server.config.settings import Config
-from server.domain.errors import Unavailable
 from server.domain.session import Session
 from server.services import open_services
 from server.web.push import deliveries as receipts
@@ -19,6 +18,7 @@ from server.web.transports.wire import WireSocket
 from testkit.running import Web, running_web, until
 from tests.conftest import StartValkey
 from tests.server.web.conftest import StartWeb
+from tryon.protocol.errors import Unavailable
 
 MakeConfig = Callable[..., Config]
 

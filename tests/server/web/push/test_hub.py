@@ -18,16 +18,18 @@ from server import services as services_module
 from server.adapters.database.store import Change, Moved, Story
 from server.adapters.redis.bus import RedisSubscriber
 from server.config.settings import Config
-from server.domain.errors import Unavailable
-from server.domain.events import EVENT, PROGRESS, TERMINAL, encode, event_message, gone_message, progress_message
-from server.domain.session import AuditEvent, Progress, Session, Waiting
-from server.domain.states import Event, GoneReason
+from server.domain.bus_message import EVENT, PROGRESS, TERMINAL, event_message, gone_message, progress_message
+from server.domain.queue_place import Waiting
+from server.domain.session import AuditEvent, Progress, Session
 from server.domain.tokens import Signer
 from server.services import Services, open_services
 from server.web.push import hub as hub_module
 from server.web.push.hub import Follower, Hub
 from testkit.running import new_session, until
 from tests.conftest import StartValkey
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.frames import encode
+from tryon.protocol.states import Event, GoneReason
 
 MakeConfig = Callable[..., Config]
 

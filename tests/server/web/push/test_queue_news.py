@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from server.domain.session import Session, expected_seconds
+from server.domain.queue_place import expected_seconds
+from server.domain.session import Session
 from server.sessions import sessions as sessions_module
 from server.web.push import hub as hub_module
 from testkit.following import blocks

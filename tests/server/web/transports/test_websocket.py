@@ -21,10 +21,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from server.config.settings import Config
-from server.domain.errors import Unavailable
-from server.domain.events import PROGRESS, bus_message
+from server.domain.bus_message import PROGRESS, bus_message
 from server.domain.session import new_session_id
-from server.domain.states import GoneReason
 from server.domain.tokens import Signer, new_token
 from server.web.serving.handshake import Handshake
 from server.web.transports.outbox import Places
@@ -34,6 +32,8 @@ from testkit.running import Client, Web, running_web, until
 from tests.conftest import StartStack
 from tests.server.web.conftest import StartWeb
 from tests.server.web.transports.test_ws_frames import masked
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import GoneReason
 
 
 @pytest.fixture(params=[Handshake, WebSocketsSansIOProtocol], ids=["detached", "asgi"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.domain.states import TERMINAL, TRANSITIONS, Event, Status, mermaid
+from tryon.protocol.states import TERMINAL, TRANSITIONS, Event, Status, mermaid
 
 
 def test_completed_failed_and_cancelled_are_final_for_ever() -> None:

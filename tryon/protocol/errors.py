@@ -26,6 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from tryon.protocol.close_codes import CloseCode
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -40,7 +42,7 @@ class TryOnError(Exception):
     """Base of every refusal. ``detail`` is safe to show; ``retry_after`` is in seconds."""
 
     status: ClassVar[int] = 500
-    close_code: ClassVar[int] = 4500
+    close_code: ClassVar[int] = CloseCode.MISUSE
     codes: ClassVar[dict[str, Code]] = {}
 
     def __init__(self, code: str | None = None, detail: str | None = None, *, retry_after: float | None = None) -> None:
@@ -66,7 +68,7 @@ class Unauthorized(TryOnError):
     """Only for what says nothing about an id: a malformed token, an expired or forged ticket, a list without a token."""
 
     status = 401
-    close_code = 4501
+    close_code = CloseCode.UNAUTHORIZED
     codes = {
         "invalid_token": Code("Invalid token", "A client token is 22 to 128 characters of A-Z a-z 0-9 _ and -."),
         "invalid_ticket": Code("Invalid ticket", "The ticket is expired or was not issued here."),
@@ -76,7 +78,7 @@ class Unauthorized(TryOnError):
 
 class NotFound(TryOnError):
     status = 404
-    close_code = 4504
+    close_code = CloseCode.NOT_FOUND
     codes = {"not_found": Code("Not found", "There is nothing here, or it is not yours.")}
 
 
@@ -104,7 +106,7 @@ class Gone(TryOnError):
     """A session that was erased while somebody followed it. Over HTTP it is a 404 from then on."""
 
     status = 404
-    close_code = 4510
+    close_code = CloseCode.GONE
     codes = {
         "deleted": Code("Deleted", "The session was deleted."),
         "expired": Code("Expired", "The session's time is over; everything of it was erased."),
@@ -142,13 +144,13 @@ class Unprocessable(TryOnError):
 
 class RateLimited(TryOnError):
     status = 429
-    close_code = 4029
+    close_code = CloseCode.RATE_LIMITED
     codes = {"rate_limited": Code("Rate limited", "Too many requests from this address; wait a little.", True)}
 
 
 class InternalError(TryOnError):
     status = 500
-    close_code = 4001
+    close_code = CloseCode.RESYNC
     codes = {
         "internal_error": Code("Internal error", "Something went wrong here; the request id helps to find it.", True)
     }
@@ -156,7 +158,7 @@ class InternalError(TryOnError):
 
 class Unavailable(TryOnError):
     status = 503
-    close_code = 4053
+    close_code = CloseCode.OVERLOADED
     codes = {
         "unavailable": Code("Unavailable", "The service cannot do this right now; try again shortly.", True),
         "queue_full": Code("Queue full", "Too many sessions are waiting; try again shortly.", True),
@@ -165,7 +167,7 @@ class Unavailable(TryOnError):
 
 class StorageFull(TryOnError):
     status = 507
-    close_code = 4053
+    close_code = CloseCode.OVERLOADED
     codes = {"storage_full": Code("Storage full", "There is no room for the photo right now.", True)}
 
 

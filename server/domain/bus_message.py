@@ -16,112 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
+from server.domain.session import AuditEvent, Progress, timestamp
+from tryon.protocol.close_codes import CloseCode
+from tryon.protocol.frames import ByeFrame, EventFrame, ProgressFrame, encode
+from tryon.protocol.states import GoneReason
+from tryon.protocol.views import HistoryEvent
 
-from server.domain.session import AuditEvent, Progress, SessionView, timestamp
-from server.domain.states import Event, GoneReason, Status
-
-SUBPROTOCOL: Final = "tryon.v1"
-BEARER_SUBPROTOCOL: Final = "tryon.bearer."
 PREFIX_BYTES: Final = 18
 
 EVENT: Final = ord("e")
 TERMINAL: Final = ord("t")
 PROGRESS: Final = ord("p")
 GONE: Final = ord("g")
-
-
-class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
-    """One transition. ``data`` depends on the event: the attempt, signed links, the error."""
-
-    session_id: str
-    seq: int
-    event: Event
-    from_: Status | None = msgspec.field(name="from")
-    status: Status
-    terminal: bool
-    at: str
-    data: dict[str, Any]
-
-
-class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
-    """The whole session, always first. ``missed`` holds the events after ``?since=``, in order."""
-
-    session: SessionView
-    missed: list[EventFrame]
-    ping_seconds: int | float
-
-
-class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="progress"):
-    """The latest word about the transition ``seq``; not an event, may be dropped or coalesced.
-
-    While a session waits it tells the place in the queue, ``queue_position``; else that field is missing.
-    """
-
-    session_id: str
-    seq: int
-    progress: float | None
-    stage: str | None
-    eta_seconds: float | None
-    at: str
-    queue_position: int | None = None
-
-
-class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
-    """For the page's watchdog: no ping for two periods means the connection is dead."""
-
-    at: str
-
-
-class PongFrame(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
-    """The answer to a client's ``{"type":"ping"}``."""
-
-    at: str
-
-
-class ErrorFrame(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    """A refusal that a person should understand; ``bye`` follows."""
-
-    code: str
-    message: str
-
-
-class ByeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
-    """The last frame before the close: the close code again, and whether and when to come back."""
-
-    code: int
-    reason: str
-    reconnect: bool
-    retry_after_ms: int | None = None
-
-
-class HistoryEvent(msgspec.Struct, frozen=True):
-    """One row of the audit trail as ``GET .../history`` shows it."""
-
-    seq: int
-    event: Event
-    from_: Status | None = msgspec.field(name="from")
-    status: Status
-    at: str
-    attempt: int
-    data: dict[str, Any]
-
-
-class History(msgspec.Struct, frozen=True):
-    """``delivered_at``: when the terminal event was first handed to a client; null if that has not happened (yet)."""
-
-    events: list[HistoryEvent]
-    delivered_at: str | None = None
-
-
-Frame = SnapshotFrame | EventFrame | ProgressFrame | PingFrame | PongFrame | ErrorFrame | ByeFrame
-
-_encoder = msgspec.json.Encoder()
-
-
-def encode(value: Any) -> bytes:
-    """Any frame, view or problem as JSON."""
-    return _encoder.encode(value)
 
 
 LinkFile = Callable[[str], str | None]
@@ -193,4 +99,4 @@ def progress_message(session_id: str, progress: Progress) -> bytes:
 
 
 def gone_message(reason: GoneReason) -> bytes:
-    return bus_message(GONE, 0, 0, encode(ByeFrame(4510, reason.value, reconnect=False)))
+    return bus_message(GONE, 0, 0, encode(ByeFrame(CloseCode.GONE, reason.value, reconnect=False)))

@@ -10,15 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.events import (
+from server.domain.bus_message import (
     EVENT,
     GONE,
     PREFIX_BYTES,
     PROGRESS,
     TERMINAL,
-    ByeFrame,
     bus_message,
-    encode,
     event_frame,
     event_message,
     gone_message,
@@ -27,7 +25,8 @@ from server.domain.events import (
     progress_message,
 )
 from server.domain.session import AuditEvent, Progress
-from server.domain.states import Event, GoneReason, Status
+from tryon.protocol.frames import ByeFrame, encode
+from tryon.protocol.states import Event, GoneReason, Status
 
 AT = datetime(2026, 11, 22, 9, 0, 0, 123456, UTC)
 ID = "01990000-0000-7000-8000-000000000001"

@@ -1,0 +1,93 @@
+"""The session as one caller may see it: links, tickets and receipts are signed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from server.domain.queue_place import Waiting
+from server.domain.session import Progress, Session, timestamp
+from server.domain.tokens import Signer
+from tryon.protocol.errors import FAILURES
+from tryon.protocol.paths import SESSIONS
+from tryon.protocol.states import Status
+from tryon.protocol.views import Links, Receipt, ReceiptBody, SessionError, SessionView
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who looks: decides which links an answer may hold. Times in Unix seconds of the database's clock.
+
+    A token holder gets tickets and links of full life. A ticket holder gets no ticket, and no link that lives longer
+    than the ticket (``until``).
+    """
+
+    signer: Signer
+    now: float
+    link_seconds: int
+    ticket_seconds: int
+    until: int | None = None
+    """End of the ticket that was shown; None: the token itself was."""
+
+    def file(self, key: str | None) -> str | None:
+        if key is None:
+            return None
+        expires = int(self.now) + self.link_seconds
+        return self.signer.link(key, expires=expires if self.until is None else min(expires, self.until))
+
+    def ticket(self, session_id: str) -> str:
+        """The query that opens the session's streams; empty for a ticket holder."""
+        if self.until is not None:
+            return ""
+        return f"?ticket={self.signer.ticket(session_id, expires=int(self.now) + self.ticket_seconds)}"
+
+
+def error_of(session: Session) -> SessionError | None:
+    if session.error_code is None:
+        return None
+    known = FAILURES.get(session.error_code, FAILURES["processor_error"])
+    return SessionError(session.error_code, session.error_message or known.detail, session.error_retryable)
+
+
+def view(
+    session: Session, access: Access, *, progress: Progress | None = None, waiting: Waiting | None = None
+) -> SessionView:
+    """The session as a client may see it. ``progress`` counts only if it belongs to the current transition,
+    ``waiting`` only before the first."""
+    if progress is not None and (progress.seq, progress.attempt) != (session.seq, session.attempt):
+        progress = None
+    if session.status is not Status.CREATED:
+        waiting = None
+    file, path, query = access.file, f"{SESSIONS}/{session.id}", access.ticket(session.id)
+    return SessionView(
+        session_id=session.id,
+        status=session.status,
+        seq=session.seq,
+        terminal=session.status.terminal,
+        attempt=session.attempt,
+        stage=progress.stage if progress else None,
+        progress=progress.progress if progress else (1.0 if session.status is Status.COMPLETED else None),
+        queue_position=waiting.queue_position if waiting else None,
+        eta_seconds=progress.eta_seconds if progress else waiting.eta_seconds if waiting else None,
+        error=error_of(session),
+        created_at=timestamp(session.created_at),
+        updated_at=timestamp(session.updated_at),
+        deadline=timestamp(session.deadline_at),
+        expires_at=timestamp(session.expires_at),
+        processor=session.processor,
+        retry_of=session.retry_of,
+        links=Links(
+            self=path,
+            ws=f"{path}/ws{query}",
+            events=f"{path}/events{query}",
+            input=file(session.input_key) or "",
+            garment=file(session.garment_key),
+            output=file(session.output_key),
+        ),
+    )
+
+
+def signed_receipt(body: ReceiptBody, signer: Signer) -> Receipt:
+    key_id, signature = signer.sign_receipt(msgspec.json.encode(body, order="sorted"))
+    return Receipt(body.session_id, body.reason, body.deleted_at, body.files, key_id, signature)

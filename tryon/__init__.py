@@ -1,0 +1,1 @@
+"""TryOn Push for people who use it: the protocol, the client, and the plug for a model."""
