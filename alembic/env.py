@@ -1,4 +1,6 @@
-"""Alembic's entry: on the connection that ``tryon migrate`` hands over, or on one of its own from ``TRYON_DATABASE_URL``."""
+"""Alembic's entry: on the connection that ``tryon migrate`` hands over, or on one of
+its own from ``TRYON_DATABASE_URL``.
+"""
 
 from __future__ import annotations
 

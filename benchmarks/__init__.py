@@ -1,1 +1,4 @@
-"""What the project's figures come from: ``python -m benchmarks NAME``. Each prints a table and the machine's facts."""
+"""What the project's figures come from:
+
+``python -m benchmarks NAME``. Each prints a table and the machine's facts.
+"""

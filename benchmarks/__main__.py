@@ -10,7 +10,9 @@ from benchmarks import avalanche, collecting, delivery, fanout, holding, pickup,
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Measure the product as it is: real server, worker, database, Valkey and sockets, on this machine."""
+    """Measure the product as it is: real server, worker, database, Valkey and sockets,
+    on this machine.
+    """
 
 
 @main.command("push")
@@ -52,7 +54,10 @@ def idle_command(clients: int, seconds: float, ping_seconds: float, queued: bool
 @click.option("--clients", default=1000)
 @click.option("--rounds", default=3)
 def connect_command(clients: int, rounds: int) -> None:
-    """Letting a client in, credentials and snapshot included: CPU and time, beside plain Starlette."""
+    """Letting a client in, credentials and snapshot included:
+
+    CPU and time, beside plain Starlette.
+    """
     uvloop.run(holding.connect(clients=clients, rounds=rounds))
 
 
@@ -71,7 +76,9 @@ def waiting_command(clients: int, seconds: float, poll_seconds: float, news_seco
 @click.option("--connections", multiple=True, default=(1, 8))
 @click.option("--size", "sizes", multiple=True, type=click.Choice(["small", "large"]), default=("small", "large"))
 def upload_command(seconds: float, connections: tuple[int, ...], sizes: tuple[str, ...]) -> None:
-    """Uploads of 196 kB and of 12 megapixels: rate, latency and CPU, beside Pillow alone."""
+    """Uploads of 196 kB and of 12 megapixels: rate, latency and CPU, beside Pillow
+    alone.
+    """
     uvloop.run(uploads.main(seconds=seconds, connections=connections, sizes=sizes))
 
 
@@ -88,7 +95,9 @@ def pickup_command(sessions: int, rate: float, idle_seconds: float, mock_seconds
 @main.command("avalanche")
 @click.option("--clients", default=1000)
 def avalanche_command(clients: int) -> None:
-    """Everybody comes back after a restart and after a crash: how long it takes, and whether all is right."""
+    """Everybody comes back after a restart and after a crash: how long it takes, and
+    whether all is right.
+    """
     uvloop.run(avalanche.main(clients=clients))
 
 

@@ -1,8 +1,10 @@
-"""Everybody is cut off at once and comes back: after SIGTERM, with the pause the server announced, and after SIGKILL.
+"""Everybody is cut off at once and comes back: after SIGTERM, with the pause the server
+announced, and after SIGKILL.
 
-Clients behave as the browser client does: they wait ``retry_after_ms`` if it was told, else full jitter that doubles with
-each failure, and ask for what they missed. A new web process is started as soon as the old one has ended. While none
-runs, some sessions change: their clients must learn of exactly that.
+Clients behave as the browser client does: they wait ``retry_after_ms`` if it was told,
+else full jitter that doubles with each failure, and ask for what they missed. A new web
+process is started as soon as the old one has ended. While none runs, some sessions
+change: their clients must learn of exactly that.
 """
 
 from __future__ import annotations
@@ -93,7 +95,10 @@ class _Avalanche:
         ]
 
     async def _change(self) -> None:
-        """Some sessions change hands while nobody can be told, two transitions each. It takes half a second."""
+        """Some sessions change hands while nobody can be told, two transitions each.
+
+        It takes half a second.
+        """
         for each in random.sample(self.held, min(CHANGED, len(self.held))):
             await self.services.sessions.requeue(each.claim, burnt=False, reason="benchmark")
             claim = await self.services.sessions.begin(each.session_id, worker="benchmark")

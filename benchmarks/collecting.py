@@ -1,4 +1,6 @@
-"""How long Python's garbage collector holds up a web process with so many clients: a hub with that many followers, no network."""
+"""How long Python's garbage collector holds up a web process with so many clients: a
+hub with that many followers, no network.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
 """From a transition's commit to its frame on a client's socket.
 
-Everything is real: uploads over HTTP, a queue, a worker with the mock processor, one WebSocket a session. So many sessions
-are always there, each followed by its client, most of them waiting in the queue; whenever one ends, a new one is uploaded.
-The worker's slots start one after the other, so that transitions come evenly, ``rate`` sessions a second, and not in waves.
+Everything is real: uploads over HTTP, a queue, a worker with the mock processor, one
+WebSocket a session. So many sessions are always there, each followed by its client,
+most of them waiting in the queue; whenever one ends, a new one is uploaded. The
+worker's slots start one after the other, so that transitions come evenly, ``rate``
+sessions a second, and not in waves.
 
-An event's ``at`` is the database's time inside the transaction: the figure includes the commit itself, the publish, Redis,
-the hub, the socket and this client's own reading. SQLite's clock has milliseconds: a single value is up to 1 ms too high.
+An event's ``at`` is the database's time inside the transaction: the figure includes the
+commit itself, the publish, Redis, the hub, the socket and this client's own reading.
+SQLite's clock has milliseconds: a single value is up to 1 ms too high.
 """
 
 from __future__ import annotations
@@ -70,7 +73,9 @@ def _figures(delays: list[float]) -> list[float]:
 
 @contextlib.asynccontextmanager
 async def _storm(port: int, connections: int) -> AsyncIterator[list[int]]:
-    """Large photos, each deleted when it is there so that the worker's time is not for them. Yields how many so far."""
+    """Large photos, each deleted when it is there so that the worker's time is not for
+    them. Yields how many so far.
+    """
     body, done = form(large()), [0]
 
     async def upload_for_ever(number: int) -> None:

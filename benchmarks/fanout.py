@@ -1,7 +1,8 @@
-"""One session with many followers: what one delivery costs the web process, beside plain Starlette.
+"""One session with many followers: what one delivery costs the web process, beside
+plain Starlette.
 
-Events of the product's own form are published on the session's channel at a fixed rate, so that both servers pass on the
-same bytes.
+Events of the product's own form are published on the session's channel at a fixed rate,
+so that both servers pass on the same bytes.
 """
 
 from __future__ import annotations

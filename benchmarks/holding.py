@@ -1,7 +1,10 @@
-"""What it costs to let clients in, and to keep them: CPU and memory of the web process, beside plain Starlette.
+"""What it costs to let clients in, and to keep them:
 
-The product checks a ticket, reads the session and sends a snapshot for each; the peer does none of it. Every client has a
-session of its own, which is being processed and has nothing to tell.
+CPU and memory of the web process, beside plain Starlette.
+
+The product checks a ticket, reads the session and sends a snapshot for each; the peer
+does none of it. Every client has a session of its own, which is being processed and has
+nothing to tell.
 """
 
 from __future__ import annotations

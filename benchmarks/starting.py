@@ -1,7 +1,9 @@
-"""How long `tryon serve` and the whole of `tryon up` take until they are ready, and what the idle stack holds in memory.
+"""How long `tryon serve` and the whole of `tryon up` take until they are ready, and
+what the idle stack holds in memory.
 
-The stack is what ``./run`` starts when everything is installed: Valkey, migrations, web process, worker, and the processes that
-photos and sessions run in. Memory is counted in proportion (PSS) and all together, after a first session has ended.
+The stack is what ``./run`` starts when everything is installed: Valkey, migrations, web
+process, worker, and the processes that photos and sessions run in. Memory is counted in
+proportion (PSS) and all together, after a first session has ended.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What an upload costs: the web process alone, and everything; beside what Pillow needs for the same picture.
+"""What an upload costs: the web process alone, and everything; beside what Pillow needs
+for the same picture.
 
-A closed loop over so many connections; no worker runs, the sessions wait. Pillow alone: decode, turn upright, encode in
-this process, nothing else.
+A closed loop over so many connections; no worker runs, the sessions wait. Pillow alone:
+decode, turn upright, encode in this process, nothing else.
 """
 
 from __future__ import annotations

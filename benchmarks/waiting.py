@@ -1,8 +1,9 @@
 """What a waiting client costs in a minute: told by push, or asking every two seconds.
 
-The same clients, sessions and server, one after the other. Meanwhile every session has one piece of news in five seconds
-(its progress), which a pushed client gets at once and an asking one on average a second late. The clients that ask keep
-their connection and send ``If-None-Match``: polling as cheap as it can be.
+The same clients, sessions and server, one after the other. Meanwhile every session has
+one piece of news in five seconds (its progress), which a pushed client gets at once and
+an asking one on average a second late. The clients that ask keep their connection and
+send ``If-None-Match``: polling as cheap as it can be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""``python -m faults matrix`` and ``python -m faults soak``: break things under load, and check every promise."""
+"""``python -m faults matrix`` and ``python -m faults soak``: break things under load,
+and check every promise.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from faults import soak
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Break the product as it is: real servers, workers, databases, Valkey and sockets, on this machine."""
+    """Break the product as it is: real servers, workers, databases, Valkey and sockets,
+    on this machine.
+    """
 
 
 @main.command("soak")
@@ -33,7 +37,9 @@ def main() -> None:
     "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write what everybody saw to this file."
 )
 def soak_command(database: str, **options: Any) -> None:
-    """Sessions without end while everything breaks: nothing lost, stuck, wrong, seen by another or left over."""
+    """Sessions without end while everything breaks: nothing lost, stuck, wrong, seen by
+    another or left over.
+    """
     verdict = soak.main(soak.Soak(postgres=database == "postgresql", **options))
     sys.exit(1 if verdict.findings else 0)
 
@@ -44,7 +50,9 @@ def soak_command(database: str, **options: Any) -> None:
 @click.option("--scaled", is_flag=True, help="Shorter faults and leases, as the tests run them.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows and what happens in each.")
 def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool) -> None:
-    """Break one thing after the other under load: what clients see, how stale they get, how long recovery takes."""
+    """Break one thing after the other under load: what clients see, how stale they get,
+    how long recovery takes.
+    """
     from faults import matrix
 
     if listed:

@@ -1,4 +1,6 @@
-"""Runs the rows at full length and prints the fault matrix: what clients saw, the worst staleness, the time to recover."""
+"""Runs the rows at full length and prints the fault matrix: what clients saw, the worst
+staleness, the time to recover.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ ROWS: Final[dict[str, Row]] = redis.ROWS | database.ROWS | web.ROWS | worker.ROW
 
 
 async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
-    """Whether every promise was kept in every run. ``only``: names, or beginnings of names; none: all."""
+    """Whether every promise was kept in every run.
+
+    ``only``: names, or beginnings of names; none: all.
+    """
     chosen = {name: row for name, row in ROWS.items() if not only or any(map(name.startswith, only))}
     if exact := [name for name in only if name in ROWS]:
         chosen = {name: row for name, row in chosen.items() if name in exact or not name.startswith(tuple(exact))}

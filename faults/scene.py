@@ -1,4 +1,6 @@
-"""What is the same in every row: a cluster under a steady load of uploads and followers, and what came of it."""
+"""What is the same in every row: a cluster under a steady load of uploads and
+followers, and what came of it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ POLL_SECONDS: Final = 0.25
 """Between two polls of a client: up to so much of its staleness is its own."""
 
 SETTLE_SECONDS: Final = 90.0
-"""How long everything may take to end once a fault is over. Nothing comes near it when all is well."""
+"""How long everything may take to end once a fault is over.
+
+Nothing comes near it when all is well.
+"""
 
 UPLOAD_SECONDS: Final = 30.0
 """A client waits so long for the answer to what it wants done."""
@@ -42,9 +47,11 @@ UPLOAD_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a fault lasts and how large it is: in full, with the product's own defaults, or scaled down for the tests.
+    """How long a fault lasts and how large it is: in full, with the product's own
+    defaults, or scaled down for the tests.
 
-    ``slack``: by how much a promised time may be exceeded before a row fails; tests share their machine with others.
+    ``slack``: by how much a promised time may be exceeded before a row fails; tests
+    share their machine with others.
     """
 
     settings: dict[str, Any]
@@ -88,7 +95,9 @@ SCALED: Final = Pace(
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to upload: when it began (Unix seconds), how long it took, what came (0: no answer) and when to try again."""
+    """One try to upload: when it began (Unix seconds), how long it took, what came (0:
+    no answer) and when to try again.
+    """
 
     began: float
     seconds: float
@@ -99,7 +108,10 @@ class Attempt:
 
 @dataclass
 class Outcome:
-    """What one run of a row came to. ``wrong``: every promise that was broken, in words; empty is good."""
+    """What one run of a row came to.
+
+    ``wrong``: every promise that was broken, in words; empty is good.
+    """
 
     stale_seconds: float = 0.0
     stalest: str = ""
@@ -158,7 +170,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the fault matrix. ``fault``: what happens, for the table. ``tested``: also by ``./test``, scaled down."""
+    """One line of the fault matrix.
+
+    ``fault``: what happens, for the table. ``tested``: also by ``./test``, scaled down.
+    """
 
     fault: str
     run: Callable[[Pace], Awaitable[Outcome]]
@@ -166,7 +181,10 @@ class Row:
 
 
 class Scene:
-    """A cluster and its clients. Everything that a row asks of them goes through here, and is written down."""
+    """A cluster and its clients.
+
+    Everything that a row asks of them goes through here, and is written down.
+    """
 
     def __init__(self, cluster: Cluster, http: httpx.AsyncClient, pace: Pace) -> None:
         self.cluster = cluster
@@ -193,7 +211,7 @@ class Scene:
     def accepted(self) -> list[str]:
         return [session["session_id"] for session in self.made]
 
-    # -- promises ------------------------------------------------------------------------------------------------
+    # -- promises ----------------------------------------------------------------------
 
     def expect(self, true: bool, otherwise: str) -> None:
         if not true:
@@ -206,13 +224,15 @@ class Scene:
     def note(self, text: str) -> None:
         self.outcome.notes.append(text)
 
-    # -- clients -------------------------------------------------------------------------------------------------
+    # -- clients -----------------------------------------------------------------------
 
     async def upload(
         self, *, seconds: float = 0.2, patient: bool = True, **params: Any
     ) -> tuple[dict[str, Any], str] | None:
-        """A session and its owner's token, as the browser gets one: the same Idempotency-Key until there is an answer
-        that is not "come back later". None, if not ``patient``, for the first refusal."""
+        """A session and its owner's token, as the browser gets one: the same
+        Idempotency-Key until there is an answer that is not "come back later". None, if
+        not ``patient``, for the first refusal.
+        """
         token, key = new_token(), secrets.token_hex(16)
         pause = 0.25
         while True:
@@ -291,8 +311,10 @@ class Scene:
 
     @contextlib.asynccontextmanager
     async def load(self, rate: float, *, longest: float = 2.0, cancelled: float = 0.4) -> AsyncIterator[None]:
-        """While open: one upload for each transport at once, then ``rate`` a second, each followed over the next. They
-        take up to ``longest`` seconds; a share is cancelled before, so that something happens also where no worker can."""
+        """While open: one upload for each transport at once, then ``rate`` a second,
+        each followed over the next. They take up to ``longest`` seconds; a share is
+        cancelled before, so that something happens also where no worker can.
+        """
         pushing = asyncio.create_task(self._push(rate, longest, cancelled), name="load")
         try:
             yield
@@ -333,10 +355,13 @@ class Scene:
         if status not in (200, 202):
             self.record(Refused(t=time.time(), owner=token, call="cancel", status=status, code=code))
 
-    # -- the fault and its end -----------------------------------------------------------------------------------
+    # -- the fault and its end ---------------------------------------------------------
 
     async def outage(self, seconds: float) -> None:
-        """Let the fault last. The one place that waits for time to pass: it is what is measured."""
+        """Let the fault last.
+
+        The one place that waits for time to pass: it is what is measured.
+        """
         await asyncio.sleep(seconds)
 
     def began(self) -> None:
@@ -365,7 +390,9 @@ class Scene:
                 await asyncio.sleep(0.05)
 
     async def metric(self, name: str) -> float:
-        """Of the web process that answers, over all labels that the name does not choose."""
+        """Of the web process that answers, over all labels that the name does not
+        choose.
+        """
         text = (await self.http.get(f"{self.cluster.url}/metrics")).text
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
@@ -376,14 +403,17 @@ class Scene:
     def _recovered(self, seconds: float) -> None:
         self.outcome.recovery_seconds = max(self.outcome.recovery_seconds or 0.0, seconds)
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------
 
     async def finish(self, *, unreadable: bool = False, orphans: bool = False) -> None:
-        """Wait until every session and every client has ended, and check what they saw. What is on the disk and in the
-        database must be exactly the sessions that were accepted.
+        """Wait until every session and every client has ended, and check what they saw.
 
-        ``unreadable``: the fault was that nobody could read the database. ``orphans``: photos may be left whose upload was
-        killed before its commit; the cleanup takes them.
+        What is on the disk and in the database must be exactly the sessions that were
+        accepted.
+
+        ``unreadable``: the fault was that nobody could read the database. ``orphans``:
+        photos may be left whose upload was killed before its commit; the cleanup takes
+        them.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
@@ -408,7 +438,9 @@ class Scene:
         await self._nothing_else(orphans=orphans)
 
     def _stale(self, sight: Sight, *, unreadable: bool) -> float:
-        """While nobody could ask the database, what is polled could not be answered: it is stale from then on."""
+        """While nobody could ask the database, what is polled could not be answered: it
+        is stale from then on.
+        """
         if unreadable and sight.over in POLLED and sight.t >= self.repaired_at:
             return min(sight.stale, sight.t - self.repaired_at)
         return sight.stale
@@ -427,7 +459,10 @@ class Scene:
             return [session async for session in _all(services.store._engine)]
 
     async def _nothing_else(self, *, orphans: bool) -> None:
-        """No row and no file but those of accepted sessions. What is undecided is looked at again within seconds."""
+        """No row and no file but those of accepted sessions.
+
+        What is undecided is looked at again within seconds.
+        """
         left: set[str] = set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(15):
@@ -448,27 +483,32 @@ class Scene:
         return rows | (files - named)
 
     def taken_up_by(self, trails: dict[str, list[AuditEvent]]) -> None:
-        """Recovery: until the last of those that were accepted before the end of the fault was taken up, or ended."""
+        """Recovery: until the last of those that were accepted before the end of the
+        fault was taken up, or ended.
+        """
         for trail in trails.values():
             if trail and trail[0].at.timestamp() < self.repaired_at:
                 moved = next((event for event in trail if event.event is not Event.CREATED), None)
                 if moved is not None and moved.at.timestamp() > self.repaired_at:
                     self._recovered(moved.at.timestamp() - self.repaired_at)
 
-    # -- promises that many rows share ---------------------------------------------------------------------------
+    # -- promises that many rows share -------------------------------------------------
 
     def nobody_was_cut(self) -> None:
         """No connection was lost, and every new one came about."""
         self.expect(not self.outcome.losses, f"clients were cut off: {_told(self.outcome.losses)}")
 
     def streams_stayed(self) -> None:
-        """Whoever was connected stayed so; who polls, or comes anew, may be told to come back."""
+        """Whoever was connected stayed so; who polls, or comes anew, may be told to
+        come back.
+        """
         cut = Counter({loss: count for loss, count in self.outcome.losses.items() if loss.over in PUSHED and loss.live})
         self.expect(not cut, f"streams were cut off: {_told(cut)}")
 
     def losses_were_honest(self) -> None:
-        """Whoever lost a connection, or was not given one, was told that there is no service now. A poll may have heard
-        nothing until its time was over."""
+        """Whoever lost a connection, or was not given one, was told that there is no
+        service now. A poll may have heard nothing until its time was over.
+        """
         for loss, count in self.outcome.losses.items():
             allowed = {503, 1006} if loss.over in POLLED else {503, 4053}
             self.expect(loss.code in allowed, f"{count} x {loss.over} was cut off or refused by {loss.code}")
@@ -483,7 +523,10 @@ class Scene:
         self.expect(told > 0 or self.outcome.slowest_upload >= seconds, "nobody was refused, and nobody waited")
 
     def pushed_meanwhile(self, limit: float) -> None:
-        """What was committed during the fault was pushed all the same, and soon. Not what a first snapshot shows."""
+        """What was committed during the fault was pushed all the same, and soon.
+
+        Not what a first snapshot shows.
+        """
         times = [
             sight.stale
             for sight in self.outcome.sights
@@ -555,7 +598,10 @@ async def _all(engine: Any) -> AsyncIterator[Session]:
 
 @contextlib.asynccontextmanager
 async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
-    """A cluster with the paced processor, and its clients. Logs are shown when something was wrong."""
+    """A cluster with the paced processor, and its clients.
+
+    Logs are shown when something was wrong.
+    """
     settings = {"processor": "testkit.paced:Paced"} | pace.settings | cluster
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
     async with (

@@ -1,9 +1,11 @@
-"""``python -m faults soak``: ten thousand sessions while everything breaks, and every promise checked afterwards.
+"""``python -m faults soak``: ten thousand sessions while everything breaks, and every
+promise checked afterwards.
 
-A whole cluster (two web processes on one port, two workers, Valkey with its append-only file, the database) is hurt every few
-seconds, in an order drawn from a seed, while people come at a steady rate from many loopback addresses
-(:mod:`server.chaos`). Sessions live for a short time only, so that their expiry is a part of it; at the end nothing may be
-left. Exit status 1 if the checker finds anything.
+A whole cluster (two web processes on one port, two workers, Valkey with its append-only
+file, the database) is hurt every few seconds, in an order drawn from a seed, while
+people come at a steady rate from many loopback addresses (:mod:`server.chaos`).
+Sessions live for a short time only, so that their expiry is a part of it; at the end
+nothing may be left. Exit status 1 if the checker finds anything.
 """
 
 from __future__ import annotations
@@ -55,10 +57,14 @@ ADDRESSES: Final = [f"127.{16 + n // 8}.7.{10 + n % 8}" for n in range(256)]
 DISK_BYTES: Final = 256 * 2**20
 EXPORT_SECONDS: Final = 1.0
 REREAD_SECONDS: Final = 60.0
-"""Rows of the audit trail younger than this are read again: on PostgreSQL they don't appear in the order of their position."""
+"""Rows of the audit trail younger than this are read again: on PostgreSQL they don't
+appear in the order of their position.
+"""
 
 GONE_SECONDS: Final = 65.0
-"""After the last expiry nothing may be left: 5 s are promised where all is well, 60 s after storage or Redis were away."""
+"""After the last expiry nothing may be left: 5 s are promised where all is well, 60 s
+after storage or Redis were away.
+"""
 
 EXIT_SECONDS: Final = 15.0
 """After SIGTERM; 5 s are promised where nothing else needs the processor."""
@@ -108,20 +114,26 @@ class Soak:
 
     @property
     def quiet_seconds(self) -> float:
-        """After the last deadline everybody must have seen the end; whoever was cut off waits for up to 30 s."""
+        """After the last deadline everybody must have seen the end; whoever was cut off
+        waits for up to 30 s.
+        """
         return 10 + 20 * self.scale
 
     @property
     def scale(self) -> float:
-        """Of how long things stay broken: the shorter the time between two faults, the shorter they are."""
+        """Of how long things stay broken: the shorter the time between two faults, the
+        shorter they are.
+        """
         return self.every / 12
 
 
-# -- what can break ----------------------------------------------------------------------------------------------------
+# -- what can break --------------------------------------------------------------------
 
 
 class Faults:
-    """Each method breaks one thing and mends it again; its name is the fault's, and what it returns is printed."""
+    """Each method breaks one thing and mends it again; its name is the fault's, and
+    what it returns is printed.
+    """
 
     def __init__(self, cluster: Cluster, network: Network, choice: random.Random, soak: Soak) -> None:
         self._cluster = cluster
@@ -176,7 +188,9 @@ class Faults:
         return await self._frozen(self._choice.choice(self._cluster.webs), 3 * self._soak.scale)
 
     async def worker_frozen(self) -> str:
-        """For longer than its leases: it comes back as a zombie that holds nothing any more."""
+        """For longer than its leases: it comes back as a zombie that holds nothing any
+        more.
+        """
         return await self._frozen(self._choice.choice(self._cluster.workers), self._soak.lease_seconds + 2.5)
 
     async def _frozen(self, program: Program, seconds: float) -> str:
@@ -253,11 +267,13 @@ class Faults:
         return ""
 
 
-# -- what is read while it runs, and at the end ------------------------------------------------------------------------
+# -- what is read while it runs, and at the end ----------------------------------------
 
 
 class Trail:
-    """The audit trail, read from the database itself before it expires, past the product's own code for it."""
+    """The audit trail, read from the database itself before it expires, past the
+    product's own code for it.
+    """
 
     def __init__(self, engine: AsyncEngine, record: Recorder) -> None:
         self._engine = engine
@@ -311,8 +327,12 @@ async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
 
 
 async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: Sequence[AnyRecord]) -> list[Remains]:
-    """What is left when all sessions have expired. A photo whose upload was killed, and half a file of a writer that was, are
-    cleaned up when they are an hour old: so old they are made. Any other has nobody to excuse it."""
+    """What is left when all sessions have expired.
+
+    A photo whose upload was killed, and half a file of a writer that was, are cleaned
+    up when they are an hour old: so old they are made. Any other has nobody to excuse
+    it.
+    """
     end = time.monotonic() + soak.retention_seconds + GONE_SECONDS
     accepted = {each.session for each in records if isinstance(each, Accepted)}
     kills = [each for each in records if isinstance(each, Fault)]
@@ -331,7 +351,9 @@ async def gone(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: Seque
 
 
 def orphaned(name: str, written: float, accepted: Collection[str], faults: Iterable[Fault]) -> bool:
-    """Whether the one who wrote this file, and nobody else, can have been killed over it."""
+    """Whether the one who wrote this file, and nobody else, can have been killed over
+    it.
+    """
     found = SESSION_ID.search(name.encode())
     draft = name.endswith(DRAFT_SUFFIX)
     if found is None or (found[0].decode() in accepted and not draft):
@@ -400,7 +422,10 @@ def _database(cluster: Cluster) -> str:
 
 
 def stack_traces(cluster: Cluster, keep: Path | None) -> list[Trouble]:
-    """In the logs of the product: none is expected, whatever breaks. ``keep``: a folder to copy them to."""
+    """In the logs of the product: none is expected, whatever breaks.
+
+    ``keep``: a folder to copy them to.
+    """
     if keep is not None:
         shutil.copytree(cluster.logs, keep, dirs_exist_ok=True)
     found = []

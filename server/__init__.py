@@ -1,4 +1,5 @@
-"""TryOn Push: upload a photo, get a session at once, and see every change of it pushed to the screen until it ends.
+"""TryOn Push: upload a photo, get a session at once, and see every change of it pushed
+to the screen until it ends.
 
 Where to read, in the order in which a photo travels::
 
@@ -11,8 +12,8 @@ Where to read, in the order in which a photo travels::
     web.hub           one Redis reader per process follows all sessions
     web.sockets       the person's screen
 
-Imports point one way: ``cli, up`` > ``web | worker`` > ``services`` > ``reconciler`` > ``sessions`` >
-``adapters`` > ``telemetry`` > ``domain``; a test holds that.
+Imports point one way: ``cli, up`` > ``web | worker`` > ``services`` > ``reconciler`` >
+``sessions`` > ``adapters`` > ``telemetry`` > ``domain``; a test holds that.
 """
 
 __version__ = "0.1.0"

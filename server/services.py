@@ -1,4 +1,7 @@
-"""Builds every part once, hands them out, closes them in order. The only place that constructs adapters."""
+"""Builds every part once, hands them out, closes them in order.
+
+The only place that constructs adapters.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ class Services:
 
 @contextlib.asynccontextmanager
 async def open_services(config: Config) -> AsyncIterator[Services]:
-    """Everything that a process needs; nothing connects before it is used, so a server may be away at the start."""
+    """Everything that a process needs; nothing connects before it is used, so a server
+    may be away at the start.
+    """
     config.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         store = Store(create_engine(config.database))

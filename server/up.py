@@ -1,8 +1,10 @@
-"""The one-command stack, ``tryon up``: embedded Valkey, migrations, web and worker processes, supervised until Ctrl-C.
+"""The one-command stack, ``tryon up``: embedded Valkey, migrations, web and worker
+processes, supervised until Ctrl-C.
 
-Each child leads a session of its own, so that Ctrl-C reaches this process alone and it can stop them in order: web (tells
-its clients), worker (hands its sessions back), Valkey. On Linux the kernel kills them if this process is killed. A child
-that ends is started again; one that cannot start at all ends the stack.
+Each child leads a session of its own, so that Ctrl-C reaches this process alone and it
+can stop them in order: web (tells its clients), worker (hands its sessions back),
+Valkey. On Linux the kernel kills them if this process is killed. A child that ends is
+started again; one that cannot start at all ends the stack.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ START_TRIES: Final = 5  # of a child that ends before the stack was ever ready
 READY_SECONDS: Final = 60.0  # then something hangs
 PROBE_SECONDS: Final = 0.03  # between two looks at a starting child
 
-# Stopping takes 10 s at most (with TRYON_DRAIN_SECONDS at 5): 2.5 + 6.5 + 1. A web process still busy telling its clients
-# after 2.5 s goes on while the workers stop.
+# Stopping takes 10 s at most (with TRYON_DRAIN_SECONDS at 5): 2.5 + 6.5 + 1. A web
+# process still busy telling its clients after 2.5 s goes on while the workers stop.
 WEB_HEAD_START_SECONDS: Final = 2.5
 WEB_GRACE_SECONDS: Final = 5.0
 WORKER_GRACE_SECONDS: Final = 1.5  # beyond TRYON_DRAIN_SECONDS; 0.15 needed on an idle machine
@@ -47,7 +49,10 @@ SOCKET_FOLDER_LIMIT: Final = 80
 
 
 class UpError(Exception):
-    """The stack cannot start; the message is one line that says why. ``status`` is the process's exit status."""
+    """The stack cannot start; the message is one line that says why.
+
+    ``status`` is the process's exit status.
+    """
 
     def __init__(self, message: str, *, status: int = 2) -> None:
         super().__init__(message)
@@ -55,7 +60,9 @@ class UpError(Exception):
 
 
 def up(config: Config) -> None:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP; returns when every child has ended. Raises :class:`UpError`."""
+    """Run the stack until SIGINT, SIGTERM or SIGHUP; returns when every child has
+    ended. Raises :class:`UpError`.
+    """
 
     async def run(port: int, valkey: Path | None) -> None:
         await _Stack(config, port, valkey).run()
@@ -68,12 +75,14 @@ def up(config: Config) -> None:
         asyncio.run(run(port, valkey))
 
 
-# --- what must be free before anything starts -------------------------------------------------------------------------
+# --- what must be free before anything starts -----------------------------------------
 
 
 @contextlib.contextmanager
 def _data_dir_lock(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder: two stacks on one SQLite file and one append-only file would ruin both."""
+    """Hold the data folder: two stacks on one SQLite file and one append-only file
+    would ruin both.
+    """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # people's photos
         file = (data_dir / "tryon.lock").open("a+")
@@ -101,9 +110,11 @@ def check_port(host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def _reserved_port(host: str, port: int) -> Iterator[int]:
-    """Keep the port bound, though not listened on, as long as the stack lives; a free one if ``port`` is 0.
+    """Keep the port bound, though not listened on, as long as the stack lives; a free
+    one if ``port`` is 0.
 
-    Web processes share it by SO_REUSEPORT, and no stranger takes it while one of them starts again.
+    Web processes share it by SO_REUSEPORT, and no stranger takes it while one of them
+    starts again.
     """
     check_port(host, port)  # without SO_REUSEPORT, which would let us in beside another stack
     with _bound(host, port, share=True) as listener:
@@ -134,9 +145,11 @@ def _at(host: str, port: int) -> str:
 
 @contextlib.contextmanager
 def _valkey_socket(config: Config) -> Iterator[Path | None]:
-    """Where the embedded Valkey shall listen, noted in the data folder for others; None if TRYON_REDIS_URL names another.
+    """Where the embedded Valkey shall listen, noted in the data folder for others; None
+    if TRYON_REDIS_URL names another.
 
-    Not in the data folder itself: a socket's path is short by law, and not every file system holds one.
+    Not in the data folder itself: a socket's path is short by law, and not every file
+    system holds one.
     """
     if config.redis_url is not None:
         yield None
@@ -157,11 +170,13 @@ def _valkey_socket(config: Config) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# --- children ---------------------------------------------------------------------------------------------------------
+# --- children -------------------------------------------------------------------------
 
 
 def python(*arguments: str) -> list[str]:
-    """The command line of a Python of ours that doesn't import from the working directory (``-P``)."""
+    """The command line of a Python of ours that doesn't import from the working
+    directory (``-P``).
+    """
     return [sys.executable, "-P", *arguments]
 
 
@@ -174,7 +189,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What a child does before its program starts: ask the kernel to kill it when the parent's thread ends (Linux)."""
+    """What a child does before its program starts: ask the kernel to kill it when the
+    parent's thread ends (Linux).
+    """
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
@@ -190,7 +207,10 @@ def _die_with_parent() -> Callable[[], None] | None:
 async def _spawn(
     command: Sequence[str], env: dict[str, str] | None, *, stdin: int = asyncio.subprocess.DEVNULL
 ) -> asyncio.subprocess.Process:
-    """Start a child that dies with this process. Call it from the main thread: PDEATHSIG is tied to the thread."""
+    """Start a child that dies with this process.
+
+    Call it from the main thread: PDEATHSIG is tied to the thread.
+    """
     return await asyncio.create_subprocess_exec(
         *command,
         env=env,
@@ -203,7 +223,8 @@ async def _spawn(
 class _Child:
     """A program that is kept running; one that cannot start at all ends the stack.
 
-    A Python module (``held``) loads its code at once and begins when the stack's migrations are done.
+    A Python module (``held``) loads its code at once and begins when the stack's
+    migrations are done.
     """
 
     def __init__(
@@ -251,7 +272,8 @@ class _Child:
                 return
             tries += 1
             if not self._stack.ready.is_set() and (status == 2 or tries == START_TRIES):
-                # 2: it has told in one line what is wrong with the settings; trying again would only repeat that.
+                # 2: it has told in one line what is wrong with the settings; trying
+                # again would only repeat that.
                 self._stack.give_up(UpError(f"{self.name} cannot start: it {_ended(status)}", status=1))
                 return
             if clock() - started >= STEADY_SECONDS:
@@ -297,11 +319,14 @@ def _say(message: str) -> None:
         print(f"tryon: {message}", file=sys.stderr, flush=True)
 
 
-# --- the stack --------------------------------------------------------------------------------------------------------
+# --- the stack ------------------------------------------------------------------------
 
 
 class _Stack:
-    """Everything that `tryon up` starts, in the order in which it starts. Made inside the running loop."""
+    """Everything that `tryon up` starts, in the order in which it starts.
+
+    Made inside the running loop.
+    """
 
     def __init__(self, config: Config, port: int, valkey_socket: Path | None) -> None:
         self._config = config
@@ -333,7 +358,9 @@ class _Stack:
             self._end.set_exception(error)
 
     def forget_gauges(self, pid: int) -> None:
-        """What a dead process counted stays counted; what it *had* (sockets, connections) is gone with it."""
+        """What a dead process counted stays counted; what it *had* (sockets,
+        connections) is gone with it.
+        """
         for file in self._metrics.glob(f"gauge_live*_{pid}.db"):
             file.unlink(missing_ok=True)
 
@@ -424,7 +451,9 @@ class _Stack:
 
 
 async def _until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Look again and again: a server from elsewhere has no other way to say that it answers."""
+    """Look again and again: a server from elsewhere has no other way to say that it
+    answers.
+    """
     try:
         async with asyncio.timeout(READY_SECONDS):
             while not await holds():
@@ -447,7 +476,9 @@ async def _migrate(env: dict[str, str]) -> None:
 
 
 def _reachable(host: str) -> str:
-    """Where this machine reaches a server that listens on ``host``: a wildcard is no destination."""
+    """Where this machine reaches a server that listens on ``host``: a wildcard is no
+    destination.
+    """
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
 
 

@@ -8,17 +8,20 @@ from typing import Final
 FAKETIME: Final = {
     "FAKETIME_NO_CACHE": "1",  # a clock that is set is read at once
     "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    # or else it mistakes the time limit of whoever waits for Python's lock, which then spins and lets nobody else in for seconds
+    # or else it mistakes the time limit of whoever waits for Python's lock, which then
+    # spins and lets nobody else in for seconds
     "FAKETIME_FORCE_MONOTONIC_FIX": "0",
-    # or else touching a file stamps it with the process's time: the kernel does that, and its clock (a file server's) is another
+    # or else touching a file stamps it with the process's time: the kernel does that,
+    # and its clock (a file server's) is another
     "FAKE_UTIME": "1",
 }
 """So that nothing but the time of day is a process's own."""
 
 
 def own_clock() -> dict[str, str]:
-    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a file says. Raises ImportError without
-    libfaketime."""
+    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a
+    file says. Raises ImportError without libfaketime.
+    """
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         raise ImportError("libfaketime is missing (Debian: apt-get install libfaketime)")

@@ -1,7 +1,10 @@
-"""A whole installation as processes that can be hurt: Valkey, the database, several web processes and workers.
+"""A whole installation as processes that can be hurt:
 
-Each is started alone, as in production, writes its log to ``<folder>/logs``, and may be killed, frozen, stopped and
-started again while the others run. Everything ends with the block, and with this process. Linux only.
+Valkey, the database, several web processes and workers.
+
+Each is started alone, as in production, writes its log to ``<folder>/logs``, and may be
+killed, frozen, stopped and started again while the others run. Everything ends with the
+block, and with this process. Linux only.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ HARSH: Final[dict[str, Any]] = {
     "log_level": "info",
     "log_format": "text",
 }
-"""What every cluster changes of the product's settings: the load comes from few addresses, and no session fails by chance."""
+"""What every cluster changes of the product's settings: the load comes from few
+addresses, and no session fails by chance.
+"""
 
 
 class Program:
@@ -109,7 +114,10 @@ class Program:
 
 
 class Cluster:
-    """See :func:`running_cluster`. ``webs`` and ``workers`` in the order in which they were started."""
+    """See :func:`running_cluster`.
+
+    ``webs`` and ``workers`` in the order in which they were started.
+    """
 
     def __init__(self, folder: Path, valkey: ValkeyServer, settings: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -151,7 +159,9 @@ class Cluster:
         self.environ = {f"TRYON_{name.upper()}": str(value) for name, value in settings.items()}
 
     def make_web(self, environ: Mapping[str, str] | None = None, **settings: Any) -> Program:
-        """A web process, not yet started; ``settings`` on top of the cluster's, ``environ`` besides."""
+        """A web process, not yet started; ``settings`` on top of the cluster's,
+        ``environ`` besides.
+        """
         environ = self.environ | _variables(settings) | {"TRYON_PORT": str(self.port)} | dict(environ or {})
         name = f"web{len(self.webs) + 1}"
         command = (sys.executable, "-m", "server", "serve", "--reuse-port")
@@ -166,7 +176,10 @@ class Cluster:
         return self.workers[-1]
 
     async def start_web(self, web: Program) -> None:
-        """Start it and wait until it listens itself: others may share its port. Raises SystemExit if it ends instead."""
+        """Start it and wait until it listens itself: others may share its port.
+
+        Raises SystemExit if it ends instead.
+        """
         await web.start()
         async with asyncio.timeout(READY_SECONDS):
             while web.running:
@@ -187,7 +200,9 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def services(self, **settings: Any) -> AsyncIterator[Services]:
-        """The product's own use cases, in this process: to look into the database, or to play a part."""
+        """The product's own use cases, in this process: to look into the database, or
+        to play a part.
+        """
         config = Config.load(self.environ | _variables(settings), env_file=None)
         async with open_services(config) as services:
             await services.store.synchronize_clock()
@@ -202,7 +217,7 @@ class Cluster:
                     seen = await services.queue.workers()
                 await asyncio.sleep(0.02)
 
-    # -- what can be done to the servers -----------------------------------------------------------------------------
+    # -- what can be done to the servers -----------------------------------------------
 
     async def redis(self, *command: str | int) -> Any:
         """One command to Valkey itself, past the proxy."""
@@ -213,14 +228,18 @@ class Cluster:
         await asyncio.to_thread(self.valkey.start)
 
     async def fill_valkey(self) -> None:
-        """Out of memory, without eviction: every command that would add something is refused."""
+        """Out of memory, without eviction: every command that would add something is
+        refused.
+        """
         await self.redis("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
 
     async def empty_valkey(self) -> None:
         await self.redis("CONFIG", "SET", "maxmemory", "0")
 
     async def overrun_subscribers(self, channel: str, message: bytes, *, copies: int = 400) -> None:
-        """Have Valkey cut off whoever is subscribed to ``channel``, by its own limit on output buffers."""
+        """Have Valkey cut off whoever is subscribed to ``channel``, by its own limit on
+        output buffers.
+        """
         await self.redis("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
         client = redis.asyncio.Redis(unix_socket_path=str(self.valkey.socket_path))
         async with (
@@ -233,7 +252,9 @@ class Cluster:
         await self.redis("CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60")
 
     async def freeze(self, program: Program) -> None:
-        """SIGSTOP at a moment when it does not hold SQLite's one write lock: with that, it would stop everybody."""
+        """SIGSTOP at a moment when it does not hold SQLite's one write lock: with that,
+        it would stop everybody.
+        """
         while True:
             program.freeze()
             try:
@@ -262,7 +283,9 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def exhausted_postgres(self) -> AsyncIterator[int]:
-        """Take every connection that PostgreSQL has to give, those of the product included; how many."""
+        """Take every connection that PostgreSQL has to give, those of the product
+        included; how many.
+        """
         assert self.postgres is not None
         url = self.postgres.url("tryon", "postgresql")
         taken: list[asyncpg.Connection] = []
@@ -280,7 +303,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def full_disk(self) -> Iterator[None]:
-        """With ``disk_bytes``: not a byte more fits into the folder of photos and results."""
+        """With ``disk_bytes``: not a byte more fits into the folder of photos and
+        results.
+        """
         ballast = self.data / "uploads" / "ballast"
         with ballast.open("wb", buffering=0) as file:
             for size in (65536, 4096, 1):
@@ -294,7 +319,9 @@ class Cluster:
 
 
 async def _end_others(ours: list[asyncpg.Connection]) -> int:
-    """End the product's connections, so that they can be taken too; how many there were."""
+    """End the product's connections, so that they can be taken too; how many there
+    were.
+    """
     rows = await ours[0].fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE backend_type = 'client backend' AND pid <> ALL($1::int[])",
@@ -331,10 +358,14 @@ async def running_cluster(
     valkey_options: tuple[str, ...] = (),
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
-    """Everything up and ready: web processes listen, workers are seen. Settings in small letters, without ``TRYON_``.
+    """Everything up and ready: web processes listen, workers are seen.
 
-    Web processes share one port; a frozen one keeps what the kernel gave it. ``postgres``: instead of SQLite; a mapping sets its
-    options. ``proxy``: between the product and Valkey. ``disk_bytes``: photos and results on a file system of that size.
+    Settings in small letters, without ``TRYON_``.
+
+    Web processes share one port; a frozen one keeps what the kernel gave it.
+    ``postgres``: instead of SQLite; a mapping sets its options. ``proxy``: between the
+    product and Valkey. ``disk_bytes``: photos and results on a file system of that
+    size.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tryon-cluster-"))

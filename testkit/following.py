@@ -1,8 +1,11 @@
-"""One client per transport, all with one face: `async for step in follow(transport, url, id, token, since=N)`.
+"""One client per transport, all with one face:
 
-Each is as simple as a client may be that keeps the contract: it holds one cursor and takes what the server says. What the
-wire promises besides (a snapshot first, ids, the last frame) is asserted on the way. Closing the generator cuts the
-connection without a word; following again from the last step's `seq` is coming back.
+`async for step in follow(transport, url, id, token, since=N)`.
+
+Each is as simple as a client may be that keeps the contract: it holds one cursor and
+takes what the server says. What the wire promises besides (a snapshot first, ids, the
+last frame) is asserted on the way. Closing the generator cuts the connection without a
+word; following again from the last step's `seq` is coming back.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ WAIT_SECONDS: Final = 10
 
 
 class Step(NamedTuple):
-    """One thing that a client learned: a transition, or (``seq`` 0) how following ended."""
+    """One thing that a client learned: a transition, or (``seq`` 0) how following
+    ended.
+    """
 
     seq: int
     event: str
@@ -45,7 +50,10 @@ Steps = AsyncGenerator[Step, None]
 
 
 def follow(transport: str, url: str, session_id: str, token: str, since: int = 0) -> Steps:
-    """Every step after ``since``, then the end. ``url``: of the server, beginning with http."""
+    """Every step after ``since``, then the end.
+
+    ``url``: of the server, beginning with http.
+    """
     session_url = f"{url}/api/tryon/sessions/{session_id}"
     return {"ws": _ws, "sse": _sse, "long-poll": _long_poll, "poll": _poll}[transport](session_url, token, since)
 
@@ -61,7 +69,7 @@ def _client(token: str) -> httpx.AsyncClient:
     )
 
 
-# -- pushed: frames ----------------------------------------------------------------------------------------------------
+# -- pushed: frames --------------------------------------------------------------------
 
 
 async def _steps_of(frames: AsyncIterator[dict[str, Any]]) -> Steps:
@@ -117,7 +125,7 @@ async def _ws(session_url: str, token: str, since: int) -> Steps:
             connection.transport.abort()
 
 
-# -- pushed: Server-Sent Events ----------------------------------------------------------------------------------------
+# -- pushed: Server-Sent Events --------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,9 @@ class Block:
 
 
 def parse_block(lines: list[str]) -> Block:
-    """One block of an event stream (WHATWG HTML, section 9.2.6), strictly: an unknown field is an error."""
+    """One block of an event stream (WHATWG HTML, section 9.2.6), strictly: an unknown
+    field is an error.
+    """
     fields: dict[str, list[str]] = {"data": [], "id": [], "event": [], "retry": [], "": []}
     for line in lines:
         name, _, value = line.partition(":")
@@ -153,7 +163,10 @@ def parse_block(lines: list[str]) -> Block:
 
 
 async def blocks(response: httpx.Response) -> AsyncIterator[Block]:
-    """The blocks of a stream as they come. One without its blank line is not handed out, as in a browser."""
+    """The blocks of a stream as they come.
+
+    One without its blank line is not handed out, as in a browser.
+    """
     lines: list[str] = []
     async for line in response.aiter_lines():
         if line:
@@ -200,7 +213,7 @@ async def _sse(session_url: str, token: str, since: int) -> Steps:
             yield step
 
 
-# -- polled ------------------------------------------------------------------------------------------------------------
+# -- polled ----------------------------------------------------------------------------
 
 
 async def _poll(session_url: str, token: str, since: int) -> Steps:

@@ -1,8 +1,10 @@
-"""The load generator: thousands of WebSocket clients in one process, on bare asyncio protocols.
+"""The load generator: thousands of WebSocket clients in one process, on bare asyncio
+protocols.
 
-A client of a library takes 30 us and 30 KB a message and a connection; these take 3 us and 2 KB, so that what is measured
-is the server. They do what a client must: upgrade, answer pings, answer the close. They come from several addresses of
-127.0.0.0/8, as the ports of one would not last for reconnects.
+A client of a library takes 30 us and 30 KB a message and a connection; these take 3 us
+and 2 KB, so that what is measured is the server. They do what a client must: upgrade,
+answer pings, answer the close. They come from several addresses of 127.0.0.0/8, as the
+ports of one would not last for reconnects.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ def _ignore(client: Client, text: bytes) -> None:
 
 
 class Client(asyncio.Protocol):
-    """One WebSocket. ``ready`` is done with the first text frame (with the 101 if ``greeted`` is false)."""
+    """One WebSocket.
+
+    ``ready`` is done with the first text frame (with the 101 if ``greeted`` is false).
+    """
 
     __slots__ = (
         "_greeted",
@@ -152,7 +157,10 @@ async def connect(
     on_end: OnEnd | None = None,
     greeted: bool = True,
 ) -> Client:
-    """One client that has its first frame. Raises OSError (a refusal is one) or TimeoutError."""
+    """One client that has its first frame.
+
+    Raises OSError (a refusal is one) or TimeoutError.
+    """
     client = Client(port, path, number, on_text, on_end, greeted)
     async with asyncio.timeout(CONNECT_SECONDS):
         await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", port, local_addr=source(number))
@@ -167,7 +175,9 @@ async def connect(
 async def connect_all(
     port: int, paths: Sequence[str], *, on_text: OnText = _ignore, greeted: bool = True
 ) -> tuple[list[Client], list[float]]:
-    """All of them, :data:`CONCURRENT` at a time, in order; and how long each took, in seconds."""
+    """All of them, :data:`CONCURRENT` at a time, in order; and how long each took, in
+    seconds.
+    """
     clients: list[Client | None] = [None] * len(paths)
     seconds: list[float] = []
     numbers = iter(range(len(paths)))
@@ -203,7 +213,10 @@ class Http:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(self, method: str, path: str, head: str = "", body: bytes = b"") -> tuple[int, bytes, bytes]:
-        """Status, head and body of the answer. ``head``: further lines, each with its CRLF."""
+        """Status, head and body of the answer.
+
+        ``head``: further lines, each with its CRLF.
+        """
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, local_addr=source(self._number))
         reader, writer = self._streams
@@ -217,7 +230,10 @@ class Http:
         return status, answer, await reader.readexactly(size)
 
     async def upload(self, form: bytes) -> dict[str, Any]:
-        """A new session from a multipart body made by :func:`form`. SystemExit if it is refused."""
+        """A new session from a multipart body made by :func:`form`.
+
+        SystemExit if it is refused.
+        """
         status, _, body = await self.request(
             "POST", SESSIONS, f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n", form
         )
@@ -244,12 +260,14 @@ def form(image: bytes) -> bytes:
     return head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-# -- sessions without an upload ----------------------------------------------------------------------------------------
+# -- sessions without an upload --------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Held:
-    """A session that is being processed, by nobody: quiet until the benchmark says something."""
+    """A session that is being processed, by nobody: quiet until the benchmark says
+    something.
+    """
 
     claim: Claim
     path: str
@@ -261,7 +279,9 @@ class Held:
 
 
 async def hold(services: Services, count: int) -> list[Held]:
-    """So many sessions in ``processing``: real rows, events and files, made by the product's use cases without HTTP."""
+    """So many sessions in ``processing``: real rows, events and files, made by the
+    product's use cases without HTTP.
+    """
     held: list[Held] = []
     for made, path in await queue(services, count):
         claim = await services.sessions.begin(made.id, worker="benchmark")
@@ -272,7 +292,9 @@ async def hold(services: Services, count: int) -> list[Held]:
 
 
 async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
-    """So many sessions in ``created``, waiting for a worker; each with the path of its socket."""
+    """So many sessions in ``created``, waiting for a worker; each with the path of its
+    socket.
+    """
     photo = Photo(b"\xff\xd8\xff\xe0 no picture", "jpg")
     expires = int(services.store.now()) + services.config.ticket_seconds
     queued: list[tuple[Session, str]] = []
@@ -286,7 +308,9 @@ async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
 
 
 class Times:
-    """Reads the ``at`` of a frame quickly: only the seconds are parsed, what stands before them is looked up."""
+    """Reads the ``at`` of a frame quickly: only the seconds are parsed, what stands
+    before them is looked up.
+    """
 
     def __init__(self) -> None:
         self._minutes: dict[bytes, float] = {}

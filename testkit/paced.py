@@ -1,5 +1,7 @@
-"""A processor that takes as long as its session asks for, ``params={"seconds": 2.5}``, and next to no CPU; or that does what
-no processor should: ``params={"does": "segfault"}``, ``eat`` (memory), ``spin`` or ``hang``."""
+"""A processor that takes as long as its session asks for, ``params={"seconds": 2.5}``,
+and next to no CPU; or that does what no processor should: ``params={"does":
+"segfault"}``, ``eat`` (memory), ``spin`` or ``hang``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Photos that look like what people send, made with Pillow: ``python -m testkit.photos DIR``.
+"""Photos that look like what people send, made with Pillow:
 
-Each shows a person before a wall, and four coloured corners that tell whether it is upright (see :data:`CORNERS`). What
-phones add is there: an EXIF orientation, GPS, XMP, a comment.
+``python -m testkit.photos DIR``.
+
+Each shows a person before a wall, and four coloured corners that tell whether it is
+upright (see :data:`CORNERS`). What phones add is there: an EXIF orientation, GPS, XMP,
+a comment.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ CORNERS: Final[Mapping[str, tuple[int, int, int]]] = {
     "bottom_left": (40, 60, 220),
     "bottom_right": (240, 210, 40),
 }
-#: Found in the metadata of the photos, and to be found nowhere in what is stored or served.
+#: Found in the metadata of the photos, and to be found nowhere in what is stored or
+#: served.
 SECRETS: Final = (b"Evil Camera 3000", b"taken at home, Elm Street 5", b"XMP-of-Elm-Street", b"serial-4711")
 
 #: File name -> its upright size (width, height).
@@ -107,7 +111,8 @@ XMP: Final = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><note>XMP-of-Elm-Street</note
 def make(folder: Path) -> Path:
     """Write all of :data:`SIZES` into ``folder`` (made if missing) and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Orientation 6: the camera lay on its side, show it turned by 90 degrees clockwise; 8 is the other way round.
+    # Orientation 6: the camera lay on its side, show it turned by 90 degrees clockwise;
+    # 8 is the other way round.
     person(SIZES["photo.jpg"]).transpose(Image.Transpose.ROTATE_90).save(
         folder / "photo.jpg", quality=88, exif=metadata(6), xmp=XMP, comment=SECRETS[1]
     )

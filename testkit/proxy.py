@@ -1,6 +1,8 @@
-"""A TCP proxy that breaks what goes through it: silence in one direction, cut connections.
+"""A TCP proxy that breaks what goes through it: silence in one direction, cut
+connections.
 
-Linux's ``tc netem`` does this better where it is to be had; this needs no rights and works per connection.
+Linux's ``tc netem`` does this better where it is to be had; this needs no rights and
+works per connection.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ CHUNK_BYTES = 65536
 
 
 class _Pair:
-    """One connection through the proxy. ``said``: the first bytes of its client, to know what it is."""
+    """One connection through the proxy.
+
+    ``said``: the first bytes of its client, to know what it is.
+    """
 
     __slots__ = ("client", "said", "server")
 
@@ -64,7 +69,9 @@ class Proxy:
         return len(pairs)
 
     def deafen(self, which: Callable[[bytes], bool] = lambda said: True) -> None:
-        """Throw away what the server says to these clients, of old and new connections; judged by what they said first."""
+        """Throw away what the server says to these clients, of old and new connections;
+        judged by what they said first.
+        """
         self._deaf = which
 
     def hear(self) -> None:

@@ -15,7 +15,9 @@ Row = Sequence[str | float | int | None]
 
 
 def heading(what: str, settings: Mapping[str, Any]) -> None:
-    """What is measured, on which machine, with which settings of the product that are not its defaults."""
+    """What is measured, on which machine, with which settings of the product that are
+    not its defaults.
+    """
     print(f"# {what}")
     print(f"# {machine()}")
     print(
@@ -36,7 +38,10 @@ def machine() -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Left-aligned first column, right-aligned figures. A float is printed with three significant digits at least."""
+    """Left-aligned first column, right-aligned figures.
+
+    A float is printed with three significant digits at least.
+    """
     texts = [list(columns), *([_text(value) for value in row] for row in rows)]
     widths = [max(len(row[n]) for row in texts) for n in range(len(columns))]
     for row in texts:

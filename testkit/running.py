@@ -1,4 +1,6 @@
-"""The product's own web server inside the test process: the real application, on a real port, with real clients."""
+"""The product's own web server inside the test process: the real application, on a real
+port, with real clients.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ _owners = itertools.count()
 
 
 async def until(true: Callable[[], Any], *, seconds: float = 10.0) -> None:
-    """Wait for something that nobody announces. AssertionError if it does not come true."""
+    """Wait for something that nobody announces.
+
+    AssertionError if it does not come true.
+    """
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.002)
@@ -69,7 +74,9 @@ class Web:
         return self.services.store
 
     async def submit(self, token: str | None = None) -> tuple[Session, str]:
-        """A new session and its owner's token, without HTTP and without a decodable photo."""
+        """A new session and its owner's token, without HTTP and without a decodable
+        photo.
+        """
         token = token or new_token()
         session = await self.services.sessions.submit(
             owner=token_hash(token), image=PHOTO, garment=None, params={}, request_id=None
@@ -91,7 +98,9 @@ class Web:
     async def follow(
         self, session_id: str, token: str | None = None, query: str = "", **options: Any
     ) -> AsyncIterator[Client]:
-        """A WebSocket client; with ``token`` it shows the subprotocol pair, as a browser does."""
+        """A WebSocket client; with ``token`` it shows the subprotocol pair, as a
+        browser does.
+        """
         if token is not None:
             options["subprotocols"] = ["tryon.v1", f"tryon.bearer.{token}"]
         options = {"proxy": None, "ping_interval": None, "compression": None, "close_timeout": 2} | options
@@ -107,7 +116,9 @@ class Client:
         self.frames: list[dict[str, Any]] = []
 
     async def next(self, *types: str, seconds: float = 10.0) -> dict[str, Any]:
-        """The next frame, or the next of these types (others are kept in ``frames`` all the same)."""
+        """The next frame, or the next of these types (others are kept in ``frames`` all
+        the same).
+        """
         async with asyncio.timeout(seconds):
             while True:
                 frame: dict[str, Any] = json.loads(await self.connection.recv())
@@ -131,7 +142,9 @@ class Client:
         return [frame["type"] for frame in self.frames]
 
     def story(self) -> list[int]:
-        """The seqs in the order in which this client learned of them, from the last snapshot on."""
+        """The seqs in the order in which this client learned of them, from the last
+        snapshot on.
+        """
         seqs: list[int] = []
         for frame in self.frames:
             if frame["type"] == "snapshot":
@@ -143,7 +156,9 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake) -> AsyncIterator[Web]:
-    """Serve on a free port until the end of the block; connected to Redis before it begins, if Redis is there."""
+    """Serve on a free port until the end of the block; connected to Redis before it
+    begins, if Redis is there.
+    """
     app = create_app(config)
     server = make_server(app, ws=ws)
     listener = listen(config, reuse_port=False)

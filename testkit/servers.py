@@ -1,6 +1,9 @@
-"""The real servers that tests run against: Valkey, PostgreSQL, and the product's own stack, each a process of its own.
+"""The real servers that tests run against:
 
-All of them die with the test process, even if it is killed (Linux), and none of them needs a fixed port.
+Valkey, PostgreSQL, and the product's own stack, each a process of its own.
+
+All of them die with the test process, even if it is killed (Linux), and none of them
+needs a fixed port.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ START_SECONDS: Final = 30.0  # generous: the machine may be busy; nothing waits 
 
 
 def die_with_parent(with_signal: int = signal.SIGKILL) -> Callable[[], None]:
-    """A ``preexec_fn``: the kernel sends ``with_signal`` to the child when this thread ends (Linux; elsewhere nothing)."""
+    """A ``preexec_fn``: the kernel sends ``with_signal`` to the child when this thread
+    ends (Linux; elsewhere nothing).
+    """
     if sys.platform != "linux":
         return lambda: None
     libc = ctypes.CDLL(None, use_errno=True)
@@ -46,9 +51,11 @@ def free_port() -> int:
 
 
 class ValkeyServer:
-    """A Valkey of one's own on a Unix socket (``url``), and on a loopback port if asked (``tcp_url``).
+    """A Valkey of one's own on a Unix socket (``url``), and on a loopback port if asked
+    (``tcp_url``).
 
-    It persists to its folder when ``persistent``, so that a restart brings the data back; else a restart comes back empty.
+    It persists to its folder when ``persistent``, so that a restart brings the data
+    back; else a restart comes back empty.
     """
 
     def __init__(self, *, tcp: bool = False, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
@@ -149,9 +156,11 @@ class ValkeyServer:
 
 
 class PostgresServer:
-    """A PostgreSQL of one's own, as ``nobody`` when the tests run as root (it refuses to be root), without fsync.
+    """A PostgreSQL of one's own, as ``nobody`` when the tests run as root (it refuses
+    to be root), without fsync.
 
-    ``durable``: no commit is lost when it is ended at once. ``options`` win over these: ``max_connections="20"``.
+    ``durable``: no commit is lost when it is ended at once. ``options`` win over these:
+    ``max_connections="20"``.
     """
 
     def __init__(self, *, durable: bool = False, **options: str) -> None:
@@ -254,7 +263,10 @@ class PostgresServer:
         self._send_all(signal.SIGCONT)
 
     def _send_all(self, number: signal.Signals) -> None:
-        """To the one that starts the others first. Not to its group: each of its processes makes one of its own."""
+        """To the one that starts the others first.
+
+        Not to its group: each of its processes makes one of its own.
+        """
         assert self._process is not None
         first = psutil.Process(self._process.pid)
         first.send_signal(number)
@@ -263,7 +275,9 @@ class PostgresServer:
                 child.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once, as ``pg_ctl stop -m immediate`` does: no goodbye to anybody, and it must recover at its next start."""
+        """End it at once, as ``pg_ctl stop -m immediate`` does: no goodbye to anybody,
+        and it must recover at its next start.
+        """
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
@@ -275,7 +289,9 @@ class PostgresServer:
 
 
 class Stack:
-    """A `tryon up` (or another `tryon` command) as a process of its own; its output line by line."""
+    """A `tryon up` (or another `tryon` command) as a process of its own; its output
+    line by line.
+    """
 
     READY: Final = re.compile(r"TryOn Push is ready at (\S+)")
 
@@ -298,7 +314,9 @@ class Stack:
 
     @classmethod
     async def open(cls, folder: Path, *command: str, env: Mapping[str, str] | None = None) -> Stack:
-        """Start ``python -m server <command>`` with no other TRYON_* setting than ``env``."""
+        """Start ``python -m server <command>`` with no other TRYON_* setting than
+        ``env``.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         clean = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")}
         settings = {"TRYON_DATA_DIR": str(folder / "data"), **(env or {})}

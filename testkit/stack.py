@@ -1,5 +1,9 @@
-"""A stack of its own for a benchmark: Valkey, one web process, and a worker where one is needed, each started alone, as in
-production. Everything dies with the benchmark. Linux only: CPU clocks and memory are read from ``/proc``."""
+"""A stack of its own for a benchmark:
+
+Valkey, one web process, and a worker where one is needed, each started alone, as in
+production. Everything dies with the benchmark. Linux only: CPU clocks and memory are
+read from ``/proc``.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,9 @@ GENEROUS: Final[dict[str, Any]] = {
     "queue_limit": 100000,
     "log_level": "error",
 }
-"""What every benchmark changes of the product's settings: a load generator is one client address, or a few."""
+"""What every benchmark changes of the product's settings: a load generator is one
+client address, or a few.
+"""
 
 QUIET: Final[dict[str, Any]] = {"lease_seconds": 3600, "deadline_seconds": 86000, "ticket_seconds": 86000}
 """Sessions that stay in one state for the whole of a benchmark."""
@@ -51,7 +57,9 @@ def free_port() -> int:
 
 
 def reserved_port() -> socket.socket:
-    """Bound, never listened on: no stranger takes the port while a web process, which shares it, starts again."""
+    """Bound, never listened on: no stranger takes the port while a web process, which
+    shares it, starts again.
+    """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -59,7 +67,7 @@ def reserved_port() -> socket.socket:
     return reserved
 
 
-# -- what a process costs ----------------------------------------------------------------------------------------------
+# -- what a process costs --------------------------------------------------------------
 
 
 def tree(pid: int) -> list[int]:
@@ -75,12 +83,16 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process has used, from its own clock (nanoseconds, clock_getcpuclockid(3)): other load doesn't show in it."""
+    """CPU that a process has used, from its own clock (nanoseconds,
+    clock_getcpuclockid(3)): other load doesn't show in it.
+    """
     return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """The same with all its children, those that have ended (in ticks of 10 ms) included."""
+    """The same with all its children, those that have ended (in ticks of 10 ms)
+    included.
+    """
     total = 0.0
     for each in tree(pid):
         with contextlib.suppress(OSError):
@@ -101,7 +113,7 @@ def pss_bytes(pid: int) -> int:
     return total
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------
 
 
 def _die_with_parent() -> Callable[[], None]:
@@ -112,7 +124,9 @@ def _die_with_parent() -> Callable[[], None]:
 async def spawn(
     *command: str, environ: Mapping[str, str] | None = None, log: Path | None = None
 ) -> asyncio.subprocess.Process:
-    """Start a program in the checkout with no TRYON_* settings but these; ``log`` takes all that it says."""
+    """Start a program in the checkout with no TRYON_* settings but these; ``log`` takes
+    all that it says.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRYON_")}
     with contextlib.ExitStack() as stack:
         out = None if log is None else stack.enter_context(log.open("ab"))
@@ -141,7 +155,10 @@ async def stop(process: asyncio.subprocess.Process, number: signal.Signals = sig
 
 
 async def listening(port: int, process: asyncio.subprocess.Process) -> None:
-    """Wait until somebody accepts connections on the port. SystemExit if the process ends first."""
+    """Wait until somebody accepts connections on the port.
+
+    SystemExit if the process ends first.
+    """
     try:
         async with asyncio.timeout(READY_SECONDS):
             while process.returncode is None:
@@ -156,7 +173,9 @@ async def listening(port: int, process: asyncio.subprocess.Process) -> None:
 
 
 class Stack:
-    """Valkey and a migrated database; web and worker are started and stopped by the benchmark."""
+    """Valkey and a migrated database; web and worker are started and stopped by the
+    benchmark.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -180,7 +199,9 @@ class Stack:
         }
 
     async def start_valkey(self) -> None:
-        """With the options of `tryon up`, but on a port: the peers' clients know no Unix socket."""
+        """With the options of `tryon up`, but on a port: the peers' clients know no
+        Unix socket.
+        """
         options = {
             "port": str(self.redis_port),
             "bind": "127.0.0.1",
@@ -207,7 +228,9 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def services(self) -> AsyncIterator[Services]:
-        """The product's own use cases, in this process: what makes sessions and plays the worker."""
+        """The product's own use cases, in this process: what makes sessions and plays
+        the worker.
+        """
         async with open_services(Config.load(self.environ, env_file=None)) as services:
             await services.store.synchronize_clock()
             yield services
@@ -222,7 +245,10 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def running_stack(*, worker: bool = False, **settings: Any) -> AsyncIterator[Stack]:
-    """A stack with a web process that listens, and a worker if asked for. Settings in small letters, without TRYON_."""
+    """A stack with a web process that listens, and a worker if asked for.
+
+    Settings in small letters, without TRYON_.
+    """
     with tempfile.TemporaryDirectory(prefix="tryon-benchmark-") as folder:
         stack = Stack(Path(folder), settings)
         try:
@@ -241,7 +267,9 @@ async def running_stack(*, worker: bool = False, **settings: Any) -> AsyncIterat
 
 @contextlib.asynccontextmanager
 async def running_peer(name: str, stack: Stack) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """``benchmarks/peers/<name>.py`` under uvicorn, on the stack's Valkey; its process and port."""
+    """``benchmarks/peers/<name>.py`` under uvicorn, on the stack's Valkey; its process
+    and port.
+    """
     port = free_port()
     options = [
         "--loop",

@@ -1,7 +1,8 @@
 """Fixtures: real servers, real photos, a Config, the whole stack, a browser.
 
-A server or browser that is missing fails the run where ``CI`` is set and skips its tests elsewhere; the last lines of the
-run count the tests that had each. Ask for `database_url` to run a test on SQLite and on PostgreSQL.
+A server or browser that is missing fails the run where ``CI`` is set and skips its
+tests elsewhere; the last lines of the run count the tests that had each. Ask for
+`database_url` to run a test on SQLite and on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def note(request: pytest.FixtureRequest, server: str) -> None:
     request.node.user_properties.append(("server", server))
 
 
-# --- the closing lines ------------------------------------------------------------------------------------------------
+# --- the closing lines ----------------------------------------------------------------
 
 _counts: Counter[str] = Counter()
 _gaps: Counter[str] = Counter()
@@ -74,12 +75,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"SKIPPED {tests} tests: {gap} is missing.", yellow=True, bold=True)
 
 
-# --- Valkey -----------------------------------------------------------------------------------------------------------
+# --- Valkey ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    """One Valkey for all tests of this process; tests ask for `redis_url`, which empties it first."""
+    """One Valkey for all tests of this process; tests ask for `redis_url`, which
+    empties it first.
+    """
     try:
         server = ValkeyServer()
     except ImportError:
@@ -114,7 +117,7 @@ def start_valkey(request: pytest.FixtureRequest) -> Iterator[StartValkey]:
         yield start
 
 
-# --- databases --------------------------------------------------------------------------------------------------------
+# --- databases ------------------------------------------------------------------------
 
 
 async def _migrate(database_url: str, data_dir: Path) -> None:
@@ -125,7 +128,9 @@ async def _migrate(database_url: str, data_dir: Path) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """One PostgreSQL for all tests of this process; tests ask for `postgres_url` or `database_url`."""
+    """One PostgreSQL for all tests of this process; tests ask for `postgres_url` or
+    `database_url`.
+    """
     try:
         server = PostgresServer()
     except ImportError:
@@ -203,14 +208,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_url"))
 
 
-# --- the product ------------------------------------------------------------------------------------------------------
+# --- the product ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def config(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Callable[..., Config]:
-    """Make a Config: own data folder, `redis_url`, `database_url` if the test asks for it (else SQLite); fast settings.
+    """Make a Config: own data folder, `redis_url`, `database_url` if the test asks for
+    it (else SQLite); fast settings.
 
-    Every call in one test names the same folder and servers, as two processes of one installation would.
+    Every call in one test names the same folder and servers, as two processes of one
+    installation would.
     """
     database = request.getfixturevalue("database_url" if "database_url" in request.fixturenames else "sqlite_url")
 
@@ -242,7 +249,8 @@ class StartStack(Protocol):
 
 @pytest.fixture
 async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartStack]:
-    """Start `tryon up` (or another command) for real, on a free port and an own data folder, and wait until it is ready.
+    """Start `tryon up` (or another command) for real, on a free port and an own data
+    folder, and wait until it is ready.
 
     Keywords are its environment. The output is shown when the test fails.
     """
@@ -294,14 +302,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-# --- the browser ------------------------------------------------------------------------------------------------------
+# --- the browser ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 async def chromium() -> AsyncIterator[Browser]:
     """The system's Chromium, which phones no one.
 
-    Put ``@pytest.mark.xdist_group("chromium")`` on its tests: one browser then serves them all.
+    Put ``@pytest.mark.xdist_group("chromium")`` on its tests: one browser then serves
+    them all.
     """
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if path is None:

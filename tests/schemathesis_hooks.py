@@ -1,4 +1,5 @@
-"""What schemathesis cannot know: what a photo is, and that nobody may see another's session.
+"""What schemathesis cannot know: what a photo is, and that nobody may see another's
+session.
 
 Named by `tests/schemathesis.toml` and loaded by schemathesis itself.
 """
@@ -28,7 +29,9 @@ for _media_type in ("image/jpeg", "image/png", "image/webp"):  # judged by its c
 
 @schemathesis.check
 def a_stranger_finds_nothing(ctx: Any, response: Any, case: Any) -> None:
-    """In place of `ignored_auth`, which wants a 401: without the token, or with another, a session does not exist."""
+    """In place of `ignored_auth`, which wants a 401: without the token, or with
+    another, a session does not exist.
+    """
     if "{session_id}" not in case.operation.path or not 200 <= response.status_code < 300:
         return
     asked = response.request

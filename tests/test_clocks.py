@@ -1,4 +1,5 @@
-"""Clocks that are wrong: machines two days apart, and a machine whose clock is set while it works.
+"""Clocks that are wrong: machines two days apart, and a machine whose clock is set
+while it works.
 
 Real web and worker processes, each with a clock of its own (libfaketime).
 """
@@ -35,7 +36,9 @@ HOURS: Final = 25
 
 @pytest.fixture(scope="module")
 def own_clock() -> dict[str, str]:
-    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a file says."""
+    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a
+    file says.
+    """
     try:
         return clocks.own_clock()
     except ImportError:
@@ -122,7 +125,8 @@ async def test_machines_two_days_apart_delete_nothing_early_and_refuse_no_valid_
             while await services.store.ids_among([expired.id]):
                 await asyncio.sleep(0.02)
 
-        # And a machine that comes later, on the other side of the database's clock, honours what this one has signed.
+        # And a machine that comes later, on the other side of the database's clock,
+        # honours what this one has signed.
         late = await stack.enter_async_context(machine(settings, "serve", worker_clock))
         for client in (here, await client_of(late, stack)):
             for link in (by_ticket(session), done["links"]["input"], done["links"]["output"]):

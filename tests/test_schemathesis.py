@@ -1,4 +1,6 @@
-"""The live service against its own OpenAPI document: schemathesis makes up the requests, and checks every answer."""
+"""The live service against its own OpenAPI document: schemathesis makes up the
+requests, and checks every answer.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ REACHED: Final = {
     "POST /api/tryon/sessions/{session_id}/retry 201",
     "DELETE /api/tryon/sessions/{session_id} 200",
 }
-"""What must have succeeded at least once: a run that only ever met 404 has shown nothing."""
+"""What must have succeeded at least once: a run that only ever met 404 has shown
+nothing.
+"""
 
 
 async def test_every_answer_to_made_up_requests_fits_the_document(stack: StartStack, tmp_path: Path) -> None:

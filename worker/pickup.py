@@ -1,17 +1,24 @@
 """How the stock arq worker notices a job within milliseconds, and outlives Redis.
 
-arq polls: it reads the queue, starts what it found, sleeps, reads again, and any Redis error ends it. :class:`DoorbellRedis`
-is the connection it does that through, and changes five things without touching arq:
+arq polls: it reads the queue, starts what it found, sleeps, reads again, and any Redis
+error ends it. :class:`DoorbellRedis` is the connection it does that through, and
+changes five things without touching arq:
 
-- the read waits until the doorbell rings (a pub/sub channel rung after a job became visible), so polling costs nothing;
-- a job leaves Redis, with all that names it, by the transaction that takes it. arq would leave it in the queue while it runs,
-  where it hides waiting ones behind ``queue_read_limit``, and where every worker stumbles over it if this one is killed; and
-  its data, with the session's id, would be left by a killed worker for a day;
-- while Redis is away, the queue looks empty and every other answer is what harms nothing (:data:`NOTHING`);
-- it remembers what it offered, so that a job which cannot be started does not make the loop spin;
-- told to stop, it shows no more jobs at once: arq itself would still take what its last look brings.
+- the read waits until the doorbell rings (a pub/sub channel rung after a job became
+  visible), so polling costs nothing;
+- a job leaves Redis, with all that names it, by the transaction that takes it. arq
+  would leave it in the queue while it runs, where it hides waiting ones behind
+  ``queue_read_limit``, and where every worker stumbles over it if this one is killed;
+  and its data, with the session's id, would be left by a killed worker for a day;
+- while Redis is away, the queue looks empty and every other answer is what harms
+  nothing (:data:`NOTHING`);
+- it remembers what it offered, so that a job which cannot be started does not make the
+  loop spin;
+- told to stop, it shows no more jobs at once: arq itself would still take what its last
+  look brings.
 
-arq's own redelivery of a lost job is gone with that; it takes minutes, and leases in the database do it in seconds.
+arq's own redelivery of a lost job is gone with that; it takes minutes, and leases in
+the database do it in seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +39,9 @@ from server.adapters.redis.queue import AWAY, cancel_channel, connection_pool, d
 log = logging.getLogger("tryon.worker")
 
 POLL_SECONDS: Final = 0.5
-"""The queue is read at least so often: what covers a doorbell that nobody heard, and a Redis that came back."""
+"""The queue is read at least so often: what covers a doorbell that nobody heard, and a
+Redis that came back.
+"""
 
 RECONNECT_SECONDS: Final = 0.25
 LISTEN_SECONDS: Final = 30.0
@@ -45,7 +54,9 @@ NOTHING: Final[dict[str, Any]] = {
     "DBSIZE": 0,
     "DEL": 0,
 }
-"""What a command is said to have answered while Redis is away; None where it isn't listed."""
+"""What a command is said to have answered while Redis is away; None where it isn't
+listed.
+"""
 
 LOCALLY: Final[dict[str, Any]] = {
     "WATCH": True,
@@ -55,8 +66,10 @@ LOCALLY: Final[dict[str, Any]] = {
     "INCRBY": 1,
     "EXPIRE": True,
 }
-"""What arq asks about each job and is told without asking Redis: nobody runs it, it waits, its time has come; it is marked
-as running; this is its first try. Claims in the database are what counts. Its data came when it was taken."""
+"""What arq asks about each job and is told without asking Redis: nobody runs it, it
+waits, its time has come; it is marked as running; this is its first try. Claims in the
+database are what counts. Its data came when it was taken.
+"""
 
 _ASK: Final = object()
 """In place of an answer: Redis is to give it."""
@@ -65,7 +78,8 @@ _ASK: Final = object()
 class DoorbellRedis(ArqRedis):
     """What arq reads its queue through. Making one does no I/O.
 
-    ``rung`` to start: p50 1-2 ms on one machine (``benchmarks/``). Idle: two commands a second.
+    ``rung`` to start: p50 1-2 ms on one machine (``benchmarks/``). Idle: two commands a
+    second.
     """
 
     def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
@@ -79,7 +93,9 @@ class DoorbellRedis(ArqRedis):
         self._channel = doorbell(key_prefix)
         self._cancel_channel = cancel_channel(key_prefix)
         self.on_cancel: Callable[[str], None] | None = None
-        """Called with the id of every session whose claim no longer counts, whoever holds it."""
+        """Called with the id of every session whose claim no longer counts, whoever
+        holds it.
+        """
         self._listener: asyncio.Task[None] | None = None
         self._listening = False
         self._rung = asyncio.Event()
@@ -87,7 +103,9 @@ class DoorbellRedis(ArqRedis):
         self._was_empty = False
         self._offered: list[bytes] = []
         self.taken: dict[str, bytes | None] = {}
-        """The data of the jobs that this worker runs: a Redis that came back may offer one of them again."""
+        """The data of the jobs that this worker runs: a Redis that came back may offer
+        one of them again.
+        """
         self._away = False
         self._stopping = False
 
@@ -96,7 +114,9 @@ class DoorbellRedis(ArqRedis):
         return f"<DoorbellRedis {self.queue_name} {state}>"
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, *args: Any, **options: Any) -> Any:
-        """The jobs that may start now, when there are some, or none after :data:`POLL_SECONDS`."""
+        """The jobs that may start now, when there are some, or none after
+        :data:`POLL_SECONDS`.
+        """
         if name != self.queue_name:
             return await super().zrangebyscore(name, min, max, *args, **options)
         jobs = await self._startable(name, options["num"])
@@ -116,7 +136,9 @@ class DoorbellRedis(ArqRedis):
         return jobs
 
     def take_no_more(self) -> None:
-        """The worker stops: a look at the queue that is under way ends now, and finds nothing."""
+        """The worker stops: a look at the queue that is under way ends now, and finds
+        nothing.
+        """
         self._stopping = True
         self._rung.set()
 
@@ -134,7 +156,8 @@ class DoorbellRedis(ArqRedis):
                 async with self.pubsub() as bell:
                     await bell.subscribe(self._channel, self._cancel_channel)
                     while True:
-                        # The confirmation of a subscription counts as a ring: something may have been missed before it.
+                        # The confirmation of a subscription counts as a ring: something
+                        # may have been missed before it.
                         if message := await bell.get_message(timeout=LISTEN_SECONDS):
                             self._listening = True
                             self._heard(message)
@@ -151,7 +174,9 @@ class DoorbellRedis(ArqRedis):
             self.on_cancel(message["data"].decode())
 
     def _suspect(self) -> None:
-        """A job was there and nobody rang: the subscription may be deaf, so make a new one."""
+        """A job was there and nobody rang: the subscription may be deaf, so make a new
+        one.
+        """
         if self._listening and self._listener is not None:
             self._listening = False
             self._listener.cancel()
@@ -172,7 +197,9 @@ class DoorbellRedis(ArqRedis):
 
     @property
     def given_up(self) -> bool:
-        """A worker that stops asks an absent Redis nothing more: each answer would take two time-outs."""
+        """A worker that stops asks an absent Redis nothing more: each answer would take
+        two time-outs.
+        """
         return self._away and self._stopping
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -201,11 +228,14 @@ class DoorbellRedis(ArqRedis):
 
 
 class TakingPipeline(Pipeline):
-    """A pipeline of arq's worker: taking a job is one transaction, and no error of Redis comes out of it.
+    """A pipeline of arq's worker: taking a job is one transaction, and no error of
+    Redis comes out of it.
 
-    Before a job arq watches the mark of a running one, looks whether it is there and whether the job still waits, sets it, and
-    reads the job: five round trips. Here who removes the job from the queue has it and its data, and the rest is answered at
-    once (:data:`LOCALLY`). No command of it needs memory, so a Redis that is full still gives jobs away.
+    Before a job arq watches the mark of a running one, looks whether it is there and
+    whether the job still waits, sets it, and reads the job: five round trips. Here who
+    removes the job from the queue has it and its data, and the rest is answered at once
+    (:data:`LOCALLY`). No command of it needs memory, so a Redis that is full still
+    gives jobs away.
     """
 
     def __init__(self, redis: DoorbellRedis, transaction: bool, shard_hint: str | None) -> None:
@@ -213,7 +243,8 @@ class TakingPipeline(Pipeline):
         self._redis = redis
         self._takes: str | None = None
         self._plan: list[tuple[str, Any]] = []
-        """Each command, and what it is answered without asking Redis, or :data:`_ASK`."""
+        """Each command, and what it is answered without asking Redis, or :data:`_ASK`.
+        """
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         name = args[0]

@@ -1,6 +1,7 @@
 """What the stock ``arq worker.Settings`` runs: one worker process.
 
-arq reads only what stands in the class body itself, and reads it once, when the process starts.
+arq reads only what stands in the class body itself, and reads it once, when the process
+starts.
 """
 
 from __future__ import annotations
@@ -38,12 +39,19 @@ HEALTH_SECONDS: Final = 5.0
 """How often arq's own health record (``arq --check worker.Settings``) is written."""
 
 EXIT_SECONDS: Final = 0.5
-"""How long a worker may take to close its connections, all sessions written down. Then it is gone, whatever thread of a
-processor still runs and whatever server does not answer."""
+"""How long a worker may take to close its connections, all sessions written down.
+
+Then it is gone, whatever thread of a processor still runs and whatever server does not
+answer.
+"""
 
 POLL_DELAY_SECONDS: Final = 0.002
-"""arq's pause between two looks at the queue. An idle worker spends its time in the doorbell instead; this bounds how long
-a freed slot of a full worker stays empty. Looking for one costs a full worker 2.6 % of a core (5 ms: 1.1 %)."""
+"""arq's pause between two looks at the queue.
+
+An idle worker spends its time in the doorbell instead; this bounds how long a freed
+slot of a full worker stays empty. Looking for one costs a full worker 2.6 % of a core
+(5 ms: 1.1 %).
+"""
 
 
 def _read() -> tuple[Config, str]:
@@ -60,7 +68,9 @@ def _refuse(error: ConfigError) -> NoReturn:
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
-    """Not each job's start and end, which our own lines say better; not the trace of each that is handed back at the end."""
+    """Not each job's start and end, which our own lines say better; not the trace of
+    each that is handed back at the end.
+    """
     handed_back = record.exc_info and record.exc_info[0] is asyncio.CancelledError
     return record.levelno >= logging.WARNING and not handed_back
 
@@ -71,7 +81,9 @@ logging.getLogger("arq.worker").addFilter(_worth_telling)  # a level would be re
 
 
 class Lifetime:
-    """Everything a worker has open, opened and closed by one task: some of it insists on that."""
+    """Everything a worker has open, opened and closed by one task: some of it insists
+    on that.
+    """
 
     def __init__(self) -> None:
         self._ready: asyncio.Future[SessionRunner] = asyncio.get_running_loop().create_future()
@@ -109,7 +121,9 @@ class Lifetime:
 
 
 def _stop(error: Exception) -> None:
-    """A processor that cannot start makes a worker that hands everything back: better none, and one that tries again."""
+    """A processor that cannot start makes a worker that hands everything back: better
+    none, and one that tries again.
+    """
     log.error("The processor did not start; the worker stops", exc_info=error)
     signal.raise_signal(signal.SIGTERM)
 
@@ -153,8 +167,10 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
 
 
 def _on_signal(call: Callable[[], None]) -> None:
-    """Call it on SIGINT and SIGTERM too. arq's own handlers go on: asyncio hears of a signal by its wakeup fd, whatever
-    handler Python has for it (``loop.add_signal_handler`` would replace arq's)."""
+    """Call it on SIGINT and SIGTERM too. arq's own handlers go on: asyncio hears of a
+    signal by its wakeup fd, whatever handler Python has for it
+    (``loop.add_signal_handler`` would replace arq's).
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
@@ -162,7 +178,11 @@ def _on_signal(call: Callable[[], None]) -> None:
 
 
 class Settings:
-    """Of arq. The database decides what becomes of a session: arq keeps no result and tries nothing again."""
+    """Of arq.
+
+    The database decides what becomes of a session: arq keeps no result and tries
+    nothing again.
+    """
 
     functions: ClassVar = [func(run_session, name=FUNCTION, max_tries=1_000_000)]
     redis_pool: ClassVar = DoorbellRedis(redis_url, config.queue_name, config.key_prefix)

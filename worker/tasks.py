@@ -211,7 +211,8 @@ class SessionRunner:
         work.add_done_callback(_forget)  # it may still be at it, if the worker is in a hurry
         return stopping
 
-    # -- how it ends: what to write down, tried until it is written or makes no sense any more
+    # -- how it ends: what to write down, tried until it is written or makes no sense
+    # any more
 
     def _end(
         self, claim: Claim, work: asyncio.Task[Output] | None, beat: asyncio.Task[Literal["cancelled", "lost"]]

@@ -1,4 +1,7 @@
-"""Every benchmark runs, ends by itself and prints its table. How fast anything is, is not asked here."""
+"""Every benchmark runs, ends by itself and prints its table.
+
+How fast anything is, is not asked here.
+"""
 
 from __future__ import annotations
 

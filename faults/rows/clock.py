@@ -1,4 +1,6 @@
-"""Clocks that are wrong: machines two days apart, and one machine whose clock is set while it works (libfaketime)."""
+"""Clocks that are wrong: machines two days apart, and one machine whose clock is set
+while it works (libfaketime).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ DAYS_SECONDS: Final = 10 * 86400.0
 
 
 async def apart(pace: Pace) -> Outcome:
-    """Two web processes and two workers on PostgreSQL, the one pair two days ahead of the other, while the cleanup works."""
+    """Two web processes and two workers on PostgreSQL, the one pair two days ahead of
+    the other, while the cleanup works.
+    """
     clocks = [own_clock() | {"FAKETIME": f"{sign}{HOURS}h"} for sign in "+-"]
     async with running_scene(pace, webs=0, workers=0, postgres=True, cleanup_seconds=1) as scene:
         cluster = scene.cluster
@@ -40,7 +44,9 @@ async def apart(pace: Pace) -> Outcome:
 
 
 async def _everything_is_there(scene: Scene) -> None:
-    """Each session is there, with its files, and every ticket and link is honoured, whoever has signed it."""
+    """Each session is there, with its files, and every ticket and link is honoured,
+    whoever has signed it.
+    """
     paths = [f"{SESSIONS}/{made['session_id']}?{made['links']['ws'].partition('?')[2]}" for made in scene.made]
     opened = [await scene.network.request("GET", path) for path in paths]
     refused = [answer.status for answer in opened if answer.status != 200]
@@ -59,7 +65,9 @@ async def _everything_is_there(scene: Scene) -> None:
 
 
 async def jumps(pace: Pace) -> Outcome:
-    """The clock of a single machine (SQLite) is set, a day forward and then back, while sessions run."""
+    """The clock of a single machine (SQLite) is set, a day forward and then back, while
+    sessions run.
+    """
     lasts = {"deadline_seconds": DAYS_SECONDS, "retention_seconds": DAYS_SECONDS}
     async with running_scene(pace, webs=0, workers=0, **lasts) as scene:
         cluster = scene.cluster

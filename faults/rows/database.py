@@ -1,5 +1,8 @@
-"""The database or the disk cannot be used for a while. What needs them says so honestly, with a time to come back; whoever
-is connected stays; and nothing is wrong afterwards."""
+"""The database or the disk cannot be used for a while.
+
+What needs them says so honestly, with a time to come back; whoever is connected stays;
+and nothing is wrong afterwards.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from tryon.protocol.states import Status
 
 RATE: Final = 4.0
 SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
-"""So that recovery is that of the product, and not the time to work off what has queued up."""
+"""So that recovery is that of the product, and not the time to work off what has queued
+up.
+"""
 
 
 @contextlib.asynccontextmanager
@@ -51,7 +56,9 @@ async def locked(pace: Pace) -> Outcome:
 
 
 async def restarted(pace: Pace) -> Outcome:
-    """``pg_ctl restart -m immediate``, three times: every connection dies without a word, and it recovers from its log."""
+    """``pg_ctl restart -m immediate``, three times: every connection dies without a
+    word, and it recovers from its log.
+    """
     async with _without_database(pace, felt_seconds=0.0, postgres=True) as scene:
         for _ in range(3):
             await scene.outage(pace.outage_seconds / 3)
@@ -72,7 +79,9 @@ async def gone(pace: Pace) -> Outcome:
 
 
 async def frozen(pace: Pace) -> Outcome:
-    """Every process of PostgreSQL is stopped: connections stay open and nothing answers."""
+    """Every process of PostgreSQL is stopped: connections stay open and nothing
+    answers.
+    """
     async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
         scene.cluster.postgres.pause()
@@ -121,8 +130,9 @@ async def disk_full_upload(pace: Pace) -> Outcome:
 
 
 async def disk_full_output(pace: Pace) -> Outcome:
-    """No room for a result: the worker tries again for some seconds, then the person is told; if there is room by then,
-    it ends well."""
+    """No room for a result: the worker tries again for some seconds, then the person is
+    told; if there is room by then, it ends well.
+    """
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")
         made = await asyncio.gather(*(scene.upload(seconds=2.0) for _ in range(4)))

@@ -1,5 +1,8 @@
-"""Redis goes away in every way it knows. In all of them clients stay connected and keep learning, uploads are taken, the
-worker survives, and everything that was accepted is done once Redis is back."""
+"""Redis goes away in every way it knows.
+
+In all of them clients stay connected and keep learning, uploads are taken, the worker
+survives, and everything that was accepted is done once Redis is back.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,19 @@ RATE: Final = 4.0
 CHANNELS: Final = "tryon:session:"
 RECONNECTS: Final = "tryon_bus_reconnects_total"
 SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
-"""So that recovery is that of the product, and not the time to work off what has queued up."""
+"""So that recovery is that of the product, and not the time to work off what has queued
+up.
+"""
 
 
 @contextlib.asynccontextmanager
 async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any) -> AsyncIterator[Scene]:
-    """Before the block all is well and loaded; in it Redis is lost and found; after it everything must have ended well.
+    """Before the block all is well and loaded; in it Redis is lost and found; after it
+    everything must have ended well.
 
-    ``push_seconds``: what happens meanwhile is on the screens so soon: the database is read every second as soon as it is
-    known that Redis is away, and every four seconds before.
+    ``push_seconds``: what happens meanwhile is on the screens so soon: the database is
+    read every second as soon as it is known that Redis is away, and every four seconds
+    before.
     """
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("redis", "workers")
@@ -77,7 +84,9 @@ async def out_of_memory(pace: Pace) -> Outcome:
 
 @contextlib.asynccontextmanager
 async def _cutting(scene: Scene, cuts: int) -> AsyncIterator[None]:
-    """In the block the subscriber of the web process is cut off so many times: it must have noticed each."""
+    """In the block the subscriber of the web process is cut off so many times: it must
+    have noticed each.
+    """
     before = await scene.metric(RECONNECTS)
     yield
     noticed = await scene.metric(RECONNECTS) - before
@@ -85,7 +94,9 @@ async def _cutting(scene: Scene, cuts: int) -> AsyncIterator[None]:
 
 
 async def cut_off(pace: Pace) -> Outcome:
-    """By the limit on output buffers, several times: each loses what was published at that moment."""
+    """By the limit on output buffers, several times: each loses what was published at
+    that moment.
+    """
     async with _without_redis(pace) as scene:
         cuts = 3
         async with _cutting(scene, cuts):
@@ -115,7 +126,9 @@ async def _followed(scene: Scene) -> str:
 
 
 async def deaf(pace: Pace) -> Outcome:
-    """Subscriptions are confirmed by nobody and deliver nothing, those of new connections too; all else works."""
+    """Subscriptions are confirmed by nobody and deliver nothing, those of new
+    connections too; all else works.
+    """
     async with _without_redis(pace, push_seconds=5.0, proxy=True) as scene:
         proxy = scene.cluster.proxy
         assert proxy is not None

@@ -1,5 +1,7 @@
-"""A web process is stopped, killed, or met by clients that behave badly. The others notice nothing, or come back by
-themselves and are right again."""
+"""A web process is stopped, killed, or met by clients that behave badly.
+
+The others notice nothing, or come back by themselves and are right again.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ GROWTH_BYTES: Final = 32 * 2**20
 """How much larger a web process may become by clients that behave badly."""
 
 
-# -- clients on bare sockets, which take nothing -------------------------------------------------------------------------
+# -- clients on bare sockets, which take nothing ---------------------------------------
 
 
 def _upgrade(path: str) -> bytes:
@@ -43,8 +45,9 @@ def _upgrade(path: str) -> bytes:
 
 
 def _deaf_socket(port: int, path: str) -> socket.socket:
-    """A WebSocket, or by its path a stream, that has read its snapshot and reads no more; its window is as small as may be.
-    Blocks."""
+    """A WebSocket, or by its path a stream, that has read its snapshot and reads no
+    more; its window is as small as may be. Blocks.
+    """
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(10)
@@ -64,8 +67,10 @@ async def _deaf_sockets(port: int, paths: Sequence[str]) -> list[socket.socket]:
 
 
 async def _stuff(services: Services, held: Sequence[Held], *, bytes_each: int = 8 * 2**20) -> int:
-    """Progress enough for these sessions that whoever follows them and does not read has full buffers everywhere: here
-    the kernel takes 4 MiB a connection (``net.ipv4.tcp_wmem``). How many frames that is for each follower."""
+    """Progress enough for these sessions that whoever follows them and does not read
+    has full buffers everywhere: here the kernel takes 4 MiB a connection
+    (``net.ipv4.tcp_wmem``). How many frames that is for each follower.
+    """
     count = 0
     for each in held:
         progress = Progress(each.seq, each.claim.attempt, timestamp(each.claim.session.updated_at), stage="x" * 15000)
@@ -87,7 +92,9 @@ async def _settled(scene: Scene) -> None:
 
 
 async def _followers(scene: Scene, transport: str = "ws") -> int:
-    """Those whom the web process counts; a client that does not read may not hear of its end."""
+    """Those whom the web process counts; a client that does not read may not hear of
+    its end.
+    """
     return int(await scene.metric(f'tryon_followers{{transport="{transport}"}}'))
 
 
@@ -101,11 +108,13 @@ async def _until_left(scene: Scene, count: int, seconds: float) -> float:
     return time.monotonic() - began
 
 
-# -- the rows ------------------------------------------------------------------------------------------------------------
+# -- the rows --------------------------------------------------------------------------
 
 
 async def terminated(pace: Pace) -> Outcome:
-    """SIGTERM with many sockets, some of which don't read: everybody else is told, and it is gone in time."""
+    """SIGTERM with many sockets, some of which don't read: everybody else is told, and
+    it is gone in time.
+    """
     raise_file_limit()
     async with running_scene(pace, workers=0, **CROWD) as scene, scene.cluster.services() as services:
         held = await hold(services, 40)
@@ -149,7 +158,9 @@ async def terminated(pace: Pace) -> Outcome:
 
 
 async def killed(pace: Pace) -> Outcome:
-    """SIGKILL of one web process, then of the other, under load; each is started again as its supervisor would do it."""
+    """SIGKILL of one web process, then of the other, under load; each is started again
+    as its supervisor would do it.
+    """
     async with running_scene(pace, webs=2) as scene:
         await scene.healthy("redis", "workers")
         async with scene.load(2 * RATE, longest=pace.outage_seconds):
@@ -197,8 +208,9 @@ def _cut_points(pace: Pace, head: bytes, body: bytes) -> dict[str, int]:
 
 
 async def upload_cut(pace: Pace) -> Outcome:
-    """An upload ends in the middle, at every kind of place, by FIN and by RST, from a small photo and from one that no
-    longer fits into memory."""
+    """An upload ends in the middle, at every kind of place, by FIN and by RST, from a
+    small photo and from one that no longer fits into memory.
+    """
     async with running_scene(pace) as scene:
         await scene.healthy("storage")
         count = 0
@@ -257,7 +269,9 @@ def _held_open(scene: Scene) -> list[str]:
 
 
 async def half_open(pace: Pace) -> Outcome:
-    """Peers that are gone without a word, right after they answered a ping: their kernel takes what comes, nobody reads."""
+    """Peers that are gone without a word, right after they answered a ping: their
+    kernel takes what comes, nobody reads.
+    """
     async with running_scene(pace, workers=0, **CROWD) as scene, scene.cluster.services() as services:
         held = await hold(services, 10)
         silent: list[float] = []
@@ -285,7 +299,9 @@ async def half_open(pace: Pace) -> Outcome:
 
 
 async def _oldest(scene: Scene, silent: Sequence[float], limit: float) -> float:
-    """How long the last of them was kept after it fell silent; ``silent``: when each did, the last one first."""
+    """How long the last of them was kept after it fell silent; ``silent``: when each
+    did, the last one first.
+    """
     oldest = 0.0
     while (count := await _followers(scene)) and oldest < limit:
         oldest = max(oldest, time.monotonic() - silent[count - 1])  # those that fell silent first go first
@@ -351,7 +367,9 @@ async def _talk(services: Services, slow: Sequence[Held], quick: Sequence[Held])
 
 
 async def flooded(pace: Pace) -> Outcome:
-    """Clients that send as many pings as they can and read nothing of the answers, while others are served."""
+    """Clients that send as many pings as they can and read nothing of the answers,
+    while others are served.
+    """
     ping = b"\x89\xfd\0\0\0\0" + b"p" * 125
     async with running_scene(pace, workers=0, **CROWD) as scene:
         async with scene.cluster.services() as services:
@@ -388,7 +406,10 @@ async def flooded(pace: Pace) -> Outcome:
 
 
 def _flood(each: socket.socket, pings: bytes) -> int:
-    """Send until the other side has had enough, 64 MiB at most; how many bytes went. Blocks."""
+    """Send until the other side has had enough, 64 MiB at most; how many bytes went.
+
+    Blocks.
+    """
     sent = 0
     each.settimeout(15)
     with contextlib.suppress(OSError):

@@ -1,5 +1,7 @@
-"""A worker dies, freezes or is told to stop, in every moment of a job. Each session runs again or is told that it failed,
-and ends once."""
+"""A worker dies, freezes or is told to stop, in every moment of a job.
+
+Each session runs again or is told that it failed, and ends once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SESSIONS: Final = 8
 
 
 async def _running(scene: Scene, *, seconds: float, count: int = SESSIONS) -> list[str]:
-    """So many sessions that are being processed, each followed over one transport; their ids."""
+    """So many sessions that are being processed, each followed over one transport;
+    their ids.
+    """
     made = await asyncio.gather(*(scene.upload(seconds=seconds) for _ in range(count)))
     screens = [scene.follow(*each) for each in made if each is not None]
     await scene.until(lambda: all(each.cursor >= 2 for each in screens))
@@ -99,7 +103,9 @@ async def all_killed(pace: Pace) -> Outcome:
 
 
 async def killed_again(pace: Pace) -> Outcome:
-    """Every worker that takes the session is killed: it is given up after the last attempt."""
+    """Every worker that takes the session is killed: it is given up after the last
+    attempt.
+    """
     async with running_scene(pace) as scene:
         (session_id,) = await _running(scene, seconds=60, count=1)
         for attempt in range(1, 4):
@@ -120,7 +126,9 @@ async def killed_again(pace: Pace) -> Outcome:
 
 
 async def zombie(pace: Pace) -> Outcome:
-    """A worker is frozen until its leases have lapsed and another has taken over, and then wakes up and goes on."""
+    """A worker is frozen until its leases have lapsed and another has taken over, and
+    then wakes up and goes on.
+    """
     async with running_scene(pace) as scene:
         ids = await _running(scene, seconds=max(2.5, pace.lease_seconds / 2))
         asleep = scene.cluster.worker
@@ -152,7 +160,9 @@ async def zombie(pace: Pace) -> Outcome:
 
 
 async def terminated(pace: Pace) -> Outcome:
-    """SIGTERM with short and long jobs: the short ones end, the long ones are handed back without burning an attempt."""
+    """SIGTERM with short and long jobs: the short ones end, the long ones are handed
+    back without burning an attempt.
+    """
     drain = 2.0 if pace.slack > 1 else 5.0
     async with running_scene(pace, workers=2, drain_seconds=drain) as scene:
         one, other = scene.cluster.workers
@@ -189,8 +199,9 @@ async def terminated(pace: Pace) -> Outcome:
 
 
 async def killed_before_its_claim(pace: Pace) -> Outcome:
-    """A worker has taken jobs out of the queue and dies before it has claimed their sessions: it waits for the database's
-    write lock, which somebody else holds."""
+    """A worker has taken jobs out of the queue and dies before it has claimed their
+    sessions: it waits for the database's write lock, which somebody else holds.
+    """
     async with running_scene(pace) as scene, scene.cluster.services() as services:
         worker = scene.cluster.worker
         await scene.cluster.freeze(worker)
@@ -217,7 +228,9 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
 
 
 async def delivered_five_times(pace: Pace) -> Outcome:
-    """The same jobs come five times each, to two workers at once, and once more after they have ended."""
+    """The same jobs come five times each, to two workers at once, and once more after
+    they have ended.
+    """
     async with running_scene(pace, workers=2) as scene, scene.cluster.services() as services:
         for worker in scene.cluster.workers:
             await scene.cluster.freeze(worker)
@@ -282,7 +295,9 @@ HARMS: Final = {
 
 
 async def processor_harms(pace: Pace) -> Outcome:
-    """Processors that crash, eat memory, spin or never return, beside others that behave."""
+    """Processors that crash, eat memory, spin or never return, beside others that
+    behave.
+    """
     deadline = 10 if pace.slack > 1 else 30
     async with running_scene(
         pace,

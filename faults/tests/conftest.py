@@ -1,4 +1,6 @@
-"""Every row of the fault matrix, scaled down: the same real processes as in ``python -m faults matrix``, hurt for seconds."""
+"""Every row of the fault matrix, scaled down: the same real processes as in ``python -m
+faults matrix``, hurt for seconds.
+"""
 
 from __future__ import annotations
 

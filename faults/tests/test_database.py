@@ -1,4 +1,6 @@
-"""Without its database or its disk the product says so, keeps whoever is connected, and has nothing to repair afterwards."""
+"""Without its database or its disk the product says so, keeps whoever is connected, and
+has nothing to repair afterwards.
+"""
 
 from __future__ import annotations
 

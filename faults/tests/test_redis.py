@@ -1,4 +1,6 @@
-"""Losing Redis in any way loses nothing: clients stay connected and learn everything, uploads are taken, all of it is done."""
+"""Losing Redis in any way loses nothing: clients stay connected and learn everything,
+uploads are taken, all of it is done.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The soak in small: a real cluster, hurt in every way it knows, keeps every promise; a sabotaged one is found out."""
+"""The soak in small: a real cluster, hurt in every way it knows, keeps every promise; a
+sabotaged one is found out.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SMALL = (
     "--sessions 270 --rate 6 --seed 5 --every 2.4 --lease-seconds 1.5 --stuck-seconds 20 "
     "--deadline-seconds 25 --retention-seconds 30"
 )
-"""45 s, of which a round of all kinds of fault takes 37, and half a minute until all has expired."""
+"""45 s, of which a round of all kinds of fault takes 37, and half a minute until all
+has expired.
+"""
 
 FAULTS = {name.replace("_", " ") for name in vars(Faults) if not name.startswith("_")} - {
     "table",
@@ -51,7 +55,9 @@ async def sabotaged(*command, environ, log):
 cluster.spawn = sabotaged
 main(sys.argv[2:])
 """
-"""Runs the soak with another folder first on the path of the product's processes: its ``sitecustomize`` is loaded by all."""
+"""Runs the soak with another folder first on the path of the product's processes: its
+``sitecustomize`` is loaded by all.
+"""
 
 LEASE_OFF = """
 from server.reconciler.reconciler import Reconciler

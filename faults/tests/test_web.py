@@ -1,4 +1,6 @@
-"""A web process that is stopped, killed or badly treated: whoever is told comes back, the others notice nothing."""
+"""A web process that is stopped, killed or badly treated: whoever is told comes back,
+the others notice nothing.
+"""
 
 from __future__ import annotations
 

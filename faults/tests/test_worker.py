@@ -1,4 +1,6 @@
-"""A worker that dies, freezes or stops in any moment of a job: each session ends on the screen, and once."""
+"""A worker that dies, freezes or stops in any moment of a job: each session ends on the
+screen, and once.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""``tryon chaos``: many people use a running system while things break, and every promise is checked afterwards.
+"""``tryon chaos``: many people use a running system while things break, and every
+promise is checked afterwards.
 
-A client of the product like any other: it knows the protocol, not the server. In the order in which a run goes::
+A client of the product like any other: it knows the protocol, not the server. In the
+order in which a run goes::
 
     plans       who does what and when, from a seed
     people      one person: upload, follow, perhaps cancel, delete, try again; strangers who must see nothing

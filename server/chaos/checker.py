@@ -1,8 +1,9 @@
-"""Whether every promise was kept, from the records of a run alone: no I/O, no clock, no knowledge of the server's code but
-the table of what may follow what.
+"""Whether every promise was kept, from the records of a run alone: no I/O, no clock, no
+knowledge of the server's code but the table of what may follow what.
 
-A finding is a broken promise, never a matter of taste: a refusal that says so (429, 503, 507) is none, a client that had to
-come back is none. :data:`KINDS` is the whole list.
+A finding is a broken promise, never a matter of taste: a refusal that says so (429,
+503, 507) is none, a client that had to come back is none. :data:`KINDS` is the whole
+list.
 """
 
 from __future__ import annotations
@@ -74,13 +75,19 @@ KINDS: Final[dict[Kind, str]] = {
 }
 
 SLACK_SECONDS: Final = 2.0
-"""How much earlier than ``expires_at`` a session may be gone: clocks, and the way there."""
+"""How much earlier than ``expires_at`` a session may be gone: clocks, and the way
+there.
+"""
 
 SHAPE_SHARE: Final = 0.003
-"""By how much the shape of a result may differ from its photo's; those of two photos differ by twice as much."""
+"""By how much the shape of a result may differ from its photo's; those of two photos
+differ by twice as much.
+"""
 
 HONEST_REFUSALS: Final = frozenset({0, 409, 429, 503, 507})
-"""What an owner may be answered when the system is in trouble: no answer, or one that says to try again."""
+"""What an owner may be answered when the system is in trouble: no answer, or one that
+says to try again.
+"""
 
 HIDDEN: Final = frozenset({404, 4504})
 """What a stranger is answered, whether the session exists or not."""
@@ -107,10 +114,11 @@ class Finding:
 class Sight:
     """One transition on one screen, seconds after its commit.
 
-    ``stale``: the longest time that the client was connected over one connection and was not shown it: from the commit or, if
-    that was later, from when it asked for the connection, until it was shown it or the connection was over. A poll counts
-    from the first that was asked after the commit, until the next that was not answered. ``late``: since the commit, whatever
-    happened in between.
+    ``stale``: the longest time that the client was connected over one connection and
+    was not shown it: from the commit or, if that was later, from when it asked for the
+    connection, until it was shown it or the connection was over. A poll counts from the
+    first that was asked after the commit, until the next that was not answered.
+    ``late``: since the commit, whatever happened in between.
     """
 
     stale: float
@@ -125,8 +133,11 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A connection that was lost. ``code``: of its close, of HTTP, or 1006; ``live``: it stood before; else it did not come
-    about. Polls count as one connection for as long as they are answered."""
+    """A connection that was lost.
+
+    ``code``: of its close, of HTTP, or 1006; ``live``: it stood before; else it did not
+    come about. Polls count as one connection for as long as they are answered.
+    """
 
     over: str
     code: int
@@ -192,8 +203,12 @@ class _Screen:
 def check(
     records: Iterable[AnyRecord], *, stale_seconds: float = float("inf"), stuck_seconds: float = float("inf")
 ) -> Verdict:
-    """Everything that is wrong in a run. ``stale_seconds``: the latest that a connected client may be shown a transition;
-    ``stuck_seconds``: the longest that a session may stay in one state that is not terminal."""
+    """Everything that is wrong in a run.
+
+    ``stale_seconds``: the latest that a connected client may be shown a transition;
+    ``stuck_seconds``: the longest that a session may stay in one state that is not
+    terminal.
+    """
     return _Checker(list(records), stale_seconds, stuck_seconds).verdict()
 
 
@@ -232,10 +247,12 @@ class _Checker:
     ) -> None:
         self._verdict.findings.append(Finding(kind, detail, session, client, t))
 
-    # -- what is known before anything is judged -----------------------------------------------------------------------
+    # -- what is known before anything is judged ---------------------------------------
 
     def _read_what_was_agreed(self) -> None:
-        """Accepted sessions, the audit trail and the deletions: records about them may come later than what they explain."""
+        """Accepted sessions, the audit trail and the deletions: records about them may
+        come later than what they explain.
+        """
         made: dict[tuple[str, str], str] = {}
         family = _Families()
         deletes: list[Did] = []
@@ -265,7 +282,7 @@ class _Checker:
                 if record.status == 200:
                     self._delete_done[session] = min(record.t, self._delete_done.get(session, record.t))
 
-    # -- record by record ----------------------------------------------------------------------------------------------
+    # -- record by record --------------------------------------------------------------
 
     def _take(self, record: AnyRecord) -> None:
         match record:
@@ -421,7 +438,10 @@ class _Checker:
         self._over(screen, record.t)
 
     def _over(self, screen: _Screen, t: float) -> None:
-        """Its connection is. The last poll was not answered: nobody could be blind by it."""
+        """Its connection is.
+
+        The last poll was not answered: nobody could be blind by it.
+        """
         if screen.over == "poll" and screen.asked:
             *screen.asked, t = screen.asked
         if screen.asked and screen.live:
@@ -429,7 +449,9 @@ class _Checker:
         screen.live, screen.asked = False, []
 
     def _vanished(self, screen: _Screen, record: Closed) -> None:
-        """Gone must have been asked for, or be the end of its time; and that may not come before its own end."""
+        """Gone must have been asked for, or be the end of its time; and that may not
+        come before its own end.
+        """
         found = _Findings(self, screen, record.t)
         accepted = self._accepted.get(screen.session)
         asked = self._delete_asked.get(screen.session)
@@ -505,7 +527,7 @@ class _Checker:
         elif known != event:
             _Findings(self, screen, t)(Kind.WRONG, f"shown {event}, the truth is {known}")
 
-    # -- when all is read ----------------------------------------------------------------------------------------------
+    # -- when all is read --------------------------------------------------------------
 
     def _check_audit(self) -> None:
         for session, by_seq in self._audit.items():
@@ -525,8 +547,10 @@ class _Checker:
             self._found(Kind.STUCK, f"{before.status} for {seconds:.1f} s until {event.event}", session)
 
     def _check_strangers(self) -> None:
-        """Whose answer got lost asks again by the same key until it has one: then it is accepted. Only who gave up, or was
-        told in the end that there is nothing to try again, may have left a session that it does not know."""
+        """Whose answer got lost asks again by the same key until it has one: then it is
+        accepted. Only who gave up, or was told in the end that there is nothing to try
+        again, may have left a session that it does not know.
+        """
         unknown = [session for session in self._audit if session not in self._accepted]
         if len(unknown) > self._left:
             for session in unknown:
@@ -601,7 +625,9 @@ def _allowed(event: Transition) -> bool:
 
 
 def _same_picture(record: Result, own: tuple[int, int]) -> bool:
-    """The photo as it was sent, or a result of the same shape: whole pixels of a few hundred."""
+    """The photo as it was sent, or a result of the same shape: whole pixels of a few
+    hundred.
+    """
     if record.size is None:
         return False
     (width, height), (own_width, own_height) = record.size, own

@@ -1,6 +1,8 @@
-"""One screen: follows one session to its end over one transport, comes back as static/tryon.js does, and notes what it sees.
+"""One screen: follows one session to its end over one transport, comes back as
+static/tryon.js does, and notes what it sees.
 
-It stays on its transport, so that each is judged by itself, and never hides what came: a repeat is noted, not dropped.
+It stays on its transport, so that each is judged by itself, and never hides what came:
+a repeat is noted, not dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ WAIT_SECONDS: Final = 25
 POLL_SECONDS: Final = 2.0
 WATCHDOG_PERIODS: Final = 2.2
 LAST_SECONDS: Final = 3.0
-"""How long a screen that was shown the end waits for the close, and for what must not follow."""
+"""How long a screen that was shown the end waits for the close, and for what must not
+follow.
+"""
 AT_ONCE: Final = frozenset({4001, 4002, 4003})
 """These and the other numbers are those of static/tryon.js."""
 
@@ -60,7 +64,11 @@ class Pass:
 
 
 class Lost(Exception):
-    """This connection is over. ``code``: of the close, of HTTP, or 1006; ``told``: seconds after which to come back."""
+    """This connection is over.
+
+    ``code``: of the close, of HTTP, or 1006; ``told``: seconds after which to come
+    back.
+    """
 
     def __init__(self, code: int, reason: str = "", told: float | None = None) -> None:
         self.code = code
@@ -74,7 +82,10 @@ UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError)
 
 
 def transition(event: Mapping[str, Any]) -> Transition:
-    """Of an event frame, of ``missed``, or of the history. Raises ValueError for nonsense."""
+    """Of an event frame, of ``missed``, or of the history.
+
+    Raises ValueError for nonsense.
+    """
     made = msgspec.convert([event[name] for name in ("seq", "event", "from", "status", "at")], Transition)
     if made.unix < 0:
         raise ValueError(f"{made.at} is no time of an event")
@@ -90,7 +101,10 @@ def pictures(session: Mapping[str, Any], *events: Mapping[str, Any]) -> list[str
 
 
 class Screen:
-    """See the module. ``client`` is its name in the records, ``number`` chooses its address."""
+    """See the module.
+
+    ``client`` is its name in the records, ``number`` chooses its address.
+    """
 
     def __init__(
         self,
@@ -175,7 +189,7 @@ class Screen:
             return 0.0
         return self._choice.random() * float(min(MOST_SECONDS, FIRST_SECONDS * 2 ** (self._failures - 1)))
 
-    # -- what is shown -------------------------------------------------------------------------------------------------
+    # -- what is shown -----------------------------------------------------------------
 
     def _asked(self, over: str | None = None) -> None:
         self._record(
@@ -212,7 +226,10 @@ class Screen:
             self._live_at = time.monotonic()
 
     def _frame(self, frame: Mapping[str, Any]) -> float | None:
-        """Note one frame; the ping period, where the server names it. Raises Lost for a ``bye``."""
+        """Note one frame; the ping period, where the server names it.
+
+        Raises Lost for a ``bye``.
+        """
         match frame["type"]:
             case "snapshot":
                 self._snapshot(frame["session"], frame["missed"])
@@ -242,7 +259,7 @@ class Screen:
         """How long a connection may say nothing."""
         return LAST_SECONDS if self.end is not None else period * WATCHDOG_PERIODS
 
-    # -- transports ----------------------------------------------------------------------------------------------------
+    # -- transports --------------------------------------------------------------------
 
     def _path(self, view: str = "") -> str:
         return f"{SESSIONS}/{self.session}{view}?since={self.cursor}{self._pass.query}"
@@ -336,7 +353,10 @@ class Screen:
             await asyncio.sleep(self._poll_seconds or pause or POLL_SECONDS)
 
     async def _ask(self, wait: int | None) -> float | None:
-        """One look. Returns the hint when the next is worth it; None where there was no news."""
+        """One look.
+
+        Returns the hint when the next is worth it; None where there was no news.
+        """
         self._asked()
         path = self._path() + ("" if wait is None else f"&wait={wait}")
         conditional = {"If-None-Match": self._etag} if self._etag and wait is None else {}

@@ -1,7 +1,9 @@
-"""The way to a running system: requests and streams over one connection each, from several addresses if there are any.
+"""The way to a running system: requests and streams over one connection each, from
+several addresses if there are any.
 
-A new connection for every request costs little on the networks this is for, and lets a load balancer (or the kernel, where
-processes share a port) spread them over all web processes.
+A new connection for every request costs little on the networks this is for, and lets a
+load balancer (or the kernel, where processes share a port) spread them over all web
+processes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import httptools
 CONNECT_SECONDS: Final = 5.0
 READ_BYTES: Final = 65536
 RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER of zero seconds: closing sends RST, as a network that breaks does, instead of FIN."""
+"""SO_LINGER of zero seconds: closing sends RST, as a network that breaks does, instead
+of FIN.
+"""
 
 
 class NoAnswer(Exception):
@@ -115,7 +119,10 @@ class Exchange:
 
 
 class Network:
-    """All connections of a run to ``url``. ``sources``: local addresses to come from, person by person."""
+    """All connections of a run to ``url``.
+
+    ``sources``: local addresses to come from, person by person.
+    """
 
     def __init__(self, url: str, *, sources: Sequence[str] = ()) -> None:
         parts = urlsplit(url)
@@ -169,8 +176,11 @@ class Network:
         seconds: float = 15.0,
         cut_after: int | None = None,
     ) -> AsyncIterator[Exchange]:
-        """Send a request; the answer's head is there within ``seconds``. ``cut_after``: break the connection after so
-        many bytes of the body. Raises NoAnswer, also from inside the block where reading on fails."""
+        """Send a request; the answer's head is there within ``seconds``.
+
+        ``cut_after``: break the connection after so many bytes of the body. Raises
+        NoAnswer, also from inside the block where reading on fails.
+        """
         try:
             async with asyncio.timeout(min(seconds, CONNECT_SECONDS)):
                 reader, writer = await asyncio.open_connection(
@@ -209,7 +219,10 @@ class Network:
 
 
 def reset(transport: asyncio.BaseTransport) -> None:
-    """Break a connection as a network does: RST, and nothing that is still to be sent."""
+    """Break a connection as a network does:
+
+    RST, and nothing that is still to be sent.
+    """
     connection = transport.get_extra_info("socket")
     if connection is not None and not transport.is_closing():
         with contextlib.suppress(OSError):

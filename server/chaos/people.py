@@ -1,4 +1,5 @@
-"""One person with one photo: uploads it until it is accepted, follows it to its end, and does what the plan says besides.
+"""One person with one photo: uploads it until it is accepted, follows it to its end,
+and does what the plan says besides.
 
 And strangers, who try every door of somebody else's session.
 """
@@ -58,7 +59,10 @@ DOORS: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all people share. ``patience``: seconds that a person tries a call until giving up."""
+    """What all people share.
+
+    ``patience``: seconds that a person tries a call until giving up.
+    """
 
     network: Network
     record: Record
@@ -115,7 +119,7 @@ class Person:
         if plan.delete_at_end and plan.delete_after is None:
             await self._delete(session, 0.0)
 
-    # -- calls ---------------------------------------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------
 
     async def _call(
         self,
@@ -129,7 +133,10 @@ class Person:
         body: bytes = b"",
         cut: bool = False,
     ) -> Answer | None:
-        """The first answer with a ``good`` status; refusals are noted and waited for. None: given up, or 404."""
+        """The first answer with a ``good`` status; refusals are noted and waited for.
+
+        None: given up, or 404.
+        """
         until = time.monotonic() + self._world.patience
         failures = 0
         while True:
@@ -232,7 +239,9 @@ class Person:
         self._world.record(Did(t=time.time(), owner=self.owner, session=session_id, call=call, status=status))
 
     async def _look_at_pictures(self, session_id: str) -> None:
-        """The result, and for who looks back the photo too: are they there, and are they this person's?"""
+        """The result, and for who looks back the photo too: are they there, and are
+        they this person's?
+        """
         answer = await self._call("look", "GET", f"/{session_id}", good=(200,), session=session_id)
         if answer is None:
             return
@@ -264,7 +273,9 @@ class Person:
             await asyncio.sleep(1)
 
     async def _look_back(self, session_id: str) -> None:
-        """What the system itself says about this person: the audit trail, and the list of sessions."""
+        """What the system itself says about this person: the audit trail, and the list
+        of sessions.
+        """
         listed = await self._call("list", "GET", "?limit=100", good=(200,))
         if listed is None:
             return
@@ -276,7 +287,7 @@ class Person:
                 events = [transition(event) for event in history.json()["events"]]
                 self._world.record(Audit(t=time.time(), session=each, events=events))
 
-    # -- screens -------------------------------------------------------------------------------------------------------
+    # -- screens -----------------------------------------------------------------------
 
     async def _follow(self, session: Mapping[str, Any], client: str, over: str) -> str:
         ticket = session["links"]["ws"].partition("ticket=")[2]
@@ -304,7 +315,7 @@ class Person:
         await asyncio.sleep(self._plan.second_after)
         await self._follow(session, f"{self.owner}.second", over)
 
-    # -- others --------------------------------------------------------------------------------------------------------
+    # -- others ------------------------------------------------------------------------
 
     async def _strangers(self, session_id: str) -> None:
         """Two of all doors, with a token that is valid and somebody else's."""

@@ -22,7 +22,10 @@ SHARES: Final = {
     "stranger": 0.15,
     "history": 0.3,
 }
-"""How many of the people do it. ``retry``: of those whose session failed or was cancelled."""
+"""How many of the people do it.
+
+``retry``: of those whose session failed or was cancelled.
+"""
 
 MOST_SECONDS: Final = 1.5
 """Cancels, deletes and second screens come within this time of the upload."""

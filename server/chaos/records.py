@@ -1,7 +1,9 @@
-"""What a run leaves behind: one JSON line for everything that a client asked, saw or was told, in the order of time.
+"""What a run leaves behind: one JSON line for everything that a client asked, saw or
+was told, in the order of time.
 
-``t`` is the observer's clock, in Unix seconds; ``at`` the server's, as it wrote it. ``client`` names one screen: it follows
-one session and has one cursor, whatever it reconnects over. The checker knows nothing but these lines.
+``t`` is the observer's clock, in Unix seconds; ``at`` the server's, as it wrote it.
+``client`` names one screen: it follows one session and has one cursor, whatever it
+reconnects over. The checker knows nothing but these lines.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import msgspec
 
 
 class Transition(msgspec.Struct, frozen=True, array_like=True):
-    """One event of a session, as an event frame, ``missed`` or the audit trail shows it."""
+    """One event of a session, as an event frame, ``missed`` or the audit trail shows
+    it.
+    """
 
     seq: int
     event: str
@@ -32,7 +36,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_d
 
 
 class Accepted(Record, frozen=True, kw_only=True, tag="accepted"):
-    """A 201: from now on the session may not get lost. ``key``: which upload (or retry) it answers, repeats included."""
+    """A 201: from now on the session may not get lost.
+
+    ``key``: which upload (or retry) it answers, repeats included.
+    """
 
     owner: str
     key: str
@@ -52,14 +59,18 @@ class Refused(Record, frozen=True, kw_only=True, tag="refused"):
 
 
 class GaveUp(Record, frozen=True, kw_only=True, tag="gave_up"):
-    """An upload that was never accepted, or a call that was never answered, for as long as this person would try."""
+    """An upload that was never accepted, or a call that was never answered, for as long
+    as this person would try.
+    """
 
     owner: str
     call: str
 
 
 class Asked(Record, frozen=True, kw_only=True, tag="asked"):
-    """A client asks to see a session, from its cursor on: it connects, polls, or (``sync``) asks an open socket."""
+    """A client asks to see a session, from its cursor on: it connects, polls, or
+    (``sync``) asks an open socket.
+    """
 
     client: str
     owner: str
@@ -69,7 +80,9 @@ class Asked(Record, frozen=True, kw_only=True, tag="asked"):
 
 
 class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
-    """The answer to the last ``asked``: the session, and what was missed since that cursor."""
+    """The answer to the last ``asked``: the session, and what was missed since that
+    cursor.
+    """
 
     client: str
     session: str
@@ -98,7 +111,9 @@ class Progressed(Record, frozen=True, kw_only=True, tag="progress"):
 
 
 class Closed(Record, frozen=True, kw_only=True, tag="closed"):
-    """A connection's end: the close code, or 204, 401, 404, 503 of HTTP; 1006 where none came. ``reason``: what ``bye`` said."""
+    """A connection's end: the close code, or 204, 401, 404, 503 of HTTP; 1006 where
+    none came. ``reason``: what ``bye`` said.
+    """
 
     client: str
     session: str
@@ -107,8 +122,10 @@ class Closed(Record, frozen=True, kw_only=True, tag="closed"):
 
 
 class Did(Record, frozen=True, kw_only=True, tag="did"):
-    """An owner's call about a session: cancel, retry or delete. Once asked it may have happened; ``status`` 0: asked,
-    and no answer yet."""
+    """An owner's call about a session: cancel, retry or delete.
+
+    Once asked it may have happened; ``status`` 0: asked, and no answer yet.
+    """
 
     owner: str
     session: str
@@ -117,7 +134,10 @@ class Did(Record, frozen=True, kw_only=True, tag="did"):
 
 
 class Stranger(Record, frozen=True, kw_only=True, tag="stranger"):
-    """Somebody else tried to see or change a session. ``answer``: HTTP status or close code; ``saw``: any of its content."""
+    """Somebody else tried to see or change a session.
+
+    ``answer``: HTTP status or close code; ``saw``: any of its content.
+    """
 
     owner: str
     session: str
@@ -127,8 +147,11 @@ class Stranger(Record, frozen=True, kw_only=True, tag="stranger"):
 
 
 class Result(Record, frozen=True, kw_only=True, tag="result"):
-    """A session's picture was asked for by its fresh link. ``role``: ``input`` or ``output``; ``size``: its width and height,
-    if it is one; ``own``: those of the photo of its owner, where they tell people apart."""
+    """A session's picture was asked for by its fresh link.
+
+    ``role``: ``input`` or ``output``; ``size``: its width and height, if it is one;
+    ``own``: those of the photo of its owner, where they tell people apart.
+    """
 
     session: str
     status: int
@@ -139,7 +162,9 @@ class Result(Record, frozen=True, kw_only=True, tag="result"):
 
 
 class Audit(Record, frozen=True, kw_only=True, tag="audit"):
-    """What the audit trail holds, or a part of it: later records of the same session add to it."""
+    """What the audit trail holds, or a part of it: later records of the same session
+    add to it.
+    """
 
     session: str
     events: list[Transition]
@@ -167,15 +192,18 @@ class Fault(Record, frozen=True, kw_only=True, tag="fault"):
 
 
 class Clock(Record, frozen=True, kw_only=True, tag="clock"):
-    """The server's clock is ahead of the observer's by ``offset`` seconds, give or take half of ``round_trip``."""
+    """The server's clock is ahead of the observer's by ``offset`` seconds, give or take
+    half of ``round_trip``.
+    """
 
     offset: float
     round_trip: float
 
 
 class Trouble(Record, frozen=True, kw_only=True, tag="trouble"):
-    """What no system does that works: an answer that nobody can read, a stack trace in a log. ``who``: the person, screen or
-    process that has it."""
+    """What no system does that works: an answer that nobody can read, a stack trace in
+    a log. ``who``: the person, screen or process that has it.
+    """
 
     who: str
     what: str

@@ -1,4 +1,6 @@
-"""A run: people come at a steady rate, something breaks every few seconds, and everybody stays until their session ends."""
+"""A run: people come at a steady rate, something breaks every few seconds, and
+everybody stays until their session ends.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ END_SECONDS: Final = 5.0
 """And so long to end when it is told to."""
 
 FaultFunction = Callable[[], Awaitable[str]]
-"""Breaks something and mends it again; what it returns goes into the records. Raises :class:`FaultFailed`."""
+"""Breaks something and mends it again; what it returns goes into the records.
+
+Raises :class:`FaultFailed`.
+"""
 
 
 class FaultFailed(Exception):
@@ -38,7 +43,9 @@ class FaultFailed(Exception):
 
 
 async def come(world: World, who: Iterator[Plan], *, sessions: int, rate: float, seconds: float | None = None) -> None:
-    """``sessions`` people, ``rate`` a second, none after ``seconds``; ends when the last of them has seen the end."""
+    """``sessions`` people, ``rate`` a second, none after ``seconds``; ends when the
+    last of them has seen the end.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.TaskGroup() as people:
@@ -58,8 +65,12 @@ async def while_things_break(
     record: Recorder,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Until the people are done. A fault that has begun is waited for, also when this is cancelled: what it broke it has to
-    mend. Raises FaultFailed as soon as one could not happen: a run in which nothing broke would prove nothing."""
+    """Until the people are done.
+
+    A fault that has begun is waited for, also when this is cancelled: what it broke it
+    has to mend. Raises FaultFailed as soon as one could not happen: a run in which
+    nothing broke would prove nothing.
+    """
     over = asyncio.Event()
     coming = asyncio.create_task(people, name="people")
     breaking = asyncio.create_task(_break(faults, over, every, choice, record, say), name="faults")
@@ -81,8 +92,9 @@ async def _break(
     record: Recorder,
     say: Callable[[str], None],
 ) -> None:
-    """One fault every ``every`` seconds, in an order drawn round by round, until it is over; a fault that takes longer delays
-    the next."""
+    """One fault every ``every`` seconds, in an order drawn round by round, until it is
+    over; a fault that takes longer delays the next.
+    """
     loop = asyncio.get_running_loop()
     due = loop.time()
     if not faults:
@@ -102,8 +114,11 @@ async def _break(
 
 
 def shell(command: str) -> FaultFunction:
-    """A fault that is a shell command of the user. In a session of its own: the Ctrl-C that ends a run is not for what mends
-    the system again."""
+    """A fault that is a shell command of the user.
+
+    In a session of its own: the Ctrl-C that ends a run is not for what mends the system
+    again.
+    """
 
     async def run() -> str:
         process = await asyncio.create_subprocess_shell(
@@ -134,7 +149,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chaos:
-    """What ``tryon chaos`` was asked to do. Times in seconds, ``rate`` in people a second."""
+    """What ``tryon chaos`` was asked to do.
+
+    Times in seconds, ``rate`` in people a second.
+    """
 
     url: str
     sessions: int = 100
@@ -151,7 +169,10 @@ class Chaos:
 
 
 def chaos(options: Chaos) -> Verdict:
-    """Run it, print as it goes, and judge it. Raises FaultFailed, and ValueError for an address that is none."""
+    """Run it, print as it goes, and judge it.
+
+    Raises FaultFailed, and ValueError for an address that is none.
+    """
     if options.record is None:
         record = Recorder()
         uvloop.run(_chaos(options, record))
@@ -194,6 +215,9 @@ def judge(records: Iterable[AnyRecord], *, stale_seconds: float, stuck_seconds: 
 
 
 def judge_file(path: Path, *, stale_seconds: float, stuck_seconds: float) -> Verdict:
-    """The same from a file. Raises ValueError where it holds anything else than records."""
+    """The same from a file.
+
+    Raises ValueError where it holds anything else than records.
+    """
     with path.open("rb") as lines:
         return judge(read(lines), stale_seconds=stale_seconds, stuck_seconds=stuck_seconds)

@@ -1,4 +1,5 @@
-"""The ``tryon`` command, and ``python -m server``: what a person or a service manager types.
+"""The ``tryon`` command, and ``python -m server``: what a person or a service manager
+types.
 
 Commands import what they run when they run: ``tryon --help`` loads none of it.
 """
@@ -19,7 +20,9 @@ from server.config.settings import Config, ConfigError
 
 
 def main() -> None:
-    """Run the command; what stops it before it starts is one line on stderr and exit status 2."""
+    """Run the command; what stops it before it starts is one line on stderr and exit
+    status 2.
+    """
     from server.up import UpError
 
     try:
@@ -38,15 +41,20 @@ def _fail(message: str, status: int) -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
-    """TryOn Push: upload a photo, and every change of its session is pushed to the screen.
+    """TryOn Push: upload a photo, and every change of its session is pushed to the
+    screen.
 
-    Settings are TRYON_* variables, also in a .env file of the working directory: see `tryon settings`.
+    Settings are TRYON_* variables, also in a .env file of the working directory: see
+    `tryon settings`.
     """
 
 
 @cli.command()
 def up() -> None:
-    """Start everything here: embedded Valkey, migrations, web, worker. Ctrl-C stops it."""
+    """Start everything here: embedded Valkey, migrations, web, worker.
+
+    Ctrl-C stops it.
+    """
     from server.up import up
 
     up(Config.load())
@@ -116,10 +124,11 @@ _LIMITS: Final = (
 @_LIMITS[0]
 @_LIMITS[1]
 def chaos(**options: Any) -> None:
-    """Let people use the system at URL while things break, and check that every promise is kept.
+    """Let people use the system at URL while things break, and check that every promise
+    is kept.
 
-    Only against a system that is yours: it uploads photos, deletes what it uploaded, and runs your --fault commands. Exit
-    status 1 if anything is wrong.
+    Only against a system that is yours: it uploads photos, deletes what it uploaded,
+    and runs your --fault commands. Exit status 1 if anything is wrong.
     """
     from server.chaos import run
 
@@ -138,7 +147,10 @@ def chaos(**options: Any) -> None:
 @_LIMITS[0]
 @_LIMITS[1]
 def verdict(record: Path, stale_seconds: float, stuck_seconds: float) -> None:
-    """Check the RECORD of a `tryon chaos` once more. Exit status 1 if anything is wrong."""
+    """Check the RECORD of a `tryon chaos` once more.
+
+    Exit status 1 if anything is wrong.
+    """
     from server.chaos import run
 
     try:

@@ -29,7 +29,9 @@ def markdown_table() -> str:
 
 
 def env_file() -> str:
-    """Every setting as a comment: its meaning, then the line to edit, with the default where it can be typed."""
+    """Every setting as a comment: its meaning, then the line to edit, with the default
+    where it can be typed.
+    """
     head = "# Copy to .env and change what you need. The environment wins over this file.\n"
     parts = [head]
     for row in dataclasses.fields(Config):

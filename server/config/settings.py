@@ -1,8 +1,10 @@
-"""Every setting of the product: one frozen :class:`Config`, read once from ``TRYON_*`` variables.
+"""Every setting of the product: one frozen :class:`Config`, read once from ``TRYON_*``
+variables.
 
-A field's name in capitals with ``TRYON_`` before it is its variable. A malformed or unknown setting stops the start with
-one line that names it (:class:`ConfigError`). ``.env.example`` and ``docs/settings.md`` are generated from the same table
-(``python -m server settings --env`` and ``--markdown``).
+A field's name in capitals with ``TRYON_`` before it is its variable. A malformed or
+unknown setting stops the start with one line that names it (:class:`ConfigError`).
+``.env.example`` and ``docs/settings.md`` are generated from the same table (``python -m
+server settings --env`` and ``--markdown``).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from dotenv import dotenv_values
 
 
 class ConfigError(Exception):
-    """A setting that is malformed, unknown or missing; the message is one line that names it."""
+    """A setting that is malformed, unknown or missing; the message is one line that
+    names it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +243,12 @@ class Config:
     def load(
         cls, environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env"), **overrides: Any
     ) -> Config:
-        """The settings of this process: ``.env`` of the working directory, then the environment, then ``overrides``.
+        """The settings of this process:
 
-        ``TRYON_SECRET_KEY`` is the variable of ``secret_keys``. Raises :class:`ConfigError`.
+        ``.env`` of the working directory, then the environment, then ``overrides``.
+
+        ``TRYON_SECRET_KEY`` is the variable of ``secret_keys``. Raises
+        :class:`ConfigError`.
         """
         values: dict[str, str] = {}
         if env_file is not None and env_file.is_file():
@@ -273,7 +280,9 @@ class Config:
 
     @property
     def redis(self) -> str:
-        """The Redis URL; without a setting, that of the stack which runs on the same data folder."""
+        """The Redis URL; without a setting, that of the stack which runs on the same
+        data folder.
+        """
         if self.redis_url:
             return self.redis_url
         try:
@@ -285,7 +294,9 @@ class Config:
 
     @property
     def redis_address_file(self) -> Path:
-        """Where ``tryon up`` notes the embedded Valkey's address, so that further processes find it."""
+        """Where ``tryon up`` notes the embedded Valkey's address, so that further
+        processes find it.
+        """
         return self.data_dir / "valkey.address"
 
     @property

@@ -17,10 +17,12 @@ from tryon.protocol.views import Links, Receipt, ReceiptBody, SessionError, Sess
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who looks: decides which links an answer may hold. Times in Unix seconds of the database's clock.
+    """Who looks: decides which links an answer may hold.
 
-    A token holder gets tickets and links of full life. A ticket holder gets no ticket, and no link that lives longer
-    than the ticket (``until``).
+    Times in Unix seconds of the database's clock.
+
+    A token holder gets tickets and links of full life. A ticket holder gets no ticket,
+    and no link that lives longer than the ticket (``until``).
     """
 
     signer: Signer
@@ -53,8 +55,11 @@ def error_of(session: Session) -> SessionError | None:
 def view(
     session: Session, access: Access, *, progress: Progress | None = None, waiting: Waiting | None = None
 ) -> SessionView:
-    """The session as a client may see it. ``progress`` counts only if it belongs to the current transition,
-    ``waiting`` only before the first."""
+    """The session as a client may see it.
+
+    ``progress`` counts only if it belongs to the current transition, ``waiting`` only
+    before the first.
+    """
     if progress is not None and (progress.seq, progress.attempt) != (session.seq, session.attempt):
         progress = None
     if session.status is not Status.CREATED:

@@ -1,7 +1,7 @@
 """Frames of ``tryon.v1`` and the bus message that carries them through Redis.
 
-A frame is one JSON object. A bus message is a fixed 18-byte prefix, then the frame, byte for byte as the client will
-see it::
+A frame is one JSON object. A bus message is a fixed 18-byte prefix, then the frame,
+byte for byte as the client will see it::
 
     e0000000003000001 {"type":"event",...}
     |\\________/\\____/
@@ -35,7 +35,9 @@ FILE_FIELDS: Final = ("input", "garment", "output")
 
 
 def signed_data(data: dict[str, Any], link: LinkFile) -> dict[str, Any]:
-    """An event's data with its file keys replaced by links: links are signed whenever an event leaves."""
+    """An event's data with its file keys replaced by links: links are signed whenever
+    an event leaves.
+    """
     return {name: link(value) if name in FILE_FIELDS and value else value for name, value in data.items()}
 
 
@@ -83,7 +85,10 @@ _KINDS: Final = frozenset((EVENT, TERMINAL, PROGRESS, GONE))
 
 
 def parse_prefix(message: bytes) -> tuple[int, int]:
-    """Kind and seq; the attempt only Redis asks for. Raises ValueError on anything that is not a bus message."""
+    """Kind and seq; the attempt only Redis asks for.
+
+    Raises ValueError on anything that is not a bus message.
+    """
     if message[17:18] != b" " or (kind := message[0]) not in _KINDS:
         raise ValueError(f"not a bus message: {message[:20]!r}")
     return kind, int(message[1:11])

@@ -1,7 +1,9 @@
-"""What counts as an acceptable image, decided from its first bytes and its header's size, never from a name.
+"""What counts as an acceptable image, decided from its first bytes and its header's
+size, never from a name.
 
-``web.uploads`` sniffs a part as soon as its first :data:`MAGIC_BYTES` are there; ``adapters.imaging`` judges the size
-before it decodes, and stores what it cleaned as one of three formats.
+``web.uploads`` sniffs a part as soon as its first :data:`MAGIC_BYTES` are there;
+``adapters.imaging`` judges the size before it decodes, and stores what it cleaned as
+one of three formats.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from typing import Final
 from tryon.protocol.errors import Unprocessable
 
 MAGIC_BYTES: Final = 32
-"""How many first bytes :func:`sniff` wants to see. A shorter file is judged by what there is."""
+"""How many first bytes :func:`sniff` wants to see.
+
+A shorter file is judged by what there is.
+"""
 
 
 class ImageFormat(Enum):
@@ -27,7 +32,10 @@ class ImageFormat(Enum):
 
     @property
     def extension(self) -> str:
-        """Of the stored file, without a dot. Raises ``KeyError`` for a format that is never stored."""
+        """Of the stored file, without a dot.
+
+        Raises ``KeyError`` for a format that is never stored.
+        """
         return STORED[self][0]
 
     @property
@@ -36,7 +44,9 @@ class ImageFormat(Enum):
         return STORED[self][1]
 
     def stored_as(self, *, alpha: bool) -> ImageFormat:
-        """The format in which it is kept: what every browser shows and every model reads."""
+        """The format in which it is kept: what every browser shows and every model
+        reads.
+        """
         if self in STORED:
             return self
         return ImageFormat.PNG if alpha else ImageFormat.JPEG
@@ -59,8 +69,9 @@ _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 def sniff(head: bytes) -> ImageFormat | None:
     """The format that the first bytes announce; None for anything else.
 
-    JPEG: ITU-T T.81 B.1 (SOI and a marker). PNG: W3C PNG 5.2. WebP: RFC 9649 section 2.4. HEIC and AVIF: the major brand of the
-    ``ftyp`` box, or a compatible one if the major says only "some HEIF image" (ISO/IEC 23008-12 section 10, AVIF section 6.3).
+    JPEG: ITU-T T.81 B.1 (SOI and a marker). PNG: W3C PNG 5.2. WebP: RFC 9649 section
+    2.4. HEIC and AVIF: the major brand of the ``ftyp`` box, or a compatible one if the
+    major says only "some HEIF image" (ISO/IEC 23008-12 section 10, AVIF section 6.3).
     """
     if head.startswith(b"\xff\xd8\xff"):
         return ImageFormat.JPEG
@@ -81,7 +92,10 @@ def sniff(head: bytes) -> ImageFormat | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How large an image may be. ``max_bytes`` is the uploaded file's, sides and pixels are the decoded picture's."""
+    """How large an image may be.
+
+    ``max_bytes`` is the uploaded file's, sides and pixels are the decoded picture's.
+    """
 
     max_bytes: int = 10 * 2**20
     min_side: int = 64
@@ -95,7 +109,10 @@ class Limits:
 
 
 def judge(width: int, height: int, limits: Limits) -> None:
-    """Refuse a size outside the limits: ``too_many_pixels``, ``image_too_large`` or ``image_too_small``, in this order."""
+    """Refuse a size outside the limits:
+
+    ``too_many_pixels``, ``image_too_large`` or ``image_too_small``, in this order.
+    """
     if width * height > limits.max_pixels:
         raise Unprocessable(
             "too_many_pixels", f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed."

@@ -1,7 +1,7 @@
 """One session as a value, and as every client sees it.
 
-:class:`Session` is the row. :class:`SessionView` is the JSON that the POST, the GET and every snapshot carry: one shape
-everywhere. :func:`view` turns the one into the other.
+:class:`Session` is the row. :class:`SessionView` is the JSON that the POST, the GET and
+every snapshot carry: one shape everywhere. :func:`view` turns the one into the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from tryon.protocol.states import Event, Status
 
 
 def new_session_id() -> str:
-    """A UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then 74 random bits; sorts by creation."""
+    """A UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then 74 random
+    bits; sorts by creation.
+    """
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
@@ -31,7 +33,9 @@ _SESSION_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4
 
 
 def valid_session_id(text: str) -> bool:
-    """Whether the text is a UUID in its canonical form, the only one that names a session."""
+    """Whether the text is a UUID in its canonical form, the only one that names a
+    session.
+    """
     return _SESSION_ID.fullmatch(text) is not None
 
 
@@ -42,7 +46,10 @@ def timestamp(at: datetime) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A row of ``tryon_sessions``. All times are aware and in UTC, of the database's clock."""
+    """A row of ``tryon_sessions``.
+
+    All times are aware and in UTC, of the database's clock.
+    """
 
     id: str
     owner: str
@@ -83,7 +90,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """A row of ``tryon_events``: the audit trail is the event log. ``data`` holds file keys, never links."""
+    """A row of ``tryon_events``: the audit trail is the event log.
+
+    ``data`` holds file keys, never links.
+    """
 
     session_id: str
     seq: int
@@ -97,7 +107,10 @@ class AuditEvent:
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest word about the current transition. It belongs to one (attempt, seq) and to no other."""
+    """The latest word about the current transition.
+
+    It belongs to one (attempt, seq) and to no other.
+    """
 
     seq: int
     attempt: int

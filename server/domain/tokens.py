@@ -1,9 +1,11 @@
 """Anonymous tokens, tickets and signed links: who may see a session, without accounts.
 
-A *token* is the client's own random secret (>= 128 bits); only its SHA-256 is stored. A *ticket* is a signed, expiring,
-read-only pass for one session. A *signed link* opens one file until it expires. Signatures are HMAC-SHA256 (RFC 2104)
-under a subkey per purpose, truncated to 128 bits; each carries the id of the key that made it, so keys can rotate: the
-first signs, all verify. Times are whole Unix seconds of the database's clock.
+A *token* is the client's own random secret (>= 128 bits); only its SHA-256 is stored. A
+*ticket* is a signed, expiring, read-only pass for one session. A *signed link* opens
+one file until it expires. Signatures are HMAC-SHA256 (RFC 2104) under a subkey per
+purpose, truncated to 128 bits; each carries the id of the key that made it, so keys can
+rotate: the first signs, all verify. Times are whole Unix seconds of the database's
+clock.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ def new_token() -> str:
 
 
 def token_hash(token: str) -> str:
-    """What the database keeps of a token, 64 hex digits. Plain SHA-256 is enough for a secret of 128 random bits."""
+    """What the database keeps of a token, 64 hex digits.
+
+    Plain SHA-256 is enough for a secret of 128 random bits.
+    """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -96,7 +101,9 @@ class Signer:
         return f"{key_id}.{expires}.{signature}"
 
     def check_ticket(self, session_id: str, ticket: str, *, now: float) -> int | None:
-        """When the ticket ends (Unix seconds), or None if it is forged, expired or another session's."""
+        """When the ticket ends (Unix seconds), or None if it is forged, expired or
+        another session's.
+        """
         parts = ticket.split(".")
         if len(parts) != 3:
             return None
@@ -112,20 +119,28 @@ class Signer:
         return self._valid("file", file_key, expires, key_id, signature, now)
 
     def gone_hash(self, session_id: str) -> str:
-        """What is kept of an erased session for two minutes so that every process learns of it."""
+        """What is kept of an erased session for two minutes so that every process
+        learns of it.
+        """
         return self.gone_hashes(session_id)[0]
 
     def gone_hashes(self, session_id: str) -> tuple[str, ...]:
-        """Under every key, the signing one first: during a rotation another process may sign with another."""
+        """Under every key, the signing one first: during a rotation another process may
+        sign with another.
+        """
         return tuple(hmac.digest(key, session_id.encode(), "sha256").hex() for key in self._gone)
 
     def sign_receipt(self, body: bytes) -> tuple[str, str]:
-        """(key id, Ed25519 signature, RFC 8032): anybody can check it with :meth:`receipt_keys`, without our secret."""
+        """(key id, Ed25519 signature, RFC 8032): anybody can check it with
+        :meth:`receipt_keys`, without our secret.
+        """
         key_id, seed = self._receipt[0]
         return key_id, _encode(_receipt_key(seed).sign(body))
 
     def receipt_keys(self) -> list[tuple[str, str]]:
-        """(key id, public key: 32 bytes in base64url) of every key, the signing one first."""
+        """(key id, public key: 32 bytes in base64url) of every key, the signing one
+        first.
+        """
         return [(key_id, _encode(_receipt_key(seed).public_key().public_bytes_raw())) for key_id, seed in self._receipt]
 
 

@@ -1,8 +1,8 @@
-"""What happens by the clock alone: whatever stands still is moved on or ended, whatever has expired is erased, and what a killed
-process has left lying about is swept up.
+"""What happens by the clock alone: whatever stands still is moved on or ended, whatever
+has expired is erased, and what a killed process has left lying about is swept up.
 
-A timer in every web and worker process; one process works at a time, by a lease in the database. It needs neither Redis nor
-a living worker.
+A timer in every web and worker process; one process works at a time, by a lease in the
+database. It needs neither Redis nor a living worker.
 """
 
 from __future__ import annotations
@@ -44,14 +44,19 @@ ENQUEUE_SECONDS: Final = 1.0
 """How often a process tries to queue what it could not, while there is something."""
 
 RECONCILE_SECONDS: Final = 2.0
-"""The reconciler wakes at the latest after this; one process at a time, by a database lease."""
+"""The reconciler wakes at the latest after this; one process at a time, by a database
+lease.
+"""
 
 PASS_SECONDS: Final = 1.0
-"""After this a pass leaves the rest of what can wait (erasing, queueing again) to the next one, which follows at once and looks
-for those that cannot first."""
+"""After this a pass leaves the rest of what can wait (erasing, queueing again) to the
+next one, which follows at once and looks for those that cannot first.
+"""
 
 EXPIRED_AT_ONCE: Final = 1000
-"""So many expired sessions are read in one pass, besides those that cannot be erased; it erases what it has time for."""
+"""So many expired sessions are read in one pass, besides those that cannot be erased;
+it erases what it has time for.
+"""
 
 CLOCK_SECONDS: Final = 0.1
 """How far this process's idea of the database's clock may be off."""
@@ -60,10 +65,14 @@ STUCK_SECONDS: Final = 30.0
 """A session whose files cannot be deleted is tried again at the latest after this."""
 
 FORGET_SECONDS: Final = 10.0
-"""How often the hashes of erased sessions are looked through for those that have done their work."""
+"""How often the hashes of erased sessions are looked through for those that have done
+their work.
+"""
 
 CHORE_SECONDS: Final = 20.0
-"""Who does a chore says so at least this often; another process takes over when it has not for twice as long."""
+"""Who does a chore says so at least this often; another process takes over when it has
+not for twice as long.
+"""
 
 END_SECONDS: Final = 1.0
 """What is still to be put down when a process ends may take so long."""
@@ -78,7 +87,9 @@ SCRUB_SECONDS: Final = 0.5
 """So soon after an erasure SQLite's log is emptied; many erasures at once are one."""
 
 TRACES_SECONDS: Final = 5.0
-"""How often Redis is asked again to forget what was erased while it was away, and whether its file must be rewritten."""
+"""How often Redis is asked again to forget what was erased while it was away, and
+whether its file must be rewritten.
+"""
 
 ORPHAN_SECONDS: Final = 3600.0
 """A file without a row is an upload in flight until it is this old, then an orphan."""
@@ -93,7 +104,9 @@ class _Stuck:
 
 
 class Reconciler:
-    """Built once per process by :func:`server.services.open_services`; works while :meth:`maintenance` is open."""
+    """Built once per process by :func:`server.services.open_services`; works while
+    :meth:`maintenance` is open.
+    """
 
     def __init__(
         self, *, config: Config, store: Store, files: LocalFiles, bus: RedisBus, queue: ArqQueue, sessions: Sessions
@@ -107,7 +120,8 @@ class Reconciler:
         self._granted: deque[tuple[datetime, datetime]] = deque(maxlen=16)
         """Between which times the leases end that were granted, each time of late."""
         self._queue_lost = True
-        """Whether Redis may have forgotten what was queued since it was last looked at."""
+        """Whether Redis may have forgotten what was queued since it was last looked at.
+        """
         self._hurry_until = float("-inf")
         """Until then nobody waits long for a job that is not there."""
         self._stuck: dict[str, _Stuck] = {}
@@ -118,8 +132,9 @@ class Reconciler:
         self._last_use: Use | None = None
         self._database_failed = False
         self._disturbed: tuple[Disturbance, float] | None = None
-        """What may have kept workers from renewing their leases, and when this process noticed; until it has granted them
-        another period, or they have had one."""
+        """What may have kept workers from renewing their leases, and when this process
+        noticed; until it has granted them another period, or they have had one.
+        """
         self._forgot_at = float("-inf")
         self._queue_again_at = float("-inf")
         self._leases: set[str] = set()
@@ -127,10 +142,13 @@ class Reconciler:
         self.process_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
 
     async def maintain(self) -> None:
-        """One pass of the reconciler: whatever stands still is moved on or ended. Raises Unavailable.
+        """One pass of the reconciler: whatever stands still is moved on or ended.
 
-        One session that cannot be helped keeps no other from it; and the living come before the dead. After a time in
-        which workers may have been unable to renew their leases, each is granted one more period first.
+        Raises Unavailable.
+
+        One session that cannot be helped keeps no other from it; and the living come
+        before the dead. After a time in which workers may have been unable to renew
+        their leases, each is granted one more period first.
         """
         with self._using_database():
             await self._store.synchronize_clock()
@@ -150,11 +168,12 @@ class Reconciler:
             await self._store.forget_gone()
 
     async def _help_the_living(self) -> None:
-        """Past the deadline -> failed; lease lapsed -> created again, or its end. What is the case the database says, in the
-        statement that changes it.
+        """Past the deadline -> failed; lease lapsed -> created again, or its end.
 
-        Page by page: many that wait in good order must not hide one that needs help. What was read in or after a disturbance
-        proves nothing: that ends it.
+        What is the case the database says, in the statement that changes it.
+
+        Page by page: many that wait in good order must not hide one that needs help.
+        What was read in or after a disturbance proves nothing: that ends it.
         """
         page = await self._store.due()
         while page:
@@ -171,7 +190,10 @@ class Reconciler:
             page = await self._store.due(after=page[-1])
 
     async def _alone(self, session: Session, help: Coroutine[Any, Any, None]) -> bool:
-        """Whether it went well. Raises Unavailable if that is the database's fault: then it would be so for all."""
+        """Whether it went well.
+
+        Raises Unavailable if that is the database's fault: then it would be so for all.
+        """
         try:
             await help
         except Exception as error:
@@ -187,7 +209,9 @@ class Reconciler:
             metrics.reconciled.labels("lease_lost").inc()
 
     async def _erase_expired(self) -> None:
-        """Those whose files could not be deleted are tried again later and later, at most :data:`STUCK_SECONDS` apart."""
+        """Those whose files could not be deleted are tried again later and later, at
+        most :data:`STUCK_SECONDS` apart.
+        """
         now = asyncio.get_running_loop().time
         limit = EXPIRED_AT_ONCE + len(self._stuck)
         expired = await self._store.expired(limit=limit)
@@ -213,8 +237,10 @@ class Reconciler:
         self._left_over |= len(expired) == limit
 
     async def _unnamed_outputs(self, sessions: Collection[Session]) -> dict[str, list[str]]:
-        """What attempts that died may have stored: all of it by one listing. Empty if that fails: then each looks for itself,
-        and waits."""
+        """What attempts that died may have stored: all of it by one listing.
+
+        Empty if that fails: then each looks for itself, and waits.
+        """
         ids = [each.id for each in sessions if may_have_unnamed_outputs(each)]
         outputs: dict[str, list[str]] = {id: [] for id in ids}
         try:
@@ -225,7 +251,9 @@ class Reconciler:
         return outputs
 
     def _budget(self) -> Callable[[], bool]:
-        """Of time, for what can wait: whether it is used up, and so some of it is left to the next pass."""
+        """Of time, for what can wait: whether it is used up, and so some of it is left
+        to the next pass.
+        """
         ends = time.monotonic() + PASS_SECONDS
 
         def over() -> bool:
@@ -235,7 +263,7 @@ class Reconciler:
 
         return over
 
-    # -- what may have kept workers from renewing their leases -----------------------------------------------------
+    # -- what may have kept workers from renewing their leases -------------------------
 
     @contextlib.contextmanager
     def _using_database(self) -> Iterator[None]:
@@ -246,7 +274,9 @@ class Reconciler:
             raise
 
     def _note_use(self) -> None:
-        """The database was used with success just now; was it all the time since the last use?"""
+        """The database was used with success just now; was it all the time since the
+        last use?
+        """
         now = Use(time.monotonic(), self._store.now())
         lease_seconds = self._config.lease_seconds
         found = disturbance(
@@ -262,9 +292,11 @@ class Reconciler:
             self._disturbed = None  # whoever lives has renewed its lease since
 
     async def _grant_leases(self) -> None:
-        """An outage of the database, or of all machines, must not look like the death of all workers. But who was granted a
-        period and has not renewed its lease since is granted no other: one disturbance after the next would keep the
-        sessions of a dead worker for ever, and one that lives tries again every second."""
+        """An outage of the database, or of all machines, must not look like the death
+        of all workers. But who was granted a period and has not renewed its lease since
+        is granted no other: one disturbance after the next would keep the sessions of a
+        dead worker for ever, and one that lives tries again every second.
+        """
         assert self._disturbed is not None
         why, _ = self._disturbed
         if why == "clock":
@@ -281,11 +313,14 @@ class Reconciler:
             log.warning("Granted %d sessions one more period of their leases: %s", granted, DISTURBANCES[why])
 
     async def _queue_again(self) -> None:
-        """Those without a job: the enqueue failed, Redis forgot it, or a worker took it and died before its claim.
+        """Those without a job: the enqueue failed, Redis forgot it, or a worker took it
+        and died before its claim.
 
-        One question for all, and not in every pass: a long queue is read as a whole. But when Redis is back from where it
-        may have lost jobs, those who wait are looked at when they are a second old (younger ones are just being queued): the
-        last ones before it went would else wait for seconds while the workers have nothing to do.
+        One question for all, and not in every pass: a long queue is read as a whole.
+        But when Redis is back from where it may have lost jobs, those who wait are
+        looked at when they are a second old (younger ones are just being queued): the
+        last ones before it went would else wait for seconds while the workers have
+        nothing to do.
         """
         now = asyncio.get_running_loop().time()
         try:
@@ -318,7 +353,9 @@ class Reconciler:
                 return
 
     async def _forget_traces(self) -> None:
-        """What Redis could not forget while it was away; and its append-only file, which tells of everything."""
+        """What Redis could not forget while it was away; and its append-only file,
+        which tells of everything.
+        """
         if await self._sessions.forget_erased():
             await self._bus.rewrite_log()
 
@@ -336,8 +373,10 @@ class Reconciler:
                 log.exception("SQLite's log could not be emptied")
 
     async def cleanup(self) -> None:
-        """The hourly broom: files without a session, unfinished files of killed writers; events and Redis keys of sessions
-        that are no more. What it finds, a process that was killed at the wrong moment has left."""
+        """The hourly broom: files without a session, unfinished files of killed
+        writers; events and Redis keys of sessions that are no more. What it finds, a
+        process that was killed at the wrong moment has left.
+        """
         old = [
             key
             for key, age_seconds in await self._files.keys()
@@ -365,7 +404,9 @@ class Reconciler:
 
     @contextlib.asynccontextmanager
     async def maintenance(self) -> AsyncIterator[None]:
-        """While open, this process takes part in reconciling and cleaning; a database lease lets one do it at a time."""
+        """While open, this process takes part in reconciling and cleaning; a database
+        lease lets one do it at a time.
+        """
         async with asyncio.TaskGroup() as group:
             chores = [
                 group.create_task(self._chore("reconcile", self.maintain, RECONCILE_SECONDS, self._until_due)),
@@ -393,7 +434,9 @@ class Reconciler:
                             await self._store.scrub()
 
     async def _until_due(self) -> float:
-        """Until the next end that the last pass has not seen: what it could not help does not call for the next one."""
+        """Until the next end that the last pass has not seen: what it could not help
+        does not call for the next one.
+        """
         if self._left_over:
             return 0.0
         due = await self._store.next_due(self._pass_at)
@@ -408,8 +451,10 @@ class Reconciler:
         *,
         shared: bool = True,
     ) -> None:
-        """``shared``: by one process at a time, which renews its lease more often than it works if that is seldom. The
-        others look twice as often, so that they take over soon when it is killed."""
+        """``shared``: by one process at a time, which renews its lease more often than
+        it works if that is seldom. The others look twice as often, so that they take
+        over soon when it is killed.
+        """
         now = asyncio.get_running_loop().time
         turn_seconds = min(every_seconds, CHORE_SECONDS)
         lease_seconds = turn_seconds * 2
@@ -435,7 +480,9 @@ class Reconciler:
 
     @contextlib.asynccontextmanager
     async def _holding_on(self, name: str, seconds: float) -> AsyncIterator[None]:
-        """Renew the lease meanwhile: there may be much to do, and two at it would be slower."""
+        """Renew the lease meanwhile: there may be much to do, and two at it would be
+        slower.
+        """
 
         async def renew() -> None:
             while True:

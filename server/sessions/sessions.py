@@ -1,7 +1,7 @@
 """The use cases: everything that can happen to a session, in words of the product.
 
-Each changes the database first (one transaction), then, after the commit, publishes once. Web and worker call the same
-methods; neither knows SQL, Redis or file paths.
+Each changes the database first (one transaction), then, after the commit, publishes
+once. Web and worker call the same methods; neither knows SQL, Redis or file paths.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ WAITING_SECONDS: Final = 1.0
 """How old a place in the queue may be when it is told."""
 
 MAX_UNFORGOTTEN: Final = 10_000
-"""So many erased sessions are remembered for a Redis that is away. The hourly cleanup finds what more there was."""
+"""So many erased sessions are remembered for a Redis that is away.
+
+The hourly cleanup finds what more there was.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,9 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one caller may see of a session at one moment: all of it read by one statement."""
+    """What one caller may see of a session at one moment: all of it read by one
+    statement.
+    """
 
     session: Session
     view: SessionView
@@ -76,7 +81,9 @@ class Look:
 
 
 class _Reports:
-    """The progress of one claim on its way out: the newest word waits until the last one is 200 ms old."""
+    """The progress of one claim on its way out: the newest word waits until the last
+    one is 200 ms old.
+    """
 
     __slots__ = ("ended", "last_at", "latest", "timer")
 
@@ -154,13 +161,15 @@ class Sessions:
         """Something was, and SQLite's log still tells of it."""
         self._waiting: dict[str, Waiting] = {}
         self._joined: dict[str, Waiting] = {}
-        """Sessions that this process has queued since it began to read the queue: the reading may not know them."""
+        """Sessions that this process has queued since it began to read the queue: the
+        reading may not know them.
+        """
         self._waiting_at = float("-inf")
         self._run_seconds: float | None = None
         self._slots = 0
         self._waiting_lock = asyncio.Lock()
 
-    # -- for clients ---------------------------------------------------------------------------------------------
+    # -- for clients -------------------------------------------------------------------
 
     async def submit(
         self,
@@ -172,11 +181,12 @@ class Sessions:
         request_id: str | None,
         idempotency: Idempotency | None = None,
     ) -> Session:
-        """Store the photos, write the session and its first event, and after the commit queue it.
+        """Store the photos, write the session and its first event, and after the commit
+        queue it.
 
-        A failure before the commit leaves neither file nor row. A failure to queue is not the caller's: the row is
-        safe and the reconciler queues it. Raises StorageFull, Unavailable, and Taken if the idempotency key was used
-        meanwhile.
+        A failure before the commit leaves neither file nor row. A failure to queue is
+        not the caller's: the row is safe and the reconciler queues it. Raises
+        StorageFull, Unavailable, and Taken if the idempotency key was used meanwhile.
         """
         session_id = new_session_id()
         photos = {"input": (f"inputs/{session_id}-image.{image.extension}", image.data)}
@@ -208,7 +218,8 @@ class Sessions:
                 await self._files.put(key, data)
             session = await self._store.insert(new)
         except BaseException:
-            # Also when the client went away: nothing may stay of an upload that has no row.
+            # Also when the client went away: nothing may stay of an upload that has no
+            # row.
             await asyncio.shield(self._discard(new.id, keys))
             raise
         for key in keys:
@@ -220,7 +231,10 @@ class Sessions:
         return session
 
     async def replay(self, owner: str, idempotency: Idempotency) -> Session | None:
-        """The session that this Idempotency-Key made. Raises Unprocessable if it was made from something else."""
+        """The session that this Idempotency-Key made.
+
+        Raises Unprocessable if it was made from something else.
+        """
         found = await self._store.by_idempotency_key(owner, idempotency.key_hash)
         if found is None:
             return None
@@ -230,9 +244,11 @@ class Sessions:
         return session
 
     async def _discard(self, session_id: str, keys: list[str]) -> None:
-        """Delete the files of an upload that failed, unless its commit went through after all.
+        """Delete the files of an upload that failed, unless its commit went through
+        after all.
 
-        While the database cannot tell, they are kept in mind: a photo without a session must not lie about for hours.
+        While the database cannot tell, they are kept in mind: a photo without a session
+        must not lie about for hours.
         """
         try:
             if not await self._store.ids_among([session_id]):
@@ -261,7 +277,10 @@ class Sessions:
         return position
 
     async def enqueue_again(self, session: Session) -> bool:
-        """Of one that waits, some time after its commit. False: Redis is away. If it is erased meanwhile, so is its job."""
+        """Of one that waits, some time after its commit.
+
+        False: Redis is away. If it is erased meanwhile, so is its job.
+        """
         if not await self.enqueue(session):
             return False
         if not await self._store.ids_among([session.id]):
@@ -270,7 +289,9 @@ class Sessions:
         return True
 
     async def enqueue_unqueued(self) -> None:
-        """Those that this process could not queue: again under the same n, as nobody else knows that they failed."""
+        """Those that this process could not queue: again under the same n, as nobody
+        else knows that they failed.
+        """
         for session_id in list(self._unqueued):
             session = await self._store.get(session_id)
             if session is None or session.status is not Status.CREATED:
@@ -287,12 +308,16 @@ class Sessions:
     async def look(self, session_id: str, credential: Credential, *, since: int | None = None) -> Look:
         """The session as this caller may see it, with the events after ``since``.
 
-        Raises NotFound for an unknown id and for a wrong or missing credential alike, Unauthorized for a bad ticket.
+        Raises NotFound for an unknown id and for a wrong or missing credential alike,
+        Unauthorized for a bad ticket.
         """
         return await self._look(*await self._read_as(session_id, credential, since))
 
     async def _read_as(self, session_id: str, credential: Credential, since: int | None) -> tuple[Reading, int | None]:
-        """What is known of the session, and until when its reader's ticket holds. Raises as :meth:`look`."""
+        """What is known of the session, and until when its reader's ticket holds.
+
+        Raises as :meth:`look`.
+        """
         until = None
         if credential.ticket is not None:
             until = self._signer.check_ticket(session_id, credential.ticket, now=self._store.now())
@@ -304,7 +329,10 @@ class Sessions:
         return reading, until
 
     async def look_again(self, session_id: str, *, until: int | None, since: int | None) -> Look:
-        """For a client that was let in before: an open socket outlives its ticket. Raises NotFound once it is erased."""
+        """For a client that was let in before: an open socket outlives its ticket.
+
+        Raises NotFound once it is erased.
+        """
         reading = await self._read(session_id, since, lambda owner: True)
         if reading is None:
             raise NotFound
@@ -339,10 +367,12 @@ class Sessions:
         return [view(s, access, progress=progress.get(s.id), waiting=waiting.get(s.id)) for s in sessions]
 
     async def waiting(self) -> dict[str, Waiting]:
-        """Every waiting session's place in the queue and time to its end; empty while Redis is away.
+        """Every waiting session's place in the queue and time to its end; empty while
+        Redis is away.
 
-        Read at most once in :data:`WAITING_SECONDS` (and a second more for each thousand that wait), however many ask: what is
-        pushed and what is polled are the same. The same object again means: not read again.
+        Read at most once in :data:`WAITING_SECONDS` (and a second more for each
+        thousand that wait), however many ask: what is pushed and what is polled are the
+        same. The same object again means: not read again.
         """
         loop = asyncio.get_running_loop()
         good_for = WAITING_SECONDS + len(self._waiting) // 1000
@@ -384,7 +414,9 @@ class Sessions:
         )
 
     async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> str:
-        """The key of a file that a signed link opens, if a living session still names it. Raises NotFound."""
+        """The key of a file that a signed link opens, if a living session still names
+        it. Raises NotFound.
+        """
         now = self._store.now()
         if self._signer.check_link(key, expires=expires, key_id=key_id, signature=signature, now=now) is None:
             raise NotFound
@@ -394,17 +426,22 @@ class Sessions:
             raise NotFound
         return key
 
-    # -- what an owner may do ------------------------------------------------------------------------------------
+    # -- what an owner may do ----------------------------------------------------------
 
     async def _own(self, session_id: str, owner: str | None) -> Session:
-        """The owner's session; a ticket is read-only and owns nothing. Raises NotFound."""
+        """The owner's session; a ticket is read-only and owns nothing.
+
+        Raises NotFound.
+        """
         session = await self._store.get(session_id) if valid_session_id(session_id) else None
         if session is None or session.owner != owner:
             raise NotFound
         return session
 
     async def cancel(self, session_id: str, owner: str | None) -> Cancelled:
-        """Cancel at once what waits, ask the worker to stop what runs, leave what has ended. Raises NotFound."""
+        """Cancel at once what waits, ask the worker to stop what runs, leave what has
+        ended. Raises NotFound.
+        """
         for _ in range(10):  # the state may move on between reading and acting; each turn of the wheel is a transition
             session = await self._own(session_id, owner)
             if session.status is Status.CREATED:
@@ -433,9 +470,11 @@ class Sessions:
         raise errors.Unavailable(retry_after=1)
 
     async def retry(self, session_id: str, owner: str | None, *, request_id: str | None) -> tuple[Session, bool]:
-        """A failed or cancelled session again, over its own copy of the inputs; and whether that was done before.
+        """A failed or cancelled session again, over its own copy of the inputs; and
+        whether that was done before.
 
-        Raises NotFound, also when the original is erased meanwhile; Conflict in any other state; StorageFull, Unavailable.
+        Raises NotFound, also when the original is erased meanwhile; Conflict in any
+        other state; StorageFull, Unavailable.
         """
         original = await self._own(session_id, owner)
         if original.status not in (Status.FAILED, Status.CANCELLED):
@@ -473,8 +512,11 @@ class Sessions:
             return successor, True
 
     async def delete(self, session_id: str, owner: str | None) -> Receipt:
-        """Erase a session and every retry of the same photo now. Raises NotFound, and Unavailable if the storage is away:
-        then it is unreadable already and the reconciler erases it when it can."""
+        """Erase a session and every retry of the same photo now.
+
+        Raises NotFound, and Unavailable if the storage is away: then it is unreadable
+        already and the reconciler erases it when it can.
+        """
         asked = await self._own(session_id, owner)
         family = await self._store.condemn(asked.id, gone_hash=self._signer.gone_hash)
         if asked.id not in {session.id for session in family}:
@@ -502,10 +544,13 @@ class Sessions:
                     found.append(ErasedFile(session.id, role, len(data), await asyncio.to_thread(_sha256, data)))
         return found
 
-    # -- for workers ---------------------------------------------------------------------------------------------
+    # -- for workers -------------------------------------------------------------------
 
     async def begin(self, session_id: str, *, worker: str) -> Claim | None:
-        """Claim a waiting session for one worker. None: there is nothing to do (taken, ended, past its deadline, gone)."""
+        """Claim a waiting session for one worker.
+
+        None: there is nothing to do (taken, ended, past its deadline, gone).
+        """
         moved = await self._store.claim(
             session_id, worker=worker, lease_seconds=self._config.lease_seconds, actor=f"worker:{worker}"
         )
@@ -517,7 +562,10 @@ class Sessions:
         return Claim(moved.session)
 
     async def renew(self, claim: Claim) -> Literal["held", "cancelled", "lost"]:
-        """Heartbeat: extend the claim's lease, and learn whether it still counts. Raises Unavailable."""
+        """Heartbeat: extend the claim's lease, and learn whether it still counts.
+
+        Raises Unavailable.
+        """
         flag = await self._store.renew(
             claim.session.id, attempt=claim.attempt, lease_seconds=self._config.lease_seconds
         )
@@ -526,8 +574,11 @@ class Sessions:
     async def report(
         self, claim: Claim, progress: float | None, stage: str | None, eta_seconds: float | None = None
     ) -> None:
-        """The latest word about a running session. Never waits for Redis; at most 5 a second go out, the newest wins.
-        After the claim's end nothing does."""
+        """The latest word about a running session.
+
+        Never waits for Redis; at most 5 a second go out, the newest wins. After the
+        claim's end nothing does.
+        """
         reports = claim.reports
         if reports.ended:
             return
@@ -563,7 +614,9 @@ class Sessions:
                 await timer
 
     async def complete(self, claim: Claim, data: bytes, extension: str) -> bool:
-        """Store the output, then processing -> completed. False: the claim was lost, and its output is gone again.
+        """Store the output, then processing -> completed.
+
+        False: the claim was lost, and its output is gone again.
 
         Raises StorageFull, Unavailable.
         """
@@ -593,7 +646,11 @@ class Sessions:
                 await self._files.delete([key])
 
     async def fail(self, claim: Claim, code: str, message: str | None = None, *, retryable: bool | None = None) -> bool:
-        """processing -> failed. ``message`` is shown to the person; None: the code's own. False: the claim was lost."""
+        """processing -> failed.
+
+        ``message`` is shown to the person; None: the code's own. False: the claim was
+        lost.
+        """
         await self._end_reports(claim)
         moved = await self._change(claim, Event.FAILED, **_failure(code, message, retryable))
         if moved is None:
@@ -602,14 +659,19 @@ class Sessions:
         return True
 
     async def requeue(self, claim: Claim, *, burnt: bool, reason: str) -> bool:
-        """Hand a session back to the queue. ``burnt``: the attempt counts against the limit; at the limit it fails."""
+        """Hand a session back to the queue.
+
+        ``burnt``: the attempt counts against the limit; at the limit it fails.
+        """
         await self._end_reports(claim)
         return await self._requeue(claim.session, actor=self._actor(claim), burnt=burnt, reason=reason)
 
     async def _requeue(
         self, session: Session, *, actor: str, burnt: bool, reason: str, lease_lapsed: bool = False
     ) -> bool:
-        """processing -> created; or failed, with the last attempt burnt; or cancelled, if that was asked for."""
+        """processing -> created; or failed, with the last attempt burnt; or cancelled,
+        if that was asked for.
+        """
         lost = session.burnt + burnt
         common: dict[str, Any] = {
             "session_id": session.id,
@@ -650,7 +712,10 @@ class Sessions:
         return f"worker:{claim.session.lease_owner}"
 
     async def _change(self, claim: Claim, event: Event, *, strict: bool = False, **what: Any) -> Moved | None:
-        """One transition of a claim. ``strict``: only within the deadline and uncancelled."""
+        """One transition of a claim.
+
+        ``strict``: only within the deadline and uncancelled.
+        """
         moved = await self._store.transition(
             Change(
                 session_id=claim.session.id,
@@ -677,10 +742,13 @@ class Sessions:
         )
         await self._bus.publish(event.session_id, event_message(event, self.access().file))
 
-    # -- for the reconciler --------------------------------------------------------------------------------------------
+    # -- for the reconciler ------------------------------------------------------------
 
     async def time_out(self, session_ids: Collection[str]) -> set[str]:
-        """Those of these that are past their deadline -> failed: many at once. Which they were."""
+        """Those of these that are past their deadline -> failed: many at once.
+
+        Which they were.
+        """
         moved = await self._store.time_out(session_ids, actor="reconciler", **_failure("timeout", None, None))
         for each in moved:
             await self._tell(each)
@@ -688,19 +756,27 @@ class Sessions:
         return {each.session.id for each in moved}
 
     async def take_back(self, session: Session) -> bool:
-        """Whose worker let its lease lapse: processing -> created, or its end. False: the worker was back in time."""
+        """Whose worker let its lease lapse: processing -> created, or its end.
+
+        False: the worker was back in time.
+        """
         return await self._requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True)
 
     async def deleted_among(self, expired: Collection[Session]) -> set[str]:
-        """The ids of those that are not over by the clock: :meth:`delete` has hidden them, and was slow or died."""
+        """The ids of those that are not over by the clock:
+
+        :meth:`delete` has hidden them, and was slow or died.
+        """
         ids = {hashed: each.id for each in expired for hashed in self._signer.gone_hashes(each.id)}
         return {ids[hashed] for hashed in await self._store.deleted_among(ids)}
 
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
-        """Remove everything of a session: files first (a row without files is tried again, a file without a row is
-        an orphan), then row and events, then what Redis holds; then tell whoever is connected.
+        """Remove everything of a session: files first (a row without files is tried
+        again, a file without a row is an orphan), then row and events, then what Redis
+        holds; then tell whoever is connected.
 
-        ``outputs``: all its result files, if the caller looked for many sessions' at once; that takes a listing of them all.
+        ``outputs``: all its result files, if the caller looked for many sessions' at
+        once; that takes a listing of them all.
         """
         keys = session.file_keys
         if outputs is None and may_have_unnamed_outputs(session):
@@ -711,7 +787,8 @@ class Sessions:
         erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
         self.erased.set()
         for row in erased:
-            # An output that was completed between the two steps is named only by the row that was just removed.
+            # An output that was completed between the two steps is named only by the
+            # row that was just removed.
             await self._files.delete(row.file_keys)
             await self._bus.publish(row.id, gone_message(reason))
             if not await self._forget(row) and len(self._unforgotten) < MAX_UNFORGOTTEN:

@@ -1,10 +1,11 @@
 """One SELECT for everybody who wants to read a session at the same moment.
 
-A thousand clients that come back together would otherwise be a thousand statements, each several hops to the database's
-thread or server. While one batch is being read the next one gathers; who asks alone waits for nobody.
+A thousand clients that come back together would otherwise be a thousand statements,
+each several hops to the database's thread or server. While one batch is being read the
+next one gathers; who asks alone waits for nobody.
 
-Guarantee: an answer was read by a statement that began after the question was asked. So whoever registers for news first
-and asks then sees everything that it was not told.
+Guarantee: an answer was read by a statement that began after the question was asked. So
+whoever registers for news first and asks then sees everything that it was not told.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from server.domain.session import Progress
 from tryon.protocol.states import Status
 
 MAX_BATCH: Final = 400
-"""Sessions in one statement: below every database's limit of parameters, and quick enough not to hold up the loop."""
+"""Sessions in one statement: below every database's limit of parameters, and quick
+enough not to hold up the loop.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A session with its events after ``since``, and the latest word about it if it is running."""
+    """A session with its events after ``since``, and the latest word about it if it is
+    running.
+    """
 
     story: Story
     progress: Progress | None
@@ -40,7 +45,10 @@ class _Question:
 
 
 class Reader:
-    """Reads for one event loop. Raises what the store raises, to everybody in the batch."""
+    """Reads for one event loop.
+
+    Raises what the store raises, to everybody in the batch.
+    """
 
     def __init__(self, store: Store, bus: RedisBus) -> None:
         self._store = store
@@ -52,10 +60,13 @@ class Reader:
         return f"<Reader waiting={len(self._questions)}>"
 
     async def read(self, session_id: str, since: int | None, may: Callable[[str], bool]) -> Reading | None:
-        """``since`` None: without events. ``may``: whether the owner's (hash) session may be read by who asks.
+        """``since`` None: without events.
 
-        None: there is no such session (any more), or it may not be read. Both are answered at the same step, before Redis
-        is asked: the time it takes tells nothing either.
+        ``may``: whether the owner's (hash) session may be read by who asks.
+
+        None: there is no such session (any more), or it may not be read. Both are
+        answered at the same step, before Redis is asked: the time it takes tells
+        nothing either.
         """
         question = _Question(session_id, since, may, asyncio.get_running_loop().create_future())
         self._questions.append(question)
@@ -64,7 +75,10 @@ class Reader:
         return await question.answer
 
     async def _read_all(self) -> None:
-        """Batch after batch until nobody asks. It starts a tick later, so that one tick's questions are one batch."""
+        """Batch after batch until nobody asks.
+
+        It starts a tick later, so that one tick's questions are one batch.
+        """
         try:
             while self._questions:
                 batch, self._questions = self._questions[:MAX_BATCH], self._questions[MAX_BATCH:]

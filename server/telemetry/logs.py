@@ -1,7 +1,8 @@
 """Logs, and the request id that ties their lines together.
 
-A log line is built in one place and carries fields: the text form reads as the documentation shows it, the JSON form has
-the same fields. Tokens, tickets and signatures never get here; session ids and the first characters of hashes do.
+A log line is built in one place and carries fields: the text form reads as the
+documentation shows it, the JSON form has the same fields. Tokens, tickets and
+signatures never get here; session ids and the first characters of hashes do.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 1
 
 
 class TextFormatter(logging.Formatter):
-    """``09:00:00.123 INFO    Created session …``; the request id stands at the end where the line doesn't begin with it."""
+    """``09:00:00.123 INFO    Created session …``; the request id stands at the end
+    where the line doesn't begin with it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -45,7 +48,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id and the fields of the event."""
+    """One JSON object a line: time, level, logger, message, request_id and the fields
+    of the event.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

@@ -1,4 +1,8 @@
-"""Prometheus metrics. All names begin with tryon_; docs/operations.md explains each, and a test holds it to that."""
+"""Prometheus metrics.
+
+All names begin with tryon_; docs/operations.md explains each, and a test holds it to
+that.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +56,10 @@ reconciled: Final = Counter("tryon_reconciled", "Sessions the reconciler moved o
 
 
 def render_metrics() -> bytes:
-    """In Prometheus' text format: of this process, or added up over all that share ``PROMETHEUS_MULTIPROC_DIR``, web
-    processes and workers alike, as ``tryon up`` sets it."""
+    """In Prometheus' text format: of this process, or added up over all that share
+    ``PROMETHEUS_MULTIPROC_DIR``, web processes and workers alike, as ``tryon up`` sets
+    it.
+    """
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()

@@ -1,6 +1,7 @@
 """The web process: routes, middleware, lifespan; and the server that runs it.
 
-Reads top to bottom as what can be asked. Everything that an endpoint needs is built in the lifespan, once.
+Reads top to bottom as what can be asked. Everything that an endpoint needs is built in
+the lifespan, once.
 """
 
 from __future__ import annotations
@@ -63,11 +64,15 @@ PAGE_POLICY: Final = (
 )
 
 UNACKNOWLEDGED_MS: Final = 8000
-"""How long sent bytes may stay unacknowledged before the kernel drops a connection (RFC 5482): a peer that vanished, or
-that takes nothing. It finds them long before a ping does, and without a byte from us."""
+"""How long sent bytes may stay unacknowledged before the kernel drops a connection (RFC
+5482): a peer that vanished, or that takes nothing. It finds them long before a ping
+does, and without a byte from us.
+"""
 
 STOP_SECONDS: Final = 2
-"""How long a stopping server waits for requests in flight, after it has told all who follow: it has five seconds in all."""
+"""How long a stopping server waits for requests in flight, after it has told all who
+follow: it has five seconds in all.
+"""
 
 
 def create_app(config: Config) -> Starlette:
@@ -83,7 +88,9 @@ def create_app(config: Config) -> Starlette:
         return endpoint
 
     class Follow:
-        """An ASGI application of its own: an endpoint that is a function costs two more layers, and thousands come at once."""
+        """An ASGI application of its own: an endpoint that is a function costs two more
+        layers, and thousands come at once.
+        """
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             await endpoints["sockets"].endpoint(WebSocket(scope, receive, send))
@@ -167,11 +174,13 @@ def _cors(config: Config) -> Middleware:
     )
 
 
-# -- the demo page -----------------------------------------------------------------------------------------------------
+# -- the demo page ---------------------------------------------------------------------
 
 
 def static_directory() -> Path:
-    """Beside the packages in a checkout, inside the package when installed from a wheel."""
+    """Beside the packages in a checkout, inside the package when installed from a
+    wheel.
+    """
     here = Path(__file__).resolve().parents[1]
     for folder in (here.parent / "static", here / "static"):
         if (folder / "index.html").is_file():
@@ -184,7 +193,9 @@ async def page(request: Request) -> Response:
 
 
 def nowhere(not_found: ASGIApp) -> ASGIApp:
-    """What answers where no route matches: a WebSocket is refused before its handshake like any other request."""
+    """What answers where no route matches: a WebSocket is refused before its handshake
+    like any other request.
+    """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -217,11 +228,13 @@ async def _static(name: str) -> Response:
     )
 
 
-# -- the server --------------------------------------------------------------------------------------------------------
+# -- the server ------------------------------------------------------------------------
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but sockets are told before they are closed: it would send all of them a bare 1012 first."""
+    """uvicorn, but sockets are told before they are closed: it would send all of them a
+    bare 1012 first.
+    """
 
     def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
         super().__init__(config)
@@ -271,10 +284,11 @@ def raise_file_limit() -> None:
 def make_server(
     app: Starlette, *, ws: type[asyncio.Protocol] = Handshake, http: type[asyncio.Protocol] = HttpProtocol
 ) -> Server:
-    """The server around the application, as :func:`run` and the tests run it; it listens on sockets it is given.
+    """The server around the application, as :func:`run` and the tests run it; it
+    listens on sockets it is given.
 
-    ``ws``: uvicorn's WebSocket protocol; with another than ours sockets go over plain ASGI. ``http``: likewise; with
-    another than ours nobody counts the bytes of a head.
+    ``ws``: uvicorn's WebSocket protocol; with another than ours sockets go over plain
+    ASGI. ``http``: likewise; with another than ours nobody counts the bytes of a head.
     """
     return Server(
         uvicorn.Config(

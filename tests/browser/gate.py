@@ -1,4 +1,6 @@
-"""A bad network between the browser and the server: a TCP relay that cuts, refuses and swallows."""
+"""A bad network between the browser and the server: a TCP relay that cuts, refuses and
+swallows.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ CHUNK_BYTES: Final = 65536
 
 
 class Gate:
-    """Listens on a port of its own and passes every byte on to ``target``, until told otherwise."""
+    """Listens on a port of its own and passes every byte on to ``target``, until told
+    otherwise.
+    """
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -32,14 +36,18 @@ class Gate:
         return sum(part in head for head in self.heads)
 
     def cut(self, part: str = "") -> int:
-        """Break what is open (reset, no goodbye); with ``part`` only those that began with such a request."""
+        """Break what is open (reset, no goodbye); with ``part`` only those that began
+        with such a request.
+        """
         cut = [relay for relay in self._open if part in relay.head]
         for relay in cut:
             relay.abort()
         return len(cut)
 
     def swallow(self) -> None:
-        """From now on nothing comes out of the connections that are open; they stay open."""
+        """From now on nothing comes out of the connections that are open; they stay
+        open.
+        """
         for relay in self._open:
             relay.swallows = True
 

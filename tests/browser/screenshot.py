@@ -1,6 +1,9 @@
-"""Take the README's picture of the demo page: ``python -m tests.browser.screenshot [docs/demo.png]``.
+"""Take the README's picture of the demo page:
 
-Starts a stack of its own, uploads a drawn portrait and a coat in the system's Chromium, and waits for the result.
+``python -m tests.browser.screenshot [docs/demo.png]``.
+
+Starts a stack of its own, uploads a drawn portrait and a coat in the system's Chromium,
+and waits for the result.
 """
 
 from __future__ import annotations

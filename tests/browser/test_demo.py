@@ -1,7 +1,8 @@
-"""The demo page in a real Chromium, against the whole stack: what a person sees, on every way to its end.
+"""The demo page in a real Chromium, against the whole stack: what a person sees, on
+every way to its end.
 
-Each test ends with a look at the browser's console: no error that the test did not announce, no violation of the
-page's Content-Security-Policy.
+Each test ends with a look at the browser's console: no error that the test did not
+announce, no violation of the page's Content-Security-Policy.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ addEventListener("DOMContentLoaded", () => {
 
 @dataclass
 class Visitor:
-    """A person at the page: a fresh browser profile, everything it logged and every upload it made."""
+    """A person at the page: a fresh browser profile, everything it logged and every
+    upload it made.
+    """
 
     page: Page
     url: str
@@ -148,12 +151,15 @@ async def visitor(chromium: Browser, product: Stack, photos: Path) -> AsyncItera
 
 @pytest.fixture
 async def elsewhere(chromium: Browser, stack: StartStack, photos: Path) -> AsyncIterator[Visitor]:
-    """A visitor for a stack that the test starts itself: set ``url``. Leaves before the stack stops."""
+    """A visitor for a stack that the test starts itself: set ``url``.
+
+    Leaves before the stack stops.
+    """
     async for someone in _visitor(chromium, "", photos):
         yield someone
 
 
-# --- the main job -----------------------------------------------------------------------------------------------------
+# --- the main job ---------------------------------------------------------------------
 
 
 async def test_a_chosen_photo_is_followed_live_to_its_result(visitor: Visitor, tmp_path: Path) -> None:
@@ -245,7 +251,7 @@ async def test_the_footer_says_when_the_photo_is_erased(visitor: Visitor) -> Non
     await expect(visitor.page.get_by_role("link", name="API documentation")).to_have_attribute("href", "/api/docs")
 
 
-# --- coming back ------------------------------------------------------------------------------------------------------
+# --- coming back ----------------------------------------------------------------------
 
 
 async def test_a_reload_in_the_middle_resumes_the_same_session(visitor: Visitor) -> None:
@@ -307,7 +313,7 @@ async def test_a_changed_hash_shows_the_other_session(visitor: Visitor) -> None:
     await expect(visitor.page.get_by_role("img", name="Your photo")).to_be_hidden()
 
 
-# --- bad networks -----------------------------------------------------------------------------------------------------
+# --- bad networks ---------------------------------------------------------------------
 
 
 async def refuse(socket: WebSocketRoute) -> None:
@@ -410,7 +416,7 @@ async def test_a_session_erased_while_watched_is_said_to_be_gone(elsewhere: Visi
     assert await elsewhere.session_id() is None
 
 
-# --- when it does not work out ----------------------------------------------------------------------------------------
+# --- when it does not work out --------------------------------------------------------
 
 
 async def test_a_failed_session_says_why_and_tries_the_same_photo_again(elsewhere: Visitor, stack: StartStack) -> None:
@@ -444,7 +450,7 @@ async def test_a_retry_that_is_refused_counts_down_and_keeps_the_session(elsewhe
     await expect(elsewhere.page.get_by_role("img", name="Your photo")).to_be_visible()
 
 
-# --- having a say -----------------------------------------------------------------------------------------------------
+# --- having a say ---------------------------------------------------------------------
 
 
 async def test_who_waits_sees_the_place_and_the_time_and_may_cancel(elsewhere: Visitor, stack: StartStack) -> None:
@@ -654,7 +660,7 @@ async def test_a_server_that_cannot_be_reached_is_said_in_plain_words(visitor: V
     assert len(keys) == 1 and None not in keys, "an upload without an answer is repeated as the same one"
 
 
-# --- for everyone -----------------------------------------------------------------------------------------------------
+# --- for everyone ---------------------------------------------------------------------
 
 
 async def test_the_keyboard_alone_is_enough(visitor: Visitor) -> None:

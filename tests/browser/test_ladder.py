@@ -1,7 +1,9 @@
-"""static/tryon.js in a real Chromium: down the ladder, up again, through cuts, restarts and sleep, every event once.
+"""static/tryon.js in a real Chromium: down the ladder, up again, through cuts, restarts
+and sleep, every event once.
 
-The test plays the worker, so that a story goes on exactly when the network is as bad as the test wants it. Between
-the browser and the server stands a gate (:mod:`tests.browser.gate`).
+The test plays the worker, so that a story goes on exactly when the network is as bad as
+the test wants it. Between the browser and the server stands a gate
+(:mod:`tests.browser.gate`).
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ SESSIONS: Final = "/api/tryon/sessions"
 TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
 CONNECTION_OF: Final = {"ws": "live", "sse": "live", "long-poll": "polling", "poll": "polling"}
 
-#: Follows a session as a page would and notes what it is told; also every socket that is made, and every bye.
+#: Follows a session as a page would and notes what it is told; also every socket that
+#: is made, and every bye.
 FOLLOW: Final = """
 async ({ base, id, token, options }) => {
   const { TryOn } = await import(`${base}/static/tryon.js`);
@@ -60,8 +63,9 @@ async ({ base, id, token, options }) => {
 }
 """
 
-#: Before anything else on the page: notes when sockets are made and when the server says bye; can hide the page. Jitter
-#: is a twentieth of its bound, so that nobody waits for it.
+#: Before anything else on the page: notes when sockets are made and when the server
+#: says bye; can hide the page. Jitter is a twentieth of its bound, so that nobody waits
+#: for it.
 SPY: Final = """
 Math.random = () => 0.05;
 window.spied = { sockets: [], byes: [] };
@@ -95,7 +99,7 @@ class Play:
     requests: list[Request] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)  #: what the page sent over sockets
 
-    # -- the worker ------------------------------------------------------------------------------------------------
+    # -- the worker --------------------------------------------------------------------
 
     async def begin(self) -> None:
         self.claim = await self.services.sessions.begin(self.session.id, worker="test")
@@ -112,7 +116,7 @@ class Play:
     async def delete(self) -> None:
         await self.services.sessions.delete(self.session.id, self.session.owner)
 
-    # -- the page --------------------------------------------------------------------------------------------------
+    # -- the page ----------------------------------------------------------------------
 
     async def follow(self, **options: Any) -> None:
         given = {"base": "", "id": self.session.id, "token": self.token, "options": options}
@@ -135,7 +139,9 @@ class Play:
         await self.until(f"following.cursor >= {seq}")
 
     async def ends_whole(self, status: str = "completed") -> None:
-        """The page came to the end and was told of every event once, in order: what the audit trail says."""
+        """The page came to the end and was told of every event once, in order: what the
+        audit trail says.
+        """
         await self.until("story.end !== null")
         story = await self.story()
         assert story["end"]["status"] == status
@@ -178,7 +184,8 @@ Start = Callable[..., Awaitable[Play]]
 
 @pytest.fixture
 async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
-    # The pages here are made up, so Chromium takes them for public ones, which may not simply ask a local server.
+    # The pages here are made up, so Chromium takes them for public ones, which may not
+    # simply ask a local server.
     made = await chromium.new_context(permissions=["local-network-access"])
     await made.add_init_script(SPY)
     yield made
@@ -231,7 +238,7 @@ def followers(web: Web) -> list[Follower]:
     return web.hub._everybody()
 
 
-# -- the ladder --------------------------------------------------------------------------------------------------------
+# -- the ladder ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -317,7 +324,7 @@ async def test_a_server_that_is_down_is_not_asked_in_four_ways(start: Start) -> 
     await play.ends_whole()
 
 
-# -- restarts ----------------------------------------------------------------------------------------------------------
+# -- restarts --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -428,7 +435,7 @@ async def test_retry_after_of_a_refused_look_is_obeyed(start: Start) -> None:
     await play.ends_whole()
 
 
-# -- close codes -------------------------------------------------------------------------------------------------------
+# -- close codes -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [4001, 4005, 4053, 4321])
@@ -500,7 +507,7 @@ async def test_a_full_house_is_tried_as_it_says_then_polled(start: Start, web: W
     await play.ends_whole()
 
 
-# -- sleep and silence -------------------------------------------------------------------------------------------------
+# -- sleep and silence -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ping_seconds", [0.2])
@@ -602,7 +609,7 @@ async def test_a_hidden_page_that_is_connected_stays_so(start: Start) -> None:
     assert await play.page.evaluate("spied.sockets.length") == 1
 
 
-# -- the rest of the client --------------------------------------------------------------------------------------------
+# -- the rest of the client ------------------------------------------------------------
 
 
 async def test_a_following_from_seq_2_is_told_what_comes_after_it(start: Start) -> None:
@@ -722,7 +729,7 @@ async def test_a_shop_on_another_origin_can_do_everything(
     assert made["gone"] == [404, "not_found"]
 
 
-# -- the guide ---------------------------------------------------------------------------------------------------------
+# -- the guide -------------------------------------------------------------------------
 
 GUIDE: Final = (ROOT / "docs" / "browser-client.md").read_text()
 
@@ -764,7 +771,7 @@ def test_the_guide_names_every_option_and_call() -> None:
                 assert re.search(rf"[`(., ]{member}\b", GUIDE), (name, member)
 
 
-# -- the types ---------------------------------------------------------------------------------------------------------
+# -- the types -------------------------------------------------------------------------
 
 USE: Final = """
 import { TryOn, Problem, randomText, type Session, type SessionEvent } from "./tryon.js";

@@ -1,4 +1,6 @@
-"""The documents are true: their commands run, their tables are complete, their links lead somewhere."""
+"""The documents are true: their commands run, their tables are complete, their links
+lead somewhere.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,14 @@ def marked(name: str) -> Iterator[tuple[str, str, str]]:
     yield from MARKED.findall(text_of(name))
 
 
-# -- the commands ------------------------------------------------------------------------------------------------------
+# -- the commands ----------------------------------------------------------------------
 
 
 @dataclass
 class Reader:
-    """Somebody who types what a page says, into one shell, and fills in `<id>` and `<ticket>` from the last answer."""
+    """Somebody who types what a page says, into one shell, and fills in `<id>` and
+    `<ticket>` from the last answer.
+    """
 
     stack: Stack
     folder: Path
@@ -92,7 +96,9 @@ class Reader:
         return out.decode()
 
     async def types_in_a_terminal(self, block: str) -> str:
-        """As :meth:`types`, with everything a person would see, less the colours: wscat tells a pipe less than a terminal."""
+        """As :meth:`types`, with everything a person would see, less the colours: wscat
+        tells a pipe less than a terminal.
+        """
         return await asyncio.wait_for(asyncio.to_thread(self._terminal, block), RUN_SECONDS)
 
     def _terminal(self, block: str) -> str:
@@ -144,7 +150,9 @@ def check_the_story(frames: list[dict[str, Any]]) -> None:
 
 
 def check_against_the_page(screen: str, printed: str) -> None:
-    """What the page shows of the terminal is what a terminal shows: lines, frames in their order, field names."""
+    """What the page shows of the terminal is what a terminal shows: lines, frames in
+    their order, field names.
+    """
     frames = iter(frames_in(screen))
     for line in printed.splitlines():
         if not line.startswith("< "):
@@ -263,7 +271,7 @@ def test_there_are_commands_to_run() -> None:
     assert len(list(marked("docs/quick-start.md"))) >= 8
 
 
-# -- the tables --------------------------------------------------------------------------------------------------------
+# -- the tables ------------------------------------------------------------------------
 
 
 def test_the_settings_page_is_the_table_of_the_code() -> None:
@@ -317,7 +325,7 @@ def test_every_decision_is_listed_and_has_its_four_parts() -> None:
             assert text.count(f"**{part}.** ") == 1, (name, part)
 
 
-# -- the words ---------------------------------------------------------------------------------------------------------
+# -- the words -------------------------------------------------------------------------
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,4 +1,6 @@
-"""`docs/protocol.md` is true: its session with wscat is replayed, its receipt checked, its tables held to the code."""
+"""`docs/protocol.md` is true: its session with wscat is replayed, its receipt checked,
+its tables held to the code.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def names(cell: str) -> list[str]:
     return re.findall(r"`(\w+)`", cell)
 
 
-# -- the session with wscat --------------------------------------------------------------------------------------------
+# -- the session with wscat ------------------------------------------------------------
 
 
 class Terminal(Protocol):
@@ -146,7 +148,9 @@ class Library:
 
 
 def replays(line: str, frame: Frame) -> None:
-    """What the page shows of a frame is in the frame: its fields, and the values that do not depend on the moment."""
+    """What the page shows of a frame is in the frame: its fields, and the values that
+    do not depend on the moment.
+    """
     assert set(re.findall(r'"(\w+)":', line)) <= keys_of(frame), line
     for name, value in re.findall(r'"(event|from|code|reason|reconnect|terminal)":("?[\w]+"?)(?=[,}])', line):
         assert f'"{name}":{value}' in json.dumps(frame, separators=(",", ":")), (name, value, frame)
@@ -230,7 +234,7 @@ async def test_a_receipt_is_checked_as_the_page_says(reader: Reader) -> None:
         await reader.types(".venv/bin/python verify.py")
 
 
-# -- the tables --------------------------------------------------------------------------------------------------------
+# -- the tables ------------------------------------------------------------------------
 
 
 def fields_by_tag(structs: Mapping[type, Any]) -> dict[str, list[str]]:

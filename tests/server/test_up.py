@@ -236,7 +236,9 @@ async def test_a_second_signal_stops_everything_at_once(stack: StartStack) -> No
 
 
 async def test_ctrl_c_reaches_this_process_alone(stack: StartStack) -> None:
-    """A terminal sends SIGINT to its whole process group: the children must not be in it."""
+    """A terminal sends SIGINT to its whole process group: the children must not be in
+    it.
+    """
     up = await stack()
     os.killpg(up.process.pid, signal.SIGINT)
     assert await up.wait(STOP_SECONDS) == 0

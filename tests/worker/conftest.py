@@ -1,4 +1,6 @@
-"""A real worker process, sessions to feed it, and a way to wait for what becomes of them."""
+"""A real worker process, sessions to feed it, and a way to wait for what becomes of
+them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ class StartWorker(Protocol):
 
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
-    """Start `arq worker.Settings` for real, with a Config's servers and folder. Returns as soon as it is started."""
+    """Start `arq worker.Settings` for real, with a Config's servers and folder.
+
+    Returns as soon as it is started.
+    """
     started: list[Stack] = []
 
     async def start(config: Config, **env: str) -> Stack:
@@ -100,7 +105,9 @@ class Feed:
         return story
 
     async def reaches(self, session_id: str, *wanted: Status, seconds: float = 20.0) -> Story:
-        """The session's story as soon as it is in one of these states (any terminal one if none is given)."""
+        """The session's story as soon as it is in one of these states (any terminal one
+        if none is given).
+        """
 
         async def there() -> Story | None:
             story = await self.story(session_id)

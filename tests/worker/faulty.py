@@ -32,7 +32,7 @@ class Faulty:
         said = await getattr(self, job.params["do"])(job, report)
         return Output(said if isinstance(said, bytes) else str(said).encode(), "png")
 
-    # -- that end well ---------------------------------------------------------------------------------------------------
+    # -- that end well -----------------------------------------------------------------
 
     async def echo(self, job: Job, report: Report) -> bytes:
         return job.image + (job.garment or b"")
@@ -100,7 +100,9 @@ class Faulty:
         return os.getpid()
 
     async def helpers(self, job: Job, report: Report) -> bytes:
-        """Uses what a model may use: a program, a shell, a process of multiprocessing that must be told to stop."""
+        """Uses what a model may use: a program, a shell, a process of multiprocessing
+        that must be told to stop.
+        """
         assert subprocess.run(["true"], check=False).returncode == 0
         sleeper = subprocess.Popen(["sleep", "60"])
         sleeper.terminate()
@@ -116,7 +118,7 @@ class Faulty:
         os.kill(os.getpid(), signal.SIGTERM)
         return b"still here"
 
-    # -- that fail -------------------------------------------------------------------------------------------------------
+    # -- that fail ---------------------------------------------------------------------
 
     async def fail(self, job: Job, report: Report) -> NoReturn:
         raise ProcessorError("no_person", "Nobody is in it.", retryable=False)
@@ -133,7 +135,7 @@ class Faulty:
     async def cancel_itself(self, job: Job, report: Report) -> NoReturn:
         raise asyncio.CancelledError
 
-    # -- that crash ------------------------------------------------------------------------------------------------------
+    # -- that crash --------------------------------------------------------------------
 
     async def segfault(self, job: Job, report: Report) -> None:
         ctypes.string_at(0)
@@ -171,7 +173,9 @@ class Faulty:
         return socket.socket(fileno=os.dup(file))
 
     async def orphans(self, job: Job, report: Report) -> None:
-        """Crashes, and leaves behind a program, a copy of itself and a process group of a shell, with every file open."""
+        """Crashes, and leaves behind a program, a copy of itself and a process group of
+        a shell, with every file open.
+        """
         if os.fork() == 0:
             time.sleep(60)
         os.system("sleep 60 & echo $! >orphan.pid")
@@ -184,7 +188,7 @@ class Faulty:
         await report(0.5, "two of us")
         return os.getpid()
 
-    # -- that use too much -----------------------------------------------------------------------------------------------
+    # -- that use too much -------------------------------------------------------------
 
     async def eat(self, job: Job, report: Report) -> None:
         while True:
@@ -200,7 +204,7 @@ class Faulty:
     async def spin_in_threads(self, job: Job, report: Report) -> None:
         await asyncio.gather(*(asyncio.to_thread(hashlib.pbkdf2_hmac, "sha256", b"x", b"x", 2**31 - 1) for _ in "ab"))
 
-    # -- that do not end -------------------------------------------------------------------------------------------------
+    # -- that do not end ---------------------------------------------------------------
 
     async def never(self, job: Job, report: Report) -> None:
         await asyncio.Event().wait()

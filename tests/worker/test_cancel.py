@@ -1,4 +1,6 @@
-"""Cancelling and erasing what runs: by the ring at once, by the heartbeat if nobody heard it."""
+"""Cancelling and erasing what runs: by the ring at once, by the heartbeat if nobody
+heard it.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ async def test_a_delete_stops_what_runs_and_leaves_no_file(
     assert "Traceback" not in process.output
 
 
-# -- the same in this process, where moments can be chosen -------------------------------------------------------------
+# -- the same in this process, where moments can be chosen -----------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""A worker's beginning and end: a processor that warms up or can't, and how soon a worker is gone."""
+"""A worker's beginning and end: a processor that warms up or can't, and how soon a
+worker is gone.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class SlowStarter:
         print("closed", flush=True)
 """
 
-# What a badly plugged model may do: a thread that hears nothing, a close() that never ends.
+# What a badly plugged model may do: a thread that hears nothing, a close() that never
+# ends.
 STUBBORN = """
 import asyncio, time
 

@@ -20,7 +20,10 @@ from worker.pickup import DoorbellRedis
 
 
 class Bench:
-    """A queue, a worker on it, and what ran. Jobs whose id is in ``hold`` run until they are released."""
+    """A queue, a worker on it, and what ran.
+
+    Jobs whose id is in ``hold`` run until they are released.
+    """
 
     def __init__(self, redis_url: str, *, jobs: int) -> None:
         self.queue = ArqQueue(redis_url, "jobs", "t:")
@@ -104,7 +107,9 @@ async def test_a_job_starts_long_before_the_next_poll(redis_url: str) -> None:
 
 
 async def test_a_running_job_is_neither_in_the_queue_nor_anywhere_else_in_redis(redis_url: str) -> None:
-    """Whenever its worker is killed, nothing of the session stays that somebody would have to know of."""
+    """Whenever its worker is killed, nothing of the session stays that somebody would
+    have to know of.
+    """
     async with working(redis_url) as bench:
         bench.hold["s1"] = asyncio.Event()
         await bench.put("s1")
@@ -118,7 +123,9 @@ async def test_a_running_job_is_neither_in_the_queue_nor_anywhere_else_in_redis(
 
 
 async def test_a_job_that_runs_here_is_not_started_again(redis_url: str) -> None:
-    """A Redis that is back with an older state offers it once more. arq would lose sight of the first run."""
+    """A Redis that is back with an older state offers it once more. arq would lose
+    sight of the first run.
+    """
     async with working(redis_url) as bench:
         bench.hold["s1"] = asyncio.Event()
         await bench.put("s1")
@@ -237,7 +244,8 @@ async def test_a_deaf_doorbell_is_replaced(redis_url: str) -> None:
     async with working(redis_url) as bench:
         clients: Any = await bench.redis.client_list(_type="pubsub")
         deaf = clients[0]["id"]
-        # A job that nobody rang for: to the worker the same as a doorbell it did not hear.
+        # A job that nobody rang for: to the worker the same as a doorbell it did not
+        # hear.
         await bench.redis.set(
             "arq:job:quiet:0:1", serialize({"t": None, "f": "run_session", "a": ["quiet"], "k": {}, "et": 1})
         )

@@ -1,4 +1,6 @@
-"""How every end of a processor becomes an end of its session: real services, scripted processors."""
+"""How every end of a processor becomes an end of its session: real services, scripted
+processors.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Play = Callable[[Job, Report], Awaitable[Output]]
 
 
 class Scripted:
-    """A processor that does what the test says, and tells when it begins and how it ends."""
+    """A processor that does what the test says, and tells when it begins and how it
+    ends.
+    """
 
     name = "scripted"
 

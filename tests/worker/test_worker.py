@@ -1,4 +1,6 @@
-"""A real `arq worker.Settings`: how fast it is, what it survives, how it stops, what it refuses."""
+"""A real `arq worker.Settings`: how fast it is, what it survives, how it stops, what it
+refuses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How clients wait and give up: the numbers of every client, in Python and in ``tryon.js``.
+"""How clients wait and give up: the numbers of every client, in Python and in
+``tryon.js``.
 
 All times in seconds.
 """
@@ -39,4 +40,6 @@ CLIMB_MOST_SECONDS: Final = 300.0
 """Until better transports are tried again: at first, and at most."""
 
 TRIES: Final = 3
-"""Attempts at a transport that has worked or asked for patience, before the next lower one."""
+"""Attempts at a transport that has worked or asked for patience, before the next lower
+one.
+"""

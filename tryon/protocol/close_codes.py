@@ -45,7 +45,10 @@ class Reconnect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """One row: ``reasons`` are what ``bye`` says besides the error codes of that close code."""
+    """One row:
+
+    ``reasons`` are what ``bye`` says besides the error codes of that close code.
+    """
 
     code: CloseCode
     meaning: str

@@ -17,8 +17,8 @@
     +-- Unavailable           503  queue_full, unavailable                               close 4053
     +-- StorageFull           507  storage_full                                          close 4053
 
-:data:`CODES` is the table the documentation and the tests are held to. A failed *session* has an error too; those codes
-are in :data:`FAILURES`.
+:data:`CODES` is the table the documentation and the tests are held to. A failed
+*session* has an error too; those codes are in :data:`FAILURES`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from tryon.protocol.close_codes import CloseCode
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One error code: what it is called, what a person may read, whether trying the same again may help."""
+    """One error code: what it is called, what a person may read, whether trying the
+    same again may help.
+    """
 
     title: str
     detail: str
@@ -39,7 +41,10 @@ class Code:
 
 
 class TryOnError(Exception):
-    """Base of every refusal. ``detail`` is safe to show; ``retry_after`` is in seconds."""
+    """Base of every refusal.
+
+    ``detail`` is safe to show; ``retry_after`` is in seconds.
+    """
 
     status: ClassVar[int] = 500
     close_code: ClassVar[int] = CloseCode.MISUSE
@@ -65,7 +70,9 @@ class BadRequest(TryOnError):
 
 
 class Unauthorized(TryOnError):
-    """Only for what says nothing about an id: a malformed token, an expired or forged ticket, a list without a token."""
+    """Only for what says nothing about an id: a malformed token, an expired or forged
+    ticket, a list without a token.
+    """
 
     status = 401
     close_code = CloseCode.UNAUTHORIZED
@@ -103,7 +110,10 @@ class Conflict(TryOnError):
 
 
 class Gone(TryOnError):
-    """A session that was erased while somebody followed it. Over HTTP it is a 404 from then on."""
+    """A session that was erased while somebody followed it.
+
+    Over HTTP it is a 404 from then on.
+    """
 
     status = 404
     close_code = CloseCode.GONE
@@ -187,4 +197,7 @@ FAILURES: Final[dict[str, Code]] = {
     "storage_full": Code("Storage full", "There was no room for the result. Please try again later.", True),
     "input_lost": Code("Input lost", "The uploaded photo could not be read any more.", False),
 }
-"""Codes in ``error`` of a failed session. A processor may add codes of its own, with its own safe message."""
+"""Codes in ``error`` of a failed session.
+
+A processor may add codes of its own, with its own safe message.
+"""

@@ -1,4 +1,5 @@
-"""The frames of ``tryon.v1``: one JSON object per text frame, the field ``type`` says which.
+"""The frames of ``tryon.v1``: one JSON object per text frame, the field ``type`` says
+which.
 
 Unknown types and fields are ignored.
 """
@@ -17,7 +18,10 @@ BEARER_SUBPROTOCOL: Final = "tryon.bearer."
 
 
 class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
-    """One transition. ``data`` depends on the event: the attempt, signed links, the error."""
+    """One transition.
+
+    ``data`` depends on the event: the attempt, signed links, the error.
+    """
 
     session_id: str
     seq: int
@@ -30,7 +34,10 @@ class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
 
 
 class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
-    """The whole session, always first. ``missed`` holds the events after ``?since=``, in order."""
+    """The whole session, always first.
+
+    ``missed`` holds the events after ``?since=``, in order.
+    """
 
     session: SessionView
     missed: list[EventFrame]
@@ -38,9 +45,11 @@ class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="progress"):
-    """The latest word about the transition ``seq``; not an event, may be dropped or coalesced.
+    """The latest word about the transition ``seq``; not an event, may be dropped or
+    coalesced.
 
-    While a session waits it tells the place in the queue, ``queue_position``; else that field is missing.
+    While a session waits it tells the place in the queue, ``queue_position``; else that
+    field is missing.
     """
 
     session_id: str
@@ -72,7 +81,9 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class ByeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
-    """The last frame before the close: the close code again, and whether and when to come back."""
+    """The last frame before the close: the close code again, and whether and when to
+    come back.
+    """
 
     code: int
     reason: str

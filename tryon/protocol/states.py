@@ -1,7 +1,8 @@
 """The states of a session and the one table of what may follow what.
 
-Everything else derives from :data:`TRANSITIONS`: the store's compare-and-set, the documentation's diagram
-(:func:`mermaid`) and the tests. A move that the table does not hold changes nothing.
+Everything else derives from :data:`TRANSITIONS`: the store's compare-and-set, the
+documentation's diagram (:func:`mermaid`) and the tests. A move that the table does not
+hold changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import Final
 
 
 class Status(StrEnum):
-    """Where a session is. ``completed``, ``failed`` and ``cancelled`` are final for ever."""
+    """Where a session is.
+
+    ``completed``, ``failed`` and ``cancelled`` are final for ever.
+    """
 
     CREATED = "created"
     PROCESSING = "processing"
@@ -25,7 +29,10 @@ class Status(StrEnum):
 
 
 class Event(StrEnum):
-    """What happened. One event is one transition, one ``seq`` and one row of the audit trail."""
+    """What happened.
+
+    One event is one transition, one ``seq`` and one row of the audit trail.
+    """
 
     CREATED = "created"
     PROCESSING = "processing"
@@ -45,7 +52,10 @@ TRANSITIONS: Final[dict[tuple[Status | None, Event], Status]] = {
     (Status.PROCESSING, Event.CANCELLED): Status.CANCELLED,
     (Status.PROCESSING, Event.REQUEUED): Status.CREATED,
 }
-"""(status before, event) -> status after. ``requeued``: the lease was lost, the worker drained, or the error was retryable."""
+"""(status before, event) -> status after.
+
+``requeued``: the lease was lost, the worker drained, or the error was retryable.
+"""
 
 TERMINAL: Final = frozenset(set(Status) - {before for before, _ in TRANSITIONS})
 

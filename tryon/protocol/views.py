@@ -18,7 +18,10 @@ class SessionError(msgspec.Struct, frozen=True):
 
 
 class Links(msgspec.Struct, frozen=True):
-    """Where the session's other views and files are. Signed and expiring, except ``self``."""
+    """Where the session's other views and files are.
+
+    Signed and expiring, except ``self``.
+    """
 
     self: str
     ws: str
@@ -63,14 +66,19 @@ class HistoryEvent(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """``delivered_at``: when the terminal event was first handed to a client; null if that has not happened (yet)."""
+    """``delivered_at``: when the terminal event was first handed to a client; null if
+    that has not happened (yet).
+    """
 
     events: list[HistoryEvent]
     delivered_at: str | None = None
 
 
 class ErasedFile(msgspec.Struct, frozen=True):
-    """One file that a receipt vouches for. ``role``: image, garment or output. ``sha256`` of what was stored."""
+    """One file that a receipt vouches for.
+
+    ``role``: image, garment or output. ``sha256`` of what was stored.
+    """
 
     session_id: str
     role: str
@@ -88,7 +96,11 @@ class ReceiptBody(msgspec.Struct, frozen=True):
 
 
 class Receipt(ReceiptBody, frozen=True):
-    """The answer to a DELETE. ``signature``: Ed25519 over the body, base64url; the key is at /api/tryon/receipt-key."""
+    """The answer to a DELETE.
+
+    ``signature``: Ed25519 over the body, base64url; the key is at
+    /api/tryon/receipt-key.
+    """
 
     key_id: str
     signature: str

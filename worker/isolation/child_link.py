@@ -1,4 +1,5 @@
-"""A worker's handles on its fork server, its children and what runs on them: sockets, files, signals and what they tell.
+"""A worker's handles on its fork server, its children and what runs on them: sockets,
+files, signals and what they tell.
 
 What happens when is :class:`~worker.isolation.pool.Children`'s to decide.
 """
@@ -128,7 +129,10 @@ class Server:
 
 
 class Child:
-    """One process: asked for, then warming, then idle or at work, then gone. :class:`Children` changes its state."""
+    """One process: asked for, then warming, then idle or at work, then gone.
+
+    :class:`Children` changes its state.
+    """
 
     __slots__ = (
         *("built", "fresh_bytes", "idle_since", "inbox", "leaving", "pid", "ready", "run", "server", "socket", "timer"),

@@ -1,6 +1,9 @@
-"""What a worker, its fork server and its children say to each other: JSON behind its length, over socket pairs.
+"""What a worker, its fork server and its children say to each other:
 
-Everybody trusts their parent; of a child, where somebody else's code runs, nothing is believed that is not one of these.
+JSON behind its length, over socket pairs.
+
+Everybody trusts their parent; of a child, where somebody else's code runs, nothing is
+believed that is not one of these.
 """
 
 from __future__ import annotations
@@ -63,7 +66,10 @@ class Ended(msgspec.Struct, tag=True):
 
 
 class Refused(msgspec.Struct, tag=True):
-    """Also from a child: the processor cannot be loaded or made. ``reason``: a ConfigError's one line."""
+    """Also from a child: the processor cannot be loaded or made.
+
+    ``reason``: a ConfigError's one line.
+    """
 
     reason: str
 
@@ -72,7 +78,9 @@ class Refused(msgspec.Struct, tag=True):
 
 
 class Run(msgspec.Struct, tag=True):
-    """A job, with the image, the garment (if it has a type) and an empty file for the result."""
+    """A job, with the image, the garment (if it has a type) and an empty file for the
+    result.
+    """
 
     number: int
     session_id: str

@@ -1,9 +1,11 @@
-"""The default processor: no AI, but a worker's whole life with visible stages, and a picture made from the input.
+"""The default processor: no AI, but a worker's whole life with visible stages, and a
+picture made from the input.
 
-``TRYON_MOCK_SECONDS`` is how long it takes, ``TRYON_MOCK_FAILURE_RATE`` the share of runs that fail (finally: ``mock_failure``).
-With ``TRYON_MOCK_SEED`` the failures are repeatable: whether the n-th run of a worker fails, and where, is a function
-of the seed and n alone. Not of the photo: the same one tried again may work, and a test that uploads one photo many times
-sees the rate.
+``TRYON_MOCK_SECONDS`` is how long it takes, ``TRYON_MOCK_FAILURE_RATE`` the share of
+runs that fail (finally: ``mock_failure``). With ``TRYON_MOCK_SEED`` the failures are
+repeatable: whether the n-th run of a worker fails, and where, is a function of the seed
+and n alone. Not of the photo: the same one tried again may work, and a test that
+uploads one photo many times sees the rate.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ REPORT_SECONDS: Final = 0.2
 LONG_SIDE: Final = 1024
 SMALLEST_LONG_SIDE: Final = 640
 WIDEST: Final = 2.0
-"""Longer side through shorter side of the result; what is left beside a longer photo shows it again, blurred."""
+"""Longer side through shorter side of the result; what is left beside a longer photo
+shows it again, blurred.
+"""
 
 ACCENT: Final = (108, 77, 246)
 LABEL: Final = "PREVIEW"
@@ -82,7 +86,10 @@ class MockProcessor:
 
 
 def compose(image: bytes, garment: bytes | None) -> bytes:
-    """The preview as a JPEG, its longer side at most :data:`LONG_SIDE` pixels. CPU work: 50-200 ms."""
+    """The preview as a JPEG, its longer side at most :data:`LONG_SIDE` pixels.
+
+    CPU work: 50-200 ms.
+    """
     person = _open(image, LONG_SIDE)
     picture = _frame(person)
     if garment is not None:

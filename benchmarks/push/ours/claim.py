@@ -1,6 +1,8 @@
-"""Takes up the sessions whose links stand in the file named: as a worker does, but nobody works on them.
+"""Takes up the sessions whose links stand in the file named: as a worker does, but
+nobody works on them.
 
-So that ten thousand clients that have nothing to hear follow sessions that run, not a queue of ten thousand.
+So that ten thousand clients that have nothing to hear follow sessions that run, not a
+queue of ten thousand.
 """
 
 import asyncio

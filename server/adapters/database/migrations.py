@@ -22,7 +22,9 @@ _HERE: Final = Path(__file__).resolve().parents[2]
 
 
 def script_directory() -> Path:
-    """Beside the packages in a checkout, inside the package when installed from a wheel."""
+    """Beside the packages in a checkout, inside the package when installed from a
+    wheel.
+    """
     for folder in (_HERE.parent / "alembic", _HERE / "alembic"):
         if (folder / "env.py").is_file():
             return folder
@@ -30,7 +32,10 @@ def script_directory() -> Path:
 
 
 def migrate(config: Config) -> None:
-    """Upgrade to head. Others that do the same meanwhile wait, then find nothing to do."""
+    """Upgrade to head.
+
+    Others that do the same meanwhile wait, then find nothing to do.
+    """
     config.data_dir.mkdir(parents=True, exist_ok=True)
     try:
         _try_sqlite(config.database)
@@ -41,7 +46,9 @@ def migrate(config: Config) -> None:
 
 
 def _try_sqlite(database_url: str) -> None:
-    """Open the file once without aiosqlite: its thread would tell of a failure after the loop has ended, with a trace."""
+    """Open the file once without aiosqlite: its thread would tell of a failure after
+    the loop has ended, with a trace.
+    """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         with contextlib.closing(sqlite3.connect(url.database or ":memory:")):

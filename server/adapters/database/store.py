@@ -1,8 +1,10 @@
 """Sessions and their audit trail in SQLite or PostgreSQL.
 
-Every transition is one transaction: one conditional UPDATE (compare-and-set on status, ``seq`` and, for a worker, its
-attempt) plus one row in the audit trail. Who loses the race changes nothing. All times are the database's own
-(:class:`~server.adapters.database.tables.database_time`); :meth:`Store.now` is this process's idea of them.
+Every transition is one transaction: one conditional UPDATE (compare-and-set on status,
+``seq`` and, for a worker, its attempt) plus one row in the audit trail. Who loses the
+race changes nothing. All times are the database's own
+(:class:`~server.adapters.database.tables.database_time`); :meth:`Store.now` is this
+process's idea of them.
 
 Failures to reach or use the database are :class:`~tryon.protocol.errors.Unavailable`.
 """
@@ -52,22 +54,29 @@ from tryon.protocol.errors import NotFound, StorageFull, Unavailable
 from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
 
 BUSY_SECONDS: Final = 5.0
-"""How long a call waits for its turn among this process's own writers, and then for another process's write lock in SQLite,
-before it fails as unavailable."""
+"""How long a call waits for its turn among this process's own writers, and then for
+another process's write lock in SQLite, before it fails as unavailable.
+"""
 
 SCRUB_BUSY_MS: Final = 100
-"""How long readers may keep SQLite's log from being emptied, while writers wait; then it is tried again."""
+"""How long readers may keep SQLite's log from being emptied, while writers wait; then
+it is tried again.
+"""
 
 COMMAND_SECONDS: Final = 10.0
 """How long PostgreSQL may take for one statement, all of which are small."""
 
 IDLE_SECONDS: Final = 10.0
-"""How long a transaction on PostgreSQL may do nothing: a process that is stopped in the middle of one (frozen, cut off) must not
-keep its rows from everybody else. SQLite cannot tell: there nobody writes while such a process is stopped."""
+"""How long a transaction on PostgreSQL may do nothing: a process that is stopped in the
+middle of one (frozen, cut off) must not keep its rows from everybody else. SQLite
+cannot tell: there nobody writes while such a process is stopped.
+"""
 
 TRANSIENT_STATES: Final = ("08", "25006", "40", "53", "55", "57", "58")
-"""PostgreSQL's codes (its manual's appendix A) for what passes: no connection, read-only after a fail-over, deadlock,
-out of resources or connections, in recovery, shutting down or starting up, input/output. SQLAlchemy tells none apart."""
+"""PostgreSQL's codes (its manual's appendix A) for what passes: no connection,
+read-only after a fail-over, deadlock, out of resources or connections, in recovery,
+shutting down or starting up, input/output. SQLAlchemy tells none apart.
+"""
 
 _STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that nobody sets; where there is one, it goes on while the machine sleeps."""
@@ -76,15 +85,19 @@ DISK_FULL: Final = "53100"
 """PostgreSQL's code for it."""
 
 GONE_SECONDS: Final = 120.0
-"""How long an erased session is remembered (as a hash) so that every process learns of it."""
+"""How long an erased session is remembered (as a hash) so that every process learns of
+it.
+"""
 
 
 def create_engine(database_url: str) -> AsyncEngine:
     """An engine that behaves the same on both databases.
 
-    SQLite: write-ahead log, so that readers never wait for the writer; ``BEGIN IMMEDIATE`` for writes, because a
-    transaction that reads first and writes later loses updates silently or fails at once; ``secure_delete``, so that
-    erased rows leave no bytes. On neither do a statement's values reach an error's text, and with it a log.
+    SQLite: write-ahead log, so that readers never wait for the writer; ``BEGIN
+    IMMEDIATE`` for writes, because a transaction that reads first and writes later
+    loses updates silently or fails at once; ``secure_delete``, so that erased rows
+    leave no bytes. On neither do a statement's values reach an error's text, and with
+    it a log.
     """
     url = make_url(database_url)
     if url.get_backend_name() == "postgresql":
@@ -99,7 +112,8 @@ def create_engine(database_url: str) -> AsyncEngine:
 
         @event.listens_for(engine.sync_engine, "connect")
         def bound(connection: Any, record: Any) -> None:
-            # By a statement: a connection pooler refuses it among a connection's first parameters.
+            # By a statement: a connection pooler refuses it among a connection's first
+            # parameters.
             cursor = connection.cursor()
             cursor.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}")
             cursor.close()
@@ -132,7 +146,11 @@ def create_engine(database_url: str) -> AsyncEngine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """What an upload becomes. ``deadline_seconds`` and ``retention_seconds`` count from now on the database's clock."""
+    """What an upload becomes.
+
+    ``deadline_seconds`` and ``retention_seconds`` count from now on the database's
+    clock.
+    """
 
     id: str
     owner: str
@@ -151,11 +169,15 @@ class NewSession:
     retry_of: str | None = None
     """Unique: a session is tried again once, then its successor is."""
     expires_at: datetime | None = None
-    """In place of ``retention_seconds``: a retry lives no longer than the photo it shares."""
+    """In place of ``retention_seconds``: a retry lives no longer than the photo it
+    shares.
+    """
 
 
 class Taken(Exception):
-    """Somebody else inserted first: the idempotency key is used, or the session has its retry already."""
+    """Somebody else inserted first: the idempotency key is used, or the session has its
+    retry already.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +190,8 @@ class Change:
     actor: str
     seq: int | None = None
     attempt: int | None = None
-    """The fencing token: the change counts only while this attempt holds the session."""
+    """The fencing token: the change counts only while this attempt holds the session.
+    """
     within_deadline: bool = False
     cancelled: bool | None = None
     """What the cancel flag must say; None: either."""
@@ -187,7 +210,9 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A session and its events after some ``seq``, read by one statement: they belong together."""
+    """A session and its events after some ``seq``, read by one statement: they belong
+    together.
+    """
 
     session: Session
     events: list[AuditEvent]
@@ -212,7 +237,9 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Everything committed since a cursor, in commit order; on PostgreSQL perhaps some of it again."""
+    """Everything committed since a cursor, in commit order; on PostgreSQL perhaps some
+    of it again.
+    """
 
     events: list[AuditEvent]
     gone: list[tuple[str, GoneReason]]
@@ -223,7 +250,8 @@ class News:
 _SESSION_COLUMNS: Final = [tables.sessions.c[name] for name in Session.__dataclass_fields__]
 _EVENT_COLUMNS: Final = [tables.events.c[name] for name in AuditEvent.__dataclass_fields__]
 
-# What every upload and every transition writes, built once: building a statement takes as long as running it.
+# What every upload and every transition writes, built once: building a statement takes
+# as long as running it.
 _INSERT_SESSION: Final = (
     insert(tables.sessions)
     .values(
@@ -344,7 +372,10 @@ def _event(row: Sequence[Any]) -> AuditEvent:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """The database's troubles in the product's words. Programming errors stay what they are."""
+    """The database's troubles in the product's words.
+
+    Programming errors stay what they are.
+    """
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.InternalError, OSError) as error:
@@ -364,14 +395,18 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 class Store:
-    """The one port to the database. Safe for concurrent use by tasks of one event loop."""
+    """The one port to the database.
+
+    Safe for concurrent use by tasks of one event loop.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._sqlite = engine.dialect.name == "sqlite"
         read = {"tryon_read": True} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader = engine.execution_options(**read)
-        # SQLite has one writer. Queueing here is fair and quick; its own busy handler sleeps and starves.
+        # SQLite has one writer. Queueing here is fair and quick; its own busy handler
+        # sleeps and starves.
         self._write_lock = asyncio.Lock() if self._sqlite else None
         self._offset_seconds = time.time() - time.clock_gettime(_STEADY)
 
@@ -383,7 +418,10 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """To write, one after the other on SQLite. While somebody else holds its lock, all who wait give up together."""
+        """To write, one after the other on SQLite.
+
+        While somebody else holds its lock, all who wait give up together.
+        """
         lock = self._write_lock
         if lock is None:
             yield
@@ -425,10 +463,12 @@ class Store:
             },
         )
 
-    # -- the clock -----------------------------------------------------------------------------------------------
+    # -- the clock ---------------------------------------------------------------------
 
     async def synchronize_clock(self) -> None:
-        """Measure how far the database's clock is from this process's steady one; the error is half the round trip."""
+        """Measure how far the database's clock is from this process's steady one; the
+        error is half the round trip.
+        """
         if self._sqlite:  # one machine, one clock
             return
         before = time.clock_gettime(_STEADY)
@@ -437,15 +477,21 @@ class Store:
         self._offset_seconds = now.timestamp() - (before + time.clock_gettime(_STEADY)) / 2
 
     def now(self) -> float:
-        """Unix seconds of the database's clock, as this process knows it. Setting this machine's clock does not move it,
-        unless that is the database's too."""
+        """Unix seconds of the database's clock, as this process knows it.
+
+        Setting this machine's clock does not move it, unless that is the database's
+        too.
+        """
         return time.time() if self._sqlite else time.clock_gettime(_STEADY) + self._offset_seconds
 
-    # -- writing -------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------
 
     async def insert(self, new: NewSession) -> Session:
-        """The session and its first event, in one transaction. Raises :class:`Taken`; NotFound for a retry whose original
-        does not live (any more); and StorageFull where the database's disk is."""
+        """The session and its first event, in one transaction.
+
+        Raises :class:`Taken`; NotFound for a retry whose original does not live (any
+        more); and StorageFull where the database's disk is.
+        """
         try:
             return await self._insert(new)
         except exc.IntegrityError as error:
@@ -459,7 +505,8 @@ class Store:
         table = tables.sessions.c
         async with self._write() as connection:
             if new.retry_of is not None:
-                # Locked against `condemn`: it either finds this retry or lets it find nothing to retry.
+                # Locked against `condemn`: it either finds this retry or lets it find
+                # nothing to retry.
                 original = select(table.id).where(table.id == new.retry_of, table.expires_at > database_time())
                 if (await connection.execute(original.with_for_update(read=True))).one_or_none() is None:
                     raise NotFound
@@ -506,7 +553,9 @@ class Store:
         return session
 
     async def transition(self, change: Change) -> Moved | None:
-        """Try one transition; None: the table forbids it, or what had to hold no longer did, and nothing changed."""
+        """Try one transition; None: the table forbids it, or what had to hold no longer
+        did, and nothing changed.
+        """
         if (change.from_status, change.event) not in TRANSITIONS:
             return None
         table = tables.sessions.c
@@ -545,7 +594,9 @@ class Store:
         actor: str,
         data: Mapping[str, Any],
     ) -> list[Moved]:
-        """The transition of every row that ``which`` holds for: the rows, and an event each."""
+        """The transition of every row that ``which`` holds for: the rows, and an event
+        each.
+        """
         after = TRANSITIONS[before, event]
         table = tables.sessions.c
         common: dict[str, Any] = {"status": after.value, "seq": table.seq + 1, "updated_at": database_time()}
@@ -576,8 +627,10 @@ class Store:
     async def time_out(
         self, session_ids: Collection[str], *, values: Mapping[str, Any], data: Mapping[str, Any], actor: str
     ) -> list[Moved]:
-        """Those of these that have not ended by their deadline -> failed, in one transaction. Who is being changed by somebody
-        else at this moment is left for the next time."""
+        """Those of these that have not ended by their deadline -> failed, in one
+        transaction. Who is being changed by somebody else at this moment is left for
+        the next time.
+        """
         overdue = (
             select(_s.id, _s.status)
             .where(_s.id.in_(list(session_ids)), _UNFINISHED, _s.deadline_at <= database_time())
@@ -594,7 +647,9 @@ class Store:
         return moved
 
     async def claim(self, session_id: str, *, worker: str, lease_seconds: float, actor: str) -> Moved | None:
-        """created -> processing for one worker: the attempt goes up and fences out everybody before."""
+        """created -> processing for one worker: the attempt goes up and fences out
+        everybody before.
+        """
         return await self.transition(
             Change(
                 session_id=session_id,
@@ -612,7 +667,10 @@ class Store:
         )
 
     async def renew(self, session_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
-        """Extend a claim's lease. Its cancel flag, or None if the claim is no longer this attempt's."""
+        """Extend a claim's lease.
+
+        Its cancel flag, or None if the claim is no longer this attempt's.
+        """
         table = tables.sessions.c
         async with self._write() as connection:
             result = await connection.execute(
@@ -632,8 +690,10 @@ class Store:
     async def renew_all(
         self, *, lease_seconds: float, but: Collection[tuple[datetime, datetime]] = ()
     ) -> tuple[int, tuple[datetime, datetime] | None]:
-        """Extend every lease, after a time in which no worker could; ``but`` those that end between two of these times. How
-        many were, and between which times they end now."""
+        """Extend every lease, after a time in which no worker could; ``but`` those that
+        end between two of these times. How many were, and between which times they end
+        now.
+        """
         lease = tables.sessions.c.lease_expires_at
         async with self._write() as connection:
             result = await connection.execute(
@@ -649,7 +709,9 @@ class Store:
         return len(ends), (min(ends), max(ends)) if ends else None
 
     async def bound_ends(self, *, deadline_seconds: float, retention_seconds: float) -> None:
-        """After the clock was set back: no session shall be waited for or kept longer than one that begins now."""
+        """After the clock was set back: no session shall be waited for or kept longer
+        than one that begins now.
+        """
         table = tables.sessions.c
         unfinished = table.status.in_([Status.CREATED.value, Status.PROCESSING.value])
         deadline, expiry = database_time(deadline_seconds), database_time(retention_seconds)
@@ -660,7 +722,10 @@ class Store:
             await connection.execute(update(tables.sessions).where(table.expires_at > expiry).values(expires_at=expiry))
 
     async def request_cancel(self, session_id: str, *, seq: int) -> bool:
-        """Flag a running session. The flag outlives the worker it was meant for. False: it moved on meanwhile."""
+        """Flag a running session.
+
+        The flag outlives the worker it was meant for. False: it moved on meanwhile.
+        """
         table = tables.sessions.c
         async with self._write() as connection:
             result = await connection.execute(
@@ -671,13 +736,16 @@ class Store:
         return result.rowcount == 1
 
     async def condemn(self, session_id: str, *, gone_hash: Callable[[str], str]) -> list[Session]:
-        """Expire a session and every retry of the same photo now, and leave word that they were deleted: from this
-        commit on nobody can read, claim, complete or retry them. Erasing them may follow at leisure, by whoever is alive.
-        Those that were still alive."""
+        """Expire a session and every retry of the same photo now, and leave word that
+        they were deleted: from this commit on nobody can read, claim, complete or retry
+        them. Erasing them may follow at leisure, by whoever is alive. Those that were
+        still alive.
+        """
         table = tables.sessions.c
         async with self._write() as connection:
             family: list[str] = []
-            # Each turn locks what it found; a retry that was being inserted is found by the next.
+            # Each turn locks what it found; a retry that was being inserted is found by
+            # the next.
             while len(found := await self._family(connection, session_id)) > len(family):
                 family = found
                 locked = select(table.id).where(table.id.in_(family)).order_by(table.id).with_for_update()
@@ -693,7 +761,9 @@ class Store:
         return condemned
 
     async def _family(self, connection: AsyncConnection, session_id: str) -> list[str]:
-        """The ids of all sessions over the same photo: every retry before and after this one, itself included."""
+        """The ids of all sessions over the same photo: every retry before and after
+        this one, itself included.
+        """
         table = tables.sessions.c
         chain = select(table.id, table.retry_of).where(table.id == session_id).cte("family", recursive=True)
         # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.
@@ -708,8 +778,10 @@ class Store:
             await connection.execute(insert(tables.gone).values([row | {"id_hash": each} for each in hashes]))
 
     async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
-        """Write down when these ended sessions were first handed to a client (Unix seconds of :meth:`now`); the first to
-        say so wins. For those that nobody had said it of: when they ended. All in one transaction: hand over some hundreds."""
+        """Write down when these ended sessions were first handed to a client (Unix
+        seconds of :meth:`now`); the first to say so wins. For those that nobody had
+        said it of: when they ended. All in one transaction: hand over some hundreds.
+        """
         table = tables.sessions.c
         async with self._write() as connection:
             unsaid = (
@@ -729,7 +801,9 @@ class Store:
         return ended
 
     async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> Session | None:
-        """Note one more enqueue of a waiting session (the n of its job id); None: somebody else did, or it moved on."""
+        """Note one more enqueue of a waiting session (the n of its job id); None:
+        somebody else did, or it moved on.
+        """
         async with self._write() as connection:
             result = await connection.execute(
                 update(tables.sessions)
@@ -741,7 +815,10 @@ class Store:
         return None if row is None else _session(row)
 
     async def erase(self, hashes: dict[str, str], reason: GoneReason) -> list[Session]:
-        """Remove sessions with their events, and leave for each the hash of its id. The rows that were removed."""
+        """Remove sessions with their events, and leave for each the hash of its id.
+
+        The rows that were removed.
+        """
         if not hashes:
             return []
         async with self._write() as connection:
@@ -756,8 +833,10 @@ class Store:
         return erased
 
     async def scrub(self) -> bool:
-        """SQLite: let the write-ahead log go, which still holds pages as they were before an erasure. False: somebody was
-        reading it; try again. A PostgreSQL forgets by its own rules."""
+        """SQLite: let the write-ahead log go, which still holds pages as they were
+        before an erasure. False: somebody was reading it; try again. A PostgreSQL
+        forgets by its own rules.
+        """
         if not self._sqlite:
             return True
         async with self._turn(), self._read() as connection:
@@ -786,8 +865,11 @@ class Store:
         return result.rowcount
 
     async def take_lease(self, name: str, *, owner: str, seconds: float) -> bool:
-        """One process at a time: True if the named lease is free, lapsed or already this owner's. One that ends later than
-        anybody takes it for was left behind when the clock was set back."""
+        """One process at a time:
+
+        True if the named lease is free, lapsed or already this owner's. One that ends
+        later than anybody takes it for was left behind when the clock was set back.
+        """
         statement = _TAKE_LEASE_SQLITE if self._sqlite else _TAKE_LEASE_POSTGRESQL
         wanted = {"lease": name, "by": owner, "seconds": seconds, "too_long": 2 * seconds}
         async with self._write() as connection:
@@ -799,15 +881,21 @@ class Store:
                 delete(tables.leases).where(tables.leases.c.name == name, tables.leases.c.owner == owner)
             )
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------
 
     async def get(self, session_id: str) -> Session | None:
-        """The session if it lives. An expired one is unreadable at its time, even while its row still waits for erasure."""
+        """The session if it lives.
+
+        An expired one is unreadable at its time, even while its row still waits for
+        erasure.
+        """
         story = await self.story(session_id)
         return None if story is None else story.session
 
     async def story(self, session_id: str, since: int | None = None) -> Story | None:
-        """A session and its events after ``since`` (None: none of them), by one statement."""
+        """A session and its events after ``since`` (None: none of them), by one
+        statement.
+        """
         stories = await self.stories([session_id], since)
         return stories.get(session_id)
 
@@ -836,14 +924,19 @@ class Store:
         return found
 
     async def seqs(self, session_ids: Collection[str]) -> dict[str, int]:
-        """How far each has come; unknown and expired ids are missing from the answer. A tenth of a :class:`Story`'s cost."""
+        """How far each has come; unknown and expired ids are missing from the answer.
+
+        A tenth of a :class:`Story`'s cost.
+        """
         table = tables.sessions.c
         query = select(table.id, table.seq).where(table.id.in_(list(session_ids)), table.expires_at > database_time())
         async with self._read() as connection:
             return {row[0]: row[1] for row in (await connection.execute(query)).all()}
 
     async def of_owner(self, owner: str, *, limit: int, before: tuple[datetime, str] | None) -> list[Session]:
-        """An owner's living sessions, newest first; ``before``: only those older than this (created_at, id)."""
+        """An owner's living sessions, newest first; ``before``: only those older than
+        this (created_at, id).
+        """
         table = tables.sessions.c
         query = select(*_SESSION_COLUMNS).where(table.owner == owner, table.expires_at > database_time())
         if before is not None:
@@ -854,7 +947,9 @@ class Store:
             return [_session(row) for row in (await connection.execute(query)).all()]
 
     async def by_idempotency_key(self, owner: str, key: str) -> tuple[Session, str] | None:
-        """The living session that this key made, and the fingerprint of what it was made from."""
+        """The living session that this key made, and the fingerprint of what it was
+        made from.
+        """
         table = tables.sessions.c
         query = select(*_SESSION_COLUMNS, table.idempotency_fingerprint).where(
             table.owner == owner, table.idempotency_key == key, table.expires_at > database_time()
@@ -884,7 +979,9 @@ class Store:
         return found
 
     async def deleted_among(self, hashes: Collection[str]) -> set[str]:
-        """Of which of these somebody has left word that they were deleted, within :data:`GONE_SECONDS`."""
+        """Of which of these somebody has left word that they were deleted, within
+        :data:`GONE_SECONDS`.
+        """
         found: set[str] = set()
         wanted, gone = list(hashes), tables.gone.c
         async with self._read() as connection:
@@ -911,9 +1008,11 @@ class Store:
     async def news(self, cursor: Cursor) -> News:
         """All transitions and erasures committed since ``cursor``.
 
-        It follows commit order, not wall time, so that a commit that stalled is not missed. SQLite: the position. On
-        PostgreSQL a position is given before its commit, so a later one may be visible earlier; therefore read again
-        from the oldest transaction that was open at the last reading (``pg_snapshot_xmin``, PostgreSQL 18 section 9.28).
+        It follows commit order, not wall time, so that a commit that stalled is not
+        missed. SQLite: the position. On PostgreSQL a position is given before its
+        commit, so a later one may be visible earlier; therefore read again from the
+        oldest transaction that was open at the last reading (``pg_snapshot_xmin``,
+        PostgreSQL 18 section 9.28).
         """
         after = await self._news_horizon() if not self._sqlite else 0
         async with self._read() as connection:
@@ -936,7 +1035,9 @@ class Store:
         )
 
     async def _news_horizon(self) -> int:
-        """Taken before the rows are read: what commits in between is read now and again next time, never missed."""
+        """Taken before the rows are read: what commits in between is read now and again
+        next time, never missed.
+        """
         async with self._read() as connection:
             return int((await connection.execute(_HORIZON)).scalar_one())
 
@@ -956,7 +1057,8 @@ class Store:
             return [_session(row) for row in (await connection.execute(_EXPIRED, {"most": limit})).all()]
 
     async def long_waiting(self, *, seconds: float) -> list[Queued]:
-        """Sessions that wait for a worker since ``seconds`` or longer, oldest first, whether or not the queue knows them.
+        """Sessions that wait for a worker since ``seconds`` or longer, oldest first,
+        whether or not the queue knows them.
 
         All of them, so each is only what its job id is made of: 10,000 take 30 ms.
         """
@@ -964,8 +1066,9 @@ class Store:
             return [Queued(*row) for row in (await connection.execute(_LONG_WAITING, {"ago": -seconds})).all()]
 
     async def next_due(self, after: datetime | None = None) -> datetime | None:
-        """When the next lease, deadline or expiry ends, if any session lives; ``after``: of those that end later than
-        this, for whoever has tried all others."""
+        """When the next lease, deadline or expiry ends, if any session lives;
+        ``after``: of those that end later than this, for whoever has tried all others.
+        """
         async with self._read() as connection:
             row = (await connection.execute(_NEXT_DUE, {"after": after or _BEGINNING})).one()
         return min((at for at in row if at is not None), default=None)

@@ -1,7 +1,8 @@
 """The tables, for SQLite and PostgreSQL alike, and the two types that make them alike.
 
-``tryon_sessions`` is the truth about every session, ``tryon_events`` its audit trail and event log, ``tryon_gone`` tells
-every process of an erased session for two minutes, ``tryon_leases`` lets one process at a time do a chore.
+``tryon_sessions`` is the truth about every session, ``tryon_events`` its audit trail
+and event log, ``tryon_gone`` tells every process of an erased session for two minutes,
+``tryon_leases`` lets one process at a time do a chore.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime in UTC on both databases. SQLite drops time zones, so naive values are refused on the way in."""
+    """An aware datetime in UTC on both databases.
+
+    SQLite drops time zones, so naive values are refused on the way in.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -53,9 +57,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class database_time(FunctionElement[datetime]):
-    """Now on the database's clock, plus an offset in seconds: the one clock that all machines share.
+    """Now on the database's clock, plus an offset in seconds: the one clock that all
+    machines share.
 
-    On PostgreSQL ``clock_timestamp()`` and not ``now()``: the latter stands still at the transaction's begin.
+    On PostgreSQL ``clock_timestamp()`` and not ``now()``: the latter stands still at
+    the transaction's begin.
     """
 
     type = UtcDateTime()
@@ -70,7 +76,8 @@ class database_time(FunctionElement[datetime]):
 @compiles(database_time, "sqlite")
 def _sqlite_time(element: database_time, compiler: SQLCompiler, **options: Any) -> str:
     offset = compiler.process(element.clauses, **options)
-    # Six fractional digits, as SQLAlchemy stores a DateTime: text of one shape sorts by time.
+    # Six fractional digits, as SQLAlchemy stores a DateTime: text of one shape sorts by
+    # time.
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({offset}) || ' seconds') || '000')"
 
 
@@ -123,7 +130,8 @@ sessions: Final = Table(
 events: Final = Table(
     "tryon_events",
     metadata,
-    # Follows commit order on SQLite (one writer, AUTOINCREMENT never reuses); on PostgreSQL `xact` helps the reader.
+    # Follows commit order on SQLite (one writer, AUTOINCREMENT never reuses); on
+    # PostgreSQL `xact` helps the reader.
     Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("xact", BigInteger),
     Column("session_id", Uuid(as_uuid=False), nullable=False),
@@ -163,7 +171,9 @@ leases: Final = Table(
 
 
 class current_xact(FunctionElement[int]):
-    """The running transaction's id on PostgreSQL (``pg_current_xact_id``), NULL on SQLite, which has one writer."""
+    """The running transaction's id on PostgreSQL (``pg_current_xact_id``), NULL on
+    SQLite, which has one writer.
+    """
 
     type = BigInteger()
     inherit_cache = True
@@ -171,7 +181,9 @@ class current_xact(FunctionElement[int]):
 
 
 class oldest_open_xact(FunctionElement[int]):
-    """On PostgreSQL: every transaction below this id has ended and is visible (``pg_snapshot_xmin``). NULL on SQLite."""
+    """On PostgreSQL: every transaction below this id has ended and is visible
+    (``pg_snapshot_xmin``). NULL on SQLite.
+    """
 
     type = BigInteger()
     inherit_cache = True

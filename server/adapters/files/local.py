@@ -1,7 +1,8 @@
-"""Photos and results as plain files under one folder; the only place that knows their paths.
+"""Photos and results as plain files under one folder; the only place that knows their
+paths.
 
-A key is flat, ``inputs/<session>-image.jpg`` or ``outputs/<session>-<attempt>.png``, and every method checks it against
-:data:`KEY`, so no key leads out of the folder.
+A key is flat, ``inputs/<session>-image.jpg`` or ``outputs/<session>-<attempt>.png``,
+and every method checks it against :data:`KEY`, so no key leads out of the folder.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def storage_error(error: OSError) -> StorageFull | Unavailable:
 class LocalFiles:
     """Files in ``root``, which is made if it is missing (0700).
 
-    :meth:`put` is atomic: a reader sees the old file, the new one or none, also if the writer is killed. It survives the
-    death of every process, not a power cut: nothing is fsynced.
+    :meth:`put` is atomic: a reader sees the old file, the new one or none, also if the
+    writer is killed. It survives the death of every process, not a power cut: nothing
+    is fsynced.
     """
 
     def __init__(self, root: Path) -> None:
@@ -54,13 +56,19 @@ class LocalFiles:
         return f"<LocalFiles {self.root}>"
 
     def path(self, key: str) -> Path:
-        """Where the file is, if it is. Raises :class:`ValueError` for what is no key."""
+        """Where the file is, if it is.
+
+        Raises :class:`ValueError` for what is no key.
+        """
         if not KEY.fullmatch(key):
             raise ValueError(f"not a file key: {key!r}")
         return self.root / key
 
     async def put(self, key: str, data: bytes) -> None:
-        """Stores ``data`` (0600), replacing what was there. Raises :class:`StorageFull` or :class:`Unavailable`."""
+        """Stores ``data`` (0600), replacing what was there.
+
+        Raises :class:`StorageFull` or :class:`Unavailable`.
+        """
         writing = asyncio.ensure_future(asyncio.to_thread(self._put, self.path(key), data))
         try:
             await asyncio.shield(writing)
@@ -85,7 +93,11 @@ class LocalFiles:
             raise storage_error(error) from error
 
     async def get(self, key: str) -> bytes:
-        """The whole file. Raises :class:`MissingFile`, or :class:`Unavailable` if it is there but can't be read."""
+        """The whole file.
+
+        Raises :class:`MissingFile`, or :class:`Unavailable` if it is there but can't be
+        read.
+        """
         path = self.path(key)
         try:
             return await asyncio.to_thread(path.read_bytes)
@@ -95,8 +107,11 @@ class LocalFiles:
             raise storage_error(error) from error
 
     async def delete(self, keys: Iterable[str]) -> list[str]:
-        """Deletes files and unfinished ones, and returns the keys that were there. Raises :class:`Unavailable`; then the
-        rest is still there, and the call may be repeated."""
+        """Deletes files and unfinished ones, and returns the keys that were there.
+
+        Raises :class:`Unavailable`; then the rest is still there, and the call may be
+        repeated.
+        """
         checked = list(keys)
         for key in checked:
             if not _DRAFT.fullmatch(key):
@@ -116,10 +131,12 @@ class LocalFiles:
         return found
 
     async def keys(self) -> list[tuple[str, float]]:
-        """Every key with its age in seconds (since it was written, never negative), by the clock that stamps the files: this
-        machine's may differ from it. Raises :class:`Unavailable`.
+        """Every key with its age in seconds (since it was written, never negative), by
+        the clock that stamps the files: this machine's may differ from it. Raises
+        :class:`Unavailable`.
 
-        Unfinished files of killed writers are among them, as ``<key>.<random>.part``: they can be deleted, not read.
+        Unfinished files of killed writers are among them, as ``<key>.<random>.part``:
+        they can be deleted, not read.
         """
         return await asyncio.to_thread(lambda: list(self._keys()))
 
@@ -139,7 +156,8 @@ class LocalFiles:
                 raise storage_error(error) from error
 
     async def outputs_of(self, session_ids: Collection[str]) -> list[str]:
-        """The keys of all results of these sessions, unfinished ones included, whether or not their rows name them.
+        """The keys of all results of these sessions, unfinished ones included, whether
+        or not their rows name them.
 
         It lists the whole folder, once: ask for many at a time.
         """
@@ -154,7 +172,10 @@ class LocalFiles:
         return [key for key in keys if KEY.fullmatch(key) or _DRAFT.fullmatch(key)]
 
     async def check(self) -> None:
-        """Proves that a file can be written and read back. Raises :class:`StorageFull` or :class:`Unavailable`."""
+        """Proves that a file can be written and read back.
+
+        Raises :class:`StorageFull` or :class:`Unavailable`.
+        """
         await asyncio.to_thread(self._check)
 
     def _check(self) -> None:

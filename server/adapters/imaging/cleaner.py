@@ -1,10 +1,12 @@
 """Pillow: a photo that anybody may have made goes in, a clean one comes out.
 
-Clean means: one frame, upright, 8-bit RGB or RGBA in sRGB, and nothing but pixels: no EXIF, GPS, XMP, profile, comment
-or further frame. Whatever Pillow raises or warns of about somebody's bytes becomes a domain error here; mutating valid
-images at random makes it raise at least eight different classes.
+Clean means: one frame, upright, 8-bit RGB or RGBA in sRGB, and nothing but pixels: no
+EXIF, GPS, XMP, profile, comment or further frame. Whatever Pillow raises or warns of
+about somebody's bytes becomes a domain error here; mutating valid images at random
+makes it raise at least eight different classes.
 
-CPU of one clean() on one core, with Pillow 13; in brackets the same decode, ``exif_transpose`` and encode alone::
+CPU of one clean() on one core, with Pillow 13; in brackets the same decode,
+``exif_transpose`` and encode alone::
 
     JPEG, 196 kB, 1024 x 768, lying on its side      5.2 ms  (5.2)
     JPEG, 3.9 MB, 4000 x 3000, upright              78   ms  (112, ``exif_transpose`` copies)
@@ -12,11 +14,14 @@ CPU of one clean() on one core, with Pillow 13; in brackets the same decode, ``e
     WebP, 2.8 MB, 4000 x 3000                      0.7   s
     PNG,  23 MB, 4000 x 3000                       1.4   s
 
-It takes up to 24 bytes of memory a pixel (lossless WebP; JPEG 8, progressive CMYK 12, PNG and AVIF 11).
+It takes up to 24 bytes of memory a pixel (lossless WebP; JPEG 8, progressive CMYK 12,
+PNG and AVIF 11).
 
-``python -m server.adapters.imaging.cleaner`` is the process that :mod:`~server.adapters.imaging.pool` starts and speaks to: one
-request is one message on the socket that is its standard input, with two file descriptors, the photo's and an empty
-one for the result; the answer is one line. All it imports is Pillow and the pure domain: 60 ms of CPU to start, 13 MB (PSS).
+``python -m server.adapters.imaging.cleaner`` is the process that
+:mod:`~server.adapters.imaging.pool` starts and speaks to: one request is one message on
+the socket that is its standard input, with two file descriptors, the photo's and an
+empty one for the result; the answer is one line. All it imports is Pillow and the pure
+domain: 60 ms of CPU to start, 13 MB (PSS).
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugi
 from server.domain.images import MAGIC_BYTES, CleanImage, ImageFormat, Limits, judge, sniff
 from tryon.protocol.errors import TooLarge, TryOnError, Unprocessable, UnsupportedMedia
 
-# Pillow's debug log spells out the EXIF it reads, GPS included, and no log may hold that.
+# Pillow's debug log spells out the EXIF it reads, GPS included, and no log may hold
+# that.
 logging.getLogger("PIL").setLevel(logging.INFO)
 
 JPEG_QUALITY: Final = 90
@@ -50,7 +56,10 @@ WEBP_QUALITY: Final = 90
 PNG_COMPRESS_LEVEL: Final = 1
 """Level 6 takes 1.7 times the CPU of level 1 for a file 10 % smaller."""
 MAX_JPEG_SCANS: Final = 64
-"""Encoders write at most about 14. A scan may be 40 bytes and costs 16 ms at 40 MP: 10 MB of them would take an hour."""
+"""Encoders write at most about 14.
+
+A scan may be 40 bytes and costs 16 ms at 40 MP: 10 MB of them would take an hour.
+"""
 
 _TURNS: Final[dict[int, Image.Transpose]] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,7 +77,10 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 
 def _accepted() -> frozenset[ImageFormat]:
-    """The formats that this installation decodes. Image.open tries only plugins that are imported."""
+    """The formats that this installation decodes.
+
+    Image.open tries only plugins that are imported.
+    """
     found = {
         ImageFormat.JPEG: JpegImagePlugin,
         ImageFormat.PNG: PngImagePlugin,
@@ -86,7 +98,8 @@ def _accepted() -> frozenset[ImageFormat]:
     return frozenset(found)
 
 
-# A thread per core would only need memory: there are as many of these processes as photos at work.
+# A thread per core would only need memory: there are as many of these processes as
+# photos at work.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 ACCEPTED: Final = _accepted()
@@ -94,7 +107,10 @@ ACCEPTED: Final = _accepted()
 
 
 def clean(source: BinaryIO, limits: Limits) -> CleanImage:
-    """The picture in ``source``, read from its beginning, cleaned. Shares nothing. Raises what ``Imaging.clean`` raises."""
+    """The picture in ``source``, read from its beginning, cleaned.
+
+    Shares nothing. Raises what ``Imaging.clean`` raises.
+    """
     source.seek(0)
     data = source.read(limits.max_bytes + 1)
     if len(data) > limits.max_bytes:
@@ -136,7 +152,8 @@ def _clean(data: bytes, format: ImageFormat, limits: Limits) -> CleanImage:
             stored = ImageFormat.PNG if alpha else ImageFormat.JPEG
     out = io.BytesIO()
     if stored is ImageFormat.JPEG:
-        # 4:4:4 stays (text on clothes is sharp in it), everything else becomes 4:2:0, as cameras write it
+        # 4:4:4 stays (text on clothes is sharp in it), everything else becomes 4:2:0,
+        # as cameras write it
         upright.save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0 if subsampling == 0 else 2)
     else:
         upright.save(out, "PNG", compress_level=PNG_COMPRESS_LEVEL)
@@ -187,7 +204,9 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """From the embedded profile to sRGB; the picture as it is if the profile is broken or made for another kind of pixel."""
+    """From the embedded profile to sRGB; the picture as it is if the profile is broken
+    or made for another kind of pixel.
+    """
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if embedded.profile.xcolor_space.strip() != _PROFILE_SPACES[image.mode]:
@@ -203,16 +222,27 @@ def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
 # The process
 
 CPU_SECONDS: Final = 15
-"""What one image may take: three times the worst honest one, a 40 MP PNG. A decoder that loops gets SIGXCPU then."""
+"""What one image may take: three times the worst honest one, a 40 MP PNG.
+
+A decoder that loops gets SIGXCPU then.
+"""
 ADDRESS_BYTES: Final = 512 * 2**20
-"""Beside the pixels: Python and Pillow (40 MB), a decoder's thread, what earlier photos left in pieces."""
+"""Beside the pixels:
+
+Python and Pillow (40 MB), a decoder's thread, what earlier photos left in pieces.
+"""
 ADDRESS_BYTES_PER_PIXEL: Final = 26
-"""Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, JPEG 8.3."""
+"""Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, JPEG
+8.3.
+"""
 OPEN_FILES: Final = 16
 
 KEEP_BYTES: Final = 256 * 2**20
 KEEP_SECONDS: Final = 0.5
-"""How much memory stays for the next photo, and how long. Idle it is 13 MB (PSS) again."""
+"""How much memory stays for the next photo, and how long.
+
+Idle it is 13 MB (PSS) again.
+"""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -222,7 +252,10 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
-    """Serves the socket on standard input until the other end is gone. Arguments: niceness and the four limits."""
+    """Serves the socket on standard input until the other end is gone.
+
+    Arguments: niceness and the four limits.
+    """
     niceness, max_bytes, min_side, max_side, max_pixels = map(int, sys.argv[1:])
     limits = Limits(max_bytes=max_bytes, min_side=min_side, max_side=max_side, max_pixels=max_pixels)
     libc = ctypes.CDLL(None)
@@ -249,7 +282,9 @@ def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
 
 
 def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result: int, limits: Limits) -> str:
-    """The answer: format and size of what now stands in ``result``, or an error's code and what to tell the person."""
+    """The answer: format and size of what now stands in ``result``, or an error's code
+    and what to tell the person.
+    """
     try:
         with open(source, "rb", buffering=0) as file:
             image = clean(file, limits)
@@ -270,7 +305,9 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _belong_to_parent(libc: ctypes.CDLL) -> None:
-    """Ends with the process that started it and only with it: a SIGTERM to the whole group would refuse photos."""
+    """Ends with the process that started it and only with it: a SIGTERM to the whole
+    group would refuse photos.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -279,8 +316,9 @@ def _belong_to_parent(libc: ctypes.CDLL) -> None:
 
 
 def _keep_memory(libc: ctypes.CDLL) -> None:
-    """Between photos that follow each other. glibc would give a picture's memory back and take it again: 24,000 page faults
-    and 45 of 135 ms for 12 MP."""
+    """Between photos that follow each other. glibc would give a picture's memory back
+    and take it again: 24,000 page faults and 45 of 135 ms for 12 MP.
+    """
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; Pillow's blocks have 16 MiB
         libc.mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES)
@@ -293,22 +331,29 @@ def _return_memory(libc: ctypes.CDLL) -> None:
 
 
 def _step_back(niceness: int) -> None:
-    """Whatever else wants the core has it first. Where Linux gives each session an autogroup, nice counts only within it
-    (sched(7)), and this process is alone in its own: then the whole group steps back."""
+    """Whatever else wants the core has it first.
+
+    Where Linux gives each session an autogroup, nice counts only within it (sched(7)),
+    and this process is alone in its own: then the whole group steps back.
+    """
     os.nice(niceness)
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
         autogroup.write(str(niceness))
 
 
 def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
-    """One small photo, so that whatever is loaded late is loaded before the first real one."""
+    """One small photo, so that whatever is loaded late is loaded before the first real
+    one.
+    """
     photo = io.BytesIO()
     Image.new("RGB", (64, 64)).save(photo, "JPEG")
     clean(photo, Limits())
 
 
 def _confine(limits: Limits) -> None:
-    """From here on only somebody else's bytes run: nothing to write to, few files, no core, so much memory."""
+    """From here on only somebody else's bytes run: nothing to write to, few files, no
+    core, so much memory.
+    """
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # what a library prints about a photo is the person's own
     _limit(resource.RLIMIT_CORE, 0)
@@ -318,7 +363,10 @@ def _confine(limits: Limits) -> None:
 
 
 def _limit(what: int, most: int, *, for_good: bool = True) -> None:
-    """Lowers a limit; one that is lower already stays. Unless ``for_good`` it can be moved again."""
+    """Lowers a limit; one that is lower already stays.
+
+    Unless ``for_good`` it can be moved again.
+    """
     _, ceiling = resource.getrlimit(what)
     if ceiling != resource.RLIM_INFINITY:
         most = min(most, ceiling)

@@ -1,13 +1,17 @@
-"""A few limited child processes that turn anybody's photo into a clean one; the event loop never decodes.
+"""A few limited child processes that turn anybody's photo into a clean one; the event
+loop never decodes.
 
-Between ``web.uploads``, which has the bytes, and ``sessions.submit``, which stores them. What "clean" means, and Pillow,
-stands in :mod:`~server.adapters.imaging.cleaner`. A decoder that crashes, loops or eats memory ends its own process
-and its own upload; a new process takes the place.
+Between ``web.uploads``, which has the bytes, and ``sessions.submit``, which stores
+them. What "clean" means, and Pillow, stands in :mod:`~server.adapters.imaging.cleaner`.
+A decoder that crashes, loops or eats memory ends its own process and its own upload; a
+new process takes the place.
 
-A photo travels by file descriptor: the large one that ``web.uploads`` spooled to a file is never read here, a small one
-is one write into an anonymous memory file; the result is one read from another. A 196 kB JPEG takes 0.2 to 0.3 ms of this
-process' CPU (of that 0.13 the files; pipes of 1 MiB would take 0.05, but also copy the large photos, and block or go in
-pieces). All together it takes 1.11 times what Pillow alone needs for the same decode, turn and encode, a 12 MP photo 0.91 times.
+A photo travels by file descriptor: the large one that ``web.uploads`` spooled to a file
+is never read here, a small one is one write into an anonymous memory file; the result
+is one read from another. A 196 kB JPEG takes 0.2 to 0.3 ms of this process' CPU (of
+that 0.13 the files; pipes of 1 MiB would take 0.05, but also copy the large photos, and
+block or go in pieces). All together it takes 1.11 times what Pillow alone needs for the
+same decode, turn and encode, a 12 MP photo 0.91 times.
 """
 
 from __future__ import annotations
@@ -34,8 +38,9 @@ from tryon.protocol.errors import CODES, TryOnError, Unavailable, Unprocessable
 log = logging.getLogger("tryon.imaging")
 
 WORK_SECONDS: Final = 30.0
-"""For one photo, waiting for a core included; a decoder that loops has used up its CPU time before
-(``imaging_child.CPU_SECONDS``)."""
+"""For one photo, waiting for a core included; a decoder that loops has used up its CPU
+time before (``imaging_child.CPU_SECONDS``).
+"""
 START_SECONDS: Final = 20.0
 MAX_WAITING: Final = 64
 """Photos without a process. At 0.1 s each (12 MP) the last one waits 3 s."""
@@ -43,12 +48,18 @@ RETRY_SECONDS: Final = 5
 IDLE_SECONDS: Final = 30.0
 """After this long without work all processes but one go."""
 IMAGES_PER_PROCESS: Final = 1000
-"""A decoder may leak, and the address space is limited: a new process, 60 ms of CPU, comes before it is used up."""
+"""A decoder may leak, and the address space is limited: a new process, 60 ms of CPU,
+comes before it is used up.
+"""
 STOP_SECONDS: Final = 0.7
 """What :meth:`Imaging.close` leaves to photos that are being worked on."""
 NICENESS: Final = 5
-"""A push must not wait for a photo. Everything on one core, 12 MP photos without a pause, the loop 60 % busy: half of its
-wake-ups are late by 1 ms at 0, by 0.03 ms at 5 and at 10; p99 is 8 to 10 ms at 0, 7 at 5, 1 to 6 at 10, which starves photos."""
+"""A push must not wait for a photo.
+
+Everything on one core, 12 MP photos without a pause, the loop 60 % busy: half of its
+wake-ups are late by 1 ms at 0, by 0.03 ms at 5 and at 10; p99 is 8 to 10 ms at 0, 7 at
+5, 1 to 6 at 10, which starves photos.
+"""
 PROGRAM: Final = ("-P", "-m", "server.adapters.imaging.cleaner")
 
 _LARGE: Final = 2**20
@@ -69,11 +80,18 @@ def _accepted() -> frozenset[ImageFormat]:
 
 
 ACCEPTED: Final = _accepted()
-"""JPEG, PNG and WebP always; AVIF and HEIC where their decoder is installed. Found without loading Pillow (10 MB)."""
+"""JPEG, PNG and WebP always; AVIF and HEIC where their decoder is installed.
+
+Found without loading Pillow (10 MB).
+"""
 
 
 class _Job:
-    """A photo on its way. ``answer`` is format, width and height of the picture that then stands in the file ``result``."""
+    """A photo on its way.
+
+    ``answer`` is format, width and height of the picture that then stands in the file
+    ``result``.
+    """
 
     __slots__ = ("answer", "result", "source")
 
@@ -93,7 +111,10 @@ class _Job:
 
 
 class _Child:
-    """One process: starting, then idle or busy, then gone. Plain functions; whoever changes its state is :class:`Imaging`."""
+    """One process: starting, then idle or busy, then gone.
+
+    Plain functions; whoever changes its state is :class:`Imaging`.
+    """
 
     __slots__ = ("idle_since", "images", "job", "process", "ready", "socket", "timer")
 
@@ -124,7 +145,11 @@ class _Child:
         return f"<_Child {self.process.pid} {state} images={self.images}>"
 
     def begin(self, job: _Job) -> None:
-        """Hands the photo over. Raises BrokenPipeError if the process is gone; ValueError or OSError are the job's own."""
+        """Hands the photo over.
+
+        Raises BrokenPipeError if the process is gone; ValueError or OSError are the
+        job's own.
+        """
         with contextlib.ExitStack() as stack:
             if isinstance(job.source, io.BytesIO):
                 source = _memory_file()
@@ -147,8 +172,9 @@ class _Child:
 class Imaging:
     """Cleans photos in at most ``workers`` processes, in the order in which they came.
 
-    An async context manager, or :meth:`warm` and :meth:`close`. Processes start when they are needed; one is kept.
-    Each may use 512 MiB + 26 bytes a pixel of address space (1.6 GB at 40 MP; an honest photo takes 8 to 24 bytes a pixel).
+    An async context manager, or :meth:`warm` and :meth:`close`. Processes start when
+    they are needed; one is kept. Each may use 512 MiB + 26 bytes a pixel of address
+    space (1.6 GB at 40 MP; an honest photo takes 8 to 24 bytes a pixel).
     """
 
     def __init__(
@@ -192,17 +218,23 @@ class Imaging:
         return len(self._waiting)
 
     def warm(self) -> None:
-        """Starts the first process (60 ms of CPU), so that the first photo need not wait for it."""
+        """Starts the first process (60 ms of CPU), so that the first photo need not
+        wait for it.
+        """
         if not self._children:
             self._start()
 
     async def clean(self, source: BinaryIO) -> CleanImage:
-        """The picture in ``source``, read from its beginning, cleaned. Waits for a free process; ``source`` must stay open
-        until then. A caller that is cancelled gives up its place; what is being worked on already is finished and forgotten.
+        """The picture in ``source``, read from its beginning, cleaned.
 
-        Raises ``unsupported_image``, ``unreadable_image`` (also when the decoder crashed or took too much time or memory),
-        ``too_many_pixels``, ``image_too_large``, ``image_too_small``, ``body_too_large`` or, when too many are waiting or no
-        process can be started, ``unavailable``.
+        Waits for a free process; ``source`` must stay open until then. A caller that is
+        cancelled gives up its place; what is being worked on already is finished and
+        forgotten.
+
+        Raises ``unsupported_image``, ``unreadable_image`` (also when the decoder
+        crashed or took too much time or memory), ``too_many_pixels``,
+        ``image_too_large``, ``image_too_small``, ``body_too_large`` or, when too many
+        are waiting or no process can be started, ``unavailable``.
         """
         if self._closing or (not self._idle and len(self._waiting) >= MAX_WAITING):
             raise Unavailable(retry_after=RETRY_SECONDS)
@@ -230,7 +262,10 @@ class Imaging:
         return CleanImage(data, format, width, height)
 
     async def close(self) -> None:
-        """Ends every process within a second. What is there gets 0.7 s of it, then it is refused."""
+        """Ends every process within a second.
+
+        What is there gets 0.7 s of it, then it is refused.
+        """
         self._closing = True
         if self._trimmer is not None:
             self._trimmer.cancel()
@@ -332,7 +367,9 @@ class Imaging:
         self._lost(child, "took too long")
 
     def _lost(self, child: _Child, how: str) -> None:
-        """A crash, a limit, a kill from outside: whoever was with it is refused, nobody else notices."""
+        """A crash, a limit, a kill from outside: whoever was with it is refused, nobody
+        else notices.
+        """
         self._end(child)
         if not child.ready:
             self._cannot_start(f"it {how}")
@@ -356,7 +393,9 @@ class Imaging:
             self._end(self._idle[0])
 
     def _end(self, child: _Child) -> None:
-        """Takes it out of everything, and kills it: it holds nothing that is worth a farewell."""
+        """Takes it out of everything, and kills it: it holds nothing that is worth a
+        farewell.
+        """
         if child not in self._children:
             return
         self._children.remove(child)

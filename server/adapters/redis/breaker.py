@@ -1,7 +1,9 @@
-"""A bound on every call to a server that may hang, and no further calls for a moment once it did.
+"""A bound on every call to a server that may hang, and no further calls for a moment
+once it did.
 
-A server that refuses costs nobody anything; one that stays silent (frozen, cut off without a word) would cost each caller
-the whole bound, one after the other. So the first pays, and who asks in the second after that is told at once.
+A server that refuses costs nobody anything; one that stays silent (frozen, cut off
+without a word) would cost each caller the whole bound, one after the other. So the
+first pays, and who asks in the second after that is told at once.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ PAUSE_SECONDS: Final = 1.0
 """How long a silent server is left alone."""
 
 LATE_SECONDS: Final = 0.1
-"""A time-out that comes later than this says that our own loop was held up, not that the server is silent."""
+"""A time-out that comes later than this says that our own loop was held up, not that
+the server is silent.
+"""
 
 
 class Breaker:
@@ -32,8 +36,9 @@ class Breaker:
 
     @asynccontextmanager
     async def call(self, *, anyway: bool = False) -> AsyncIterator[None]:
-        """Raises TimeoutError at the latest after the bound; at once while the server is known to be silent, unless it
-        shall be asked ``anyway``."""
+        """Raises TimeoutError at the latest after the bound; at once while the server
+        is known to be silent, unless it shall be asked ``anyway``.
+        """
         loop = asyncio.get_running_loop()
         begun = loop.time()
         if begun < self._silent_until and not anyway:

@@ -1,7 +1,9 @@
-"""News through Redis pub/sub: published after the commit, read by one connection per web process.
+"""News through Redis pub/sub: published after the commit, read by one connection per
+web process.
 
-Guarantee: at most once, in order per session and publisher, to processes that are subscribed at that moment, and nothing
-more. The database is the truth; whoever may have missed something reads it there (:mod:`server.web.push.hub`).
+Guarantee: at most once, in order per session and publisher, to processes that are
+subscribed at that moment, and nothing more. The database is the truth; whoever may have
+missed something reads it there (:mod:`server.web.push.hub`).
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ from server.telemetry import metrics
 log = logging.getLogger("tryon.bus")
 
 PROGRESS_SECONDS: Final = 900
-"""How long the last progress of a session is kept for late joiners; longer than any deadline is useless."""
+"""How long the last progress of a session is kept for late joiners; longer than any
+deadline is useless.
+"""
 
-# Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker changes nothing; of an erased session
-# nothing, whose worker may not know it yet. Then publishes.
+# Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker
+# changes nothing; of an erased session nothing, whose worker may not know it yet. Then
+# publishes.
 _PROGRESS_SCRIPT: Final = """
 if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 local at = tonumber(ARGV[1]) * 10000000000 + tonumber(ARGV[2])
@@ -45,7 +50,8 @@ redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1
 """
 
-# Whether something was erased since the last rewrite, which was not just now. One of all who ask is told so.
+# Whether something was erased since the last rewrite, which was not just now. One of
+# all who ask is told so.
 _REWRITE_SCRIPT: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if not redis.call('SET', KEYS[2], 1, 'NX', 'EX', ARGV[1]) then return 0 end
@@ -56,7 +62,9 @@ REWRITE_SECONDS: Final = 45
 """At least so long between two rewrites of the append-only file."""
 
 ERASED_SECONDS: Final = 120
-"""How long Redis refuses the progress of an erased session, which it remembers as a hash."""
+"""How long Redis refuses the progress of an erased session, which it remembers as a
+hash.
+"""
 
 CONFIRM_SECONDS: Final = 0.2
 """How long who joins waits for Redis to confirm the subscription."""
@@ -68,11 +76,15 @@ LOAD_RATE: Final = 4000.0
 """Messages a second from which on their reading is gathered."""
 
 GATHER_SECONDS: Final = 0.002
-"""Under that load Redis is read at most once in this time. A wake-up costs as much as passing on half a message; 40 messages
-share one then (20,000/s). Below it news is never held up."""
+"""Under that load Redis is read at most once in this time.
+
+A wake-up costs as much as passing on half a message; 40 messages share one then
+(20,000/s). Below it news is never held up.
+"""
 
 LOAD_SECONDS: Final = 0.01
-"""Over which the load is measured: two messages that happen to come together are none."""
+"""Over which the load is measured: two messages that happen to come together are none.
+"""
 
 _RESTORED: Final = b"restored"
 
@@ -81,7 +93,10 @@ _decode_progress: Final = msgspec.json.Decoder(Progress).decode
 _AWAY = (RedisError, OSError, TimeoutError)
 
 PUBLISH_SECONDS: Final = 0.3
-"""How long a transition waits for its news to be taken. The reconciler tells many in turn, and each within 2 s of its time."""
+"""How long a transition waits for its news to be taken.
+
+The reconciler tells many in turn, and each within 2 s of its time.
+"""
 
 
 def glob_escape(text: str) -> str:
@@ -90,8 +105,12 @@ def glob_escape(text: str) -> str:
 
 
 class RedisBus:
-    """The publishing side. Losing Redis loses news, never state: every method says so by its return value, at
-    the latest after :data:`PUBLISH_SECONDS`, and at once while Redis is known to be silent."""
+    """The publishing side.
+
+    Losing Redis loses news, never state: every method says so by its return value, at
+    the latest after :data:`PUBLISH_SECONDS`, and at once while Redis is known to be
+    silent.
+    """
 
     def __init__(self, redis: Redis, *, key_prefix: str) -> None:
         self._redis = redis
@@ -112,7 +131,10 @@ class RedisBus:
         return f"{self._prefix}erased:{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
 
     async def publish(self, session_id: str, message: bytes) -> bool:
-        """One bus message on the session's channel. False: Redis is away, the sweep will tell."""
+        """One bus message on the session's channel.
+
+        False: Redis is away, the sweep will tell.
+        """
         try:
             async with self._breaker.call():
                 await self._redis.publish(self.channel(session_id), message)
@@ -122,7 +144,9 @@ class RedisBus:
         return True
 
     async def publish_progress(self, session_id: str, progress: Progress, message: bytes) -> bool:
-        """Keep it as the latest word and publish it, unless a newer (attempt, seq) has spoken."""
+        """Keep it as the latest word and publish it, unless a newer (attempt, seq) has
+        spoken.
+        """
         try:
             async with self._breaker.call():
                 stored = await self._progress_script(
@@ -134,7 +158,10 @@ class RedisBus:
         return bool(stored)
 
     async def last_progress(self, session_ids: Collection[str]) -> dict[str, Progress]:
-        """The latest word about each, for those who join late, in one round trip. Empty while Redis is away."""
+        """The latest word about each, for those who join late, in one round trip.
+
+        Empty while Redis is away.
+        """
         if not session_ids:
             return {}
         found: dict[str, Progress] = {}
@@ -150,8 +177,10 @@ class RedisBus:
         return found
 
     async def forget(self, session_ids: Collection[str]) -> bool:
-        """Delete what Redis still knows of erased sessions, and let it learn no more. False: it is away, or full; then it has
-        deleted what it knew, but may learn more when it has room again.
+        """Delete what Redis still knows of erased sessions, and let it learn no more.
+
+        False: it is away, or full; then it has deleted what it knew, but may learn more
+        when it has room again.
 
         No transaction: a full Redis refuses one as a whole if it adds anything.
         """
@@ -169,7 +198,10 @@ class RedisBus:
         return True
 
     async def remembered(self) -> set[str]:
-        """The ids of all sessions that Redis keeps a last word of. It looks at every key there is. Empty while it is away."""
+        """The ids of all sessions that Redis keeps a last word of.
+
+        It looks at every key there is. Empty while it is away.
+        """
         prefix = self._progress_key("")
         found: set[str] = set()
         with contextlib.suppress(*_AWAY):
@@ -178,10 +210,13 @@ class RedisBus:
         return {id for id in found if valid_session_id(id)}
 
     async def rewrite_log(self) -> bool:
-        """Let Redis write its append-only file anew if something was erased since: the old one still tells of it. At most
-        once in :data:`REWRITE_SECONDS`, by whichever process asks first. Returns whether it was begun.
+        """Let Redis write its append-only file anew if something was erased since: the
+        old one still tells of it. At most once in :data:`REWRITE_SECONDS`, by whichever
+        process asks first. Returns whether it was begun.
 
-        A Redis without such a file has nothing to rewrite, and one that does not let us is left alone."""
+        A Redis without such a file has nothing to rewrite, and one that does not let us
+        is left alone.
+        """
         keys = [self._unrewritten_key, f"{self._prefix}rewritten"]
         try:
             async with self._breaker.call():
@@ -207,8 +242,10 @@ class RedisBus:
         return True
 
     async def probe(self, channel: str, payload: bytes) -> int | None:
-        """How many subscribers it was sent to; None: Redis is away. Asks also while it is thought to be silent: an answer
-        ends that."""
+        """How many subscribers it was sent to; None:
+
+        Redis is away. Asks also while it is thought to be silent: an answer ends that.
+        """
         try:
             async with self._breaker.call(anyway=True):
                 return int(await self._redis.publish(channel, payload))
@@ -227,7 +264,9 @@ class Load:
         self.high = False
 
     def note(self, count: int, now: float) -> bool:
-        """``count`` more messages by ``now`` (seconds); whether the load is high, judged anew every :data:`LOAD_SECONDS`."""
+        """``count`` more messages by ``now`` (seconds); whether the load is high,
+        judged anew every :data:`LOAD_SECONDS`.
+        """
         self._count += count
         if (passed := now - self._since) >= LOAD_SECONDS:
             self.high = self._count >= LOAD_RATE * passed
@@ -236,7 +275,10 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    """One subscriber connection: bytes in, parsed by hiredis, replies out. No per-message task, no per-message JSON."""
+    """One subscriber connection: bytes in, parsed by hiredis, replies out.
+
+    No per-message task, no per-message JSON.
+    """
 
     def __init__(self, on_reply: Callable[[Any], None], on_lost: Callable[[_Connection], None]) -> None:
         self._reader = hiredis.Reader()
@@ -270,8 +312,11 @@ class _Connection(asyncio.Protocol):
             self._gather()
 
     def _gather(self) -> None:
-        """Let what comes in the next moment wait for one common read. The time runs from when this read's turn of the loop
-        began, so a loop that is busy anyway does not pause."""
+        """Let what comes in the next moment wait for one common read.
+
+        The time runs from when this read's turn of the loop began, so a loop that is
+        busy anyway does not pause.
+        """
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
             self._loop.call_later(GATHER_SECONDS, self._read_on)
@@ -293,7 +338,9 @@ class _Connection(asyncio.Protocol):
 
 
 class _Greeting:
-    """What is said on a new connection before it is used: who we are, and that Redis answers at all."""
+    """What is said on a new connection before it is used: who we are, and that Redis
+    answers at all.
+    """
 
     def __init__(self, connection: _Connection, *, username: str | None, password: str | None) -> None:
         self.connection = connection
@@ -323,16 +370,19 @@ class _Greeting:
 class RedisSubscriber:
     """The one reading connection of a web process.
 
-    ``on_message(channel, payload)`` is called in a plain function for every message, in order. ``on_restored()`` is
-    called after a lost connection is back and every channel is subscribed again: what was published meanwhile is lost,
-    so the caller reads the state. SUBSCRIBE and UNSUBSCRIBE of one loop tick travel together.
+    ``on_message(channel, payload)`` is called in a plain function for every message, in
+    order. ``on_restored()`` is called after a lost connection is back and every channel
+    is subscribed again: what was published meanwhile is lost, so the caller reads the
+    state. SUBSCRIBE and UNSUBSCRIBE of one loop tick travel together.
     """
 
     BATCH: Final = 500
     """Channels per SUBSCRIBE command when all are subscribed again."""
 
     STEADY_SECONDS: Final = 1.0
-    """A connection that lives so long ends an outage: the next one begins with a quick reconnect and a line in the log."""
+    """A connection that lives so long ends an outage: the next one begins with a quick
+    reconnect and a line in the log.
+    """
 
     def __init__(
         self,
@@ -349,7 +399,9 @@ class RedisSubscriber:
         """One for all channels that are: of 10,000 they would be 2 MB."""
         self._confirmed.set_result(None)
         self._outgoing: dict[bytes, bool] = {}
-        """channel -> subscribe (True) or unsubscribe, to be sent at the end of this tick"""
+        """channel -> subscribe (True) or unsubscribe, to be sent at the end of this
+        tick
+        """
         self._connection: _Connection | None = None
         self._greeting: _Greeting | None = None
         self._lost = asyncio.Event()
@@ -358,7 +410,9 @@ class RedisSubscriber:
         """Whether this outage has its line in the log."""
         self._task: asyncio.Task[None] | None = None
         self.connections = 0
-        """How many connections there have been; the current one's number while :attr:`up`."""
+        """How many connections there have been; the current one's number while
+        :attr:`up`.
+        """
 
     def __repr__(self) -> str:
         return f"<RedisSubscriber {'up' if self.up else 'down'} channels={len(self._wanted)}>"
@@ -381,8 +435,10 @@ class RedisSubscriber:
         _settle(self._wanted.values())
 
     def subscribe(self, channel: bytes) -> asyncio.Future[None]:
-        """Want a channel; the future is done when Redis has confirmed it, at the latest :data:`CONFIRM_SECONDS` after it was
-        asked, and when nobody wants it any more. Several may get the same one: shield it."""
+        """Want a channel; the future is done when Redis has confirmed it, at the latest
+        :data:`CONFIRM_SECONDS` after it was asked, and when nobody wants it any more.
+        Several may get the same one: shield it.
+        """
         future = self._wanted.get(channel)
         if future is None:
             future = self._wanted[channel] = asyncio.get_running_loop().create_future()
@@ -449,7 +505,9 @@ class RedisSubscriber:
             self._greeting.lost()
 
     async def _keep_connected(self) -> None:
-        """Quickly back after one cut; but who is refused again and again asks only once a second."""
+        """Quickly back after one cut; but who is refused again and again asks only once
+        a second.
+        """
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -476,7 +534,10 @@ class RedisSubscriber:
         self._complained = True
 
     def _adopt(self, connection: _Connection) -> None:
-        """Plain function: no subscription may slip in between. Everything wanted is subscribed on the new connection."""
+        """Plain function: no subscription may slip in between.
+
+        Everything wanted is subscribed on the new connection.
+        """
         self._connection = connection
         metrics.bus_up.set(1)
         self._outgoing.clear()
@@ -525,7 +586,11 @@ def _settle(futures: Iterable[asyncio.Future[None]]) -> None:
 
 
 def _tls(settings: dict[str, Any]) -> ssl.SSLContext | None:
-    """As the publishing side has it: ``ssl_ca_certs``, ``ssl_cert_reqs``, ``ssl_check_hostname`` and the others of the URL."""
+    """As the publishing side has it:
+
+    ``ssl_ca_certs``, ``ssl_cert_reqs``, ``ssl_check_hostname`` and the others of the
+    URL.
+    """
     if not issubclass(settings.get("connection_class", object), SSLConnection):
         return None
     ours = {name: value for name, value in settings.items() if name.startswith("ssl_")}

@@ -1,7 +1,8 @@
 """At most N requests in any window, per address, exact over all processes.
 
-A sliding log: one sorted set per address holds the times of the last N, counted and added by one script (atomic). A
-refused request adds nothing. While Redis is away each process counts for itself: fail open, but bounded, and counted in
+A sliding log: one sorted set per address holds the times of the last N, counted and
+added by one script (atomic). A refused request adds nothing. While Redis is away each
+process counts for itself: fail open, but bounded, and counted in
 ``tryon_limiter_local``.
 """
 
@@ -22,12 +23,17 @@ from server.config.settings import UploadRate
 from server.telemetry import metrics
 
 LIMIT_SECONDS: Final = 0.3
-"""Redis is given so long to count; then this process does, and asks again a second later."""
+"""Redis is given so long to count; then this process does, and asks again a second
+later.
+"""
 
 LOCAL_ADDRESSES: Final = 10_000
-"""So many are counted by a process while Redis is away; one more, and who has not asked for longest starts afresh."""
+"""So many are counted by a process while Redis is away; one more, and who has not asked
+for longest starts afresh.
+"""
 
-# Times in microseconds of Redis's own clock: the processes' clocks may differ. The member must be unique.
+# Times in microseconds of Redis's own clock: the processes' clocks may differ. The
+# member must be unique.
 _SCRIPT: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -55,7 +61,9 @@ class Verdict:
     rate: UploadRate
     remaining: int
     reset_seconds: int
-    """Until the oldest counted request leaves the window: for a refused one the time to wait."""
+    """Until the oldest counted request leaves the window: for a refused one the time to
+    wait.
+    """
 
 
 class RedisLimiter:
@@ -76,7 +84,8 @@ class RedisLimiter:
         """Count one request of this address. None: there is no limit."""
         if self._rate is None:
             return None
-        # The address is personal data: Redis holds only a hash of it, and that no longer than the window.
+        # The address is personal data: Redis holds only a hash of it, and that no
+        # longer than the window.
         key = self._prefix + hashlib.sha256(address.encode()).hexdigest()[:32]
         try:
             async with self._breaker.call():

@@ -1,9 +1,10 @@
 """The arq queue: carries session ids to the workers, and a doorbell that wakes them.
 
-Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies between taking it and claiming the
-session) or come twice; ``sessions.begin`` decides what a job is worth, and the reconciler enqueues again what waits too
-long. While Redis is away every method raises :class:`QueueAway`, at the latest after :data:`QUEUE_SECONDS`, and at once
-while it is known to be silent.
+Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies
+between taking it and claiming the session) or come twice; ``sessions.begin`` decides
+what a job is worth, and the reconciler enqueues again what waits too long. While Redis
+is away every method raises :class:`QueueAway`, at the latest after
+:data:`QUEUE_SECONDS`, and at once while it is known to be silent.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ FUNCTION: Final = "run_session"
 """Name of the one task. Its only argument is the session's id."""
 
 CALL_SECONDS: Final = 1.0
-"""Bounds connecting, and each read and write, of the connections that a process shares."""
+"""Bounds connecting, and each read and write, of the connections that a process shares.
+"""
 
 QUEUE_SECONDS: Final = 0.5
 """Bounds each call here: an upload makes several and has 2 s."""
 
 JOB_SECONDS: Final = 86400
-"""How long a job may wait; longer than any deadline. After that the reconciler would enqueue it again."""
+"""How long a job may wait; longer than any deadline.
+
+After that the reconciler would enqueue it again.
+"""
 
 DEPTH_SECONDS: Final = 1.0
 """How long a depth of the queue is good enough to tell that it is far from full."""
@@ -52,8 +57,8 @@ RUNS: Final = 50
 
 AWAY: Final = (RedisError, OSError, TimeoutError)
 
-# One command instead of a transaction of five: that takes a web process a fifth of a millisecond less. Rung last: whoever
-# hears it finds the job.
+# One command instead of a transaction of five: that takes a web process a fifth of a
+# millisecond less. Rung last: whoever hears it finds the job.
 _ADD_SCRIPT: Final = """
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
@@ -78,9 +83,11 @@ class QueueAway(Exception):
 
 
 def serialize(job: dict[str, Any]) -> bytes:
-    """arq's job as JSON: whoever can write to Redis must not be able to run code here, as with arq's default pickle.
+    """arq's job as JSON: whoever can write to Redis must not be able to run code here,
+    as with arq's default pickle.
 
-    The result of a job that arq itself ends (Redis has forgotten its data) is an exception: its text will do.
+    The result of a job that arq itself ends (Redis has forgotten its data) is an
+    exception: its text will do.
     """
     return msgspec.json.encode(job, enc_hook=str)
 
@@ -107,8 +114,9 @@ def cancel_channel(key_prefix: str) -> str:
 class _Cancellable(AbstractConnection):
     """A connection whose sending may be cancelled.
 
-    redis-py 5 bounds it with ``asyncio.wait_for``, which before Python 3.12 swallows a cancel that arrives in the moment its
-    inner task has ended (bpo-42130): a worker told to stop then ran on for ever. It also makes a task per command.
+    redis-py 5 bounds it with ``asyncio.wait_for``, which before Python 3.12 swallows a
+    cancel that arrives in the moment its inner task has ended (bpo-42130): a worker
+    told to stop then ran on for ever. It also makes a task per command.
     """
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
@@ -123,7 +131,8 @@ class _Cancellable(AbstractConnection):
 
 
 def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
-    """Connections that survive a restart of Redis: a stale one is made anew once, at once, without a word.
+    """Connections that survive a restart of Redis: a stale one is made anew once, at
+    once, without a word.
 
     ``socket_seconds`` bounds connecting and each read and write.
     """
@@ -164,10 +173,13 @@ class ArqQueue:
         return f"<ArqQueue {self._name}>"
 
     async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> int:
-        """Add the job and ring, in one round trip; how many jobs wait now. The same id again changes nothing but its place.
+        """Add the job and ring, in one round trip; how many jobs wait now.
 
-        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. It is stored in seconds: arq takes it
-        for a time in milliseconds before which no job may start, by the worker's own clock, and that clock may be behind.
+        The same id again changes nothing but its place.
+
+        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. It
+        is stored in seconds: arq takes it for a time in milliseconds before which no
+        job may start, by the worker's own clock, and that clock may be behind.
         """
         now_ms = time.time_ns() // 1_000_000
         key = job_id(session_id, attempt, n)
@@ -179,7 +191,10 @@ class ArqQueue:
         return self._note_depth(int(waiting))
 
     async def contains(self, session_id: str, attempt: int, n: int) -> bool:
-        """Whether the job waits. Not: whether it runs; a worker takes it out of the queue before it begins."""
+        """Whether the job waits.
+
+        Not: whether it runs; a worker takes it out of the queue before it begins.
+        """
         key = job_id(session_id, attempt, n)
         async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             pipe.zscore(self._name, key)
@@ -188,7 +203,8 @@ class ArqQueue:
         return score is not None and bool(job)
 
     async def remembers(self) -> bool:
-        """Whether Redis still holds what it held when this was last asked; False: it has come back empty, or is new.
+        """Whether Redis still holds what it held when this was last asked; False: it
+        has come back empty, or is new.
 
         It is a write, so that a Redis which can only be read counts as away.
         """
@@ -208,12 +224,15 @@ class ArqQueue:
         return depth
 
     def surely_below(self, limit: int) -> bool:
-        """Whether so few jobs waited a moment ago (:data:`DEPTH_SECONDS`) that nobody need ask again: less than half of
-        ``limit``."""
+        """Whether so few jobs waited a moment ago (:data:`DEPTH_SECONDS`) that nobody
+        need ask again: less than half of ``limit``.
+        """
         return self._depth < limit // 2 and asyncio.get_running_loop().time() - self._depth_at < DEPTH_SECONDS
 
     async def order(self, limit: int) -> list[str]:
-        """The sessions that wait, each once, in the order in which they will be taken; of the first ``limit`` jobs."""
+        """The sessions that wait, each once, in the order in which they will be taken;
+        of the first ``limit`` jobs.
+        """
         async with self._bounded():
             ids = await self._redis.zrange(self._name, 0, limit - 1)
         return list(
@@ -221,7 +240,9 @@ class ArqQueue:
         )  # the first job counts
 
     async def note_run(self, processor: str, seconds: float) -> None:
-        """Remember how long a session ran, among the last :data:`RUNS` of this processor."""
+        """Remember how long a session ran, among the last :data:`RUNS` of this
+        processor.
+        """
         key = f"{self._runs}{processor}"
         async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             pipe.lpush(key, f"{seconds:.3f}")
@@ -230,18 +251,25 @@ class ArqQueue:
             await pipe.execute()
 
     async def run_seconds(self, processor: str) -> float | None:
-        """How long sessions of this processor usually run lately: the median. None: no experience."""
+        """How long sessions of this processor usually run lately: the median.
+
+        None: no experience.
+        """
         async with self._bounded():
             runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
         return median(float(run) for run in runs) if runs else None
 
     async def ring_cancel(self, session_id: str) -> None:
-        """Tell the workers that this session's claim no longer counts; whoever holds it looks at the database."""
+        """Tell the workers that this session's claim no longer counts; whoever holds it
+        looks at the database.
+        """
         async with self._bounded():
             await self._redis.publish(self._cancel, session_id)
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
-        """Remove every trace of the session's jobs, up to and including this attempt and this n."""
+        """Remove every trace of the session's jobs, up to and including this attempt
+        and this n.
+        """
         for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
             keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
             async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
@@ -261,7 +289,10 @@ class ArqQueue:
                 await pipe.execute()
 
     async def note_worker(self, worker_id: str) -> None:
-        """Say that this worker lives. To be repeated well within :data:`WORKER_SECONDS`."""
+        """Say that this worker lives.
+
+        To be repeated well within :data:`WORKER_SECONDS`.
+        """
         async with self._bounded():
             await self._note(keys=[self._workers], args=[worker_id, WORKER_SECONDS])
 

@@ -1,4 +1,7 @@
-"""What an owner may do with a session: cancel it, erase it, list their own. A ticket is read-only: 404."""
+"""What an owner may do with a session: cancel it, erase it, list their own.
+
+A ticket is read-only: 404.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SessionList(msgspec.Struct, frozen=True):
-    """Mine, newest first. ``next_cursor`` opens the next page; null: this was the last."""
+    """Mine, newest first.
+
+    ``next_cursor`` opens the next page; null: this was the last.
+    """
 
     sessions: list[SessionView]
     next_cursor: str | None
@@ -61,13 +67,17 @@ class Actions:
         return json_response(encode(SessionList(views, None if following is None else _cursor(*following))))
 
     async def cancel(self, request: Request) -> Response:
-        """200: cancelled, or at its end already. 202: the worker has been asked to stop."""
+        """200: cancelled, or at its end already. 202: the worker has been asked to
+        stop.
+        """
         owner = credential_of(request).owner
         cancelled = await self._sessions.cancel(request.path_params["session_id"], owner)
         return json_response(session_answer(cancelled.view), 202 if cancelled.pending else 200)
 
     async def delete(self, request: Request) -> Response:
-        """Erase now, with all retries of the same photo; the answer is a signed receipt."""
+        """Erase now, with all retries of the same photo; the answer is a signed
+        receipt.
+        """
         owner = credential_of(request).owner
         return json_response(encode(await self._sessions.delete(request.path_params["session_id"], owner)))
 

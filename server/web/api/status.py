@@ -1,4 +1,6 @@
-"""What can be asked with a plain GET: a session, its history, its files, and how the service is."""
+"""What can be asked with a plain GET: a session, its history, its files, and how the
+service is.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ CHECK_SECONDS: Final = 2.0
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One part of the health picture. ``seconds``: how long the check took (Redis: how long news travels)."""
+    """One part of the health picture.
+
+    ``seconds``: how long the check took (Redis: how long news travels).
+    """
 
     status: str
     seconds: float | None = None
@@ -41,14 +46,19 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """``down``: uploads cannot be accepted. ``degraded``: they can, but something is slower or missing."""
+    """``down``: uploads cannot be accepted.
+
+    ``degraded``: they can, but something is slower or missing.
+    """
 
     status: str
     checks: dict[str, Check]
 
 
 class _Photo(FileResponse):
-    """A file that may be erased at any moment, also between looking at it and opening it: then it was not there."""
+    """A file that may be erased at any moment, also between looking at it and opening
+    it: then it was not there.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start: Message | None = None
@@ -105,7 +115,7 @@ class Status:
             },
         )
 
-    # -- how the service is --------------------------------------------------------------------------------------
+    # -- how the service is ------------------------------------------------------------
 
     async def health(self, request: Request) -> Response:
         names = ("database", "storage", "redis", "workers", "queue")
@@ -124,11 +134,16 @@ class Status:
         return json_response(encode(Health(status, picture)), 503 if status == "down" else 200)
 
     async def live(self, request: Request) -> Response:
-        """Answers as long as the event loop turns; restarting helps against nothing else."""
+        """Answers as long as the event loop turns; restarting helps against nothing
+        else.
+        """
         return json_response(encode(Health("ok", {})))
 
     async def ready(self, request: Request) -> Response:
-        """Whether to send requests here. Redis away is no reason not to: uploads and pushes go on without it."""
+        """Whether to send requests here.
+
+        Redis away is no reason not to: uploads and pushes go on without it.
+        """
         if self._hub.draining:
             return json_response(encode(Health("down", {"draining": Check("down")})), 503)
         database, storage = await asyncio.gather(_check(self._services.store.check), _check(self._services.files.check))

@@ -1,4 +1,8 @@
-"""What makes a session: ``POST /api/tryon/sessions`` and ``POST .../retry``. The photo comes in, the session goes out."""
+"""What makes a session:
+
+``POST /api/tryon/sessions`` and ``POST .../retry``. The photo comes in, the session
+goes out.
+"""
 
 from __future__ import annotations
 
@@ -59,13 +63,18 @@ class Submit:
         return await self._limited(request, self._upload)
 
     async def retry(self, request: Request) -> Response:
-        """A failed or cancelled session again, without a new upload. Counts as an upload."""
+        """A failed or cancelled session again, without a new upload.
+
+        Counts as an upload.
+        """
         return await self._limited(request, self._retry)
 
     async def _limited(
         self, request: Request, accept: Callable[[Request, dict[str, str]], Awaitable[Response]]
     ) -> Response:
-        """Every request that asks for a session counts, refused photos and replays too; a 429 consumes nothing."""
+        """Every request that asks for a session counts, refused photos and replays too;
+        a 429 consumes nothing.
+        """
         headers: dict[str, str] = {}
         try:
             verdict = await self._services.limiter.take(counted(client_address(request, self._services.config)))
@@ -115,8 +124,9 @@ class Submit:
     async def _submit_once(self, owner: str, upload: Upload, idempotency: Idempotency) -> tuple[Session, bool]:
         """The session of this key, and whether it was there before.
 
-        Equal requests in this process wait for each other, to clean the photo only once; between processes the
-        database's unique key decides. Raises Unprocessable, Conflict.
+        Equal requests in this process wait for each other, to clean the photo only
+        once; between processes the database's unique key decides. Raises Unprocessable,
+        Conflict.
         """
         async with self._alone(owner, idempotency.key_hash):
             if (session := await self._sessions.replay(owner, idempotency)) is not None:
@@ -165,7 +175,8 @@ class Submit:
     async def _check_queue(self) -> None:
         """Before the body is read: a full queue takes no more.
 
-        Redis is quick to ask, but a session may have several jobs there, and it may be away: then the database counts.
+        Redis is quick to ask, but a session may have several jobs there, and it may be
+        away: then the database counts.
         """
         limit = self._services.config.queue_limit
         if self._services.queue.surely_below(limit):
@@ -187,7 +198,9 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _rate_headers(verdict: Verdict | None) -> dict[str, str]:
-    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): what is left, until when, and the policy."""
+    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): what is left, until
+    when, and the policy.
+    """
     if verdict is None:
         return {}
     rate = verdict.rate

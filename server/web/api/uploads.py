@@ -1,7 +1,9 @@
-"""The body of ``POST /api/tryon/sessions``, read as it arrives: every cap is checked on the way, nothing waits for the end.
+"""The body of ``POST /api/tryon/sessions``, read as it arrives: every cap is checked on
+the way, nothing waits for the end.
 
-The first bytes of each image decide at once whether the rest is worth receiving. A part up to 1 MiB stays in memory,
-a larger one goes, in writes of that size and in a thread, to an anonymous file: whatever dies, nothing stays on the disk.
+The first bytes of each image decide at once whether the rest is worth receiving. A part
+up to 1 MiB stays in memory, a larger one goes, in writes of that size and in a thread,
+to an anonymous file: whatever dies, nothing stays on the disk.
 """
 
 from __future__ import annotations
@@ -42,9 +44,14 @@ SPOOL_BYTES: Final = 2**20
 PAUSE_SECONDS: Final = 30.0
 """How long a body may pause, and how far it may fall behind :data:`SLOWEST_RATE`."""
 SLOWEST_RATE: Final = 4096
-"""Bytes a second. Slower on the whole is taken for an attack: a byte every 29 s would hold its connection for years."""
+"""Bytes a second.
 
-# The parser warns of every malformed body in its own words; the caller gets a bad_multipart, and that is logged.
+Slower on the whole is taken for an attack: a byte every 29 s would hold its connection
+for years.
+"""
+
+# The parser warns of every malformed body in its own words; the caller gets a
+# bad_multipart, and that is logged.
 _SILENT: Final = logging.getLogger("tryon.uploads.parser")
 _SILENT.setLevel(logging.CRITICAL + 1)
 
@@ -52,8 +59,9 @@ _SILENT.setLevel(logging.CRITICAL + 1)
 class Upload:
     """What one request brought. A context manager; closing it leaves nothing.
 
-    ``fingerprint``: SHA-256 over the parts' contents, 64 hex digits; empty if it was not asked for. Names, types, order,
-    boundary and the white space in ``params`` don't count, so a client that repeats its request gets the same one.
+    ``fingerprint``: SHA-256 over the parts' contents, 64 hex digits; empty if it was
+    not asked for. Names, types, order, boundary and the white space in ``params`` don't
+    count, so a client that repeats its request gets the same one.
     """
 
     __slots__ = ("fingerprint", "garment", "image", "params")
@@ -82,12 +90,15 @@ class Upload:
 
 
 async def read_upload(request: Request, config: Config, *, fingerprint: bool) -> Upload:
-    """Reads and checks the whole body, or stops at the first thing that is wrong with it. ``fingerprint``: whether to make one.
+    """Reads and checks the whole body, or stops at the first thing that is wrong with
+    it. ``fingerprint``: whether to make one.
 
-    Raises ``not_multipart``, ``bad_multipart`` (also when the client goes away or is too slow), ``body_too_large``,
-    ``unsupported_image``, ``missing_image``, ``bad_params``, ``storage_full`` or ``unavailable``. Part of the body may then
-    still be under way. Just answer, without ``Connection: close``: uvicorn throws away the rest, and also a client that
-    sends everything before it listens gets the answer; with that header it would get a reset (both measured).
+    Raises ``not_multipart``, ``bad_multipart`` (also when the client goes away or is
+    too slow), ``body_too_large``, ``unsupported_image``, ``missing_image``,
+    ``bad_params``, ``storage_full`` or ``unavailable``. Part of the body may then still
+    be under way. Just answer, without ``Connection: close``: uvicorn throws away the
+    rest, and also a client that sends everything before it listens gets the answer;
+    with that header it would get a reset (both measured).
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > config.body_max_bytes:
@@ -135,7 +146,9 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 
 class _Part:
-    """The content of one part: in memory, or beyond :data:`SPOOL_BYTES` in an anonymous file."""
+    """The content of one part: in memory, or beyond :data:`SPOOL_BYTES` in an anonymous
+    file.
+    """
 
     __slots__ = ("_buffer", "_digest", "_file", "checked", "name", "size")
 
@@ -205,7 +218,9 @@ class _Part:
 
 
 class _Form:
-    """Takes the parser's callbacks, all of them plain functions; the writing is left to :meth:`spill`."""
+    """Takes the parser's callbacks, all of them plain functions; the writing is left to
+    :meth:`spill`.
+    """
 
     def __init__(self, boundary: bytes, config: Config, fingerprint: bool) -> None:
         self._config = config
@@ -324,7 +339,9 @@ class _Form:
 
 
 async def _in_thread(write: Any, folder: Path) -> None:
-    """Even if the caller is cancelled, the file is not closed while the thread still writes to it."""
+    """Even if the caller is cancelled, the file is not closed while the thread still
+    writes to it.
+    """
     work = asyncio.ensure_future(asyncio.to_thread(write, folder))
     try:
         await asyncio.shield(work)
@@ -350,7 +367,9 @@ def _params(data: bytes) -> dict[str, Any]:
 
 
 def _check_params(value: Any, depth: int) -> None:
-    """What every JSON encoder and both databases can keep: nested at most 16 deep, 64-bit, no NUL."""
+    """What every JSON encoder and both databases can keep: nested at most 16 deep,
+    64-bit, no NUL.
+    """
     match value:
         case str():
             if "\0" in value:

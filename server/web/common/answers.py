@@ -11,7 +11,9 @@ from tryon.protocol.views import SessionView
 
 
 class SessionAnswer(SessionView, frozen=True, omit_defaults=True):
-    """The session as an answer; ``missed`` only if ``since`` was given, ``client_token`` only if one was made."""
+    """The session as an answer; ``missed`` only if ``since`` was given,
+    ``client_token`` only if one was made.
+    """
 
     missed: list[EventFrame] | None = None
     client_token: str | None = None

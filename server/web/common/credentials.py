@@ -1,4 +1,6 @@
-"""Who asks, and from where: what a request shows of tokens, tickets, its origin and its address."""
+"""Who asks, and from where: what a request shows of tokens, tickets, its origin and its
+address.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,11 @@ LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 def fields(scope: Scope, name: bytes) -> list[str]:
-    """The values of a header field, its name in small letters. Starlette's Headers take ten times as long, and thousands of
-    clients come back at once."""
+    """The values of a header field, its name in small letters.
+
+    Starlette's Headers take ten times as long, and thousands of clients come back at
+    once.
+    """
     return [value.decode("latin-1") for each, value in scope["headers"] if each == name]
 
 
@@ -30,7 +35,11 @@ def offered_subprotocols(connection: HTTPConnection) -> list[str]:
 
 
 def token_of(connection: HTTPConnection) -> str | None:
-    """The client's token: Authorization, else X-Client-Token, else the subprotocol pair. Raises Unauthorized if malformed."""
+    """The client's token:
+
+    Authorization, else X-Client-Token, else the subprotocol pair. Raises Unauthorized
+    if malformed.
+    """
     token = None
     scheme, _, value = (fields(connection.scope, b"authorization") or [""])[0].partition(" ")
     if scheme.lower() == "bearer":
@@ -47,7 +56,10 @@ def token_of(connection: HTTPConnection) -> str | None:
 
 
 def credential_of(connection: HTTPConnection) -> Credential:
-    """A token wins over a ticket: it may see more. Raises Unauthorized for a malformed token."""
+    """A token wins over a ticket: it may see more.
+
+    Raises Unauthorized for a malformed token.
+    """
     token = token_of(connection)
     if token is not None:
         return Credential.of_token(token)
@@ -57,8 +69,9 @@ def credential_of(connection: HTTPConnection) -> Credential:
 def client_address(connection: HTTPConnection, config: Config) -> str:
     """The address that is counted and logged.
 
-    X-Forwarded-For counts only as far as it was written by proxies that are trusted: read from the right, the first
-    address that is not one of theirs is the client. What is no address ends the walk.
+    X-Forwarded-For counts only as far as it was written by proxies that are trusted:
+    read from the right, the first address that is not one of theirs is the client. What
+    is no address ends the walk.
     """
     address = _plain(connection.client.host) if connection.client else "unknown"
     if not config.trusted_proxies or not _trusted(address, config):
@@ -76,7 +89,9 @@ def client_address(connection: HTTPConnection, config: Config) -> str:
 
 
 def counted(address: str) -> str:
-    """What limits count for this address: of IPv6 its /64, since one client has all of it (RFC 6177)."""
+    """What limits count for this address: of IPv6 its /64, since one client has all of
+    it (RFC 6177).
+    """
     if ":" not in address:
         return address
     try:
@@ -86,7 +101,9 @@ def counted(address: str) -> str:
 
 
 def _plain(address: str) -> str:
-    """An IPv4 address as such: a socket that listens on ``::`` shows it as ``::ffff:192.0.2.1``."""
+    """An IPv4 address as such: a socket that listens on ``::`` shows it as
+    ``::ffff:192.0.2.1``.
+    """
     if address[:7].lower() != "::ffff:":
         return address
     try:
@@ -105,13 +122,18 @@ def _trusted(address: str, config: Config) -> bool:
 
 
 def origin_allowed(connection: HTTPConnection, config: Config) -> bool:
-    """Whether a browser's page of that origin may connect. No Origin header: not a browser, allowed."""
+    """Whether a browser's page of that origin may connect.
+
+    No Origin header: not a browser, allowed.
+    """
     origins = fields(connection.scope, b"origin")
     return not origins or origins[0] == own_origin(connection, config) or foreign_origin_allowed(origins[0], config)
 
 
 def own_origin(connection: HTTPConnection, config: Config) -> str:
-    """As the page sees it: the Host header and the scheme, which a trusted TLS proxy tells."""
+    """As the page sees it: the Host header and the scheme, which a trusted TLS proxy
+    tells.
+    """
     scheme = connection.scope["scheme"]
     if config.trusted_proxies and _trusted(_plain(connection.client.host) if connection.client else "unknown", config):
         scheme = connection.headers.get("x-forwarded-proto", scheme)

@@ -1,4 +1,8 @@
-"""Errors as answers: ``application/problem+json`` (RFC 9457), for every refusal there is, unknown routes included."""
+"""Errors as answers:
+
+``application/problem+json`` (RFC 9457), for every refusal there is, unknown routes
+included.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,9 @@ log = logging.getLogger("tryon.web")
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """``type`` is always about:blank (RFC 9457 section 4.2.1); ``code`` is what programs look at."""
+    """``type`` is always about:blank (RFC 9457 section 4.2.1); ``code`` is what
+    programs look at.
+    """
 
     type: str
     title: str
@@ -50,7 +56,10 @@ async def on_refusal(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Of all routes with this path: Starlette's own Allow names those of the first one only."""
+    """Of all routes with this path:
+
+    Starlette's own Allow names those of the first one only.
+    """
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     fitting = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return sorted(set().union(*fitting))
@@ -71,7 +80,9 @@ def internal_error() -> Response:
 
 
 async def deny(socket: WebSocket, error: TryOnError) -> None:
-    """Refuse the handshake, with the reason where the server can send one (ASGI's ``websocket.http.response``)."""
+    """Refuse the handshake, with the reason where the server can send one (ASGI's
+    ``websocket.http.response``).
+    """
     if "websocket.http.response" in (socket.scope.get("extensions") or {}):
         await socket.send_denial_response(problem(error))
     else:

@@ -1,8 +1,12 @@
-"""What the service says of itself: OpenAPI 3.1 for HTTP, AsyncAPI 3 for the socket, both made from the code's own models.
+"""What the service says of itself:
 
-An operation is one row of :data:`OPERATIONS`; its error answers follow from the error codes it names. Schemas come from the
-structs that are sent, with the units and limits of :data:`FIELDS` added. The tests hold the tables to the routes, the error
-codes and the close codes. Served at ``/api/openapi.json``, ``/api/asyncapi.json`` and, for people, at ``/api/docs``.
+OpenAPI 3.1 for HTTP, AsyncAPI 3 for the socket, both made from the code's own models.
+
+An operation is one row of :data:`OPERATIONS`; its error answers follow from the error
+codes it names. Schemas come from the structs that are sent, with the units and limits
+of :data:`FIELDS` added. The tests hold the tables to the routes, the error codes and
+the close codes. Served at ``/api/openapi.json``, ``/api/asyncapi.json`` and, for
+people, at ``/api/docs``.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ from tryon.protocol.views import ErasedFile, History, HistoryEvent, Links, Recei
 
 Schema = dict[str, Any]
 
-# -- examples ----------------------------------------------------------------------------------------------------------
+# -- examples
+# ----------------------------------------------------------------------------------------------------------
 # Values of the real structs: a field that is renamed is found by the type checker.
 
 _ID: Final = "019ab9d4-7c1e-7d52-9c6e-0f3a6d1b2c4e"
@@ -144,7 +149,7 @@ def _answer(view: SessionView, **more: Any) -> Any:
     return _plain(view) | more
 
 
-# -- schemas -----------------------------------------------------------------------------------------------------------
+# -- schemas ---------------------------------------------------------------------------
 
 
 class ClientPing(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
@@ -152,7 +157,9 @@ class ClientPing(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
 
 
 class ClientSync(msgspec.Struct, frozen=True, tag_field="type", tag="sync"):
-    """Asks for a new snapshot, with the events after ``since`` in ``missed``; one a second is answered."""
+    """Asks for a new snapshot, with the events after ``since`` in ``missed``; one a
+    second is answered.
+    """
 
     since: int = 0
 
@@ -239,7 +246,9 @@ def _markdown(text: str) -> str:
 
 
 def _refine(schema: Schema, more: Schema) -> Schema:
-    """Add what :data:`FIELDS` says; of ``X or null`` to X, the description to the whole."""
+    """Add what :data:`FIELDS` says; of ``X or null`` to X, the description to the
+    whole.
+    """
     schema = {name: value for name, value in schema.items() if name != "default" or value is not None}
     rules = {name: value for name, value in more.items() if name != "description"}
     said = {name: value for name, value in more.items() if name == "description"}
@@ -276,7 +285,7 @@ def _ref(kind: str, name: str) -> Schema:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
-# -- HTTP: the tables --------------------------------------------------------------------------------------------------
+# -- HTTP: the tables ------------------------------------------------------------------
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -460,7 +469,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One row of the API. ``errors``: the codes it may answer with, from which the statuses follow."""
+    """One row of the API.
+
+    ``errors``: the codes it may answer with, from which the statuses follow.
+    """
 
     method: str
     path: str
@@ -762,7 +774,7 @@ WAITS: Final = frozenset({"rate_limited", "queue_full", "unavailable", "storage_
 EVERYWHERE: Final = ("not_found", "method_not_allowed", "internal_error")
 """May be the answer to any request: an unknown path, a wrong method, our own fault."""
 
-# -- the socket: the tables --------------------------------------------------------------------------------------------
+# -- the socket: the tables ------------------------------------------------------------
 
 
 FRAMES: Final[dict[type, Any]] = {
@@ -781,7 +793,7 @@ CLIENT_MESSAGES: Final[dict[type, Any]] = {ClientPing: ClientPing(), ClientSync:
 
 assert set(FRAMES) == set(get_args(Frame))
 
-# -- the documents -----------------------------------------------------------------------------------------------------
+# -- the documents ---------------------------------------------------------------------
 
 ABOUT: Final = """\
 Upload a photo, get a session at once, and follow it to its end: pushed over a

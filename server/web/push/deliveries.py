@@ -1,7 +1,8 @@
-"""When each session's end first reached a client: noted where it is handed over, written down soon after, many at once.
+"""When each session's end first reached a client: noted where it is handed over,
+written down soon after, many at once.
 
-Handing over costs a look into a dictionary. What a killed process had not written down yet is lost, and the session then
-counts as told by whoever is told next.
+Handing over costs a look into a dictionary. What a killed process had not written down
+yet is lost, and the session then counts as told by whoever is told next.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ FLUSH_SECONDS: Final = 0.5
 """How long a stopping process tries to write down the last ones."""
 
 MAX_WAITING: Final = 10_000
-"""So many wait for the database at most; of what comes then nobody will know when it was delivered."""
+"""So many wait for the database at most; of what comes then nobody will know when it
+was delivered.
+"""
 
 
 class Receipts:
@@ -34,7 +37,9 @@ class Receipts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._handed: dict[str, float] = {}
-        """Session id -> when its end was first handed over here, on the database's clock."""
+        """Session id -> when its end was first handed over here, on the database's
+        clock.
+        """
         self._some = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -47,18 +52,27 @@ class Receipts:
             self._some.set()
 
     def shown(self, session: Session) -> None:
-        """A client was given this state. Does nothing unless it is an end that nobody has been given yet."""
+        """A client was given this state.
+
+        Does nothing unless it is an end that nobody has been given yet.
+        """
         if session.status.terminal and session.delivered_at is None:
             self.note(session.id)
 
     async def next_batch(self) -> None:
-        """Wait for ends, gather more for a moment, write them down. Raises Unavailable; then those that were not are kept."""
+        """Wait for ends, gather more for a moment, write them down.
+
+        Raises Unavailable; then those that were not are kept.
+        """
         await self._some.wait()
         await asyncio.sleep(BATCH_SECONDS)
         await self.write_down()
 
     async def write_down(self) -> None:
-        """All that wait. Raises Unavailable; then those that could not be written down are kept."""
+        """All that wait.
+
+        Raises Unavailable; then those that could not be written down are kept.
+        """
         self._some.clear()
         waiting = list(self._handed.items())
         try:

@@ -1,13 +1,17 @@
 """Who follows which session in this process, and what each has already seen.
 
-One subscriber connection brings the news of all sessions; the hub hands each frame to the followers of its session, the
-same bytes to all. What keeps every client's story whole:
+One subscriber connection brings the news of all sessions; the hub hands each frame to
+the followers of its session, the same bytes to all. What keeps every client's story
+whole:
 
-* A follower registers in a plain function *before* the session is read, and holds what arrives until it was (joining).
-* Each follower has a cursor, the last ``seq`` it was given: seen -> drop, next -> send, a hole -> read the database again.
-* Pub/sub may lie. After every reconnect, and every few seconds anyway, the hub reads what was committed since the last
-  time and feeds it in like news; a probe published to itself proves that the connection delivers. Once a minute it looks
-  at every followed session itself, whatever the other nets have let through.
+* A follower registers in a plain function *before* the session is read, and holds what
+  arrives until it was (joining).
+* Each follower has a cursor, the last ``seq`` it was given: seen -> drop, next -> send,
+  a hole -> read the database again.
+* Pub/sub may lie. After every reconnect, and every few seconds anyway, the hub reads
+  what was committed since the last time and feeds it in like news; a probe published to
+  itself proves that the connection delivers. Once a minute it looks at every followed
+  session itself, whatever the other nets have let through.
 """
 
 from __future__ import annotations
@@ -54,7 +58,9 @@ from tryon.protocol.states import GoneReason, Status
 log = logging.getLogger("tryon.hub")
 
 PROBE_SECONDS: Final = 2.0
-"""How often the hub publishes to itself; a probe that has not come back by the next one means a deaf connection."""
+"""How often the hub publishes to itself; a probe that has not come back by the next one
+means a deaf connection.
+"""
 
 SWEEP_WITHOUT_REDIS_SECONDS: Final = 1.0
 
@@ -62,7 +68,9 @@ CHECK_SECONDS: Final = 60.0
 """Every followed session is looked at once in this time."""
 
 CHECK_BATCH: Final = 100
-"""Sessions per statement of that look; the statements are spread over the time. 400 keep the loop busy for 7 ms."""
+"""Sessions per statement of that look; the statements are spread over the time. 400
+keep the loop busy for 7 ms.
+"""
 
 RESTART_MS: Final = 1500
 """What a process takes to stop and the next one to listen, on a busy machine."""
@@ -78,10 +86,15 @@ COUNT_SECONDS: Final = 1.0
 
 SLOT_SECONDS: Final = 0.25
 MAX_SLOTS: Final = 100
-"""Into how many parts the time between two pings is divided: one each quarter of a second, or fewer."""
+"""Into how many parts the time between two pings is divided: one each quarter of a
+second, or fewer.
+"""
 
 ANSWER_SHARE: Final = 0.75
-"""Of the time between two pings: so long may an answer take. Who falls silent right after one is gone 1.75 periods later."""
+"""Of the time between two pings: so long may an answer take.
+
+Who falls silent right after one is gone 1.75 periods later.
+"""
 
 MEASURE_SECONDS: Final = 0.001
 """The delay of news is measured on one transition in this time."""
@@ -103,10 +116,13 @@ class _End(msgspec.Struct):
 
 
 class Follower(ABC):
-    """One client that follows one session. A transport implements what happens to a frame; all of it must not block.
+    """One client that follows one session.
 
-    ``seq`` is the last transition that the client was given. Until :meth:`Hub.release` it is None and frames are held;
-    also while an old client asks for a new snapshot. ``let_in``: it has been released once, so it may see the session.
+    A transport implements what happens to a frame; all of it must not block.
+
+    ``seq`` is the last transition that the client was given. Until :meth:`Hub.release`
+    it is None and frames are held; also while an old client asks for a new snapshot.
+    ``let_in``: it has been released once, so it may see the session.
     """
 
     __slots__ = ("_held", "joined_at", "let_in", "seq", "session_id", "slot")
@@ -156,9 +172,12 @@ class Follower(ABC):
         self.too_old(random.randint(100, 5000))
 
     def offer(self, kind: int, seq: int, frame: bytes) -> bool:
-        """Take one piece of news. False: there is a hole before it; the caller reads the database.
+        """Take one piece of news.
 
-        The whole rule of "no gap, no repeat, no step back", in one place and without an await.
+        False: there is a hole before it; the caller reads the database.
+
+        The whole rule of "no gap, no repeat, no step back", in one place and without an
+        await.
         """
         if kind == GONE and self.let_in:
             self.gone(GoneReason(msgspec.json.decode(frame)["reason"]))
@@ -186,7 +205,10 @@ class Follower(ABC):
         return True
 
     def take_up(self, seq: int) -> bool:
-        """The client has been given everything up to ``seq``; hand over what was held. False: a hole."""
+        """The client has been given everything up to ``seq``; hand over what was held.
+
+        False: a hole.
+        """
         self.seq = seq
         self.let_in = True
         held, self._held = self._held, None
@@ -197,7 +219,10 @@ class Follower(ABC):
 
 
 class Hub:
-    """The followers of one web process. State changes happen in plain functions only: no await in between."""
+    """The followers of one web process.
+
+    State changes happen in plain functions only: no await in between.
+    """
 
     def __init__(
         self, *, config: Config, store: Store, bus: RedisBus, sessions: Sessions, signer: Signer, redis_url: str
@@ -209,7 +234,9 @@ class Hub:
         self._signer = signer
         self._followers: dict[bytes, set[Follower]] = {}
         self._gone: dict[int, str] = {}
-        """Followed sessions by the beginnings of what is kept of them once they are erased, under each key."""
+        """Followed sessions by the beginnings of what is kept of them once they are
+        erased, under each key.
+        """
         self._catching_up: dict[str, asyncio.Task[None]] = {}
         self._holes: set[str] = set()
         """Sessions with a hole that was found after the last reading began."""
@@ -220,7 +247,9 @@ class Hub:
         self._sweep_wanted = asyncio.Event()
         self._cursor: Cursor | None = None
         self._waiting: dict[str, Waiting | None] = {}
-        """Followed sessions that wait for a worker, and what their followers were last told about it."""
+        """Followed sessions that wait for a worker, and what their followers were last
+        told about it.
+        """
         self._places: dict[str, Waiting] = {}
         """The queue as it was when they were."""
         slots = max(4, min(MAX_SLOTS, round(config.ping_seconds / SLOT_SECONDS)))
@@ -240,7 +269,9 @@ class Hub:
         return sum(len(followers) for followers in self._followers.values())
 
     def followers_of(self, session_id: str) -> int:
-        """How many have been let in: who still waits for the first look at the session does not count."""
+        """How many have been let in: who still waits for the first look at the session
+        does not count.
+        """
         return sum(follower.let_in for follower in self._of(session_id))
 
     @property
@@ -250,7 +281,9 @@ class Hub:
 
     @property
     def probe_delay_seconds(self) -> float | None:
-        """How long the last probe travelled through Redis; None while the connection is deaf or down."""
+        """How long the last probe travelled through Redis; None while the connection is
+        deaf or down.
+        """
         return self._probe_delay_seconds
 
     @contextlib.asynccontextmanager
@@ -282,7 +315,10 @@ class Hub:
                 await self.receipts.flush()
 
     async def _for_ever(self, chore: Callable[[], Awaitable[None]]) -> None:
-        """A chore waits for its time, then does its work once. One that fails takes no other with it."""
+        """A chore waits for its time, then does its work once.
+
+        One that fails takes no other with it.
+        """
         while True:
             try:
                 await chore()
@@ -293,14 +329,17 @@ class Hub:
                 log.exception("The hub's chore %s failed and will be tried again", chore.__name__)
             await asyncio.sleep(FAILED_SECONDS)
 
-    # -- joining -------------------------------------------------------------------------------------------------
+    # -- joining -----------------------------------------------------------------------
 
     def _channel(self, session_id: str) -> bytes:
         return self._bus.channel(session_id).encode()
 
     @contextlib.asynccontextmanager
     async def following(self, follower: Follower, *, transport: str) -> AsyncIterator[None]:
-        """Follow for as long as this is open. What the caller reads inside is never too old."""
+        """Follow for as long as this is open.
+
+        What the caller reads inside is never too old.
+        """
         confirmed = self.join(follower, transport=transport)
         try:
             await self.confirmation(confirmed)
@@ -309,7 +348,9 @@ class Hub:
             self.leave(follower, transport=transport)
 
     def join(self, follower: Follower, *, transport: str) -> asyncio.Future[None]:
-        """Register, then subscribe; done when Redis has confirmed it, or does not in time."""
+        """Register, then subscribe; done when Redis has confirmed it, or does not in
+        time.
+        """
         channel = self._channel(follower.session_id)
         followers = self._followers.get(channel)
         if followers is None:
@@ -323,7 +364,10 @@ class Hub:
         return self._subscriber.subscribe(channel)
 
     async def confirmation(self, confirmed: asyncio.Future[None]) -> None:
-        """Wait for a subscription; not for long, the bus sees to that. Then the sweep covers it."""
+        """Wait for a subscription; not for long, the bus sees to that.
+
+        Then the sweep covers it.
+        """
         if not confirmed.done():
             await asyncio.shield(confirmed)  # others wait for it too
 
@@ -344,7 +388,9 @@ class Hub:
             self._subscriber.unsubscribe(channel)
 
     def release(self, follower: Follower, session: Session) -> None:
-        """The caller has given the client this state: what was held follows, then the news as it comes."""
+        """The caller has given the client this state: what was held follows, then the
+        news as it comes.
+        """
         if follower not in self._followers.get(self._channel(follower.session_id), ()):
             return  # it went away while the state was read
         if session.status is Status.CREATED:
@@ -352,14 +398,16 @@ class Hub:
         self.take_up(follower, session.seq)
 
     def take_up(self, follower: Follower, seq: int) -> None:
-        """The client has been given everything up to ``seq``: what was held follows, then the news as it comes."""
+        """The client has been given everything up to ``seq``: what was held follows,
+        then the news as it comes.
+        """
         held_end = any(kind == TERMINAL for kind, _, _ in follower._held or ())
         if not follower.take_up(seq):
             self._catch_up(follower.session_id)
         elif held_end:
             self.receipts.note(follower.session_id)
 
-    # -- news ----------------------------------------------------------------------------------------------------
+    # -- news --------------------------------------------------------------------------
 
     def receive(self, channel: bytes, message: bytes) -> None:
         """One bus message, straight from Redis or from the sweep."""
@@ -398,7 +446,9 @@ class Hub:
             self._catch_up(everybody[0].session_id)
 
     def _note_end(self, followers: Sequence[Follower], seq: int) -> None:
-        """Called after the terminal event was offered: whoever has it now was given it, or is about to ask for it."""
+        """Called after the terminal event was offered: whoever has it now was given it,
+        or is about to ask for it.
+        """
         if any(follower.seq == seq for follower in followers):
             self.receipts.note(followers[0].session_id)
 
@@ -420,8 +470,11 @@ class Hub:
             follower.broken()
 
     def _measure(self, frame: bytes, now: float) -> None:
-        """How old the news is. Looked at a thousand times a second at most: reading the time out of the JSON costs as
-        much as sending it."""
+        """How old the news is.
+
+        Looked at a thousand times a second at most: reading the time out of the JSON
+        costs as much as sending it.
+        """
         self._measure_at = now + MEASURE_SECONDS
         metrics.push_seconds.observe(max(0.0, self._store.now() - _unix(frame)))
 
@@ -430,14 +483,19 @@ class Hub:
         self.count()
 
     def count(self) -> None:
-        """Bring ``tryon_frames`` up to date. Counting each frame there would cost as much as handing it over."""
+        """Bring ``tryon_frames`` up to date.
+
+        Counting each frame there would cost as much as handing it over.
+        """
         for kind, number in self._handed.items():
             if number:
                 self._handed[kind] = 0
                 _FRAMES[kind].inc(number)
 
     def _catch_up(self, session_id: str) -> None:
-        """Somebody saw a hole: read what is missing, once for all followers of that session."""
+        """Somebody saw a hole: read what is missing, once for all followers of that
+        session.
+        """
         self._holes.add(session_id)
         if session_id not in self._catching_up:
             task = asyncio.create_task(self._read_again(session_id), name=f"catch-up {session_id}")
@@ -487,7 +545,7 @@ class Hub:
             self._handed[kind] += len(behind)
             self._measure(frame, time.monotonic())
 
-    # -- when pub/sub lies ---------------------------------------------------------------------------------------
+    # -- when pub/sub lies -------------------------------------------------------------
 
     def _sweep_now(self) -> None:
         self._sweep_wanted.set()
@@ -503,7 +561,10 @@ class Hub:
             await self._rest()
 
     async def _rest(self) -> None:
-        """Until the next sweep is due. Redis may go away in the middle of a long rest, so look up every second."""
+        """Until the next sweep is due.
+
+        Redis may go away in the middle of a long rest, so look up every second.
+        """
         end = time.monotonic() + self._config.sweep_seconds
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
@@ -514,7 +575,10 @@ class Hub:
         self._sweep_wanted.clear()
 
     async def _sweep(self) -> None:
-        """Feed in what was committed since the last sweep. Costs what happened, not who is connected."""
+        """Feed in what was committed since the last sweep.
+
+        Costs what happened, not who is connected.
+        """
         if self._cursor is None:
             cursor = await self._store.cursor()
             for batch in self._batches():  # what was committed before is no news to the cursor
@@ -531,8 +595,11 @@ class Hub:
         self._cursor = news.cursor
 
     async def _check(self) -> None:
-        """Look at every followed session itself. Finds what no news told: a process that was cut off from the database
-        for longer than an erasure is remembered learns of it only here."""
+        """Look at every followed session itself.
+
+        Finds what no news told: a process that was cut off from the database for longer
+        than an erasure is remembered learns of it only here.
+        """
         batches = self._batches()
         pause = CHECK_SECONDS / max(1, len(batches))
         for batch in batches:
@@ -563,8 +630,10 @@ class Hub:
                     self._feed(session_id, event_message(event, link))
 
     def _probable_reason(self, session_id: str) -> GoneReason:
-        """Why a session is no longer there, when nobody remembers: by the age in its id (RFC 9562 section 5.7). A retry
-        expires with its original, so of an expired one this may say that it was deleted."""
+        """Why a session is no longer there, when nobody remembers: by the age in its id
+        (RFC 9562 section 5.7). A retry expires with its original, so of an expired one
+        this may say that it was deleted.
+        """
         age_seconds = self._store.now() - uuid.UUID(session_id).int / 2**80 / 1000
         return GoneReason.EXPIRED if age_seconds >= self._config.retention_seconds else GoneReason.DELETED
 
@@ -578,8 +647,9 @@ class Hub:
                 self._end(session_id, reason)
 
     async def _probe(self) -> None:
-        """A connection can be up and deaf, also because Redis knows nothing of it (any more). What was published to oneself
-        and did not come back proves it."""
+        """A connection can be up and deaf, also because Redis knows nothing of it (any
+        more). What was published to oneself and did not come back proves it.
+        """
         await asyncio.shield(self._subscriber.subscribe(self._probe_channel))
         connection = self._subscriber.connections if self._subscriber.up else None
         probe = f"{secrets.token_hex(4)} {time.monotonic()}".encode()
@@ -592,7 +662,7 @@ class Hub:
             log.warning("The subscriber connection to Redis is deaf; connecting again")
             self._subscriber.reconnect()
 
-    # -- for all at once -----------------------------------------------------------------------------------------
+    # -- for all at once ---------------------------------------------------------------
 
     def _everybody(self) -> list[Follower]:
         return [follower for followers in self._followers.values() for follower in followers]
@@ -605,8 +675,11 @@ class Hub:
             self._waiting.pop(session_id, None)
 
     async def _tell_waiting(self) -> None:
-        """Tell those who wait where they stand, when it has changed. Spread over the time: a thousand at once would take
-        20 ms, in which no other news goes out."""
+        """Tell those who wait where they stand, when it has changed.
+
+        Spread over the time: a thousand at once would take 20 ms, in which no other
+        news goes out.
+        """
         places = await self._sessions.waiting() if self._waiting else {}
         if places is self._places:
             await asyncio.sleep(WAITING_SECONDS / 4)
@@ -648,8 +721,10 @@ class Hub:
         self._turn_wheel()
 
     def _turn_wheel(self) -> None:
-        """Ping one slot's followers, and let those go that have not answered in time: each has its turn once a period. All
-        at once, 10,000 pings would hold up every other news for 0.1 s."""
+        """Ping one slot's followers, and let those go that have not answered in time:
+        each has its turn once a period. All at once, 10,000 pings would hold up every
+        other news for 0.1 s.
+        """
         slots = len(self._wheel)
         self._turn = (self._turn + 1) % slots
         asked = self._wheel[(self._turn - int(ANSWER_SHARE * slots)) % slots]
@@ -669,8 +744,10 @@ class Hub:
         self._each(due, ping)
 
     def drain(self) -> int:
-        """Tell everybody that this server stops; spread their return over 0.5 ms a client and at least a second, from when
-        another process can be there (:data:`RESTART_MS`). Who comes earlier is refused and then waits by its own back-off.
+        """Tell everybody that this server stops; spread their return over 0.5 ms a
+        client and at least a second, from when another process can be there
+        (:data:`RESTART_MS`). Who comes earlier is refused and then waits by its own
+        back-off.
 
         How many were told.
         """

@@ -1,8 +1,9 @@
 """A connection before it is a request: the bytes of a head, counted and timed.
 
-uvicorn's parser takes a head of any size (measured: 100 MiB) and waits for the rest of one for ever. Here a head is at most
-:data:`MAX_HEAD_BYTES` long (431) and complete after :data:`HEAD_SECONDS` (408); a connection on which nothing was ever said
-is idle like any other. What cannot be understood is a problem (RFC 9457) too.
+uvicorn's parser takes a head of any size (measured: 100 MiB) and waits for the rest of
+one for ever. Here a head is at most :data:`MAX_HEAD_BYTES` long (431) and complete
+after :data:`HEAD_SECONDS` (408); a connection on which nothing was ever said is idle
+like any other. What cannot be understood is a problem (RFC 9457) too.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ from server.web.serving.handshake import Handshake, accept_key
 from tryon.protocol.errors import BadRequest, TryOnError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Request line and header fields together. Of an unfinished head one read (256 KiB) may come on top."""
+"""Request line and header fields together.
+
+Of an unfinished head one read (256 KiB) may come on top.
+"""
 
 HEAD_SECONDS: Final = 10.0
 """From the first byte of a request to the end of its head."""
 
 LINGER_SECONDS: Final = 2.0
-"""A refused client may send for so long: closed at once, the kernel would reset it, and the answer be lost."""
+"""A refused client may send for so long: closed at once, the kernel would reset it, and
+the answer be lost.
+"""
 
 
 class _WrongVersion(BadRequest):
@@ -45,13 +51,16 @@ class _HeadTooLate(BadRequest):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a limit on heads, and RFC 6455 section 4.2.1 held before anything is upgraded."""
+    """uvicorn's protocol with a limit on heads, and RFC 6455 section 4.2.1 held before
+    anything is upgraded.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._received = 0
         self._head_from = 0
-        """How many bytes there were when the head began, the read it began in included."""
+        """How many bytes there were when the head began, the read it began in included.
+        """
         self._in_head = False
         self._awaits_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -116,7 +125,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._refuse(_HeadTooLate("bad_request", "The request did not come in time."))
 
     def _upgrade(self, rest: bytes) -> None:
-        """Only HTTP/1.1 can be upgraded. ``rest``: what the client sent behind its head without waiting for the answer."""
+        """Only HTTP/1.1 can be upgraded.
+
+        ``rest``: what the client sent behind its head without waiting for the answer.
+        """
         if not self._should_upgrade():
             self._unsupported_upgrade_warning()
             return
@@ -137,7 +149,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.handle_websocket_upgrade()
 
     def _refuse(self, error: TryOnError) -> None:
-        """Answer, unless another answer is on its way, and close. What still comes is thrown away."""
+        """Answer, unless another answer is on its way, and close.
+
+        What still comes is thrown away.
+        """
         if self._refused or self.transport.is_closing():
             return
         self._refused = True

@@ -1,4 +1,6 @@
-"""Around every request: its id, its two log lines, its metrics, and an answer even when the code below fails."""
+"""Around every request: its id, its two log lines, its metrics, and an answer even when
+the code below fails.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,16 @@ QUIET: Final = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
 
 
 class RequestMiddleware:
-    """The outermost layer. The path is logged without its query: tickets and signatures stand there."""
+    """The outermost layer.
+
+    The path is logged without its query: tickets and signatures stand there.
+    """
 
     def __init__(self, app: ASGIApp, config: Config, cors: Middleware) -> None:
         self._app = app
         self._config = config
-        # A page of another origin may read that something failed here, as it may read every other answer.
+        # A page of another origin may read that something failed here, as it may read
+        # every other answer.
         self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +119,9 @@ async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def route_name(scope: Scope) -> str:
-    """The route's template, so that metrics have few labels; ``unknown`` for what no route matches."""
+    """The route's template, so that metrics have few labels; ``unknown`` for what no
+    route matches.
+    """
     application = scope.get("app")
     for route in application.routes if application is not None else ():
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:

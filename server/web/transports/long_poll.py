@@ -1,6 +1,8 @@
-"""``GET /api/tryon/sessions/{id}``: one look, or a long poll that waits for news on the same hub as a socket.
+"""``GET /api/tryon/sessions/{id}``: one look, or a long poll that waits for news on the
+same hub as a socket.
 
-Exactly what a snapshot shows. Nothing here asks the database again and again: a waiting poll is one more follower.
+Exactly what a snapshot shows. Nothing here asks the database again and again: a waiting
+poll is one more follower.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from tryon.protocol.states import GoneReason
 from tryon.protocol.views import SessionView
 
 POLL_SECONDS: Final = {"created": 2, "processing": 1}
-"""Retry-After of a session that is not at its end: how often a poll is worth its cost."""
+"""Retry-After of a session that is not at its end: how often a poll is worth its cost.
+"""
 
 MAX_WAIT_SECONDS: Final = 60.0
 
@@ -86,8 +89,10 @@ class Polls:
         self._places = places
 
     async def session(self, request: Request) -> Response:
-        """``?since=&wait=``: 200 on a transition after ``since`` (or, against If-None-Match, on progress), 304 when the
-        time is over, 200 at once when the session is at its end. ``since`` alone adds ``missed`` to the answer."""
+        """``?since=&wait=``: 200 on a transition after ``since`` (or, against
+        If-None-Match, on progress), 304 when the time is over, 200 at once when the
+        session is at its end. ``since`` alone adds ``missed`` to the answer.
+        """
         session_id = request.path_params["session_id"]
         since = cursor_of(request.query_params.get("since"))
         wait = _wait(request.query_params.get("wait"))
@@ -116,7 +121,9 @@ class Polls:
         return self._answer(look, since, known, news=_is_news(look, since, known))
 
     def _answer(self, look: Look, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
-        """``news``: what a long poll found; None: a plain look, where only the ETag decides."""
+        """``news``: what a long poll found; None: a plain look, where only the ETag
+        decides.
+        """
         etag = _etag(look)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-Client-Token"}
         if not look.view.terminal:
@@ -129,7 +136,9 @@ class Polls:
 
 @contextlib.asynccontextmanager
 async def _left(request: Request, tell: Callable[[], None]) -> AsyncIterator[None]:
-    """While open, a client that goes away is noticed: it must not keep its place until the time is over."""
+    """While open, a client that goes away is noticed: it must not keep its place until
+    the time is over.
+    """
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -166,7 +175,9 @@ def _wait(text: str | None) -> float:
 
 
 def _etag(look: Look) -> str:
-    """Weak: it changes with seq and progress and with who looks, not with the links' signatures."""
+    """Weak: it changes with seq and progress and with who looks, not with the links'
+    signatures.
+    """
     view: SessionView = look.view
     word = (
         f"{view.seq} {view.stage} {view.progress} {view.eta_seconds} {view.queue_position} {look.access.until is None}"

@@ -1,4 +1,5 @@
-"""What waits to be sent to one client of a stream, bounded; and how many clients there may be.
+"""What waits to be sent to one client of a stream, bounded; and how many clients there
+may be.
 
 Sockets and event streams share both.
 """
@@ -30,7 +31,9 @@ MAX_SEQ: Final = 2**31 - 1
 """Larger than any seq, and what both databases hold in an integer."""
 
 RESERVED_FILES: Final = 512
-"""Of the files that the process may have open, these are kept from streams: databases, photos, plain requests."""
+"""Of the files that the process may have open, these are kept from streams: databases,
+photos, plain requests.
+"""
 
 TOO_SLOW: Final = ByeFrame(CloseCode.TOO_SLOW, "too_slow", reconnect=True)
 
@@ -61,7 +64,9 @@ class Listener(Follower):
 
 
 class Outbox(Listener):
-    """The unsent frames of one client, in order; at most one progress or ping waits, the newest."""
+    """The unsent frames of one client, in order; at most one progress or ping waits,
+    the newest.
+    """
 
     __slots__ = ("_frames", "_last_is_replaceable", "_news", "bye")
 
@@ -126,7 +131,9 @@ class Outbox(Listener):
 
 
 class Places:
-    """How many streams a process, an address and a session may have, and who has had one for too long."""
+    """How many streams a process, an address and a session may have, and who has had
+    one for too long.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -152,9 +159,11 @@ class Places:
         return None
 
     def check_session(self, followers: int) -> None:
-        """Raises RateLimited if a session that has so many followers may not have one more.
+        """Raises RateLimited if a session that has so many followers may not have one
+        more.
 
-        To be asked after the credential was checked: a stranger must not learn that the session exists.
+        To be asked after the credential was checked: a stranger must not learn that the
+        session exists.
         """
         if followers >= self._config.sockets_per_session:
             raise RateLimited(detail="Too many open connections to this session.", retry_after=5)
@@ -185,7 +194,9 @@ def ping_seconds(config: Config) -> int | float:
 
 
 def cursor_of(text: str | None) -> int | None:
-    """A seq that a client gives as ``since`` or ``Last-Event-ID``; nonsense counts as 0: everything is missed."""
+    """A seq that a client gives as ``since`` or ``Last-Event-ID``; nonsense counts as
+    0: everything is missed.
+    """
     if text is None:
         return None
     return min(int(text), MAX_SEQ) if text.isascii() and text.isdigit() and len(text) < 20 else 0

@@ -1,8 +1,10 @@
-"""``GET /api/tryon/sessions/{id}/events``: the same frames as Server-Sent Events (WHATWG HTML, section 9.2).
+"""``GET /api/tryon/sessions/{id}/events``: the same frames as Server-Sent Events
+(WHATWG HTML, section 9.2).
 
-``data:`` is the frame, ``id:`` the seq on snapshot and event frames, so the browser's own reconnect resumes where it was.
-A stream that has ended is not opened again: 204. Any other status ends an EventSource for good, so overload is a 200 with
-one ``retry:`` line.
+``data:`` is the frame, ``id:`` the seq on snapshot and event frames, so the browser's
+own reconnect resumes where it was. A stream that has ended is not opened again: 204.
+Any other status ends an EventSource for good, so overload is a 200 with one ``retry:``
+line.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class _Stream(Outbox):
         """Bounds the write that waits for the client to read."""
 
     def drain(self, retry_after_ms: int) -> None:
-        """A client that does not read is told nothing: it must not keep the server from its end."""
+        """A client that does not read is told nothing: it must not keep the server from
+        its end.
+        """
         super().drain(retry_after_ms)
         if self.sending is not None:
             self.sending.reschedule(asyncio.get_running_loop().time() + LAST_SECONDS)
@@ -119,7 +123,9 @@ async def _frames(outbox: _Stream) -> AsyncIterator[bytes]:
 
 
 class _FollowingResponse(StreamingResponse):
-    """Holds the follower's registration for as long as the answer lasts, and gives up a client that does not read."""
+    """Holds the follower's registration for as long as the answer lasts, and gives up a
+    client that does not read.
+    """
 
     def __init__(self, outbox: _Stream, registration: contextlib.AsyncExitStack) -> None:
         super().__init__(_frames(outbox), headers=HEADERS)

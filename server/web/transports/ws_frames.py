@@ -1,7 +1,9 @@
-"""WebSocket frames as bytes (RFC 6455 section 5): building what a server sends, parsing what a client may send.
+"""WebSocket frames as bytes (RFC 6455 section 5): building what a server sends, parsing
+what a client may send.
 
-Pure and small: no extensions, no compression, messages of at most :data:`MAX_MESSAGE_BYTES`. What breaks the protocol
-raises :class:`FrameError` with the close code to answer with.
+Pure and small: no extensions, no compression, messages of at most
+:data:`MAX_MESSAGE_BYTES`. What breaks the protocol raises :class:`FrameError` with the
+close code to answer with.
 """
 
 from __future__ import annotations
@@ -52,7 +54,11 @@ class _LastFrame:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """One unmasked text frame. The same payload object again, as when one message goes to many clients, costs nothing."""
+    """One unmasked text frame.
+
+    The same payload object again, as when one message goes to many clients, costs
+    nothing.
+    """
     if payload is _LastFrame.payload:
         return _LastFrame.frame
     length = len(payload)
@@ -80,9 +86,11 @@ def pong_frame(payload: bytes) -> bytes:
 
 
 def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
-    """The whole frames in ``data``, :data:`MAX_FRAMES` at most, and the bytes behind them.
+    """The whole frames in ``data``, :data:`MAX_FRAMES` at most, and the bytes behind
+    them.
 
-    Raises :class:`FrameError` as soon as the header shows that a frame is wrong: nobody waits for its payload.
+    Raises :class:`FrameError` as soon as the header shows that a frame is wrong: nobody
+    waits for its payload.
     """
     frames: list[Inbound] = []
     at, end = 0, len(data)
@@ -124,7 +132,10 @@ def _unmask(payload: bytes, key: bytes) -> bytes:
 
 
 def check_close(payload: bytes) -> int:
-    """The close code of a client's close frame (1005 if it gives none). Raises FrameError (RFC 6455 section 7.4)."""
+    """The close code of a client's close frame (1005 if it gives none).
+
+    Raises FrameError (RFC 6455 section 7.4).
+    """
     if not payload:
         return 1005
     code = int.from_bytes(payload[:2], "big")

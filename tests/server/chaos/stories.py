@@ -1,4 +1,6 @@
-"""Records of sessions that went well, made up: what the checker must find nothing in, until somebody spoils them."""
+"""Records of sessions that went well, made up: what the checker must find nothing in,
+until somebody spoils them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def stamp(t: float) -> str:
 
 
 class Story:
-    """One session: what really happened to it, and what its clients saw. Time passes with every call."""
+    """One session: what really happened to it, and what its clients saw.
+
+    Time passes with every call.
+    """
 
     def __init__(self, *, owner: str = "", retry_of: str | None = None) -> None:
         number = next(_numbers)
@@ -124,7 +129,9 @@ class Story:
         return self
 
     def told(self) -> list[Any]:
-        """With the audit trail and what else is known at the end; without what is erased by then."""
+        """With the audit trail and what else is known at the end; without what is
+        erased by then.
+        """
         erased = any(isinstance(record, Did) and record.call == "delete" for record in self.records)
         rest: list[Any] = [Audit(t=self.now(), session=self.session, events=self.truth)] if not erased else []
         return [*self.records, *rest, Quiet(t=self.now())]
@@ -138,7 +145,9 @@ def completed() -> Story:
 
 
 def eventful() -> Story:
-    """Lost connections, a worker that died, a second screen that polls, a stranger, refusals, a result."""
+    """Lost connections, a worker that died, a second screen that polls, a stranger,
+    refusals, a result.
+    """
     story = Story().shown("a").shown("b", "poll")
     story.records.append(Refused(t=story.now(), owner=story.owner, call="upload", status=503))
     story.happens(Event.PROCESSING).pushed("a").progress("a").closed("a")

@@ -1,4 +1,6 @@
-"""The checker finds every kind of broken promise in made-up histories, and nothing in good ones."""
+"""The checker finds every kind of broken promise in made-up histories, and nothing in
+good ones.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def of_event(record: Any, **fields: Any) -> Transition:
     return changed
 
 
-# -- good histories ----------------------------------------------------------------------------------------------------
+# -- good histories --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("story", GOOD)
@@ -108,7 +110,7 @@ def test_records_survive_a_file(tmp_path: Any) -> None:
         list(read([path.read_bytes().splitlines()[0], b"{}"]))
 
 
-# -- staleness ---------------------------------------------------------------------------------------------------------
+# -- staleness -------------------------------------------------------------------------
 
 
 def test_staleness_counts_from_the_commit_or_from_the_connection_that_showed_it() -> None:
@@ -221,7 +223,7 @@ def test_a_sight_belongs_to_the_last_fault_before_it() -> None:
     assert [sight.fault for sight in sights] == ["", "", "redis killed"]
 
 
-# -- bad histories: one of every kind --------------------------------------------------------------------------------
+# -- bad histories: one of every kind --------------------------------------------------
 
 
 def without_its_end() -> Records:
@@ -564,7 +566,9 @@ def test_every_kind_but_staleness_has_a_bad_history_here() -> None:
 
 
 def test_what_is_right_is_not_counted_among_the_wrong() -> None:
-    """Most bad histories have exactly their own kind of finding; those with a consequence are named here."""
+    """Most bad histories have exactly their own kind of finding; those with a
+    consequence are named here.
+    """
     consequences = {
         pushed_something_else: set(),
         without_its_end: set(),
@@ -580,12 +584,14 @@ def test_what_is_right_is_not_counted_among_the_wrong() -> None:
         assert kinds(history(), stuck_seconds=30) == {BAD[history]} | more, history.__name__
 
 
-# -- any history -------------------------------------------------------------------------------------------------------
+# -- any history -----------------------------------------------------------------------
 
 
 @st.composite
 def good_histories(draw: st.DrawFn) -> Story:
-    """Any walk through the table of states, watched by up to three clients that come and go over any transport."""
+    """Any walk through the table of states, watched by up to three clients that come
+    and go over any transport.
+    """
     story = Story().shown("a", draw(st.sampled_from(["ws", "sse", "long-poll", "poll"])))
     for _ in range(draw(st.integers(0, 12))):
         client = draw(st.sampled_from("abc"))

@@ -1,4 +1,6 @@
-"""A screen stays with its session whatever it is told, and hides nothing of what it was shown."""
+"""A screen stays with its session whatever it is told, and hides nothing of what it was
+shown.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def screen(
     )
 
 
-# -- against the product -----------------------------------------------------------------------------------------------
+# -- against the product ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ async def test_a_person_waits_for_as_long_as_a_rate_limit_says(config: MakeConfi
     assert len(refused) >= 2
 
 
-# -- against a server that lies ----------------------------------------------------------------------------------------
+# -- against a server that lies --------------------------------------------------------
 
 
 def event(seq: int, name: str, before: str | None) -> dict[str, Any]:
@@ -286,7 +288,7 @@ async def test_what_came_before_the_close_is_read_by_who_was_about_to_speak() ->
     assert {finding.kind for finding in check(record.records).findings} == {Kind.UNSERVED}
 
 
-# -- coming back -------------------------------------------------------------------------------------------------------
+# -- coming back -----------------------------------------------------------------------
 
 
 def pauses(*ways: Lost, times: int = 200) -> list[float]:

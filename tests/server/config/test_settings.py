@@ -1,4 +1,6 @@
-"""Settings: what is read from where, what is refused, and the files made from the same table."""
+"""Settings: what is read from where, what is refused, and the files made from the same
+table.
+"""
 
 from __future__ import annotations
 

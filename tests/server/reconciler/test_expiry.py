@@ -1,4 +1,6 @@
-"""What the clock does: photos expire, what stands still is moved on, and orphans are swept out."""
+"""What the clock does: photos expire, what stands still is moved on, and orphans are
+swept out.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def files(services: Services) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-# -- expiry ----------------------------------------------------------------------------------------------------------------
+# -- expiry ----------------------------------------------------------------------------
 
 
 async def test_an_expired_session_leaves_nothing_and_its_client_is_told(
@@ -189,7 +191,9 @@ async def test_one_that_cannot_be_erased_keeps_no_other_from_its_due(
 async def test_many_that_expire_at_once_keep_nobody_from_the_deadline(
     config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What can wait gives way: each pass looks for those that cannot first, and follows at once while there is more."""
+    """What can wait gives way: each pass looks for those that cannot first, and follows
+    at once while there is more.
+    """
     async with open_services(config()) as services:
         expired = [await submitted(services) for _ in range(4)]
         for each in expired:
@@ -229,7 +233,9 @@ async def test_results_of_many_that_died_are_looked_for_once(
 
 
 async def test_what_somebody_deleted_is_never_said_to_have_expired(start: Start) -> None:
-    """Whoever deletes hides it first, and may then die or be slow: the reconciler erases what was hidden."""
+    """Whoever deletes hides it first, and may then die or be slow: the reconciler
+    erases what was hidden.
+    """
     async with start() as web:
         session, token = await web.submit()
         kept, _ = await web.submit()
@@ -268,7 +274,7 @@ async def test_a_process_that_ends_leaves_its_chores_to_others_at_once(config: M
             assert await store.take_lease(chore, owner="another", seconds=60)
 
 
-# -- what stands still -----------------------------------------------------------------------------------------------------
+# -- what stands still -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -338,7 +344,7 @@ async def test_a_session_whose_job_redis_forgot_is_queued_again(start: Start) ->
         assert (found.status, found.seq) == (Status.CREATED, 1)
 
 
-# -- what only looks like the death of all workers ---------------------------------------------------------------------------
+# -- what only looks like the death of all workers -------------------------------------
 
 
 async def lapsed(services: Services) -> Session:
@@ -401,7 +407,9 @@ async def test_after_a_disturbance_every_lease_lasts_one_more_period(
 async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often the database goes away, the sessions of a dead worker are taken back."""
+    """However often the database goes away, the sessions of a dead worker are taken
+    back.
+    """
     async with open_services(config(lease_seconds=0.6)) as services:
         await services.reconciler.maintain()
         dead, alive = await lapsed(services), await lapsed(services)
@@ -567,7 +575,8 @@ async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeCon
 async def test_when_redis_is_back_nobody_waits_until_it_looks_as_if_a_job_was_missing(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    # Only one can have done it: the reconciler for lost jobs, else the process that could not queue it.
+    # Only one can have done it: the reconciler for lost jobs, else the process that
+    # could not queue it.
     monkeypatch.setattr(reconciler_module, "UNQUEUED_SECONDS", 60.0)
     monkeypatch.setattr(reconciler_module, "ENQUEUE_SECONDS", 60.0 if lost == "jobs" else 0.2)
     monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2 if lost == "jobs" else 60.0)
@@ -654,7 +663,7 @@ async def test_all_waiting_sessions_are_queued_again_however_many(config: MakeCo
         assert await services.queue.depth() == 130
 
 
-# -- orphans -----------------------------------------------------------------------------------------------------------------
+# -- orphans ---------------------------------------------------------------------------
 
 
 async def test_old_files_without_a_row_are_swept_out_and_no_others(
@@ -682,7 +691,7 @@ async def test_old_files_without_a_row_are_swept_out_and_no_others(
         assert f"Deleted orphaned file: {erased}" in caplog.messages
 
 
-# -- without its servers -----------------------------------------------------------------------------------------------------
+# -- without its servers ---------------------------------------------------------------
 
 
 async def test_expiry_needs_no_redis(config: MakeConfig, start_valkey: StartValkey) -> None:

@@ -1,4 +1,6 @@
-"""What is left of an erased session: nothing in any byte of the data folder, no key, and nothing in Redis's own file."""
+"""What is left of an erased session: nothing in any byte of the data folder, no key,
+and nothing in Redis's own file.
+"""
 
 from __future__ import annotations
 

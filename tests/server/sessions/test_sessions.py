@@ -1,4 +1,6 @@
-"""The use cases, over real adapters: one commit, then one publish; and who loses changes and tells nothing."""
+"""The use cases, over real adapters: one commit, then one publish; and who loses
+changes and tells nothing.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,7 @@ async def news_of(services: Services, session_id: str) -> AsyncIterator[News]:
         yield news
 
 
-# -- from the upload to the end ------------------------------------------------------------------------------------------
+# -- from the upload to the end --------------------------------------------------------
 
 
 async def test_a_submitted_session_has_its_row_its_file_and_its_job(services: Services) -> None:
@@ -121,7 +123,10 @@ async def test_a_submit_that_fails_leaves_no_file(services: Services, monkeypatc
 async def test_a_submit_whose_client_leaves_leaves_file_and_row_or_neither(
     config: MakeConfig, database_url: str, tmp_path: Path
 ) -> None:
-    """Cancelled at every point of its way there. Without Redis: a cancelled connect would leak a stream of redis-py's."""
+    """Cancelled at every point of its way there.
+
+    Without Redis: a cancelled connect would leak a stream of redis-py's.
+    """
     async with open_services(config(redis_url=f"unix://{tmp_path}/none")) as services:
         for turns in range(0, 60, 3):
             task = asyncio.create_task(submit(services))
@@ -133,7 +138,7 @@ async def test_a_submit_whose_client_leaves_leaves_file_and_row_or_neither(
             assert await services.store.ids_among(ids) == ids
 
 
-# -- two who want the same -----------------------------------------------------------------------------------------------
+# -- two who want the same -------------------------------------------------------------
 
 
 async def test_of_two_workers_one_begins_and_only_that_is_told(services: Services) -> None:
@@ -185,7 +190,7 @@ async def test_completing_and_failing_at_once_ends_in_one_way(services: Services
         assert (await status(services, session))[1] == 3
 
 
-# -- attempts ------------------------------------------------------------------------------------------------------------
+# -- attempts --------------------------------------------------------------------------
 
 
 async def test_after_so_many_burnt_attempts_a_session_fails(services: Services) -> None:
@@ -233,7 +238,7 @@ async def test_nothing_begins_that_is_unknown_ended_or_past_its_deadline(config:
         assert not any(key.startswith("outputs/") for key in files(services))
 
 
-# -- progress --------------------------------------------------------------------------------------------------------------
+# -- progress --------------------------------------------------------------------------
 
 
 async def test_progress_is_coalesced_and_its_last_word_kept(services: Services) -> None:
@@ -290,7 +295,7 @@ async def test_nobody_waits_for_redis_when_it_is_away(config: MakeConfig, start_
         assert await status(services, session) == (Status.COMPLETED, 3)
 
 
-# -- who may look --------------------------------------------------------------------------------------------------------
+# -- who may look ----------------------------------------------------------------------
 
 
 async def test_a_look_belongs_to_the_owner_or_the_holder_of_a_ticket(services: Services) -> None:
@@ -323,7 +328,7 @@ async def test_a_strangers_look_asks_redis_nothing(services: Services) -> None:
     assert after["cmdstat_hget"]["calls"] == before["cmdstat_hget"]["calls"]
 
 
-# -- erasing ---------------------------------------------------------------------------------------------------------------
+# -- erasing ---------------------------------------------------------------------------
 
 
 async def test_erasing_leaves_no_file_no_row_and_no_key(services: Services) -> None:
@@ -344,7 +349,9 @@ async def test_erasing_leaves_no_file_no_row_and_no_key(services: Services) -> N
 
 
 async def test_the_result_of_an_attempt_that_died_is_erased_too(services: Services) -> None:
-    """Its worker was killed after it had stored the file and before it could say so: no row names it."""
+    """Its worker was killed after it had stored the file and before it could say so: no
+    row names it.
+    """
     session = await submit(services)
     claim = await begin(services, session)
     await services.files.put(f"outputs/{session.id}-1.jpg", b"nobody knows of me")

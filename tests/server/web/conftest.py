@@ -18,13 +18,18 @@ StartWeb = Callable[..., Awaitable[Web]]
 
 @pytest.fixture
 def ws() -> type[asyncio.Protocol]:
-    """What speaks WebSocket: ours, which detaches sockets. A module that wants to see the other path too overrides this."""
+    """What speaks WebSocket: ours, which detaches sockets.
+
+    A module that wants to see the other path too overrides this.
+    """
     return Handshake
 
 
 @pytest.fixture
 async def start_web(config: Callable[..., Config], ws: type[asyncio.Protocol]) -> AsyncIterator[StartWeb]:
-    """Start a web process in this one, with these settings; as many as the test likes, on the same data."""
+    """Start a web process in this one, with these settings; as many as the test likes,
+    on the same data.
+    """
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Web:

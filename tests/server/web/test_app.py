@@ -1,4 +1,6 @@
-"""The HTTP side of a web process: uploads and their refusals, limits, links, headers, health, and what is never told."""
+"""The HTTP side of a web process: uploads and their refusals, limits, links, headers,
+health, and what is never told.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ async def stored(web: Web) -> tuple[list[str], int, int]:
 NOTHING: Final[tuple[list[str], int, int]] = ([], 0, 0)
 
 
-# -- uploads -------------------------------------------------------------------------------------------------------------
+# -- uploads ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(photo_maker.SIZES))
@@ -216,7 +218,9 @@ async def test_a_storage_that_is_away_is_503_and_leaves_nothing(web: Web) -> Non
 
 @contextlib.asynccontextmanager
 async def database_away(postgres_url: str) -> AsyncIterator[None]:
-    """Meanwhile PostgreSQL takes no connection to this database, and has cut those there were."""
+    """Meanwhile PostgreSQL takes no connection to this database, and has cut those
+    there were.
+    """
     server, _, name = postgres_url.replace("+asyncpg", "").rpartition("/")
     admin = await asyncpg.connect(f"{server}/postgres")
     try:
@@ -269,7 +273,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing(w
     assert (len(files), rows) == (1, 1)
 
 
-# -- the rate limit ------------------------------------------------------------------------------------------------------
+# -- the rate limit --------------------------------------------------------------------
 
 
 def rate(answer: httpx.Response) -> tuple[int, int]:
@@ -335,7 +339,7 @@ async def test_reading_is_not_limited(start_web: StartWeb) -> None:
         assert "RateLimit" not in answer.headers
 
 
-# -- without Redis -------------------------------------------------------------------------------------------------------
+# -- without Redis ---------------------------------------------------------------------
 
 
 async def test_an_upload_is_accepted_without_redis_and_queued_when_it_is_back(
@@ -370,7 +374,7 @@ async def test_uploads_are_counted_locally_without_redis(start_web: StartWeb, st
     assert match and float(match[1]) >= 11
 
 
-# -- credentials -----------------------------------------------------------------------------------------------------------
+# -- credentials -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("view", ["", "/history", "/events"])
@@ -430,7 +434,7 @@ async def test_a_bad_ticket_is_401(web: Web, how: str) -> None:
     assert_problem(await web.client.get(f"{SESSIONS}/{session.id}?ticket={ticket}"), 401, "invalid_ticket")
 
 
-# -- signed links --------------------------------------------------------------------------------------------------------
+# -- signed links ----------------------------------------------------------------------
 
 
 async def linked(web: Web) -> tuple[Any, str]:
@@ -529,7 +533,7 @@ async def test_links_of_an_older_key_still_open_after_a_rotation(config: MakeCon
         assert (await web.client.get(link)).status_code == 404
 
 
-# -- what every answer has -----------------------------------------------------------------------------------------------
+# -- what every answer has -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/api", "/api/tryon", f"{SESSIONS}/x/y/z", "/static/nothing.js"])
@@ -585,7 +589,7 @@ async def test_any_other_request_id_is_replaced(web: Web, given: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9-]{36}", answer.headers["X-Request-ID"])
 
 
-# -- before it is a request ----------------------------------------------------------------------------------------------
+# -- before it is a request ------------------------------------------------------------
 
 
 async def said(web: Web, *parts: bytes, seconds: float = 5.0) -> bytes:
@@ -732,7 +736,7 @@ async def test_an_upgrade_does_not_overtake_the_request_before_it(web: Web) -> N
     assert heard.startswith(b"HTTP/1.1 400 ")
 
 
-# -- other origins -------------------------------------------------------------------------------------------------------
+# -- other origins ---------------------------------------------------------------------
 
 
 async def preflight(web: Web, origin: str, method: str = "POST", headers: str = "authorization") -> httpx.Response:
@@ -793,7 +797,7 @@ async def test_a_failure_can_be_read_by_a_page_of_another_origin(web: Web, monke
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-# -- how the service is --------------------------------------------------------------------------------------------------
+# -- how the service is ----------------------------------------------------------------
 
 
 async def test_all_is_well_when_everything_answers(web: Web) -> None:
@@ -866,7 +870,7 @@ async def test_metrics_have_our_name_and_no_ids(web: Web) -> None:
     assert session.id not in answer.text and "/nothing" not in answer.text
 
 
-# -- what is never told ----------------------------------------------------------------------------------------------------
+# -- what is never told ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

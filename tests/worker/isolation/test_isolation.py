@@ -1,4 +1,6 @@
-"""A real worker whose processor crashes, spins, eats and hangs: each session ends rightly, and nothing stays behind."""
+"""A real worker whose processor crashes, spins, eats and hangs: each session ends
+rightly, and nothing stays behind.
+"""
 
 from __future__ import annotations
 

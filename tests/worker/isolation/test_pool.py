@@ -1,4 +1,6 @@
-"""What one session does to its own process, no other session and no worker notices: real crashes, loops and kills."""
+"""What one session does to its own process, no other session and no worker notices:
+real crashes, loops and kills.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ Told = list[tuple[float | None, str | None, float | None]]
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts children of a processor that obeys its jobs; all of them are closed in the end, and gone."""
+    """Starts children of a processor that obeys its jobs; all of them are closed in the
+    end, and gone.
+    """
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(*, processor: str = "tests.worker.faulty:Faulty", **settings: Any) -> Children:
@@ -92,7 +96,9 @@ class Waiting:
 
 @pytest.fixture
 async def neighbours(tmp_path: Path) -> Callable[[Children], Any]:
-    """Two sessions that are at work; the function that is returned lets them end, and checks that they end well."""
+    """Two sessions that are at work; the function that is returned lets them end, and
+    checks that they end well.
+    """
 
     async def begin(children: Children) -> Any:
         waiting = [Waiting(children, tmp_path, name) for name in ("one", "other")]
@@ -107,7 +113,7 @@ async def neighbours(tmp_path: Path) -> Callable[[Children], Any]:
     return begin
 
 
-# -- in good order -----------------------------------------------------------------------------------------------------
+# -- in good order ---------------------------------------------------------------------
 
 
 async def test_a_job_goes_in_and_an_output_comes_out(start: Start) -> None:
@@ -200,7 +206,7 @@ async def test_a_child_steps_back_leads_its_own_group_and_dumps_no_core(start: S
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
 
 
-# -- failures ----------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------
 
 
 async def test_a_processors_error_arrives_with_all_it_says(start: Start) -> None:
@@ -335,7 +341,7 @@ async def test_a_processor_that_forks_in_its_loop_speaks_once(start: Start) -> N
     assert (await run(children)).isdigit()
 
 
-# -- cancelled ---------------------------------------------------------------------------------------------------------
+# -- cancelled -------------------------------------------------------------------------
 
 
 async def cancelled(children: Children, do: str) -> float:
@@ -395,7 +401,7 @@ async def test_a_cancel_while_it_warms_up_leaves_the_child_to_the_next(start: St
     assert await run(children) == str(pid)
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------
 
 
 async def test_a_crash_while_it_warms_up_is_not_the_sessions_fault(start: Start, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_cannot_be_plugged_in_is_told_in_one_line(name: str, reason: str) -
     assert "\n" not in str(error.value)
 
 
-# -- the mock's picture ------------------------------------------------------------------------------------------------
+# -- the mock's picture ----------------------------------------------------------------
 
 
 def picture(data: bytes) -> Image.Image:
@@ -132,7 +132,7 @@ def test_every_accepted_size_and_mode_makes_a_picture(size: tuple[int, int], mod
     assert max(made.size) <= 2.01 * min(made.size)
 
 
-# -- the mock's run ----------------------------------------------------------------------------------------------------
+# -- the mock's run --------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""A second process for the contract tests: does what it is told with a store of its own, at the very same moment.
+"""A second process for the contract tests: does what it is told with a store of its
+own, at the very same moment.
 
-One JSON object per line on standard input, one on standard output; see :class:`tests.server.adapters.database.test_store.Racers`.
+One JSON object per line on standard input, one on standard output; see
+:class:`tests.server.adapters.database.test_store.Racers`.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ async def perform(store: Store, order: dict[str, Any]) -> Any:
 
 
 async def count(store: Store, session_id: str, times: int, name: str) -> int:
-    """Claim and hand back that often, against others that do the same; how often it had to try."""
+    """Claim and hand back that often, against others that do the same; how often it had
+    to try.
+    """
     tries = done = 0
     while done < times:
         tries += 1

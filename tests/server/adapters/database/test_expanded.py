@@ -1,4 +1,6 @@
-"""What the store promises, on a database that the next release has migrated already (expand) while this one still runs."""
+"""What the store promises, on a database that the next release has migrated already
+(expand) while this one still runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From nothing to the newest schema and back, on both databases, also by two processes at once."""
+"""From nothing to the newest schema and back, on both databases, also by two processes
+at once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the store promises, held to it on SQLite and PostgreSQL, against a second and third process."""
+"""What the store promises, held to it on SQLite and PostgreSQL, against a second and
+third process.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,10 @@ class Racers:
         self._url = url
 
     async def race(self, *orders: list[dict[str, Any]]) -> list[list[Any]]:
-        """Each process its own list of calls; all begin together. Their answers, in the order of the calls."""
+        """Each process its own list of calls; all begin together.
+
+        Their answers, in the order of the calls.
+        """
         return await asyncio.to_thread(self._race, orders)
 
     async def race_each(self, sessions: list[Session], **order: Any) -> list[list[Any]]:
@@ -158,7 +163,7 @@ def assert_whole(events: list[AuditEvent]) -> None:
     assert all(TRANSITIONS[event.from_status, event.event] is event.status for event in events)
 
 
-# -- races -------------------------------------------------------------------------------------------------------------
+# -- races -----------------------------------------------------------------------------
 
 ROWS = [(before, event) for before, event in TRANSITIONS if before is not None]
 
@@ -256,7 +261,7 @@ async def test_a_session_is_erased_once(store: Store, racers: Racers) -> None:
     assert len((await store.news(start)).gone) == SESSIONS_A_RACE
 
 
-# -- transitions -------------------------------------------------------------------------------------------------------
+# -- transitions -----------------------------------------------------------------------
 
 FORBIDDEN = [(before, event) for before in Status for event in Event if (before, event) not in TRANSITIONS]
 
@@ -429,7 +434,9 @@ async def test_a_delivery_is_noted_once_and_of_ended_sessions_only(store: Store)
 
 
 async def test_deliveries_are_noted_in_the_order_in_which_everybody_locks(postgres_url: str) -> None:
-    """Two processes that note the same ones, or one of them and an erasure, would else wait for each other."""
+    """Two processes that note the same ones, or one of them and an erasure, would else
+    wait for each other.
+    """
     low, high = sorted(new_session_id() for _ in range(2))
     async with opened(postgres_url) as store, opened(postgres_url) as other:
         for id in (high, low):  # as they lie in the table
@@ -446,7 +453,7 @@ async def test_deliveries_are_noted_in_the_order_in_which_everybody_locks(postgr
         assert set(await noting) == {low, high}
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------
 
 
 async def test_a_story_is_the_session_and_the_events_after_a_seq(store: Store) -> None:
@@ -532,7 +539,7 @@ async def test_hashes_of_erased_sessions_are_forgotten_after_their_time(
     assert (await store.news(start)).gone == []
 
 
-# -- news --------------------------------------------------------------------------------------------------------------
+# -- news ------------------------------------------------------------------------------
 
 
 class Reader:
@@ -615,7 +622,7 @@ async def test_old_news_are_not_read_again_for_ever(store: Store) -> None:
     assert (await store.news(reader._cursor)).events == []
 
 
-# -- when the database is away -------------------------------------------------------------------------------------------
+# -- when the database is away ---------------------------------------------------------
 
 
 async def test_an_sqlite_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
@@ -706,7 +713,7 @@ async def test_no_error_tells_what_was_stored(store: Store) -> None:
     assert new.owner not in said and "a person" not in said
 
 
-# -- a family --------------------------------------------------------------------------------------------------------------
+# -- a family --------------------------------------------------------------------------
 
 
 async def test_a_family_is_condemned_as_one_and_word_is_left(store: Store) -> None:

@@ -79,7 +79,9 @@ async def test_keys_come_with_their_age(files: LocalFiles) -> None:
 async def test_the_age_of_a_file_does_not_follow_this_machines_clock(
     files: LocalFiles, monkeypatch: pytest.MonkeyPatch, sign: int
 ) -> None:
-    """It may be a day off from the clock of a file server: a photo in flight would be swept away as an orphan."""
+    """It may be a day off from the clock of a file server: a photo in flight would be
+    swept away as an orphan.
+    """
     await files.put(KEY, b"photo")
     await files.put(OTHER, b"result")
     now = files.path(OTHER).stat().st_mtime

@@ -1,4 +1,6 @@
-"""The image process with a decoder that does what the photo says: ``test_imaging_pool`` starts this file instead.
+"""The image process with a decoder that does what the photo says:
+
+``test_imaging_pool`` starts this file instead.
 
 The product's own process knows none of these words.
 """

@@ -1,4 +1,6 @@
-"""Whatever comes in, what goes out is upright, small enough, sRGB, and nothing but pixels."""
+"""Whatever comes in, what goes out is upright, small enough, sRGB, and nothing but
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def opened(image: CleanImage) -> Image.Image:
 
 
 def jpeg_segments(data: bytes) -> list[int]:
-    """Marker codes up to the first scan, and the number of bytes after the end of the image as the last item."""
+    """Marker codes up to the first scan, and the number of bytes after the end of the
+    image as the last item.
+    """
     found, at = [], 2
     while data[at + 1] != 0xDA:
         found.append(data[at + 1])
@@ -233,7 +237,9 @@ def test_other_kinds_of_jpeg_become_rgb_and_look_the_same(mode: str) -> None:
 
 
 def wide_profile(primaries: tuple[tuple[float, float, float], ...] | None = None) -> bytes:
-    """A matrix profile of Display P3 (D50-adapted primaries, gamma 2.2), as phones embed one."""
+    """A matrix profile of Display P3 (D50-adapted primaries, gamma 2.2), as phones
+    embed one.
+    """
     columns = primaries or ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 
     def fixed(value: float) -> bytes:
@@ -263,7 +269,11 @@ def wide_profile(primaries: tuple[tuple[float, float, float], ...] | None = None
 
 @pytest.mark.parametrize(("format", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGBA")])
 def test_a_wide_gamut_photo_becomes_srgb(format: str, mode: str) -> None:
-    """By hand: (200, 60, 60), gamma 2.2, times the matrix from Display P3 to sRGB, in sRGB's curve: (219, 37, 49)."""
+    """By hand:
+
+    (200, 60, 60), gamma 2.2, times the matrix from Display P3 to sRGB, in sRGB's curve:
+    (219, 37, 49).
+    """
     source = Image.new(mode, (80, 80), (200, 60, 60, 77)[: len(mode)])
     image = cleaned(encode(source, format, icc_profile=wide_profile(), quality=95))
     pixel = opened(image).getpixel((40, 40))
@@ -336,7 +346,9 @@ def test_avif_is_stored_as_jpeg_or_with_transparency_as_png(photos: Path) -> Non
 
 
 def test_a_picture_too_busy_for_webp_is_stored_as_jpeg() -> None:
-    """libwebp gives up ("encoding error 6") when the modes of all macroblocks need more than 512 KiB."""
+    """libwebp gives up ("encoding error 6") when the modes of all macroblocks need more
+    than 512 KiB.
+    """
     noise = Image.effect_noise((4000, 4000), 127)
     busy = Image.merge("RGB", (noise, noise.transpose(Image.Transpose.ROTATE_90), noise))
     image = cleaned(encode(busy, "WEBP", quality=30, method=0))
@@ -358,7 +370,9 @@ def png_header(width: int, height: int, *, depth: int = 8, colour: int = 6) -> b
 
 
 def test_a_bomb_is_refused_by_its_header_alone() -> None:
-    """There is not one pixel in these files: whoever decodes first finds them unreadable."""
+    """There is not one pixel in these files: whoever decodes first finds them
+    unreadable.
+    """
     start = png_header(20_000, 20_000) + b"\0\0\0\x08IDAT"
     assert refusal(start) == "too_many_pixels"
     assert refusal(png_header(2**31 - 1, 2**31 - 1) + start[33:]) == "too_many_pixels"
@@ -432,7 +446,9 @@ def test_a_compressed_text_bomb_in_a_png_is_refused() -> None:
 
 
 def plain(side: int) -> Image.Image:
-    """Always the same bytes, unlike :func:`person` with its noise, so that a failure can be repeated."""
+    """Always the same bytes, unlike :func:`person` with its noise, so that a failure
+    can be repeated.
+    """
     bands = (Image.linear_gradient("L"), Image.radial_gradient("L"), Image.linear_gradient("L").rotate(90))
     return Image.merge("RGB", bands).resize((side, side))
 
@@ -457,7 +473,9 @@ MUTATIONS = 170
 
 
 def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Few bytes changed, mostly near the beginning where the structure is; or a piece cut, doubled or moved."""
+    """Few bytes changed, mostly near the beginning where the structure is; or a piece
+    cut, doubled or moved.
+    """
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
         if not changed:

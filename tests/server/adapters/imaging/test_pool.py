@@ -1,4 +1,6 @@
-"""The processes that decode photos: what one photo does to its own process, no other photo and no caller notices."""
+"""The processes that decode photos: what one photo does to its own process, no other
+photo and no caller notices.
+"""
 
 from __future__ import annotations
 

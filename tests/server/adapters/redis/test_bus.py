@@ -1,4 +1,6 @@
-"""The bus: at most once, in order, to who is subscribed; and one connection that comes back with all of it."""
+"""The bus: at most once, in order, to who is subscribed; and one connection that comes
+back with all of it.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ async def test_a_channel_given_up_and_wanted_again_at_once_is_subscribed(bus: Re
 
 
 async def test_a_confirmation_is_one_of_this_subscription_not_of_an_earlier_one(bus: RedisBus, redis_url: str) -> None:
-    """Given up before its confirmation came, wanted again in a later tick: done means subscribed, whatever crossed."""
+    """Given up before its confirmation came, wanted again in a later tick: done means
+    subscribed, whatever crossed.
+    """
     async with Listener(redis_url) as listener:
         for turn in range(50):
             first = listener.subscriber.subscribe(b"tryon:session:a")
@@ -249,7 +253,7 @@ async def test_a_message_that_cannot_be_handled_costs_neither_the_connection_nor
         assert "could not be handled" in caplog.text
 
 
-# -- TLS -------------------------------------------------------------------------------------------------------------------
+# -- TLS -------------------------------------------------------------------------------
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -327,7 +331,7 @@ async def test_the_settings_of_the_url_say_whom_to_trust(
             caplog.clear()
 
 
-# -- progress --------------------------------------------------------------------------------------------------------------
+# -- progress --------------------------------------------------------------------------
 
 
 def words() -> Iterator[tuple[int, int, float, bool]]:
@@ -404,7 +408,7 @@ async def test_a_silent_redis_is_waited_for_once_and_briefly(start_valkey: Start
         assert await bus.publish("a", b"x"), "an answer ends the silence"
 
 
-# -- under load ----------------------------------------------------------------------------------------------------------
+# -- under load ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rate", "high"), [(1000, False), (3900, False), (4100, True), (20_000, True)])

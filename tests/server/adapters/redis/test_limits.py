@@ -1,4 +1,6 @@
-"""The rate limit: exact in any window, over all processes, and bounded while Redis is away."""
+"""The rate limit: exact in any window, over all processes, and bounded while Redis is
+away.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ async def test_processes_that_ask_at_once_share_one_count(redis_url: str) -> Non
 
 
 async def test_the_window_slides_and_never_holds_more(redis_url: str) -> None:
-    """Whoever asks without a pause gets at most ``limit`` in any second, not twice that around the end of one."""
+    """Whoever asks without a pause gets at most ``limit`` in any second, not twice that
+    around the end of one.
+    """
     async with limiter(redis_url, UploadRate(5, 1)) as limit:
         allowed: list[float] = []
         end = time.monotonic() + 2.3
@@ -90,7 +94,9 @@ async def test_without_redis_each_process_counts_for_itself(start_valkey: StartV
 
 
 async def test_a_redis_that_hangs_costs_a_moment_not_the_upload(start_valkey: StartValkey) -> None:
-    """As the product connects: its time-out and its second try would cost two seconds each time."""
+    """As the product connects: its time-out and its second try would cost two seconds
+    each time.
+    """
     valkey = start_valkey()
     redis = Redis(connection_pool=connection_pool(valkey.url, socket_seconds=CALL_SECONDS))
     try:

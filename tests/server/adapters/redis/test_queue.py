@@ -61,7 +61,10 @@ def test_a_pickle_is_refused() -> None:
 
 
 def test_a_job_that_arq_ended_itself_has_a_result_that_can_be_kept() -> None:
-    """It is an exception: Redis has forgotten the job's data, or it waited for too long."""
+    """It is an exception:
+
+    Redis has forgotten the job's data, or it waited for too long.
+    """
     assert deserialize(serialize({"r": JobExecutionFailed("job not found"), "s": False}))["r"] == "job not found"
 
 

@@ -1,4 +1,6 @@
-"""`Idempotency-Key`: whatever a client, a network or a second process does, one key makes one session."""
+"""`Idempotency-Key`: whatever a client, a network or a second process does, one key
+makes one session.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,7 @@ async def test_the_database_keeps_no_key_as_it_was_sent(web: Web, photo: bytes) 
     assert "Jane" not in str(rows)
 
 
-# -- at the same time --------------------------------------------------------------------------------------------------
+# -- at the same time ------------------------------------------------------------------
 
 
 async def test_twenty_equal_uploads_at_once_make_one_session(
@@ -244,7 +246,7 @@ async def test_a_client_that_leaves_frees_its_key(web: Web, photo: bytes) -> Non
     assert await sessions_in(web) == 1
 
 
-# -- how long ----------------------------------------------------------------------------------------------------------
+# -- how long --------------------------------------------------------------------------
 
 
 async def test_a_key_lives_as_long_as_its_session(web: Web, photo: bytes) -> None:
@@ -273,7 +275,9 @@ async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo:
 
 
 async def test_who_comes_between_one_request_and_the_next_with_its_key_waits_too(web: Web) -> None:
-    """The first is done, the second has not yet been given its turn: at that moment nobody holds the lock."""
+    """The first is done, the second has not yet been given its turn: at that moment
+    nobody holds the lock.
+    """
     uploads = submit.Submit(web.services, cast(Imaging, None))  # no photo is cleaned here
     inside = most = 0
 

@@ -1,4 +1,7 @@
-"""What an owner may do with a session: cancel, try again, erase, list, look back. On both databases where they race."""
+"""What an owner may do with a session: cancel, try again, erase, list, look back.
+
+On both databases where they race.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def files_of(web: Web) -> list[Path]:
     return [path for path in web.config.uploads_dir.rglob("*") if path.is_file()]
 
 
-# -- who may -----------------------------------------------------------------------------------------------------------
+# -- who may ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "delete", "history"])
@@ -95,7 +98,7 @@ async def test_a_ticket_may_look_and_not_touch(web: Web, verb: str) -> None:
     assert await web.store.get(session.id) is not None
 
 
-# -- cancel ------------------------------------------------------------------------------------------------------------
+# -- cancel ----------------------------------------------------------------------------
 
 
 async def test_what_waits_is_cancelled_at_once(web: Web) -> None:
@@ -207,7 +210,7 @@ async def test_a_running_mock_stops_within_200_ms(stack: StartStack, photos: Pat
     assert min(seconds) < 0.2, seconds  # the machine may be busy with something else in between
 
 
-# -- retry -------------------------------------------------------------------------------------------------------------
+# -- retry -----------------------------------------------------------------------------
 
 
 async def test_a_retry_is_a_new_session_over_its_own_copy_of_the_photos(web: Web) -> None:
@@ -294,11 +297,13 @@ async def test_a_retry_counts_against_the_rate_limit(start_web: StartWeb) -> Non
     assert int(answer.headers["retry-after"]) > 0
 
 
-# -- delete ------------------------------------------------------------------------------------------------------------
+# -- delete ----------------------------------------------------------------------------
 
 
 async def traces(web: Web, session_id: str) -> list[str]:
-    """Everything that still knows of a session: files, rows, Redis keys and what is in them."""
+    """Everything that still knows of a session: files, rows, Redis keys and what is in
+    them.
+    """
     names = (session_id, session_id.replace("-", ""))
     found = [str(path) for path in files_of(web) if session_id in path.name]
     async with web.store._engine.connect() as connection:
@@ -450,7 +455,9 @@ async def test_two_deletes_at_once_give_one_receipt(start_web: StartWeb, databas
 async def test_a_retry_that_a_delete_overtakes_is_a_404_and_leaves_nothing(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copied photo is stored already when the original is erased; the row comes after."""
+    """The copied photo is stored already when the original is erased; the row comes
+    after.
+    """
     session, token = await failed(web)
     insert = web.store.insert
 
@@ -513,7 +520,7 @@ async def test_progress_that_comes_late_leaves_no_key(web: Web) -> None:
     assert await traces(web, session.id) == []
 
 
-# -- list --------------------------------------------------------------------------------------------------------------
+# -- list ------------------------------------------------------------------------------
 
 
 async def listed(web: Web, token: str, **query: Any) -> dict[str, Any]:
@@ -612,7 +619,7 @@ async def test_a_limit_is_from_1_to_100(web: Web, limit: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-# -- history -----------------------------------------------------------------------------------------------------------
+# -- history ---------------------------------------------------------------------------
 
 
 async def test_history_is_the_whole_trail_with_links_that_work(web: Web) -> None:

@@ -1,4 +1,6 @@
-"""The multipart reader: what it takes, what it refuses and when, and that nothing stays behind."""
+"""The multipart reader: what it takes, what it refuses and when, and that nothing stays
+behind.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ Post = Callable[..., Any]
 
 
 def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette:
-    """Answers with what it understood, and tells ``heard``, too: a client that went away can't be answered."""
+    """Answers with what it understood, and tells ``heard``, too: a client that went
+    away can't be answered.
+    """
 
     async def submit(request: Request) -> JSONResponse:
         try:

@@ -1,4 +1,6 @@
-"""Who asks, and from where: each rule by itself; over real connections in test_http and test_sockets."""
+"""Who asks, and from where: each rule by itself; over real connections in test_http and
+test_sockets.
+"""
 
 from __future__ import annotations
 

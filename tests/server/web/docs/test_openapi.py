@@ -1,4 +1,6 @@
-"""The documents at /api/openapi.json and /api/asyncapi.json, and the page that shows them."""
+"""The documents at /api/openapi.json and /api/asyncapi.json, and the page that shows
+them.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
         yield from walk(member)
 
 
-# -- valid by their own standards --------------------------------------------------------------------------------------
+# -- valid by their own standards ------------------------------------------------------
 
 
 def test_the_openapi_document_is_valid(spec: Any) -> None:
@@ -92,7 +94,7 @@ def test_every_example_fits_its_schema(spec: Any, frames: Any) -> None:
     assert seen > 30
 
 
-# -- held to the code --------------------------------------------------------------------------------------------------
+# -- held to the code ------------------------------------------------------------------
 
 
 def test_every_route_is_documented_and_every_documented_operation_is_a_route(spec: Any, frames: Any) -> None:
@@ -174,7 +176,7 @@ def test_no_struct_has_a_field_that_the_schema_says_wrongly() -> None:
         assert (name, field) in known if name else field in fields, rule
 
 
-# -- served ------------------------------------------------------------------------------------------------------------
+# -- served ----------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -184,7 +186,9 @@ async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_answers_fit_the_document(stack: StartStack, photos: Path, spec: Any) -> None:
-    """One session from its upload to its end, a refusal, and the service's own pages, each against its schema."""
+    """One session from its upload to its end, a refusal, and the service's own pages,
+    each against its schema.
+    """
     running = await stack()
 
     def check(answer: httpx.Response, path: str) -> None:

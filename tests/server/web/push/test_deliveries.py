@@ -1,4 +1,6 @@
-"""When a session's end first reached a client: noted on every way it can, once, in batches, and told in the history."""
+"""When a session's end first reached a client: noted on every way it can, once, in
+batches, and told in the history.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""No gap, no repeat, no step back: the hub under every order of joining, committing and publishing, and without Redis."""
+"""No gap, no repeat, no step back: the hub under every order of joining, committing and
+publishing, and without Redis.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class Page(Follower):
 
 
 class HeldSubscriber(RedisSubscriber):
-    """The real one, but SUBSCRIBE leaves only when the test says so; and one can wait until all that was sent is here."""
+    """The real one, but SUBSCRIBE leaves only when the test says so; and one can wait
+    until all that was sent is here.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -169,7 +173,7 @@ async def move(services: Services, session: Session, event: Event) -> Moved:
     return moved
 
 
-# -- joining while the session moves -----------------------------------------------------------------------------------
+# -- joining while the session moves ---------------------------------------------------
 
 JOINING: Final = ("register", "subscribe", "read", "snapshot", "release")
 MOVING: Final = {
@@ -268,7 +272,9 @@ CASES = [
 async def test_a_client_that_joins_while_the_session_moves_has_the_whole_story(
     hub: Hub, services: Services, ending: str, order: list[str]
 ) -> None:
-    """In every order of the joiner's five steps and of the commits and publishes: a snapshot, then the rest, each once."""
+    """In every order of the joiner's five steps and of the commits and publishes: a
+    snapshot, then the rest, each once.
+    """
     events = EVENTS[ending][len({step.split()[1] for step in order})]
     last = len(events) + 1
     for steps in interleavings(JOINING, order):
@@ -286,7 +292,9 @@ async def test_a_client_that_joins_while_the_session_moves_has_the_whole_story(
 async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sweep(
     hub: Hub, services: Services
 ) -> None:
-    """Redis is slow to confirm, so the joiner reads without; then news passes before the subscription is there."""
+    """Redis is slow to confirm, so the joiner reads without; then news passes before
+    the subscription is there.
+    """
     session = await services.store.insert(new_session())
     page = Page(session.id)
     subscriber_of(hub).held = True
@@ -304,7 +312,9 @@ async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sw
 async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The catch-up of one follower has read already when a second one, further behind, finds a hole."""
+    """The catch-up of one follower has read already when a second one, further behind,
+    finds a hole.
+    """
     session = await services.store.insert(new_session())
     ahead, behind = Page(session.id), Page(session.id)
     gate, reading = asyncio.Event(), asyncio.Event()
@@ -347,7 +357,7 @@ async def test_many_followers_of_a_session_get_the_same_story(hub: Hub, services
     assert hub.followers == 0
 
 
-# -- the rule itself ---------------------------------------------------------------------------------------------------
+# -- the rule itself -------------------------------------------------------------------
 
 
 def frame(seq: int, last: int) -> tuple[int, int, bytes]:
@@ -367,7 +377,9 @@ def frame(seq: int, last: int) -> tuple[int, int, bytes]:
 def test_whatever_arrives_in_whatever_order_a_follower_never_repeats_skips_or_steps_back(
     snapshot: int, last: int, before: list[int], after: list[int], progress: set[int]
 ) -> None:
-    """News in any order, doubled and dropped; a hole is always reported, and nothing else is."""
+    """News in any order, doubled and dropped; a hole is always reported, and nothing
+    else is.
+    """
     page = Page("id")
     page.snapshot(snapshot)
     for seq in before:
@@ -421,7 +433,7 @@ def test_of_the_progress_held_for_a_joiner_the_newest_is_kept() -> None:
     assert page.told == ["progress 0.9"]
 
 
-# -- progress, erasure, all at once ------------------------------------------------------------------------------------
+# -- progress, erasure, all at once ----------------------------------------------------
 
 
 async def test_progress_reaches_followers_and_a_fenced_out_workers_does_not(hub: Hub, services: Services) -> None:
@@ -513,7 +525,7 @@ async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:
             await until(lambda: page.pings >= 3, seconds=3)
 
 
-# -- when pub/sub lies ---------------------------------------------------------------------------------------------------
+# -- when pub/sub lies -----------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
@@ -557,7 +569,9 @@ async def test_news_goes_on_while_redis_is_gone_and_when_it_is_back(
 async def test_what_was_published_while_the_connection_was_cut_comes_with_the_reconnect(
     config: MakeConfig, start_valkey: StartValkey
 ) -> None:
-    """Redis itself stays up: only the subscriber's connection is killed, and the news falls into the gap."""
+    """Redis itself stays up: only the subscriber's connection is killed, and the news
+    falls into the gap.
+    """
     valkey = start_valkey()
     async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
         await without_sweeps(hub)
@@ -583,7 +597,9 @@ async def test_every_subscription_is_back_after_a_reconnect(
 
 
 class DeafProxy:
-    """Stands before Redis; on demand it swallows what Redis says on the connections that are open at that moment."""
+    """Stands before Redis; on demand it swallows what Redis says on the connections
+    that are open at that moment.
+    """
 
     def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
@@ -637,7 +653,9 @@ class DeafProxy:
                     await writer.drain()
 
     def cut_from_redis(self) -> None:
-        """The connections that are open stay so for the client; Redis knows nothing of them any more."""
+        """The connections that are open stay so for the client; Redis knows nothing of
+        them any more.
+        """
         for writer in self._redis:
             self._orphaned.add(writer)
             writer.close()
@@ -649,7 +667,10 @@ class DeafProxy:
 async def test_a_connection_that_is_up_but_deaf_is_found_out_and_replaced(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No error, no close: only nothing comes any more. The hub's probes to itself do not come back."""
+    """No error, no close: only nothing comes any more.
+
+    The hub's probes to itself do not come back.
+    """
     monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
@@ -669,7 +690,9 @@ async def test_a_connection_that_is_up_but_deaf_is_found_out_and_replaced(
 async def test_a_subscriber_that_redis_has_forgotten_connects_again(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a failover behind one address, or when a firewall has dropped an idle connection: nobody says so."""
+    """As after a failover behind one address, or when a firewall has dropped an idle
+    connection: nobody says so.
+    """
     monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
@@ -714,13 +737,15 @@ async def test_a_database_outage_only_delays_the_sweep(config: MakeConfig, monke
         await until(lambda: pages[0].seqs == [1, 2])
 
 
-# -- the last net --------------------------------------------------------------------------------------------------------
+# -- the last net ----------------------------------------------------------------------
 
 
 async def test_what_no_news_told_is_found_by_the_look_at_every_session(
     config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither Redis nor the sweep tells: the process was cut off for longer than an erasure is remembered."""
+    """Neither Redis nor the sweep tells: the process was cut off for longer than an
+    erasure is remembered.
+    """
     monkeypatch.setattr(hub_module, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(hub_module, "CHECK_BATCH", 3)
     async with followed(config(sweep_seconds=60.0), sessions=8) as (services, hub, pages):
@@ -779,7 +804,7 @@ async def test_what_was_committed_before_the_first_sweep_knew_where_to_begin_is_
         await until(lambda: page.seqs == [1, 2], seconds=3)
 
 
-# -- one fault stays one fault -------------------------------------------------------------------------------------------
+# -- one fault stays one fault ---------------------------------------------------------
 
 
 class Broken(Page):
@@ -840,7 +865,7 @@ async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
         await until(lambda: pages[0].pings > pings, seconds=3)
 
 
-# -- who was let in ------------------------------------------------------------------------------------------------------
+# -- who was let in --------------------------------------------------------------------
 
 
 async def test_who_asks_for_a_new_snapshot_still_counts_as_a_follower(hub: Hub, services: Services) -> None:
@@ -857,7 +882,9 @@ async def test_who_asks_for_a_new_snapshot_still_counts_as_a_follower(hub: Hub, 
 
 
 async def test_an_erasure_is_told_only_to_who_may_see_the_session(hub: Hub, services: Services) -> None:
-    """Who has just joined is told when let in: else a stranger would learn that there was a session."""
+    """Who has just joined is told when let in: else a stranger would learn that there
+    was a session.
+    """
     session = await services.store.insert(new_session())
     page = Page(session.id)
     async with hub.following(page, transport="test"):

@@ -1,4 +1,6 @@
-"""The place in the queue, honestly: told everywhere the same, pushed when it changes, and refused when there is none left."""
+"""The place in the queue, honestly: told everywhere the same, pushed when it changes,
+and refused when there is none left.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ async def until_told(client: Client, position: int | None, eta: float | None) ->
             return frame
 
 
-# -- told --------------------------------------------------------------------------------------------------------------
+# -- told ------------------------------------------------------------------------------
 
 
 async def test_an_upload_is_told_its_place_at_once(web: Web, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +160,7 @@ async def test_a_deadline_is_always_there(web: Web) -> None:
         assert body["created_at"] < body["deadline"] < body["expires_at"]
 
 
-# -- pushed ------------------------------------------------------------------------------------------------------------
+# -- pushed ----------------------------------------------------------------------------
 
 
 async def test_a_change_of_place_is_pushed_to_a_socket(web: Web) -> None:
@@ -241,7 +243,7 @@ async def test_a_session_that_runs_is_told_nothing_of_the_queue(web: Web) -> Non
         assert "queue_position" not in client.frames[-1]
 
 
-# -- full --------------------------------------------------------------------------------------------------------------
+# -- full ------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager

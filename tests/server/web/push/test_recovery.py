@@ -1,4 +1,6 @@
-"""A database or a disk in trouble: honest refusals, sockets that stay, nothing half done, and nothing wrong afterwards."""
+"""A database or a disk in trouble: honest refusals, sockets that stay, nothing half
+done, and nothing wrong afterwards.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ async def ends_well(web: Web, photo: bytes) -> None:
         assert client.story() == [1, 2, 3]
 
 
-# -- SQLite: somebody else holds the write lock ------------------------------------------------------------------------
+# -- SQLite: somebody else holds the write lock ----------------------------------------
 
 
 @contextlib.contextmanager
@@ -122,12 +124,14 @@ async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads
     await ends_well(web, photo)
 
 
-# -- PostgreSQL: gone, and full ----------------------------------------------------------------------------------------
+# -- PostgreSQL: gone, and full --------------------------------------------------------
 
 
 @pytest.fixture
 async def own_postgres(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, str]]:
-    """A PostgreSQL for this test alone, which loses no commit, and the address of a migrated database on it."""
+    """A PostgreSQL for this test alone, which loses no commit, and the address of a
+    migrated database on it.
+    """
     with contextlib.closing(PostgresServer(durable=True, max_connections="20")) as server:
         await asyncio.to_thread(server.start)
         url = server.url("postgres")
@@ -199,7 +203,7 @@ async def test_a_postgres_without_a_free_connection_is_unavailable_until_it_has_
     await ends_well(web, photo)
 
 
-# -- the disk is full --------------------------------------------------------------------------------------------------
+# -- the disk is full ------------------------------------------------------------------
 
 
 def fill(folder: Path, *, but: int = 0) -> Path:

@@ -1,4 +1,6 @@
-"""What is a WebSocket handshake and what is not (RFC 6455 section 4.2.1), before anything is answered."""
+"""What is a WebSocket handshake and what is not (RFC 6455 section 4.2.1), before
+anything is answered.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Looking with a plain GET, and the long poll: one more follower of the hub, which asks the database no more than a socket."""
+"""Looking with a plain GET, and the long poll: one more follower of the hub, which asks
+the database no more than a socket.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ async def poller(web: Web) -> Poller:
     return Poller(web, *await web.submit())
 
 
-# -- one look ----------------------------------------------------------------------------------------------------------
+# -- one look --------------------------------------------------------------------------
 
 
 async def test_without_since_there_is_no_missed(poller: Poller) -> None:
@@ -107,7 +109,7 @@ async def test_a_wait_that_is_no_number_is_refused(poller: Poller, wait: str) ->
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-# -- waiting -----------------------------------------------------------------------------------------------------------
+# -- waiting ---------------------------------------------------------------------------
 
 
 async def test_a_transition_answers_a_waiting_poll(poller: Poller) -> None:
@@ -153,7 +155,9 @@ async def test_progress_is_news_against_an_etag(poller: Poller) -> None:
 
 
 async def test_word_that_changes_nothing_does_not_end_the_wait(poller: Poller) -> None:
-    """Whoever waits in the queue is told its place again after joining; for a poll that has shown it, that is no news."""
+    """Whoever waits in the queue is told its place again after joining; for a poll that
+    has shown it, that is no news.
+    """
     async with asyncio.timeout(5):
         while (await poller.get()).json()["queue_position"] is None:
             pass

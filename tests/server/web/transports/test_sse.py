@@ -58,7 +58,9 @@ async def opened(
 
 
 async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
-    """A stream that has brought its snapshot and is read no more; the buffers on the way to it are full."""
+    """A stream that has brought its snapshot and is read no more; the buffers on the
+    way to it are full.
+    """
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.setblocking(False)
@@ -272,7 +274,10 @@ async def test_a_stopping_server_says_when_to_come_back(web: Web) -> None:
 
 
 def only_retry(answer: httpx.Response) -> int:
-    """What keeps an EventSource trying: 200, one retry line, nothing else. Its milliseconds."""
+    """What keeps an EventSource trying: 200, one retry line, nothing else.
+
+    Its milliseconds.
+    """
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     (block,) = parse_stream(answer.text)

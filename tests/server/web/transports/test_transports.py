@@ -1,4 +1,6 @@
-"""Four views of one event log: whatever the transport, the same story, no gap, no repeat, from any point on."""
+"""Four views of one event log: whatever the transport, the same story, no gap, no
+repeat, from any point on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tests.server.web.conftest import StartWeb
 
 
 class Play:
-    """A session, and the worker and the person who move it; each act is one transition (or none)."""
+    """A session, and the worker and the person who move it; each act is one transition
+    (or none).
+    """
 
     def __init__(self, web: Web, session: Session, token: str) -> None:
         self.web = web
@@ -60,7 +64,9 @@ Act = Callable[[Play], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Story:
-    """Acts, each with the steps that follow from it; the first step is there before all acts."""
+    """Acts, each with the steps that follow from it; the first step is there before all
+    acts.
+    """
 
     acts: tuple[tuple[Act, tuple[Step, ...]], ...]
 
@@ -114,7 +120,9 @@ WITH_AN_END: Final = {name: story for name, story in STORIES.items() if GONE not
 
 
 class Reader:
-    """A client that reads on its own, as fast as it can, until the end or until it is cut."""
+    """A client that reads on its own, as fast as it can, until the end or until it is
+    cut.
+    """
 
     def __init__(self, web: Web, transport: str, session_id: str, token: str, since: int) -> None:
         self.transport = transport

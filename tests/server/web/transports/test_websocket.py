@@ -1,4 +1,6 @@
-"""``tryon.v1`` over real sockets: what a client sees, from the snapshot to the close code."""
+"""``tryon.v1`` over real sockets: what a client sees, from the snapshot to the close
+code.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def png() -> bytes:
 
 
 async def refused(web: Web, session_id: str, token: str | None = None, query: str = "", **options: Any) -> Client:
-    """A client that was refused in the way a person can read: accepted, told why, closed."""
+    """A client that was refused in the way a person can read: accepted, told why,
+    closed.
+    """
     async with web.follow(session_id, token, query, **options) as client:
         await client.rest()
     assert client.types == ["error", "bye"]
@@ -62,7 +66,7 @@ async def refused(web: Web, session_id: str, token: str | None = None, query: st
     return client
 
 
-# -- the story -----------------------------------------------------------------------------------------------------------
+# -- the story -------------------------------------------------------------------------
 
 
 async def test_a_client_sees_the_session_from_its_snapshot_to_the_end(web: Web) -> None:
@@ -280,7 +284,7 @@ async def test_a_failure_after_the_handshake_is_4001(
     await until(lambda: web.hub.followers == 0)
 
 
-# -- credentials ---------------------------------------------------------------------------------------------------------
+# -- credentials -----------------------------------------------------------------------
 
 
 async def test_the_bearer_subprotocol_opens_and_only_tryon_v1_is_echoed(web: Web) -> None:
@@ -491,7 +495,7 @@ async def test_configured_origins_replace_the_localhost_rule(start_web: StartWeb
             pass
 
 
-# -- limits --------------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------
 
 
 async def test_one_address_has_so_many_sockets(start_web: StartWeb) -> None:
@@ -554,7 +558,7 @@ async def test_a_full_process_refuses_before_the_handshake(start_web: StartWeb) 
         assert json.loads(answer.body or b"")["code"] == "unavailable"
 
 
-# -- what a client may say -----------------------------------------------------------------------------------------------
+# -- what a client may say -------------------------------------------------------------
 
 
 async def test_a_ping_is_answered_by_a_pong(web: Web) -> None:
@@ -804,7 +808,7 @@ async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
     await until(lambda: web.hub.followers == 0)
 
 
-# -- a client that speaks in bytes ---------------------------------------------------------------------------------------
+# -- a client that speaks in bytes -----------------------------------------------------
 
 
 class Raw:
@@ -840,7 +844,9 @@ def upgrade(session_id: str, token: str, headers: str = "") -> bytes:
 
 @contextlib.asynccontextmanager
 async def raw(web: Web, session_id: str, token: str, early: bytes = b"", headers: str = "") -> AsyncIterator[Raw]:
-    """Connected; ``early`` is sent in one piece with the head, before anything was answered."""
+    """Connected; ``early`` is sent in one piece with the head, before anything was
+    answered.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(upgrade(session_id, token, headers) + early)
     try:
@@ -939,7 +945,7 @@ async def test_what_was_on_its_way_when_we_closed_does_no_harm(web: Web) -> None
             assert await client.reader.read() == b""
 
 
-# -- the other ends ------------------------------------------------------------------------------------------------------
+# -- the other ends --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reason", GoneReason)

@@ -1,4 +1,6 @@
-"""The parser of WebSocket frames by itself: strict, and the same however the bytes arrive."""
+"""The parser of WebSocket frames by itself: strict, and the same however the bytes
+arrive.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,39 @@
+"""The one clock: every part of the product asks it for the time, so a test can move it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+_STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Clock(Protocol):
+    """Three readings of time, all in seconds.
+
+    Implementations are cheap and never raise.
+    """
+
+    def wall(self) -> float:
+        """Return Unix time; it may jump when someone sets the machine's clock."""
+
+    def monotonic(self) -> float:
+        """Return time that nobody can set; it may stand still while the machine sleeps."""
+
+    def steady(self) -> float:
+        """Return time that nobody can set and that goes on while the machine sleeps,
+        where the system has it.
+        """
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    __slots__ = ()
+
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    def steady(self) -> float:
+        """Return ``CLOCK_BOOTTIME`` on Linux, else ``CLOCK_MONOTONIC``."""
+        return time.clock_gettime(_STEADY)
