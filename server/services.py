@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from server.adapters.database.store import Store, create_engine
 from server.adapters.files.local import LocalFiles
+from server.adapters.files.port import Files
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.limits import RedisLimiter
 from server.adapters.redis.queue import CALL_SECONDS, ArqQueue, connection_pool
@@ -28,7 +29,7 @@ class Services:
 
     config: Config
     store: Store
-    files: LocalFiles
+    files: Files
     redis: Redis
     bus: RedisBus
     queue: ArqQueue

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
-from server.adapters.files.local import MissingFile
+from server.adapters.files.port import MissingFile
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.sessions.sessions import Claim

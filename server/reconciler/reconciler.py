@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from server.adapters.database.store import Store
-from server.adapters.files.local import DRAFT_SUFFIX, LocalFiles
+from server.adapters.files.port import Entry, Files
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.queue import ArqQueue, QueueAway
 from server.config.settings import Config
@@ -109,7 +109,7 @@ class Reconciler:
     """
 
     def __init__(
-        self, *, config: Config, store: Store, files: LocalFiles, bus: RedisBus, queue: ArqQueue, sessions: Sessions
+        self, *, config: Config, store: Store, files: Files, bus: RedisBus, queue: ArqQueue, sessions: Sessions
     ) -> None:
         self._config = config
         self._store = store
@@ -377,20 +377,31 @@ class Reconciler:
         writers; events and Redis keys of sessions that are no more. What it finds, a
         process that was killed at the wrong moment has left.
         """
-        old = [
-            key
-            for key, age_seconds in await self._files.keys()
-            if age_seconds > ORPHAN_SECONDS or (key.startswith("outputs/") and not key.endswith(DRAFT_SUFFIX))
-        ]  # a result comes after its row, so without one it has no future, however young it is
-        living = await self._store.ids_among({session_of(key) for key in old})
-        for key in await self._files.delete(
-            key for key in old if key.endswith(DRAFT_SUFFIX) or session_of(key) not in living
-        ):
-            log.info("Deleted orphaned file: %s", key)
+        page = await self._files.list_page()
+        while True:
+            await self._delete_orphans(page.entries)
+            if page.after is None:
+                break
+            page = await self._files.list_page(after=page.after)
         if strays := await self._store.forget_strays():
             log.info("Deleted %d events without a session", strays)
         await self._sweep_redis()
         self._sessions.erased.set()
+
+    async def _delete_orphans(self, entries: list[Entry]) -> None:
+        """Delete files without a session.
+
+        A result is stored after its row, so one without a row is an orphan at any age.
+        """
+        old = [
+            each
+            for each in entries
+            if each.age_seconds > ORPHAN_SECONDS or (each.key.startswith("outputs/") and not each.unfinished)
+        ]
+        living = await self._store.ids_among({session_of(each.key) for each in old})
+        orphans = [each.key for each in old if each.unfinished or session_of(each.key) not in living]
+        for key in await self._files.delete(orphans):
+            log.info("Deleted orphaned file: %s", key)
 
     async def _sweep_redis(self) -> None:
         with contextlib.suppress(QueueAway):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from server.adapters.database.store import Change, Moved, NewSession, Store, Taken
-from server.adapters.files.local import LocalFiles, MissingFile
+from server.adapters.files.port import Files, MissingFile
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.queue import ArqQueue, QueueAway
 from server.config.settings import Config
@@ -142,7 +142,7 @@ class Sessions:
     """Built once per process by :func:`server.services.open_services`."""
 
     def __init__(
-        self, *, config: Config, store: Store, files: LocalFiles, bus: RedisBus, queue: ArqQueue, signer: Signer
+        self, *, config: Config, store: Store, files: Files, bus: RedisBus, queue: ArqQueue, signer: Signer
     ) -> None:
         self._config = config
         self._store = store

@@ -79,7 +79,7 @@ async def test_a_delete_stops_what_runs_and_leaves_no_file(
     await process.line(f"stopped {session.id}")
 
     assert milliseconds(asked) < 2000
-    assert await feed.services.files.keys() == []
+    assert (await feed.services.files.list_page()).entries == []
     assert await feed.services.store.get(session.id) is None
     assert process.process.returncode is None
     assert "Traceback" not in process.output
@@ -169,5 +169,5 @@ async def test_an_output_stored_while_its_session_is_erased_is_deleted(
 
     monkeypatch.setattr(feed.services.files, "put", erased_meanwhile)
     await asyncio.wait_for(SessionRunner(feed.services, Scripted(done), "w1").run(session.id), 10)
-    assert await feed.services.files.keys() == []
+    assert (await feed.services.files.list_page()).entries == []
     assert await feed.services.store.get(session.id) is None

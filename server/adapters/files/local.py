@@ -1,50 +1,35 @@
-"""Photos and results as plain files under one folder; the only place that knows their
-paths.
-
-A key is flat, ``inputs/<session>-image.jpg`` or ``outputs/<session>-<attempt>.png``,
-and every method checks it against :data:`KEY`, so no key leads out of the folder.
-"""
+"""Photos and results as plain files under one folder; only this module knows paths."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import heapq
+import io
 import os
 import re
 import secrets
+import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import AsyncIterable, Collection, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tryon.protocol.errors import StorageFull, Unavailable
+from server.adapters.files.errors import storage_error
+from server.adapters.files.port import FOLDERS, KEY, PAGE_KEYS, Entry, MissingFile, Page
+from tryon.protocol.errors import Unavailable
 
-FOLDERS: Final = ("inputs", "outputs")
-KEY: Final = re.compile(r"(?:inputs|outputs)/[0-9A-Za-z][0-9A-Za-z-]{0,127}\.[a-z0-9]{1,8}", re.ASCII)
-"""The syntax of a key."""
 DRAFT_SUFFIX: Final = ".part"
-_DRAFT: Final = re.compile(KEY.pattern + r"\.[0-9a-f]{16}\.part", re.ASCII)
-"""A file that is being written, or that a killed process left behind."""
+"""End of the name of a file that is being written, or that a killed process left."""
 
-
-class MissingFile(Exception):
-    """There is no file with this key (any more)."""
-
-
-def storage_error(error: OSError) -> StorageFull | Unavailable:
-    """What a failed write means to the caller."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull()
-    return Unavailable()
+_DRAFT: Final = re.compile(KEY.pattern + r"\.[0-9a-f]{16}" + re.escape(DRAFT_SUFFIX), re.ASCII)
 
 
 class LocalFiles:
-    """Files in ``root``, which is made if it is missing (0700).
+    """Implementation of :class:`~server.adapters.files.port.Files` in one folder.
 
-    :meth:`put` is atomic: a reader sees the old file, the new one or none, also if the
-    writer is killed. It survives the death of every process, not a power cut: nothing
-    is fsynced.
+    ``root`` is made (0700) if it is missing. A finished file survives the death of
+    every process, not a power cut: nothing is fsynced.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,67 +40,48 @@ class LocalFiles:
     def __repr__(self) -> str:
         return f"<LocalFiles {self.root}>"
 
-    def path(self, key: str) -> Path:
-        """Where the file is, if it is.
-
-        Raises :class:`ValueError` for what is no key.
-        """
-        if not KEY.fullmatch(key):
-            raise ValueError(f"not a file key: {key!r}")
-        return self.root / key
-
-    async def put(self, key: str, data: bytes) -> None:
-        """Stores ``data`` (0600), replacing what was there.
-
-        Raises :class:`StorageFull` or :class:`Unavailable`.
-        """
-        writing = asyncio.ensure_future(asyncio.to_thread(self._put, self.path(key), data))
+    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
+        """Store a file (0600) under a temporary name, then rename it."""
+        path = self._path(key)
+        if isinstance(data, bytes):
+            await _finished(asyncio.to_thread(self._put, path, data))
+            return
+        draft = await asyncio.to_thread(_Draft, path)
         try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:  # the thread goes on: whoever now deletes the file must not be too early
-            await asyncio.wait([writing])
-            if not writing.cancelled():
-                writing.exception()
+            async for chunk in data:
+                await _finished(asyncio.to_thread(draft.write, chunk))
+            await _finished(asyncio.to_thread(draft.finish))
+        except BaseException:
+            draft.discard()
             raise
 
     def _put(self, path: Path, data: bytes) -> None:
-        draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        draft = _Draft(path)
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                draft.replace(path)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise storage_error(error) from error
+            draft.write(data)
+            draft.finish()
+        except BaseException:
+            draft.discard()
+            raise
 
     async def get(self, key: str) -> bytes:
-        """The whole file.
-
-        Raises :class:`MissingFile`, or :class:`Unavailable` if it is there but can't be
-        read.
-        """
-        path = self.path(key)
-        try:
+        """Return the whole file."""
+        path = self._path(key)
+        with _reading(key):
             return await asyncio.to_thread(path.read_bytes)
-        except FileNotFoundError:
-            raise MissingFile(key) from None
-        except OSError as error:
-            raise storage_error(error) from error
+
+    async def open(self, key: str) -> LocalFile:
+        """Open a file; deleting it does not disturb its readers."""
+        path = self._path(key)
+        with _reading(key):
+            return await asyncio.to_thread(LocalFile, path)
 
     async def delete(self, keys: Iterable[str]) -> list[str]:
-        """Deletes files and unfinished ones, and returns the keys that were there.
-
-        Raises :class:`Unavailable`; then the rest is still there, and the call may be
-        repeated.
-        """
+        """Unlink the files one after the other."""
         checked = list(keys)
         for key in checked:
             if not _DRAFT.fullmatch(key):
-                self.path(key)
+                self._path(key)
         return await asyncio.to_thread(self._delete, checked)
 
     def _delete(self, keys: list[str]) -> list[str]:
@@ -130,37 +96,38 @@ class LocalFiles:
             found.append(key)
         return found
 
-    async def keys(self) -> list[tuple[str, float]]:
-        """Every key with its age in seconds (since it was written, never negative), by
-        the clock that stamps the files: this machine's may differ from it. Raises
-        :class:`Unavailable`.
+    async def list_page(self, *, after: str | None = None, limit: int = PAGE_KEYS) -> Page:
+        """Read both folders once per page; only entries of the page are looked at."""
+        return await asyncio.to_thread(self._list_page, after or "", limit)
 
-        Unfinished files of killed writers are among them, as ``<key>.<random>.part``:
-        they can be deleted, not read.
-        """
-        return await asyncio.to_thread(lambda: list(self._keys()))
+    def _list_page(self, after: str, limit: int) -> Page:
+        try:
+            names = heapq.nsmallest(limit + 1, (key for key in self._keys() if key > after))
+            clocks = {folder: self._now(folder) for folder in {key.partition("/")[0] for key in names}}
+            entries = []
+            for key in names[:limit]:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    written = (self.root / key).stat(follow_symlinks=False).st_mtime
+                    age = max(0.0, clocks[key.partition("/")[0]] - written)
+                    entries.append(Entry(key, age, unfinished=key.endswith(DRAFT_SUFFIX)))
+        except OSError as error:
+            raise storage_error(error) from error
+        return Page(entries, names[limit - 1] if len(names) > limit else None)
 
-    def _keys(self) -> Iterator[tuple[str, float]]:
+    def _keys(self) -> Iterator[str]:
         for folder in FOLDERS:
-            try:
-                os.utime(self.root / folder)  # stamps it as writing a file would, and needs no room on the disk
-                now = (self.root / folder).stat().st_mtime
-                with os.scandir(self.root / folder) as entries:
-                    for entry in entries:
-                        key = f"{folder}/{entry.name}"
-                        if not (KEY.fullmatch(key) or _DRAFT.fullmatch(key)):
-                            continue
-                        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                            yield key, max(0.0, now - entry.stat(follow_symlinks=False).st_mtime)
-            except OSError as error:
-                raise storage_error(error) from error
+            for name in os.listdir(self.root / folder):
+                key = f"{folder}/{name}"
+                if KEY.fullmatch(key) or _DRAFT.fullmatch(key):
+                    yield key
+
+    def _now(self, folder: str) -> float:
+        """Return the time by the clock that stamps files; needs no room on the disk."""
+        os.utime(self.root / folder)
+        return (self.root / folder).stat().st_mtime
 
     async def outputs_of(self, session_ids: Collection[str]) -> list[str]:
-        """The keys of all results of these sessions, unfinished ones included, whether
-        or not their rows name them.
-
-        It lists the whole folder, once: ask for many at a time.
-        """
+        """List the folder of results once."""
         return await asyncio.to_thread(self._outputs_of, frozenset(session_ids))
 
     def _outputs_of(self, session_ids: frozenset[str]) -> list[str]:
@@ -169,13 +136,21 @@ class LocalFiles:
         except OSError as error:
             raise storage_error(error) from error
         keys = [f"outputs/{name}" for name in names if name[:36] in session_ids]
-        return [key for key in keys if KEY.fullmatch(key) or _DRAFT.fullmatch(key)]
+        return sorted(key for key in keys if KEY.fullmatch(key) or _DRAFT.fullmatch(key))
+
+    def link(self, key: str, *, seconds: int) -> str | None:
+        """Return None: the web process serves these files."""
+        return None
+
+    async def free_bytes(self) -> int:
+        """Return the room on the file system that this user may fill."""
+        try:
+            return (await asyncio.to_thread(shutil.disk_usage, self.root)).free
+        except OSError as error:
+            raise storage_error(error) from error
 
     async def check(self) -> None:
-        """Proves that a file can be written and read back.
-
-        Raises :class:`StorageFull` or :class:`Unavailable`.
-        """
+        """Write and read back a nameless file in each folder."""
         await asyncio.to_thread(self._check)
 
     def _check(self) -> None:
@@ -190,3 +165,100 @@ class LocalFiles:
                         raise Unavailable
         except OSError as error:
             raise storage_error(error) from error
+
+    def _path(self, key: str) -> Path:
+        if not KEY.fullmatch(key):
+            raise ValueError(f"not a file key: {key!r}")
+        return self.root / key
+
+
+class LocalFile:
+    """A file of :class:`LocalFiles` opened for reading."""
+
+    __slots__ = ("_file", "modified_at", "size")
+
+    def __init__(self, path: Path) -> None:
+        self._file = io.FileIO(path)
+        found = os.fstat(self._file.fileno())
+        self.size: int = found.st_size
+        self.modified_at: float = found.st_mtime
+
+    def __repr__(self) -> str:
+        return f"<LocalFile {self.size} bytes{' closed' if self._file.closed else ''}>"
+
+    async def read(self, count: int) -> bytes:
+        """Return the next ``count`` bytes; fewer only at the end."""
+        try:
+            return await asyncio.to_thread(self._file.read, count) or b""
+        except OSError as error:
+            raise storage_error(error) from error
+
+    async def seek(self, position: int) -> int:
+        """Continue at this byte."""
+        return self._file.seek(position)
+
+    async def aclose(self) -> None:
+        """Close the descriptor."""
+        self._file.close()
+
+
+class _Draft:
+    """A file that is being written under a name of its own, beside its final one."""
+
+    __slots__ = ("_draft", "_file", "_path")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
+        try:
+            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise storage_error(error) from error
+        self._file = os.fdopen(descriptor, "wb")
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def finish(self) -> None:
+        """Give the file its final name."""
+        try:
+            self._file.close()
+            self._draft.replace(self._path)
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def discard(self) -> None:
+        """Remove what was written; may follow a failed :meth:`finish`."""
+        with contextlib.suppress(OSError):  # a full disk may refuse the last buffered bytes
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _reading(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingFile(key) from None
+    except OSError as error:
+        raise storage_error(error) from error
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Await work in a thread to its end, also when the caller is cancelled.
+
+    The thread goes on regardless: a caller that deletes the file next must not be
+    earlier than the write.
+    """
+    writing = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        if not writing.cancelled():
+            writing.exception()
+        raise

@@ -5,25 +5,27 @@ service is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from server.adapters.files.port import MissingFile, OpenFile
 from server.adapters.redis.queue import QueueAway
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.telemetry import metrics
 from server.web.common.answers import json_response
 from server.web.common.credentials import credential_of
-from server.web.common.problems import problem
 from server.web.push.hub import Hub
 from tryon.protocol.errors import NotFound, TryOnError
 from tryon.protocol.frames import encode
@@ -55,32 +57,29 @@ class Health(msgspec.Struct, frozen=True):
     checks: dict[str, Check]
 
 
-class _Photo(FileResponse):
-    """A file that may be erased at any moment, also between looking at it and opening
-    it: then it was not there.
+class _StoredFile(FileResponse):
+    """The answer with a stored file, Range included.
+
+    The file is opened before the answer begins: erased until then, it is a 404; erased
+    later, the download still ends well.
     """
 
+    def __init__(self, file: OpenFile, name: str, *, headers: dict[str, str]) -> None:
+        media_type = MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        status = os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, file.size, 0, file.modified_at, 0))
+        super().__init__(name, media_type=media_type, headers=headers, stat_result=status)
+        self._file = file
+
+    @contextlib.asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[Any]:
+        # Starlette opens a path here; the storage has opened its file already.
+        yield self._file
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start: Message | None = None
-        begun = False
-
-        async def send_late(message: Message) -> None:
-            nonlocal start, begun
-            if message["type"] == "http.response.start":
-                start = message  # until the file is open
-                return
-            if start is not None:
-                begun = True
-                await send(start)
-                start = None
-            await send(message)
-
         try:
-            await super().__call__(scope, receive, send_late)
-        except (FileNotFoundError, RuntimeError) as error:  # what Starlette makes of a missing file, before its headers
-            if begun or (isinstance(error, RuntimeError) and await asyncio.to_thread(os.path.isfile, self.path)):
-                raise
-            await problem(NotFound())(scope, receive, send)
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._file.aclose()
 
 
 class Status:
@@ -104,10 +103,13 @@ class Status:
             key_id=query.get("key", ""),
             signature=query.get("signature", ""),
         )
-        path = self._services.files.path(key)
-        return _Photo(
-            path,
-            media_type=MEDIA_TYPES.get(path.suffix[1:], "application/octet-stream"),
+        try:
+            opened = await self._services.files.open(key)
+        except MissingFile:
+            raise NotFound from None
+        return _StoredFile(
+            opened,
+            key,
             headers={
                 "Cache-Control": "private, no-store",
                 "Content-Security-Policy": "default-src 'none'; sandbox",

@@ -24,7 +24,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from server.adapters.files.local import storage_error
+from server.adapters.files.errors import storage_error
 from server.adapters.imaging.pool import ACCEPTED
 from server.config.settings import Config
 from server.domain.images import MAGIC_BYTES, sniff

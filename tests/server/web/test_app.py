@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-import anyio
 import asyncpg
 import httpx
 import pytest
@@ -499,28 +498,41 @@ async def test_a_link_dies_with_its_session(web: Web) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-10"}])
-@pytest.mark.parametrize("step", ["looked at", "opened"])
-async def test_a_file_that_is_erased_while_it_is_asked_for_is_404(
-    web: Web, monkeypatch: pytest.MonkeyPatch, step: str, headers: dict[str, str]
+async def test_file_is_404_when_erased_before_it_is_opened(
+    web: Web, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
+    """An erasure between the look at the session and the file leaves a clear answer."""
     row, link = await linked(web)
-    path = web.services.files.path(row.output_key)
-    if step == "looked at":
+    assert row.output_key is not None
+    files, real = web.services.files, web.services.files.open
 
-        def gone(key: str) -> Path:
-            path.unlink()
-            return path
+    async def late(key: str) -> Any:
+        await files.delete([key])
+        return await real(key)
 
-        monkeypatch.setattr(type(web.services.files), "path", staticmethod(gone))
-    else:
-        real = anyio.open_file
-
-        async def late(name: Any, *args: Any, **options: Any) -> Any:
-            path.unlink()
-            return await real(name, *args, **options)
-
-        monkeypatch.setattr("starlette.responses.anyio.open_file", late)
+    monkeypatch.setattr(type(files), "open", staticmethod(late))
     assert_problem(await web.client.get(link, headers=headers), 404, "not_found")
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 200), ({"Range": "bytes=5-10"}, 206)])
+async def test_file_is_whole_when_erased_after_it_is_opened(
+    web: Web, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], status: int
+) -> None:
+    """A download that has begun is not cut off, whatever happens to the session."""
+    row, link = await linked(web)
+    assert row.output_key is not None
+    whole = await web.services.files.get(row.output_key)
+    files, real = web.services.files, web.services.files.open
+
+    async def erased_soon(key: str) -> Any:
+        opened = await real(key)
+        await files.delete([key])
+        return opened
+
+    monkeypatch.setattr(type(files), "open", staticmethod(erased_soon))
+    answer = await web.client.get(link, headers=headers)
+    assert answer.status_code == status
+    assert answer.content == (whole if status == 200 else whole[5:11])
 
 
 async def test_links_of_an_older_key_still_open_after_a_rotation(config: MakeConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a store of files promises; today there is one, :class:`LocalFiles`."""
+"""Files in a local folder: the contract, and what only a folder promises."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.files.local import LocalFiles, MissingFile
+from server.adapters.files.local import LocalFiles
+from server.adapters.files.port import MissingFile
+from tests.server.adapters.files.contract import KEY, OTHER, FilesContract
 from tryon.protocol.errors import StorageFull, Unavailable
-
-KEY = "inputs/0199aaaa-0000-7000-8000-000000000001-image.jpg"
-OTHER = "outputs/0199aaaa-0000-7000-8000-000000000001-1.png"
 
 
 @pytest.fixture
@@ -25,126 +24,104 @@ def files(tmp_path: Path) -> LocalFiles:
 
 
 def everything(files: LocalFiles) -> list[str]:
+    """Return every file below the root, drafts included."""
     return sorted(str(path.relative_to(files.root)) for path in files.root.rglob("*") if path.is_file())
 
 
-async def test_what_was_put_can_be_got_and_only_its_owner_may_read_it(files: LocalFiles) -> None:
+def make_older(files: LocalFiles, key: str, seconds: float) -> None:
+    """Set the time of writing back."""
+    written = (files.root / key).stat().st_mtime - seconds
+    os.utime(files.root / key, (written, written))
+
+
+def free(folder: Path) -> int:
+    """Return how many bytes this user can still write."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+class TestLocalFiles(FilesContract):
+    """Every guarantee of the port."""
+
+
+async def test_files_are_readable_by_their_owner_alone(files: LocalFiles) -> None:
+    """Other users of the machine see neither photos nor their names."""
     await files.put(KEY, b"photo")
-    assert await files.get(KEY) == b"photo"
-    assert stat.S_IMODE(files.path(KEY).stat().st_mode) == 0o600
-    assert stat.S_IMODE(files.path(KEY).parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((files.root / KEY).stat().st_mode) == 0o600
+    assert stat.S_IMODE((files.root / KEY).parent.stat().st_mode) == 0o700
 
 
-async def test_a_put_replaces_the_whole_file(files: LocalFiles) -> None:
-    await files.put(KEY, b"a longer first version")
-    await files.put(KEY, b"short")
-    assert await files.get(KEY) == b"short"
+async def test_put_leaves_no_draft_behind(files: LocalFiles) -> None:
+    """After concurrent writes only the file itself is there."""
+    await asyncio.gather(*(files.put(KEY, bytes([number]) * 100_000) for number in range(10)))
     assert everything(files) == [KEY]
 
 
-async def test_a_reader_sees_the_old_or_the_new_file_never_half_of_one(files: LocalFiles) -> None:
-    versions = [bytes([n]) * 300_000 for n in range(8)]
-    await files.put(KEY, versions[0])
-    writes = asyncio.gather(*(files.put(KEY, version) for version in versions))
-    for data in await asyncio.gather(*(files.get(KEY) for _ in range(20))):
-        assert data in versions
-    await writes
-    assert everything(files) == [KEY]
-
-
-async def test_a_missing_file_is_said_to_be_missing(files: LocalFiles) -> None:
-    with pytest.raises(MissingFile):
-        await files.get(KEY)
-
-
-async def test_delete_tells_what_was_there(files: LocalFiles) -> None:
-    await files.put(KEY, b"photo")
-    assert await files.delete([OTHER, KEY]) == [KEY]
-    assert await files.delete([OTHER, KEY]) == []
-    assert everything(files) == []
-
-
-async def test_keys_come_with_their_age(files: LocalFiles) -> None:
+async def test_list_returns_the_age_of_old_files(files: LocalFiles) -> None:
+    """Age counts from the time of writing."""
     await files.put(KEY, b"photo")
     await files.put(OTHER, b"result")
-    now = files.path(OTHER).stat().st_mtime
-    os.utime(files.path(KEY), (now - 3600, now - 3600))
-    ages = dict(await files.keys())
+    make_older(files, KEY, 3600)
+    ages = {entry.key: entry.age_seconds for entry in (await files.list_page()).entries}
     assert set(ages) == {KEY, OTHER}
     assert 3600 <= ages[KEY] < 3700
     assert 0 <= ages[OTHER] < 100
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-async def test_the_age_of_a_file_does_not_follow_this_machines_clock(
+async def test_age_does_not_follow_this_machines_clock(
     files: LocalFiles, monkeypatch: pytest.MonkeyPatch, sign: int
 ) -> None:
-    """It may be a day off from the clock of a file server: a photo in flight would be
-    swept away as an orphan.
-    """
+    """A file server's clock may be a day off: a photo in flight is no orphan."""
     await files.put(KEY, b"photo")
     await files.put(OTHER, b"result")
-    now = files.path(OTHER).stat().st_mtime
-    os.utime(files.path(OTHER), (now - 3600, now - 3600))
+    make_older(files, OTHER, 3600)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + sign * 25 * 3600)
-    ages = dict(await files.keys())
+    ages = {entry.key: entry.age_seconds for entry in (await files.list_page()).entries}
     assert 0 <= ages[KEY] < 100
     assert 3600 <= ages[OTHER] < 3700
 
 
-async def test_files_have_their_age_on_a_full_disk_too(small_disk: Path) -> None:
+async def test_list_works_on_a_full_disk(small_disk: Path) -> None:
+    """The files that could make room are found, with their age."""
     files = LocalFiles(small_disk)
     await files.put(KEY, b"photo")
-    old = files.path(KEY).stat().st_mtime - 7200
-    os.utime(files.path(KEY), (old, old))
-    (small_disk / "filler").write_bytes(bytes(small_disk_free(small_disk)))
+    make_older(files, KEY, 7200)
+    (small_disk / "filler").write_bytes(bytes(free(small_disk)))
     with pytest.raises(StorageFull):
         await files.check()
-    [(_, age)] = await files.keys()
-    assert age >= 7200, "what could make room is found"
+    [entry] = (await files.list_page()).entries
+    assert entry.age_seconds >= 7200
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "",
-        "inputs/",
-        "inputs/..",
-        "inputs/../secret.key",
-        "../secret.key",
-        "/etc/passwd",
-        "inputs//a.jpg",
-        "inputs/a/b.jpg",
-        "inputs/.a.jpg",
-        "inputs/a.jpg\n",
-        "inputs/a.jpg\0",
-        "inputs/a..jpg",
-        "inputs/a.jpg/",
-        "inputs\\a.jpg",
-        "others/a.jpg",
-        "inputs/ä.jpg",
-        "inputs/a.jpg.0123456789abcdef.part",
-        f"inputs/{'a' * 200}.jpg",
-    ],
-)
-async def test_no_key_leads_out_of_the_folder(files: LocalFiles, key: str) -> None:
+async def test_list_leaves_foreign_names_out(files: LocalFiles) -> None:
+    """Names that the product cannot have written are no entries."""
+    await files.put(KEY, b"photo")
+    for name in (".DS_Store", ".hidden", "no-extension"):
+        (files.root / "inputs" / name).write_bytes(b"")
+    (files.root / "outputs" / "folder").mkdir()
+    assert [entry.key for entry in (await files.list_page()).entries] == [KEY]
+
+
+async def test_draft_name_is_no_key_to_read(files: LocalFiles) -> None:
+    """Only a deletion accepts the name of an unfinished file."""
+    draft = f"{KEY}.0123456789abcdef.part"
     with pytest.raises(ValueError, match="not a file key"):
-        await files.put(key, b"")
+        await files.get(draft)
     with pytest.raises(ValueError, match="not a file key"):
-        await files.get(key)
-    if not key.endswith(".part"):
-        with pytest.raises(ValueError, match="not a file key"):
-            await files.delete([key])
+        await files.put(draft, b"")
+    assert await files.delete([draft]) == []
 
 
-async def test_a_killed_writer_leaves_a_draft_that_can_be_listed_and_deleted(files: LocalFiles) -> None:
+async def test_killed_writer_leaves_a_draft_that_is_listed_and_deleted(files: LocalFiles) -> None:
+    """SIGKILL before the rename leaves an unfinished entry and no object."""
     script = (
-        "import os, signal, sys, pathlib\n"
+        "import asyncio, os, signal, sys, pathlib\n"
         "from server.adapters.files.local import LocalFiles\n"
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files = LocalFiles(pathlib.Path(sys.argv[1]))\n"
-        "files._put(files.path(sys.argv[2]), b'half')\n"
+        "asyncio.run(files.put(sys.argv[2], b'half'))\n"
     )
     process = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", script, str(files.root), KEY], cwd=Path(__file__).parents[4], check=False
@@ -152,19 +129,15 @@ async def test_a_killed_writer_leaves_a_draft_that_can_be_listed_and_deleted(fil
     assert process.returncode == -9
     with pytest.raises(MissingFile):
         await files.get(KEY)
-    [(draft, _)] = await files.keys()
-    assert draft.startswith(f"{KEY}.")
-    assert draft.endswith(".part")
-    assert await files.delete([draft]) == [draft]
+    [entry] = (await files.list_page()).entries
+    assert entry.key.startswith(f"{KEY}.")
+    assert entry.unfinished
+    assert await files.delete([entry.key]) == [entry.key]
     assert everything(files) == []
 
 
-def small_disk_free(folder: Path) -> int:
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
-
-
-async def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
+async def test_full_disk_is_reported_and_leaves_nothing(small_disk: Path) -> None:
+    """A write that does not fit raises StorageFull and removes its draft."""
     files = LocalFiles(small_disk)
     await files.check()
     with pytest.raises(StorageFull):
@@ -173,12 +146,13 @@ async def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     await files.put(OTHER, bytes(240_000))
     with pytest.raises(StorageFull):
         await files.put(KEY, bytes(32_768))
-    (small_disk / "filler").write_bytes(bytes(small_disk_free(small_disk)))
+    (small_disk / "filler").write_bytes(bytes(free(small_disk)))
     with pytest.raises(StorageFull):
         await files.check()
 
 
-async def test_a_folder_that_is_gone_is_unavailable(files: LocalFiles) -> None:
+async def test_missing_folder_is_unavailable(files: LocalFiles) -> None:
+    """A storage whose folder vanished is unavailable, not empty."""
     await files.check()
     for folder in ("inputs", "outputs"):
         (files.root / folder).rmdir()
@@ -187,9 +161,6 @@ async def test_a_folder_that_is_gone_is_unavailable(files: LocalFiles) -> None:
     with pytest.raises(Unavailable):
         await files.check()
     with pytest.raises(Unavailable):
-        await files.keys()
-
-
-async def test_a_check_leaves_nothing(files: LocalFiles) -> None:
-    await files.check()
-    assert everything(files) == []
+        await files.list_page()
+    with pytest.raises(Unavailable):
+        await files.outputs_of(["01a203e0-0000-7000-8000-000000000001"])
