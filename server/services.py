@@ -21,6 +21,8 @@ from server.config.settings import Config
 from server.domain.tokens import Signer
 from server.reconciler.reconciler import Reconciler
 from server.sessions.sessions import Sessions
+from server.system.clock import Clock, SystemClock
+from server.system.randomness import Randomness, SystemRandomness
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Services:
     """What a web or worker process is made of."""
 
     config: Config
+    clock: Clock
+    randomness: Randomness
     store: Store
     files: Files
     redis: Redis
@@ -58,6 +62,8 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         sessions = Sessions(config=config, store=store, files=files, bus=bus, queue=queue, signer=signer)
         yield Services(
             config=config,
+            clock=SystemClock(),
+            randomness=SystemRandomness(),
             store=store,
             files=files,
             redis=redis,
