@@ -24,9 +24,9 @@ from server.domain.session import new_session_id
 from server.domain.tokens import new_token
 from server.services import open_services
 from testkit import clocks
+from testkit.plugin import missing
 from testkit.running import Client, new_session, until
 from testkit.servers import Stack
-from tests.conftest import missing
 
 MakeConfig = Callable[..., Config]
 

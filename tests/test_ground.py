@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from playwright.async_api import Page
 
 from testkit import photos as photo_maker
+from testkit.fixtures import StartValkey
 from testkit.servers import ROOT, PostgresServer
-from tests.conftest import StartValkey
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
 

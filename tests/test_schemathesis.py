@@ -14,7 +14,7 @@ from typing import Final
 
 import httpx
 
-from tests.conftest import StartStack
+from testkit.fixtures import StartStack
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 EXAMPLES: Final = 60

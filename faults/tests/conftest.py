@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from faults.scene import SCALED, Outcome, Row
-from tests.conftest import missing, note
+from testkit.plugin import missing, note
 
 Holds = Callable[[Row], Awaitable[Outcome]]
 

@@ -8,7 +8,7 @@ import pytest
 
 from faults.rows.database import ROWS
 from faults.tests.conftest import Holds
-from tests.conftest import note
+from testkit.plugin import note
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.tested])

@@ -27,7 +27,7 @@ from testkit.servers import Stack
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-    from tests.conftest import StartStack
+    from testkit.fixtures import StartStack
 
 pytestmark = pytest.mark.xdist_group("chromium")
 

@@ -29,10 +29,10 @@ from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
 from server.sessions.sessions import Claim, Credential
 from server.web.transports.outbox import Places
+from testkit.plugin import missing
 from testkit.running import PHOTO, Web, running_web, until
 from testkit.servers import ROOT, Stack, free_port
 from tests.browser.gate import Gate, open_gate
-from tests.conftest import missing
 from tryon.protocol.errors import RateLimited
 from tryon.protocol.frames import ByeFrame
 

@@ -4,19 +4,13 @@ lead somewhere.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import pty
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
@@ -25,101 +19,15 @@ from server.chaos.checker import KINDS
 from server.config import render
 from server.telemetry import metrics as telemetry_metrics
 from server.web.docs import openapi
-from testkit.servers import ROOT, Stack
-from tests.conftest import missing
+from testkit.documents import PAGES, Reader, frames_in, keys_of, marked, name_of, text_of
+from testkit.plugin import missing
+from testkit.servers import ROOT
 from tryon.protocol.states import mermaid
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-    from tests.conftest import StartStack
-
-ADDRESS: Final = "http://127.0.0.1:8000"
-PAGES: Final = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-MARKED: Final = re.compile(r"<!-- (run|output)(?:: (\w+))? -->\n```\w+\n(.*?)```", re.DOTALL)
-RUN_SECONDS: Final = 60
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text()
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def marked(name: str) -> Iterator[tuple[str, str, str]]:
-    """(run or output, its name, the block) of every block with a mark, in order."""
-    yield from MARKED.findall(text_of(name))
-
-
-# -- the commands ----------------------------------------------------------------------
-
-
-@dataclass
-class Reader:
-    """Somebody who types what a page says, into one shell, and fills in `<id>` and
-    `<ticket>` from the last answer.
-    """
-
-    stack: Stack
-    folder: Path
-    session: dict[str, Any] = field(default_factory=dict)
-    token: str = ""
-
-    def filled_in(self, block: str) -> str:
-        block = block.replace(ADDRESS, self.stack.url).replace(
-            "ws://127.0.0.1:8000", self.stack.url.replace("http", "ws")
-        )
-        if "<id>" in block:
-            ticket = self.session["links"]["ws"].partition("ticket=")[2]
-            block = block.replace("<id>", self.session["session_id"]).replace("<ticket>", ticket)
-        assert "8000" not in block
-        return block.replace(".venv/bin/python", sys.executable)
-
-    def environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(ROOT), "TOKEN": self.token, "TERM": "xterm"}
-
-    async def types(self, block: str) -> str:
-        """What the block writes to stdout; AssertionError if a command fails."""
-        shell = await asyncio.create_subprocess_exec(
-            *("bash", "-euc", f'{self.filled_in(block)}\nprintf %s "${{TOKEN-}}" >token'),
-            cwd=self.folder,
-            env=self.environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(shell.communicate(), RUN_SECONDS)
-        assert shell.returncode == 0, (block, err.decode())
-        self.token = (self.folder / "token").read_text()
-        return out.decode()
-
-    async def types_in_a_terminal(self, block: str) -> str:
-        """As :meth:`types`, with everything a person would see, less the colours: wscat
-        tells a pipe less than a terminal.
-        """
-        return await asyncio.wait_for(asyncio.to_thread(self._terminal, block), RUN_SECONDS)
-
-    def _terminal(self, block: str) -> str:
-        ours, theirs = pty.openpty()
-        shell = subprocess.Popen(
-            ["bash", "-euc", self.filled_in(block)],
-            cwd=self.folder,
-            env=self.environment(),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        seen = bytearray()
-        with contextlib.suppress(OSError):  # EIO: the other side has closed it
-            while piece := os.read(ours, 65536):
-                seen += piece
-        os.close(ours)
-        assert shell.wait(RUN_SECONDS) == 0, (block, seen.decode())
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", seen.decode())
+    from testkit.fixtures import StartStack
 
 
 @pytest.fixture
@@ -130,16 +38,6 @@ def wscat() -> None:
             missing(tool)
     if subprocess.run(["npx", "--no-install", "wscat", "--version"], capture_output=True, check=False).returncode != 0:
         missing("wscat (npm install --global wscat)")
-
-
-def frames_in(screen: str) -> list[dict[str, Any]]:
-    return [json.loads(frame) for frame in re.findall(r"< ({.*})", screen)]
-
-
-def keys_of(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return set(value).union(*map(keys_of, value.values()))
-    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
 
 
 def check_the_story(frames: list[dict[str, Any]]) -> None:

