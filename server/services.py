@@ -15,8 +15,9 @@ from server.adapters.database.store import Store, create_engine
 from server.adapters.files.local import LocalFiles
 from server.adapters.files.port import Files
 from server.adapters.redis.bus import RedisBus
+from server.adapters.redis.connect import open_redis
 from server.adapters.redis.limits import RedisLimiter
-from server.adapters.redis.queue import CALL_SECONDS, ArqQueue, connection_pool
+from server.adapters.redis.queue import ArqQueue
 from server.config.settings import Config
 from server.domain.tokens import Signer
 from server.reconciler.reconciler import Reconciler
@@ -50,11 +51,12 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
+        clock = SystemClock()
         store = Store(create_engine(config.database))
         stack.push_async_callback(store.close)
-        redis = Redis(connection_pool=connection_pool(config.redis, socket_seconds=CALL_SECONDS))
+        redis = open_redis(config.redis)
         stack.push_async_callback(redis.connection_pool.disconnect)
-        queue = ArqQueue(config.redis, config.queue_name, config.key_prefix)
+        queue = ArqQueue(config.redis, config.queue_name, config.key_prefix, clock=clock)
         stack.push_async_callback(queue.close)
         files = LocalFiles(config.uploads_dir)
         bus = RedisBus(redis, key_prefix=config.key_prefix)
@@ -69,7 +71,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             redis=redis,
             bus=bus,
             queue=queue,
-            limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix),
+            limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix, clock=clock),
             signer=signer,
             sessions=sessions,
             reconciler=Reconciler(config=config, store=store, files=files, bus=bus, queue=queue, sessions=sessions),

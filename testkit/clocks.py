@@ -1,4 +1,7 @@
-"""Processes with a clock of their own, by libfaketime."""
+"""Clocks that a test sets: one inside this process, or one for a whole process.
+
+The latter by libfaketime.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +29,26 @@ def own_clock() -> dict[str, str]:
     if not found:
         raise ImportError("libfaketime is missing (Debian: apt-get install libfaketime)")
     return FAKETIME | {"LD_PRELOAD": str(found[0])}
+
+
+class ManualClock:
+    """A :class:`~server.system.clock.Clock` that stands still until a test moves it."""
+
+    def __init__(self, at: float = 1_800_000_000.0) -> None:
+        self._at = at
+
+    def advance(self, seconds: float) -> None:
+        """Move all three readings."""
+        self._at += seconds
+
+    def wall(self) -> float:
+        """Return the time as Unix seconds."""
+        return self._at
+
+    def monotonic(self) -> float:
+        """Return the same as :meth:`wall`."""
+        return self._at
+
+    def steady(self) -> float:
+        """Return the same as :meth:`wall`."""
+        return self._at

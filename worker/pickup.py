@@ -34,7 +34,9 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 from redis.asyncio.client import Pipeline
 from redis.exceptions import WatchError
 
-from server.adapters.redis.queue import AWAY, cancel_channel, connection_pool, deserialize, doorbell, serialize
+from server.adapters.redis.connect import connection_pool
+from server.adapters.redis.errors import UNAVAILABLE
+from server.adapters.redis.queue import cancel_channel, deserialize, doorbell, serialize
 
 log = logging.getLogger("tryon.worker")
 
@@ -161,7 +163,7 @@ class DoorbellRedis(ArqRedis):
                         if message := await bell.get_message(timeout=LISTEN_SECONDS):
                             self._listening = True
                             self._heard(message)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 self._note_away(error)
             self._listening = False
             await asyncio.sleep(RECONNECT_SECONDS)
@@ -207,7 +209,7 @@ class DoorbellRedis(ArqRedis):
             return NOTHING.get(args[0])
         try:
             answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except AWAY as error:
+        except UNAVAILABLE as error:
             self._note_away(error)
             return NOTHING.get(args[0])
         self._note_back()
@@ -284,7 +286,7 @@ class TakingPipeline(Pipeline):
             try:
                 answers: list[Any] = await super().execute()
                 return answers
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 self._redis._note_away(error)
         return [NOTHING.get(name) for name in names]
 

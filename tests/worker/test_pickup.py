@@ -13,6 +13,7 @@ from arq import Worker, func
 from redis.asyncio import Redis
 
 from server.adapters.redis.queue import ArqQueue, deserialize, serialize
+from server.system.clock import SystemClock
 from testkit.servers import ValkeyServer
 from tests.conftest import StartValkey
 from tests.worker.conftest import until
@@ -26,7 +27,7 @@ class Bench:
     """
 
     def __init__(self, redis_url: str, *, jobs: int) -> None:
-        self.queue = ArqQueue(redis_url, "jobs", "t:")
+        self.queue = ArqQueue(redis_url, "jobs", "t:", clock=SystemClock())
         self.pool = DoorbellRedis(redis_url, "jobs", "t:")
         self.redis = Redis.from_url(redis_url)
         self.ran: asyncio.Queue[tuple[str, float]] = asyncio.Queue()

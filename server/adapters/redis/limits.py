@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from server.adapters.redis.breaker import Breaker
+from server.adapters.redis.errors import UNAVAILABLE
 from server.config.settings import UploadRate
+from server.system.clock import Clock
 from server.telemetry import metrics
 
 LIMIT_SECONDS: Final = 0.3
@@ -69,7 +69,8 @@ class Verdict:
 class RedisLimiter:
     """``rate`` None: nothing is limited."""
 
-    def __init__(self, redis: Redis, rate: UploadRate | None, *, key_prefix: str) -> None:
+    def __init__(self, redis: Redis, rate: UploadRate | None, *, key_prefix: str, clock: Clock) -> None:
+        self._clock = clock
         self._rate = rate
         self._prefix = f"{key_prefix}uploads:"
         self._script = redis.register_script(_SCRIPT)
@@ -90,13 +91,13 @@ class RedisLimiter:
         try:
             async with self._breaker.call():
                 allowed, remaining, reset = await self._script(keys=[key], args=[self._rate.seconds, self._rate.limit])
-        except (RedisError, OSError, TimeoutError):
+        except UNAVAILABLE:
             metrics.limiter_local.inc()
             return self._take_locally(key, self._rate)
         return Verdict(bool(allowed), self._rate, int(remaining), max(1, math.ceil(int(float(reset)) / 1e6)))
 
     def _take_locally(self, key: str, rate: UploadRate) -> Verdict:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         taken = self._local.pop(key, None) or deque()
         while self._local and (
             len(self._local) >= LOCAL_ADDRESSES or next(iter(self._local.values()))[-1] <= now - rate.seconds

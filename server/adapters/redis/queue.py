@@ -3,14 +3,13 @@
 Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies
 between taking it and claiming the session) or come twice; ``sessions.begin`` decides
 what a job is worth, and the reconciler enqueues again what waits too long. While Redis
-is away every method raises :class:`QueueAway`, at the latest after
+is away every method raises :class:`QueueUnavailable`, at the latest after
 :data:`QUEUE_SECONDS`, and at once while it is known to be silent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from statistics import median
@@ -20,22 +19,14 @@ import msgspec
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
 from arq.jobs import serialize_job
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from server.adapters.redis.breaker import Breaker
+from server.adapters.redis.connect import CALL_SECONDS, connection_pool
+from server.adapters.redis.errors import UNAVAILABLE, QueueUnavailable
+from server.system.clock import Clock
 
 FUNCTION: Final = "run_session"
 """Name of the one task. Its only argument is the session's id."""
-
-CALL_SECONDS: Final = 1.0
-"""Bounds connecting, and each read and write, of the connections that a process shares.
-"""
 
 QUEUE_SECONDS: Final = 0.5
 """Bounds each call here: an upload makes several and has 2 s."""
@@ -54,8 +45,6 @@ WORKER_SECONDS: Final = 10
 
 RUNS: Final = 50
 """How many run times are remembered for a processor."""
-
-AWAY: Final = (RedisError, OSError, TimeoutError)
 
 # One command instead of a transaction of five: that takes a web process a fifth of a
 # millisecond less. Rung last: whoever hears it finds the job.
@@ -78,8 +67,7 @@ return redis.call('ZCOUNT', KEYS[1], '(' .. (redis.call('TIME')[1] - ARGV[1]), '
 """
 
 
-class QueueAway(Exception):
-    """Redis does not answer, or refuses."""
+QueueAway = QueueUnavailable  # until every caller has the new name
 
 
 def serialize(job: dict[str, Any]) -> bytes:
@@ -111,48 +99,11 @@ def cancel_channel(key_prefix: str) -> str:
     return f"{key_prefix}cancel"
 
 
-class _Cancellable(AbstractConnection):
-    """A connection whose sending may be cancelled.
-
-    redis-py 5 bounds it with ``asyncio.wait_for``, which before Python 3.12 swallows a
-    cancel that arrives in the moment its inner task has ended (bpo-42130): a worker
-    told to stop then ran on for ever. It also makes a task per command.
-    """
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        seconds, self.socket_timeout = self.socket_timeout, None
-        try:
-            async with asyncio.timeout(seconds):
-                await super().send_packed_command(command, check_health)
-        except TimeoutError as error:
-            raise RedisTimeoutError("Timeout writing to socket") from error
-        finally:
-            self.socket_timeout = seconds
-
-
-def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
-    """Connections that survive a restart of Redis: a stale one is made anew once, at
-    once, without a word.
-
-    ``socket_seconds`` bounds connecting and each read and write.
-    """
-    pool = ConnectionPool.from_url(
-        redis_url,
-        socket_connect_timeout=socket_seconds,
-        socket_timeout=socket_seconds,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[OSError, RedisConnectionError, RedisTimeoutError],
-    )
-    pool.connection_class = type(
-        "Connection", (_Cancellable, pool.connection_class), {}
-    )  # TCP, TLS or Unix, as the URL says
-    return pool
-
-
 class ArqQueue:
     """Jobs in, and what there is to know about the queue."""
 
-    def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
+    def __init__(self, redis_url: str, queue_name: str, key_prefix: str, *, clock: Clock) -> None:
+        self._clock = clock
         self._name = queue_name
         self._doorbell = doorbell(key_prefix)
         self._cancel = cancel_channel(key_prefix)
@@ -181,7 +132,7 @@ class ArqQueue:
         is stored in seconds: arq takes it for a time in milliseconds before which no
         job may start, by the worker's own clock, and that clock may be behind.
         """
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = int(self._clock.wall() * 1000)
         key = job_id(session_id, attempt, n)
         job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
         async with self._bounded():
@@ -311,8 +262,8 @@ class ArqQueue:
         try:
             async with self._breaker.call():
                 yield
-        except AWAY as error:
-            raise QueueAway(str(error) or type(error).__name__) from error
+        except UNAVAILABLE as error:
+            raise QueueUnavailable(str(error) or type(error).__name__) from error
 
     async def close(self) -> None:
         await self._redis.aclose()

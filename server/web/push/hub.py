@@ -33,7 +33,8 @@ from typing import Final
 import msgspec
 
 from server.adapters.database.store import Cursor, Store
-from server.adapters.redis.bus import RedisBus, RedisSubscriber
+from server.adapters.redis.bus import RedisBus
+from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.bus_message import (
     EVENT,
@@ -49,6 +50,7 @@ from server.domain.queue_place import Waiting, worth_telling
 from server.domain.session import Session, timestamp
 from server.domain.tokens import Signer
 from server.sessions.sessions import WAITING_SECONDS, Sessions
+from server.system.randomness import SystemRandomness
 from server.telemetry import metrics
 from server.web.push.deliveries import Receipts
 from tryon.protocol.errors import Unavailable
@@ -240,7 +242,9 @@ class Hub:
         self._catching_up: dict[str, asyncio.Task[None]] = {}
         self._holes: set[str] = set()
         """Sessions with a hole that was found after the last reading began."""
-        self._subscriber = RedisSubscriber(redis_url, on_message=self.receive, on_restored=self._sweep_now)
+        self._subscriber = RedisSubscriber(
+            redis_url, on_message=self.receive, on_restored=self._sweep_now, randomness=SystemRandomness()
+        )
         self._probe_channel = f"{config.key_prefix}probe:{secrets.token_hex(8)}".encode()
         self._probe_came_back = b""
         self._probe_delay_seconds: float | None = None

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from server.adapters.redis.bus import RedisSubscriber
+from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.bus_message import GONE, PROGRESS, parse_prefix
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
 from server.sessions.sessions import Claim, Credential
+from server.system.randomness import SystemRandomness
 from testkit.running import PHOTO, until
 from tests.conftest import StartValkey
 from tryon.protocol.errors import NotFound, Unauthorized, Unavailable
@@ -81,6 +82,7 @@ async def news_of(services: Services, session_id: str) -> AsyncIterator[News]:
         services.config.redis,
         on_message=lambda _, message: news.messages.append(message),
         on_restored=lambda: None,
+        randomness=SystemRandomness(),
     )
     async with subscriber:
         await subscriber.subscribe(services.bus.channel(session_id).encode())

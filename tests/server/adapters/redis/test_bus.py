@@ -9,7 +9,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +19,25 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis.asyncio import Redis
 
-from server.adapters.redis.bus import Load, RedisBus, RedisSubscriber
-from server.adapters.redis.queue import connection_pool
+from server.adapters.redis.bus import RedisBus
+from server.adapters.redis.connect import connection_pool
+from server.adapters.redis.subscriber import Load, RedisSubscriber
 from server.domain.session import Progress
+from server.system.randomness import SystemRandomness
 from testkit.running import until
 from tests.conftest import StartValkey
 
 AT = "2026-11-22T09:00:00.000Z"
+
+
+def open_subscriber(
+    url: str,
+    *,
+    on_message: Callable[[bytes, bytes], None] = lambda channel, payload: None,
+    on_restored: Callable[[], None] = lambda: None,
+) -> RedisSubscriber:
+    """Return a subscriber that is not connected yet."""
+    return RedisSubscriber(url, on_message=on_message, on_restored=on_restored, randomness=SystemRandomness())
 
 
 class Listener:
@@ -34,7 +46,9 @@ class Listener:
     def __init__(self, url: str) -> None:
         self.messages: list[tuple[str, bytes]] = []
         self.restored = 0
-        self.subscriber = RedisSubscriber(url, on_message=self._note, on_restored=self._note_restored)
+        self.subscriber = RedisSubscriber(
+            url, on_message=self._note, on_restored=self._note_restored, randomness=SystemRandomness()
+        )
 
     def _note(self, channel: bytes, payload: bytes) -> None:
         self.messages.append((channel.decode(), payload))
@@ -165,7 +179,7 @@ async def connections_received(admin: Redis) -> int:
 async def asks_politely(url: str, admin: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """A refused subscriber backs off to a second and says once what is wrong."""
     caplog.set_level(logging.WARNING, "tryon.bus")
-    subscriber = RedisSubscriber(url, on_message=lambda channel, payload: None, on_restored=lambda: None)
+    subscriber = open_subscriber(url)
     before, begun = await connections_received(admin), time.monotonic()
     async with subscriber:
         subscriber.subscribe(b"tryon:session:a")
@@ -221,7 +235,7 @@ async def test_a_redis_that_takes_no_more_clients_is_asked_politely(
         await admin.ping()
         await admin.config_set("maxclients", 1)
         caplog.set_level(logging.WARNING, "tryon.bus")
-        subscriber = RedisSubscriber(valkey.url, on_message=lambda channel, payload: None, on_restored=lambda: None)
+        subscriber = open_subscriber(valkey.url)
         async with subscriber:
             confirmed = subscriber.subscribe(b"tryon:session:a")
             async with asyncio.timeout(10):
@@ -243,7 +257,7 @@ async def test_a_message_that_cannot_be_handled_costs_neither_the_connection_nor
             raise RuntimeError(payload)
         taken.append(payload)
 
-    subscriber = RedisSubscriber(redis_url, on_message=handle, on_restored=lambda: None)
+    subscriber = open_subscriber(redis_url, on_message=handle)
     async with subscriber:
         await subscriber.subscribe(b"tryon:session:a")
         for payload in (b"one", b"bad", b"two"):
@@ -322,7 +336,7 @@ async def test_the_settings_of_the_url_say_whom_to_trust(
         assert not caplog.records
         for settings in (f"ssl_check_hostname=true&ssl_ca_certs={known}", "", "ssl_ca_certs=/nowhere"):
             url = f"rediss://127.0.0.1:{port}/0?{settings}"
-            subscriber = RedisSubscriber(url, on_message=lambda channel, payload: None, on_restored=lambda: None)
+            subscriber = open_subscriber(url)
             async with subscriber:
                 await until(lambda: caplog.records)
                 assert not subscriber.up
@@ -435,7 +449,7 @@ async def test_under_load_nothing_is_lost_doubled_or_swapped(redis_url: str) -> 
     def note(channel: bytes, payload: bytes) -> None:
         got.append(payload)
 
-    subscriber = RedisSubscriber(redis_url, on_message=note, on_restored=lambda: None)
+    subscriber = open_subscriber(redis_url, on_message=note)
     async with subscriber, Redis.from_url(redis_url) as redis:
         await until(lambda: subscriber.up)
         await subscriber.subscribe(b"loaded")

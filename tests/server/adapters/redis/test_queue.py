@@ -13,14 +13,16 @@ import pytest
 from arq.worker import JobExecutionFailed
 from redis.asyncio import Redis
 
-from server.adapters.redis.queue import WORKER_SECONDS, ArqQueue, QueueAway, deserialize, job_id, serialize
+from server.adapters.redis.errors import QueueUnavailable
+from server.adapters.redis.queue import WORKER_SECONDS, ArqQueue, deserialize, job_id, serialize
 from server.domain.session import new_session_id
+from server.system.clock import SystemClock
 from tests.conftest import StartValkey
 
 
 @asynccontextmanager
 async def open_queue(redis_url: str) -> AsyncIterator[ArqQueue]:
-    queue = ArqQueue(redis_url, "jobs", "t:")
+    queue = ArqQueue(redis_url, "jobs", "t:", clock=SystemClock())
     try:
         yield queue
     finally:
@@ -144,10 +146,10 @@ async def test_a_redis_that_came_back_empty_is_known_by_it_once(queue: ArqQueue,
 
 
 async def test_a_redis_that_takes_nothing_is_away(start_valkey: StartValkey) -> None:
-    queue = ArqQueue(start_valkey().url, "queue", "tryon:")
+    queue = ArqQueue(start_valkey().url, "queue", "tryon:", clock=SystemClock())
     await queue.remembers()
     await queue._redis.config_set("maxmemory", "1")
-    with pytest.raises(QueueAway):
+    with pytest.raises(QueueUnavailable):
         await queue.remembers()
     await queue.close()
 
@@ -158,9 +160,9 @@ async def test_a_dead_redis_is_away_and_a_new_one_is_used_at_once(start_valkey: 
         await queue.enqueue("s1", 0, 1, score_ms=now_ms())
         valkey.kill()
         for call in (queue.depth(), queue.workers(), queue.contains("s1", 0, 1), queue.forget("s1", 0, 1)):
-            with pytest.raises(QueueAway):
+            with pytest.raises(QueueUnavailable):
                 await call
-        with pytest.raises(QueueAway):
+        with pytest.raises(QueueUnavailable):
             await queue.enqueue("s1", 0, 2, score_ms=now_ms())
 
         valkey.start()
@@ -176,13 +178,13 @@ async def test_a_silent_redis_is_away_within_a_second_or_so(start_valkey: StartV
         valkey.pause()
         try:
             async with asyncio.timeout(2):
-                with pytest.raises(QueueAway):
+                with pytest.raises(QueueUnavailable):
                     await queue.enqueue("s1", 0, 1, score_ms=now_ms())
         finally:
             valkey.resume()
         async with asyncio.timeout(3):  # it is left alone for a second
             while True:
-                with contextlib.suppress(QueueAway):
+                with contextlib.suppress(QueueUnavailable):
                     assert await queue.depth() in (0, 1)  # whether it arrived cannot be known; it works again
                     break
                 await asyncio.sleep(0.02)
@@ -196,7 +198,7 @@ async def test_only_the_first_call_waits_for_a_silent_redis(start_valkey: StartV
         try:
             async with asyncio.timeout(0.9):
                 for _ in range(20):
-                    with pytest.raises(QueueAway):
+                    with pytest.raises(QueueUnavailable):
                         await queue.enqueue("s1", 0, 1, score_ms=now_ms())
         finally:
             valkey.resume()

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server import services as services_module
 from server.adapters.database.store import Change, Moved, Story
-from server.adapters.redis.bus import RedisSubscriber
+from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.bus_message import EVENT, PROGRESS, TERMINAL, event_message, gone_message, progress_message
 from server.domain.queue_place import Waiting
 from server.domain.session import AuditEvent, Progress, Session
 from server.domain.tokens import Signer
 from server.services import Services, open_services
+from server.system.randomness import SystemRandomness
 from server.web.push import hub as hub_module
 from server.web.push.hub import Follower, Hub
 from testkit.running import new_session, until
@@ -121,7 +121,9 @@ def make_hub(services: Services) -> Hub:
         signer=services.signer,
         redis_url=services.config.redis,
     )
-    hub._subscriber = HeldSubscriber(services.config.redis, on_message=hub.receive, on_restored=hub._sweep_now)
+    hub._subscriber = HeldSubscriber(
+        services.config.redis, on_message=hub.receive, on_restored=hub._sweep_now, randomness=SystemRandomness()
+    )
     return hub
 
 
@@ -710,7 +712,7 @@ async def test_a_frozen_redis_does_not_keep_news_from_the_clients(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.1)
-    monkeypatch.setattr(services_module, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 0.2)
     valkey = start_valkey()
     async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
         valkey.pause()
