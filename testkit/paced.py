@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 
-from server.config.settings import Config
-from worker.processors import Job, Output, Report
+from tryon.processor import Job, Output, Report
 
 REPORT_SECONDS = 0.2
 EATEN_BYTES = 5 * 2**30
@@ -18,9 +17,6 @@ EATEN_BYTES = 5 * 2**30
 
 class Paced:
     name = "paced"
-
-    def __init__(self, config: Config) -> None:
-        pass
 
     async def run(self, job: Job, report: Report) -> Output:
         """The result is the photo itself."""

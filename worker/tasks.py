@@ -18,9 +18,9 @@ from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.sessions.sessions import Claim
 from server.telemetry import logs
+from tryon.processor import EXTENSION, Job, Output, Processor, ProcessorError
 from tryon.protocol.errors import StorageFull, TryOnError, Unavailable
 from worker.isolation.pool import NotStarted
-from worker.processors import EXTENSION, Job, Output, Processor, ProcessorError
 
 log = logging.getLogger("tryon.worker")
 

@@ -147,8 +147,7 @@ async def test_the_link_of_a_page_shows_the_session_in_a_browser(
 
 
 async def test_the_processor_of_the_architecture_page_works(photos: Path) -> None:
-    from server.config.settings import Config
-    from worker.processors import Job
+    from tryon.processor import Job
 
     (block,) = [block for _, what, block in marked("docs/architecture.md") if what == "processor"]
     namespace: dict[str, Any] = {}
@@ -158,7 +157,7 @@ async def test_the_processor_of_the_architecture_page_works(photos: Path) -> Non
     async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
         reports.append((progress, stage))
 
-    run: Callable[..., Awaitable[Any]] = namespace["Mirror"](Config()).run
+    run: Callable[..., Awaitable[Any]] = namespace["Mirror"]().run
     output = await run(Job("id", 1, (photos / "photo.webp").read_bytes(), "image/webp"), report)
     assert (output.data[:3], output.extension) == (b"\xff\xd8\xff", "jpg")
     assert reports == [(0.1, "looking into the mirror")]

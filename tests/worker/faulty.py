@@ -9,23 +9,26 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
-from server.config.settings import Config
-from worker.processors import Job, Output, ProcessorError, Report
+from tryon.processor import Job, Output, ProcessorError, Report
+
+SECRET = re.compile(rb"h[u]sh-h[u]sh")
+"""A pattern that does not match its own text."""
 
 
 class Faulty:
     name = "faulty"
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self) -> None:
         self.kept: list[bytearray] = []
 
     async def run(self, job: Job, report: Report) -> Output:
@@ -44,7 +47,8 @@ class Faulty:
         return os.getpid()
 
     async def secrets(self, job: Job, report: Report) -> str:
-        return repr((self.config.secret_keys, self.config.redis_url, self.config.database_url, dict(os.environ)))
+        """Return the environment, and all that looks like a secret in the memory."""
+        return repr((dict(os.environ), matches_in_memory(SECRET)))
 
     async def circumstances(self, job: Job, report: Report) -> str:
         core = resource.getrlimit(resource.RLIMIT_CORE)[0]
@@ -238,6 +242,20 @@ def _peer_of(file: int) -> int | None:
     return int.from_bytes(credentials[:4], sys.byteorder)
 
 
+def matches_in_memory(pattern: re.Pattern[bytes]) -> list[bytes]:
+    """Return what the pattern finds in this process's own memory (Linux)."""
+    found: list[bytes] = []
+    if sys.platform == "linux":
+        with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:
+            for line in maps.read().splitlines():
+                where, rights, *_ = line.split()
+                if rights.startswith("rw"):
+                    start, end = (int(each, 16) for each in where.split("-"))
+                    memory.seek(start)
+                    found += pattern.findall(memory.read(end - start))
+    return found
+
+
 def filled(size: int) -> bytearray:
     """Memory that is there, not just promised."""
     memory = bytearray(size)
@@ -250,8 +268,8 @@ class Slow:
 
     name = "slow"
 
-    def __init__(self, config: Config) -> None:
-        self.folder = config.data_dir
+    def __init__(self, *, folder: str) -> None:
+        self.folder = Path(folder)
 
     async def start(self) -> None:
         while not (self.folder / "warm").exists():
@@ -267,10 +285,10 @@ class Slow:
 
 
 class Unmakeable:
-    def __init__(self, config: Config) -> None:
+    def __init__(self) -> None:
         raise OSError("no GPU\nhere")
 
 
 class Aborting:
-    def __init__(self, config: Config) -> None:
+    def __init__(self) -> None:
         os.abort()

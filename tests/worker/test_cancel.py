@@ -16,8 +16,8 @@ from server.config.settings import Config
 from server.services import Services, open_services
 from tests.worker.conftest import OWNER, Feed, StartWorker, milliseconds, until
 from tests.worker.test_tasks import Scripted, done, forever
+from tryon.processor import Job, Output, Report
 from tryon.protocol.states import Event, Status
-from worker.processors import Job, Output, Report
 from worker.tasks import SessionRunner
 
 OpenFeed = Callable[[Config], Awaitable[Feed]]

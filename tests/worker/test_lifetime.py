@@ -24,13 +24,10 @@ MakeConfig = Callable[..., Config]
 SLOW_STARTER = """
 import asyncio
 from pathlib import Path
-from worker.processors import Output
+from tryon.processor import Output
 
 class SlowStarter:
     name = "slow-starter"
-
-    def __init__(self, config):
-        pass
 
     async def start(self):
         while not (verdict := Path("verdict")).exists():
@@ -52,9 +49,6 @@ import asyncio, time
 
 class Stubborn:
     name = "stubborn"
-
-    def __init__(self, config):
-        pass
 
     async def run(self, job, report):
         print("began", flush=True)

@@ -15,10 +15,10 @@ from server.config.settings import Config
 from server.domain.session import Session
 from server.services import Services, open_services
 from tests.worker.conftest import Feed
+from tryon.processor import Job, Output, ProcessorError, Report
 from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Event, Status
 from worker import tasks
-from worker.processors import Job, Output, ProcessorError, Report
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]

@@ -31,8 +31,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from server.config.settings import Config, ConfigError
-from worker import processors
+from server.config.settings import ConfigError
+from tryon.processor import Closes, Job, Output, Processor, ProcessorError, Starts
 from worker.isolation.messages import (
     Answer,
     Cancel,
@@ -50,10 +50,12 @@ from worker.isolation.messages import (
     Refused,
     Report,
     Run,
+    Setup,
     Warming,
     send,
 )
-from worker.processors import Job, Output, Processor, ProcessorError
+from worker.processors import registry
+from worker.processors.registry import Make
 
 BROKEN: Final = 70
 """Exit status of a child that failed in our own code (EX_SOFTWARE of sysexits.h)."""
@@ -76,12 +78,10 @@ _TEXT_CHARACTERS: Final = 32768
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every child of a fork server is made of."""
+    """What every child of a fork server is made of: the loaded code and its setup."""
 
-    make: Callable[[Config], Processor]
-    config: Config
-    cpu_seconds: float | None
-    niceness: int
+    make: Make
+    setup: Setup
 
 
 def main(worker: socket.socket, plan: Plan) -> NoReturn:
@@ -91,7 +91,7 @@ def main(worker: socket.socket, plan: Plan) -> NoReturn:
     faulthandler.enable()  # where it crashed
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # whoever may be killed prints at once
-    _step_back(plan.niceness)
+    _step_back(plan.setup.niceness)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.run_until_complete(_Child(worker, plan).live())
@@ -125,6 +125,7 @@ class _Child:
     def __init__(self, worker: socket.socket, plan: Plan) -> None:
         self._worker = worker
         self._plan = plan
+        self._setup = plan.setup
         self._inbox = Inbox(FromWorker)
         self._files: list[int] = []
         self._saying = threading.Lock()
@@ -148,22 +149,22 @@ class _Child:
         self._loop.add_reader(self._worker, self._readable)
         self._take_over_logging()
         try:
-            processor = processors.make(self._plan.make, self._plan.config)
+            processor = registry.make(self._plan.make, self._setup.processor, self._setup.options)
         except ConfigError as error:
             self._say(Refused(str(error)))
             return
-        if (start := getattr(processor, "start", None)) is not None:
+        if isinstance(processor, Starts):
             self._say(Warming())
             try:
-                await start()
+                await processor.start()
             except BaseException as error:
                 self._say(Cold(_trace(error)))
                 return
         self._processor = processor
         self._say(Ready())
         await self._ending.wait()
-        if (close := getattr(processor, "close", None)) is not None:
-            await close()
+        if isinstance(processor, Closes):
+            await processor.close()
 
     # -- with the worker ---------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class _Child:
         root = logging.getLogger()
         root.handlers[:] = [_ToWorker(self._say)]
         root.setLevel(logging.WARNING)
-        logging.getLogger("tryon").setLevel(self._plan.config.log_level.upper())
+        logging.getLogger("tryon").setLevel(self._setup.log_level.upper())
 
     # -- one session -------------------------------------------------------------------
 
@@ -231,8 +232,8 @@ class _Child:
             self._tidying.cancel()
         reports = _Reports(self._say)
         try:
-            if self._plan.cpu_seconds is not None:
-                _limit_cpu(self._plan.cpu_seconds)
+            if self._setup.cpu_seconds is not None:
+                _limit_cpu(self._setup.cpu_seconds)
             answer = await self._answer(run, files, reports)
         except BaseException as error:  # a SystemExit would end the loop, and us without a word
             answer = self._said(run, error)

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from server.config.settings import SECRET_VARIABLES
+from tryon.processor import Job
 from worker.isolation.messages import Answer, Cancel, End, FromChild, FromServer, Inbox, Report, Run, Setup, send
-from worker.processors import Job
 
 MAX_OUTPUT_BYTES: Final = 64 * 2**20
 

@@ -17,7 +17,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import pickle
 import resource
 import select
 import signal
@@ -25,10 +24,10 @@ import socket
 import sys
 from typing import Final, NoReturn
 
-from server.config.settings import Config, ConfigError
-from worker import processors
+from server.config.settings import ConfigError
 from worker.isolation import child
 from worker.isolation.messages import Ended, Fork, Forked, FromServer, Inbox, Loaded, NotForked, Refused, Setup, send
+from worker.processors import registry
 
 _PR_SET_PDEATHSIG: Final = 1
 _READ_BYTES: Final = 65536
@@ -72,13 +71,12 @@ class _Server:
         first, *self._early = messages
         assert isinstance(first, Setup)
         sys.path[:] = first.path
-        config: Config = pickle.loads(first.config)  # noqa: S301 - our own parent wrote it
         try:
-            make = processors.find(first.processor)
+            make = registry.find(first.processor)
         except ConfigError as error:
             self._tell(Refused(str(error)))
             os._exit(0)
-        self._plan = child.Plan(make, config, cpu_seconds=first.cpu_seconds, niceness=first.niceness)
+        self._plan = child.Plan(make, first)
         gc.collect()
         gc.freeze()  # or each child's first collection would write to, and so copy, all of it
         self._tell(Loaded())

@@ -29,8 +29,9 @@ class Setup(msgspec.Struct, tag=True):
     path: list[str]
     """The worker's ``sys.path``: what it finds, the processor's process finds."""
     processor: str
-    config: bytes
-    """A pickled Config, without the product's secrets."""
+    options: dict[str, str | int | float | bool | None]
+    """Keyword arguments of the processor's constructor."""
+    log_level: str
     cpu_seconds: float | None
     niceness: int
 

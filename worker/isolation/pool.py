@@ -19,9 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import dataclasses
 import logging
-import pickle
 import signal
 import socket
 import sys
@@ -30,6 +28,7 @@ from typing import Final
 
 from server.config.settings import Config, ConfigError
 from server.telemetry import metrics
+from tryon.processor import Job, Options, Output, ProcessorError, Report
 from worker.isolation import child as inside
 from worker.isolation.child_link import (
     REAP_SECONDS,
@@ -67,7 +66,7 @@ from worker.isolation.messages import (
     send,
 )
 from worker.isolation.messages import Report as Reported
-from worker.processors import Job, Output, ProcessorError, Report
+from worker.processors import registry
 
 log = logging.getLogger("tryon.worker")
 
@@ -143,6 +142,7 @@ class Children:
         self,
         config: Config,
         *,
+        options: Options | None = None,
         on_cold: Callable[[Exception], None] = lambda error: None,
         niceness: int = NICENESS,
         idle_seconds: float = IDLE_SECONDS,
@@ -152,7 +152,8 @@ class Children:
         self._setup = Setup(
             path=sys.path,
             processor=config.processor,
-            config=pickle.dumps(dataclasses.replace(config, secret_keys=(), database_url=None, redis_url=None)),
+            options=dict(registry.options_of(config) if options is None else options),
+            log_level=config.log_level,
             cpu_seconds=config.processor_cpu_seconds,
             niceness=niceness,
         )
@@ -450,7 +451,7 @@ class Children:
             self._on_cold(error)
 
     def _unusable(self, why: object) -> ConfigError:
-        return ConfigError(f"TRYON_PROCESSOR: {self.name!r} cannot be loaded ({why})")
+        return registry.unusable(self.name, why)
 
     def _hung_up(self, child: Child) -> None:
         """It is gone, or as good as: why says the fork server, if it lives."""

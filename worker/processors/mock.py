@@ -1,11 +1,11 @@
 """The default processor: no AI, but a worker's whole life with visible stages, and a
 picture made from the input.
 
-``TRYON_MOCK_SECONDS`` is how long it takes, ``TRYON_MOCK_FAILURE_RATE`` the share of
-runs that fail (finally: ``mock_failure``). With ``TRYON_MOCK_SEED`` the failures are
-repeatable: whether the n-th run of a worker fails, and where, is a function of the seed
-and n alone. Not of the photo: the same one tried again may work, and a test that
-uploads one photo many times sees the rate.
+A run takes ``seconds``; the share ``failure_rate`` of the runs fails (finally, as
+``mock_failure``). With a ``seed`` the failures are repeatable: whether the n-th run of a
+worker fails, and at which progress, is a function of the seed and n alone. It is not a
+function of the photo: the same one tried again may work, and a test that uploads one
+photo many times sees the rate.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Final
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from server.config.settings import Config
-from worker.processors import Job, Output, ProcessorError, Report
+from tryon.processor import Job, Output, ProcessorError, Report
 
 STAGES: Final = (
     (0.12, "reading the photo"),
@@ -28,14 +27,17 @@ STAGES: Final = (
     (0.90, "rendering"),
     (1.00, "finishing"),
 )
-"""(up to this progress, what it says it does)."""
+"""The stages: the progress up to which each lasts, and its text."""
 
 REPORT_SECONDS: Final = 0.2
+"""Pause between two reports."""
 LONG_SIDE: Final = 1024
+"""Pixels of the result's longer side, at most."""
 SMALLEST_LONG_SIDE: Final = 640
+"""Pixels of the result's longer side, at least."""
 WIDEST: Final = 2.0
-"""Longer side through shorter side of the result; what is left beside a longer photo
-shows it again, blurred.
+"""Longer side divided by shorter side of the result, at most; the space beside a longer
+photo shows the photo again, blurred.
 """
 
 ACCENT: Final = (108, 77, 246)
@@ -43,19 +45,20 @@ LABEL: Final = "PREVIEW"
 
 
 class MockProcessor:
-    """See the module."""
+    """A processor that needs no model."""
 
     name = "mock"
 
-    def __init__(self, config: Config) -> None:
-        self._seconds = config.mock_seconds
-        self._failure_rate = config.mock_failure_rate
-        self._seed = config.mock_seed
+    def __init__(self, *, seconds: float = 3.0, failure_rate: float = 0.1, seed: int | None = None) -> None:
+        self._seconds = seconds
+        self._failure_rate = failure_rate
+        self._seed = seed
 
     def __repr__(self) -> str:
         return f"<MockProcessor {self._seconds:g}s failure_rate={self._failure_rate:g} seed={self._seed}>"
 
     async def run(self, job: Job, report: Report) -> Output:
+        """Return a preview of the photo, after a time with visible stages."""
         fails_at = self._fate(job.number)
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -80,13 +83,13 @@ class MockProcessor:
                 picture.cancel()
 
     def _fate(self, n: int) -> float | None:
-        """At which progress the n-th run fails; None: it doesn't."""
+        """Return the progress at which the n-th run fails; None if it does not."""
         dice = random.Random(None if self._seed is None else f"{self._seed}:{n}")
         return dice.uniform(0.3, 0.9) if dice.random() < self._failure_rate else None
 
 
 def compose(image: bytes, garment: bytes | None) -> bytes:
-    """The preview as a JPEG, its longer side at most :data:`LONG_SIDE` pixels.
+    """Return the preview as a JPEG, its longer side at most :data:`LONG_SIDE` pixels.
 
     CPU work: 50-200 ms.
     """
@@ -101,7 +104,7 @@ def compose(image: bytes, garment: bytes | None) -> bytes:
 
 
 def _open(data: bytes, side: int) -> Image.Image:
-    """The image on white, its longer side at most ``side``."""
+    """Return the image on white, its longer side at most ``side`` pixels."""
     with Image.open(io.BytesIO(data)) as image:
         image.draft("RGB", (side, side))  # a large JPEG is decoded at a fraction of its size
         layer = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -113,7 +116,7 @@ def _open(data: bytes, side: int) -> Image.Image:
 
 
 def _frame(person: Image.Image) -> Image.Image:
-    """The photo at a size and shape a screen likes."""
+    """Return the photo at a size and shape that suits a screen."""
     width, height = person.size
     longer = max(width, height, SMALLEST_LONG_SIDE)
     shorter = max(round(longer / WIDEST), round(min(width, height) * longer / max(width, height)))
@@ -128,7 +131,7 @@ def _frame(person: Image.Image) -> Image.Image:
 
 
 def _paste_garment(picture: Image.Image, garment: Image.Image) -> None:
-    """The garment as a card in the lower right corner."""
+    """Draw the garment as a card in the lower right corner."""
     unit = min(picture.size)
     rim, radius, margin = max(4, unit // 70), max(8, unit // 26), max(8, unit // 24)
     inner = ImageOps.contain(garment, (round(unit * 0.36), round(unit * 0.42)), Image.Resampling.LANCZOS)
@@ -152,7 +155,7 @@ def _paste_garment(picture: Image.Image, garment: Image.Image) -> None:
 
 
 def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
-    """A mask of a rectangle with smooth round corners."""
+    """Return a mask of a rectangle with smooth round corners."""
     return _inset(size, 0, radius)
 
 
@@ -165,7 +168,7 @@ def _inset(size: tuple[int, int], inset: int, radius: int) -> Image.Image:
 
 
 def _paste_ribbon(picture: Image.Image) -> None:
-    """A ribbon across the upper right corner that says what this is."""
+    """Draw a ribbon across the upper right corner that says ``PREVIEW``."""
     unit = min(picture.size)
     height = max(26, round(unit * 0.072))
     reach = max(150, round(unit * 0.34))  # where its middle line leaves the picture, from the corner along both edges

@@ -1,4 +1,4 @@
-"""The plug: what may be plugged in, and what the mock makes."""
+"""The mock: the picture it makes, its stages and its failures."""
 
 from __future__ import annotations
 
@@ -6,73 +6,27 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from server.config.settings import Config, ConfigError
 from testkit.photos import CORNERS
-from worker.processors import Job, Output, Processor, ProcessorError, find, make
+from tryon.processor import Job, ProcessorError
+from tryon.processor.conformance import ProcessorConformance
 from worker.processors.mock import LONG_SIDE, STAGES, MockProcessor, compose
 
 MakeMock = Callable[..., MockProcessor]
 
 
-class Empty:
-    def __init__(self, config: Config) -> None:
-        pass
+class TestConformance(ProcessorConformance):
+    """The mock passes the checks for any processor."""
 
+    def make(self) -> MockProcessor:
+        return MockProcessor(seconds=0, failure_rate=0)
 
-class Upside:
-    """A processor of one's own."""
-
-    name = "upside"
-
-    def __init__(self, config: Config) -> None:
-        self.jobs = config.worker_jobs
-
-    async def run(self, job: Job, report: Any) -> Output:
-        return Output(job.image[::-1], "jpg")
-
-
-class Broken:
-    def __init__(self, config: Config) -> None:
-        raise OSError("no GPU\nhere")
-
-
-def load(name: str, config: Config) -> Processor:
-    return make(find(name), replace(config, processor=name))
-
-
-def test_the_mock_is_built_in(tmp_path: Path) -> None:
-    assert isinstance(load("mock", Config(data_dir=tmp_path)), MockProcessor)
-
-
-def test_a_class_of_ones_own_is_plugged_in_by_its_path() -> None:
-    processor = load(f"{__name__}:Upside", Config(worker_jobs=7))
-    assert processor.name == "upside"
-    assert processor.jobs == 7  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("magic", "no processor 'magic'; it is mock"),
-        ("no.such.module:Thing", "ModuleNotFoundError"),
-        (f"{__name__}:Missing", "AttributeError"),
-        (f"{__name__}:Broken", "no GPU here"),
-        (f"{__name__}:Empty", "needs a name and an async run"),
-    ],
-)
-def test_what_cannot_be_plugged_in_is_told_in_one_line(name: str, reason: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        load(name, Config())
-    assert "TRYON_PROCESSOR" in str(error.value)
-    assert reason in str(error.value)
-    assert "\n" not in str(error.value)
+    def make_slow(self) -> MockProcessor:
+        return MockProcessor(seconds=60, failure_rate=0)
 
 
 # -- the mock's picture ----------------------------------------------------------------
@@ -85,7 +39,7 @@ def picture(data: bytes) -> Image.Image:
 
 
 def colour(image: Image.Image, x: float, y: float) -> tuple[int, ...]:
-    """At a place given in parts of the width and height."""
+    """Return the colour at a place given in parts of the width and height."""
     found = image.getpixel((round(x * (image.width - 1)), round(y * (image.height - 1))))
     assert isinstance(found, tuple)
     return tuple(int(part) for part in found)
@@ -95,7 +49,8 @@ def close(one: tuple[int, ...], other: tuple[int, ...], *, within: int = 30) -> 
     return all(abs(a - b) <= within for a, b in zip(one, other, strict=True))
 
 
-def test_the_output_shows_the_photo_the_garment_and_a_ribbon(photos: Path) -> None:
+def test_output_shows_photo_garment_and_ribbon(photos: Path) -> None:
+    """The picture is the photo, with the garment as a card and a ribbon."""
     person, garment = (photos / "photo.webp").read_bytes(), (photos / "garment.png").read_bytes()
 
     plain, dressed = picture(compose(person, None)), picture(compose(person, garment))
@@ -118,12 +73,14 @@ def to_jpeg(data: bytes) -> bytes:
 
 
 def test_two_photos_make_two_pictures(photos: Path) -> None:
+    """The picture depends on the photo."""
     assert compose((photos / "photo.webp").read_bytes(), None) != compose((photos / "photo.jpg").read_bytes(), None)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 8192), (8192, 64), (640, 480)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA", "I;16", "1"])
-def test_every_accepted_size_and_mode_makes_a_picture(size: tuple[int, int], mode: str) -> None:
+def test_every_accepted_image_makes_picture(size: tuple[int, int], mode: str) -> None:
+    """Every size and mode that an upload may have is drawn."""
     file = io.BytesIO()
     image = Image.effect_noise(size, 80)
     (image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)).save(file, "PNG")
@@ -142,7 +99,7 @@ def job(photos: Path) -> Job:
 
 @pytest.fixture
 def mock() -> MakeMock:
-    return lambda **settings: MockProcessor(Config(**({"mock_seconds": 0.0} | settings)))
+    return lambda **options: MockProcessor(**({"seconds": 0.0} | options))
 
 
 async def quiet(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
@@ -153,14 +110,15 @@ def failures(processor: MockProcessor, runs: int) -> list[bool]:
     return [processor._fate(number) is not None for number in range(1, runs + 1)]
 
 
-async def test_the_stages_come_in_order_with_a_falling_eta(mock: MakeMock, job: Job) -> None:
+async def test_stages_come_in_order(mock: MakeMock, job: Job) -> None:
+    """Progress rises through all stages while the expected time falls."""
     told: list[tuple[float | None, str | None, float | None]] = []
 
     async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
         told.append((progress, stage, eta_seconds))
 
     began = time.monotonic()
-    output = await mock(mock_seconds=1.5, mock_failure_rate=0).run(job, report)
+    output = await mock(seconds=1.5, failure_rate=0).run(job, report)
 
     assert 1.5 <= time.monotonic() - began < 5
     assert output.extension == "jpg"
@@ -172,10 +130,11 @@ async def test_the_stages_come_in_order_with_a_falling_eta(mock: MakeMock, job: 
     assert etas[0] == pytest.approx(1.5, abs=0.1)
 
 
-async def test_the_picture_is_made_beside_the_event_loop(mock: MakeMock, photos: Path) -> None:
+async def test_picture_is_made_beside_the_loop(mock: MakeMock, photos: Path) -> None:
+    """Drawing a large photo does not block the event loop."""
     longest = 0.0
     running = asyncio.create_task(
-        mock(mock_failure_rate=0).run(Job("s1", 1, (photos / "large.jpg").read_bytes(), "image/jpeg"), quiet)
+        mock(failure_rate=0).run(Job("s1", 1, (photos / "large.jpg").read_bytes(), "image/jpeg"), quiet)
     )
     while not running.done():
         before = time.monotonic()
@@ -185,22 +144,25 @@ async def test_the_picture_is_made_beside_the_event_loop(mock: MakeMock, photos:
     assert longest < 0.1
 
 
-async def test_it_always_or_never_fails_when_told_to(mock: MakeMock, job: Job) -> None:
+async def test_failure_rate_decides_failures(mock: MakeMock, job: Job) -> None:
+    """A rate of 1 fails each run, a rate of 0 none."""
     with pytest.raises(ProcessorError) as error:
-        await mock(mock_failure_rate=1).run(job, quiet)
+        await mock(failure_rate=1).run(job, quiet)
     assert (error.value.code, error.value.requeue) == ("mock_failure", False)
-    assert (await mock(mock_failure_rate=0).run(job, quiet)).data
+    assert (await mock(failure_rate=0).run(job, quiet)).data
 
 
-def test_a_seed_repeats_the_failures_run_by_run(mock: MakeMock) -> None:
-    first = failures(mock(mock_seed=7), 400)
-    assert first == failures(mock(mock_seed=7), 400)
-    assert first != failures(mock(mock_seed=8), 400)
+def test_seed_repeats_failures(mock: MakeMock) -> None:
+    """The same seed fails the same runs, at the configured rate."""
+    first = failures(mock(seed=7), 400)
+    assert first == failures(mock(seed=7), 400)
+    assert first != failures(mock(seed=8), 400)
     assert 20 <= sum(first) <= 60  # a tenth, though it is the same photo each time
 
 
-async def test_a_cancelled_run_ends_at_once(mock: MakeMock, job: Job) -> None:
-    running = asyncio.create_task(mock(mock_seconds=60, mock_failure_rate=0).run(job, quiet))
+async def test_cancelled_run_ends_at_once(mock: MakeMock, job: Job) -> None:
+    """A cancel reaches a run that would take a minute."""
+    running = asyncio.create_task(mock(seconds=60, failure_rate=0).run(job, quiet))
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,0 +1,67 @@
+"""Find the processor that ``TRYON_PROCESSOR`` names, and make one.
+
+:mod:`~worker.isolation.forkserver` finds it once, each child makes its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Final
+
+from server.config.settings import Config, ConfigError
+from tryon.processor import VERSION, Options, Processor
+
+BUILT_IN: Final[dict[str, str]] = {"mock": "worker.processors.mock:MockProcessor"}
+"""Path of the class, by the processor's name."""
+
+Make = Callable[..., Processor]
+
+
+def options_of(config: Config) -> Options:
+    """Return the options of the configured processor; only the mock has settings."""
+    if config.processor != "mock":
+        return {}
+    return {
+        "seconds": config.mock_seconds,
+        "failure_rate": config.mock_failure_rate,
+        "seed": config.mock_seed,
+    }
+
+
+def find(name: str) -> Make:
+    """Return the class that ``TRYON_PROCESSOR`` names.
+
+    Raises :class:`ConfigError`: one line that says what is wrong.
+    """
+    path = BUILT_IN.get(name, name)
+    if ":" not in path:
+        known = ", ".join(BUILT_IN)
+        raise ConfigError(f"TRYON_PROCESSOR: there is no processor {name!r}; it is {known}, or package.module:Class")
+    module_name, _, class_name = path.partition(":")
+    try:
+        found: Make = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:
+        raise unusable(name, f"{type(error).__name__}: {error}") from error
+    version = getattr(found, "interface", VERSION)
+    if version != VERSION:
+        raise unusable(name, f"it was written for version {version} of the interface, this is version {VERSION}")
+    return found
+
+
+def make(found: Make, name: str, options: Options) -> Processor:
+    """Return a new processor. Raises :class:`ConfigError` as :func:`find` does."""
+    try:
+        processor = found(**options)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise unusable(name, f"{type(error).__name__}: {error}") from error
+    if not callable(getattr(processor, "run", None)) or not isinstance(getattr(processor, "name", None), str):
+        raise ConfigError(f"TRYON_PROCESSOR: {name!r} is no processor: it needs a name and an async run(job, report)")
+    return processor
+
+
+def unusable(name: str, reason: object) -> ConfigError:
+    """Return the error of a processor that cannot be loaded, on one line."""
+    return ConfigError(f"TRYON_PROCESSOR: {name!r} cannot be loaded ({' '.join(str(reason).split())})")
