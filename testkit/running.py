@@ -22,9 +22,10 @@ from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions.sessions import Claim, Photo
-from server.web.app import create_app, listen, make_server
+from server.web.app import create_app
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
+from server.web.serving.server import listen, make_server
 
 PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")
 

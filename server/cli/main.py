@@ -65,12 +65,13 @@ def up() -> None:
 def serve(reuse_port: bool) -> None:
     """Run one web process."""
     from server.up import check_port
-    from server.web import app
+    from server.web.app import create_app
+    from server.web.serving.server import run
 
     config = Config.load()
     if not reuse_port:
         check_port(config.host, config.port)
-    app.run(config, reuse_port=reuse_port)
+    run(create_app(config), config, reuse_port=reuse_port)
 
 
 @cli.command()

@@ -13,7 +13,7 @@ import sys
 #: What each program would import first of all; importing these has no effect of its
 #: own.
 HEAVY = {
-    "server": ("server.web.app",),
+    "server": ("server.web.app", "server.web.serving.server"),
     "arq": ("arq.cli", "arq.worker", "server.services"),
 }
 

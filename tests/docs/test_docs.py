@@ -18,7 +18,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from server.chaos.checker import KINDS
 from server.config import render
 from server.telemetry import metrics as telemetry_metrics
-from server.web.docs import openapi
+from server.web.api.operations import OPERATIONS
 from testkit.documents import PAGES, Reader, frames_in, keys_of, marked, name_of, text_of
 from testkit.plugin import missing
 from testkit.servers import ROOT
@@ -202,7 +202,7 @@ def test_every_metric_is_explained() -> None:
 
 
 def test_every_call_a_page_names_exists() -> None:
-    paths = [re.sub(r"{\w+}", "[^/]+", row.path) for row in openapi.OPERATIONS]
+    paths = [re.sub(r"{\w+}", "[^/]+", row.path) for row in OPERATIONS]
     for page in PAGES:
         for called in re.findall(r"(?<![\w.])/api/[\w/{}<>….-]+(?<!\.)", page.read_text()):
             called = re.sub(r"{\w+}|<\w+>", "x", called).rstrip("/…")

@@ -20,7 +20,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from server.web.api import submit
-from server.web.docs import openapi
+from server.web.api.operations import OPERATIONS
+from server.web.docs.asyncapi import asyncapi
+from server.web.docs.examples import CLIENT_MESSAGES, FRAMES
 from server.web.transports import long_poll as polls
 from server.web.transports import websocket as sockets
 from testkit.documents import Reader, frames_in, keys_of
@@ -239,7 +241,7 @@ async def test_a_receipt_is_checked_as_the_page_says(reader: Reader) -> None:
 
 
 def fields_by_tag(structs: Mapping[type, Any]) -> dict[str, list[str]]:
-    schemas = openapi.asyncapi()["components"]["schemas"]
+    schemas = asyncapi()["components"]["schemas"]
     found = {}
     for struct in structs:
         fields = schemas[struct.__name__]["properties"]
@@ -248,12 +250,12 @@ def fields_by_tag(structs: Mapping[type, Any]) -> dict[str, list[str]]:
 
 
 def test_the_frames_are_those_of_the_code() -> None:
-    assert {names(row[0])[0]: names(row[1]) for row in table("Frame")} == fields_by_tag(openapi.FRAMES)
+    assert {names(row[0])[0]: names(row[1]) for row in table("Frame")} == fields_by_tag(FRAMES)
 
 
 def test_what_a_client_may_send_is_that_of_the_code() -> None:
     on_page = {names(row[0])[0]: names(row[1]) for row in table("Client's frame")}
-    assert on_page == fields_by_tag(openapi.CLIENT_MESSAGES)
+    assert on_page == fields_by_tag(CLIENT_MESSAGES)
 
 
 def test_the_close_codes_are_those_of_the_code() -> None:
@@ -273,8 +275,8 @@ def test_the_errors_are_those_of_the_code() -> None:
 
 def test_the_calls_are_those_of_the_code() -> None:
     in_code = {
-        f"{row.method.upper()} {row.path}": {status for status in row.answers if status < 400}
-        for row in openapi.OPERATIONS
+        f"{row.method} {row.path}": {status for status in row.answers if status < 400}
+        for row in OPERATIONS
         if row.tag == "sessions"
     }
     on_page = {

@@ -93,6 +93,19 @@ class ByeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
 
 Frame = SnapshotFrame | EventFrame | ProgressFrame | PingFrame | PongFrame | ErrorFrame | ByeFrame
 
+
+class ClientPing(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
+    """Asks for a ``pong``."""
+
+
+class ClientSync(msgspec.Struct, frozen=True, tag_field="type", tag="sync"):
+    """Asks for a new snapshot, with the events after ``since`` in ``missed``; one a
+    second is answered.
+    """
+
+    since: int = 0
+
+
 _encoder = msgspec.json.Encoder()
 
 

@@ -1,0 +1,398 @@
+"""Every operation of the API, one row each: where it is, what answers it, and how.
+
+The application makes its routes of :data:`OPERATIONS`, the OpenAPI document its paths,
+and the tests hold both to this table. To add an operation, add a row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from server.web.api.pages import Pages
+from server.web.api.sessions import Actions, ReceiptKeys, SessionList
+from server.web.api.status import Health, Status
+from server.web.api.submit import Submit
+from server.web.common.answers import SessionAnswer
+from server.web.transports.long_poll import Polls
+from server.web.transports.sse import Streams
+from server.web.transports.websocket import Sockets
+from tryon.protocol import paths
+from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from tryon.protocol.views import History, Receipt
+
+
+class Documents(Protocol):
+    """The generated documents; they are made from these rows, so they come from above."""
+
+    async def openapi(self, request: Request) -> Response: ...
+    async def asyncapi(self, request: Request) -> Response: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """The parts of a running web process that answer requests."""
+
+    submit: Submit
+    actions: Actions
+    status: Status
+    polls: Polls
+    streams: Streams
+    sockets: Sockets
+    pages: Pages
+    documents: Documents
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """The endpoint that answers a request, picked from the running parts."""
+
+    pick: Callable[[Endpoints], Callable[[Request], Awaitable[Response]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """The endpoint that follows over a WebSocket, picked from the running parts."""
+
+    pick: Callable[[Endpoints], Callable[[WebSocket], Awaitable[None]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer that is not an error.
+
+    ``body``: the struct that is sent as JSON. ``media``: the content type of any other
+    body. With neither the answer has no body.
+    """
+
+    text: str
+    body: type[msgspec.Struct] | None = None
+    media: str | None = None
+    headers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One row of the API.
+
+    ``errors``: the error codes it may answer with, from which the statuses follow.
+    ``parameters``, ``form``, ``security`` and headers: names of ``docs.schemas``; the
+    empty name in ``security`` means that no credential is fine, too.
+    """
+
+    method: str
+    path: str
+    name: str
+    handler: Http | Socket
+    tag: str
+    summary: str
+    text: str = ""
+    parameters: tuple[str, ...] = ()
+    form: str | None = None
+    security: tuple[str, ...] = ()
+    answers: dict[int, Answer]
+    errors: tuple[str, ...] = ()
+    error_headers: tuple[str, ...] = ()
+    documented: bool = True
+
+    @property
+    def route(self) -> str:
+        """Return the path as Starlette matches it; keys and file names hold slashes."""
+        return re.sub(r"{(key|path)}", r"{\1:path}", self.path)
+
+
+TOKEN: Final = ("bearer", "client_token")
+TOKEN_OR_TICKET: Final = (*TOKEN, "ticket")
+MAY_SEND_TOKEN: Final = (*TOKEN, "")
+
+_OWNER_ERRORS: Final = ("invalid_token", "not_found", "unavailable")
+_LOOK_ERRORS: Final = ("invalid_token", "invalid_ticket", "not_found", "unavailable")
+_UPLOAD_ERRORS: Final = (
+    "bad_multipart", "bad_idempotency_key", "invalid_token", "idempotency_in_flight", "body_too_large", "not_multipart",
+    "unsupported_image", "missing_image", "unreadable_image", "too_many_pixels", "image_too_small", "image_too_large",
+    "bad_params", "idempotency_needs_token", "idempotency_mismatch", "rate_limited", "queue_full", "unavailable",
+    "storage_full",
+)  # fmt: skip
+_RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
+_PICTURE: Final = Answer(text="Ok or degraded.", body=Health)
+_DOWN: Final = Answer(text="Down: the database or the storage does not answer, or the server stops.", body=Health)
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        method="POST",
+        path=paths.SESSIONS,
+        name="submit",
+        handler=Http(lambda web: web.submit.upload),
+        tag="sessions",
+        summary="Upload a photo",
+        text="Answers at once with the session; the work is done elsewhere. The stored photo is upright and carries no "
+        "metadata. An upload without a token gets one, told once as `client_token`. A refused upload leaves nothing.",
+        parameters=("idempotency_key",),
+        form="upload",
+        security=MAY_SEND_TOKEN,
+        answers={
+            201: Answer(
+                text="Accepted and stored; queued, or about to be.",
+                body=SessionAnswer,
+                headers=("Location", "Idempotent-Replay", *_RATE_HEADERS),
+            )
+        },
+        errors=_UPLOAD_ERRORS,
+        error_headers=_RATE_HEADERS,
+    ),
+    Operation(
+        method="GET",
+        path=paths.SESSIONS,
+        name="list",
+        handler=Http(lambda web: web.actions.list),
+        tag="sessions",
+        summary="My sessions",
+        text="Those of the client token, newest first.",
+        parameters=("limit", "cursor"),
+        security=TOKEN,
+        answers={200: Answer(text="A page.", body=SessionList)},
+        errors=("bad_request", "invalid_token", "token_required", "unavailable"),
+    ),
+    Operation(
+        method="GET",
+        path=paths.SESSION,
+        name="session",
+        handler=Http(lambda web: web.polls.session),
+        tag="sessions",
+        summary="Look at a session",
+        text="Exactly what a snapshot on the socket shows. `Retry-After` tells how soon the next poll is worth it; it is "
+        "missing once the session has ended. With `since` the answer also holds `missed`; with `wait` it is a long poll.",
+        parameters=("session_id", "since", "wait", "if_none_match"),
+        security=TOKEN_OR_TICKET,
+        answers={
+            200: Answer(
+                text="The session.",
+                body=SessionAnswer,
+                headers=("ETag", "Retry-After"),
+            ),
+            304: Answer(
+                text="Nothing has changed since the ETag in `If-None-Match`, or no news came in time.",
+                headers=("ETag", "Retry-After"),
+            ),
+        },
+        errors=("bad_request", *_LOOK_ERRORS, "rate_limited"),
+    ),
+    Operation(
+        method="DELETE",
+        path=paths.SESSION,
+        name="erase",
+        handler=Http(lambda web: web.actions.delete),
+        tag="sessions",
+        summary="Erase a session now",
+        text="With all retries of the same photo: files, rows and keys. Running work is stopped, whoever follows is told "
+        "(4510), and from then on it is a 404. The receipt is signed.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={200: Answer(text="Erased.", body=Receipt)},
+        errors=_OWNER_ERRORS,
+    ),
+    Operation(
+        method="POST",
+        path=paths.CANCEL,
+        name="cancel",
+        handler=Http(lambda web: web.actions.cancel),
+        tag="sessions",
+        summary="Cancel a session",
+        text="What waits is cancelled at once, what runs is asked to stop, what has ended stays as it is.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={
+            200: Answer(text="Cancelled, or at its end before.", body=SessionAnswer),
+            202: Answer(text="It runs, and will be cancelled.", body=SessionAnswer),
+        },
+        errors=_OWNER_ERRORS,
+    ),
+    Operation(
+        method="POST",
+        path=paths.RETRY,
+        name="retry",
+        handler=Http(lambda web: web.submit.retry),
+        tag="sessions",
+        summary="Try a failed or cancelled session again",
+        text="Without a new upload: a new session over its own copy of the photos, with `retry_of` set and the time of "
+        "erasure kept. Repeated while that one lives, it answers with it. Counts as an upload.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={
+            201: Answer(
+                text="The new session.",
+                body=SessionAnswer,
+                headers=("Location", "Idempotent-Replay", *_RATE_HEADERS),
+            )
+        },
+        errors=(*_OWNER_ERRORS, "not_finished", "rate_limited", "queue_full", "storage_full"),
+        error_headers=_RATE_HEADERS,
+    ),
+    Operation(
+        method="GET",
+        path=paths.HISTORY,
+        name="history",
+        handler=Http(lambda web: web.status.history),
+        tag="sessions",
+        summary="Every transition of a session",
+        text="The audit trail, from the beginning; it is also the event log that `since` resumes from. `delivered_at` is when "
+        "the terminal event was first handed to a client, noted within a second; null before that.",
+        parameters=("session_id",),
+        security=TOKEN_OR_TICKET,
+        answers={200: Answer(text="The events in order.", body=History)},
+        errors=_LOOK_ERRORS,
+    ),
+    Operation(
+        method="GET",
+        path=paths.SOCKET,
+        name="socket",
+        handler=Socket(lambda web: web.sockets.endpoint),
+        tag="sessions",
+        summary="Follow a session over WebSocket",
+        text=f"Subprotocol `{SUBPROTOCOL}`; frames and close codes are in [the AsyncAPI document](/api/asyncapi.json). The "
+        f"token may also come as the subprotocol pair `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<token>`. Refusals that a person "
+        "should understand are accepted, told as an `error` frame, and closed.",
+        parameters=("session_id", "since"),
+        security=TOKEN_OR_TICKET,
+        answers={
+            101: Answer(text="The socket."),
+            403: Answer(text="A page of that origin may not connect.", media="text/plain"),
+        },
+        errors=("not_found", "unavailable"),
+    ),
+    Operation(
+        method="GET",
+        path=paths.EVENTS,
+        name="events",
+        handler=Http(lambda web: web.streams.endpoint),
+        tag="sessions",
+        summary="Follow a session as Server-Sent Events",
+        text="The frames of the socket, one an event: `data` is the frame, `id` the seq on snapshot and event frames; no "
+        "`event` field. The stream ends after `bye`. Overload is a stream of one `retry` line, because any other status "
+        "would end an EventSource for good.",
+        parameters=("session_id", "since", "last_event_id"),
+        security=TOKEN_OR_TICKET,
+        answers={
+            200: Answer(text="The stream.", media="text/event-stream"),
+            204: Answer(text="You have seen its end: don't come back."),
+        },
+        errors=("invalid_token", "invalid_ticket", "not_found"),
+    ),
+    Operation(
+        method="GET",
+        path=paths.RECEIPT_KEY,
+        name="receipt_key",
+        handler=Http(lambda web: web.actions.receipt_key),
+        tag="sessions",
+        summary="The public keys of the receipts",
+        answers={200: Answer(text="The first signs, all verify.", body=ReceiptKeys)},
+    ),
+    Operation(
+        method="GET",
+        path=paths.FILE,
+        name="file",
+        handler=Http(lambda web: web.status.file),
+        tag="sessions",
+        summary="A photo or a result, by its signed link",
+        text="Take the link from a session or an event as it is. A link that was tampered with or has expired, and a file "
+        "that was erased, are a 404. Knows `Range`.",
+        parameters=("key", "link_expires", "link_key", "link_signature"),
+        answers={
+            200: Answer(text="The image.", media="image/*"),
+            206: Answer(text="The part that `Range` asked for.", media="image/*"),
+        },
+        errors=("not_found", "unavailable"),
+    ),
+    Operation(
+        method="GET",
+        path=paths.HEALTH,
+        name="health",
+        handler=Http(lambda web: web.status.health),
+        tag="service",
+        summary="How everything is",
+        text="`degraded`: uploads are accepted, but something is slower or missing. `down`: they cannot be.",
+        answers={200: _PICTURE, 503: _DOWN},
+    ),
+    Operation(
+        method="GET",
+        path=paths.LIVE,
+        name="live",
+        handler=Http(lambda web: web.status.live),
+        tag="service",
+        summary="Whether the process turns",
+        text="Fails only when a restart would help.",
+        answers={200: Answer(text="It does.", body=Health)},
+    ),
+    Operation(
+        method="GET",
+        path=paths.READY,
+        name="ready",
+        handler=Http(lambda web: web.status.ready),
+        tag="service",
+        summary="Whether to send requests here",
+        text="Redis away is `degraded`, not unready: uploads and pushes go on without it.",
+        answers={200: Answer(text="Yes.", body=Health), 503: _DOWN},
+    ),
+    Operation(
+        method="GET",
+        path=paths.METRICS,
+        name="metrics",
+        handler=Http(lambda web: web.status.metrics),
+        tag="service",
+        summary="Metrics for Prometheus",
+        answers={200: Answer(text="All names begin with `tryon_`.", media="text/plain")},
+    ),
+    Operation(
+        method="GET",
+        path=paths.PAGE,
+        name="page",
+        handler=Http(lambda web: web.pages.page),
+        tag="pages",
+        summary="The demo page",
+        answers={200: Answer(text="A page.", media="text/html")},
+    ),
+    Operation(
+        method="GET",
+        path=paths.DOCS,
+        name="docs",
+        handler=Http(lambda web: web.pages.docs),
+        tag="pages",
+        summary="This documentation as a page",
+        answers={200: Answer(text="A page that needs no other server.", media="text/html")},
+    ),
+    Operation(
+        method="GET",
+        path=paths.OPENAPI,
+        name="openapi",
+        handler=Http(lambda web: web.documents.openapi),
+        tag="pages",
+        summary="The OpenAPI document",
+        answers={200: Answer(text="OpenAPI 3.1.", media="application/json")},
+    ),
+    Operation(
+        method="GET",
+        path=paths.ASYNCAPI,
+        name="asyncapi",
+        handler=Http(lambda web: web.documents.asyncapi),
+        tag="pages",
+        summary="The AsyncAPI document",
+        answers={200: Answer(text="AsyncAPI 3.", media="application/json")},
+    ),
+    Operation(
+        method="GET",
+        path=paths.STATIC,
+        name="static",
+        handler=Http(lambda web: web.pages.static),
+        tag="pages",
+        summary="A part of the demo page or of the documentation",
+        answers={200: Answer(text="The file.", media="*/*")},
+        documented=False,
+    ),
+)

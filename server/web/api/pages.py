@@ -1,0 +1,58 @@
+"""The demo page, the documentation's page, and the static files of both."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from server.config.settings import ConfigError
+from tryon.protocol.errors import NotFound
+
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def static_directory() -> Path:
+    """Return the folder of the static files.
+
+    In a checkout it stands beside the packages, in an installed wheel inside the
+    package. Raises ConfigError if it is in neither place.
+    """
+    package = Path(__file__).resolve().parents[2]
+    for folder in (package.parent / "static", package / "static"):
+        if (folder / "index.html").is_file():
+            return folder
+    raise ConfigError("the static files are missing from this installation")
+
+
+class Pages:
+    """The endpoints of everything that a browser shows as a page."""
+
+    async def page(self, request: Request) -> Response:
+        return await _static("index.html")
+
+    async def docs(self, request: Request) -> Response:
+        return await _static("docs/index.html")
+
+    async def static(self, request: Request) -> Response:
+        return await _static(request.path_params["path"])
+
+
+async def _static(name: str) -> Response:
+    root = static_directory()
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root) or not await asyncio.to_thread(path.is_file):
+            raise NotFound
+    except (ValueError, OSError):  # a NUL in the name, or a name too long for the file system
+        raise NotFound from None
+    return FileResponse(
+        path,
+        headers={"Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "no-referrer"},
+    )

@@ -1,0 +1,134 @@
+"""The AsyncAPI 3 document of the socket, made from the frames and the close codes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any, Final
+
+from server.web.api.operations import TOKEN_OR_TICKET
+from server.web.docs.examples import CLIENT_MESSAGES, FRAMES, SESSION_ID, plain
+from server.web.docs.openapi import INFO
+from server.web.docs.schemas import JSON, PARAMETERS, SECURITY, Schema, markdown, ref, schemas
+from server.web.transports.websocket import INBOUND_LIMIT, INBOUND_SECONDS
+from tryon.protocol import paths
+from tryon.protocol.close_codes import CLOSE_CODES, CloseCode
+from tryon.protocol.errors import CODES
+from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
+
+ABOUT: Final = (
+    "The server speaks first; a client never has to send anything. One JSON object per text frame. "
+    "The first frame is always a snapshot, on the first connect and on every other. Unknown types and fields are to "
+    "be ignored. The last frame is `bye`, then the close code."
+)
+SAY: Final = (
+    f"What a client may send; anything else is ignored. {INBOUND_LIMIT} messages in {INBOUND_SECONDS:g} seconds at most, "
+    f"then {CloseCode.MISUSE}."
+)
+
+
+def _errors_closed_with(code: int) -> list[str]:
+    """Only those with a close code of their own are ever met on a socket."""
+    return [name for name, error in CODES.items() if error.close_code == code and "close_code" in vars(error)]
+
+
+def _message(struct: type, example: Any) -> tuple[str, Schema]:
+    tag = struct.__struct_config__.tag  # type: ignore[attr-defined]  # every struct has it
+    return tag, {
+        "name": tag,
+        "title": tag,
+        "summary": markdown(struct.__doc__ or ""),
+        "contentType": JSON,
+        "payload": ref("schemas", struct.__name__),
+        "examples": [{"name": tag, "payload": plain(example)}],
+    }
+
+
+def _handshake() -> Schema:
+    """Return the query and the headers of the opening request."""
+    query = {
+        "type": "object",
+        "properties": {
+            name: {"type": schema["schema"]["type"], "description": schema["description"]}
+            for name, schema in (
+                ("since", PARAMETERS["since"]),
+                ("ticket", {"schema": {"type": "string"}} | SECURITY["ticket"]),
+            )
+        },
+    }
+    offered = {
+        "type": "object",
+        "properties": {
+            "Sec-WebSocket-Protocol": {
+                "type": "string",
+                "description": f"`{SUBPROTOCOL}`, or `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<token>` from a browser.",
+            }
+        },
+    }
+    return {"method": "GET", "query": query, "headers": offered, "bindingVersion": "0.1.0"}
+
+
+def _operation(action: str, summary: str, messages: Iterable[str]) -> Schema:
+    return {
+        "action": action,
+        "channel": {"$ref": "#/channels/session"},
+        "summary": summary,
+        "messages": [{"$ref": f"#/channels/session/messages/{name}"} for name in messages],
+    }
+
+
+def _close_codes() -> list[Schema]:
+    return [
+        {
+            "code": row.code,
+            "meaning": row.meaning,
+            "reconnect": row.reconnect.value,
+            "reasons": [*row.reasons, *_errors_closed_with(row.code)],
+        }
+        for row in CLOSE_CODES
+    ]
+
+
+@functools.cache
+def asyncapi() -> Schema:
+    """Return the AsyncAPI 3 document of the socket."""
+    sent = dict(_message(struct, example) for struct, example in FRAMES.items())
+    received = {f"client_{tag}": body for tag, body in (_message(s, e) for s, e in CLIENT_MESSAGES.items())}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": f"TryOn Push: the socket, {SUBPROTOCOL}", "description": ABOUT} | INFO,
+        "servers": {
+            "here": {
+                "host": "{host}",
+                "protocol": "ws",
+                "variables": {"host": {"default": "127.0.0.1:8000", "description": "Where the service listens."}},
+                "security": [ref("securitySchemes", name) for name in TOKEN_OR_TICKET],
+            }
+        },
+        "defaultContentType": JSON,
+        "channels": {
+            "session": {
+                "address": paths.SOCKET,
+                "title": "One session",
+                "parameters": {
+                    "session_id": {"description": "From the answer to the upload.", "examples": [SESSION_ID]}
+                },
+                "messages": {name: ref("messages", name) for name in (*sent, *received)},
+                "bindings": {"ws": _handshake()},
+            }
+        },
+        "operations": {
+            "follow": _operation("send", "What the server sends.", sent),
+            "say": _operation("receive", SAY, received),
+        },
+        "components": {
+            "schemas": schemas([*FRAMES, *CLIENT_MESSAGES]),
+            "messages": sent | received,
+            "securitySchemes": {
+                "bearer": SECURITY["bearer"],
+                "client_token": SECURITY["client_token"] | {"type": "httpApiKey"},
+                "ticket": SECURITY["ticket"] | {"type": "httpApiKey"},
+            },
+        },
+        "x-close-codes": _close_codes(),
+    }

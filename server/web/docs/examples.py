@@ -1,0 +1,157 @@
+"""Examples for both documents: values of the real structs.
+
+The type checker finds a field that is renamed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, get_args
+
+import msgspec
+
+from server.web.api.sessions import ReceiptKey, ReceiptKeys, SessionList
+from server.web.api.status import Check, Health
+from server.web.common.problems import Problem
+from tryon.protocol.close_codes import CloseCode
+from tryon.protocol.errors import CODES, TryOnError
+from tryon.protocol.frames import (
+    ByeFrame,
+    ClientPing,
+    ClientSync,
+    ErrorFrame,
+    EventFrame,
+    Frame,
+    PingFrame,
+    PongFrame,
+    ProgressFrame,
+    SnapshotFrame,
+    encode,
+)
+from tryon.protocol.paths import FILES, SESSIONS
+from tryon.protocol.states import Event, Status
+from tryon.protocol.views import ErasedFile, History, HistoryEvent, Links, Receipt, SessionView
+
+SESSION_ID: Final = "019ab9d4-7c1e-7d52-9c6e-0f3a6d1b2c4e"
+_SELF: Final = f"{SESSIONS}/{SESSION_ID}"
+_TICKET: Final = "4365b6f1.1795338900.CBVUp6y64tLy8ctrYvk3qQ"
+_SIGNATURE: Final = "expires=1795338300&key=4365b6f1&signature=u9ED_wlum1IxKfDbSPt9VA"
+_TOKEN: Final = "k7Qm2pXo5uRtYw8zB1cD4eF6gH9jK0lM3nP5qS7tV2x"  # noqa: S105 - an example
+_INPUT: Final = f"{FILES}/inputs/{SESSION_ID}-image.jpg?{_SIGNATURE}"
+_OUTPUT: Final = f"{FILES}/outputs/{SESSION_ID}-1.jpg?{_SIGNATURE}"
+
+_RUNNING: Final = SessionView(
+    session_id=SESSION_ID,
+    status=Status.PROCESSING,
+    seq=2,
+    terminal=False,
+    attempt=1,
+    stage="rendering",
+    progress=0.4,
+    queue_position=None,
+    eta_seconds=1.8,
+    error=None,
+    created_at="2026-11-22T09:00:00.000Z",
+    updated_at="2026-11-22T09:00:00.012Z",
+    deadline="2026-11-22T09:10:00.000Z",
+    expires_at="2026-11-23T09:00:00.000Z",
+    processor="mock",
+    retry_of=None,
+    links=Links(
+        self=_SELF,
+        ws=f"{_SELF}/ws?ticket={_TICKET}",
+        events=f"{_SELF}/events?ticket={_TICKET}",
+        input=_INPUT,
+        garment=None,
+        output=None,
+    ),
+)
+_QUEUED: Final = msgspec.structs.replace(
+    _RUNNING, status=Status.CREATED, seq=1, attempt=0, stage=None, progress=None, eta_seconds=None
+)
+_PROCESSING: Final = EventFrame(
+    session_id=SESSION_ID,
+    seq=2,
+    event=Event.PROCESSING,
+    from_=Status.CREATED,
+    status=Status.PROCESSING,
+    terminal=False,
+    at="2026-11-22T09:00:00.012Z",
+    data={"attempt": 1},
+)
+_COMPLETED: Final = EventFrame(
+    session_id=SESSION_ID,
+    seq=3,
+    event=Event.COMPLETED,
+    from_=Status.PROCESSING,
+    status=Status.COMPLETED,
+    terminal=True,
+    at="2026-11-22T09:00:03.020Z",
+    data={"output": _OUTPUT},
+)
+_HISTORY: Final = History(
+    [
+        HistoryEvent(1, Event.CREATED, None, Status.CREATED, _RUNNING.created_at, 0, {"input": _INPUT}),
+        HistoryEvent(2, Event.PROCESSING, Status.CREATED, Status.PROCESSING, _PROCESSING.at, 1, _PROCESSING.data),
+        HistoryEvent(3, Event.COMPLETED, Status.PROCESSING, Status.COMPLETED, _COMPLETED.at, 1, _COMPLETED.data),
+    ]
+)
+_RECEIPT: Final = Receipt(
+    SESSION_ID,
+    "deleted",
+    "2026-11-22T09:05:00.000Z",
+    [ErasedFile(SESSION_ID, "image", 148201, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")],
+    "4365b6f1",
+    "n0Uu4b2mKq1kq0yWm5F3v8yJ1n3tqk2bX7c5d9e0f1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvWxYz0123456AA",
+)
+_RECEIPT_KEYS: Final = ReceiptKeys([ReceiptKey("4365b6f1", "Xy7b0mQ2c4D6e8F0g2H4i6J8k0L2m4N6o8P0q2R4s6U")])
+_HEALTH: Final = Health(
+    "ok",
+    {
+        "database": Check("ok", seconds=0.000412),
+        "storage": Check("ok", seconds=0.000873),
+        "redis": Check("ok", seconds=0.000214),
+        "workers": Check("ok", count=1),
+        "queue": Check("ok", count=0),
+    },
+)
+
+
+def plain(value: Any) -> Any:
+    """Return a struct as the JSON that is sent."""
+    return msgspec.json.decode(encode(value))
+
+
+def problem(code: str) -> Any:
+    """Return the error answer with this code as the JSON that is sent."""
+    error: type[TryOnError] = CODES[code]
+    known = error.codes[code]
+    request_id = "2076b1c1-6655-4be1-b439-7850c66a32af"
+    return plain(Problem("about:blank", known.title, error.status, known.detail, code, known.retryable, request_id))
+
+
+ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {
+    ("submit", 201): {"accepted": plain(_QUEUED), "without a token": plain(_QUEUED) | {"client_token": _TOKEN}},
+    ("list", 200): {"one": plain(SessionList([_RUNNING], None))},
+    ("session", 200): {"running": plain(_RUNNING)},
+    ("erase", 200): {"receipt": plain(_RECEIPT)},
+    ("history", 200): {"completed": plain(_HISTORY)},
+    ("receipt_key", 200): {"one": plain(_RECEIPT_KEYS)},
+    ("health", 200): {"ok": plain(_HEALTH)},
+}
+"""By operation and status: each example's name and the JSON that is sent."""
+
+FRAMES: Final[dict[type, Any]] = {
+    SnapshotFrame: SnapshotFrame(_RUNNING, [], 25),
+    EventFrame: _COMPLETED,
+    ProgressFrame: ProgressFrame(SESSION_ID, 2, 0.4, "rendering", 1.8, "2026-11-22T09:00:01.214Z"),
+    PingFrame: PingFrame("2026-11-22T09:00:25.000Z"),
+    PongFrame: PongFrame("2026-11-22T09:00:26.000Z"),
+    ErrorFrame: ErrorFrame("not_found", CODES["not_found"].codes["not_found"].detail),
+    ByeFrame: ByeFrame(CloseCode.DONE, "completed", reconnect=False),
+}
+"""What the server sends, each with an example."""
+
+CLIENT_MESSAGES: Final[dict[type, Any]] = {ClientPing: ClientPing(), ClientSync: ClientSync(since=2)}
+"""What a client may send; anything else is ignored, and all of it counts."""
+
+assert set(FRAMES) == set(get_args(Frame))

@@ -1,0 +1,337 @@
+"""The schemas and the descriptions that OpenAPI and AsyncAPI share, as tables.
+
+Schemas come from the structs that are sent, with the units and limits of
+:data:`FIELDS` added: what a type cannot say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from server.domain.tokens import TOKEN_PATTERN
+from server.web.api.sessions import LIMIT, MAX_LIMIT
+from server.web.api.uploads import MAX_PARAMS_BYTES
+from server.web.docs.examples import SESSION_ID
+from server.web.transports.long_poll import MAX_WAIT_SECONDS
+from tryon.protocol.errors import CODES
+
+Schema = dict[str, Any]
+
+# -- the fields ------------------------------------------------------------------------
+
+_TIME: Final[Schema] = {"format": "date-time"}
+_WHOLE: Final[Schema] = {"minimum": 0}
+_LINK: Final[Schema] = {"format": "uri-reference"}
+_SECONDS: Final[Schema] = {"minimum": 0, "description": "In seconds."}
+
+FIELDS: Final[dict[str, Schema]] = {
+    "session_id": {"format": "uuid"},
+    "retry_of": {"format": "uuid", "description": "The session that this one tries again."},
+    "seq": {"minimum": 1, "description": "Counts the session's transitions from 1."},
+    "ErrorFrame.code": {"description": "An error code."},
+    "attempt": _WHOLE | {"description": "How often a worker has claimed it; 0 before the first time."},
+    "terminal": {"description": "Nothing follows: completed, failed or cancelled."},
+    "stage": {"description": "What is being done, in a few words."},
+    "progress": {"minimum": 0, "maximum": 1},
+    "queue_position": {"minimum": 1, "description": "1 is next; null when not waiting, or unknown."},
+    "eta_seconds": _WHOLE | {"description": "To the expected end, in seconds; null if nobody knows."},
+    "created_at": _TIME,
+    "updated_at": _TIME,
+    "at": _TIME,
+    "deadline": _TIME | {"description": "At the latest then it has ended, waiting included."},
+    "expires_at": _TIME | {"description": "Then everything of it is erased."},
+    "processor": {"description": "What makes the picture."},
+    "Links.self": _LINK | {"description": "Needs the client token, or a ticket."},
+    "Links.ws": _LINK
+    | {"description": "With a ticket for those who showed a token, without for those who showed a ticket."},
+    "Links.events": _LINK,
+    "Links.input": _LINK | {"description": "The stored photo. Signed, expires."},
+    "Links.garment": _LINK,
+    "Links.output": _LINK | {"description": "The result. Signed, expires. Null until there is one."},
+    "missed": {"description": "The events after `since`, in order."},
+    "client_token": {
+        "pattern": f"^{TOKEN_PATTERN.pattern}$",
+        "description": "Only in the answer to an upload that brought no token: keep it, it is told once.",
+    },
+    "from": {"description": "The status before; null for `created`."},
+    "data": {"description": "Depends on the event: the attempt, signed links, the error, why it was queued again."},
+    "Problem.status": {"minimum": 400, "maximum": 599},
+    "Problem.type": {"description": "Always `about:blank`: look at `code`."},
+    "Problem.code": {"enum": sorted(CODES)},
+    "Problem.retryable": {"description": "Whether the same again may succeed."},
+    "Health.status": {"enum": ["ok", "degraded", "down"]},
+    "Check.status": {"enum": ["ok", "degraded", "down"]},
+    "Check.seconds": _SECONDS,
+    "Check.count": _WHOLE,
+    "SessionError.code": {"description": "One of the failure codes, or one of the processor's own."},
+    "SessionError.message": {"description": "Safe to show to a person."},
+    "SessionError.retryable": {"description": "Whether trying again may help."},
+    "next_cursor": {"description": "Opens the next page; null: this was the last."},
+    "deleted_at": _TIME,
+    "reason": {"enum": ["deleted"]},
+    "role": {"enum": ["image", "garment", "output"]},
+    "sha256": {
+        "pattern": "^[0-9a-f]{64}$",
+        "description": "Of what was stored, which is not byte for byte what was sent.",
+    },
+    "bytes": _WHOLE,
+    "key_id": {"description": "Which of the keys at /api/tryon/receipt-key."},
+    "Receipt.signature": {
+        "description": "Ed25519, base64url without padding, over the JSON of `session_id`, `reason`, `deleted_at` and `files`: "
+        "keys sorted, no white space, UTF-8."
+    },
+    "ReceiptKey.algorithm": {"enum": ["Ed25519"]},
+    "ping_seconds": {
+        "exclusiveMinimum": 0,
+        "description": "How often a `ping` comes; two periods without: connect again.",
+    },
+    "ByeFrame.code": {"minimum": 1000, "maximum": 4999, "description": "The close code that follows."},
+    "ByeFrame.reason": {"description": "How it ended, or an error code."},
+    "ByeFrame.retry_after_ms": _WHOLE
+    | {"description": "Wait so long before you connect again; null: at once, then back off."},
+    "ClientSync.since": _WHOLE,
+}
+"""What a type cannot say, by field name or by ``Struct.field`` (which wins)."""
+
+
+def markdown(text: str) -> str:
+    """reStructuredText of a docstring as the Markdown that both documents want."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
+    return " ".join(text.replace("``", "`").split())
+
+
+def _refine(schema: Schema, more: Schema) -> Schema:
+    """Add what :data:`FIELDS` says; of ``X or null`` to X, the description to the
+    whole.
+    """
+    schema = {name: value for name, value in schema.items() if name != "default" or value is not None}
+    rules = {name: value for name, value in more.items() if name != "description"}
+    said = {name: value for name, value in more.items() if name == "description"}
+    if "anyOf" in schema:
+        members = [m if m == {"type": "null"} or "$ref" in m else m | rules for m in schema["anyOf"]]
+        return {"anyOf": members} | said
+    if "$ref" in schema:
+        return schema if not said else {"allOf": [schema]} | said
+    return schema | rules | said
+
+
+def _tidy(name: str, component: Schema) -> Schema:
+    component = dict(component)
+    if "description" in component:
+        component["description"] = markdown(component["description"])
+    if "enum" in component:
+        return {"type": "string"} | component
+    properties = {}
+    for key, schema in component.get("properties", {}).items():
+        if len(schema.get("enum", ())) == 1:  # the tag of a frame
+            properties[key] = {"type": "string", "const": schema["enum"][0]}
+        else:
+            properties[key] = _refine(schema, FIELDS.get(f"{name}.{key}", FIELDS.get(key, {})))
+    return component | {"properties": properties}
+
+
+def schemas(types: Sequence[Any]) -> dict[str, Schema]:
+    """The structs and all they are made of, by name."""
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return {name: _tidy(name, component) for name, component in sorted(components.items())}
+
+
+def ref(kind: str, name: str) -> Schema:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+# -- headers, parameters, credentials, bodies ------------------------------------------
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+
+HEADERS: Final[dict[str, Schema]] = {
+    "X-Request-ID": {
+        "description": "The caller's own if it is 1 to 64 of A-Z a-z 0-9 and -, else a new one. Stands in the logs.",
+        "schema": {"type": "string"},
+    },
+    "Location": {"description": "Path of the session.", "schema": {"type": "string", "format": "uri-reference"}},
+    "ETag": {"description": "Weak; changes with seq and progress.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "Seconds to wait before the next try; of a session, before the next poll is worth it.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "RateLimit": {
+        "description": 'Uploads left for this address, and seconds until one more is free: `"uploads";r=9;t=60`. '
+        "Missing while nothing is limited.",
+        "schema": {"type": "string"},
+        "example": '"uploads";r=9;t=60',
+    },
+    "RateLimit-Policy": {
+        "description": 'Uploads in any window of so many seconds: `"uploads";q=10;w=60`.',
+        "schema": {"type": "string"},
+        "example": '"uploads";q=10;w=60',
+    },
+    "Idempotent-Replay": {
+        "description": "The session was made by an earlier request; this one changed nothing.",
+        "schema": {"type": "string", "const": "true"},
+    },
+}
+
+PARAMETERS: Final[dict[str, Schema]] = {
+    "session_id": {
+        "name": "session_id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "format": "uuid"},
+        "example": SESSION_ID,
+    },
+    "since": {
+        "name": "since",
+        "in": "query",
+        "description": "The last seq you have seen: `missed` then holds the events after it.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "wait": {
+        "name": "wait",
+        "in": "query",
+        "description": f"Long poll: wait so many seconds for news, {MAX_WAIT_SECONDS:g} at most. Answered at once when there is "
+        "an event after `since`, with 304 when the time is over. Progress counts as news only against `If-None-Match`.",
+        "schema": {"type": "number", "minimum": 0},
+    },
+    "last_event_id": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "What a browser sends when it comes back: the last seq it has seen. Wins over `since`.",
+        "schema": {"type": "string"},
+    },
+    "idempotency_key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "1 to 255 visible ASCII characters: repeating a request under the same key makes no second session. "
+        "Needs a client token; lives as long as the session.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    },
+    "limit": {
+        "name": "limit",
+        "in": "query",
+        "description": "Sessions a page.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": LIMIT},
+    },
+    "cursor": {
+        "name": "cursor",
+        "in": "query",
+        "description": "`next_cursor` of the page before.",
+        "schema": {"type": "string"},
+    },
+    "if_none_match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "The ETag of the last answer: 304 if nothing has changed.",
+        "schema": {"type": "string"},
+    },
+    "key": {
+        "name": "key",
+        "in": "path",
+        "required": True,
+        "description": "Key of the file, with its slash; from a link.",
+        "schema": {"type": "string"},
+        "example": f"inputs/{SESSION_ID}-image.jpg",
+    },
+    "link_expires": {
+        "name": "expires",
+        "in": "query",
+        "required": True,
+        "description": "Unix seconds.",
+        "schema": {"type": "string"},
+    },
+    "link_key": {
+        "name": "key",
+        "in": "query",
+        "required": True,
+        "description": "Id of the key that signed.",
+        "schema": {"type": "string"},
+    },
+    "link_signature": {"name": "signature", "in": "query", "required": True, "schema": {"type": "string"}},
+}
+
+SECURITY: Final[dict[str, Schema]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The client token: 22 to 128 characters of A-Z a-z 0-9 _ and -, made by the client from at least 128 "
+        "random bits, or by the server at the first upload.",
+    },
+    "client_token": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Client-Token",
+        "description": "The same token, for clients that cannot send Authorization.",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A signed, expiring, read-only pass for one session, from its links. For clients that can set no "
+        "headers: EventSource, a pasted link, wscat.",
+    },
+}
+
+_UPLOAD_PARTS: Final[Schema] = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {
+        "image": {
+            "type": "string",
+            "format": "binary",
+            "description": "The person: JPEG, PNG or WebP, judged by its content. At most 10 MiB, 40 megapixels, 64 to 8192 "
+            "pixels a side, unless configured otherwise.",
+        },
+        "garment": {"type": "string", "format": "binary", "description": "What to wear; the same rules."},
+        "params": {
+            "type": "string",
+            "contentMediaType": JSON,
+            "description": f"A JSON object of at most {MAX_PARAMS_BYTES} bytes, handed to the processor.",
+        },
+    },
+}
+BODIES: Final[dict[str, Schema]] = {
+    "upload": {
+        "required": True,
+        "description": "At most 22 MiB unless configured otherwise. Unknown parts are ignored.",
+        "content": {
+            "multipart/form-data": {
+                "schema": _UPLOAD_PARTS,
+                "encoding": {
+                    name: {"contentType": "image/jpeg, image/png, image/webp"} for name in ("image", "garment")
+                },
+            }
+        },
+    }
+}
+
+
+_EVENT: Final[Schema] = {
+    "type": "object",
+    "description": "One event of the stream, as an EventSource gives it.",
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": JSON,
+            "description": "A frame, as /api/asyncapi.json describes it.",
+        },
+        "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The seq, on snapshot and event frames."},
+        "retry": {"type": "integer", "minimum": 0, "description": "In milliseconds."},
+    },
+}
+
+_TEXT: Final[Schema] = {"type": "string"}
+_BINARY: Final[Schema] = {"type": "string", "format": "binary"}
+
+MEDIA: Final[dict[str, Schema]] = {
+    JSON: {"type": "object"},
+    "text/event-stream": _EVENT,
+    "text/plain": _TEXT,
+    "text/html": _TEXT,
+    "image/*": _BINARY,
+}
+"""The schema of each content type of an answer that is not a struct."""
