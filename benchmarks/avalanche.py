@@ -16,10 +16,14 @@ import signal
 import time
 from dataclasses import dataclass, field
 
+from benchmarks.installation import running_installation
 from server.services import Services
+from testkit.cluster import Cluster
+from testkit.costs import cpu_seconds
 from testkit.load import Client, Held, close_all, connect, connect_all, hold
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
-from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, stop
 
 FIRST_SECONDS, MOST_SECONDS = 0.5, 30.0
 """The browser client's back-off."""
@@ -30,13 +34,13 @@ CHANGED = 50
 
 async def main(*, clients: int) -> None:
     raise_file_limit()
-    settings = GENEROUS | QUIET
+    settings = BENCHMARK | QUIET
     heading(f"avalanche: {clients} clients come back after SIGTERM, and after SIGKILL", settings)
     rows: list[list[str | float | int | None]] = []
-    async with running_stack(**settings) as stack, stack.services() as services:
+    async with running_installation(**settings) as cluster, cluster.services() as services:
         held = await hold(services, clients)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            rows.append([number.name, *await _Avalanche(stack, services, held).run(number)])
+            rows.append([number.name, *await _Avalanche(cluster, services, held).run(number)])
     columns = (
         "signal", "announced s", "away s", "50 % back s", "95 %", "99 %", "all", "all since up s", "back", "right",
         "attempts", "CPU ms each",
@@ -47,7 +51,7 @@ async def main(*, clients: int) -> None:
 
 @dataclass
 class _Avalanche:
-    stack: Stack
+    cluster: Cluster
     services: Services
     held: list[Held]
     hints: dict[int, float] = field(default_factory=dict)
@@ -56,17 +60,18 @@ class _Avalanche:
     attempts: int = 0
 
     async def run(self, number: signal.Signals) -> list[str | float | int | None]:
-        connected, _ = await connect_all(self.stack.port, [each.path for each in self.held], on_text=self._heard)
+        connected, _ = await connect_all(self.cluster.port, [each.path for each in self.held], on_text=self._heard)
         self.seen = {n: each.seq for n, each in enumerate(self.held)}
         started = time.perf_counter()
         returning: list[asyncio.Task[Client]] = []
         for client in connected:
             client.on_end = lambda client: returning.append(asyncio.create_task(self._return(client.number, started)))
-        await stop(self.stack.web, number)
+        self.cluster.web.send(number)
+        await self.cluster.web.ended()
         changing = asyncio.create_task(self._change())
-        await self.stack.start_web()
+        await self.cluster.start_web(self.cluster.web)
         away = time.perf_counter() - started
-        pid = self.stack.web.pid
+        pid = self.cluster.web.pid
         began = cpu_seconds(pid)
         while len(self.back) < len(self.held) and time.perf_counter() - started < GIVE_UP_SECONDS:
             await asyncio.sleep(0.05)
@@ -125,7 +130,7 @@ class _Avalanche:
             self.attempts += 1
             try:
                 path = f"{self.held[number].path}&since={self.seen[number]}"
-                client = await connect(self.stack.port, path, number, on_text=self._heard)
+                client = await connect(self.cluster.port, path, number, on_text=self._heard)
             except (OSError, TimeoutError):
                 failures += 1
                 pause = random.random() * min(MOST_SECONDS, FIRST_SECONDS * 2 ** (failures - 1))

@@ -20,10 +20,14 @@ import time
 from collections.abc import AsyncIterator
 from statistics import median
 
+from benchmarks.installation import running_installation
+from testkit.cluster import Cluster
+from testkit.costs import cpu_seconds
 from testkit.load import Client, Http, Times, connect, form
-from testkit.load_photos import large, photo
+from testkit.photos import large, photo
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK
 from testkit.report import heading, percentile, table
-from testkit.stack import GENEROUS, Stack, cpu_seconds, raise_file_limit, running_stack
 from tryon.protocol.paths import SESSIONS
 
 UPLOADERS = 4
@@ -33,7 +37,7 @@ WARM_SECONDS = 2.0
 async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float, storm: int) -> None:
     raise_file_limit()
     slots = max(1, min(clients // 2, math.ceil(rate * mock_seconds)))
-    settings = GENEROUS | {
+    settings = BENCHMARK | {
         "mock_seconds": round(slots / rate, 3),
         "mock_failure_rate": 0,
         "worker_jobs": slots,
@@ -44,18 +48,18 @@ async def main(*, clients: int, rate: float, seconds: float, rounds: int, mock_s
         f"commit -> frame: {clients} clients connected, {rate:g} sessions/s, {rounds} rounds of {seconds:g} s{meanwhile}",
         settings,
     )
-    async with running_stack(worker=True, **settings) as stack:
-        crowd = _Crowd(stack, clients)
-        async with crowd.running(slots, rate), _storm(stack.port, storm) as photos:
+    async with running_installation(worker=True, **settings) as cluster:
+        crowd = _Crowd(cluster, clients)
+        async with crowd.running(slots, rate), _storm(cluster.port, storm) as photos:
             await asyncio.sleep(WARM_SECONDS)
             photos[0] = 0
             rows: list[list[str | float | int]] = []
             medians: list[float] = []
             for number in range(1, rounds + 1):
                 crowd.clear()
-                cpu, started = cpu_seconds(stack.web.pid), time.perf_counter()
+                cpu, started = cpu_seconds(cluster.web.pid), time.perf_counter()
                 await asyncio.sleep(seconds)
-                busy = (cpu_seconds(stack.web.pid) - cpu) / (time.perf_counter() - started)
+                busy = (cpu_seconds(cluster.web.pid) - cpu) / (time.perf_counter() - started)
                 everything = [delay for values in crowd.delays.values() for delay in values]
                 for event, delays in {**crowd.delays, "all": everything}.items():
                     rows.append([f"{number} {event}", len(delays), *_figures(delays), crowd.connected, busy * 100])
@@ -96,8 +100,8 @@ async def _storm(port: int, connections: int) -> AsyncIterator[list[int]]:
 class _Crowd:
     """So many sessions, each with its client; one that ends is followed by a new one."""
 
-    def __init__(self, stack: Stack, size: int) -> None:
-        self._port = stack.port
+    def __init__(self, cluster: Cluster, size: int) -> None:
+        self._port = cluster.port
         self._size = size
         self._body = form(photo())
         self._wanted: asyncio.Queue[int] = asyncio.Queue()

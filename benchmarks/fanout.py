@@ -11,11 +11,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from benchmarks.installation import running_installation
+from benchmarks.peers.running import running_peer
 from server.domain.bus_message import EVENT, bus_message
 from server.domain.session import timestamp
+from testkit.costs import cpu_seconds
 from testkit.load import Client, close_all, connect_all, hold
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
-from testkit.stack import GENEROUS, QUIET, cpu_seconds, raise_file_limit, running_peer, running_stack
 from tryon.protocol.frames import EventFrame, encode
 from tryon.protocol.states import Event, Status
 
@@ -25,10 +29,10 @@ SETTLE_SECONDS = 1.0
 
 async def main(*, clients: int, rate: float, seconds: float) -> None:
     raise_file_limit()
-    settings = GENEROUS | QUIET | {"sockets_per_session": 20000}
+    settings = BENCHMARK | QUIET | {"sockets_per_session": 20000}
     heading(f"fan-out: 1 session, {clients} sockets, {rate:g} events/s for {seconds:g} s", settings)
     rows: list[list[str | float | int]] = []
-    async with running_stack(**settings) as stack, stack.services() as services:
+    async with running_installation(**settings) as cluster, cluster.services() as services:
         [held] = await hold(services, 1)
         first = held.seq
 
@@ -52,9 +56,11 @@ async def main(*, clients: int, rate: float, seconds: float) -> None:
         async def publish_plain(number: int) -> None:
             await services.redis.publish("fanout", frame(number))
 
-        figures = await _measure(stack.port, held.path, stack.web.pid, publish, clients, rate, seconds, greeted=True)
+        figures = await _measure(
+            cluster.port, held.path, cluster.web.pid, publish, clients, rate, seconds, greeted=True
+        )
         rows.append(["tryon", *figures])
-        async with running_peer("starlette", stack) as (peer, port):
+        async with running_peer("starlette", cluster) as (peer, port):
             figures = await _measure(port, "/ws/fanout", peer.pid, publish_plain, clients, rate, seconds, greeted=False)
             rows.append(["starlette", *figures])
     columns = ("server", "deliveries", "lost", "CPU us each", "p50 ms", "p99 ms", "CPU %")

@@ -13,9 +13,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from benchmarks.installation import running_installation
+from benchmarks.peers.running import running_peer
+from testkit.costs import cpu_seconds, pss_bytes
 from testkit.load import close_all, connect_all, hold, queue
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
-from testkit.stack import GENEROUS, QUIET, cpu_seconds, pss_bytes, raise_file_limit, running_peer, running_stack
 
 SETTLE_SECONDS = 1.5
 
@@ -23,22 +27,22 @@ SETTLE_SECONDS = 1.5
 async def idle(*, clients: int, seconds: float, ping_seconds: float, queued: bool) -> None:
     """Connect them, then leave them alone."""
     raise_file_limit()
-    settings = GENEROUS | QUIET | {"ping_seconds": ping_seconds}
+    settings = BENCHMARK | QUIET | {"ping_seconds": ping_seconds}
     heading(
         f"idle: {clients} clients, each with its own session, {'queued' if queued else 'processing'}, "
         f"watched for {seconds:g} s",
         settings,
     )
     rows: list[list[str | float | int]] = []
-    async with running_stack(**settings) as stack:
-        async with stack.services() as services:
+    async with running_installation(**settings) as cluster:
+        async with cluster.services() as services:
             if queued:
                 paths = [path for _, path in await queue(services, clients)]
             else:
                 paths = [each.path for each in await hold(services, clients)]
         await asyncio.sleep(SETTLE_SECONDS)
-        rows.append(["tryon", *await _hold(stack.port, paths, stack.web.pid, seconds, True)])
-        async with running_peer("starlette", stack) as (peer, port):
+        rows.append(["tryon", *await _hold(cluster.port, paths, cluster.web.pid, seconds, True)])
+        async with running_peer("starlette", cluster) as (peer, port):
             paths = [f"/ws/{number}" for number in range(clients)]
             rows.append(["starlette", *await _hold(port, paths, peer.pid, seconds, False)])
     table(
@@ -80,14 +84,14 @@ async def _busy(pid: int, seconds: float) -> float:
 async def connect(*, clients: int, rounds: int) -> None:
     """Connect them all, close them all, and again."""
     raise_file_limit()
-    settings = GENEROUS | QUIET
+    settings = BENCHMARK | QUIET
     heading(f"connect: {clients} clients, each with its own session, 64 at a time, {rounds} rounds", settings)
     rows: list[list[str | float | int]] = []
-    async with running_stack(**settings) as stack:
-        async with stack.services() as services:
+    async with running_installation(**settings) as cluster:
+        async with cluster.services() as services:
             held = await hold(services, clients)
-        rows += await _connect("tryon", stack.port, [each.path for each in held], stack.web.pid, rounds, True)
-        async with running_peer("starlette", stack) as (peer, port):
+        rows += await _connect("tryon", cluster.port, [each.path for each in held], cluster.web.pid, rounds, True)
+        async with running_peer("starlette", cluster) as (peer, port):
             paths = [f"/ws/{each.session_id}" for each in held]
             rows += await _connect("starlette", port, paths, peer.pid, rounds, False)
     table(("server, round", "CPU ms a connect", "connects/s", "p50 ms", "p99 ms", "CPU ms a close"), rows)

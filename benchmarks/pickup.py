@@ -12,20 +12,23 @@ import json
 import time
 from datetime import datetime
 
+from benchmarks.installation import running_installation
+from testkit.costs import cpu_seconds, tree_cpu_seconds
 from testkit.load import Http, form
-from testkit.load_photos import photo
+from testkit.photos import photo
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK
 from testkit.report import heading, percentile, table
-from testkit.stack import GENEROUS, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
 from tryon.protocol.paths import SESSIONS
 
 
 async def main(*, sessions: int, rate: float, idle_seconds: float, mock_seconds: float) -> None:
     raise_file_limit()
-    settings = GENEROUS | {"mock_seconds": mock_seconds, "mock_failure_rate": 0}
+    settings = BENCHMARK | {"mock_seconds": mock_seconds, "mock_failure_rate": 0}
     heading(f"pick-up: {sessions} uploads, {rate:g}/s, then an idle worker for {idle_seconds:g} s", settings)
     body = form(photo())
-    async with running_stack(worker=True, **settings) as stack:
-        http = Http(stack.port)
+    async with running_installation(worker=True, **settings) as cluster:
+        http = Http(cluster.port)
         made = []
         started = time.perf_counter()
         for number in range(sessions):
@@ -42,12 +45,16 @@ async def main(*, sessions: int, rate: float, idle_seconds: float, mock_seconds:
             if "processing" in events:
                 delays.append((_unix(events["processing"]) - _unix(events["created"])) * 1000)
         http.close()
-        own, everything, began = cpu_seconds(stack.worker.pid), tree_cpu_seconds(stack.worker.pid), time.perf_counter()
+        own, everything, began = (
+            cpu_seconds(cluster.worker.pid),
+            tree_cpu_seconds(cluster.worker.pid),
+            time.perf_counter(),
+        )
         await asyncio.sleep(idle_seconds)
         passed = time.perf_counter() - began
         idle = (
-            (cpu_seconds(stack.worker.pid) - own) / passed,
-            (tree_cpu_seconds(stack.worker.pid) - everything) / passed,
+            (cpu_seconds(cluster.worker.pid) - own) / passed,
+            (tree_cpu_seconds(cluster.worker.pid) - everything) / passed,
         )
     table(
         ("sessions", "started", "p50 ms", "p95 ms", "p99 ms", "max ms", "idle worker CPU %", "with children %"),

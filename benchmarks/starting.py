@@ -15,10 +15,12 @@ import tempfile
 import time
 from statistics import median
 
+from benchmarks.installation import running_installation
+from testkit.costs import pss_bytes
 from testkit.load import Http, form
-from testkit.load_photos import photo
+from testkit.photos import photo
+from testkit.processes import free_port, spawn, stop
 from testkit.report import heading, table
-from testkit.stack import free_port, pss_bytes, running_stack, spawn, stop
 
 READY_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
@@ -28,12 +30,12 @@ SETTINGS = {"mock_seconds": 0.5, "mock_failure_rate": 0, "log_level": "error"}
 async def main(*, starts: int) -> None:
     heading(f"start: {starts} times `tryon serve`, {starts} times `tryon up`", SETTINGS)
     serve, up, memory, stops = [], [], [], []
-    async with running_stack(log_level="error") as stack:
+    async with running_installation(log_level="error") as cluster:
         for _ in range(starts):
-            await stop(stack.web)
+            await cluster.web.terminate()
             began = time.perf_counter()
-            waiting = asyncio.create_task(_ready(stack.port))
-            await stack.start_web()
+            waiting = asyncio.create_task(_ready(cluster.port))
+            await cluster.start_web(cluster.web)
             await waiting
             serve.append(time.perf_counter() - began)
     for _ in range(starts):
@@ -43,7 +45,7 @@ async def main(*, starts: int) -> None:
             began = time.perf_counter()
             process = await spawn(
                 *(sys.executable, "-m", "server", "up"),
-                environ=environ | {"TRYON_DATA_DIR": folder, "TRYON_PORT": str(port)},
+                settings=environ | {"TRYON_DATA_DIR": folder, "TRYON_PORT": str(port)},
             )
             await _ready(port)
             up.append(time.perf_counter() - began)

@@ -14,15 +14,19 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
-from testkit import load_photos as photos
+from benchmarks.installation import running_installation
+from testkit import photos
+from testkit.cluster import Cluster
+from testkit.costs import cpu_seconds, tree_cpu_seconds
 from testkit.load import Http, form
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
-from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack, tree_cpu_seconds
 
 
 async def main(*, seconds: float, connections: Sequence[int], sizes: Sequence[str]) -> None:
     raise_file_limit()
-    settings = GENEROUS | QUIET
+    settings = BENCHMARK | QUIET
     heading(f"upload: {seconds:g} s each, over {', '.join(map(str, connections))} connections", settings)
     rows: list[list[str | float | int | None]] = []
     notes: list[str] = []
@@ -32,8 +36,8 @@ async def main(*, seconds: float, connections: Sequence[int], sizes: Sequence[st
         alone = await asyncio.to_thread(_pillow, picture, seconds / 2)
         rows.append([f"{name}, Pillow alone", None, None, None, None, None, alone])
         for count in connections:
-            async with running_stack(**settings) as stack:
-                figures = await _storm(stack, form(picture), count, seconds)
+            async with running_installation(**settings) as cluster:
+                figures = await _storm(cluster, form(picture), count, seconds)
             rows.append([f"{name}, {count} at a time", *figures])
             notes.append(f"{name}, {count} at a time: everything / Pillow alone = {figures[-1] / alone:.2f}")
     columns = ("upload", "accepted/s", "p50 ms", "p95 ms", "p99 ms", "web process CPU ms", "everything CPU ms")
@@ -41,12 +45,12 @@ async def main(*, seconds: float, connections: Sequence[int], sizes: Sequence[st
     print("\n".join(notes))
 
 
-async def _storm(stack: Stack, body: bytes, connections: int, seconds: float) -> list[float]:
+async def _storm(cluster: Cluster, body: bytes, connections: int, seconds: float) -> list[float]:
     delays: list[float] = []
     over = time.perf_counter() + 1.0
 
     async def upload(number: int) -> None:
-        http = Http(stack.port, number)
+        http = Http(cluster.port, number)
         while (started := time.perf_counter()) < over:
             await http.upload(body)
             delays.append((time.perf_counter() - started) * 1000)
@@ -54,7 +58,7 @@ async def _storm(stack: Stack, body: bytes, connections: int, seconds: float) ->
 
     await asyncio.gather(*map(upload, range(connections)))  # a second to warm up
     delays.clear()
-    own, everything = cpu_seconds(stack.web.pid), _everything(stack)
+    own, everything = cpu_seconds(cluster.web.pid), _everything(cluster)
     started = time.perf_counter()
     over = started + seconds
     await asyncio.gather(*map(upload, range(connections)))
@@ -63,14 +67,14 @@ async def _storm(stack: Stack, body: bytes, connections: int, seconds: float) ->
     return [
         count / passed,
         *(percentile(delays, share) for share in (0.5, 0.95, 0.99)),
-        (cpu_seconds(stack.web.pid) - own) * 1000 / count,
-        (_everything(stack) - everything) * 1000 / count,
+        (cpu_seconds(cluster.web.pid) - own) * 1000 / count,
+        (_everything(cluster) - everything) * 1000 / count,
     ]
 
 
-def _everything(stack: Stack) -> float:
+def _everything(cluster: Cluster) -> float:
     """The web process with its children, and Valkey."""
-    return tree_cpu_seconds(stack.web.pid) + cpu_seconds(stack.valkey.pid)
+    return tree_cpu_seconds(cluster.web.pid) + cpu_seconds(cluster.valkey.pid)
 
 
 def _pillow(data: bytes, seconds: float) -> float:

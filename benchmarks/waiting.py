@@ -14,10 +14,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 
+from benchmarks.installation import running_installation
 from server.services import Services
+from testkit.cluster import Cluster
+from testkit.costs import cpu_seconds
 from testkit.load import Client, Held, Http, close_all, connect_all, hold
+from testkit.processes import raise_file_limit
+from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, table
-from testkit.stack import GENEROUS, QUIET, Stack, cpu_seconds, raise_file_limit, running_stack
 from tryon.protocol.paths import SESSIONS
 
 SETTLE_SECONDS = 1.5
@@ -25,16 +29,16 @@ SETTLE_SECONDS = 1.5
 
 async def main(*, clients: int, seconds: float, poll_seconds: float, news_seconds: float) -> None:
     raise_file_limit()
-    settings = GENEROUS | QUIET
+    settings = BENCHMARK | QUIET
     heading(
         f"waiting: {clients} clients for {seconds:g} s, news of each every {news_seconds:g} s, "
         f"by push and by asking every {poll_seconds:g} s",
         settings,
     )
-    async with running_stack(**settings) as stack, stack.services() as services:
+    async with running_installation(**settings) as cluster, cluster.services() as services:
         held = await hold(services, clients)
         await asyncio.sleep(SETTLE_SECONDS)
-        nobody = await _cost(stack, seconds / 2)
+        nobody = await _cost(cluster, seconds / 2)
         async with _news(services, held, news_seconds):
             heard = 0
 
@@ -42,18 +46,18 @@ async def main(*, clients: int, seconds: float, poll_seconds: float, news_second
                 nonlocal heard
                 heard += text.startswith(b'{"type":"progress"')
 
-            connected, _ = await connect_all(stack.port, [each.path for each in held], on_text=hear)
+            connected, _ = await connect_all(cluster.port, [each.path for each in held], on_text=hear)
             await asyncio.sleep(SETTLE_SECONDS)
             heard = 0
-            pushed = await _cost(stack, seconds)
+            pushed = await _cost(cluster, seconds)
             told = heard
             await close_all(connected)
             await asyncio.sleep(SETTLE_SECONDS)
             asked = [0, 0]
-            async with _asking(stack.port, held, poll_seconds, asked):
+            async with _asking(cluster.port, held, poll_seconds, asked):
                 await asyncio.sleep(SETTLE_SECONDS)
                 asked[:] = [0, 0]
-                polled = await _cost(stack, seconds)
+                polled = await _cost(cluster, seconds)
                 answers, changed = asked
     minutes = clients * seconds / 60
     rows: list[list[str | float | int | None]] = [
@@ -69,12 +73,12 @@ async def main(*, clients: int, seconds: float, poll_seconds: float, news_second
         print(f"without what the process does anyway: {(polled[0] - base) / (pushed[0] - base):.1f}")
 
 
-async def _cost(stack: Stack, seconds: float) -> tuple[float, float]:
+async def _cost(cluster: Cluster, seconds: float) -> tuple[float, float]:
     """Share of a core that the web process and Valkey take."""
-    before, started = (cpu_seconds(stack.web.pid), cpu_seconds(stack.valkey.pid)), time.perf_counter()
+    before, started = (cpu_seconds(cluster.web.pid), cpu_seconds(cluster.valkey.pid)), time.perf_counter()
     await asyncio.sleep(seconds)
     passed = time.perf_counter() - started
-    web, valkey = cpu_seconds(stack.web.pid) - before[0], cpu_seconds(stack.valkey.pid) - before[1]
+    web, valkey = cpu_seconds(cluster.web.pid) - before[0], cpu_seconds(cluster.valkey.pid) - before[1]
     return web / passed, valkey / passed
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from faults.rows import clock, database, deploy, redis, web, worker
 from faults.scene import FULL, SCALED, Outcome, Row
-from testkit.cluster import HARSH
+from testkit.profiles import FAULTS
 from testkit.report import heading, table
 
 ROWS: Final[dict[str, Row]] = redis.ROWS | database.ROWS | web.ROWS | worker.ROWS | clock.ROWS | deploy.ROWS
@@ -28,7 +28,7 @@ async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
     if exact := [name for name in only if name in ROWS]:
         chosen = {name: row for name, row in chosen.items() if name in exact or not name.startswith(tuple(exact))}
     pace = SCALED if scaled else FULL
-    settings: dict[str, Any] = HARSH | pace.settings | {"processor": "testkit.paced:Paced"}
+    settings: dict[str, Any] = FAULTS | pace.settings | {"processor": "testkit.paced:Paced"}
     heading(f"faults: {len(chosen)} rows, {seeds} seeds, {'scaled down' if scaled else 'full length'}", settings)
     lines: list[list[str | float | int | None]] = []
     kept = True

@@ -25,8 +25,10 @@ from server.chaos.http import Network
 from server.chaos.records import Accepted, Audit, Closed, Recorder, Refused, Transition
 from server.domain.session import AuditEvent, Session, timestamp
 from server.domain.tokens import new_token
-from testkit.cluster import Cluster, Program, running_cluster
-from testkit.load_photos import photo
+from testkit.cluster import Cluster, running_cluster
+from testkit.photos import photo
+from testkit.profiles import FAULTS
+from testkit.programs import Program
 from tryon.protocol.paths import SESSIONS
 from tryon.protocol.states import Event, Status
 
@@ -602,7 +604,7 @@ async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
 
     Logs are shown when something was wrong.
     """
-    settings = {"processor": "testkit.paced:Paced"} | pace.settings | cluster
+    settings = FAULTS | {"processor": "testkit.paced:Paced"} | pace.settings | cluster
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
     async with (
         running_cluster(**settings) as running,

@@ -49,9 +49,12 @@ from server.chaos.records import (
 )
 from server.chaos.run import FaultFailed, come, judge, while_things_break
 from server.domain.session import timestamp
-from testkit.cluster import Cluster, Program, running_cluster
+from testkit.cluster import Cluster, running_cluster
+from testkit.damage import frozen_valkey, full_disk, full_valkey, locked_sqlite, restart_postgres
+from testkit.processes import raise_file_limit
+from testkit.profiles import FAULTS
+from testkit.programs import Program
 from testkit.report import heading
-from testkit.stack import raise_file_limit
 
 ADDRESSES: Final = [f"127.{16 + n // 8}.7.{10 + n % 8}" for n in range(256)]
 DISK_BYTES: Final = 256 * 2**20
@@ -205,7 +208,7 @@ class Faults:
         """As when the power goes, and comes back."""
         programs = [*self._cluster.webs, *self._cluster.workers]
         await asyncio.gather(*(program.kill() for program in programs), asyncio.to_thread(self._cluster.valkey.kill))
-        await self._cluster.start_valkey()
+        await asyncio.to_thread(self._cluster.valkey.start)
         for program in programs:
             await program.start()
         return "web, workers and Valkey"
@@ -213,37 +216,31 @@ class Faults:
     async def valkey_killed(self) -> str:
         await asyncio.to_thread(self._cluster.valkey.kill)
         await self._pause(2)
-        await self._cluster.start_valkey()
+        await asyncio.to_thread(self._cluster.valkey.start)
         return "back with its append-only file"
 
     async def valkey_emptied(self) -> str:
         await asyncio.to_thread(self._cluster.valkey.kill)
         for file in (self._cluster.valkey.folder / "appendonlydir").glob("*"):
             file.unlink()
-        await self._cluster.start_valkey()
+        await asyncio.to_thread(self._cluster.valkey.start)
         return "killed, back with nothing"
 
     async def valkey_frozen(self) -> str:
-        self._cluster.valkey.pause()
-        try:
+        with frozen_valkey(self._cluster.valkey):
             await self._pause(5)
-        finally:
-            self._cluster.valkey.resume()
         return ""
 
     async def valkey_full(self) -> str:
-        await self._cluster.fill_valkey()
-        try:
+        async with full_valkey(self._cluster.valkey):
             await self._pause(5)
-        finally:
-            await self._cluster.empty_valkey()
         return "without eviction"
 
     async def subscribers_cut(self) -> str:
-        return f"{await self._cluster.redis('CLIENT', 'KILL', 'TYPE', 'pubsub')} connections"
+        return f"{await self._cluster.valkey.command('CLIENT', 'KILL', 'TYPE', 'pubsub')} connections"
 
     async def redis_connections_cut(self) -> str:
-        cut = await self._cluster.redis("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        cut = await self._cluster.valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         return f"{cut} connections"
 
     async def clients_cut(self) -> str:
@@ -251,18 +248,18 @@ class Faults:
 
     async def sqlite_locked(self) -> str:
         def hold() -> None:
-            with self._cluster.locked_sqlite():
+            with locked_sqlite(self._cluster):
                 time.sleep(4 * self._soak.scale)
 
         await asyncio.to_thread(hold)
         return ""
 
     async def postgresql_restarted(self) -> str:
-        await self._cluster.restart_postgres()
+        await restart_postgres(self._cluster)
         return "-m immediate"
 
     async def disk_full(self) -> str:
-        with self._cluster.full_disk():
+        with full_disk(self._cluster):
             await self._pause(3)
         return ""
 
@@ -318,10 +315,10 @@ async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
             count = (await connection.execute(select(func.count()).select_from(table))).scalar_one()
             if count:
                 found.append(Remains(t=now, what="row", name=f"{count} of {table.name}"))
-    for key in await cluster.redis("KEYS", "*"):
+    for key in await cluster.valkey.command("KEYS", "*"):
         if SESSION_ID.search(key):
             found.append(Remains(t=now, what="key", name=key.decode()))
-    for job in await cluster.redis("ZRANGE", "tryon:queue", 0, -1):
+    for job in await cluster.valkey.command("ZRANGE", "tryon:queue", 0, -1):
         found.append(Remains(t=now, what="job", name=job.decode()))
     return found
 
@@ -385,7 +382,7 @@ async def run(soak: Soak, record: Recorder) -> None:
         postgres=soak.postgres,
         disk_bytes=disk,
         valkey_options=("--appendonly", "yes"),
-        **soak.settings,
+        **(FAULTS | soak.settings),
     ) as cluster:
         network = Network(cluster.url, sources=ADDRESSES)
         choice = random.Random(soak.seed)

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from testkit.servers import ROOT, Stack
+from testkit.processes import ROOT
+from testkit.stack import Stack
 
 ADDRESS: Final = "http://127.0.0.1:8000"
 PAGES: Final = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,8 +19,10 @@ import pytest
 
 from server.config.settings import Config
 from testkit import photos as photo_maker
+from testkit.disks import mounted_disk
 from testkit.plugin import missing, note
-from testkit.servers import PostgresServer, Stack, ValkeyServer
+from testkit.servers import PostgresServer, ValkeyServer
+from testkit.stack import Stack
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -235,15 +236,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def disk_of(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of so many bytes (``256k``, ``1m``) at a folder that is made."""
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        missing("the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    """Mount a file system of this size (``256k``, ``1m``); skip the test without the
+    right to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(mounted_disk(folder, size))
+        except PermissionError as error:
+            if os.geteuid() == 0:
+                missing("the right to mount a tmpfs")
+            pytest.skip(str(error))
+        yield folder
 
 
 @pytest.fixture

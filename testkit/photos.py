@@ -9,8 +9,10 @@ a comment.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -124,6 +126,37 @@ def make(folder: Path) -> Path:
     text.add_text("Comment", SECRETS[1].decode())
     shirt(SIZES["garment.png"]).save(folder / "garment.png", pnginfo=text, exif=metadata(1))
     return folder
+
+
+# -- pictures that cost what photos cost: smooth colours and some grain ---------------
+
+
+@cache
+def photo(width: int = 96, height: int = 128, quality: int = 85, grain: float = 0.3, orientation: int = 1) -> bytes:
+    """A JPEG; ``orientation`` as a phone notes it (EXIF tag 0x0112), with the place
+    where it was taken.
+    """
+    noise = Image.effect_noise((width, height), 24).convert("L")
+    ramp = Image.linear_gradient("L").resize((width, height))
+    green = Image.blend(ramp, noise, grain)
+    picture = Image.merge("RGB", (ramp, green, ramp.transpose(Image.Transpose.ROTATE_180)))
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[0x0112] = orientation
+        exif.get_ifd(0x8825)[1] = "N"
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality, exif=exif)
+    return out.getvalue()
+
+
+def small() -> bytes:
+    """About 196 kB: what a page uploads that makes photos smaller first."""
+    return photo(1024, 768, 88, 0.43)
+
+
+def large() -> bytes:
+    """12 megapixels, about 2.7 MB, lying on its side: what a phone uploads."""
+    return photo(4000, 3000, 92, 0.3, 6)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,28 @@
-"""The real servers that tests run against:
+"""The real servers that tests run against: Valkey and PostgreSQL, each in a process of
+its own.
 
-Valkey, PostgreSQL, and the product's own stack, each a process of its own.
-
-All of them die with the test process, even if it is killed (Linux), and none of them
-needs a fixed port.
+They die with the test process, even if it is killed (Linux), and need no fixed port.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import ctypes
 import importlib.util
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import psutil
 import redis
+import redis.asyncio
 
-ROOT: Final = Path(__file__).resolve().parent.parent
-START_SECONDS: Final = 30.0  # generous: the machine may be busy; nothing waits this long when all is well
-
-
-def die_with_parent(with_signal: int = signal.SIGKILL) -> Callable[[], None]:
-    """A ``preexec_fn``: the kernel sends ``with_signal`` to the child when this thread
-    ends (Linux; elsewhere nothing).
-    """
-    if sys.platform != "linux":
-        return lambda: None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: libc.prctl(1, with_signal, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from testkit.processes import START_SECONDS, die_with_parent, free_port
 
 
 class ValkeyServer:
@@ -71,7 +46,7 @@ class ValkeyServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
-        return f"<ValkeyServer {self.socket_path} pid={self.pid}>"
+        return f"<ValkeyServer {self.socket_path} pid={self._process and self._process.pid}>"
 
     @property
     def url(self) -> str:
@@ -83,8 +58,9 @@ class ValkeyServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def pid(self) -> int:
+        assert self._process is not None, "it does not run"
+        return self._process.pid
 
     def start(self) -> ValkeyServer:
         """Start it (again, after :meth:`kill`) and return when it answers."""
@@ -119,6 +95,15 @@ class ValkeyServer:
         with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket_path))) as client:
             client.flushall()
             client.script_flush()
+
+    def client(self) -> redis.asyncio.Redis:
+        """Return a new connection of the asyncio client, past any proxy."""
+        return redis.asyncio.Redis(unix_socket_path=str(self.socket_path))
+
+    async def command(self, *command: str | int) -> Any:
+        """Send one command; return its reply."""
+        async with self.client() as client:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -286,103 +271,3 @@ class PostgresServer:
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class Stack:
-    """A `tryon up` (or another `tryon` command) as a process of its own; its output
-    line by line.
-    """
-
-    READY: Final = re.compile(r"TryOn Push is ready at (\S+)")
-
-    def __init__(self, process: asyncio.subprocess.Process, data_dir: Path, folder: Path) -> None:
-        self.process = process
-        self.data_dir = data_dir
-        self.folder = folder  #: its working directory
-        self.url = ""
-        self.lines: list[str] = []  #: stdout
-        self.errors: list[str] = []  #: stderr
-        self._changed = asyncio.Event()
-        assert process.stdout is not None and process.stderr is not None
-        self._readers = [
-            asyncio.create_task(self._read(process.stdout, self.lines)),
-            asyncio.create_task(self._read(process.stderr, self.errors)),
-        ]
-
-    def __repr__(self) -> str:
-        return f"<Stack {self.url} pid={self.process.pid}>"
-
-    @classmethod
-    async def open(cls, folder: Path, *command: str, env: Mapping[str, str] | None = None) -> Stack:
-        """Start ``python -m server <command>`` with no other TRYON_* setting than
-        ``env``.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        clean = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")}
-        settings = {"TRYON_DATA_DIR": str(folder / "data"), **(env or {})}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "server", *command),
-            cwd=folder,
-            env=clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGTERM),
-            limit=2**20,
-        )
-        return cls(process, Path(settings["TRYON_DATA_DIR"]), folder)
-
-    async def _read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
-        async for line in stream:
-            lines.append(line.decode(errors="replace").rstrip("\n"))
-            self._changed.set()
-        self._changed.set()
-
-    async def line(self, pattern: str | re.Pattern[str], *, seconds: float = START_SECONDS) -> re.Match[str]:
-        """Wait for a line of either stream, past ones included, that matches.
-
-        AssertionError with the output if the process ends without one.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while True:
-                    self._changed.clear()
-                    for line in (*self.lines, *self.errors):
-                        if match := re.search(pattern, line):
-                            return match
-                    if all(reader.done() for reader in self._readers):
-                        break
-                    await self._changed.wait()
-        raise AssertionError(f"no line matches {pattern!r} in:\n{self.output}")
-
-    async def ready(self) -> Stack:
-        self.url = (await self.line(self.READY))[1]
-        return self
-
-    @property
-    def output(self) -> str:
-        return "\n".join((*self.lines, *self.errors))
-
-    async def wait(self, seconds: float = START_SECONDS) -> int:
-        """Its exit status, when it has ended and all its output is read."""
-        async with asyncio.timeout(seconds):
-            await asyncio.gather(*self._readers)
-            return await self.process.wait()
-
-    async def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 15) -> int:
-        """Send a signal and wait for the end; its exit status."""
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        return await self.wait(seconds)
-
-    async def close(self) -> None:
-        try:
-            await self.stop()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            for reader in self._readers:
-                reader.cancel()
-            await asyncio.gather(*self._readers, return_exceptions=True)
-            await self.process.wait()

@@ -26,7 +26,7 @@ from server.services import open_services
 from testkit import clocks
 from testkit.plugin import missing
 from testkit.running import Client, new_session, until
-from testkit.servers import Stack
+from testkit.stack import Stack
 
 MakeConfig = Callable[..., Config]
 

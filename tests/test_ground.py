@@ -17,7 +17,8 @@ from playwright.async_api import Page
 
 from testkit import photos as photo_maker
 from testkit.fixtures import StartValkey
-from testkit.servers import ROOT, PostgresServer
+from testkit.processes import ROOT
+from testkit.servers import PostgresServer
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from testkit.servers import ROOT
+from testkit.processes import ROOT
 
 SECONDS = 90
 TINY = {

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene, terminal
+from testkit.damage import exhausted_postgres, full_disk, locked_sqlite, restart_postgres
 from tryon.protocol.states import Status
 
 RATE: Final = 4.0
@@ -49,7 +50,7 @@ async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) 
 
 async def locked(pace: Pace) -> Outcome:
     async with _without_database(pace, felt_seconds=pace.locked_seconds / 2) as scene:
-        with scene.cluster.locked_sqlite():
+        with locked_sqlite(scene.cluster):
             await scene.outage(pace.locked_seconds)
         scene.repaired()
     return scene.outcome
@@ -62,7 +63,7 @@ async def restarted(pace: Pace) -> Outcome:
     async with _without_database(pace, felt_seconds=0.0, postgres=True) as scene:
         for _ in range(3):
             await scene.outage(pace.outage_seconds / 3)
-            await scene.cluster.restart_postgres()
+            await restart_postgres(scene.cluster)
         scene.repaired()
     return scene.outcome
 
@@ -95,7 +96,7 @@ async def exhausted(pace: Pace) -> Outcome:
     """Somebody else holds every connection that PostgreSQL has to give."""
     few = {"max_connections": "30"}
     async with _without_database(pace, felt_seconds=pace.locked_seconds / 2, postgres=few) as scene:
-        async with scene.cluster.exhausted_postgres():
+        async with exhausted_postgres(scene.cluster):
             await scene.outage(pace.locked_seconds)
         scene.repaired()
     return scene.outcome
@@ -109,7 +110,7 @@ async def disk_full_upload(pace: Pace) -> Outcome:
         assert first is not None
         scene.follow(*first)
         await scene.until(lambda: scene.screens[0].outcome)
-        with scene.cluster.full_disk():
+        with full_disk(scene.cluster):
             before = await scene.sessions()
             for _ in range(5):
                 scene.expect(await scene.upload(patient=False) is None, "an upload was taken with the disk full")
@@ -136,7 +137,7 @@ async def disk_full_output(pace: Pace) -> Outcome:
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")
         made = await asyncio.gather(*(scene.upload(seconds=2.0) for _ in range(4)))
-        with scene.cluster.full_disk():
+        with full_disk(scene.cluster):
             for each in made:
                 assert each is not None
                 scene.follow(*each)
@@ -144,7 +145,7 @@ async def disk_full_output(pace: Pace) -> Outcome:
         patient = await scene.upload(seconds=1.0)
         assert patient is not None
         scene.follow(*patient)
-        with scene.cluster.full_disk():
+        with full_disk(scene.cluster):
             await scene.until(lambda: scene.screens[-1].cursor >= 2)
             await scene.outage(2.0)  # it has found the disk full by now
         scene.repaired()

@@ -16,6 +16,7 @@ from faults.scene import Outcome, Pace, Row, Scene, running_scene
 from server.adapters.redis.queue import cancel_channel, doorbell
 from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
+from testkit.damage import frozen_valkey, full_valkey, overrun_subscribers
 from testkit.proxy import subscribes
 
 RATE: Final = 4.0
@@ -59,25 +60,23 @@ async def killed(pace: Pace) -> Outcome:
     async with _without_redis(pace) as scene:
         scene.cluster.valkey.kill()
         await scene.outage(pace.outage_seconds)
-        await scene.cluster.start_valkey()
+        await asyncio.to_thread(scene.cluster.valkey.start)
         scene.repaired()
     return scene.outcome
 
 
 async def frozen(pace: Pace) -> Outcome:
     async with _without_redis(pace, push_seconds=5.0) as scene:
-        scene.cluster.valkey.pause()
-        await scene.outage(pace.frozen_seconds)
-        scene.cluster.valkey.resume()
+        with frozen_valkey(scene.cluster.valkey):
+            await scene.outage(pace.frozen_seconds)
         scene.repaired()
     return scene.outcome
 
 
 async def out_of_memory(pace: Pace) -> Outcome:
     async with _without_redis(pace) as scene:
-        await scene.cluster.fill_valkey()
-        await scene.outage(pace.outage_seconds)
-        await scene.cluster.empty_valkey()
+        async with full_valkey(scene.cluster.valkey):
+            await scene.outage(pace.outage_seconds)
         scene.repaired()
     return scene.outcome
 
@@ -109,9 +108,9 @@ async def cut_off(pace: Pace) -> Outcome:
                     (cancel_channel("tryon:"), b"1" * 1000),
                 ):
                     async with asyncio.timeout(10):  # the worker has one connection for two of them
-                        while not (await scene.cluster.redis("PUBSUB", "NUMSUB", channel))[1]:
+                        while not (await scene.cluster.valkey.command("PUBSUB", "NUMSUB", channel))[1]:
                             await asyncio.sleep(0.02)
-                    await scene.cluster.overrun_subscribers(channel, message)
+                    await overrun_subscribers(scene.cluster.valkey, channel, message)
                 await scene.outage(pace.outage_seconds / cuts)
         scene.repaired()
     return scene.outcome
@@ -120,7 +119,7 @@ async def cut_off(pace: Pace) -> Outcome:
 async def _followed(scene: Scene) -> str:
     """A session to whose channel somebody is subscribed."""
     async with asyncio.timeout(10):
-        while not (channels := await scene.cluster.redis("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
+        while not (channels := await scene.cluster.valkey.command("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
             await asyncio.sleep(0.01)
     return str(channels[0].decode().removeprefix(CHANNELS))
 
@@ -144,7 +143,7 @@ async def subscribers_killed(pace: Pace) -> Outcome:
         cuts = 5
         async with _cutting(scene, cuts):
             for _ in range(cuts):
-                await scene.cluster.redis("CLIENT", "KILL", "TYPE", "pubsub")
+                await scene.cluster.valkey.command("CLIENT", "KILL", "TYPE", "pubsub")
                 await scene.outage(pace.outage_seconds / cuts)
         scene.repaired()
     return scene.outcome

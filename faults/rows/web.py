@@ -22,9 +22,11 @@ from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
 from server.domain.tokens import new_token
 from server.services import Services
+from testkit.costs import pss_bytes
 from testkit.load import BOUNDARY, Client, Held, Times, close_all, connect_all, form, hold
-from testkit.load_photos import photo
-from testkit.stack import QUIET, pss_bytes, raise_file_limit
+from testkit.photos import photo
+from testkit.processes import raise_file_limit
+from testkit.profiles import QUIET
 from tryon.protocol.paths import SESSIONS
 
 RATE: Final = 4.0

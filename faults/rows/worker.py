@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from faults.scene import Outcome, Pace, Row, Scene, running_scene
 from server.domain.session import AuditEvent
+from testkit.damage import freeze, locked_sqlite
 from tryon.protocol.states import Event, Status
 
 SESSIONS: Final = 8
@@ -53,7 +54,7 @@ async def killed(pace: Pace) -> Outcome:
     """One of two workers is killed in the middle of its jobs."""
     async with running_scene(pace, workers=2) as scene:
         one, other = scene.cluster.workers
-        await scene.cluster.freeze(other)
+        await freeze(scene.cluster, other)
         ids = await _running(scene, seconds=2.5)
         other.thaw()
         await one.kill()
@@ -132,7 +133,7 @@ async def zombie(pace: Pace) -> Outcome:
     async with running_scene(pace) as scene:
         ids = await _running(scene, seconds=max(2.5, pace.lease_seconds / 2))
         asleep = scene.cluster.worker
-        await scene.cluster.freeze(asleep)
+        await freeze(scene.cluster, asleep)
         await scene.cluster.make_worker().start()
         taken_over = [each for each in scene.screens if each.outcome is None]
         await scene.until(lambda: all(each.cursor >= 4 or each.outcome for each in taken_over))
@@ -166,7 +167,7 @@ async def terminated(pace: Pace) -> Outcome:
     drain = 2.0 if pace.slack > 1 else 5.0
     async with running_scene(pace, workers=2, drain_seconds=drain) as scene:
         one, other = scene.cluster.workers
-        await scene.cluster.freeze(other)
+        await freeze(scene.cluster, other)
         short, long = await asyncio.gather(
             _running(scene, seconds=drain / 2 + 0.5, count=4), _running(scene, seconds=2 * drain + 1, count=4)
         )
@@ -204,13 +205,13 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
     """
     async with running_scene(pace) as scene, scene.cluster.services() as services:
         worker = scene.cluster.worker
-        await scene.cluster.freeze(worker)
+        await freeze(scene.cluster, worker)
         made = await asyncio.gather(*(scene.upload() for _ in range(4)))
         for each in made:
             assert each is not None
             scene.follow(*each)
         await scene.live()
-        with scene.cluster.locked_sqlite():
+        with locked_sqlite(scene.cluster):
             worker.thaw()
             async with asyncio.timeout(20):
                 while await services.queue.depth():
@@ -233,7 +234,7 @@ async def delivered_five_times(pace: Pace) -> Outcome:
     """
     async with running_scene(pace, workers=2) as scene, scene.cluster.services() as services:
         for worker in scene.cluster.workers:
-            await scene.cluster.freeze(worker)
+            await freeze(scene.cluster, worker)
         made = await asyncio.gather(*(scene.upload(seconds=0.5) for _ in range(SESSIONS)))
         ids = [each[0]["session_id"] for each in made if each is not None]
         for each in made:
@@ -268,12 +269,12 @@ async def jobs_forgotten(pace: Pace) -> Outcome:
     """Somebody empties the queue while sessions wait in it."""
     async with running_scene(pace) as scene:
         worker = scene.cluster.worker
-        await scene.cluster.freeze(worker)
+        await freeze(scene.cluster, worker)
         made: list[Any] = list(await asyncio.gather(*(scene.upload() for _ in range(4))))
         for each in made:
             scene.follow(*each)
         await scene.live()
-        await scene.cluster.redis("DEL", "tryon:queue")
+        await scene.cluster.valkey.command("DEL", "tryon:queue")
         worker.thaw()
         scene.repaired()
         await scene.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from faults.matrix import ROWS
-from testkit.servers import ROOT
+from testkit.processes import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
 

@@ -15,7 +15,7 @@ import pytest
 from faults.soak import Faults
 from server.chaos.checker import KINDS
 from server.chaos.records import Fault, read
-from testkit.servers import ROOT
+from testkit.processes import ROOT
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the cluster freezes and kills processes as Linux does it"),

@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from playwright.async_api import async_playwright, expect
 
-from testkit.servers import ROOT, Stack
+from testkit.processes import ROOT
+from testkit.stack import Stack
 
 SIZE = {"width": 1280, "height": 860}
 MAX_BYTES = 200_000

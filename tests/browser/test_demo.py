@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from PIL import Image
 from playwright.async_api import ConsoleMessage, Page, Request, WebSocketRoute, expect
 
-from testkit.servers import Stack
+from testkit.stack import Stack
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser

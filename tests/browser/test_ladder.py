@@ -30,8 +30,9 @@ from server.services import Services, open_services
 from server.sessions.sessions import Claim, Credential
 from server.web.transports.outbox import Places
 from testkit.plugin import missing
+from testkit.processes import ROOT, free_port
 from testkit.running import PHOTO, Web, running_web, until
-from testkit.servers import ROOT, Stack, free_port
+from testkit.stack import Stack
 from tests.browser.gate import Gate, open_gate
 from tryon.protocol.errors import RateLimited
 from tryon.protocol.frames import ByeFrame

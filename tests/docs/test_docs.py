@@ -21,7 +21,7 @@ from server.telemetry import metrics as telemetry_metrics
 from server.web.api.operations import OPERATIONS
 from testkit.documents import PAGES, Reader, frames_in, keys_of, marked, name_of, text_of
 from testkit.plugin import missing
-from testkit.servers import ROOT
+from testkit.processes import ROOT
 from tryon.protocol.states import mermaid
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from server.web.transports import websocket as sockets
 from testkit.documents import Reader, frames_in, keys_of
 from testkit.fixtures import StartStack
 from testkit.plugin import missing
-from testkit.servers import ROOT
+from testkit.processes import ROOT
 from tryon.protocol import errors
 from tryon.protocol.close_codes import CLOSE_CODES
 from tryon.protocol.states import Event

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from testkit.servers import Stack
-from tests.conftest import StartStack
+from testkit.fixtures import StartStack
+from testkit.stack import Stack
 
 RESTART_SECONDS = 5.0  # promised for a killed child
 STOP_SECONDS = 10.0  # promised for Ctrl-C and SIGTERM

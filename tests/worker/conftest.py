@@ -5,8 +5,6 @@ them.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +20,8 @@ from server.config.settings import Config
 from server.domain.session import Session
 from server.services import Services, open_services
 from server.sessions.sessions import Photo
-from testkit.servers import ROOT, Stack, die_with_parent
+from testkit.processes import spawn
+from testkit.stack import Stack
 from tryon.protocol.states import Status
 
 OWNER = "a" * 64
@@ -41,7 +40,6 @@ async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
     started: list[Stack] = []
 
     async def start(config: Config, **env: str) -> Stack:
-        clean = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")}
         settings = {
             "TRYON_DATA_DIR": str(config.data_dir),
             "TRYON_DATABASE_URL": config.database,
@@ -54,15 +52,11 @@ async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
             "TRYON_WORKER_JOBS": str(config.worker_jobs),
             "TRYON_LOG_FORMAT": "text",
         }
-        process = await asyncio.create_subprocess_exec(
+        process = await spawn(
             *(sys.executable, "-W", "error", "-m", "arq", "worker.Settings"),
-            cwd=tmp_path,
-            env=clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | settings | env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGKILL),
+            settings=settings | env,
+            folder=tmp_path,
+            piped=True,
         )
         started.append(Stack(process, config.data_dir, tmp_path))
         return started[-1]

@@ -13,7 +13,7 @@ import pytest
 
 from server.config.settings import Config
 from server.domain.session import Session
-from tests.conftest import StartValkey
+from testkit.fixtures import StartValkey
 from tests.worker.conftest import Feed, StartWorker, until
 from tryon.protocol.states import Event, Status
 

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 from server.adapters.redis.queue import ArqQueue, deserialize, serialize
 from server.system.clock import SystemClock
+from testkit.fixtures import StartValkey
 from testkit.servers import ValkeyServer
-from tests.conftest import StartValkey
 from tests.worker.conftest import until
 from worker.pickup import DoorbellRedis
 

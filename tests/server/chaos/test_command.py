@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from server.chaos.checker import KINDS
 from server.chaos.records import Recorder, Remains
 from server.cli.main import cli
-from testkit.servers import ROOT
-from tests.conftest import StartStack
+from testkit.fixtures import StartStack
+from testkit.processes import ROOT
 from tests.server.chaos.stories import eventful
 
 

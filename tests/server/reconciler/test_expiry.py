@@ -23,8 +23,8 @@ from server.domain.session import Session, new_session_id
 from server.domain.tokens import token_hash
 from server.reconciler import reconciler as reconciler_module
 from server.services import Services, open_services
+from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, new_session, running_web, until
-from tests.conftest import StartValkey
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import GoneReason, Status
 

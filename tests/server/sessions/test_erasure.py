@@ -22,8 +22,8 @@ from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
 from server.reconciler import reconciler as reconciler_module
 from server.services import Services, open_services
+from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, running_web, until
-from tests.conftest import StartValkey
 
 MakeConfig = Callable[..., Config]
 SECRET = "what-only-this-person-has-said"

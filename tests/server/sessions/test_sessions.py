@@ -21,8 +21,8 @@ from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
 from server.sessions.sessions import Claim, Credential
 from server.system.randomness import SystemRandomness
+from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, until
-from tests.conftest import StartValkey
 from tryon.protocol.errors import NotFound, Unauthorized, Unavailable
 from tryon.protocol.states import GoneReason, Status
 

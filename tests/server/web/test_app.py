@@ -32,8 +32,8 @@ from server.domain.tokens import Signer, new_token, token_hash
 from server.web.app import ALLOWED_HEADERS, EXPOSED_HEADERS
 from server.web.serving.http import MAX_HEAD_BYTES, HttpProtocol
 from testkit import photos as photo_maker
+from testkit.fixtures import StartStack, StartValkey
 from testkit.running import Client, Web, running_web, until
-from tests.conftest import StartStack, StartValkey
 from tests.server.web.conftest import StartWeb
 from tryon.protocol.errors import CODES
 from tryon.protocol.states import GoneReason, Status

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from server.config.settings import Config
-from testkit.servers import Stack
+from testkit.stack import Stack
 from tests.worker.conftest import Feed, StartWorker, gone, until
 from tryon.protocol.states import Event, Status
 

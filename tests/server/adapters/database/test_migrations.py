@@ -24,9 +24,9 @@ from server.adapters.database import migrations, tables
 from server.adapters.database.store import Store, create_engine
 from server.config.settings import Config
 from testkit.expansion import expand
+from testkit.plugin import note
+from testkit.processes import ROOT
 from testkit.running import new_session
-from testkit.servers import ROOT
-from tests.conftest import note
 from tryon.protocol.states import GoneReason
 
 

@@ -25,8 +25,9 @@ from sqlalchemy import text, update
 from server.adapters.database import tables
 from server.adapters.database.store import Change, Cursor, Moved, Store, Taken, create_engine
 from server.domain.session import AuditEvent, Session, new_session_id
+from testkit.processes import ROOT
 from testkit.running import new_session
-from testkit.servers import ROOT, PostgresServer
+from testkit.servers import PostgresServer
 from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
 

@@ -24,8 +24,8 @@ from server.adapters.redis.connect import connection_pool
 from server.adapters.redis.subscriber import Load, RedisSubscriber
 from server.domain.session import Progress
 from server.system.randomness import SystemRandomness
+from testkit.fixtures import StartValkey
 from testkit.running import until
-from tests.conftest import StartValkey
 
 AT = "2026-11-22T09:00:00.000Z"
 

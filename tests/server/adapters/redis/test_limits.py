@@ -17,7 +17,7 @@ from server.adapters.redis.limits import RedisLimiter
 from server.config.settings import UploadRate
 from server.system.clock import Clock, SystemClock
 from testkit.clocks import ManualClock
-from tests.conftest import StartValkey
+from testkit.fixtures import StartValkey
 
 
 @contextlib.asynccontextmanager

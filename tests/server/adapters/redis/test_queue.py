@@ -17,7 +17,7 @@ from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import WORKER_SECONDS, ArqQueue, deserialize, job_id, serialize
 from server.domain.session import new_session_id
 from server.system.clock import SystemClock
-from tests.conftest import StartValkey
+from testkit.fixtures import StartValkey
 
 
 @asynccontextmanager

@@ -27,9 +27,9 @@ from server.config.settings import UploadRate
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
 from server.sessions.sessions import Claim, Photo
+from testkit.fixtures import StartStack
 from testkit.following import NOT_FOUND, TRANSPORTS, follow
 from testkit.running import PHOTO, Web, until
-from tests.conftest import StartStack
 from tests.server.web.conftest import StartWeb
 
 SESSIONS: Final = "/api/tryon/sessions"

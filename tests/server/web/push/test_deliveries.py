@@ -17,8 +17,8 @@ from server.domain.session import Session
 from server.services import open_services
 from server.web.push import deliveries as receipts
 from server.web.transports.wire import WireSocket
+from testkit.fixtures import StartValkey
 from testkit.running import Web, running_web, until
-from tests.conftest import StartValkey
 from tests.server.web.conftest import StartWeb
 from tryon.protocol.errors import Unavailable
 

@@ -27,8 +27,8 @@ from server.services import Services, open_services
 from server.system.randomness import SystemRandomness
 from server.web.push import hub as hub_module
 from server.web.push.hub import Follower, Hub
+from testkit.fixtures import StartValkey
 from testkit.running import new_session, until
-from tests.conftest import StartValkey
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.frames import encode
 from tryon.protocol.states import Event, GoneReason

@@ -17,9 +17,9 @@ from server.domain.queue_place import expected_seconds
 from server.domain.session import Session
 from server.sessions import sessions as sessions_module
 from server.web.push import hub as hub_module
+from testkit.fixtures import StartValkey
 from testkit.following import blocks
 from testkit.running import Client, Web, until
-from tests.conftest import StartValkey
 from tests.server.web.conftest import StartWeb
 
 SESSIONS: Final = "/api/tryon/sessions"

@@ -21,9 +21,9 @@ from server.adapters.database import migrations
 from server.config.settings import Config
 from server.domain.session import Session
 from server.reconciler import reconciler as reconciler_module
+from testkit.fixtures import disk_of
 from testkit.running import Web, running_web, until
 from testkit.servers import PostgresServer
-from tests.conftest import disk_of
 from tests.server.web.conftest import StartWeb
 from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Status

@@ -30,8 +30,8 @@ from server.web.serving.handshake import Handshake
 from server.web.transports.outbox import Places
 from server.web.transports.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
 from server.web.transports.ws_frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
+from testkit.fixtures import StartStack
 from testkit.running import Client, Web, running_web, until
-from tests.conftest import StartStack
 from tests.server.web.conftest import StartWeb
 from tests.server.web.transports.test_ws_frames import masked
 from tryon.protocol.errors import Unavailable

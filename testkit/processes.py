@@ -1,0 +1,138 @@
+"""One way to start a program from the checkout: without the shell's own TRYON_*
+settings, and never outliving the process that started it (Linux).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+"""The folder of the checkout."""
+
+START_SECONDS: Final = 30.0
+"""Longest start of a program: the machine may be busy; a start takes a second or two."""
+
+
+def die_with_parent(with_signal: int = signal.SIGKILL) -> Callable[[], None]:
+    """Return a ``preexec_fn``: the kernel sends ``with_signal`` to the child when the
+    starting thread ends (Linux; elsewhere nothing).
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    libc = ctypes.CDLL(None, use_errno=True)
+    return lambda: libc.prctl(1, with_signal, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
+
+
+def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment with no TRYON_* variable but ``settings``."""
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")}
+    return clean | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | dict(settings or {})
+
+
+async def spawn(
+    *command: str,
+    settings: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
+    log: Path | None = None,
+    piped: bool = False,
+    end_signal: int = signal.SIGKILL,
+) -> asyncio.subprocess.Process:
+    """Start a program in ``folder`` with these variables (see :func:`environment`).
+
+    Its output is appended to ``log``, or read by the caller if ``piped``, or dropped.
+    It gets ``end_signal`` when this process ends.
+    """
+    with contextlib.ExitStack() as stack:
+        out = asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL
+        target = out if log is None else stack.enter_context(log.open("ab"))
+        return await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=environment(settings),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=target,
+            stderr=target,
+            start_new_session=True,
+            preexec_fn=die_with_parent(end_signal),
+            limit=2**20,
+        )
+
+
+async def run_module(*arguments: str, seconds: float) -> tuple[int, str, str]:
+    """Run ``python -m ARGUMENTS`` in the checkout; return status, stdout and stderr.
+
+    It is killed after ``seconds``; then TimeoutError is raised.
+    """
+    process = await spawn(sys.executable, "-m", *arguments, piped=True)
+    try:
+        async with asyncio.timeout(seconds):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def stop(process: asyncio.subprocess.Process, number: int = signal.SIGTERM) -> None:
+    """Send a signal, and SIGKILL if the process has not ended 10 s later."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+    try:
+        async with asyncio.timeout(10):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def listening(port: int, process: asyncio.subprocess.Process) -> None:
+    """Wait until the port accepts connections. Raises SystemExit if the process ends
+    first.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            while process.returncode is None:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    return
+                await asyncio.sleep(0.02)
+    raise SystemExit(f"process {process.pid} does not listen on port {port} (status {process.returncode})")
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def reserved_port() -> socket.socket:
+    """Return a socket that is bound and never listens: its port stays reserved for
+    SO_REUSEPORT servers while they restart.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
+def raise_file_limit() -> None:
+    """Raise the limit of open files, and so of sockets, to the hard limit."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

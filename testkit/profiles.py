@@ -1,0 +1,34 @@
+"""Settings of the product, in small letters without ``TRYON_``, that faults and
+benchmarks change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+FAULTS: Final[dict[str, Any]] = {
+    "upload_rate": "6000/minute",
+    "mock_failure_rate": 0,
+    "sockets_per_address": 20000,
+    "log_level": "info",
+    "log_format": "text",
+}
+"""Of every fault row: the load comes from few addresses, and no session fails by
+chance.
+"""
+
+BENCHMARK: Final[dict[str, Any]] = {
+    "upload_rate": "off",
+    "sockets_per_address": 20000,
+    "queue_limit": 100000,
+    "log_level": "error",
+}
+"""Of every benchmark: a load generator has few addresses."""
+
+QUIET: Final[dict[str, Any]] = {"lease_seconds": 3600, "deadline_seconds": 86000, "ticket_seconds": 86000}
+"""Sessions that keep their state for the whole of a run."""
+
+
+def variables(settings: dict[str, Any]) -> dict[str, str]:
+    """Return settings as environment variables."""
+    return {f"TRYON_{name.upper()}": str(value) for name, value in settings.items()}
