@@ -12,15 +12,15 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
-import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+
+from server.config import parsing, secret_file
+from server.config.parsing import UploadRate
 
 
 class ConfigError(Exception):
@@ -29,95 +29,8 @@ class ConfigError(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class UploadRate:
-    """At most ``limit`` uploads in any ``seconds``, per client address."""
-
-    limit: int
-    seconds: int
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def _integer(low: int = 1, high: int = 2**31 - 1) -> Callable[[str], Any]:
-    return _number(int, low, high)
-
-
-def _seconds(low: float = 0.01, high: float = 10 * 365 * 86400) -> Callable[[str], Any]:
-    return _number(float, low, high)
-
-
-def _or_off(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: None if text == "off" else parse(text)
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def _rate(text: str) -> UploadRate | None:
-    if text == "off":
-        return None
-    match = re.fullmatch(r"([1-9]\d{0,8})/(second|minute|hour)", text)
-    if not match:
-        raise ValueError("must look like 10/minute, 5/second, 100/hour, or be off")
-    return UploadRate(int(match[1]), {"second": 1, "minute": 60, "hour": 3600}[match[2]])
-
-
-def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(part) for part in _words(text))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part for part in re.split(r"[\s,]+", text) if part)
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    for origin in _words(text):
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
-            raise ValueError(f"{origin!r} is not an origin like https://shop.example")
-    return _words(text)
-
-
-def _secret_keys(text: str) -> tuple[str, ...]:
-    keys = _words(text)
-    if not keys or any(len(key) < 32 for key in keys):
-        raise ValueError("each key needs at least 32 characters")
-    return keys
-
-
-def _database_url(text: str) -> str:
-    if not text.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
-        raise ValueError("must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
-    return text
-
-
-def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    return text
-
-
 def setting(
-    default: Any, meaning: str, parse: Callable[[str], Any] = _text, *, unit: str = "", shown: str | None = None
+    default: Any, meaning: str, parse: Callable[[str], Any] = parsing.text, *, unit: str = "", shown: str | None = None
 ) -> Any:
     """One row of the table. ``shown``: the default as the documentation writes it."""
     return field(
@@ -131,7 +44,7 @@ class Config:
     """Build it with :meth:`load`; tests may construct it directly."""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(8000, "Port to listen on.", _integer(0, 65535))
+    port: int = setting(8000, "Port to listen on.", parsing.integer(0, 65535))
     data_dir: Path = setting(
         Path("data"),
         "Folder of the SQLite file, uploads, the embedded Valkey's append-only file and the generated secret.",
@@ -141,100 +54,112 @@ class Config:
     database_url: str | None = setting(
         None,
         "Database: sqlite+aiosqlite:///… or postgresql+asyncpg://….",
-        _database_url,
+        parsing.database_url,
         shown="SQLite in the data folder",
     )
     redis_url: str | None = setting(
-        None, "Redis or Valkey: redis://, rediss:// or unix://.", _redis_url, shown="the embedded Valkey of `tryon up`"
+        None,
+        "Redis or Valkey: redis://, rediss:// or unix://.",
+        parsing.redis_url,
+        shown="the embedded Valkey of `tryon up`",
     )
     secret_keys: tuple[str, ...] = setting(
         (),
         "Signs tickets and links; several, separated by commas: the first signs, all verify. "
         "Must be set when more than one machine serves.",
-        _secret_keys,
+        parsing.secret_keys,
         shown="generated in the data folder",
     )
-    web_processes: int = setting(1, "Web processes that `tryon up` starts; they share the port.", _integer(1, 64))
-    worker_processes: int = setting(1, "Worker processes that `tryon up` starts.", _integer(1, 64))
+    web_processes: int = setting(
+        1, "Web processes that `tryon up` starts; they share the port.", parsing.integer(1, 64)
+    )
+    worker_processes: int = setting(1, "Worker processes that `tryon up` starts.", parsing.integer(1, 64))
     processor: str = setting("mock", "What makes the picture: mock, or package.module:Class.")
     processor_cpu_seconds: float | None = setting(
         600.0,
         "CPU time that one session may take, all threads together; or off.",
-        _or_off(_seconds(1)),
+        parsing.or_off(parsing.seconds(1)),
         unit="seconds",
     )
     processor_memory_bytes: int | None = setting(
         4 * 2**30,
         "Memory (RSS) that the process of one session may have, a model's weights included; or off.",
-        _or_off(_integer(16 * 2**20, 2**50)),
+        parsing.or_off(parsing.integer(16 * 2**20, 2**50)),
         unit="bytes",
     )
-    mock_seconds: float = setting(3.0, "How long the mock works.", _seconds(0, 3600), unit="seconds")
-    mock_failure_rate: float = setting(0.1, "Share of sessions that the mock lets fail.", _number(float, 0, 1))
-    mock_seed: int | None = setting(None, "Makes the mock's failures repeatable.", _integer(0), shown="unset")
+    mock_seconds: float = setting(3.0, "How long the mock works.", parsing.seconds(0, 3600), unit="seconds")
+    mock_failure_rate: float = setting(0.1, "Share of sessions that the mock lets fail.", parsing.number(float, 0, 1))
+    mock_seed: int | None = setting(None, "Makes the mock's failures repeatable.", parsing.integer(0), shown="unset")
     upload_rate: UploadRate | None = setting(
         UploadRate(10, 60),
         "Uploads per client address, in any window of that length; or off.",
-        _rate,
+        parsing.rate,
         shown="10/minute",
     )
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = setting(
-        (), "Networks whose X-Forwarded-For counts.", _networks, shown="none"
+        (), "Networks whose X-Forwarded-For counts.", parsing.networks, shown="none"
     )
     origins: tuple[str, ...] = setting(
         (),
         "Other origins that may call and connect (CORS and WebSocket Origin). When set, exactly these and the same origin.",
-        _origins,
+        parsing.origins,
         shown="same origin; localhost at any port",
     )
-    retention_seconds: float = setting(86400.0, "How long a session and its photos live.", _seconds(1), unit="seconds")
+    retention_seconds: float = setting(
+        86400.0, "How long a session and its photos live.", parsing.seconds(1), unit="seconds"
+    )
     cleanup_seconds: float = setting(
-        3600.0, "How often orphaned files and rows are looked for.", _seconds(0.1), unit="seconds"
+        3600.0, "How often orphaned files and rows are looked for.", parsing.seconds(0.1), unit="seconds"
     )
     lease_seconds: float = setting(
-        12.0, "How long a claim holds without a heartbeat.", _seconds(0.1, 3600), unit="seconds"
+        12.0, "How long a claim holds without a heartbeat.", parsing.seconds(0.1, 3600), unit="seconds"
     )
-    max_attempts: int = setting(3, "Burnt attempts after which a session fails.", _integer(1, 100))
+    max_attempts: int = setting(3, "Burnt attempts after which a session fails.", parsing.integer(1, 100))
     deadline_seconds: float = setting(
-        600.0, "From creation to the latest end, waiting included.", _seconds(0.1), unit="seconds"
+        600.0, "From creation to the latest end, waiting included.", parsing.seconds(0.1), unit="seconds"
     )
     worker_jobs: int = setting(
         10,
         "Sessions that a worker runs at once, each in a process of its own; 1 for a model on a GPU.",
-        _integer(1, 1000),
+        parsing.integer(1, 1000),
     )
     drain_seconds: float = setting(
-        5.0, "How long a stopping worker lets running sessions end.", _seconds(0), unit="seconds"
+        5.0, "How long a stopping worker lets running sessions end.", parsing.seconds(0), unit="seconds"
     )
-    queue_limit: int = setting(1000, "Waiting sessions beyond which uploads are refused.", _integer(1))
+    queue_limit: int = setting(1000, "Waiting sessions beyond which uploads are refused.", parsing.integer(1))
     ping_seconds: float = setting(
-        25.0, "Time between the JSON pings of a socket.", _seconds(0.05, 3600), unit="seconds"
+        25.0, "Time between the JSON pings of a socket.", parsing.seconds(0.05, 3600), unit="seconds"
     )
-    ticket_seconds: int = setting(900, "Life of a ticket.", _integer(1), unit="seconds")
-    link_seconds: int = setting(300, "Life of a signed file link.", _integer(1), unit="seconds")
-    image_max_bytes: int = setting(10 * 2**20, "Largest image file.", _integer(1024), unit="bytes")
-    body_max_bytes: int = setting(22 * 2**20, "Largest upload body.", _integer(2048), unit="bytes")
-    image_min_side: int = setting(64, "Shortest side of an image.", _integer(1), unit="pixels")
-    image_max_side: int = setting(8192, "Longest side of an image.", _integer(1, 65535), unit="pixels")
-    image_max_pixels: int = setting(40_000_000, "Most pixels of an image.", _integer(1), unit="pixels")
-    sockets_per_address: int = setting(200, "Open sockets per client address.", _integer(1))
-    sockets_per_session: int = setting(20, "Open sockets per session.", _integer(1))
-    sockets_per_process: int = setting(20000, "Open sockets per web process.", _integer(1))
+    ticket_seconds: int = setting(900, "Life of a ticket.", parsing.integer(1), unit="seconds")
+    link_seconds: int = setting(300, "Life of a signed file link.", parsing.integer(1), unit="seconds")
+    image_max_bytes: int = setting(10 * 2**20, "Largest image file.", parsing.integer(1024), unit="bytes")
+    body_max_bytes: int = setting(22 * 2**20, "Largest upload body.", parsing.integer(2048), unit="bytes")
+    image_min_side: int = setting(64, "Shortest side of an image.", parsing.integer(1), unit="pixels")
+    image_max_side: int = setting(8192, "Longest side of an image.", parsing.integer(1, 65535), unit="pixels")
+    image_max_pixels: int = setting(40_000_000, "Most pixels of an image.", parsing.integer(1), unit="pixels")
+    sockets_per_address: int = setting(200, "Open sockets per client address.", parsing.integer(1))
+    sockets_per_session: int = setting(20, "Open sockets per session.", parsing.integer(1))
+    sockets_per_process: int = setting(20000, "Open sockets per web process.", parsing.integer(1))
     socket_seconds: float = setting(
-        14400.0, "Oldest a socket or stream may get; then it is asked to come back.", _seconds(0.1), unit="seconds"
+        14400.0,
+        "Oldest a socket or stream may get; then it is asked to come back.",
+        parsing.seconds(0.1),
+        unit="seconds",
     )
     sweep_seconds: float = setting(
         4.0,
         "How often transitions are read from the database, in case Redis lost their news.",
-        _seconds(0.05, 60),
+        parsing.seconds(0.05, 60),
         unit="seconds",
     )
     key_prefix: str = setting("tryon:", "Begins every Redis key and channel of the product but the queue's.")
     queue_name: str = setting("tryon:queue", "Name of the arq queue.")
     log_format: str | None = setting(
-        None, "text or json.", _choice("text", "json"), shown="text on a terminal, else json"
+        None, "text or json.", parsing.choice("text", "json"), shown="text on a terminal, else json"
     )
-    log_level: str = setting("info", "debug, info, warning or error.", _choice("debug", "info", "warning", "error"))
+    log_level: str = setting(
+        "info", "debug, info, warning or error.", parsing.choice("debug", "info", "warning", "error")
+    )
 
     def __repr__(self) -> str:
         return f"<Config {self.host}:{self.port} data={self.data_dir}>"  # never the URLs' passwords or the keys
@@ -307,19 +232,7 @@ class Config:
         """The secret keys; generated once (0600) in the data folder if none are set."""
         if self.secret_keys:
             return self.secret_keys
-        path = self.data_dir / "secret.key"
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".secret.{secrets.token_hex(8)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(48))
-        try:
-            os.link(draft, path)  # atomic: of two processes that start together, one wins and both read the same
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-        return (path.read_text().strip(),)
+        return (secret_file.read_or_make(self.data_dir / "secret.key"),)
 
 
 SECRET_VARIABLES: Final = frozenset({"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL"})

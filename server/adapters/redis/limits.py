@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from server.adapters.redis.breaker import Breaker
 from server.adapters.redis.errors import UNAVAILABLE
-from server.config.settings import UploadRate
+from server.config.parsing import UploadRate
 from server.system.clock import Clock
 from server.telemetry import metrics
 

@@ -155,7 +155,7 @@ async def test_a_stranger_who_is_let_in_says_so(web: Web) -> None:
 
 
 async def test_a_person_waits_for_as_long_as_a_rate_limit_says(config: MakeConfig) -> None:
-    from server.config.settings import UploadRate
+    from server.config.parsing import UploadRate
 
     async with running_web(config(upload_rate=UploadRate(1, 1))) as web:
         record = Recorder()

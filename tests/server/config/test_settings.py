@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from server.config import render
-from server.config.settings import SECRET_VARIABLES, Config, ConfigError, UploadRate, default_text, variable
+from server.config.parsing import UploadRate
+from server.config.settings import SECRET_VARIABLES, Config, ConfigError, default_text, variable
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -26,7 +26,8 @@ from sqlalchemy import func, select
 from websockets.asyncio.client import connect
 
 from server.adapters.database import tables
-from server.config.settings import Config, UploadRate
+from server.config.parsing import UploadRate
+from server.config.settings import Config
 from server.domain.session import new_session_id
 from server.domain.tokens import Signer, new_token, token_hash
 from server.web.app import ALLOWED_HEADERS, EXPOSED_HEADERS

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from server.adapters.redis.connect import CALL_SECONDS, connection_pool, open_redis
 from server.adapters.redis.limits import RedisLimiter
-from server.config.settings import UploadRate
+from server.config.parsing import UploadRate
 from server.system.clock import Clock, SystemClock
 from testkit.clocks import ManualClock
 from testkit.fixtures import StartValkey

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from server.adapters.imaging.pool import Imaging
-from server.config.settings import UploadRate
+from server.config.parsing import UploadRate
 from server.domain.tokens import new_token
 from server.web.api import submit
 from testkit.running import Web, until

@@ -23,7 +23,7 @@ from sqlalchemy import text
 
 from server.adapters.database.store import NewSession
 from server.adapters.redis.queue import job_id
-from server.config.settings import UploadRate
+from server.config.parsing import UploadRate
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
 from server.sessions.sessions import Claim, Photo

@@ -1,0 +1,20 @@
+"""Commands for operators: ``settings``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from server.config import render
+
+
+@click.command()
+@click.option("--env", "form", flag_value="env", help="As a .env file (what .env.example is).")
+@click.option("--markdown", "form", flag_value="markdown", help="As a Markdown table.")
+def settings(form: str | None) -> None:
+    """Print every setting with its default and meaning."""
+    click.echo({"env": render.env_file, "markdown": render.markdown_table, None: render.plain_table}[form](), nl=False)
+
+
+COMMANDS: Final = (settings,)

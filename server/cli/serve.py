@@ -1,0 +1,58 @@
+"""Commands that run the product: ``up``, ``serve``, ``worker``, ``migrate``."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import click
+
+from server.config.settings import Config
+
+
+@click.command()
+def up() -> None:
+    """Start everything here: embedded Valkey, migrations, web, worker.
+
+    Ctrl-C stops it.
+    """
+    from server.up import up
+
+    up(Config.load())
+
+
+@click.command()
+@click.option("--reuse-port", is_flag=True, help="Share the port with other web processes (SO_REUSEPORT).")
+def serve(reuse_port: bool) -> None:
+    """Run one web process."""
+    from server.up import check_port
+    from server.web.app import create_app
+    from server.web.serving.server import run
+
+    config = Config.load()
+    if not reuse_port:
+        check_port(config.host, config.port)
+    run(create_app(config), config, reuse_port=reuse_port)
+
+
+@click.command()
+def worker() -> None:
+    """Run one worker process; the same as `arq worker.Settings`."""
+    from server.up import environment, python
+
+    Config.load()  # a malformed setting is reported here, in one line
+    command = python("-m", "arq", "worker.Settings")
+    os.execve(command[0], command, environment())  # noqa: S606 - no shell is the point
+
+
+@click.command()
+def migrate() -> None:
+    """Migrate the database to the newest schema; waits for another `migrate` to end."""
+    from server.adapters.database import migrations
+
+    config = Config.load()
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    migrations.migrate(config)
+
+
+COMMANDS: Final = (up, serve, worker, migrate)

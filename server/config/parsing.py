@@ -1,0 +1,115 @@
+"""How the text of a setting becomes its value.
+
+Each parser raises ValueError with the reason, in words that follow the setting's name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRate:
+    """At most ``limit`` uploads in any ``seconds``, per client address."""
+
+    limit: int
+    seconds: int
+
+
+def text(value: str) -> str:
+    """Return the value as it is."""
+    return value
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
+    """Return a parser of numbers within bounds."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def integer(low: int = 1, high: int = 2**31 - 1) -> Callable[[str], Any]:
+    """Return a parser of whole numbers within bounds."""
+    return number(int, low, high)
+
+
+def seconds(low: float = 0.01, high: float = 10 * 365 * 86400) -> Callable[[str], Any]:
+    """Return a parser of durations in seconds within bounds."""
+    return number(float, low, high)
+
+
+def or_off(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a parser that also takes ``off``, which means None."""
+    return lambda text: None if text == "off" else parse(text)
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """Return a parser of one word out of ``allowed``."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def rate(text: str) -> UploadRate | None:
+    """Parse ``<count>/<unit>``; ``off`` means None."""
+    if text == "off":
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,8})/(second|minute|hour)", text)
+    if not match:
+        raise ValueError("must look like 10/minute, 5/second, 100/hour, or be off")
+    return UploadRate(int(match[1]), {"second": 1, "minute": 60, "hour": 3600}[match[2]])
+
+
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Parse IP networks and addresses, separated by commas or white space."""
+    return tuple(ipaddress.ip_network(part) for part in words(text))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Split at commas and white space."""
+    return tuple(part for part in re.split(r"[\s,]+", text) if part)
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Parse Origins (RFC 6454), separated by commas or white space."""
+    for origin in words(text):
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError(f"{origin!r} is not an origin like https://shop.example")
+    return words(text)
+
+
+def secret_keys(text: str) -> tuple[str, ...]:
+    """Parse secret keys of at least 32 characters each, the signing one first."""
+    keys = words(text)
+    if not keys or any(len(key) < 32 for key in keys):
+        raise ValueError("each key needs at least 32 characters")
+    return keys
+
+
+def database_url(text: str) -> str:
+    """Parse the URL of a database that the product supports."""
+    if not text.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
+        raise ValueError("must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
+    return text
+
+
+def redis_url(text: str) -> str:
+    """Parse the URL of a Redis or Valkey server."""
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return text
