@@ -9,7 +9,7 @@ import asyncio
 from sqlalchemy import Connection
 
 from alembic import context
-from server.adapters.database.store import create_engine
+from server.adapters.database.engine import create_engine
 from server.adapters.database.tables import metadata
 from server.config.settings import Config
 

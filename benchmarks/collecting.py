@@ -43,7 +43,7 @@ async def main(*, clients: int) -> None:
         async with open_services(config) as services:
             hub = Hub(
                 config=config,
-                store=services.store,
+                database=services.database,
                 bus=services.bus,
                 sessions=services.sessions,
                 signer=services.signer,

@@ -451,14 +451,14 @@ class Scene:
         async with self.cluster.services() as services:
             found: dict[str, list[AuditEvent]] = {}
             for start in range(0, len(self.accepted), 100):
-                stories = await services.store.stories(self.accepted[start : start + 100], 0)
+                stories = await services.database.reading.many_with_events(self.accepted[start : start + 100], 0)
                 found |= {session_id: story.events for session_id, story in stories.items()}
         return found
 
     async def sessions(self) -> list[Session]:
         """Everything that has a row."""
         async with self.cluster.services() as services:
-            return [session async for session in _all(services.store._engine)]
+            return [session async for session in _all(services.database.connections.engine)]
 
     async def _nothing_else(self, *, orphans: bool) -> None:
         """No row and no file but those of accepted sessions.
@@ -591,11 +591,11 @@ def _told(losses: Counter[Loss]) -> str:
 async def _all(engine: Any) -> AsyncIterator[Session]:
     from sqlalchemy import select
 
-    from server.adapters.database import store
+    from server.adapters.database.rows import SESSION_COLUMNS, to_session
 
     async with engine.connect() as connection:
-        for row in (await connection.execute(select(*store._SESSION_COLUMNS))).all():
-            yield store._session(row)
+        for row in (await connection.execute(select(*SESSION_COLUMNS))).all():
+            yield to_session(row)
 
 
 @contextlib.asynccontextmanager

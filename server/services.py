@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from server.adapters.database.store import Store, create_engine
+from server.adapters.database.database import Database, open_database
 from server.adapters.files.local import LocalFiles
 from server.adapters.files.port import Files
 from server.adapters.redis.bus import RedisBus
@@ -33,7 +33,7 @@ class Services:
     config: Config
     clock: Clock
     randomness: Randomness
-    store: Store
+    database: Database
     files: Files
     redis: Redis
     bus: RedisBus
@@ -52,8 +52,8 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     config.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         clock = SystemClock()
-        store = Store(create_engine(config.database))
-        stack.push_async_callback(store.close)
+        database = open_database(config.database, clock=clock)
+        stack.push_async_callback(database.close)
         redis = open_redis(config.redis)
         stack.push_async_callback(redis.connection_pool.disconnect)
         queue = ArqQueue(config.redis, config.queue_name, config.key_prefix, clock=clock)
@@ -61,12 +61,12 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         files = LocalFiles(config.uploads_dir)
         bus = RedisBus(redis, key_prefix=config.key_prefix)
         signer = Signer(config.signing_keys())
-        sessions = Sessions(config=config, store=store, files=files, bus=bus, queue=queue, signer=signer)
+        sessions = Sessions(config=config, database=database, files=files, bus=bus, queue=queue, signer=signer)
         yield Services(
             config=config,
-            clock=SystemClock(),
+            clock=clock,
             randomness=SystemRandomness(),
-            store=store,
+            database=database,
             files=files,
             redis=redis,
             bus=bus,
@@ -74,5 +74,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix, clock=clock),
             signer=signer,
             sessions=sessions,
-            reconciler=Reconciler(config=config, store=store, files=files, bus=bus, queue=queue, sessions=sessions),
+            reconciler=Reconciler(
+                config=config, database=database, files=files, bus=bus, queue=queue, sessions=sessions
+            ),
         )

@@ -124,7 +124,7 @@ class Cluster:
         """
         config = Config.load(self.environ | variables(settings), env_file=None)
         async with open_services(config) as services:
-            await services.store.synchronize_clock()
+            await services.database.clock.synchronize()
             yield services
 
     async def workers_seen(self, count: int) -> None:

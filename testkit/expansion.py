@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.adapters.database.store import create_engine
+from server.adapters.database.engine import create_engine
 
 EXPANSION: Final = (
     "ALTER TABLE tryon_sessions ADD COLUMN next_release VARCHAR(16) DEFAULT 'new'",

@@ -296,7 +296,7 @@ async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
     socket.
     """
     photo = Photo(b"\xff\xd8\xff\xe0 no picture", "jpg")
-    expires = int(services.store.now()) + services.config.ticket_seconds
+    expires = int(services.database.clock.now()) + services.config.ticket_seconds
     queued: list[tuple[Session, str]] = []
     for number in range(count):
         made = await services.sessions.submit(

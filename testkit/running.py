@@ -16,7 +16,8 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from server.adapters.database.store import NewSession, Store
+from server.adapters.database.changes import Begin, Cancel, Complete, Fail, NewSession, Outcome, Requeue
+from server.adapters.database.database import Database
 from server.config.settings import Config
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
@@ -26,6 +27,7 @@ from server.web.app import create_app
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
 from server.web.serving.server import listen, make_server
+from tryon.protocol.states import Event
 
 PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")
 
@@ -43,7 +45,7 @@ async def until(true: Callable[[], Any], *, seconds: float = 10.0) -> None:
 
 
 def new_session(**overrides: Any) -> NewSession:
-    """A session as an upload makes it, for the store alone; its files do not exist."""
+    """A session as an upload makes it, for the database alone; its files do not exist."""
     id = overrides.pop("id", None) or new_session_id()
     settings: dict[str, Any] = {
         "id": id,
@@ -55,9 +57,20 @@ def new_session(**overrides: Any) -> NewSession:
         "request_id": None,
         "deadline_seconds": 600,
         "retention_seconds": 86400,
-        "data": {"input": f"inputs/{id}-image.jpg"},
     }
     return NewSession(**settings | overrides)
+
+
+def outcome_of(event: Event) -> Outcome:
+    """Return an outcome with this event, for tests that mind the transition alone."""
+    outcomes: list[Outcome] = [
+        Begin("w", lease_seconds=60),
+        Complete("outputs/x.jpg"),
+        Fail("processor_error", "It failed.", retryable=True),
+        Requeue(reason="drain", burnt=0, enqueues=2),
+        Cancel(),
+    ]
+    return next(outcome for outcome in outcomes if outcome.event is event)
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,8 @@ class Web:
     hub: Hub
 
     @property
-    def store(self) -> Store:
-        return self.services.store
+    def database(self) -> Database:
+        return self.services.database
 
     async def submit(self, token: str | None = None) -> tuple[Session, str]:
         """A new session and its owner's token, without HTTP and without a decodable

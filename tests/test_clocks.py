@@ -116,13 +116,13 @@ async def test_machines_two_days_apart_delete_nothing_early_and_refuse_no_valid_
 
         # Whatever cleans up takes its turns.
         services = await stack.enter_async_context(open_services(settings))
-        expired = await services.store.insert(new_session(retention_seconds=-1))
+        expired = await services.database.writing.insert(new_session(retention_seconds=-1))
         orphan = services.config.uploads_dir / f"inputs/{new_session_id()}-image.jpg"
         orphan.write_bytes(b"nobody's")
         os.utime(orphan, (0, 0))
         await until(lambda: not orphan.exists())
         async with asyncio.timeout(10):
-            while await services.store.ids_among([expired.id]):
+            while await services.database.reading.ids_among([expired.id]):
                 await asyncio.sleep(0.02)
 
         # And a machine that comes later, on the other side of the database's clock,

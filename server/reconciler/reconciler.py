@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from server.adapters.database.store import Store
+from server.adapters.database.database import Database
 from server.adapters.files.port import Entry, Files
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.queue import ArqQueue, QueueAway
@@ -109,10 +109,15 @@ class Reconciler:
     """
 
     def __init__(
-        self, *, config: Config, store: Store, files: Files, bus: RedisBus, queue: ArqQueue, sessions: Sessions
+        self, *, config: Config, database: Database, files: Files, bus: RedisBus, queue: ArqQueue, sessions: Sessions
     ) -> None:
         self._config = config
-        self._store = store
+        self._clock = database.clock
+        self._writing = database.writing
+        self._reading = database.reading
+        self._due = database.due
+        self._upkeep = database.upkeep
+        self._chore_leases = database.leases
         self._files = files
         self._bus = bus
         self._queue = queue
@@ -151,21 +156,21 @@ class Reconciler:
         their leases, each is granted one more period first.
         """
         with self._using_database():
-            await self._store.synchronize_clock()
+            await self._clock.synchronize()
             self._note_use()
             await self._reconcile()
 
     async def _reconcile(self) -> None:
         if self._disturbed is not None:
             await self._grant_leases()
-        self._pass_at = datetime.fromtimestamp(self._store.now() - CLOCK_SECONDS, UTC)
+        self._pass_at = datetime.fromtimestamp(self._clock.now() - CLOCK_SECONDS, UTC)
         self._left_over = False
         await self._help_the_living()
         await self._queue_again()
         await self._erase_expired()
         if asyncio.get_running_loop().time() - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = asyncio.get_running_loop().time()
-            await self._store.forget_gone()
+            await self._upkeep.delete_old_tombstones()
 
     async def _help_the_living(self) -> None:
         """Past the deadline -> failed; lease lapsed -> created again, or its end.
@@ -175,7 +180,7 @@ class Reconciler:
         Page by page: many that wait in good order must not hide one that needs help.
         What was read in or after a disturbance proves nothing: that ends it.
         """
-        page = await self._store.due()
+        page = await self._due.due()
         while page:
             self._note_use()
             if self._disturbed is not None:
@@ -187,7 +192,7 @@ class Reconciler:
             for session in page:
                 if self._disturbed is None and session.id not in timed_out and session.status is Status.PROCESSING:
                     await self._alone(session, self._take_back(session))
-            page = await self._store.due(after=page[-1])
+            page = await self._due.due(after=page[-1])
 
     async def _alone(self, session: Session, help: Coroutine[Any, Any, None]) -> bool:
         """Whether it went well.
@@ -199,7 +204,7 @@ class Reconciler:
         except Exception as error:
             known = isinstance(error, errors.TryOnError)
             log.warning("Session %s must wait: %s", session.id, error, exc_info=None if known else error)
-            await self._store.check()
+            await self._reading.check()
             return False
         self._note_use()
         return True
@@ -214,7 +219,7 @@ class Reconciler:
         """
         now = asyncio.get_running_loop().time
         limit = EXPIRED_AT_ONCE + len(self._stuck)
-        expired = await self._store.expired(limit=limit)
+        expired = await self._due.expired(limit=limit)
         self._stuck = {each.id: self._stuck[each.id] for each in expired if each.id in self._stuck}
         due = [each for each in expired if each.id not in self._stuck or self._stuck[each.id].at <= now()]
         if not due:
@@ -277,7 +282,7 @@ class Reconciler:
         """The database was used with success just now; was it all the time since the
         last use?
         """
-        now = Use(time.monotonic(), self._store.now())
+        now = Use(time.monotonic(), self._clock.now())
         lease_seconds = self._config.lease_seconds
         found = disturbance(
             self._last_use,
@@ -301,10 +306,10 @@ class Reconciler:
         why, _ = self._disturbed
         if why == "clock":
             self._granted.clear()  # times of another clock
-            await self._store.bound_ends(
+            await self._writing.bound_ends(
                 deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
             )
-        granted, ends = await self._store.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
+        granted, ends = await self._writing.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
         self._disturbed = None
         if ends is not None:
             self._granted.append(ends)
@@ -332,7 +337,7 @@ class Reconciler:
             if now < self._queue_again_at and not hurry:
                 return
             self._queue_again_at = now + UNQUEUED_SECONDS - RECONCILE_SECONDS
-            waiting = await self._store.long_waiting(seconds=QUEUEING_SECONDS if hurry else UNQUEUED_SECONDS)
+            waiting = await self._due.long_waiting(seconds=QUEUEING_SECONDS if hurry else UNQUEUED_SECONDS)
             queued = set(await self._queue.order(1_000_000)) if waiting else set()
         except QueueAway:
             self._queue_lost = True
@@ -341,7 +346,7 @@ class Reconciler:
         for session_id, seq, enqueues in waiting:
             if session_id in queued:
                 continue
-            again = await self._store.count_enqueue(session_id, seq=seq, enqueues=enqueues)
+            again = await self._writing.count_enqueue(session_id, seq=seq, enqueues=enqueues)
             if again is not None:
                 if not await self._sessions.enqueue_again(again):
                     self._queue_lost = True
@@ -365,7 +370,7 @@ class Reconciler:
             await asyncio.sleep(SCRUB_SECONDS)
             self._sessions.erased.clear()
             try:
-                if not await self._store.scrub():
+                if not await self._upkeep.scrub():
                     self._sessions.erased.set()
             except errors.Unavailable:
                 self._sessions.erased.set()
@@ -383,7 +388,7 @@ class Reconciler:
             if page.after is None:
                 break
             page = await self._files.list_page(after=page.after)
-        if strays := await self._store.forget_strays():
+        if strays := await self._upkeep.delete_stray_events():
             log.info("Deleted %d events without a session", strays)
         await self._sweep_redis()
         self._sessions.erased.set()
@@ -398,7 +403,7 @@ class Reconciler:
             for each in entries
             if each.age_seconds > ORPHAN_SECONDS or (each.key.startswith("outputs/") and not each.unfinished)
         ]
-        living = await self._store.ids_among({session_of(each.key) for each in old})
+        living = await self._reading.ids_among({session_of(each.key) for each in old})
         orphans = [each.key for each in old if each.unfinished or session_of(each.key) not in living]
         for key in await self._files.delete(orphans):
             log.info("Deleted orphaned file: %s", key)
@@ -408,7 +413,7 @@ class Reconciler:
             known = await self._bus.remembered() | {
                 id for id in await self._queue.order(1_000_000) if valid_session_id(id)
             }
-            if strays := known - await self._store.ids_among(known):
+            if strays := known - await self._reading.ids_among(known):
                 await self._queue.forget_waiting(strays)
                 await self._bus.forget(strays)
                 log.info("Deleted what Redis kept of %d sessions that are no more", len(strays))
@@ -440,9 +445,9 @@ class Reconciler:
                 with contextlib.suppress(errors.Unavailable, TimeoutError):
                     async with asyncio.timeout(END_SECONDS):
                         while self._leases:  # whoever is left need not wait until they lapse
-                            await self._store.drop_lease(self._leases.pop(), owner=self.process_name)
+                            await self._chore_leases.drop(self._leases.pop(), owner=self.process_name)
                         if self._sessions.erased.is_set():
-                            await self._store.scrub()
+                            await self._upkeep.scrub()
 
     async def _until_due(self) -> float:
         """Until the next end that the last pass has not seen: what it could not help
@@ -450,8 +455,8 @@ class Reconciler:
         """
         if self._left_over:
             return 0.0
-        due = await self._store.next_due(self._pass_at)
-        return RECONCILE_SECONDS if due is None else max(0.1, due.timestamp() - self._store.now() + 0.005)
+        due = await self._due.next_due(self._pass_at)
+        return RECONCILE_SECONDS if due is None else max(0.1, due.timestamp() - self._clock.now() + 0.005)
 
     async def _chore(
         self,
@@ -499,7 +504,7 @@ class Reconciler:
             while True:
                 await asyncio.sleep(seconds / 3)
                 with contextlib.suppress(errors.Unavailable):
-                    await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+                    await self._chore_leases.take(name, owner=self.process_name, seconds=seconds)
 
         renewing = asyncio.create_task(renew(), name=f"lease of {name}")
         try:
@@ -511,9 +516,9 @@ class Reconciler:
     async def _holds(self, name: str, *, seconds: float) -> bool:
         self._leases.add(name)  # before the commit: it must be dropped whatever becomes of the answer
         with self._using_database():
-            await self._store.synchronize_clock()
+            await self._clock.synchronize()
             began = time.monotonic()
-            held = await self._store.take_lease(name, owner=self.process_name, seconds=seconds)
+            held = await self._chore_leases.take(name, owner=self.process_name, seconds=seconds)
             # A heartbeat had to wait as long: with short leases, longer than one lasts.
             self._database_failed |= time.monotonic() - began > self._config.lease_seconds / 3
         self._note_use()

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from server.adapters.database.store import Change, Moved, NewSession, Store, Taken
+from server.adapters.database.changes import Cancel, Change, Complete, Fail, Moved, NewSession, Outcome, Requeue
+from server.adapters.database.database import Database
+from server.adapters.database.errors import Taken
 from server.adapters.files.port import Files, MissingFile
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.queue import ArqQueue, QueueAway
@@ -142,15 +144,17 @@ class Sessions:
     """Built once per process by :func:`server.services.open_services`."""
 
     def __init__(
-        self, *, config: Config, store: Store, files: Files, bus: RedisBus, queue: ArqQueue, signer: Signer
+        self, *, config: Config, database: Database, files: Files, bus: RedisBus, queue: ArqQueue, signer: Signer
     ) -> None:
         self._config = config
-        self._store = store
+        self._clock = database.clock
+        self._reading = database.reading
+        self._writing = database.writing
         self._files = files
         self._bus = bus
         self._queue = queue
         self._signer = signer
-        self._reader = Reader(store, bus)
+        self._reader = Reader(database.reading, bus)
         self._undecided: dict[str, list[str]] = {}
         """Files of failed uploads, by a session id that may or may not have a row."""
         self._unqueued: set[str] = set()
@@ -204,7 +208,6 @@ class Sessions:
                 request_id=request_id,
                 deadline_seconds=self._config.deadline_seconds,
                 retention_seconds=self._config.retention_seconds,
-                data={role: key for role, (key, _) in photos.items()},
                 idempotency_key=idempotency.key_hash if idempotency else None,
                 idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
             ),
@@ -216,7 +219,7 @@ class Sessions:
         try:
             for key, data in photos.values():
                 await self._files.put(key, data)
-            session = await self._store.insert(new)
+            session = await self._writing.insert(new)
         except BaseException:
             # Also when the client went away: nothing may stay of an upload that has no
             # row.
@@ -235,7 +238,7 @@ class Sessions:
 
         Raises Unprocessable if it was made from something else.
         """
-        found = await self._store.by_idempotency_key(owner, idempotency.key_hash)
+        found = await self._reading.by_idempotency_key(owner, idempotency.key_hash)
         if found is None:
             return None
         session, fingerprint = found
@@ -251,7 +254,7 @@ class Sessions:
         must not lie about for hours.
         """
         try:
-            if not await self._store.ids_among([session_id]):
+            if not await self._reading.ids_among([session_id]):
                 await self._files.delete(keys)
             self._undecided.pop(session_id, None)
         except errors.Unavailable:
@@ -283,7 +286,7 @@ class Sessions:
         """
         if not await self.enqueue(session):
             return False
-        if not await self._store.ids_among([session.id]):
+        if not await self._reading.ids_among([session.id]):
             with contextlib.suppress(QueueAway):
                 await self._queue.forget(session.id, session.attempt, session.enqueues)
         return True
@@ -293,7 +296,7 @@ class Sessions:
         else knows that they failed.
         """
         for session_id in list(self._unqueued):
-            session = await self._store.get(session_id)
+            session = await self._reading.get(session_id)
             if session is None or session.status is not Status.CREATED:
                 self._unqueued.discard(session_id)
             elif not await self.enqueue_again(session):
@@ -302,7 +305,7 @@ class Sessions:
     def access(self, *, until: int | None = None) -> Access:
         """What a token holder's answers may hold; ``until``: a ticket holder's."""
         return Access(
-            self._signer, self._store.now(), self._config.link_seconds, self._config.ticket_seconds, until=until
+            self._signer, self._clock.now(), self._config.link_seconds, self._config.ticket_seconds, until=until
         )
 
     async def look(self, session_id: str, credential: Credential, *, since: int | None = None) -> Look:
@@ -320,7 +323,7 @@ class Sessions:
         """
         until = None
         if credential.ticket is not None:
-            until = self._signer.check_ticket(session_id, credential.ticket, now=self._store.now())
+            until = self._signer.check_ticket(session_id, credential.ticket, now=self._clock.now())
             if until is None:
                 raise Unauthorized("invalid_ticket")
         reading = await self._read(session_id, since, lambda owner: until is not None or owner == credential.owner)
@@ -398,7 +401,7 @@ class Sessions:
         self, owner: str, *, limit: int, before: tuple[datetime, str] | None
     ) -> tuple[list[SessionView], tuple[datetime, str] | None]:
         """An owner's sessions, newest first, and where the next page begins."""
-        sessions = await self._store.of_owner(owner, limit=limit + 1, before=before)
+        sessions = await self._reading.of_owner(owner, limit=limit + 1, before=before)
         page = sessions[:limit]
         views = await self._views(page, self.access())
         return views, (page[-1].created_at, page[-1].id) if len(sessions) > limit else None
@@ -417,11 +420,11 @@ class Sessions:
         """The key of a file that a signed link opens, if a living session still names
         it. Raises NotFound.
         """
-        now = self._store.now()
+        now = self._clock.now()
         if self._signer.check_link(key, expires=expires, key_id=key_id, signature=signature, now=now) is None:
             raise NotFound
         session_id = key.partition("/")[2][:36]
-        session = await self._store.get(session_id) if valid_session_id(session_id) else None
+        session = await self._reading.get(session_id) if valid_session_id(session_id) else None
         if session is None or key not in session.file_keys:
             raise NotFound
         return key
@@ -433,7 +436,7 @@ class Sessions:
 
         Raises NotFound.
         """
-        session = await self._store.get(session_id) if valid_session_id(session_id) else None
+        session = await self._reading.get(session_id) if valid_session_id(session_id) else None
         if session is None or session.owner != owner:
             raise NotFound
         return session
@@ -445,10 +448,10 @@ class Sessions:
         for _ in range(10):  # the state may move on between reading and acting; each turn of the wheel is a transition
             session = await self._own(session_id, owner)
             if session.status is Status.CREATED:
-                moved = await self._store.transition(
+                moved = await self._writing.transition(
                     Change(
                         session_id=session.id,
-                        event=Event.CANCELLED,
+                        outcome=Cancel(),
                         from_status=Status.CREATED,
                         actor="client",
                         seq=session.seq,
@@ -461,7 +464,7 @@ class Sessions:
                         await self._queue.forget(session.id, session.attempt, session.enqueues)
                     return Cancelled(await self._view(moved.session, self.access()), pending=False)
             elif session.status is Status.PROCESSING:
-                if await self._store.request_cancel(session.id, seq=session.seq):
+                if await self._writing.request_cancel(session.id, seq=session.seq):
                     with contextlib.suppress(QueueAway):
                         await self._queue.ring_cancel(session.id)
                     return Cancelled(await self._view(session, self.access()), pending=True)
@@ -479,7 +482,7 @@ class Sessions:
         original = await self._own(session_id, owner)
         if original.status not in (Status.FAILED, Status.CANCELLED):
             raise errors.Conflict("not_finished")
-        if (successor := await self._store.retry_of(original.id)) is not None:
+        if (successor := await self._reading.retry_of(original.id)) is not None:
             return successor, True
         new_id = new_session_id()
         photos: dict[str, tuple[str, bytes]] = {}
@@ -501,12 +504,11 @@ class Sessions:
             retention_seconds=self._config.retention_seconds,
             expires_at=original.expires_at,
             retry_of=original.id,
-            data={role: key for role, (key, _) in photos.items()} | {"retry_of": original.id},
         )
         try:
             return await self._create(photos, new), False
         except Taken:
-            successor = await self._store.retry_of(original.id)
+            successor = await self._reading.retry_of(original.id)
             if successor is None:  # it was erased in between, with the original
                 raise NotFound from None
             return successor, True
@@ -518,7 +520,7 @@ class Sessions:
         already and the reconciler erases it when it can.
         """
         asked = await self._own(session_id, owner)
-        family = await self._store.condemn(asked.id, gone_hash=self._signer.gone_hash)
+        family = await self._writing.mark_deleted(asked.id, id_hash=self._signer.gone_hash)
         if asked.id not in {session.id for session in family}:
             raise NotFound  # somebody else was quicker
         for session in family:  # told first: the storage may fail or be slow
@@ -531,7 +533,7 @@ class Sessions:
         for session in family:
             own = [key for key in outputs if session_of(key) == session.id]
             await self.erase(session, GoneReason.DELETED, outputs=own)
-        at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
+        at = timestamp(datetime.fromtimestamp(self._clock.now(), UTC))
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
 
     async def _erased_files(self, session: Session) -> list[ErasedFile]:
@@ -551,7 +553,7 @@ class Sessions:
 
         None: there is nothing to do (taken, ended, past its deadline, gone).
         """
-        moved = await self._store.claim(
+        moved = await self._writing.claim(
             session_id, worker=worker, lease_seconds=self._config.lease_seconds, actor=f"worker:{worker}"
         )
         if moved is None:
@@ -566,7 +568,7 @@ class Sessions:
 
         Raises Unavailable.
         """
-        flag = await self._store.renew(
+        flag = await self._writing.renew(
             claim.session.id, attempt=claim.attempt, lease_seconds=self._config.lease_seconds
         )
         return "lost" if flag is None else "cancelled" if flag else "held"
@@ -585,7 +587,7 @@ class Sessions:
         reports.latest = Progress(
             seq=claim.session.seq,
             attempt=claim.attempt,
-            at=timestamp(datetime.fromtimestamp(self._store.now(), UTC)),
+            at=timestamp(datetime.fromtimestamp(self._clock.now(), UTC)),
             progress=None if progress is None else min(1.0, max(0.0, round(progress, 4))),
             stage=stage,
             eta_seconds=None if eta_seconds is None else max(0.0, round(eta_seconds, 1)),
@@ -625,9 +627,7 @@ class Sessions:
         await self._files.put(key, data)
         moved = None
         try:
-            moved = await self._change(
-                claim, Event.COMPLETED, values={"output_key": key}, data={"output": key}, strict=True
-            )
+            moved = await self._change(claim, Complete(key), strict=True)
         finally:
             if moved is None:  # who loses the compare-and-set deletes its own file
                 await asyncio.shield(self._discard_output(claim.session.id, key))
@@ -641,7 +641,7 @@ class Sessions:
 
     async def _discard_output(self, session_id: str, key: str) -> None:
         with contextlib.suppress(errors.TryOnError):
-            session = await self._store.get(session_id)
+            session = await self._reading.get(session_id)
             if session is None or session.output_key != key:
                 await self._files.delete([key])
 
@@ -652,7 +652,7 @@ class Sessions:
         lost.
         """
         await self._end_reports(claim)
-        moved = await self._change(claim, Event.FAILED, **_failure(code, message, retryable))
+        moved = await self._change(claim, _failure(code, message, retryable))
         if moved is None:
             return False
         log.info("Session %s failed: %s", claim.session.id, code)
@@ -681,19 +681,12 @@ class Sessions:
             "lease_lapsed": lease_lapsed,
         }
         if lost >= self._config.max_attempts:
-            failure = _failure("worker_lost", None, None)
-            failure["values"]["burnt"] = lost
-            change = Change(event=Event.FAILED, cancelled=False, **common, **failure)
+            outcome: Outcome = _failure("worker_lost", burnt=lost)
         else:
-            change = Change(
-                event=Event.REQUEUED,
-                cancelled=False,
-                **common,
-                values={"burnt": lost, "enqueues": session.enqueues + 1},
-                data={"reason": reason},
-            )
-        moved = await self._store.transition(change) or await self._store.transition(
-            Change(event=Event.CANCELLED, cancelled=True, **common)
+            outcome = Requeue(reason=reason, burnt=lost, enqueues=session.enqueues + 1)
+        change = Change(outcome=outcome, cancelled=False, **common)
+        moved = await self._writing.transition(change) or await self._writing.transition(
+            Change(outcome=Cancel(), cancelled=True, **common)
         )
         if moved is None:
             return False
@@ -711,22 +704,21 @@ class Sessions:
     def _actor(self, claim: Claim) -> str:
         return f"worker:{claim.session.lease_owner}"
 
-    async def _change(self, claim: Claim, event: Event, *, strict: bool = False, **what: Any) -> Moved | None:
+    async def _change(self, claim: Claim, outcome: Outcome, *, strict: bool = False) -> Moved | None:
         """One transition of a claim.
 
         ``strict``: only within the deadline and uncancelled.
         """
-        moved = await self._store.transition(
+        moved = await self._writing.transition(
             Change(
                 session_id=claim.session.id,
-                event=event,
+                outcome=outcome,
                 from_status=Status.PROCESSING,
                 actor=self._actor(claim),
                 seq=claim.session.seq,
                 attempt=claim.attempt,
                 within_deadline=strict,
                 cancelled=False if strict else None,
-                **what,
             )
         )
         if moved is not None:
@@ -749,7 +741,7 @@ class Sessions:
 
         Which they were.
         """
-        moved = await self._store.time_out(session_ids, actor="reconciler", **_failure("timeout", None, None))
+        moved = await self._writing.time_out(session_ids, _failure("timeout"), actor="reconciler")
         for each in moved:
             await self._tell(each)
             log.info("Session %s failed: timeout", each.session.id)
@@ -768,7 +760,7 @@ class Sessions:
         :meth:`delete` has hidden them, and was slow or died.
         """
         ids = {hashed: each.id for each in expired for hashed in self._signer.gone_hashes(each.id)}
-        return {ids[hashed] for hashed in await self._store.deleted_among(ids)}
+        return {ids[hashed] for hashed in await self._reading.deleted_among(ids)}
 
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session: files first (a row without files is tried
@@ -784,7 +776,7 @@ class Sessions:
         keys += [key for key in outputs or () if key not in keys]
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
-        erased = await self._store.erase({session.id: self._signer.gone_hash(session.id)}, reason)
+        erased = await self._writing.erase({session.id: self._signer.gone_hash(session.id)}, reason)
         self.erased.set()
         for row in erased:
             # An output that was completed between the two steps is named only by the
@@ -827,11 +819,8 @@ def session_of(key: str) -> str:
     return key.partition("/")[2][:36]
 
 
-def _failure(code: str, message: str | None, retryable: bool | None) -> dict[str, Any]:
+def _failure(code: str, message: str | None = None, retryable: bool | None = None, *, burnt: int | None = None) -> Fail:
     known = errors.FAILURES.get(code)
     text = message or (known or errors.FAILURES["processor_error"]).detail
     again = retryable if retryable is not None else (known.retryable if known else True)
-    return {
-        "values": {"error_code": code, "error_message": text[:500], "error_retryable": again},
-        "data": {"error": {"code": code, "message": text[:500], "retryable": again}},
-    }
+    return Fail(code, text[:500], again, burnt)

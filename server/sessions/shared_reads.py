@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from server.adapters.database.store import Store, Story
+from server.adapters.database.reading import SessionReader, SessionWithEvents
 from server.adapters.redis.bus import RedisBus
 from server.domain.session import Progress
 from tryon.protocol.states import Status
@@ -32,7 +32,7 @@ class Reading:
     running.
     """
 
-    story: Story
+    story: SessionWithEvents
     progress: Progress | None
 
 
@@ -47,11 +47,11 @@ class _Question:
 class Reader:
     """Reads for one event loop.
 
-    Raises what the store raises, to everybody in the batch.
+    Raises what the database raises, to everybody in the batch.
     """
 
-    def __init__(self, store: Store, bus: RedisBus) -> None:
-        self._store = store
+    def __init__(self, reads: SessionReader, bus: RedisBus) -> None:
+        self._reads = reads
         self._bus = bus
         self._questions: list[_Question] = []
         self._reading: asyncio.Task[None] | None = None
@@ -93,10 +93,10 @@ class Reader:
 
     async def _read(self, batch: list[_Question]) -> None:
         cursors = [question.since for question in batch if question.since is not None]
-        stories = await self._store.stories(
+        stories = await self._reads.many_with_events(
             {question.session_id for question in batch}, min(cursors) if cursors else None
         )
-        known: list[tuple[_Question, Story]] = []
+        known: list[tuple[_Question, SessionWithEvents]] = []
         for question in batch:
             story = stories.get(question.session_id)
             if story is not None and question.may(story.session.owner):
@@ -110,4 +110,6 @@ class Reader:
                 continue
             since = question.since
             events = [] if since is None else [event for event in story.events if event.seq > since]
-            question.answer.set_result(Reading(Story(story.session, events), progress.get(question.session_id)))
+            question.answer.set_result(
+                Reading(SessionWithEvents(story.session, events), progress.get(question.session_id))
+            )

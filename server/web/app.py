@@ -71,8 +71,8 @@ def create_app(config: Config) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_services(config) as services, Imaging(image_limits(config)) as imaging:
-            await services.store.check()
-            await services.store.synchronize_clock()
+            await services.database.reading.check()
+            await services.database.clock.synchronize()
             hub = make_hub(config, services)
             app.state.hub = hub
             app.state.services = services
@@ -97,7 +97,7 @@ def create_app(config: Config) -> Starlette:
 def make_hub(config: Config, services: Services) -> Hub:
     return Hub(
         config=config,
-        store=services.store,
+        database=services.database,
         bus=services.bus,
         sessions=services.sessions,
         signer=services.signer,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import psutil
 import pytest
 
-from server.adapters.database.store import Story
+from server.adapters.database.reading import SessionWithEvents
 from server.config.settings import Config
 from server.domain.session import Session
 from server.services import Services, open_services
@@ -93,22 +93,22 @@ class Feed:
             owner=OWNER, image=image, garment=cloth, params=params or {"fit": "loose"}, request_id=request_id
         )
 
-    async def story(self, session_id: str) -> Story:
-        story = await self.services.store.story(session_id, 0)
+    async def story(self, session_id: str) -> SessionWithEvents:
+        story = await self.services.database.reading.with_events(session_id, 0)
         assert story is not None
         return story
 
-    async def reaches(self, session_id: str, *wanted: Status, seconds: float = 20.0) -> Story:
+    async def reaches(self, session_id: str, *wanted: Status, seconds: float = 20.0) -> SessionWithEvents:
         """The session's story as soon as it is in one of these states (any terminal one
         if none is given).
         """
 
-        async def there() -> Story | None:
+        async def there() -> SessionWithEvents | None:
             story = await self.story(session_id)
             status = story.session.status
             return story if (status in wanted if wanted else status.terminal) else None
 
-        found: Story = await until(there, seconds=seconds)
+        found: SessionWithEvents = await until(there, seconds=seconds)
         return found
 
     async def workers(self, wanted: int = 1) -> None:

@@ -80,7 +80,7 @@ async def test_a_delete_stops_what_runs_and_leaves_no_file(
 
     assert milliseconds(asked) < 2000
     assert (await feed.services.files.list_page()).entries == []
-    assert await feed.services.store.get(session.id) is None
+    assert await feed.services.database.reading.get(session.id) is None
     assert process.process.returncode is None
     assert "Traceback" not in process.output
 
@@ -107,7 +107,7 @@ async def test_a_lost_ring_is_made_up_for_by_the_heartbeat(config: MakeConfig, p
         await processor.began.wait()
         claimed = (await feed.story(session.id)).session
 
-        assert await services.store.request_cancel(session.id, seq=claimed.seq)  # and nobody rings
+        assert await services.database.writing.request_cancel(session.id, seq=claimed.seq)  # and nobody rings
 
         await asyncio.wait_for(running, 10)
         assert processor.cancelled
@@ -170,4 +170,4 @@ async def test_an_output_stored_while_its_session_is_erased_is_deleted(
     monkeypatch.setattr(feed.services.files, "put", erased_meanwhile)
     await asyncio.wait_for(SessionRunner(feed.services, Scripted(done), "w1").run(session.id), 10)
     assert (await feed.services.files.list_page()).entries == []
-    assert await feed.services.store.get(session.id) is None
+    assert await feed.services.database.reading.get(session.id) is None

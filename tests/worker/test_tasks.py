@@ -264,7 +264,7 @@ async def test_a_worker_that_was_replaced_stops_and_changes_nothing(feed: Feed) 
     running = asyncio.create_task(SessionRunner(feed.services, old, "old").run(session.id))
     await old.began.wait()
     claimed = (await feed.story(session.id)).session
-    handed = await feed.services.store.get(session.id)
+    handed = await feed.services.database.reading.get(session.id)
     assert handed is not None
     assert await feed.services.sessions._requeue(claimed, actor="test", burnt=True, reason="lease_lost")
 

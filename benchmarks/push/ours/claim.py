@@ -15,7 +15,7 @@ from server.services import open_services
 
 async def main(links: Path) -> None:
     async with open_services(Config.load(env_file=None)) as services:
-        await services.store.synchronize_clock()
+        await services.database.clock.synchronize()
         for link in links.read_text().split():
             session_id = link.split("/")[4]
             claim = await services.sessions.begin(session_id, worker="benchmark")

@@ -13,7 +13,7 @@ import alembic.config
 from sqlalchemy import Connection, exc, text
 from sqlalchemy.engine import make_url
 
-from server.adapters.database.store import create_engine
+from server.adapters.database.engine import create_engine
 from server.config.settings import Config, ConfigError
 
 LOCK_KEY: Final = 0x7472796F6E  # "tryon"; PostgreSQL's advisory lock

@@ -1,7 +1,7 @@
 """The tables, for SQLite and PostgreSQL alike, and the two types that make them alike.
 
 ``tryon_sessions`` is the truth about every session, ``tryon_events`` its audit trail
-and event log, ``tryon_gone`` tells every process of an erased session for two minutes,
+and event log, ``tryon_gone`` holds the tombstones of erased sessions for two minutes,
 ``tryon_leases`` lets one process at a time do a chore.
 """
 
@@ -148,7 +148,7 @@ events: Final = Table(
     sqlite_autoincrement=True,
 )
 
-gone: Final = Table(
+tombstones: Final = Table(
     "tryon_gone",
     metadata,
     Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),

@@ -122,7 +122,7 @@ class Status:
     async def health(self, request: Request) -> Response:
         names = ("database", "storage", "redis", "workers", "queue")
         checks = await asyncio.gather(
-            _check(self._services.store.check),
+            _check(self._services.database.reading.check),
             _check(self._services.files.check),
             self._check_redis(),
             self._check_workers(),
@@ -148,7 +148,9 @@ class Status:
         """
         if self._hub.draining:
             return json_response(encode(Health("down", {"draining": Check("down")})), 503)
-        database, storage = await asyncio.gather(_check(self._services.store.check), _check(self._services.files.check))
+        database, storage = await asyncio.gather(
+            _check(self._services.database.reading.check), _check(self._services.files.check)
+        )
         redis = Check("ok" if self._hub.delivers else "degraded")
         down = "down" in (database.status, storage.status)
         status = "down" if down else redis.status

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.adapters.database.store import Taken
+from server.adapters.database.errors import Taken
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.limits import Verdict
 from server.adapters.redis.queue import QueueAway
@@ -186,7 +186,7 @@ class Submit:
                 return
         except QueueAway:
             pass
-        if await self._services.store.waiting() >= limit:
+        if await self._services.database.reading.count_waiting() >= limit:
             raise Unavailable("queue_full", retry_after=10)
 
 

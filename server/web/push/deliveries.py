@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 from typing import Final
 
-from server.adapters.database.store import Store
+from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.writing import SessionWriter
 from server.domain.session import Session
 from server.telemetry import metrics
 from tryon.protocol.errors import Unavailable
@@ -34,8 +35,9 @@ was delivered.
 class Receipts:
     """Of one web process."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, *, clock: DatabaseClock, writing: SessionWriter) -> None:
+        self._clock = clock
+        self._writing = writing
         self._handed: dict[str, float] = {}
         """Session id -> when its end was first handed over here, on the database's
         clock.
@@ -48,7 +50,7 @@ class Receipts:
     def note(self, session_id: str) -> None:
         """This session's end was handed to a client's connection just now."""
         if session_id not in self._handed and len(self._handed) < MAX_WAITING:
-            self._handed[session_id] = self._store.now()
+            self._handed[session_id] = self._clock.now()
             self._some.set()
 
     def shown(self, session: Session) -> None:
@@ -83,7 +85,7 @@ class Receipts:
             raise
 
     async def _write_down(self, handed: dict[str, float]) -> None:
-        first = await self._store.note_delivered(handed)
+        first = await self._writing.note_delivered(handed)
         for session_id in handed:
             del self._handed[session_id]
         for session_id, ended_at in first.items():

@@ -32,7 +32,8 @@ from typing import Final
 
 import msgspec
 
-from server.adapters.database.store import Cursor, Store
+from server.adapters.database.database import Database
+from server.adapters.database.feed import Cursor
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
@@ -227,10 +228,12 @@ class Hub:
     """
 
     def __init__(
-        self, *, config: Config, store: Store, bus: RedisBus, sessions: Sessions, signer: Signer, redis_url: str
+        self, *, config: Config, database: Database, bus: RedisBus, sessions: Sessions, signer: Signer, redis_url: str
     ) -> None:
         self._config = config
-        self._store = store
+        self._clock = database.clock
+        self._reading = database.reading
+        self._database_feed = database.feed
         self._bus = bus
         self._sessions = sessions
         self._signer = signer
@@ -262,7 +265,7 @@ class Hub:
         self._turn = 0
         self._measure_at = 0.0
         self._handed = dict.fromkeys(_FRAMES, 0)
-        self.receipts = Receipts(store)
+        self.receipts = Receipts(clock=database.clock, writing=database.writing)
         self.draining = False
 
     def __repr__(self) -> str:
@@ -480,7 +483,7 @@ class Hub:
         costs as much as sending it.
         """
         self._measure_at = now + MEASURE_SECONDS
-        metrics.push_seconds.observe(max(0.0, self._store.now() - _unix(frame)))
+        metrics.push_seconds.observe(max(0.0, self._clock.now() - _unix(frame)))
 
     async def _count(self) -> None:
         await asyncio.sleep(COUNT_SECONDS)
@@ -514,7 +517,7 @@ class Hub:
                 behind = min((f.seq for f in followers if f.seq is not None), default=None)
                 if behind is None:
                     return
-                story = await self._store.story(session_id, behind)
+                story = await self._reading.with_events(session_id, behind)
                 again = session_id in self._holes  # somebody further behind came while this was read
                 link = self._sessions.access().file
                 for event in story.events if story else ():
@@ -584,18 +587,18 @@ class Hub:
         Costs what happened, not who is connected.
         """
         if self._cursor is None:
-            cursor = await self._store.cursor()
+            cursor = await self._database_feed.cursor()
             for batch in self._batches():  # what was committed before is no news to the cursor
                 await self._look_at(batch)
             self._cursor = cursor
             return
-        news = await self._store.news(self._cursor)
+        news = await self._database_feed.page(self._cursor)
         link = self._sessions.access().file
         for event in news.events:
             if self._channel(event.session_id) in self._followers:
                 self._feed(event.session_id, event_message(event, link))
-        if news.gone:
-            self._end_gone(dict(news.gone))
+        if news.tombstones:
+            self._end_gone(dict(news.tombstones))
         self._cursor = news.cursor
 
     async def _check(self) -> None:
@@ -617,7 +620,7 @@ class Hub:
         return [ids[start : start + CHECK_BATCH] for start in range(0, len(ids), CHECK_BATCH)]
 
     async def _look_at(self, session_ids: Collection[str]) -> None:
-        newest = await self._store.seqs(session_ids)
+        newest = await self._reading.seqs(session_ids)
         behind: dict[str, int] = {}
         for session_id in session_ids:
             seqs = [follower.seq for follower in self._of(session_id) if follower.seq is not None]
@@ -629,7 +632,7 @@ class Hub:
                 behind[session_id] = min(seqs)
         if behind:
             link = self._sessions.access().file
-            for session_id, story in (await self._store.stories(behind, min(behind.values()))).items():
+            for session_id, story in (await self._reading.many_with_events(behind, min(behind.values()))).items():
                 for event in story.events:
                     self._feed(session_id, event_message(event, link))
 
@@ -638,7 +641,7 @@ class Hub:
         (RFC 9562 section 5.7). A retry expires with its original, so of an expired one
         this may say that it was deleted.
         """
-        age_seconds = self._store.now() - uuid.UUID(session_id).int / 2**80 / 1000
+        age_seconds = self._clock.now() - uuid.UUID(session_id).int / 2**80 / 1000
         return GoneReason.EXPIRED if age_seconds >= self._config.retention_seconds else GoneReason.DELETED
 
     def _end(self, session_id: str, reason: GoneReason) -> None:
@@ -696,7 +699,7 @@ class Hub:
         ]
         batches = [due[start : start + TELL_BATCH] for start in range(0, len(due), TELL_BATCH)]
         for batch in batches:
-            at = timestamp(datetime.fromtimestamp(self._store.now(), UTC))
+            at = timestamp(datetime.fromtimestamp(self._clock.now(), UTC))
             for session_id, place in batch:
                 if session_id in self._waiting:  # else it was taken meanwhile
                     self._waiting[session_id] = place
@@ -736,7 +739,7 @@ class Hub:
         due = tuple(self._wheel[self._turn])
         if not due:
             return
-        frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._store.now(), UTC))))
+        frame = encode(PingFrame(timestamp(datetime.fromtimestamp(self._clock.now(), UTC))))
         oldest = time.monotonic() - self._config.socket_seconds
 
         def ping(follower: Follower) -> None:

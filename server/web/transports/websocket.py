@@ -288,7 +288,7 @@ class Sockets:
         return None
 
     def _now(self) -> str:
-        return timestamp(datetime.fromtimestamp(self._services.store.now(), UTC))
+        return timestamp(datetime.fromtimestamp(self._services.database.clock.now(), UTC))
 
     async def _sync(self, peer: Peer, said: Said) -> None:
         """A new snapshot for a client that woke up.

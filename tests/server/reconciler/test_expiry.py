@@ -51,7 +51,7 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Web]]
 
 
 async def row(services: Services, session: Session) -> Session:
-    found = await services.store.get(session.id)
+    found = await services.database.reading.get(session.id)
     assert found is not None
     return found
 
@@ -87,12 +87,12 @@ async def test_an_expired_session_leaves_nothing_and_its_client_is_told(
             await web.services.sessions.report(claim, 0.5, "rendering")
             await client.next("progress")
             assert await client.rest(6) == 4510
-            late = web.store.now() - session.expires_at.timestamp()
+            late = web.database.clock.now() - session.expires_at.timestamp()
             assert client.frames[-1]["reason"] == "expired"
         assert late < 5
         assert files(web.services) == []
-        assert await web.store.ids_among([session.id]) == set()
-        async with web.store._read() as connection:
+        assert await web.database.reading.ids_among([session.id]) == set()
+        async with web.database.connections.read() as connection:
             count = select(func.count()).select_from(tables.events)
             assert (await connection.execute(count)).scalar_one() == 0
 
@@ -124,9 +124,9 @@ async def test_an_expired_session_cannot_be_read_even_if_nobody_erases_it(
 ) -> None:
     async with open_services(config(retention_seconds=1.0)) as services:  # no maintenance runs here
         session = await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
-        assert await services.store.get(session.id) is not None
+        assert await services.database.reading.get(session.id) is not None
         await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
-        assert await services.store.get(session.id) is None
+        assert await services.database.reading.get(session.id) is None
         assert await services.sessions.begin(session.id, worker="w") is None
         assert files(services), "still there, but for nobody"
 
@@ -149,7 +149,7 @@ async def test_sessions_that_live_are_left_alone(start: Start) -> None:
 async def test_when_the_process_that_reconciles_ends_another_takes_over(config: MakeConfig, database_url: str) -> None:
     async with running_web(config(retention_seconds=2.0)) as first:
         async with asyncio.timeout(5):  # it holds the lease
-            while not await first.store.take_lease(
+            while not await first.database.leases.take(
                 "reconcile", owner=first.services.reconciler.process_name, seconds=9
             ):
                 await asyncio.sleep(0.02)
@@ -157,7 +157,7 @@ async def test_when_the_process_that_reconciles_ends_another_takes_over(config: 
     async with running_web(config()) as second:
         second.services.reconciler.process_name = "another process"
         await until(lambda: not files(second.services), seconds=7)
-        late = second.store.now() - session.expires_at.timestamp()
+        late = second.database.clock.now() - session.expires_at.timestamp()
         assert late < 5
 
 
@@ -172,12 +172,12 @@ async def test_one_that_cannot_be_erased_keeps_no_other_from_its_due(
         stuck.unlink()
         stuck.mkdir()  # cannot be deleted as a file
         for each in expired:
-            await services.store.condemn(each.id, gone_hash=str)
+            await services.database.writing.mark_deleted(each.id, id_hash=str)
         await services.redis.flushall()
         await until(lambda: time.time() > expired[-1].updated_at.timestamp() + 0.6)
         for _ in range(3):
             await services.reconciler.maintain()
-        assert await services.store.ids_among([each.id for each in expired]) == {expired[0].id}
+        assert await services.database.reading.ids_among([each.id for each in expired]) == {expired[0].id}
         assert (await row(services, waiting)).enqueues == 2
         assert await services.reconciler._until_due() > 1, "it calls for no next pass"
         complaints = [each for each in caplog.messages if f"{expired[0].id} must wait" in each]
@@ -185,7 +185,7 @@ async def test_one_that_cannot_be_erased_keeps_no_other_from_its_due(
         stuck.rmdir()
         services.reconciler._stuck.clear()  # later
         await services.reconciler.maintain()
-        assert await services.store.ids_among([expired[0].id]) == set()
+        assert await services.database.reading.ids_among([expired[0].id]) == set()
 
 
 async def test_many_that_expire_at_once_keep_nobody_from_the_deadline(
@@ -197,17 +197,17 @@ async def test_many_that_expire_at_once_keep_nobody_from_the_deadline(
     async with open_services(config()) as services:
         expired = [await submitted(services) for _ in range(4)]
         for each in expired:
-            await services.store.condemn(each.id, gone_hash=str)
+            await services.database.writing.mark_deleted(each.id, id_hash=str)
 
         monkeypatch.setattr(reconciler_module, "PASS_SECONDS", 0.0)  # erasing one takes longer, and so does reading
         for left in (3, 2, 1):
-            late = await services.store.insert(new_session(deadline_seconds=-1))
+            late = await services.database.writing.insert(new_session(deadline_seconds=-1))
             await services.reconciler.maintain()
             assert (await row(services, late)).error_code == "timeout"
-            assert len(await services.store.ids_among([each.id for each in expired])) == left
+            assert len(await services.database.reading.ids_among([each.id for each in expired])) == left
             assert await services.reconciler._until_due() == 0.0
         await services.reconciler.maintain()
-        assert await services.store.ids_among([each.id for each in expired]) == set()
+        assert await services.database.reading.ids_among([each.id for each in expired]) == set()
 
 
 async def test_results_of_many_that_died_are_looked_for_once(
@@ -218,7 +218,7 @@ async def test_results_of_many_that_died_are_looked_for_once(
         for each in expired:
             assert await services.sessions.begin(each.id, worker="dies") is not None
             await services.files.put(f"outputs/{each.id}-1.jpg", b"nobody knows of me")
-            await services.store.condemn(each.id, gone_hash=str)
+            await services.database.writing.mark_deleted(each.id, id_hash=str)
         listings: list[Any] = []
         listdir = os.listdir
 
@@ -239,39 +239,39 @@ async def test_what_somebody_deleted_is_never_said_to_have_expired(start: Start)
     async with start() as web:
         session, token = await web.submit()
         kept, _ = await web.submit()
-        since = await web.store.cursor()
+        since = await web.database.feed.cursor()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
-            await web.store.condemn(session.id, gone_hash=web.services.signer.gone_hash)
+            await web.database.writing.mark_deleted(session.id, id_hash=web.services.signer.gone_hash)
             await web.services.reconciler.maintain()
             assert await client.rest(6) == 4510
             assert client.frames[-1]["reason"] == "deleted"
-        assert {reason for _, reason in (await web.store.news(since)).gone} == {GoneReason.DELETED}
-        assert await web.store.ids_among([session.id, kept.id]) == {kept.id}
+        assert {reason for _, reason in (await web.database.feed.page(since)).tombstones} == {GoneReason.DELETED}
+        assert await web.database.reading.ids_among([session.id, kept.id]) == {kept.id}
 
 
 async def test_word_of_the_erased_is_forgotten_by_the_reconciler(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.adapters.database.store.GONE_SECONDS", -1.0)
+    monkeypatch.setattr("server.adapters.database.tombstones.TOMBSTONE_SECONDS", -1.0)
     async with open_services(config()) as services:
         session = await submitted(services)
-        start = await services.store.cursor()
+        start = await services.database.feed.cursor()
         await services.sessions.delete(session.id, session.owner)
-        assert (await services.store.news(start)).gone
+        assert (await services.database.feed.page(start)).tombstones
         await services.reconciler.maintain()
-        assert (await services.store.news(start)).gone == []
+        assert (await services.database.feed.page(start)).tombstones == []
 
 
 async def test_a_process_that_ends_leaves_its_chores_to_others_at_once(config: MakeConfig, database_url: str) -> None:
     async with open_services(config(cleanup_seconds=3600.0)) as services:
-        reconciler, store = services.reconciler, services.store
+        reconciler, leases = services.reconciler, services.database.leases
         async with reconciler.maintenance():
             await until(lambda: reconciler._leases == {"reconcile", "cleanup"})
-            await store.take_lease("cleanup", owner=reconciler.process_name, seconds=60)
-            assert not await store.take_lease("cleanup", owner="another", seconds=60)
+            await leases.take("cleanup", owner=reconciler.process_name, seconds=60)
+            assert not await leases.take("cleanup", owner="another", seconds=60)
         for chore in ("reconcile", "cleanup"):
-            assert await store.take_lease(chore, owner="another", seconds=60)
+            assert await leases.take(chore, owner="another", seconds=60)
 
 
 # -- what stands still -----------------------------------------------------------------
@@ -352,7 +352,7 @@ async def lapsed(services: Services) -> Session:
     session = await submitted(services)
     claim = await services.sessions.begin(session.id, worker="lives")
     assert claim is not None
-    assert await services.store.renew(session.id, attempt=1, lease_seconds=-0.1) is False
+    assert await services.database.writing.renew(session.id, attempt=1, lease_seconds=-0.1) is False
     return claim.session
 
 
@@ -362,7 +362,7 @@ async def _fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> Non
         async def away(**_: Any) -> Any:
             raise Unavailable
 
-        patch.setattr(services.store, "due", away)
+        patch.setattr(services.database.due, "due", away)
         with pytest.raises(Unavailable):
             await services.reconciler.maintain()
 
@@ -415,7 +415,7 @@ async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first
         dead, alive = await lapsed(services), await lapsed(services)
         await _fail_once(services, monkeypatch)
         await services.reconciler.maintain()
-        assert await services.store.renew(alive.id, attempt=1, lease_seconds=60) is False
+        assert await services.database.writing.renew(alive.id, attempt=1, lease_seconds=60) is False
         ends = (await row(services, dead)).lease_expires_at
         assert ends is not None
         await until(lambda: time.time() > ends.timestamp() + 0.05)
@@ -441,7 +441,7 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
     async with open_services(config()) as services:
         await services.reconciler.maintain()
         session = await lapsed(services)
-        due = services.store.due
+        due = services.database.due.due
 
         async def slow(**what: Any) -> list[Session]:
             page = await due(**what)
@@ -449,7 +449,7 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
             return page
 
         with monkeypatch.context() as patch:
-            patch.setattr(services.store, "due", slow)
+            patch.setattr(services.database.due, "due", slow)
             await services.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
@@ -469,7 +469,7 @@ async def test_who_has_a_chore_keeps_it_however_long_it_takes(
             await begun.wait()
             ends = time.monotonic() + 3 * 2 * reconciler_module.RECONCILE_SECONDS
             while time.monotonic() < ends:
-                assert not await services.store.take_lease("reconcile", owner="another", seconds=1)
+                assert not await services.database.leases.take("reconcile", owner="another", seconds=1)
                 await asyncio.sleep(0.02)
             go_on.set()
 
@@ -478,8 +478,10 @@ async def test_a_killed_processs_chores_are_taken_over_when_its_lease_ends(
     config: MakeConfig, database_url: str
 ) -> None:
     async with open_services(config()) as services:
-        await services.store.take_lease("reconcile", owner="killed", seconds=2 * reconciler_module.RECONCILE_SECONDS)
-        late = await services.store.insert(new_session(deadline_seconds=-1))
+        await services.database.leases.take(
+            "reconcile", owner="killed", seconds=2 * reconciler_module.RECONCILE_SECONDS
+        )
+        late = await services.database.writing.insert(new_session(deadline_seconds=-1))
         async with services.reconciler.maintenance():
             await until_status(services, late, Status.FAILED)
 
@@ -525,13 +527,13 @@ async def test_a_database_that_lets_nobody_write_for_a_while_ends_no_lease(
         assert await services.reconciler._holds("reconcile", seconds=60)
         await services.reconciler.maintain()
         session = await lapsed(services)
-        take_lease = services.store.take_lease
+        take_lease = services.database.leases.take
 
         async def late(*what: Any, **more: Any) -> bool:
             await asyncio.sleep(0.15)  # half of the lease
             return await take_lease(*what, **more)
 
-        monkeypatch.setattr(services.store, "take_lease", late)
+        monkeypatch.setattr(services.database.leases, "take", late)
         assert await services.reconciler._holds("reconcile", seconds=60)
         await services.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
@@ -542,13 +544,13 @@ async def test_who_takes_over_after_an_outage_grants_what_its_predecessor_could_
 ) -> None:
     async with open_services(config()) as services:
         reconciler = services.reconciler
-        await services.store.take_lease("reconcile", owner="another", seconds=60)
+        await services.database.leases.take("reconcile", owner="another", seconds=60)
         assert not await reconciler._holds("reconcile", seconds=60)
         session = await lapsed(services)
         _passed(services, seconds=60, clock_seconds=60)
         for _ in range(2):  # the other one still has the lease, but is dead
             assert not await reconciler._holds("reconcile", seconds=60)
-        await services.store.drop_lease("reconcile", owner="another")
+        await services.database.leases.drop("reconcile", owner="another")
         assert await reconciler._holds("reconcile", seconds=60)
         await reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
@@ -558,17 +560,17 @@ async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeCon
     async with open_services(config(deadline_seconds=600, retention_seconds=86400)) as services:
         await services.reconciler.maintain()
         ahead = 25 * 3600
-        waiting = await services.store.insert(
+        waiting = await services.database.writing.insert(
             new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
         )
-        assert await services.store.take_lease("cleanup", owner="dead", seconds=60 + ahead)
+        assert await services.database.leases.take("cleanup", owner="dead", seconds=60 + ahead)
         _passed(services, seconds=0, clock_seconds=-ahead)
-        now = services.store.now()
+        now = services.database.clock.now()
         await services.reconciler.maintain()
         bounded = await row(services, waiting)
         assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
         assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
-        assert await services.store.take_lease("cleanup", owner="alive", seconds=60)
+        assert await services.database.leases.take("cleanup", owner="alive", seconds=60)
 
 
 @pytest.mark.parametrize("lost", ["jobs", "the way there"])
@@ -738,6 +740,6 @@ async def test_a_silent_redis_delays_no_erasure(config: MakeConfig, start_valkey
         valkey.pause()
         try:
             await until(lambda: not files(web.services), seconds=6)
-            assert web.store.now() - sessions[-1].expires_at.timestamp() < 5
+            assert web.database.clock.now() - sessions[-1].expires_at.timestamp() < 5
         finally:
             valkey.resume()

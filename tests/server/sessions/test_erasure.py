@@ -77,18 +77,18 @@ async def test_a_second_after_its_erasure_no_byte_of_sqlite_tells_of_a_session(
         await deleted(web, session, token)
         await until(lambda: not files_with(web.config.data_dir, traces_of(session)), seconds=5)
         for each in others:
-            assert await web.store.get(each.id) is not None
+            assert await web.database.reading.get(each.id) is not None
 
 
 async def test_who_reads_meanwhile_only_delays_that(config: MakeConfig, sqlite_url: str) -> None:
     async with running_web(config()) as web:
         token = new_token()
         session = await submitted(web.services, token)
-        async with web.store._engine.execution_options(tryon_read=True).connect() as reading:
+        async with web.database.connections.engine.execution_options(tryon_read=True).connect() as reading:
             await reading.exec_driver_sql("BEGIN")
             await reading.exec_driver_sql("SELECT count(*) FROM tryon_sessions")
             await deleted(web, session, token)
-            assert not await web.store.scrub()
+            assert not await web.database.upkeep.scrub()
             assert files_with(web.config.data_dir, traces_of(session))
             await web.submit()  # writers go on
             await reading.exec_driver_sql("COMMIT")
@@ -198,7 +198,7 @@ async def test_the_hourly_cleanup_finds_what_a_killed_process_has_left(config: M
             await admin.hset(services.bus._progress_key(each), "at", "1")
         elsewhere = {f"arq:job:{new_session_id()}:0:1": "of another installation", "a-b-:progress:x": "hers"}
         await services.redis.mset(elsewhere)
-        async with services.store._write() as connection:
+        async with services.database.connections.write() as connection:
             event = {
                 "seq": 1, "event": "created", "status": "created", "attempt": 0, "actor": "x", "data": "{}",
             }  # fmt: skip
@@ -210,6 +210,6 @@ async def test_the_hourly_cleanup_finds_what_a_killed_process_has_left(config: M
         assert lost not in keys and all(key in keys for key in elsewhere)
         assert keys.count(living.id) == 3, "two jobs and a last word"
         assert lost not in await services.queue.order(10) and living.id in await services.queue.order(10)
-        story = await services.store.story(living.id, 0)
+        story = await services.database.reading.with_events(living.id, 0)
         assert story is not None and len(story.events) == 1
-        assert await services.store.forget_strays() == 0
+        assert await services.database.upkeep.delete_stray_events() == 0

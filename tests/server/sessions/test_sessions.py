@@ -49,7 +49,7 @@ async def begin(services: Services, session: Session, worker: str = "w1") -> Cla
 
 
 async def status(services: Services, session: Session) -> tuple[Status, int]:
-    row = await services.store.get(session.id)
+    row = await services.database.reading.get(session.id)
     assert row is not None
     return row.status, row.seq
 
@@ -116,7 +116,7 @@ async def test_a_submit_that_fails_leaves_no_file(services: Services, monkeypatc
     async def away(new: Any) -> Any:
         raise Unavailable
 
-    monkeypatch.setattr(services.store, "insert", away)
+    monkeypatch.setattr(services.database.writing, "insert", away)
     with pytest.raises(Unavailable):
         await submit(services, garment=PHOTO)
     assert files(services) == []
@@ -137,7 +137,7 @@ async def test_a_submit_whose_client_leaves_leaves_file_and_row_or_neither(
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             ids = {key.partition("/")[2][:36] for key in files(services)}
-            assert await services.store.ids_among(ids) == ids
+            assert await services.database.reading.ids_among(ids) == ids
 
 
 # -- two who want the same -------------------------------------------------------------
@@ -200,7 +200,7 @@ async def test_after_so_many_burnt_attempts_a_session_fails(services: Services) 
     for _ in range(2):
         assert await services.sessions.requeue(await begin(services, session), burnt=True, reason="crashed")
     assert await services.sessions.requeue(await begin(services, session), burnt=True, reason="crashed")
-    row = await services.store.get(session.id)
+    row = await services.database.reading.get(session.id)
     assert row is not None
     assert (row.status, row.error_code, row.attempt, row.burnt) == (Status.FAILED, "worker_lost", 3, 3)
     assert row.error_retryable
@@ -210,7 +210,7 @@ async def test_handing_back_burns_no_attempt(services: Services) -> None:
     session = await submit(services)
     for n in range(5):
         assert await services.sessions.requeue(await begin(services, session), burnt=False, reason="drained")
-        row = await services.store.get(session.id)
+        row = await services.database.reading.get(session.id)
         assert row is not None
         assert (row.status, row.attempt, row.burnt) == (Status.CREATED, n + 1, 0)
         assert await services.queue.contains(session.id, row.attempt, row.enqueues)
@@ -231,11 +231,11 @@ async def test_nothing_begins_that_is_unknown_ended_or_past_its_deadline(config:
     async with open_services(config(deadline_seconds=0.1)) as services:
         assert await services.sessions.begin(new_session_id(), worker="w") is None
         session = await submit(services)
-        await until(lambda: services.store.now() > session.deadline_at.timestamp())
+        await until(lambda: services.database.clock.now() > session.deadline_at.timestamp())
         assert await services.sessions.begin(session.id, worker="w") is None
         late = await submit(services)
         claim = await begin(services, late)
-        await until(lambda: services.store.now() > late.deadline_at.timestamp())
+        await until(lambda: services.database.clock.now() > late.deadline_at.timestamp())
         assert not await services.sessions.complete(claim, b"late", "jpg")
         assert not any(key.startswith("outputs/") for key in files(services))
 
@@ -302,7 +302,7 @@ async def test_nobody_waits_for_redis_when_it_is_away(config: MakeConfig, start_
 
 async def test_a_look_belongs_to_the_owner_or_the_holder_of_a_ticket(services: Services) -> None:
     session = await submit(services)
-    now = int(services.store.now())
+    now = int(services.database.clock.now())
     assert (await services.sessions.look(session.id, MINE)).session.id == session.id
     ticket = services.signer.ticket(session.id, expires=now + 60)
     assert (await services.sessions.look(session.id, Credential(ticket=ticket))).access.until == now + 60
@@ -339,11 +339,11 @@ async def test_erasing_leaves_no_file_no_row_and_no_key(services: Services) -> N
     await services.sessions.report(claim, 0.5, "rendering")
     await until(lambda: claim.reports.timer is None)
     await services.sessions.complete(claim, b"result", "jpg")
-    row = await services.store.get(session.id)
+    row = await services.database.reading.get(session.id)
     assert row is not None
     await services.sessions.erase(row, GoneReason.DELETED)
     assert files(services) == []
-    assert await services.store.ids_among([session.id]) == set()
+    assert await services.database.reading.ids_among([session.id]) == set()
     keys = [key.decode() for key in await services.redis.keys("*")]
     assert not any(session.id in key for key in keys)
     with pytest.raises(NotFound):
@@ -359,7 +359,7 @@ async def test_the_result_of_an_attempt_that_died_is_erased_too(services: Servic
     await services.files.put(f"outputs/{session.id}-1.jpg", b"nobody knows of me")
     assert await services.sessions.requeue(claim, burnt=True, reason="lease_lost")
     await services.sessions.complete(await begin(services, session), b"result", "png")
-    row = await services.store.get(session.id)
+    row = await services.database.reading.get(session.id)
     assert row is not None
     await services.sessions.erase(row, GoneReason.DELETED)
     assert files(services) == []
@@ -368,7 +368,7 @@ async def test_the_result_of_an_attempt_that_died_is_erased_too(services: Servic
 async def test_a_worker_that_completes_what_was_erased_leaves_nothing(services: Services) -> None:
     session = await submit(services)
     claim = await begin(services, session)
-    row = await services.store.get(session.id)
+    row = await services.database.reading.get(session.id)
     assert row is not None
     await services.sessions.erase(row, GoneReason.DELETED)
     assert not await services.sessions.complete(claim, b"late", "jpg")
@@ -380,7 +380,7 @@ async def test_erasing_while_the_worker_completes_leaves_nothing(services: Servi
     for _ in range(15):
         session = await submit(services)
         claim = await begin(services, session)
-        row = await services.store.get(session.id)
+        row = await services.database.reading.get(session.id)
         assert row is not None
         completing, _ = await asyncio.gather(
             services.sessions.complete(claim, b"result", "jpg"),
@@ -390,7 +390,7 @@ async def test_erasing_while_the_worker_completes_leaves_nothing(services: Servi
         if isinstance(completing, Unavailable):  # its half-written file was taken away; a worker tries again
             assert not await services.sessions.complete(claim, b"result", "jpg")
         assert files(services) == []
-        assert await services.store.ids_among([session.id]) == set()
+        assert await services.database.reading.ids_among([session.id]) == set()
 
 
 async def test_a_silent_redis_costs_an_upload_a_moment(config: MakeConfig, start_valkey: StartValkey) -> None:

@@ -75,7 +75,7 @@ async def stored(web: Web) -> tuple[list[str], int, int]:
     """All files, and how many rows and events there are."""
     root = web.config.uploads_dir
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    async with web.store._read() as connection:
+    async with web.database.connections.read() as connection:
         rows = (await connection.execute(select(func.count()).select_from(tables.sessions))).scalar_one()
         events = (await connection.execute(select(func.count()).select_from(tables.events))).scalar_one()
     return files, rows, events
@@ -101,7 +101,7 @@ async def test_a_real_photo_becomes_a_session(web: Web, photos: Path, name: str)
     assert answer.headers["Location"] == session["links"]["self"] == f"{SESSIONS}/{session['session_id']}"
     assert (session["status"], session["seq"], session["terminal"]) == ("created", 1, False)
     assert "client_token" not in session
-    row = await web.store.get(session["session_id"])
+    row = await web.database.reading.get(session["session_id"])
     assert row is not None
     assert (row.owner, row.params) == (token_hash(token), {"style": "wide"})
     assert row.request_id == answer.headers["X-Request-ID"]
@@ -356,7 +356,7 @@ async def test_an_upload_is_accepted_without_redis_and_queued_when_it_is_back(
     valkey.start()
     async with asyncio.timeout(10):
         while True:
-            row = await web.store.get(session_id)
+            row = await web.database.reading.get(session_id)
             assert row is not None and row.status is Status.CREATED
             if await web.services.queue.depth() and await web.services.queue.contains(session_id, 0, row.enqueues):
                 break
@@ -413,7 +413,7 @@ async def test_answers_to_a_ticket_hold_no_ticket_and_no_link_that_outlives_it(s
     web = await start_web(link_seconds=3600)
     session, _ = await web.submit()
     await web.complete(await web.begin(session))
-    expires = int(web.store.now()) + 60
+    expires = int(web.database.clock.now()) + 60
     ticket = web.services.signer.ticket(session.id, expires=expires)
     for view in ("?since=0&", "/history?"):
         answer = await web.client.get(f"{SESSIONS}/{session.id}{view}ticket={ticket}")
@@ -428,7 +428,7 @@ async def test_answers_to_a_ticket_hold_no_ticket_and_no_link_that_outlives_it(s
 @pytest.mark.parametrize("how", ["expired", "forged", "garbage"])
 async def test_a_bad_ticket_is_401(web: Web, how: str) -> None:
     session, _ = await web.submit()
-    expires = int(web.store.now()) + (-1 if how == "expired" else 60)
+    expires = int(web.database.clock.now()) + (-1 if how == "expired" else 60)
     ticket = web.services.signer.ticket(session.id, expires=expires)
     ticket = {"expired": ticket, "forged": ticket[:-3] + "AAA", "garbage": "%00%ff"}[how]
     assert_problem(await web.client.get(f"{SESSIONS}/{session.id}?ticket={ticket}"), 401, "invalid_ticket")
@@ -442,7 +442,7 @@ async def linked(web: Web) -> tuple[Any, str]:
     session, token = await web.submit()
     await web.complete(await web.begin(session))
     answer = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
-    return await web.store.get(session.id), answer.json()["links"]["output"]
+    return await web.database.reading.get(session.id), answer.json()["links"]["output"]
 
 
 async def test_a_signed_link_opens_without_a_credential(web: Web) -> None:
@@ -467,7 +467,7 @@ async def test_a_link_that_is_not_exactly_ours_is_404(web: Web) -> None:
     row, link = await linked(web)
     other, _ = await linked(web)
     path, query = link.split("?")
-    now = int(web.store.now())
+    now = int(web.database.clock.now())
     stranger = Signer(["another-key-" * 4])
     bad = {
         "no signature": path,

@@ -13,53 +13,55 @@ import sys
 import time
 from typing import Any
 
-from server.adapters.database.store import Change, Store, create_engine
-from testkit.running import new_session
+from server.adapters.database.changes import Change, Requeue
+from server.adapters.database.database import Database, open_database
+from server.system.clock import SystemClock
+from testkit.running import new_session, outcome_of
 from tryon.protocol.states import Event, GoneReason, Status
 
 
-async def perform(store: Store, order: dict[str, Any]) -> Any:
+async def perform(database: Database, order: dict[str, Any]) -> Any:
     """One call of the store; whether it changed something, as JSON."""
     match order["call"]:
         case "transition":
             change = dict(order["change"])
-            change["event"] = Event(change["event"])
+            change["outcome"] = outcome_of(Event(change.pop("event")))
             change["from_status"] = Status(change["from_status"])
-            return await store.transition(Change(actor=order["name"], **change)) is not None
+            return await database.writing.transition(Change(actor=order["name"], **change)) is not None
         case "insert":
             try:
-                await store.insert(new_session(id=order["session_id"]))
+                await database.writing.insert(new_session(id=order["session_id"]))
             except Exception as error:
                 return type(error).__name__
             return True
         case "claim":
-            moved = await store.claim(
+            moved = await database.writing.claim(
                 order["session_id"], worker=order["name"], lease_seconds=60, actor=f"worker:{order['name']}"
             )
             return moved is not None
         case "erase":
-            return bool(await store.erase({order["session_id"]: "hash"}, GoneReason.DELETED))
+            return bool(await database.writing.erase({order["session_id"]: "hash"}, GoneReason.DELETED))
         case "take_lease":
-            return await store.take_lease(order["lease"], owner=order["name"], seconds=60)
+            return await database.leases.take(order["lease"], owner=order["name"], seconds=60)
         case "count":
-            return await count(store, order["session_id"], order["times"], order["name"])
+            return await count(database, order["session_id"], order["times"], order["name"])
     raise ValueError(order["call"])
 
 
-async def count(store: Store, session_id: str, times: int, name: str) -> int:
+async def count(database: Database, session_id: str, times: int, name: str) -> int:
     """Claim and hand back that often, against others that do the same; how often it had
     to try.
     """
     tries = done = 0
     while done < times:
         tries += 1
-        moved = await store.claim(session_id, worker=name, lease_seconds=60, actor=name)
+        moved = await database.writing.claim(session_id, worker=name, lease_seconds=60, actor=name)
         if moved is None:
             continue
-        back = await store.transition(
+        back = await database.writing.transition(
             Change(
                 session_id=session_id,
-                event=Event.REQUEUED,
+                outcome=Requeue(reason="drain", burnt=0, enqueues=1),
                 from_status=Status.PROCESSING,
                 actor=name,
                 attempt=moved.session.attempt,
@@ -71,22 +73,22 @@ async def count(store: Store, session_id: str, times: int, name: str) -> int:
 
 
 async def main() -> None:
-    stores: dict[str, Store] = {}
+    databases: dict[str, Database] = {}
     for line in iter(sys.stdin.readline, ""):
         order = json.loads(line)
         if order["call"] == "close":
-            await stores.pop(order["url"]).close()
+            await databases.pop(order["url"]).close()
             print(json.dumps(None), flush=True)
             continue
-        if order["url"] not in stores:
-            stores[order["url"]] = Store(create_engine(order["url"]))
-            await stores[order["url"]].check()
+        if order["url"] not in databases:
+            databases[order["url"]] = open_database(order["url"], clock=SystemClock())
+            await databases[order["url"]].reading.check()
         if order["call"] == "open":
             print(json.dumps(None), flush=True)
             continue
         while time.monotonic() < order["at"]:  # spinning: both are to begin in the same microseconds
             pass
-        print(json.dumps([await perform(stores[order["url"]], each) for each in order["orders"]]), flush=True)
+        print(json.dumps([await perform(databases[order["url"]], each) for each in order["orders"]]), flush=True)
 
 
 if __name__ == "__main__":

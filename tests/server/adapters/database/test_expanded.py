@@ -10,14 +10,14 @@ import pytest
 
 from testkit.expansion import expand
 from tests.server.adapters.database import test_store
-from tests.server.adapters.database.test_store import store
+from tests.server.adapters.database.test_store import database
 
-__all__ = ["store"]
+__all__ = ["database"]
 
 TESTS = {
     name: test
     for name, test in vars(test_store).items()
-    if name.startswith("test_") and {"store", "racers"} & set(inspect.signature(test).parameters) == {"store"}
+    if name.startswith("test_") and {"database", "racers"} & set(inspect.signature(test).parameters) == {"database"}
 }
 """Every test of the store, but those that race: they make the same calls."""
 

@@ -21,8 +21,10 @@ from sqlalchemy import Connection, Index, inspect
 from sqlalchemy.schema import SchemaItem
 
 from server.adapters.database import migrations, tables
-from server.adapters.database.store import Store, create_engine
+from server.adapters.database.database import open_database
+from server.adapters.database.engine import create_engine
 from server.config.settings import Config
+from server.system.clock import SystemClock
 from testkit.expansion import expand
 from testkit.plugin import note
 from testkit.processes import ROOT
@@ -96,32 +98,32 @@ async def test_the_migrations_make_the_indexes_that_create_all_makes(config: Con
 
 async def test_migrating_again_changes_nothing(config: Config) -> None:
     await migrate(config)
-    store = Store(create_engine(config.database))
-    session = await store.insert(new_session())
+    database = open_database(config.database, clock=SystemClock())
+    session = await database.writing.insert(new_session())
     await migrate(config)
-    assert await store.get(session.id) == session
-    await store.close()
+    assert await database.reading.get(session.id) == session
+    await database.close()
 
 
 async def test_a_store_in_use_goes_on_when_the_next_release_expands_the_schema(config: Config) -> None:
     await migrate(config)
-    store = Store(create_engine(config.database))
+    database = open_database(config.database, clock=SystemClock())
 
     async def run() -> None:
-        session = await store.insert(new_session())
-        assert await store.claim(session.id, worker="w", lease_seconds=60, actor="w")
-        story = await store.story(session.id, 0)
+        session = await database.writing.insert(new_session())
+        assert await database.writing.claim(session.id, worker="w", lease_seconds=60, actor="w")
+        story = await database.reading.with_events(session.id, 0)
         assert story is not None and [event.seq for event in story.events] == [1, 2]
-        assert await store.erase({session.id: "h"}, GoneReason.DELETED) == [story.session]
+        assert await database.writing.erase({session.id: "h"}, GoneReason.DELETED) == [story.session]
 
     await run()  # the connections know its statements now
-    session = await store.insert(new_session())
+    session = await database.writing.insert(new_session())
     await expand(config.database)
-    assert await store.get(session.id) == session
+    assert await database.reading.get(session.id) == session
     await run()
     await migrate(config)
-    assert await store.get(session.id) == session
-    await store.close()
+    assert await database.reading.get(session.id) == session
+    await database.close()
 
 
 async def tryon_migrate(config: Config) -> tuple[int | None, str]:

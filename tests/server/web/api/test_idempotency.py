@@ -42,7 +42,7 @@ async def upload(
 
 
 async def sessions_in(web: Web) -> int:
-    async with web.store._engine.connect() as connection:
+    async with web.database.connections.engine.connect() as connection:
         return int((await connection.execute(text("SELECT count(*) FROM tryon_sessions"))).scalar_one())
 
 
@@ -55,7 +55,7 @@ async def test_the_same_request_again_answers_with_the_session_as_it_is_now(web:
     first = await upload(web, photo, token=token)
     assert first.status_code == 201
     assert "idempotent-replay" not in first.headers
-    session = await web.store.get(first.json()["session_id"])
+    session = await web.database.reading.get(first.json()["session_id"])
     assert session is not None
     await web.begin(session)
     again = await upload(web, photo, token=token)
@@ -133,7 +133,7 @@ async def test_replays_count_against_the_rate_limit(start_web: StartWeb, photo: 
 
 async def test_the_database_keeps_no_key_as_it_was_sent(web: Web, photo: bytes) -> None:
     await upload(web, photo, token=new_token(), key="order-of-Jane-Doe")
-    async with web.store._engine.connect() as connection:
+    async with web.database.connections.engine.connect() as connection:
         rows = (await connection.execute(text("SELECT * FROM tryon_sessions"))).all()
     assert "Jane" not in str(rows)
 
@@ -252,7 +252,7 @@ async def test_a_client_that_leaves_frees_its_key(web: Web, photo: bytes) -> Non
 async def test_a_key_lives_as_long_as_its_session(web: Web, photo: bytes) -> None:
     token = new_token()
     first = (await upload(web, photo, token=token)).json()["session_id"]
-    session = await web.store.get(first)
+    session = await web.database.reading.get(first)
     assert session is not None
     await web.complete(await web.begin(session))
     assert (await upload(web, photo, token=token)).json()["session_id"] == first  # also after its end
@@ -265,7 +265,7 @@ async def test_a_key_lives_as_long_as_its_session(web: Web, photo: bytes) -> Non
 async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo: bytes) -> None:
     token = new_token()
     first = (await upload(web, photo, token=token)).json()["session_id"]
-    await web.store.condemn(first, gone_hash=str)
+    await web.database.writing.mark_deleted(first, id_hash=str)
     answer = await upload(web, photo, token=token)
     while answer.status_code == 409:  # unreadable already, not yet erased
         await web.services.reconciler.maintain()

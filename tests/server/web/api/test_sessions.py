@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import text
 
-from server.adapters.database.store import NewSession
+from server.adapters.database.changes import NewSession
 from server.adapters.redis.queue import job_id
 from server.config.parsing import UploadRate
 from server.domain.session import Session, new_session_id
@@ -75,7 +75,7 @@ def files_of(web: Web) -> list[Path]:
 @pytest.mark.parametrize("verb", ["cancel", "retry", "delete", "history"])
 async def test_a_verb_on_what_is_not_mine_is_a_404_and_changes_nothing(web: Web, verb: str) -> None:
     session, token = await failed(web)
-    before = await web.store.get(session.id)
+    before = await web.database.reading.get(session.id)
     unknown = await do(web, verb, new_session_id(), token)
     foreign = await do(web, verb, session.id, new_token())
     without = await web.client.request(foreign.request.method, foreign.request.url.path)
@@ -83,7 +83,7 @@ async def test_a_verb_on_what_is_not_mine_is_a_404_and_changes_nothing(web: Web,
     for answer in (unknown, foreign, without, malformed):
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert foreign.json() | {"request_id": ""} == unknown.json() | {"request_id": ""}
-    assert await web.store.get(session.id) == before
+    assert await web.database.reading.get(session.id) == before
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "delete"])
@@ -95,7 +95,7 @@ async def test_a_ticket_may_look_and_not_touch(web: Web, verb: str) -> None:
     method, path = ("DELETE", path) if verb == "delete" else ("POST", f"{path}/{verb}")
     answer = await web.client.request(method, f"{path}?{ticket}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert await web.store.get(session.id) is not None
+    assert await web.database.reading.get(session.id) is not None
 
 
 # -- cancel ----------------------------------------------------------------------------
@@ -130,10 +130,10 @@ async def test_what_has_ended_is_not_changed_by_cancelling(web: Web, status: str
         await web.complete(await web.begin(session))
     else:
         await web.services.sessions.fail(await web.begin(session), "mock_failure")
-    before = await web.store.get(session.id)
+    before = await web.database.reading.get(session.id)
     answer = await do(web, "cancel", session.id, token)
     assert (answer.status_code, answer.json()["status"]) == (200, status)
-    assert await web.store.get(session.id) == before
+    assert await web.database.reading.get(session.id) == before
 
 
 async def running_and_asked_to_stop(web: Web) -> tuple[Session, Claim]:
@@ -147,7 +147,7 @@ async def test_a_wish_to_cancel_refuses_a_result(web: Web) -> None:
     session, claim = await running_and_asked_to_stop(web)
     before = set(files_of(web))
     assert not await web.services.sessions.complete(claim, b"result", "jpg")
-    now = await web.store.get(session.id)
+    now = await web.database.reading.get(session.id)
     assert now is not None
     assert (now.status, now.output_key) == ("processing", None)
     assert set(files_of(web)) == before  # the refused output is gone again
@@ -157,7 +157,7 @@ async def test_a_wish_to_cancel_refuses_a_result(web: Web) -> None:
 async def test_a_wish_to_cancel_turns_a_requeue_into_cancelled(web: Web, burnt: bool) -> None:
     session, claim = await running_and_asked_to_stop(web)
     assert await web.services.sessions.requeue(claim, burnt=burnt, reason="drain")
-    now = await web.store.get(session.id)
+    now = await web.database.reading.get(session.id)
     assert now is not None
     assert now.status == "cancelled"
 
@@ -166,7 +166,7 @@ async def test_a_wish_to_cancel_outlives_the_worker(start_web: StartWeb) -> None
     web = await start_web(lease_seconds=0.2)
     session, _ = await running_and_asked_to_stop(web)  # whose worker is never heard of again
     async with asyncio.timeout(10):
-        while (now := await web.store.get(session.id)) and not now.status.terminal:
+        while (now := await web.database.reading.get(session.id)) and not now.status.terminal:
             await asyncio.sleep(0.02)
     assert now is not None
     assert now.status == "cancelled"
@@ -228,7 +228,7 @@ async def test_a_retry_is_a_new_session_over_its_own_copy_of_the_photos(web: Web
         assert new["session_id"] in new["links"][role]
         copy = await web.client.get(new["links"][role])
         assert copy.content == (await web.client.get(old["links"][role])).content
-    row = await web.store.get(new["session_id"])
+    row = await web.database.reading.get(new["session_id"])
     assert row is not None
     assert row.params == {"size": "M"}
     claim = await web.begin(row)
@@ -245,7 +245,7 @@ async def test_a_cancelled_session_can_be_tried_again(web: Web) -> None:
 async def test_repeating_a_retry_answers_with_the_same_session_as_it_is_now(web: Web) -> None:
     session, token = await failed(web)
     first = (await do(web, "retry", session.id, token)).json()
-    row = await web.store.get(first["session_id"])
+    row = await web.database.reading.get(first["session_id"])
     assert row is not None
     await web.begin(row)
     answer = await do(web, "retry", session.id, token)
@@ -256,7 +256,7 @@ async def test_repeating_a_retry_answers_with_the_same_session_as_it_is_now(web:
 async def test_a_retry_that_failed_is_tried_again_itself(web: Web) -> None:
     session, token = await failed(web)
     second = (await do(web, "retry", session.id, token)).json()["session_id"]
-    row = await web.store.get(second)
+    row = await web.database.reading.get(second)
     assert row is not None
     await web.services.sessions.fail(await web.begin(row), "mock_failure")
     third = (await do(web, "retry", second, token)).json()
@@ -306,7 +306,7 @@ async def traces(web: Web, session_id: str) -> list[str]:
     """
     names = (session_id, session_id.replace("-", ""))
     found = [str(path) for path in files_of(web) if session_id in path.name]
-    async with web.store._engine.connect() as connection:
+    async with web.database.connections.engine.connect() as connection:
         for table in ("tryon_sessions", "tryon_events", "tryon_gone", "tryon_leases"):
             for row in (await connection.execute(text(f"SELECT * FROM {table}"))).all():
                 found += [f"{table}: {row}" for name in names if name in str(row)]
@@ -353,7 +353,7 @@ async def test_a_job_that_waits_is_deleted_too(web: Web) -> None:
 async def test_all_retries_of_the_photo_go_with_it(web: Web) -> None:
     first, token = await failed(web)
     second = (await do(web, "retry", first.id, token)).json()["session_id"]
-    row = await web.store.get(second)
+    row = await web.database.reading.get(second)
     assert row is not None
     await web.services.sessions.fail(await web.begin(row), "mock_failure")
     third = (await do(web, "retry", second, token)).json()["session_id"]
@@ -459,14 +459,14 @@ async def test_a_retry_that_a_delete_overtakes_is_a_404_and_leaves_nothing(
     after.
     """
     session, token = await failed(web)
-    insert = web.store.insert
+    insert = web.database.writing.insert
 
     async def overtaken(new: NewSession) -> Session:
         assert len(files_of(web)) == 4
         assert (await do(web, "delete", session.id, token)).status_code == 200
         return await insert(new)
 
-    monkeypatch.setattr(web.store, "insert", overtaken)
+    monkeypatch.setattr(web.database.writing, "insert", overtaken)
     assert (await do(web, "retry", session.id, token)).status_code == 404
     assert files_of(web) == []
     assert (await listed(web, token))["sessions"] == []
@@ -493,7 +493,7 @@ async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web:
         assert await client.rest() == 4510
     assert client.frames[-1]["reason"] == "deleted"
     assert (await do(web, "get", session.id, token)).status_code == 404
-    async with web.store._read() as connection:
+    async with web.database.connections.read() as connection:
         reasons = (await connection.execute(text("SELECT reason FROM tryon_gone"))).scalars().all()
     assert reasons == ["deleted"]
     photo.rmdir()
@@ -576,7 +576,7 @@ async def test_pages_join_without_gap_or_double_while_new_sessions_arrive(
 async def test_sessions_of_one_moment_are_paged_like_all_others(web: Web) -> None:
     token = new_token()
     mine = {(await web.submit(token))[0].id for _ in range(5)}
-    async with web.store._engine.begin() as connection:
+    async with web.database.connections.engine.begin() as connection:
         await connection.execute(
             text("UPDATE tryon_sessions SET created_at = (SELECT min(created_at) FROM tryon_sessions)")
         )

@@ -44,7 +44,7 @@ async def written(web: Web, session: Session) -> Session:
     """Its row, once somebody has noted that its end was delivered."""
     async with asyncio.timeout(5):
         while True:
-            row = await web.store.get(session.id)
+            row = await web.database.reading.get(session.id)
             assert row is not None
             if row.delivered_at is not None:
                 return row
@@ -76,7 +76,7 @@ async def test_who_follows_to_the_end_has_been_delivered_it(web: Web, way: str) 
     claim = await web.begin(session)
     following = asyncio.create_task(WAYS[way](web, session, token))
     await until(lambda: any(each.seq == 2 for each in web.hub._everybody()))
-    row = await web.store.get(session.id)
+    row = await web.database.reading.get(session.id)
     assert row is not None and row.delivered_at is None
     await web.complete(claim)
     await following
@@ -124,7 +124,7 @@ async def test_who_is_cut_off_over_the_end_has_not_been_delivered_it(web: Web, m
     another, token = await finished(web)
     await by_socket(web, another, token)
     await written(web, another)
-    row = await web.store.get(session.id)
+    row = await web.database.reading.get(session.id)
     assert row is not None and row.delivered_at is None
 
 
@@ -174,13 +174,13 @@ async def test_ends_of_one_moment_are_written_down_together(
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.5)
     web = await start_web()
     batches: list[int] = []
-    note = web.store.note_delivered
+    note = web.database.writing.note_delivered
 
     async def counted(handed: dict[str, float]) -> Any:
         batches.append(len(handed))
         return await note(handed)
 
-    monkeypatch.setattr(web.store, "note_delivered", counted)
+    monkeypatch.setattr(web.database.writing, "note_delivered", counted)
     sessions = [(await finished(web))[0] for _ in range(20)]
     before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
     for each in sessions:
@@ -195,7 +195,7 @@ async def test_nothing_is_said_of_a_session_that_has_not_ended(web: Web) -> None
     session, _ = await web.submit()
     web.hub.receipts.note(session.id)
     await until(lambda: not web.hub.receipts._handed)
-    row = await web.store.get(session.id)
+    row = await web.database.reading.get(session.id)
     assert row is not None and row.delivered_at is None
 
 
@@ -208,7 +208,7 @@ async def test_a_stopping_process_writes_down_the_last_ones(
         await by_socket(web, session, token)
         assert session.id in web.hub.receipts._handed
     async with open_services(config()) as services:
-        row = await services.store.get(session.id)
+        row = await services.database.reading.get(session.id)
         assert row is not None and row.delivered_at is not None
 
 
@@ -221,7 +221,7 @@ async def test_an_outage_of_the_database_only_delays_it(web: Web, monkeypatch: p
             failed.set()
             raise Unavailable
 
-        patch.setattr(web.store, "note_delivered", away)
+        patch.setattr(web.database.writing, "note_delivered", away)
         web.hub.receipts.note(session.id)
         async with asyncio.timeout(5):
             await failed.wait()
@@ -233,7 +233,7 @@ async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypat
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.1)
     sessions = [(await finished(web))[0] for _ in range(5)]
     before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
-    note, batches = web.store.note_delivered, 0
+    note, batches = web.database.writing.note_delivered, 0
 
     async def away_at_the_second(handed: dict[str, float]) -> Any:
         nonlocal batches
@@ -242,7 +242,7 @@ async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypat
             raise Unavailable
         return await note(handed)
 
-    monkeypatch.setattr(web.store, "note_delivered", away_at_the_second)
+    monkeypatch.setattr(web.database.writing, "note_delivered", away_at_the_second)
     for each in sessions:
         web.hub.receipts.note(each.id)
     for each in sessions:

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.adapters.database.store import Change, Moved, Story
+from server.adapters.database.changes import Change, Moved
+from server.adapters.database.reading import SessionWithEvents
 from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.bus_message import EVENT, PROGRESS, TERMINAL, event_message, gone_message, progress_message
@@ -28,7 +29,7 @@ from server.system.randomness import SystemRandomness
 from server.web.push import hub as hub_module
 from server.web.push.hub import Follower, Hub
 from testkit.fixtures import StartValkey
-from testkit.running import new_session, until
+from testkit.running import new_session, outcome_of, until
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.frames import encode
 from tryon.protocol.states import Event, GoneReason
@@ -115,7 +116,7 @@ class HeldSubscriber(RedisSubscriber):
 def make_hub(services: Services) -> Hub:
     hub = Hub(
         config=services.config,
-        store=services.store,
+        database=services.database,
         bus=services.bus,
         sessions=services.sessions,
         signer=services.signer,
@@ -157,7 +158,7 @@ async def without_sweeps(hub: Hub) -> None:
 
 async def join(hub: Hub, services: Services, page: Page, stack: contextlib.AsyncExitStack) -> None:
     await stack.enter_async_context(hub.following(page, transport="test"))
-    story = await services.store.story(page.session_id)
+    story = await services.database.reading.with_events(page.session_id)
     assert story is not None
     page.snapshot(story.session.seq)
     hub.release(page, story.session)
@@ -168,8 +169,8 @@ def message(services: Services, event: AuditEvent) -> bytes:
 
 
 async def move(services: Services, session: Session, event: Event) -> Moved:
-    moved = await services.store.transition(
-        Change(session_id=session.id, event=event, from_status=session.status, actor="test")
+    moved = await services.database.writing.transition(
+        Change(session_id=session.id, outcome=outcome_of(event), from_status=session.status, actor="test")
     )
     assert moved is not None
     return moved
@@ -210,7 +211,7 @@ class Scenario:
         self.moved: list[Moved] = []
 
     async def run(self, steps: list[str]) -> Page:
-        self.session = await self.services.store.insert(new_session())
+        self.session = await self.services.database.writing.insert(new_session())
         self.page = Page(self.session.id)
         self.confirmed: asyncio.Future[None] | None = None
         try:
@@ -236,7 +237,7 @@ class Scenario:
         await self.confirmed
 
     async def read(self) -> None:
-        self.story = await self.services.store.story(self.session.id)
+        self.story = await self.services.database.reading.with_events(self.session.id)
 
     async def snapshot(self) -> None:
         assert self.story is not None
@@ -297,7 +298,7 @@ async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sw
     """Redis is slow to confirm, so the joiner reads without; then news passes before
     the subscription is there.
     """
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     subscriber_of(hub).held = True
     async with contextlib.AsyncExitStack() as stack:
@@ -317,12 +318,12 @@ async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
     """The catch-up of one follower has read already when a second one, further behind,
     finds a hole.
     """
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     ahead, behind = Page(session.id), Page(session.id)
     gate, reading = asyncio.Event(), asyncio.Event()
-    story = services.store.story
+    story = services.database.reading.with_events
 
-    async def gated(session_id: str, since: int | None = None) -> Story | None:
+    async def gated(session_id: str, since: int | None = None) -> SessionWithEvents | None:
         result = await story(session_id, since)
         if since is not None:
             reading.set()
@@ -332,7 +333,7 @@ async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
     two = await move(services, session, Event.PROCESSING)
     three = await move(services, two.session, Event.REQUEUED)
     four = await move(services, three.session, Event.PROCESSING)
-    monkeypatch.setattr(services.store, "story", gated)
+    monkeypatch.setattr(services.database.reading, "with_events", gated)
     async with hub.following(ahead, transport="test"), hub.following(behind, transport="test"):
         hub.release(ahead, two.session)
         hub.receive(hub._channel(session.id), message(services, four.event))
@@ -344,7 +345,7 @@ async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
 
 
 async def test_many_followers_of_a_session_get_the_same_story(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     pages = [Page(session.id) for _ in range(50)]
     async with contextlib.AsyncExitStack() as stack:
         joining = [asyncio.create_task(join(hub, services, page, stack)) for page in pages]
@@ -439,7 +440,7 @@ def test_of_the_progress_held_for_a_joiner_the_newest_is_kept() -> None:
 
 
 async def test_progress_reaches_followers_and_a_fenced_out_workers_does_not(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     two = await move(services, session, Event.PROCESSING)
     page = Page(session.id)
 
@@ -459,7 +460,7 @@ async def test_progress_reaches_followers_and_a_fenced_out_workers_does_not(hub:
 
 
 async def test_progress_of_an_unseen_transition_brings_that_transition(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)
@@ -470,7 +471,7 @@ async def test_progress_of_an_unseen_transition_brings_that_transition(hub: Hub,
 
 
 async def test_a_message_that_is_none_of_ours_is_ignored(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)
@@ -486,17 +487,22 @@ async def test_an_erasure_whose_news_is_lost_is_told_by_the_next_sweep(config: M
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
             await until(lambda: hub._cursor is not None)
-            session, other = await services.store.insert(new_session()), await services.store.insert(new_session())
+            session, other = (
+                await services.database.writing.insert(new_session()),
+                await services.database.writing.insert(new_session()),
+            )
             page, unconcerned = Page(session.id), Page(other.id)
             await join(hub, services, page, stack)
             await join(hub, services, unconcerned, stack)
-            await services.store.erase({session.id: services.signer.gone_hash(session.id)}, GoneReason.EXPIRED)
+            await services.database.writing.erase(
+                {session.id: services.signer.gone_hash(session.id)}, GoneReason.EXPIRED
+            )
             await until(lambda: "gone expired" in page.told, seconds=2)
             assert unconcerned.told == ["snapshot 1"]
 
 
 async def test_an_erasure_is_told_at_once_by_its_news(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)
@@ -521,7 +527,7 @@ async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:
     async with open_services(config(ping_seconds=0.05)) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
-            session = await services.store.insert(new_session())
+            session = await services.database.writing.insert(new_session())
             page = Page(session.id)
             await join(hub, services, page, stack)
             await until(lambda: page.pings >= 3, seconds=3)
@@ -537,7 +543,7 @@ async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Ser
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
             await until(lambda: hub.delivers and hub._cursor is not None)
-            pages = [Page((await services.store.insert(new_session())).id) for _ in range(sessions)]
+            pages = [Page((await services.database.writing.insert(new_session())).id) for _ in range(sessions)]
             for page in pages:
                 await join(hub, services, page, stack)
             yield services, hub, pages
@@ -545,7 +551,7 @@ async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Ser
 
 async def step(services: Services, page: Page, event: Event) -> bool:
     """One transition, committed and published; whether Redis took it."""
-    session = await services.store.get(page.session_id)
+    session = await services.database.reading.get(page.session_id)
     assert session is not None
     moved = await move(services, session, event)
     return await services.bus.publish(session.id, message(services, moved.event))
@@ -726,16 +732,16 @@ async def test_a_frozen_redis_does_not_keep_news_from_the_clients(
 
 async def test_a_database_outage_only_delays_the_sweep(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     async with followed(config(sweep_seconds=0.1)) as (services, _, pages):
-        news = services.store.news
+        news = services.database.feed.page
 
         async def away(cursor: Any) -> Any:
             raise Unavailable
 
-        monkeypatch.setattr(services.store, "news", away)
-        session = await services.store.get(pages[0].session_id)
+        monkeypatch.setattr(services.database.feed, "page", away)
+        session = await services.database.reading.get(pages[0].session_id)
         assert session is not None
         await move(services, session, Event.PROCESSING)  # its publish is lost as well
-        monkeypatch.setattr(services.store, "news", news)
+        monkeypatch.setattr(services.database.feed, "page", news)
         await until(lambda: pages[0].seqs == [1, 2])
 
 
@@ -758,11 +764,11 @@ async def test_what_no_news_told_is_found_by_the_look_at_every_session(
         hub.join(stranger, transport="test")
         async with contextlib.AsyncExitStack() as stack:
             await join(hub, services, other, stack)
-            session = await services.store.get(moved.session_id)
+            session = await services.database.reading.get(moved.session_id)
             assert session is not None
             two = await move(services, session, Event.PROCESSING)
             await move(services, two.session, Event.COMPLETED)
-            await services.store.erase(
+            await services.database.writing.erase(
                 {deleted.session_id: services.signer.gone_hash(deleted.session_id)}, GoneReason.DELETED
             )
             await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
@@ -781,7 +787,7 @@ async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
             await without_sweeps(hub)
-            page = Page((await services.store.insert(new_session(retention_seconds=1.0))).id)
+            page = Page((await services.database.writing.insert(new_session(retention_seconds=1.0))).id)
             await join(hub, services, page, stack)
             await until(lambda: "gone expired" in page.told, seconds=4)
 
@@ -789,16 +795,16 @@ async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
 async def test_what_was_committed_before_the_first_sweep_knew_where_to_begin_is_told(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cursor, gate = services.store.cursor, asyncio.Event()
+    cursor, gate = services.database.feed.cursor, asyncio.Event()
 
     async def late() -> Any:
         await gate.wait()
         return await cursor()
 
-    monkeypatch.setattr(services.store, "cursor", late)
+    monkeypatch.setattr(services.database.feed, "cursor", late)
     hub = make_hub(services)
     async with hub.running(), contextlib.AsyncExitStack() as stack:
-        session = await services.store.insert(new_session())
+        session = await services.database.writing.insert(new_session())
         page = Page(session.id)
         await join(hub, services, page, stack)
         await move(services, session, Event.PROCESSING)  # its publish is lost
@@ -825,7 +831,7 @@ class Broken(Page):
 
 
 async def test_a_client_that_cannot_be_told_keeps_nothing_from_the_others(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     pages = [page(session.id) for page in (Broken, Page, Broken, Page, Broken)]
     whole = [page for page in pages if not isinstance(page, Broken)]
     async with contextlib.AsyncExitStack() as stack:
@@ -860,7 +866,7 @@ async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
             return await probe(channel, payload)
 
         monkeypatch.setattr(services.bus, "probe", failing)
-        monkeypatch.setattr(services.store, "now", lambda: float("nan"))  # so that pings fail
+        monkeypatch.setattr(services.database.clock, "now", lambda: float("nan"))  # so that pings fail
         await until(lambda: failures >= 5, seconds=3)
         monkeypatch.undo()
         pings = pages[0].pings
@@ -871,7 +877,7 @@ async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
 
 
 async def test_who_asks_for_a_new_snapshot_still_counts_as_a_follower(hub: Hub, services: Services) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     page, stranger = Page(session.id), Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         hub.join(stranger, transport="test")
@@ -887,7 +893,7 @@ async def test_an_erasure_is_told_only_to_who_may_see_the_session(hub: Hub, serv
     """Who has just joined is told when let in: else a stranger would learn that there
     was a session.
     """
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with hub.following(page, transport="test"):
         hub.receive(hub._channel(session.id), gone_message(GoneReason.DELETED))
@@ -924,7 +930,7 @@ async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
 async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = await services.store.insert(new_session())
+    session = await services.database.writing.insert(new_session())
     pages = [Page(session.id) for _ in range(20)]
     frames: list[bytes] = []
     monkeypatch.setattr(Page, "progress", lambda page, frame: frames.append(frame))

@@ -83,7 +83,7 @@ async def test_an_upload_is_told_its_place_at_once(web: Web, photos: Path, monke
         answer = await web.client.post(SESSIONS, files={"image": image})
         body = answer.json()
         assert (body["queue_position"], body["eta_seconds"]) == place
-        session = await web.store.get(body["session_id"])
+        session = await web.database.reading.get(body["session_id"])
         assert session is not None
         assert await waiting_at(web, session, body["client_token"]) == place
 
@@ -278,7 +278,7 @@ async def test_room_for_one_more_is_room(start_web: StartWeb, photos: Path) -> N
     image = (photos / "photo.webp").read_bytes()
     answers = [await web.client.post(SESSIONS, files={"image": image}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [201, 201, 503]
-    session = await web.store.get(answers[0].json()["session_id"])
+    session = await web.database.reading.get(answers[0].json()["session_id"])
     assert session is not None
     await take(web, session)
     assert (await web.client.post(SESSIONS, files={"image": image})).status_code == 201

@@ -57,7 +57,7 @@ def files(web: Web) -> list[str]:
 
 
 async def rows(web: Web) -> int:
-    async with web.store._read() as connection:
+    async with web.database.connections.read() as connection:
         count = await connection.exec_driver_sql("SELECT count(*) FROM tryon_sessions")
         return int(count.scalar_one())
 
@@ -76,7 +76,7 @@ async def ends_well(web: Web, photo: bytes) -> None:
     """Nothing is wrong: a photo goes its whole way, on a socket."""
     answer = await upload(web, photo)
     assert answer.status_code == 201, answer.text
-    session = await web.store.get(answer.json()["session_id"])
+    session = await web.database.reading.get(answer.json()["session_id"])
     assert session is not None
     async with web.follow(session.id, answer.json()["client_token"]) as client:
         await client.next("snapshot")
@@ -98,7 +98,7 @@ def locked(sqlite_url: str) -> Iterator[sqlite3.Connection]:
 async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads(
     start_web: StartWeb, sqlite_url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.adapters.database.store.BUSY_SECONDS", 1.0)
+    monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 1.0)
     web = await start_web(lease_seconds=1.0)
     session, token = await web.submit()
     claim = await web.begin(session)
@@ -114,7 +114,7 @@ async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads
             assert look.status_code == 200, "readers never wait for the writer"
             with pytest.raises(Unavailable):
                 await web.services.sessions.renew(claim)
-            await until(lambda: web.store.now() > claim.session.lease_expires_at.timestamp() + 0.3)  # type: ignore[union-attr]
+            await until(lambda: web.database.clock.now() > claim.session.lease_expires_at.timestamp() + 0.3)  # type: ignore[union-attr]
         assert await in_spite_of(lambda: web.services.sessions.renew(claim)) == "held", "granted one more period"
         await web.complete(claim)
         assert await client.rest() == 1000
@@ -157,7 +157,7 @@ async def test_a_postgres_that_is_restarted_at_once_costs_nobody_more_than_a_503
         assert (await web.client.get("/api/health/ready")).status_code == 503
         assert claim.session.lease_expires_at is not None
         lapsed_at = claim.session.lease_expires_at.timestamp() + 0.3
-        await until(lambda: web.store.now() > lapsed_at)
+        await until(lambda: web.database.clock.now() > lapsed_at)
         await asyncio.to_thread(server.start_again)
         assert await in_spite_of(lambda: web.services.sessions.renew(claim)) == "held", "granted one more period"
         await in_spite_of(lambda: web.services.sessions.complete(claim, b"result", "jpg"))
@@ -290,5 +290,5 @@ async def test_a_result_that_finds_the_disk_full_leaves_nothing_and_the_session_
         assert await web.services.sessions.fail(claim, "storage_full")
         assert await client.rest() == 1000
         assert client.frames[-2]["data"]["error"]["code"] == "storage_full"
-    ended: Session | None = await web.store.get(session.id)
+    ended: Session | None = await web.database.reading.get(session.id)
     assert ended is not None and ended.status is Status.FAILED

@@ -230,7 +230,7 @@ def statements_about(services: Services, session: Session) -> Iterator[list[str]
         if not broom and any(name in str(parameters) for name in ids):
             seen.append(statement)
 
-    engine = services.store._engine.sync_engine
+    engine = services.database.connections.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     try:
         yield seen

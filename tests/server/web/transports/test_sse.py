@@ -310,7 +310,7 @@ async def test_overload_is_a_retry_line_because_any_other_status_would_be_for_go
 
 async def test_without_a_database_a_stream_comes_back_later(web: Web) -> None:
     session, token = await web.submit()
-    async with web.store._engine.begin() as connection:
+    async with web.database.connections.engine.begin() as connection:
         await connection.execute(text("ALTER TABLE tryon_sessions RENAME TO away"))
     answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
     assert only_retry(answer) >= 1000

@@ -372,7 +372,7 @@ async def test_a_malformed_token_is_4501(web: Web, token: str) -> None:
 @pytest.mark.parametrize("how", ["expired", "forged", "of another session", "by another key", "garbage"])
 async def test_a_ticket_that_is_not_good_is_4501(web: Web, how: str) -> None:
     session, _ = await web.submit()
-    now = int(web.store.now())
+    now = int(web.database.clock.now())
     signer = web.services.signer
     ticket = {
         "expired": signer.ticket(session.id, expires=now - 1),
@@ -388,11 +388,11 @@ async def test_a_ticket_that_is_not_good_is_4501(web: Web, how: str) -> None:
 async def test_an_open_socket_outlives_its_ticket(start_web: StartWeb) -> None:
     web = await start_web(ticket_seconds=1)
     session, _ = await web.submit()
-    expires = int(web.store.now()) + 1
+    expires = int(web.database.clock.now()) + 1
     ticket = web.services.signer.ticket(session.id, expires=expires)
     async with web.follow(session.id, query=f"?ticket={ticket}") as client:
         await client.next("snapshot")
-        await until(lambda: web.store.now() > expires)
+        await until(lambda: web.database.clock.now() > expires)
         await web.complete(await web.begin(session))
         assert await client.rest() == 1000
         assert client.story() == [1, 2, 3]
@@ -953,7 +953,7 @@ async def test_an_erasure_is_told_with_its_reason(web: Web, reason: GoneReason) 
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
-        row = await web.store.get(session.id)
+        row = await web.database.reading.get(session.id)
         assert row is not None
         await web.services.sessions.erase(row, reason)
         assert await client.rest() == 4510

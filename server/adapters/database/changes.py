@@ -1,0 +1,121 @@
+"""Values that ask for a change of a session, and the value that confirms one.
+
+They name no column. :mod:`server.adapters.database.transitions` turns them into columns
+and into the event's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from server.domain.session import AuditEvent, Session
+from tryon.protocol.states import Event, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """A session that an upload or a retry asks for.
+
+    ``deadline_seconds`` and ``retention_seconds`` count from now on the database's
+    clock.
+    """
+
+    id: str
+    owner: str
+    processor: str
+    params: Mapping[str, object]
+    input_key: str
+    garment_key: str | None
+    request_id: str | None
+    deadline_seconds: float
+    retention_seconds: float
+    idempotency_key: str | None = None
+    """Hash of the client's key; unique per owner."""
+    idempotency_fingerprint: str | None = None
+    retry_of: str | None = None
+    """Id of the session that is retried; unique: each has one retry at most."""
+    expires_at: datetime | None = None
+    """Expiry in place of ``retention_seconds``: a retry lives no longer than the photo
+    it shares.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A claim by a worker: the attempt goes up, and the lease begins now."""
+
+    event: ClassVar[Event] = Event.PROCESSING
+    worker: str
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The end with a result."""
+
+    event: ClassVar[Event] = Event.COMPLETED
+    output_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The end with an error that is shown to the client."""
+
+    event: ClassVar[Event] = Event.FAILED
+    code: str
+    message: str
+    """At most 500 characters."""
+    retryable: bool
+    burnt: int | None = None
+    """Number of burnt attempts, this one included; None leaves it as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeue:
+    """The return to the queue, for another worker."""
+
+    event: ClassVar[Event] = Event.REQUEUED
+    reason: str
+    burnt: int
+    """Number of burnt attempts, this one included if it counts."""
+    enqueues: int
+    """Number of times the session was put into the queue, this time included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The end that the client asked for."""
+
+    event: ClassVar[Event] = Event.CANCELLED
+
+
+Outcome = Begin | Complete | Fail | Requeue | Cancel
+"""The ways in which a session may move on; one for each event but ``created``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One transition to try: its outcome, and the conditions under which it counts."""
+
+    session_id: str
+    outcome: Outcome
+    from_status: Status
+    actor: str
+    seq: int | None = None
+    attempt: int | None = None
+    """Fencing token: the change counts only while this attempt holds the session."""
+    within_deadline: bool = False
+    cancelled: bool | None = None
+    """Required value of the cancel flag; None accepts either."""
+    lease_lapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A transition that is committed."""
+
+    session: Session
+    event: AuditEvent

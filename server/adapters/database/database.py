@@ -1,0 +1,52 @@
+"""The parts of the database, opened and closed together.
+
+Consumers take the parts that they need, never the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.due import DueSessions
+from server.adapters.database.engine import Connections, create_engine
+from server.adapters.database.feed import Feed
+from server.adapters.database.leases import Leases
+from server.adapters.database.reading import SessionReader
+from server.adapters.database.upkeep import Upkeep
+from server.adapters.database.writing import SessionWriter
+from server.system.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One process's use of the database; all parts share its connections."""
+
+    connections: Connections
+    clock: DatabaseClock
+    writing: SessionWriter
+    reading: SessionReader
+    due: DueSessions
+    feed: Feed
+    leases: Leases
+    upkeep: Upkeep
+
+    async def close(self) -> None:
+        """Close all connections, those in use when they are given back."""
+        await self.connections.close()
+
+
+def open_database(database_url: str, *, clock: Clock) -> Database:
+    """Build all parts over one pool of connections; nothing connects before it is used."""
+    connections = Connections(create_engine(database_url))
+    database_clock = DatabaseClock(connections, clock=clock)
+    return Database(
+        connections=connections,
+        clock=database_clock,
+        writing=SessionWriter(connections, clock=database_clock),
+        reading=SessionReader(connections),
+        due=DueSessions(connections),
+        feed=Feed(connections),
+        leases=Leases(connections),
+        upkeep=Upkeep(connections),
+    )

@@ -1,0 +1,150 @@
+"""Connections to SQLite or PostgreSQL that behave alike: transactions, time-outs, pools."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from server.adapters.database.errors import mapped_errors
+
+BUSY_SECONDS: Final = 5.0
+"""Maximum wait for a write on SQLite, first for the turn among this process's own
+writers, then for another process's write lock; after that the call is unavailable.
+"""
+
+COMMAND_SECONDS: Final = 10.0
+"""Maximum duration of one statement on PostgreSQL; all are small."""
+
+IDLE_SECONDS: Final = 10.0
+"""Maximum pause within a transaction on PostgreSQL: a process that is stopped in the
+middle of one (frozen, cut off) must not lock its rows for longer. SQLite has no such
+limit: while such a process is stopped, no other can write.
+"""
+
+SQLITE_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON")
+"""Settings of each SQLite connection. Write-ahead log: readers never wait for the
+writer. ``secure_delete``: erased rows leave no bytes.
+"""
+
+
+def create_engine(database_url: str) -> AsyncEngine:
+    """Return an engine that behaves the same on both databases.
+
+    It connects when it is first used. The values of a statement never reach an error's
+    text, and so no log.
+    """
+    if make_url(database_url).get_backend_name() == "postgresql":
+        return _create_postgresql_engine(database_url)
+    return _create_sqlite_engine(database_url)
+
+
+def _create_postgresql_engine(database_url: str) -> AsyncEngine:
+    engine = create_async_engine(
+        database_url,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=5,
+        connect_args={"timeout": 5, "command_timeout": COMMAND_SECONDS},
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def limit_idle_transactions(connection: Any, record: Any) -> None:
+        # By a statement: a connection pooler refuses it among a connection's first
+        # parameters.
+        cursor = connection.cursor()
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}")
+        cursor.close()
+        connection.commit()
+
+    return engine
+
+
+def _create_sqlite_engine(database_url: str) -> AsyncEngine:
+    engine = create_async_engine(
+        database_url,
+        connect_args={"timeout": BUSY_SECONDS},
+        pool_size=5,
+        pool_timeout=BUSY_SECONDS,
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver sends no BEGIN; `begin` below does
+        cursor = connection.cursor()
+        for pragma in SQLITE_PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later loses updates silently or
+        # fails at once; with the lock taken at its beginning it does neither.
+        if not connection.get_execution_options().get("tryon_read"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Connections:
+    """The connections of one process to the database, which its parts share.
+
+    Safe for concurrent use by tasks of one event loop. Each context raises Unavailable
+    if the database cannot be reached or used.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.sqlite = engine.dialect.name == "sqlite"
+        read = {"tryon_read": True} if self.sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reader = engine.execution_options(**read)
+        # SQLite has one writer. A queue in this process is fair and quick; SQLite's own
+        # busy handler sleeps and starves.
+        self._write_lock = asyncio.Lock() if self.sqlite else None
+
+    def __repr__(self) -> str:
+        return f"<Connections {self.engine.dialect.name} {self.engine.pool.status()}>"
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection that only reads; each statement sees what is committed."""
+        with mapped_errors():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that commits at the end, or rolls back at an exception."""
+        async with self.writers_turn():
+            with mapped_errors():
+                async with self.engine.begin() as connection:
+                    yield connection
+
+    @contextlib.asynccontextmanager
+    async def writers_turn(self) -> AsyncIterator[None]:
+        """Wait until no other task of this process writes; on PostgreSQL return at once.
+
+        While another process holds SQLite's lock, all tasks that wait give up together,
+        after :data:`BUSY_SECONDS`.
+        """
+        lock = self._write_lock
+        if lock is None:
+            yield
+            return
+        with mapped_errors():
+            async with asyncio.timeout(BUSY_SECONDS):
+                await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def close(self) -> None:
+        await self.engine.dispose()

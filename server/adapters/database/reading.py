@@ -1,0 +1,151 @@
+"""Reads of sessions and their events. An expired session is never found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import and_, func, literal, or_, select
+from sqlalchemy.sql import ColumnElement
+
+from server.adapters.database import tables
+from server.adapters.database.engine import Connections
+from server.adapters.database.rows import EVENT_COLUMNS, LIVING, SESSION_COLUMNS, to_event, to_session
+from server.domain.session import AuditEvent, Session
+from tryon.protocol.states import GoneReason, Status
+
+IDS_A_STATEMENT: Final = 500
+"""Maximum ids in one statement; SQLite and the driver of PostgreSQL have limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWithEvents:
+    """A session and its events after some ``seq``, read by one statement: the last event
+    is the session's state.
+    """
+
+    session: Session
+    events: list[AuditEvent]
+
+
+class SessionReader:
+    """The sessions as they are now. All methods raise Unavailable."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def __repr__(self) -> str:
+        return f"<SessionReader of {self._connections!r}>"
+
+    async def get(self, session_id: str) -> Session | None:
+        """Return a living session, or None."""
+        found = await self.with_events(session_id)
+        return None if found is None else found.session
+
+    async def with_events(self, session_id: str, since: int | None = None) -> SessionWithEvents | None:
+        """Return a living session with its events after ``since``; None reads no events."""
+        return (await self.many_with_events([session_id], since)).get(session_id)
+
+    async def many_with_events(
+        self, session_ids: Collection[str], since: int | None = None
+    ) -> dict[str, SessionWithEvents]:
+        """Return several sessions by id, without the unknown and expired ones."""
+        living = and_(tables.sessions.c.id.in_(sorted(session_ids)), LIVING)
+        if since is None:
+            query = select(*SESSION_COLUMNS).where(living)
+        else:
+            later = and_(tables.events.c.session_id == tables.sessions.c.id, tables.events.c.seq > since)
+            joined = tables.sessions.outerjoin(tables.events, later)
+            query = select(*SESSION_COLUMNS, *EVENT_COLUMNS).select_from(joined).where(living)
+            query = query.order_by(tables.events.c.seq)
+        async with self._connections.read() as connection:
+            rows = (await connection.execute(query)).all()
+        found: dict[str, SessionWithEvents] = {}
+        width = len(SESSION_COLUMNS)
+        for row in rows:
+            session = found.get(row[0])
+            if session is None:
+                session = found[row[0]] = SessionWithEvents(to_session(row[:width]), [])
+            if len(row) > width and row[width] is not None:
+                session.events.append(to_event(row[width:]))
+        return found
+
+    async def seqs(self, session_ids: Collection[str]) -> dict[str, int]:
+        """Return the newest seq of each session, without the unknown and expired ones.
+
+        A tenth of the cost of :meth:`many_with_events`.
+        """
+        table = tables.sessions.c
+        query = select(table.id, table.seq).where(table.id.in_(sorted(session_ids)), LIVING)
+        async with self._connections.read() as connection:
+            return {row[0]: row[1] for row in (await connection.execute(query)).all()}
+
+    async def of_owner(self, owner: str, *, limit: int, before: tuple[datetime, str] | None) -> list[Session]:
+        """Return an owner's living sessions, newest first.
+
+        ``before`` is the (created_at, id) of the last one on the page before.
+        """
+        table = tables.sessions.c
+        query = select(*SESSION_COLUMNS).where(table.owner == owner, LIVING)
+        if before is not None:
+            at, session_id = before
+            query = query.where(or_(table.created_at < at, and_(table.created_at == at, table.id < session_id)))
+        query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit)
+        async with self._connections.read() as connection:
+            return [to_session(row) for row in (await connection.execute(query)).all()]
+
+    async def by_idempotency_key(self, owner: str, key: str) -> tuple[Session, str] | None:
+        """Return the living session made under this key, and its request's fingerprint."""
+        table = tables.sessions.c
+        query = select(*SESSION_COLUMNS, table.idempotency_fingerprint).where(
+            table.owner == owner, table.idempotency_key == key, LIVING
+        )
+        async with self._connections.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else (to_session(row), row[-1])
+
+    async def retry_of(self, session_id: str) -> Session | None:
+        """Return the living session that retries this one, or None."""
+        query = select(*SESSION_COLUMNS).where(tables.sessions.c.retry_of == session_id, LIVING)
+        async with self._connections.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else to_session(row)
+
+    async def ids_among(self, session_ids: Collection[str]) -> set[str]:
+        """Return the ids among these that have a row, living or expired."""
+        return await self._among(tables.sessions.c.id, session_ids)
+
+    async def deleted_among(self, hashes: Collection[str]) -> set[str]:
+        """Return the hashes among these that have a ``deleted`` tombstone."""
+        deleted = tables.tombstones.c.reason == GoneReason.DELETED.value
+        return await self._among(tables.tombstones.c.id_hash, hashes, deleted)
+
+    async def _among(
+        self, column: ColumnElement[str], values: Collection[str], *conditions: ColumnElement[bool]
+    ) -> set[str]:
+        found: set[str] = set()
+        async with self._connections.read() as connection:
+            for some in _chunks(values):
+                rows = await connection.execute(select(column).where(*conditions, column.in_(some)))
+                found.update(rows.scalars())
+        return found
+
+    async def count_waiting(self) -> int:
+        """Return the number of sessions that wait for a worker."""
+        query = select(func.count()).select_from(tables.sessions)
+        query = query.where(tables.sessions.c.status == Status.CREATED.value)
+        async with self._connections.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def check(self) -> None:
+        """Make one round trip, for the readiness check."""
+        async with self._connections.read() as connection:
+            await connection.execute(select(literal(1)).select_from(tables.leases).limit(1))
+
+
+def _chunks(values: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(values)
+    for start in range(0, len(ordered), IDS_A_STATEMENT):
+        yield ordered[start : start + IDS_A_STATEMENT]

@@ -1,0 +1,113 @@
+"""A transition of rows and their events, within a transaction that the caller opened."""
+
+from __future__ import annotations
+
+from typing import Any, Final, assert_never
+
+from sqlalchemy import insert, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import ColumnElement
+
+from server.adapters.database import tables
+from server.adapters.database.changes import Begin, Cancel, Complete, Fail, Moved, Outcome, Requeue
+from server.adapters.database.rows import SESSION_COLUMNS, to_json, to_session
+from server.adapters.database.tables import current_xact, database_time
+from server.domain.session import AuditEvent, Session
+from tryon.protocol.states import TRANSITIONS, Status
+
+_INSERT_EVENT: Final = insert(tables.events).values(xact=current_xact())
+
+
+async def move(
+    connection: AsyncConnection, rows: ColumnElement[bool], before: Status, outcome: Outcome, *, actor: str
+) -> list[Moved]:
+    """Move every row that meets the condition ``rows``, and add an event for each.
+
+    The condition must include the state ``before``; the pair of it and the outcome's
+    event must stand in :data:`~tryon.protocol.states.TRANSITIONS`.
+    """
+    after = TRANSITIONS[before, outcome.event]
+    columns: dict[str, Any] = {"status": after.value, "seq": tables.sessions.c.seq + 1, "updated_at": database_time()}
+    if after is not Status.PROCESSING:
+        columns |= {"lease_owner": None, "lease_expires_at": None}
+    if after.terminal:
+        columns["finished_at"] = database_time()
+    columns |= _columns(outcome)
+    result = await connection.execute(update(tables.sessions).where(rows).values(**columns).returning(*SESSION_COLUMNS))
+    moved = []
+    for session in map(to_session, result.all()):
+        event = AuditEvent(
+            session_id=session.id,
+            seq=session.seq,
+            event=outcome.event,
+            from_status=before,
+            status=session.status,
+            at=session.updated_at,
+            attempt=session.attempt,
+            actor=actor,
+            data=_event_data(outcome, session),
+        )
+        await add_event(connection, event)
+        moved.append(Moved(session, event))
+    return moved
+
+
+async def add_event(connection: AsyncConnection, event: AuditEvent) -> None:
+    """Append an event to the audit trail."""
+    await connection.execute(
+        _INSERT_EVENT,
+        {
+            "session_id": event.session_id,
+            "seq": event.seq,
+            "event": event.event.value,
+            "from_status": event.from_status and event.from_status.value,
+            "status": event.status.value,
+            "at": event.at,
+            "attempt": event.attempt,
+            "actor": event.actor,
+            "data": to_json(event.data),
+        },
+    )
+
+
+def _columns(outcome: Outcome) -> dict[str, Any]:
+    """Return the columns that this outcome sets beyond state, seq and times."""
+    match outcome:
+        case Begin():
+            return {
+                "attempt": tables.sessions.c.attempt + 1,
+                "lease_owner": outcome.worker,
+                "lease_expires_at": database_time(outcome.lease_seconds),
+            }
+        case Complete():
+            return {"output_key": outcome.output_key}
+        case Fail():
+            columns: dict[str, Any] = {
+                "error_code": outcome.code,
+                "error_message": outcome.message,
+                "error_retryable": outcome.retryable,
+            }
+            return columns if outcome.burnt is None else columns | {"burnt": outcome.burnt}
+        case Requeue():
+            return {"burnt": outcome.burnt, "enqueues": outcome.enqueues}
+        case Cancel():
+            return {}
+        case _:
+            assert_never(outcome)
+
+
+def _event_data(outcome: Outcome, session: Session) -> dict[str, Any]:
+    """Return the data of this outcome's event; files are named by their keys."""
+    match outcome:
+        case Begin():
+            return {"attempt": session.attempt}
+        case Complete():
+            return {"output": outcome.output_key}
+        case Fail():
+            return {"error": {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}}
+        case Requeue():
+            return {"reason": outcome.reason}
+        case Cancel():
+            return {}
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,349 @@
+"""Writes of sessions: every change of a row, with its event, in one transaction.
+
+Theory of operation. Web processes, workers and the reconciler change sessions at the
+same time, and none of them holds a lock while it thinks. Each reads a session, decides,
+and then asks for the change *with the conditions it decided on*: a compare-and-set. One
+``UPDATE ... WHERE ... RETURNING`` checks and changes at once; of any number of callers
+that ask for the same change, one gets the row back and all others get None, and nothing
+of theirs is written.
+
+The conditions of a :class:`~server.adapters.database.changes.Change`, from the weakest:
+
+- ``from_status``, always: the pair of it and the outcome's event must stand in
+  :data:`~tryon.protocol.states.TRANSITIONS`, else the change is refused without a round
+  trip;
+- ``seq``: nothing at all has happened since the caller read the session;
+- ``attempt``, the fencing token of a worker: each claim raises it, so a worker that was
+  cut off and comes back changes nothing once another has begun;
+- ``within_deadline``, ``cancelled``, ``lease_lapsed``: the deadline, the cancel flag and
+  the lease, judged at the moment of the write and not of the read.
+
+A change that counts raises ``seq`` by one and appends the event of that seq to
+``tryon_events`` in the same transaction. The audit trail therefore has neither hole nor
+repeat, and it is the event log that clients resume from. The caller publishes after the
+commit; if it dies in between, others find the event in
+:mod:`~server.adapters.database.feed`.
+
+All times are the database's own (:class:`~server.adapters.database.tables.database_time`):
+machines whose clocks differ agree on which lease has lapsed.
+
+Locks. SQLite has one writer at a time, so nothing deadlocks. On PostgreSQL a statement
+that locks several sessions locks them in the order of their ids (``mark_deleted``,
+``note_delivered``) or skips the locked ones (``time_out``).
+
+Deleting is two commits. :meth:`SessionWriter.mark_deleted` expires a session with all
+retries of the same photo and leaves their tombstones: from then on none of them can be
+read, claimed, completed or retried. :meth:`SessionWriter.erase` removes the rows, after
+the files; any process can do it if the first one dies. A retry that is inserted while
+its original is deleted either finds it expired, or is found: the insert share-locks the
+original, and ``mark_deleted`` looks for the family again until it stops growing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Float, and_, bindparam, delete, func, insert, not_, select, update
+
+from server.adapters.database import tables
+from server.adapters.database.changes import Begin, Change, Fail, Moved, NewSession
+from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.engine import Connections
+from server.adapters.database.errors import mapped_insert_errors
+from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, to_json, to_session
+from server.adapters.database.tables import database_time
+from server.adapters.database.tombstones import add_tombstones, family_of
+from server.adapters.database.transitions import add_event, move
+from server.domain.session import AuditEvent, Session
+from tryon.protocol.errors import NotFound
+from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
+
+# Built once: building a statement takes as long as running it.
+_INSERT_SESSION: Final = (
+    insert(tables.sessions)
+    .values(
+        created_at=database_time(),
+        updated_at=database_time(),
+        deadline_at=database_time(bindparam("deadline_seconds", type_=Float)),
+        expires_at=func.coalesce(
+            bindparam("fixed_expires_at", type_=tables.UtcDateTime()),
+            database_time(bindparam("retention_seconds", type_=Float)),
+        ),
+    )
+    .returning(*SESSION_COLUMNS)
+)
+_s: Final = tables.sessions.c
+_PROCESSING: Final = _s.status == Status.PROCESSING.value
+
+
+class SessionWriter:
+    """The changes of sessions; see the theory of operation above.
+
+    Each method is one transaction: it commits before it returns, or raises and changes
+    nothing. All raise Unavailable.
+    """
+
+    def __init__(self, connections: Connections, *, clock: DatabaseClock) -> None:
+        self._connections = connections
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<SessionWriter of {self._connections!r}>"
+
+    async def insert(self, new: NewSession) -> Session:
+        """Insert a session with its first event.
+
+        Raises :class:`~server.adapters.database.errors.Taken`; NotFound for a retry
+        whose original is deleted or expired; StorageFull if the database's disk is full.
+        """
+        with mapped_insert_errors():
+            return await self._insert(new)
+
+    async def _insert(self, new: NewSession) -> Session:
+        async with self._connections.write() as connection:
+            if new.retry_of is not None:
+                original = select(_s.id).where(_s.id == new.retry_of, LIVING)
+                # Locked against `mark_deleted`: it finds this retry, or the retry finds
+                # no original.
+                if (await connection.execute(original.with_for_update(read=True))).one_or_none() is None:
+                    raise NotFound
+            row = await connection.execute(
+                _INSERT_SESSION,
+                {
+                    "id": new.id,
+                    "owner": new.owner,
+                    "status": Status.CREATED.value,
+                    "seq": 1,
+                    "attempt": 0,
+                    "burnt": 0,
+                    "enqueues": 1,
+                    "cancel_requested": False,
+                    "processor": new.processor,
+                    "params": to_json(new.params),
+                    "input_key": new.input_key,
+                    "garment_key": new.garment_key,
+                    "error_retryable": False,
+                    "request_id": new.request_id,
+                    "idempotency_key": new.idempotency_key,
+                    "idempotency_fingerprint": new.idempotency_fingerprint,
+                    "retry_of": new.retry_of,
+                    "deadline_seconds": new.deadline_seconds,
+                    "retention_seconds": new.retention_seconds,
+                    "fixed_expires_at": new.expires_at,
+                },
+            )
+            session = to_session(row.one())
+            data = {"input": new.input_key, "garment": new.garment_key, "retry_of": new.retry_of}
+            event = AuditEvent(
+                session_id=session.id,
+                seq=1,
+                event=Event.CREATED,
+                from_status=None,
+                status=Status.CREATED,
+                at=session.created_at,
+                attempt=0,
+                actor="client",
+                data={name: value for name, value in data.items() if value is not None},
+            )
+            await add_event(connection, event)
+        return session
+
+    async def transition(self, change: Change) -> Moved | None:
+        """Try one transition.
+
+        Return None, with nothing changed, if the table of transitions forbids it or one
+        of its conditions does not hold.
+        """
+        if (change.from_status, change.outcome.event) not in TRANSITIONS:
+            return None
+        conditions = [_s.id == change.session_id, _s.status == change.from_status.value]
+        if change.seq is not None:
+            conditions.append(_s.seq == change.seq)
+        if change.attempt is not None:
+            conditions.append(_s.attempt == change.attempt)
+        if change.within_deadline:
+            conditions.append(_s.deadline_at > database_time())
+            conditions.append(LIVING)
+        if change.cancelled is not None:
+            conditions.append(_s.cancel_requested.is_(change.cancelled))
+        if change.lease_lapsed:
+            conditions.append(_s.lease_expires_at <= database_time())
+        async with self._connections.write() as connection:
+            moved = await move(connection, and_(*conditions), change.from_status, change.outcome, actor=change.actor)
+        return moved[0] if moved else None
+
+    async def time_out(self, session_ids: Collection[str], outcome: Fail, *, actor: str) -> list[Moved]:
+        """Fail those of these sessions that have not ended by their deadline.
+
+        A row that another transaction is changing is skipped, for the next time.
+        """
+        overdue = (
+            select(_s.id, _s.status)
+            .where(_s.id.in_(sorted(session_ids)), UNFINISHED, _s.deadline_at <= database_time())
+            .with_for_update(skip_locked=True)
+        )
+        moved = []
+        async with self._connections.write() as connection:
+            found = (await connection.execute(overdue)).all()
+            for before in (Status.CREATED, Status.PROCESSING):
+                ids = [session_id for session_id, status in found if status == before.value]
+                if ids:
+                    rows = and_(_s.id.in_(ids), _s.status == before.value)
+                    moved += await move(connection, rows, before, outcome, actor=actor)
+        return moved
+
+    async def claim(self, session_id: str, *, worker: str, lease_seconds: float, actor: str) -> Moved | None:
+        """Move a waiting session to processing for one worker, which the attempt names.
+
+        Return None if it does not wait any more, its deadline has passed, or it is to be
+        cancelled.
+        """
+        return await self.transition(
+            Change(
+                session_id=session_id,
+                outcome=Begin(worker, lease_seconds),
+                from_status=Status.CREATED,
+                actor=actor,
+                within_deadline=True,
+                cancelled=False,
+            )
+        )
+
+    async def renew(self, session_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
+        """Extend the lease of a claim, and return its cancel flag.
+
+        Return None if the claim is no longer this attempt's.
+        """
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(_s.id == session_id, _PROCESSING, _s.attempt == attempt, LIVING)
+                .values(lease_expires_at=database_time(lease_seconds))
+                .returning(_s.cancel_requested)
+            )
+            row = result.one_or_none()
+        return None if row is None else bool(row[0])
+
+    async def renew_all(
+        self, *, lease_seconds: float, but: Collection[tuple[datetime, datetime]] = ()
+    ) -> tuple[int, tuple[datetime, datetime] | None]:
+        """Extend every lease, after a time in which no worker could.
+
+        Leases that end between two of the times in ``but`` are left alone. Return how
+        many were extended, and the earliest and latest time at which they end now.
+        """
+        lease = _s.lease_expires_at
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(_PROCESSING, *(not_(lease.between(*times)) for times in but))
+                .values(lease_expires_at=database_time(lease_seconds))
+                .returning(lease)
+            )
+            ends = list(result.scalars())
+        return len(ends), (min(ends), max(ends)) if ends else None
+
+    async def bound_ends(self, *, deadline_seconds: float, retention_seconds: float) -> None:
+        """Bound all deadlines and expiries to those of a session that begins now.
+
+        For the case that the clock was set back, which would keep sessions for longer.
+        """
+        deadline, expiry = database_time(deadline_seconds), database_time(retention_seconds)
+        sessions = update(tables.sessions)
+        async with self._connections.write() as connection:
+            await connection.execute(sessions.where(UNFINISHED, _s.deadline_at > deadline).values(deadline_at=deadline))
+            await connection.execute(sessions.where(_s.expires_at > expiry).values(expires_at=expiry))
+
+    async def request_cancel(self, session_id: str, *, seq: int) -> bool:
+        """Set the cancel flag of a running session; it outlives the worker.
+
+        Return False if the session moved on from ``seq`` meanwhile.
+        """
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(_s.id == session_id, _s.seq == seq, _PROCESSING)
+                .values(cancel_requested=True)
+            )
+        return result.rowcount == 1
+
+    async def mark_deleted(self, session_id: str, *, id_hash: Callable[[str], str]) -> list[Session]:
+        """Expire a session and every retry of the same photo now, and leave tombstones.
+
+        Return the sessions that were living until then; :meth:`erase` removes them.
+        """
+        async with self._connections.write() as connection:
+            family: list[str] = []
+            # Each turn locks the family that it found; the next turn finds a retry that
+            # was being inserted meanwhile.
+            while len(found := await family_of(connection, session_id)) > len(family):
+                family = found
+                await connection.execute(select(_s.id).where(_s.id.in_(family)).order_by(_s.id).with_for_update())
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(_s.id.in_(family), LIVING)
+                .values(expires_at=database_time())
+                .returning(*SESSION_COLUMNS)
+            )
+            deleted = [to_session(row) for row in result.all()]
+            await add_tombstones(connection, [id_hash(each.id) for each in deleted], GoneReason.DELETED)
+        return deleted
+
+    async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
+        """Write when each of these ended sessions was first handed to a client.
+
+        ``handed``: Unix seconds of the database's clock by session id; some hundreds at
+        a time. The first time that is written stands. Return the end of each session
+        that had none.
+        """
+        async with self._connections.write() as connection:
+            unnoted = (
+                select(_s.id, _s.finished_at)
+                .where(_s.id.in_(sorted(handed)), _s.finished_at.is_not(None), _s.delivered_at.is_(None))
+                .order_by(_s.id)
+            )
+            ended = {str(row[0]): row[1] for row in await connection.execute(unnoted)}
+            if ended:
+                now = self._clock.now()
+                await connection.execute(
+                    update(tables.sessions)
+                    .where(_s.id == bindparam("session"), _s.delivered_at.is_(None))
+                    .values(delivered_at=database_time(bindparam("offset", type_=Float))),
+                    [{"session": session_id, "offset": handed[session_id] - now} for session_id in ended],
+                )
+        return ended
+
+    async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> Session | None:
+        """Count one more enqueue of a waiting session: the n of its next job id.
+
+        Return None if another process counted it, or the session moved on.
+        """
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(_s.id == session_id, _s.seq == seq, _s.enqueues == enqueues, LIVING)
+                .values(enqueues=enqueues + 1)
+                .returning(*SESSION_COLUMNS)
+            )
+            row = result.one_or_none()
+        return None if row is None else to_session(row)
+
+    async def erase(self, hashes: Mapping[str, str], reason: GoneReason) -> list[Session]:
+        """Remove sessions and their events, and leave a tombstone for each.
+
+        ``hashes``: the hash of each id, by id. Return the rows that were removed.
+        """
+        if not hashes:
+            return []
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                delete(tables.sessions).where(_s.id.in_(sorted(hashes))).returning(*SESSION_COLUMNS)
+            )
+            erased = [to_session(row) for row in result.all()]
+            ids = [session.id for session in erased]
+            if ids:
+                await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
+                await add_tombstones(connection, [hashes[session_id] for session_id in ids], reason)
+        return erased
