@@ -5,11 +5,13 @@ hub with that many followers, no network.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import tempfile
 import time
 from pathlib import Path
 
+from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.session import new_session_id
 from server.services import open_services
@@ -47,7 +49,9 @@ async def main(*, clients: int) -> None:
                 bus=services.bus,
                 sessions=services.sessions,
                 signer=services.signer,
-                redis_url=config.redis,
+                clock=services.clock,
+                randomness=services.randomness,
+                subscriber=functools.partial(RedisSubscriber, config.redis, randomness=services.randomness),
             )
             gc.collect()
             gc.freeze()  # as `tryon serve` does when it has loaded everything
@@ -56,7 +60,7 @@ async def main(*, clients: int) -> None:
                 wire = WireSocket(new_session_id(), keeper, f"127.0.0.{number % 250}")
                 wire.connection_made(_Pipe())
                 hub.join(wire, transport="ws")
-                wire.take_up(1)
+                wire.resume(1)
                 wires.append(wire)
             pauses = []
             for _ in range(ROUNDS):

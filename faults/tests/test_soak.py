@@ -72,15 +72,15 @@ Reconciler._take_back = nothing
 """
 
 SWEEP_OFF = """
-from server.web.push.hub import Hub
+from server.web.push.recovery import Recovery
 
 
 async def nothing(self):
     pass
 
 
-assert Hub._sweep and Hub._check
-Hub._sweep = nothing
+assert Recovery._sweep and Recovery._check
+Recovery._sweep = nothing
 """
 
 

@@ -6,7 +6,7 @@ byte for byte as the client will see it::
     e0000000003000001 {"type":"event",...}
     |\\________/\\____/
     |  seq      attempt
-    kind: e event, t terminal event, p progress, g gone
+    kind: e event, w event after which the session waits, t terminal event, p progress, g gone
 
 so that whoever passes it on needs to know nothing of JSON (:func:`parse_prefix`).
 """
@@ -19,12 +19,13 @@ from typing import Any, Final
 from server.domain.session import AuditEvent, Progress, timestamp
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import ByeFrame, EventFrame, ProgressFrame, encode
-from tryon.protocol.states import GoneReason
+from tryon.protocol.states import GoneReason, Status
 from tryon.protocol.views import HistoryEvent
 
 PREFIX_BYTES: Final = 18
 
 EVENT: Final = ord("e")
+WAITING: Final = ord("w")
 TERMINAL: Final = ord("t")
 PROGRESS: Final = ord("p")
 GONE: Final = ord("g")
@@ -81,7 +82,7 @@ def bus_message(kind: int, seq: int, attempt: int, frame: bytes) -> bytes:
     return b"%c%010d%06d " % (kind, seq, attempt) + frame
 
 
-_KINDS: Final = frozenset((EVENT, TERMINAL, PROGRESS, GONE))
+_KINDS: Final = frozenset((EVENT, WAITING, TERMINAL, PROGRESS, GONE))
 
 
 def parse_prefix(message: bytes) -> tuple[int, int]:
@@ -95,7 +96,7 @@ def parse_prefix(message: bytes) -> tuple[int, int]:
 
 
 def event_message(event: AuditEvent, link: LinkFile) -> bytes:
-    kind = TERMINAL if event.status.terminal else EVENT
+    kind = TERMINAL if event.status.terminal else WAITING if event.status is Status.CREATED else EVENT
     return bus_message(kind, event.seq, event.attempt, encode(event_frame(event, link)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from server.adapters.imaging.pool import Imaging
+from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.images import Limits
 from server.services import Services, open_services
@@ -101,7 +103,9 @@ def make_hub(config: Config, services: Services) -> Hub:
         bus=services.bus,
         sessions=services.sessions,
         signer=services.signer,
-        redis_url=config.redis,
+        clock=services.clock,
+        randomness=services.randomness,
+        subscriber=functools.partial(RedisSubscriber, config.redis, randomness=services.randomness),
     )
 
 

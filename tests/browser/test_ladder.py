@@ -236,7 +236,7 @@ async def start(context: BrowserContext, web: Web) -> AsyncIterator[Start]:
 
 
 def followers(web: Web) -> list[Follower]:
-    return web.hub._everybody()
+    return web.hub.registry.everyone()
 
 
 # -- the ladder ------------------------------------------------------------------------

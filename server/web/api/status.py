@@ -158,12 +158,12 @@ class Status:
         return json_response(encode(Health(status, checks)), 503 if down else 200)
 
     async def metrics(self, request: Request) -> Response:
-        self._hub.count()
+        self._hub.meter.flush()
         return Response(metrics.render_metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _check_redis(self) -> Check:
         """Not whether it answers, but whether news that is published comes back."""
-        delay = self._hub.probe_delay_seconds
+        delay = self._hub.probe.delay_seconds
         if delay is None or not self._hub.delivers:
             return Check("degraded", detail="News does not come back; clients are served from the database.")
         return Check("ok", seconds=round(delay, 6))

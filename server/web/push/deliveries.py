@@ -1,42 +1,44 @@
-"""When each session's end first reached a client: noted where it is handed over,
-written down soon after, many at once.
+"""The delivery log: when each session's end first reached a client.
 
-Handing over costs a look into a dictionary. What a killed process had not written down
-yet is lost, and the session then counts as told by whoever is told next.
+Noted where the end is handed over, written to the database soon after, many at once.
+Noting costs one look into a dictionary. Notes that a killed process had not written are
+lost; the session then counts as delivered at the next time a client is given its end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Final
 
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.writing import SessionWriter
 from server.domain.session import Session
 from server.telemetry import metrics
+from server.web.push.follower import Follower
 from tryon.protocol.errors import Unavailable
 
 BATCH_SECONDS: Final = 0.5
-"""Ends that are handed over within this time are written down together."""
+"""Ends handed over within this time are written together."""
 
 BATCH: Final = 400
-"""So many at most in one transaction."""
+"""Maximum sessions in one transaction."""
 
 FLUSH_SECONDS: Final = 0.5
-"""How long a stopping process tries to write down the last ones."""
+"""Maximum time that a stopping process spends on writing the last notes."""
 
 MAX_WAITING: Final = 10_000
-"""So many wait for the database at most; of what comes then nobody will know when it
-was delivered.
-"""
+"""Maximum notes that wait for the database; later ones are dropped."""
 
 
-class Receipts:
-    """Of one web process."""
+class DeliveryLog:
+    """The ends that were delivered by this process and are not written yet."""
 
-    def __init__(self, *, clock: DatabaseClock, writing: SessionWriter) -> None:
-        self._clock = clock
+    __slots__ = ("_database_clock", "_handed", "_some", "_writing")
+
+    def __init__(self, *, database_clock: DatabaseClock, writing: SessionWriter) -> None:
+        self._database_clock = database_clock
         self._writing = writing
         self._handed: dict[str, float] = {}
         """Session id -> when its end was first handed over here, on the database's
@@ -45,46 +47,51 @@ class Receipts:
         self._some = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Receipts waiting={len(self._handed)}>"
+        return f"<DeliveryLog waiting={len(self._handed)}>"
 
     def note(self, session_id: str) -> None:
-        """This session's end was handed to a client's connection just now."""
+        """Note that this session's end was handed to a client's connection just now."""
         if session_id not in self._handed and len(self._handed) < MAX_WAITING:
-            self._handed[session_id] = self._clock.now()
+            self._handed[session_id] = self._database_clock.now()
             self._some.set()
 
-    def shown(self, session: Session) -> None:
-        """A client was given this state.
+    def note_offered(self, followers: Sequence[Follower], seq: int) -> None:
+        """Note an end, ``seq``, that was offered to a session's followers.
 
-        Does nothing unless it is an end that nobody has been given yet.
+        A follower that has it now was given it, or is about to read it.
         """
+        if any(follower.seq == seq for follower in followers):
+            self.note(followers[0].session_id)
+
+    def note_shown(self, session: Session) -> None:
+        """Note a state that a client was given, if it is an end not delivered before."""
         if session.status.terminal and session.delivered_at is None:
             self.note(session.id)
 
     async def next_batch(self) -> None:
-        """Wait for ends, gather more for a moment, write them down.
+        """Wait for notes, gather more for :data:`BATCH_SECONDS`, write them.
 
-        Raises Unavailable; then those that were not are kept.
+        Raises Unavailable; the notes that were not written are kept.
         """
         await self._some.wait()
         await asyncio.sleep(BATCH_SECONDS)
-        await self.write_down()
+        await self.write()
 
-    async def write_down(self) -> None:
-        """All that wait.
+    async def write(self) -> None:
+        """Write all notes.
 
-        Raises Unavailable; then those that could not be written down are kept.
+        Raises Unavailable; the notes that were not written are kept.
         """
         self._some.clear()
         waiting = list(self._handed.items())
         try:
             for start in range(0, len(waiting), BATCH):
-                await self._write_down(dict(waiting[start : start + BATCH]))
+                await self._write_batch(dict(waiting[start : start + BATCH]))
         except BaseException:
             self._some.set()
             raise
 
-    async def _write_down(self, handed: dict[str, float]) -> None:
+    async def _write_batch(self, handed: dict[str, float]) -> None:
         first = await self._writing.note_delivered(handed)
         for session_id in handed:
             del self._handed[session_id]
@@ -92,8 +99,8 @@ class Receipts:
             metrics.delivered_seconds.observe(max(0.0, handed[session_id] - ended_at.timestamp()))
 
     async def flush(self) -> None:
-        """The last ones, when no client is connected any more."""
+        """Write the last notes, when no client is connected any more."""
         if self._handed:
             with contextlib.suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
-                    await self.write_down()
+                    await self.write()

@@ -20,7 +20,8 @@ from server.services import Services
 from server.sessions.sessions import Look
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of
-from server.web.push.hub import Follower, Hub
+from server.web.push.follower import Follower
+from server.web.push.hub import Hub
 from server.web.transports.outbox import Places, cursor_of
 from tryon.protocol.errors import BadRequest
 from tryon.protocol.states import GoneReason
@@ -130,7 +131,7 @@ class Polls:
             headers["Retry-After"] = str(POLL_SECONDS[look.view.status.value])
         if news is False or (news is None and _matches(known, etag)):
             return Response(status_code=304, headers=headers)
-        self._hub.receipts.shown(look.session)
+        self._hub.deliveries.note_shown(look.session)
         return json_response(session_answer(look.view, missed=None if since is None else look.missed), headers=headers)
 
 

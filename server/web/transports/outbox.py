@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from server.config.settings import Config
-from server.web.push.hub import Follower
+from server.web.push.follower import Follower
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import RateLimited, TryOnError, Unavailable
 from tryon.protocol.frames import ByeFrame
@@ -56,7 +56,7 @@ class Listener(Follower):
     def drain(self, retry_after_ms: int) -> None:
         self.close(ByeFrame(CloseCode.DRAINING, "draining", reconnect=True, retry_after_ms=retry_after_ms))
 
-    def broken(self) -> None:
+    def broken(self, retry_after_ms: int) -> None:
         self.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
 
     def too_old(self, retry_after_ms: int) -> None:

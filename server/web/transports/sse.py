@@ -106,7 +106,7 @@ class Streams:
             metrics.frames.labels("snapshot").inc()
             outbox.put(b"retry: %d\nid: %d\ndata: %s\n\n" % (RETRY_MS, look.session.seq, snapshot))
             if terminal:
-                self._hub.receipts.shown(look.session)
+                self._hub.deliveries.note_shown(look.session)
                 outbox.end(look.session.status.value)
             else:
                 self._hub.release(outbox, look.session)

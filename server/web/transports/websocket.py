@@ -30,7 +30,8 @@ from server.sessions.sessions import Credential, Look
 from server.telemetry import metrics
 from server.web.common.credentials import client_address, counted, credential_of, offered_subprotocols, origin_allowed
 from server.web.common.problems import deny
-from server.web.push.hub import Follower, Hub
+from server.web.push.follower import Follower
+from server.web.push.hub import Hub
 from server.web.transports.outbox import MAX_SEQ, SEND_SECONDS, TOO_SLOW, Outbox, Places, cursor_of, ping_seconds
 from server.web.transports.wire import EXTENSION, WireSocket
 from tryon.protocol.close_codes import CloseCode, may_reconnect
@@ -249,7 +250,7 @@ class Sockets:
         peer.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._config))))
         _SNAPSHOTS.inc()
         if look.session.status.terminal:
-            self._hub.receipts.shown(look.session)
+            self._hub.deliveries.note_shown(look.session)
             peer.end(look.session.status.value)
         else:
             assert isinstance(peer, Follower)
@@ -303,7 +304,7 @@ class Sockets:
             self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=said.sync_since))
         except Unavailable:
             if before is not None:
-                self._hub.take_up(peer, before)
+                self._hub.resume(peer, before)
             peer.put(encode(PingFrame(self._now())))
         except TryOnError as error:
             peer.close(_bye_of(error))

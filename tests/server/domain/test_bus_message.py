@@ -16,6 +16,7 @@ from server.domain.bus_message import (
     PREFIX_BYTES,
     PROGRESS,
     TERMINAL,
+    WAITING,
     bus_message,
     event_frame,
     event_message,
@@ -88,7 +89,9 @@ def test_file_keys_leave_as_links_and_nothing_else_is_touched() -> None:
     assert data["input"] == "inputs/a"
 
 
-@pytest.mark.parametrize(("status", "kind"), [(Status.PROCESSING, EVENT), (Status.CANCELLED, TERMINAL)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(Status.PROCESSING, EVENT), (Status.CREATED, WAITING), (Status.CANCELLED, TERMINAL)]
+)
 def test_a_bus_message_is_the_frame_behind_what_the_hub_must_know(status: Status, kind: int) -> None:
     event = audit(status=status, seq=7, attempt=3)
     message = event_message(event, link)
@@ -128,7 +131,7 @@ def test_a_bye_always_says_whether_and_when_to_come_back() -> None:
 
 
 @given(
-    kind=st.sampled_from([EVENT, TERMINAL, PROGRESS, GONE]),
+    kind=st.sampled_from([EVENT, WAITING, TERMINAL, PROGRESS, GONE]),
     seq=st.integers(0, 2**31 - 1),
     attempt=st.integers(0, 999_999),
     frame=st.binary(),
@@ -145,4 +148,4 @@ def test_what_is_no_bus_message_is_a_value_error_and_nothing_else(message: bytes
         kind, _ = parse_prefix(message)
     except ValueError:
         return
-    assert kind in (EVENT, TERMINAL, PROGRESS, GONE)
+    assert kind in (EVENT, WAITING, TERMINAL, PROGRESS, GONE)

@@ -75,7 +75,7 @@ async def test_who_follows_to_the_end_has_been_delivered_it(web: Web, way: str) 
     session, token = await web.submit()
     claim = await web.begin(session)
     following = asyncio.create_task(WAYS[way](web, session, token))
-    await until(lambda: any(each.seq == 2 for each in web.hub._everybody()))
+    await until(lambda: any(each.seq == 2 for each in web.hub.registry.everyone()))
     row = await web.database.reading.get(session.id)
     assert row is not None and row.delivered_at is None
     await web.complete(claim)
@@ -102,7 +102,7 @@ async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
     async def slow(*what: Any, **more: Any) -> Any:
         seen = await look(*what, **more)
         await web.complete(claim)  # after the snapshot was read, before it is sent
-        await until(lambda: any(each._held for each in web.hub._everybody()))
+        await until(lambda: any(each._held for each in web.hub.registry.everyone()))
         return seen
 
     monkeypatch.setattr(web.services.sessions, "look", slow)
@@ -115,7 +115,7 @@ async def test_who_is_cut_off_over_the_end_has_not_been_delivered_it(web: Web, m
     claim = await web.begin(session)
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
-        (socket,) = web.hub._of(session.id)
+        (socket,) = web.hub.registry.of(session.id)
         assert isinstance(socket, WireSocket)
         monkeypatch.setattr(WireSocket, "_stalled", lambda self: True)
         socket.pause_writing()  # its buffers are full, and it does not read
@@ -147,7 +147,7 @@ async def test_history_tells_when_and_does_not_count_as_delivery(web: Web) -> No
     for _ in range(2):
         answer = await web.client.get(history, headers={"X-Client-Token": token})
         assert answer.json()["delivered_at"] is None
-    assert not web.hub.receipts._handed
+    assert not web.hub.deliveries._handed
     await by_poll(web, session, token)
     row = await written(web, session)
     answer = await web.client.get(history, headers={"X-Client-Token": token})
@@ -162,9 +162,9 @@ async def test_the_first_delivery_counts_in_whatever_process(start_web: StartWeb
     await by_socket(one, session, token)
     first = (await written(one, session)).delivered_at
     await by_socket(other, session, token)
-    assert not other.hub.receipts._handed, "it can be seen that it was delivered before"
-    other.hub.receipts.note(session.id)  # as if both had been at the same moment
-    await until(lambda: not other.hub.receipts._handed)
+    assert not other.hub.deliveries._handed, "it can be seen that it was delivered before"
+    other.hub.deliveries.note(session.id)  # as if both had been at the same moment
+    await until(lambda: not other.hub.deliveries._handed)
     assert (await written(one, session)).delivered_at == first
 
 
@@ -184,7 +184,7 @@ async def test_ends_of_one_moment_are_written_down_together(
     sessions = [(await finished(web))[0] for _ in range(20)]
     before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
     for each in sessions:
-        web.hub.receipts.note(each.id)
+        web.hub.deliveries.note(each.id)
     for each in sessions:
         await written(web, each)
     assert batches == [20]
@@ -193,8 +193,8 @@ async def test_ends_of_one_moment_are_written_down_together(
 
 async def test_nothing_is_said_of_a_session_that_has_not_ended(web: Web) -> None:
     session, _ = await web.submit()
-    web.hub.receipts.note(session.id)
-    await until(lambda: not web.hub.receipts._handed)
+    web.hub.deliveries.note(session.id)
+    await until(lambda: not web.hub.deliveries._handed)
     row = await web.database.reading.get(session.id)
     assert row is not None and row.delivered_at is None
 
@@ -206,7 +206,7 @@ async def test_a_stopping_process_writes_down_the_last_ones(
     async with running_web(config()) as web:
         session, token = await finished(web)
         await by_socket(web, session, token)
-        assert session.id in web.hub.receipts._handed
+        assert session.id in web.hub.deliveries._handed
     async with open_services(config()) as services:
         row = await services.database.reading.get(session.id)
         assert row is not None and row.delivered_at is not None
@@ -222,7 +222,7 @@ async def test_an_outage_of_the_database_only_delays_it(web: Web, monkeypatch: p
             raise Unavailable
 
         patch.setattr(web.database.writing, "note_delivered", away)
-        web.hub.receipts.note(session.id)
+        web.hub.deliveries.note(session.id)
         async with asyncio.timeout(5):
             await failed.wait()
     await written(web, session)
@@ -244,10 +244,10 @@ async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypat
 
     monkeypatch.setattr(web.database.writing, "note_delivered", away_at_the_second)
     for each in sessions:
-        web.hub.receipts.note(each.id)
+        web.hub.deliveries.note(each.id)
     for each in sessions:
         await written(web, each)
-    await until(lambda: not web.hub.receipts._handed)
+    await until(lambda: not web.hub.deliveries._handed)
     assert batches == 4, "what was written down is not written again"
     assert REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 5
 
@@ -255,6 +255,6 @@ async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypat
 async def test_memory_is_bounded_while_nothing_can_be_written(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "MAX_WAITING", 3)
     for n in range(10):
-        web.hub.receipts.note(f"none-{n}")
-    assert len(web.hub.receipts._handed) == 3
-    web.hub.receipts._handed.clear()  # no ids that a database would take
+        web.hub.deliveries.note(f"none-{n}")
+    assert len(web.hub.deliveries._handed) == 3
+    web.hub.deliveries._handed.clear()  # no ids that a database would take

@@ -25,9 +25,11 @@ from server.domain.queue_place import Waiting
 from server.domain.session import AuditEvent, Progress, Session
 from server.domain.tokens import Signer
 from server.services import Services, open_services
-from server.system.randomness import SystemRandomness
 from server.web.push import hub as hub_module
-from server.web.push.hub import Follower, Hub
+from server.web.push import probe as probe_module
+from server.web.push import recovery as recovery_module
+from server.web.push.follower import Follower
+from server.web.push.hub import Hub
 from testkit.fixtures import StartValkey
 from testkit.running import new_session, outcome_of, until
 from tryon.protocol.errors import Unavailable
@@ -114,18 +116,16 @@ class HeldSubscriber(RedisSubscriber):
 
 
 def make_hub(services: Services) -> Hub:
-    hub = Hub(
+    return Hub(
         config=services.config,
         database=services.database,
         bus=services.bus,
         sessions=services.sessions,
         signer=services.signer,
-        redis_url=services.config.redis,
+        clock=services.clock,
+        randomness=services.randomness,
+        subscriber=functools.partial(HeldSubscriber, services.config.redis, randomness=services.randomness),
     )
-    hub._subscriber = HeldSubscriber(
-        services.config.redis, on_message=hub.receive, on_restored=hub._sweep_now, randomness=SystemRandomness()
-    )
-    return hub
 
 
 def subscriber_of(hub: Hub) -> HeldSubscriber:
@@ -150,10 +150,10 @@ async def hub(services: Services) -> AsyncIterator[Hub]:
 
 async def without_sweeps(hub: Hub) -> None:
     """Return when the hub has begun to wait out its full sweep period."""
-    await until(lambda: hub.delivers and hub._cursor is not None)
-    before = hub._cursor
-    hub._sweep_now()
-    await until(lambda: hub._cursor is not before)
+    await until(lambda: hub.delivers and hub.recovery._cursor is not None)
+    before = hub.recovery._cursor
+    hub.recovery._sweep_wanted.set()
+    await until(lambda: hub.recovery._cursor is not before)
 
 
 async def join(hub: Hub, services: Services, page: Page, stack: contextlib.AsyncExitStack) -> None:
@@ -308,7 +308,7 @@ async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sw
         subscriber_of(hub).let_go()
         await subscriber_of(hub).settled()
         assert page.seqs == [1]
-        hub._sweep_now()
+        hub.recovery._sweep_wanted.set()
         await until(lambda: page.seqs == [1, 2])
 
 
@@ -336,7 +336,7 @@ async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
     monkeypatch.setattr(services.database.reading, "with_events", gated)
     async with hub.following(ahead, transport="test"), hub.following(behind, transport="test"):
         hub.release(ahead, two.session)
-        hub.receive(hub._channel(session.id), message(services, four.event))
+        hub.receive(hub.registry.channel(session.id), message(services, four.event))
         await reading.wait()
         hub.release(behind, session)  # what it held, 4, shows a hole: 2 and 3 are missing
         gate.set()
@@ -393,7 +393,7 @@ def test_whatever_arrives_in_whatever_order_a_follower_never_repeats_skips_or_st
         seq = min(seq, last)
         hole |= seq > position + 1
         position += seq == position + 1
-    assert page.take_up(snapshot) is not hole
+    assert page.resume(snapshot) is not hole
     for n, seq in enumerate(after):
         seq = min(seq, last)
         if n in progress:
@@ -413,7 +413,7 @@ def test_whoever_fills_each_reported_hole_ends_whole(order: list[int], snapshot:
     """As the hub does: after a hole everything missing is offered once more, in order."""
     page = Page("id")
     page.snapshot(snapshot)
-    page.take_up(snapshot)
+    page.resume(snapshot)
     for seq in order:
         if not page.offer(*frame(seq, 7)):
             assert all(page.offer(*frame(missing, 7)) for missing in range((page.seq or 0) + 1, seq + 1))
@@ -422,7 +422,7 @@ def test_whoever_fills_each_reported_hole_ends_whole(order: list[int], snapshot:
 
 def test_progress_of_an_older_transition_is_dropped() -> None:
     page = Page("id")
-    page.take_up(4)
+    page.resume(4)
     assert page.offer(PROGRESS, 3, encode({"progress": 0.9}))
     assert page.offer(PROGRESS, 4, encode({"progress": 0.1}))
     assert page.told == ["progress 0.1"]
@@ -432,7 +432,7 @@ def test_of_the_progress_held_for_a_joiner_the_newest_is_kept() -> None:
     page = Page("id")
     for step in range(1, 10):
         page.offer(PROGRESS, 2, encode({"progress": step / 10}))
-    assert page.take_up(2)
+    assert page.resume(2)
     assert page.told == ["progress 0.9"]
 
 
@@ -486,7 +486,7 @@ async def test_an_erasure_whose_news_is_lost_is_told_by_the_next_sweep(config: M
     async with open_services(config(sweep_seconds=0.2)) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
-            await until(lambda: hub._cursor is not None)
+            await until(lambda: hub.recovery._cursor is not None)
             session, other = (
                 await services.database.writing.insert(new_session()),
                 await services.database.writing.insert(new_session()),
@@ -542,7 +542,7 @@ async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Ser
     async with open_services(config) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
-            await until(lambda: hub.delivers and hub._cursor is not None)
+            await until(lambda: hub.delivers and hub.recovery._cursor is not None)
             pages = [Page((await services.database.writing.insert(new_session())).id) for _ in range(sessions)]
             for page in pages:
                 await join(hub, services, page, stack)
@@ -679,7 +679,7 @@ async def test_a_connection_that_is_up_but_deaf_is_found_out_and_replaced(
 
     The hub's probes to itself do not come back.
     """
-    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
         settings = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0", sweep_seconds=60.0)
@@ -701,7 +701,7 @@ async def test_a_subscriber_that_redis_has_forgotten_connects_again(
     """As after a failover behind one address, or when a firewall has dropped an idle
     connection: nobody says so.
     """
-    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
         settings = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0", sweep_seconds=60.0)
@@ -717,7 +717,7 @@ async def test_a_subscriber_that_redis_has_forgotten_connects_again(
 async def test_a_frozen_redis_does_not_keep_news_from_the_clients(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 0.2)
     valkey = start_valkey()
     async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
@@ -754,8 +754,8 @@ async def test_what_no_news_told_is_found_by_the_look_at_every_session(
     """Neither Redis nor the sweep tells: the process was cut off for longer than an
     erasure is remembered.
     """
-    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(hub_module, "CHECK_BATCH", 3)
+    monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(recovery_module, "CHECK_BATCH", 3)
     async with followed(config(sweep_seconds=60.0), sessions=8) as (services, hub, pages):
         await without_sweeps(hub)
         moved, deleted, rest = pages[0], pages[1], pages[2:]
@@ -782,7 +782,7 @@ async def test_what_no_news_told_is_found_by_the_look_at_every_session(
 async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
     config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.1)
     async with open_services(config(sweep_seconds=60.0, retention_seconds=1.0)) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
@@ -838,22 +838,22 @@ async def test_a_client_that_cannot_be_told_keeps_nothing_from_the_others(hub: H
         for page in pages:
             await join(hub, services, page, stack)
         moved = await move(services, session, Event.PROCESSING)
-        hub.receive(hub._channel(session.id), message(services, moved.event))
+        hub.receive(hub.registry.channel(session.id), message(services, moved.event))
         assert [page.seqs for page in whole] == [[1, 2]] * 2
         assert all(page.told[-1] == "too old" for page in pages if isinstance(page, Broken)), "they have to come back"
         moved = await move(services, moved.session, Event.REQUEUED)
-        hub._feed(session.id, message(services, moved.event))
+        hub.recovery._feed(session.id, message(services, moved.event))
         assert [page.seqs for page in whole] == [[1, 2, 3]] * 2
         assert hub.drain() == 5
         assert all(page.drained is not None for page in whole)
-        hub.receive(hub._channel(session.id), gone_message(GoneReason.DELETED))
+        hub.receive(hub.registry.channel(session.id), gone_message(GoneReason.DELETED))
         assert [page.told[-1] for page in whole] == ["gone deleted"] * 2
 
 
 async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
     config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.05)
     monkeypatch.setattr(hub_module, "FAILED_SECONDS", 0.05)
     async with followed(config(ping_seconds=0.05)) as (services, _, pages):
         probe, failures = services.bus.probe, 0
@@ -896,7 +896,7 @@ async def test_an_erasure_is_told_only_to_who_may_see_the_session(hub: Hub, serv
     session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with hub.following(page, transport="test"):
-        hub.receive(hub._channel(session.id), gone_message(GoneReason.DELETED))
+        hub.receive(hub.registry.channel(session.id), gone_message(GoneReason.DELETED))
         assert page.told == []
         hub.release(page, session)  # it was read just before
         assert page.told == ["gone deleted"]
@@ -908,7 +908,7 @@ async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
     pages = [Page(new_session().id) for _ in range(500)]
     for page in pages:
         hub.join(page, transport="test")
-        page.take_up(1)
+        page.resume(1)
     hashed: list[str] = []
     gone_hashes = functools.partial(Signer.gone_hashes, services.signer)
 
@@ -918,13 +918,15 @@ async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
 
     monkeypatch.setattr(Signer, "gone_hashes", counted)
     other = new_session().id
-    hub._end_gone({gone_hashes(pages[7].session_id)[0]: GoneReason.EXPIRED, gone_hashes(other)[0]: GoneReason.DELETED})
+    hub.recovery._end_erased(
+        {gone_hashes(pages[7].session_id)[0]: GoneReason.EXPIRED, gone_hashes(other)[0]: GoneReason.DELETED}
+    )
     assert [page for page in pages if page.told] == [pages[7]]
     assert pages[7].told == ["gone expired"]
     assert len(hashed) <= 2
     for page in pages:
         hub.leave(page, transport="test")
-    assert hub._gone == {}, "nothing is kept of who has left"
+    assert hub.registry._erasable == {}, "nothing is kept of who has left"
 
 
 async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
@@ -937,7 +939,7 @@ async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
     async with contextlib.AsyncExitStack() as stack:
         for page in pages:
             await join(hub, services, page, stack)
-        hub._tell_place(session.id, Waiting(queue_position=3, eta_seconds=9.0), "2026-11-22T09:00:00.000Z")
+        hub.queue_news.announce(session.id, Waiting(queue_position=3, eta_seconds=9.0), "2026-11-22T09:00:00.000Z")
         assert len(frames) == 20
         assert all(frame is frames[0] for frame in frames)
         assert json.loads(frames[0])["queue_position"] == 3
@@ -952,11 +954,11 @@ async def test_pings_are_spread_over_the_period(hub: Hub, monkeypatch: pytest.Mo
         page.seq = 1
     before, turns = len(pinged), []
     for _ in range(100):
-        hub._turn_wheel()
+        hub.pings.turn()
         turns.append(len(pinged) - before)
         before = len(pinged)
     assert sorted(map(id, pinged)) == sorted(map(id, pages)), "each once"
     assert max(turns) < 60, "20 on average"
     for page in pages:
         hub.leave(page, transport="test")
-    assert not any(hub._wheel)
+    assert not any(hub.pings._slots)

@@ -16,7 +16,7 @@ import pytest
 from server.domain.queue_place import expected_seconds
 from server.domain.session import Session
 from server.sessions import sessions as sessions_module
-from server.web.push import hub as hub_module
+from server.web.push import queue_news as queue_news_module
 from testkit.fixtures import StartValkey
 from testkit.following import blocks
 from testkit.running import Client, Web, until
@@ -29,7 +29,7 @@ SESSIONS: Final = "/api/tryon/sessions"
 async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> Web:
     """Places are read and told every 20 ms."""
     monkeypatch.setattr(sessions_module, "WAITING_SECONDS", 0.02)
-    monkeypatch.setattr(hub_module, "WAITING_SECONDS", 0.02)
+    monkeypatch.setattr(queue_news_module, "WAITING_SECONDS", 0.02)
     return await start_web(worker_jobs=2)
 
 
@@ -222,7 +222,7 @@ async def test_nobody_is_told_the_same_place_twice(web: Web) -> None:
     await eventually(web, session, token, (1, 4.0))
     async with web.follow(session.id, token) as client:
         await client.next()
-        await until(lambda: web.hub._waiting.get(session.id))
+        await until(lambda: web.hub.queue_news.announced(session.id))
         await take(web, session)
         await client.next("event")
     assert client.types.count("progress") <= 1

@@ -43,7 +43,7 @@ class Poller:
         before = self.web.hub.followers_of(self.session.id)
         task = asyncio.create_task(self.get(etag, **{"wait": 30} | query))
         await until(lambda: task.done() or self.web.hub.followers_of(self.session.id) > before)
-        await until(lambda: task.done() or all(f.seq is not None for f in self.web.hub._everybody()))
+        await until(lambda: task.done() or all(f.seq is not None for f in self.web.hub.registry.everyone()))
         assert not task.done(), task.result().text
         return task
 
@@ -162,7 +162,7 @@ async def test_word_that_changes_nothing_does_not_end_the_wait(poller: Poller) -
         while (await poller.get()).json()["queue_position"] is None:
             pass
     task = await poller.wait((await poller.get()).headers["etag"], since=1)
-    await until(lambda: poller.web.hub._waiting.get(poller.session.id))  # the hub has told
+    await until(lambda: poller.web.hub.queue_news.announced(poller.session.id))  # the hub has told
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(task), 0.1)
     assert not task.done()
@@ -199,14 +199,14 @@ async def test_a_stopping_server_answers_a_waiting_poll(poller: Poller) -> None:
 
 
 async def test_the_database_is_not_asked_while_a_poll_waits(poller: Poller) -> None:
-    await until(lambda: poller.web.hub._cursor is not None)  # the first sweep looks at whoever is there
+    await until(lambda: poller.web.hub.recovery._cursor is not None)  # the first sweep looks at whoever is there
     with statements_about(poller.web.services, poller.session) as asked:
         task = await poller.wait(since=1)
         while_joining = len(asked)
         assert while_joining == 1, asked
-        swept = poller.web.hub._cursor
-        poller.web.hub._sweep_now()  # also a sweep that finds nothing asks for no single session
-        await until(lambda: poller.web.hub._cursor is not swept)
+        swept = poller.web.hub.recovery._cursor
+        poller.web.hub.recovery._sweep_wanted.set()  # also a sweep that finds nothing asks for no single session
+        await until(lambda: poller.web.hub.recovery._cursor is not swept)
         assert len(asked) == while_joining
         await poller.web.services.bus.publish(poller.session.id, b"t0000000002000000 " + CANCELLED)
         await until(lambda: len(asked) > while_joining)

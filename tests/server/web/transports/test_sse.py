@@ -71,7 +71,7 @@ async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
     said = b""
     while b'"snapshot"' not in said:
         said += await loop.sock_recv(made, 4096)
-    (stream,) = web.hub._of(session.id)
+    (stream,) = web.hub.registry.of(session.id)
     assert isinstance(stream, _Stream)
     while stream.sending is None:  # what is not the latest word of progress is not dropped
         stream.put(b": " + b"x" * 60_000 + b"\n\n")

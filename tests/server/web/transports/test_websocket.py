@@ -597,18 +597,18 @@ async def test_who_answers_no_ping_is_let_go_before_the_next_one(
     async with web.follow(session.id, token) as client, raw(web, session.id, token) as silent:
         await client.next("snapshot")
         assert b'"snapshot"' in (await silent.frame())[1]
-        both = [wire for wire in web.hub._of(session.id) if isinstance(wire, WireSocket)]
+        both = [wire for wire in web.hub.registry.of(session.id) if isinstance(wire, WireSocket)]
         for wire in both:  # it is their turn next
-            web.hub._wheel[wire.slot].discard(wire)
-            wire.slot = (web.hub._turn + 1) % len(web.hub._wheel)
-            web.hub._wheel[wire.slot].add(wire)
-        web.hub._turn_wheel()
+            web.hub.pings._slots[wire.slot].pop(wire)
+            wire.slot = (web.hub.pings._turn + 1) % len(web.hub.pings._slots)
+            web.hub.pings._slots[wire.slot][wire] = None
+        web.hub.pings.turn()
         await client.next("ping")
         await until(lambda: [wire._pong_due for wire in both].count(True) == 1)  # it has answered
-        for _ in web.hub._wheel:
+        for _ in web.hub.pings._slots:
             if web.hub.followers == 2:
-                web.hub._turn_wheel()
-        [gone] = [wire for wire in both if wire not in web.hub._of(session.id)]
+                web.hub.pings.turn()
+        [gone] = [wire for wire in both if wire not in web.hub.registry.of(session.id)]
         assert pinged[gone] == 1
         assert await silent.until_closed() == 4003
 

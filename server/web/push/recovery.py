@@ -1,0 +1,303 @@
+"""Recovery: followers are given from the database what pub/sub did not bring.
+
+Theory of operation
+-------------------
+
+Redis pub/sub delivers at most once, so nothing here trusts it. The database holds every
+transition, numbered per session (``seq``) and ordered across sessions by commit. Four
+nets read it, each for what passes the one above:
+
+1. *Catch up.* A follower that is offered ``seq`` 5 while it has 3 reports a hole. One
+   task per session reads everything after the ``seq`` of the follower that is furthest
+   behind and offers it to all followers. Each drops what it has, so offering twice does
+   no harm. A hole that is reported while the task reads makes it read once more: the
+   new follower may be further behind than the one it reads for.
+2. *Sweep.* Every ``sweep_seconds``, and at once after a reconnect, it reads the events
+   committed since the last sweep (a cursor in commit order) and feeds those of
+   followed sessions. The cost is what happened, not how many clients are connected.
+   While the probe does not come back, the sweep runs every second: it then carries all
+   events. The first sweep has no cursor: it takes one and then checks every session,
+   because earlier commits lie before that cursor.
+3. *Tombstones.* An erased session has no events any more. The sweep also reads the
+   tombstones left since the last one. They hold an HMAC of the id, not the id; the
+   registry knows which followed session would leave which.
+4. *Check.* Once a minute every followed session's ``seq`` is compared with its
+   followers', in batches spread over the minute. This finds what nothing told: a
+   process cut off from the database for longer than tombstones are kept. A session
+   without a row was erased; its age tells whether it expired or was deleted.
+
+All four end in :meth:`Recovery._feed` or :meth:`Recovery._end`, which offer frames as
+the hub does for messages from Redis. The order of offers is free: the rule in
+:mod:`server.web.push.follower` drops repeats and reports holes. Feeding is a plain
+function without an await, so no message can come between two followers.
+
+An unavailable database only delays recovery: the sweep keeps its cursor and reads on
+from there when the database is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Collection
+from typing import Final
+
+from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.feed import Cursor, Feed
+from server.adapters.database.reading import SessionReader
+from server.domain.bus_message import (
+    GONE,
+    PREFIX_BYTES,
+    TERMINAL,
+    WAITING,
+    event_message,
+    gone_message,
+    parse_prefix,
+)
+from server.sessions.sessions import Sessions
+from server.system.clock import Clock
+from server.telemetry import metrics
+from server.web.push.deliveries import DeliveryLog
+from server.web.push.follower import Follower
+from server.web.push.followers import Followers
+from server.web.push.meter import PushMeter
+from server.web.push.probe import DeliveryProbe
+from server.web.push.queue_news import QueueNews
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import GoneReason
+
+log = logging.getLogger("tryon.hub")
+
+SWEEP_WITHOUT_REDIS_SECONDS: Final = 1.0
+"""Time between two sweeps while Redis does not deliver."""
+
+CHECK_SECONDS: Final = 60.0
+"""Time in which every followed session is checked once."""
+
+CHECK_BATCH: Final = 100
+"""Sessions per statement of a check; 400 keep the loop busy for 7 ms."""
+
+
+class Recovery:
+    """The position in the database's feed, and the reads that are under way."""
+
+    __slots__ = (
+        "_catching_up",
+        "_clock",
+        "_cursor",
+        "_database_clock",
+        "_database_feed",
+        "_deliveries",
+        "_followers",
+        "_holes",
+        "_meter",
+        "_probe",
+        "_queue_news",
+        "_reading",
+        "_retention_seconds",
+        "_sessions",
+        "_sweep_seconds",
+        "_sweep_wanted",
+    )
+
+    def __init__(
+        self,
+        *,
+        sweep_seconds: float,
+        sweep_wanted: asyncio.Event,
+        retention_seconds: float,
+        database_clock: DatabaseClock,
+        reading: SessionReader,
+        feed: Feed,
+        sessions: Sessions,
+        followers: Followers,
+        probe: DeliveryProbe,
+        queue_news: QueueNews,
+        deliveries: DeliveryLog,
+        meter: PushMeter,
+        clock: Clock,
+    ) -> None:
+        self._sweep_seconds = sweep_seconds
+        self._sweep_wanted = sweep_wanted
+        """Set to let the next sweep begin at once."""
+        self._retention_seconds = retention_seconds
+        self._database_clock = database_clock
+        self._reading = reading
+        self._database_feed = feed
+        self._sessions = sessions
+        self._followers = followers
+        self._probe = probe
+        self._queue_news = queue_news
+        self._deliveries = deliveries
+        self._meter = meter
+        self._clock = clock
+        self._cursor: Cursor | None = None
+        self._catching_up: dict[str, asyncio.Task[None]] = {}
+        self._holes: set[str] = set()
+        """Sessions with a hole that was reported after the last read began."""
+
+    def __repr__(self) -> str:
+        return f"<Recovery cursor={self._cursor} catching_up={len(self._catching_up)}>"
+
+    async def stop(self) -> None:
+        """Cancel the reads that are under way and wait for their end."""
+        tasks = tuple(self._catching_up.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- catch up ----------------------------------------------------------------------
+
+    def catch_up(self, session_id: str) -> None:
+        """Read what is missing after a hole, once for all followers of the session."""
+        self._holes.add(session_id)
+        if session_id not in self._catching_up:
+            task = asyncio.create_task(self._read_missing(session_id), name=f"catch-up {session_id}")
+            self._catching_up[session_id] = task
+
+    async def _read_missing(self, session_id: str) -> None:
+        again = True
+        try:
+            while again:
+                self._holes.discard(session_id)
+                seqs = (follower.seq for follower in self._followers.of(session_id))
+                behind = min((seq for seq in seqs if seq is not None), default=None)
+                if behind is None:
+                    return
+                story = await self._reading.with_events(session_id, behind)
+                again = session_id in self._holes  # of a follower that may be further behind
+                link = self._sessions.access().file
+                for event in story.events if story else ():
+                    self._feed(session_id, event_message(event, link))
+        except Unavailable:
+            pass  # the sweep reads it when the database is back
+        except Exception:
+            log.exception("Reading the missing events of session %s failed", session_id)
+        finally:
+            self._holes.discard(session_id)
+            del self._catching_up[session_id]
+
+    def _feed(self, session_id: str, message: bytes) -> None:
+        """Offer an event from the database, in order, so no follower meets a hole."""
+        kind, seq = parse_prefix(message)
+        frame = message[PREFIX_BYTES:]
+        self._queue_news.note(session_id, waits=kind == WAITING)
+
+        def offer(follower: Follower) -> None:
+            if follower.seq is not None and follower.seq < seq:
+                metrics.sweep_finds.inc()
+                behind.append(follower)
+            if not follower.offer(kind, seq, frame):
+                self.catch_up(session_id)
+
+        behind: list[Follower] = []
+        followers = self._followers.of(session_id)
+        self._followers.notify(followers, offer)
+        if kind == TERMINAL:
+            self._deliveries.note_offered(followers, seq)
+        if behind:
+            self._meter.handed[kind] += len(behind)
+            self._meter.measure(frame, self._clock.monotonic())
+
+    def _end(self, session_id: str, reason: GoneReason) -> None:
+        """Offer the end of an erased session."""
+        frame = gone_message(reason)[PREFIX_BYTES:]
+        followers = self._followers.of(session_id)
+        self._followers.notify(followers, lambda follower: follower.offer(GONE, 0, frame))
+        self._meter.handed[GONE] += len(followers)
+
+    # -- sweep -------------------------------------------------------------------------
+
+    async def run_sweeps(self) -> None:
+        """Sweep for ever; a sweep that fails is followed by the next one."""
+        while True:
+            try:
+                await self._sweep()
+            except Unavailable as error:
+                log.warning("The sweep could not read the database: %s", error.detail)
+            except Exception:
+                log.exception("The sweep failed and will be tried again")
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait until the next sweep is due.
+
+        Redis may become unavailable in the middle of a long rest, so look every second.
+        """
+        end = self._clock.monotonic() + self._sweep_seconds
+        while (left := end - self._clock.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, SWEEP_WITHOUT_REDIS_SECONDS)):
+                    await self._sweep_wanted.wait()
+            if self._sweep_wanted.is_set() or not self._probe.delivers:
+                break
+        self._sweep_wanted.clear()
+
+    async def _sweep(self) -> None:
+        """Feed what was committed since the last sweep."""
+        if self._cursor is None:
+            cursor = await self._database_feed.cursor()
+            for batch in self._batches():  # earlier commits lie before the cursor
+                await self._check(batch)
+            self._cursor = cursor
+            return
+        page = await self._database_feed.page(self._cursor)
+        link = self._sessions.access().file
+        for event in page.events:
+            if self._followers.follows(event.session_id):
+                self._feed(event.session_id, event_message(event, link))
+        if page.tombstones:
+            self._end_erased(dict(page.tombstones))
+        self._cursor = page.cursor
+
+    def _end_erased(self, tombstones: dict[str, GoneReason]) -> None:
+        for id_hash, reason in tombstones.items():
+            session_id = self._followers.with_tombstone(id_hash)
+            if session_id is not None:
+                self._end(session_id, reason)
+
+    # -- check -------------------------------------------------------------------------
+
+    async def next_check(self) -> None:
+        """Check every followed session, spread over :data:`CHECK_SECONDS`."""
+        batches = self._batches()
+        pause = CHECK_SECONDS / max(1, len(batches))
+        for batch in batches:
+            await asyncio.sleep(pause)
+            await self._check(batch)
+        if not batches:
+            await asyncio.sleep(pause)
+
+    def _batches(self) -> list[list[str]]:
+        ids = self._followers.session_ids()
+        return [ids[start : start + CHECK_BATCH] for start in range(0, len(ids), CHECK_BATCH)]
+
+    async def _check(self, session_ids: Collection[str]) -> None:
+        newest = await self._reading.seqs(session_ids)
+        behind: dict[str, int] = {}
+        for session_id in session_ids:
+            followers = self._followers.of(session_id)
+            seqs = [follower.seq for follower in followers if follower.seq is not None]
+            seq = newest.get(session_id)
+            if seq is None:
+                if any(follower.admitted for follower in followers):  # else there may never have been a row
+                    self._end(session_id, self._probable_reason(session_id))
+            elif seqs and min(seqs) < seq:
+                behind[session_id] = min(seqs)
+        if behind:
+            link = self._sessions.access().file
+            for session_id, story in (await self._reading.many_with_events(behind, min(behind.values()))).items():
+                for event in story.events:
+                    self._feed(session_id, event_message(event, link))
+
+    def _probable_reason(self, session_id: str) -> GoneReason:
+        """Return why a session without a tombstone was erased, by the age in its id.
+
+        The id is a UUIDv7 (RFC 9562 section 5.7). A retry expires with its original, so
+        an expired one may be reported as deleted.
+        """
+        age_seconds = self._database_clock.now() - uuid.UUID(session_id).int / 2**80 / 1000
+        return GoneReason.EXPIRED if age_seconds >= self._retention_seconds else GoneReason.DELETED
