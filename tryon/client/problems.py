@@ -1,0 +1,91 @@
+"""Everything the client raises, in one tree.
+
+Problem             a refusal, or a call without an answer
++-- NotCompleted    the session whose result was asked for ended otherwise
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tryon.client.network import Answer
+from tryon.protocol.errors import CODES
+from tryon.protocol.views import SessionView
+
+
+class _Body(msgspec.Struct, frozen=True):
+    code: str = "unknown"
+    title: str = ""
+    detail: str = ""
+    retryable: bool | None = None
+    request_id: str | None = None
+
+
+class Problem(Exception):
+    """A refusal (RFC 9457), or a call without an answer (``status`` 0, ``code``
+    "network").
+
+    ``code``: one of ``tryon.protocol.errors.CODES``; ``detail`` is safe to show;
+    ``retryable``: the same call may succeed later; ``retry_after``: in seconds, if the
+    server named them; ``request_id``: finds the call in the server's log.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        status: int = 0,
+        title: str = "",
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        known = CODES[code].codes[code] if code in CODES else None
+        self.code = code
+        self.status = status
+        self.title = title or (known.title if known else "")
+        self.detail = detail or (known.detail if known else "")
+        self.retryable = (known.retryable if known else False) if retryable is None else retryable
+        self.retry_after = retry_after
+        self.request_id = request_id
+        super().__init__(": ".join(filter(None, (code, self.detail))))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.code!r}, {self.detail!r}, status={self.status})"
+
+
+class NotCompleted(Problem):
+    """The session ended as failed or cancelled, so it has no result.
+
+    ``code`` is that of the session's error, or "cancelled". ``retryable``:
+    ``TryOn.retry`` may succeed.
+    """
+
+    def __init__(self, session: SessionView) -> None:
+        self.session = session
+        error = session.error
+        if error is None:
+            super().__init__(session.status.value, f"The session was {session.status}.", retryable=True)
+        else:
+            super().__init__(error.code, error.message, retryable=error.retryable)
+
+
+def problem_of(answer: Answer) -> Problem:
+    """Return the problem that an answer carries; one that is not ours has the code
+    "unknown".
+    """
+    try:
+        body = msgspec.json.decode(answer.body, type=_Body)
+    except msgspec.MsgspecError:
+        body = _Body(detail=f"The server answered {answer.status}.")
+    retryable = body.retryable if body.retryable is not None else answer.status == 429 or answer.status >= 500
+    return Problem(
+        body.code,
+        body.detail,
+        status=answer.status,
+        title=body.title,
+        retryable=retryable,
+        retry_after=answer.retry_after,
+        request_id=body.request_id or answer.headers.get("x-request-id"),
+    )

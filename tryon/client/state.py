@@ -1,0 +1,156 @@
+"""The rule of following on the client's side, without I/O: one cursor, the last
+``seq``.
+
+Every transition is taken once and in order, whichever connection brings it: one that
+was seen is dropped, a hole is noted and fills itself with the next snapshot. The
+session never steps back to an older state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from tryon.protocol.frames import EventFrame, ProgressFrame
+from tryon.protocol.states import Status
+from tryon.protocol.views import SessionError, SessionView
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One change of a session.
+
+    ``session``: the whole session after it. ``event``: the transition; None for
+    progress and for what only a snapshot shows. ``transport``: the connection it came
+    over.
+    """
+
+    session: SessionView
+    event: EventFrame | None = None
+    transport: str = ""
+
+    @property
+    def status(self) -> Status:
+        """Return the session's status."""
+        return self.session.status
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the session's last transition, from 1."""
+        return self.session.seq
+
+    @property
+    def terminal(self) -> bool:
+        """Return whether the session has ended: nothing follows."""
+        return self.session.terminal
+
+    @property
+    def progress(self) -> float | None:
+        """Return the share that is done, from 0 to 1; None if nobody knows."""
+        return self.session.progress
+
+    @property
+    def stage(self) -> str | None:
+        """Return what the processor is doing, in a word."""
+        return self.session.stage
+
+    @property
+    def queue_position(self) -> int | None:
+        """Return the place in the queue, from 1; None once the session runs."""
+        return self.session.queue_position
+
+
+class FollowedSession:
+    """A session as far as it was shown.
+
+    ``cursor``: seq of the last transition that was taken. ``session``: the last known
+    state, None before the first snapshot. ``behind``: a transition is missing, so the
+    connection must be opened again.
+    """
+
+    __slots__ = ("behind", "cursor", "session")
+
+    def __init__(self, cursor: int = 0, session: SessionView | None = None) -> None:
+        self.cursor = cursor
+        self.session = session
+        self.behind = False
+
+    def __repr__(self) -> str:
+        status = self.session.status.value if self.session else "unknown"
+        return f"<FollowedSession {status} cursor={self.cursor}{' behind' if self.behind else ''}>"
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the terminal transition was taken."""
+        return self.session is not None and self.session.terminal and self.session.seq <= self.cursor
+
+    def snapshot(self, session: SessionView, missed: Iterable[EventFrame]) -> list[Update]:
+        """Return an update for each new transition, else one if anything else changed."""
+        updates: list[Update] = []
+        for event in missed:
+            if self._is_next(event):
+                self.session = session if event.seq >= session.seq else _after(self.session or session, event)
+                updates.append(Update(self.session, event))
+        known = self.session
+        if known is None or session.seq > known.seq or (session.seq == known.seq and not updates and session != known):
+            self.session = session
+            updates.append(Update(session))
+        self.behind = session.seq > self.cursor
+        return updates
+
+    def event(self, event: EventFrame) -> list[Update]:
+        """Return the update of a transition, none if it was seen or leaves a hole."""
+        if self.session is None:
+            self.behind = True
+        elif self._is_next(event):
+            if event.seq > self.session.seq:
+                self.session = _after(self.session, event)
+            return [Update(self.session, event)]
+        return []
+
+    def progress(self, frame: ProgressFrame) -> list[Update]:
+        """Return the update of a word about the present transition, none for an older
+        one.
+        """
+        known = self.session
+        self.behind |= frame.seq > self.cursor
+        if known is None or known.terminal or frame.seq != known.seq:
+            return []
+        self.session = msgspec.structs.replace(
+            known,
+            progress=frame.progress,
+            stage=frame.stage,
+            eta_seconds=frame.eta_seconds,
+            queue_position=frame.queue_position,
+        )
+        return [Update(self.session)]
+
+    def _is_next(self, event: EventFrame) -> bool:
+        """Move the cursor to a transition if it is the next one."""
+        self.behind |= event.seq > self.cursor + 1
+        if event.seq != self.cursor + 1:
+            return False
+        self.cursor = event.seq
+        return True
+
+
+def _after(session: SessionView, event: EventFrame) -> SessionView:
+    """Return the session as a transition leaves it, from what the frame says."""
+    error = event.data.get("error")
+    links = msgspec.structs.replace(session.links, output=event.data.get("output", session.links.output))
+    return msgspec.structs.replace(
+        session,
+        status=event.status,
+        seq=event.seq,
+        terminal=event.terminal,
+        attempt=event.data.get("attempt", session.attempt),
+        stage=None,
+        progress=1.0 if event.status is Status.COMPLETED else None,
+        queue_position=None,
+        eta_seconds=None,
+        error=None if error is None else msgspec.convert(error, SessionError),
+        updated_at=event.at,
+        links=links,
+    )

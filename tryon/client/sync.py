@@ -1,0 +1,173 @@
+"""The client without ``await``: the same calls, run by an event loop in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tryon.client.api import DEFAULT_URL, AsyncTryOn, SessionOrId, SessionPage
+from tryon.client.photos import Params, Photo
+from tryon.client.state import Update
+from tryon.protocol.backoff import TRANSPORTS
+from tryon.protocol.views import History, Receipt, SessionView
+
+T = TypeVar("T")
+
+
+async def _next(updates: AsyncGenerator[Update, None]) -> Update | None:
+    return await anext(updates, None)
+
+
+class _Loop:
+    """An event loop that runs in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tryon-client", daemon=True)
+        self._thread.start()
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Return what a coroutine returns; an interrupt in this thread cancels it."""
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    @property
+    def closed(self) -> bool:
+        """Return whether the thread has ended."""
+        return self._loop.is_closed()
+
+    def close(self) -> None:
+        """Stop the loop and end its thread."""
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class TryOn:
+    """A client of the server at ``url``; see :class:`~tryon.client.api.AsyncTryOn`.
+
+    ::
+
+        with TryOn("https://tryon.example") as tryon:
+            session = tryon.upload("photo.jpg")
+            for update in tryon.follow(session):
+                print(update.status, update.progress)
+            picture = tryon.result(session)
+
+    Calls may come from several threads.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, **options: Any) -> None:
+        """``options``: those of AsyncTryOn."""
+        self._loop = _Loop()
+        try:
+            self._client = AsyncTryOn(url, **options)
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def __repr__(self) -> str:
+        return repr(self._client).replace("AsyncTryOn", "TryOn")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection and end the thread."""
+        if not self._loop.closed:
+            self._loop.run(self._client.close())
+            self._loop.close()
+
+    @property
+    def token(self) -> str:
+        """Return the owner's token: whoever holds it owns the sessions."""
+        return self._client.token
+
+    def upload(
+        self,
+        image: Photo,
+        *,
+        garment: Photo | None = None,
+        params: Params | None = None,
+        idempotency_key: str | None = None,
+    ) -> SessionView:
+        """Upload a photo and return its session."""
+        return self._loop.run(
+            self._client.upload(image, garment=garment, params=params, idempotency_key=idempotency_key)
+        )
+
+    def follow(
+        self,
+        session: SessionOrId,
+        *,
+        since: int = 0,
+        ticket: str | None = None,
+        transports: Sequence[str] = TRANSPORTS,
+    ) -> Iterator[Update]:
+        """Yield each change of a session until it has ended; closing the iterator
+        disconnects.
+        """
+        updates = self._client.follow(session, since=since, ticket=ticket, transports=transports)
+        try:
+            while (update := self._loop.run(_next(updates))) is not None:
+                yield update
+        finally:
+            if not self._loop.closed:
+                self._loop.run(updates.aclose())
+
+    def wait(self, session: SessionOrId) -> SessionView:
+        """Return the session once it has ended, in whatever way."""
+        return self._loop.run(self._client.wait(session))
+
+    def result(self, session: SessionOrId) -> bytes:
+        """Wait for the session's end and return its picture. Raises NotCompleted."""
+        return self._loop.run(self._client.result(session))
+
+    def get(self, session: SessionOrId) -> SessionView:
+        """Return a session as it is now, with fresh links."""
+        return self._loop.run(self._client.get(session))
+
+    def list(self, *, limit: int | None = None, cursor: str | None = None) -> SessionPage:
+        """Return a page of this owner's sessions, newest first."""
+        return self._loop.run(self._client.list(limit=limit, cursor=cursor))
+
+    def history(self, session: SessionOrId) -> History:
+        """Return every transition of a session, from its audit trail."""
+        return self._loop.run(self._client.history(session))
+
+    def cancel(self, session: SessionOrId) -> SessionView:
+        """Cancel a session and return it: cancelled, or processing until its worker
+        stops.
+        """
+        return self._loop.run(self._client.cancel(session))
+
+    def retry(self, session: SessionOrId) -> SessionView:
+        """Return a new session over the photos of one that failed or was cancelled."""
+        return self._loop.run(self._client.retry(session))
+
+    def delete(self, session: SessionOrId) -> Receipt:
+        """Erase a session, its photos and all its retries now; return the signed
+        receipt.
+        """
+        return self._loop.run(self._client.delete(session))
+
+    def download(self, link: str) -> bytes:
+        """Return the picture behind one of a session's links."""
+        return self._loop.run(self._client.download(link))
+
+    def url(self, link: str) -> str:
+        """Return a session's link as a whole URL, to open elsewhere."""
+        return self._client.url(link)
