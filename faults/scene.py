@@ -20,15 +20,18 @@ from typing import Any, Final
 import httpx
 
 from server.chaos.checker import Loss, Sight, check
-from server.chaos.following import TRANSPORTS, Pass, Screen
+from server.chaos.following import Screen
 from server.chaos.http import Network
 from server.chaos.records import Accepted, Audit, Closed, Recorder, Refused, Transition
 from server.domain.session import AuditEvent, Session, timestamp
 from server.domain.tokens import new_token
+from server.system.clock import SystemClock
 from testkit.cluster import Cluster, running_cluster
 from testkit.photos import photo
 from testkit.profiles import FAULTS
 from testkit.programs import Program
+from tryon.client.connection import Access
+from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.paths import SESSIONS
 from tryon.protocol.states import Event, Status
 
@@ -291,9 +294,10 @@ class Scene:
             owner=token,
             session=session["session_id"],
             over=over or next(self._turns),
-            opened_by=Pass(token=token),
+            opened_by=Access(token=token),
             number=number,
             choice=random.Random(number),
+            clock=SystemClock(),
             poll_seconds=POLL_SECONDS,
         )
         self.screens.append(screen)

@@ -49,6 +49,7 @@ from server.chaos.records import (
 )
 from server.chaos.run import FaultFailed, come, judge, while_things_break
 from server.domain.session import timestamp
+from server.system.clock import SystemClock
 from testkit.cluster import Cluster, running_cluster
 from testkit.damage import frozen_valkey, full_disk, full_valkey, locked_sqlite, restart_postgres
 from testkit.processes import raise_file_limit
@@ -388,7 +389,7 @@ async def run(soak: Soak, record: Recorder) -> None:
         choice = random.Random(soak.seed)
         faults = Faults(cluster, network, choice, soak).table()
         print(f"# {len(faults)} kinds of fault, one every {soak.every:g} s: {', '.join(faults)}")
-        world = World(network, record, photos(soak.seed), patience=soak.deadline_seconds)
+        world = World(network, record, photos(soak.seed), patience=soak.deadline_seconds, clock=SystemClock())
         engine = create_async_engine(_database(cluster))
         people = come(world, plans(soak.seed), sessions=soak.sessions, rate=soak.rate)
         try:
@@ -396,7 +397,9 @@ async def run(soak: Soak, record: Recorder) -> None:
                 bound = soak.sessions / soak.rate + soak.deadline_seconds + soak.quiet_seconds
                 try:
                     async with asyncio.timeout(bound):
-                        await while_things_break(people, faults, every=soak.every, choice=choice, record=record)
+                        await while_things_break(
+                            people, faults, every=soak.every, choice=choice, record=record, clock=world.clock
+                        )
                 except TimeoutError:
                     record(GaveUp(t=time.time(), owner="some", call=f"waiting, {bound:.0f} s after the first one came"))
                 await trail.read()

@@ -47,8 +47,9 @@ async def _everything_is_there(scene: Scene) -> None:
     """Each session is there, with its files, and every ticket and link is honoured,
     whoever has signed it.
     """
+    line = scene.network.line(0)
     paths = [f"{SESSIONS}/{made['session_id']}?{made['links']['ws'].partition('?')[2]}" for made in scene.made]
-    opened = [await scene.network.request("GET", path) for path in paths]
+    opened = [await line.request("GET", path) for path in paths]
     refused = [answer.status for answer in opened if answer.status != 200]
     scene.expect(not refused, f"{len(refused)} of {len(paths)} valid tickets were refused: {refused}")
     links = [
@@ -58,7 +59,7 @@ async def _everything_is_there(scene: Scene) -> None:
         for role, link in answer.json()["links"].items()
         if role in ("input", "output") and link is not None
     ]
-    files = [(await scene.network.request("GET", link)).status for link in links]
+    files = [(await line.request("GET", link)).status for link in links]
     gone = [status for status in files if status != 200]
     scene.expect(not gone, f"{len(gone)} of {len(files)} files could not be opened: {gone}")
     scene.note(f"{len(paths)} tickets and {len(files)} links honoured")

@@ -1,88 +1,43 @@
-"""One screen: follows one session to its end over one transport, comes back as
-static/tryon.js does, and notes what it sees.
+"""One screen: follows one session to its end over one transport, reconnects as
+static/tryon.js does, and records what it is shown.
 
-It stays on its transport, so that each is judged by itself, and never hides what came:
-a repeat is noted, not dropped.
+It uses the client's connections, which lie below the cursor, and reads every frame by
+itself. It stays on its transport, so that each is judged by itself, and never hides
+what came: a repeat is recorded, not dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from server.chaos.http import Network, NoAnswer
-from server.chaos.records import AnyRecord, Asked, Clock, Closed, Heard, Progressed, Snapshot, Transition, Trouble
-from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from tryon.protocol.paths import SESSIONS
-from tryon.protocol.states import Status
+from server.chaos import rules
+from server.chaos.http import Network
+from server.chaos.records import AnyRecord, Asked, Closed, Heard, Progressed, Snapshot, Transition, Trouble
+from server.chaos.records import Clock as ClockRecord
+from server.system.clock import Clock
+from tryon.client.connection import CONNECTIONS, Access, Connection, Lost, Received, WebSocketConnection
+from tryon.protocol.backoff import FIRST_SECONDS, MOST_SECONDS, STEADY_SECONDS, WATCHDOG_PERIODS
 
-TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
-OPEN_SECONDS: Final = 5.0
-STEADY_SECONDS: Final = 5.0
-FIRST_SECONDS, MOST_SECONDS = 0.5, 30.0
-WAIT_SECONDS: Final = 25
-POLL_SECONDS: Final = 2.0
-WATCHDOG_PERIODS: Final = 2.2
 LAST_SECONDS: Final = 3.0
-"""How long a screen that was shown the end waits for the close, and for what must not
-follow.
+"""How long a screen that was shown the end waits for the close, and for frames that
+must not follow.
 """
-AT_ONCE: Final = frozenset({4001, 4002, 4003})
-"""These and the other numbers are those of static/tryon.js."""
 
 Record = Callable[[AnyRecord], None]
 
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What opens a session: its owner's token, or a ticket for it."""
-
-    token: str | None = None
-    ticket: str | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
-
-    @property
-    def query(self) -> str:
-        return f"&ticket={self.ticket}" if self.ticket else ""
-
-    @property
-    def subprotocols(self) -> list[Any]:
-        return [SUBPROTOCOL, f"{BEARER_SUBPROTOCOL}{self.token}"] if self.token else [SUBPROTOCOL]
-
-
-class Lost(Exception):
-    """This connection is over.
-
-    ``code``: of the close, of HTTP, or 1006; ``told``: seconds after which to come
-    back.
-    """
-
-    def __init__(self, code: int, reason: str = "", told: float | None = None) -> None:
-        self.code = code
-        self.reason = reason
-        self.told = told
-        super().__init__(f"{code} {reason}")
-
-
 UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading an answer raises that is not what the protocol says."""
+"""Errors of reading an answer that breaks the protocol."""
 
 
 def transition(event: Mapping[str, Any]) -> Transition:
-    """Of an event frame, of ``missed``, or of the history.
+    """Return the transition in an event frame, in ``missed``, or in the history.
 
     Raises ValueError for nonsense.
     """
@@ -93,7 +48,7 @@ def transition(event: Mapping[str, Any]) -> Transition:
 
 
 def pictures(session: Mapping[str, Any], *events: Mapping[str, Any]) -> list[str]:
-    """The paths of all links to files in a session and in events of it."""
+    """Return the paths of all links to files in a session and in events of it."""
     links = session.get("links", {})
     found = [links.get("input"), links.get("garment"), links.get("output")]
     found += [event["data"].get("output") for event in events]
@@ -101,7 +56,7 @@ def pictures(session: Mapping[str, Any], *events: Mapping[str, Any]) -> list[str
 
 
 class Screen:
-    """See the module.
+    """One client of one session.
 
     ``client`` is its name in the records, ``number`` chooses its address.
     """
@@ -115,13 +70,16 @@ class Screen:
         owner: str,
         session: str,
         over: str,
-        opened_by: Pass,
+        opened_by: Access,
         number: int,
         choice: random.Random,
+        clock: Clock,
         syncs: bool = False,
         poll_seconds: float | None = None,
     ) -> None:
-        """``poll_seconds``: between two polls, instead of what the server suggests."""
+        """``syncs``: ask each WebSocket for a second snapshot. ``poll_seconds``: between
+        two polls, instead of the server's hint.
+        """
         self.client = client
         self.session = session
         self.over = over
@@ -132,48 +90,89 @@ class Screen:
         """The terminal status it was shown."""
         self.outcome: str | None = None
         """The same once nothing more comes, or ``gone``, or ``refused``."""
-        self._network = network
+        self._line = network.line(number)
         self._record = record
         self._owner = owner
-        self._pass = opened_by
-        self._number = number
+        self._access = opened_by
         self._choice = choice
+        self._clock = clock
         self._syncs = syncs
         self._poll_seconds = poll_seconds
-        self._etag: str | None = None
         self._failures = 0
         self._live_at: float | None = None
+        self._pinged = 0.0
 
     def __repr__(self) -> str:
         return f"<Screen {self.client} {self.over} seq={self.cursor} {self.outcome or 'follows'}>"
 
     async def run(self) -> str:
-        """To the end, whatever happens to the connection; the outcome."""
-        ways = {"ws": self._ws, "sse": self._sse, "long-poll": self._long_poll, "poll": self._poll}
+        """Follow to the end, reconnecting after each loss; return the outcome."""
         while self.outcome is None:
             self._live_at = None
             try:
-                await self._connected(ways[self.over])
+                await self._connection()
             except Lost as lost:
                 self._closed(lost.code, lost.reason)
                 if self.outcome is None:
                     await asyncio.sleep(self._pause(lost))
         return self.outcome
 
-    async def _connected(self, way: Callable[[], Awaitable[None]]) -> None:
-        """Once. What nobody can read is the end of a connection."""
+    async def _connection(self) -> None:
+        """Show one connection to its end. Raises Lost, also for what cannot be read."""
+        connection = CONNECTIONS[self.over](
+            self._line,
+            self.session,
+            self._access,
+            lambda: self.cursor,
+            on_request=self._asked,
+            progress=False,
+            poll_seconds=self._poll_seconds,
+        )
         try:
-            await way()
+            async with aclosing(connection.received()) as items:
+                async for item in items:
+                    await self._take(connection, item)
+                    if item.polled and self.end is not None:
+                        return self._closed(1000, "")
+        except Lost as lost:
+            if self.over == "ws" and lost.refused:  # a browser cannot read the answer to a handshake
+                raise Lost(lost.code) from None
+            raise
         except UNREADABLE as error:
-            self._record(Trouble(t=time.time(), who=self.client, what=f"unreadable: {error!r}"))
-            raise Lost(1006, "unreadable") from None
+            self._record(Trouble(t=self._clock.wall(), who=self.client, what=f"unreadable: {error!r}"))
+            raise Lost(rules.LOST, "unreadable") from None
+
+    async def _take(self, connection: Connection, item: Received) -> None:
+        if item.polled:
+            self._live()
+            if item.data is not None:
+                session = json.loads(item.data)
+                self._snapshot(session, session["missed"])
+            return
+        frame = json.loads(item.data or b"")
+        first = self._live_at is None
+        period = self._frame(frame)
+        if self.end is not None:
+            connection.quiet_seconds = LAST_SECONDS
+        elif period is not None:
+            connection.quiet_seconds = period * WATCHDOG_PERIODS
+        if first and isinstance(connection, WebSocketConnection):
+            await self._speak(connection)
+
+    async def _speak(self, connection: WebSocketConnection) -> None:
+        """Ask for the server's time, and for a second snapshot if this screen does so."""
+        self._pinged = self._clock.wall()
+        await connection.send('{"type":"ping"}')
+        if self._syncs:
+            self._asked("sync")
+            await connection.send(json.dumps({"type": "sync", "since": self.cursor}))
 
     def _closed(self, code: int, reason: str) -> None:
         self.connected = False
-        self._record(Closed(t=time.time(), client=self.client, session=self.session, code=code, reason=reason))
-        if code in (404, 4504, 4510):
+        self._record(Closed(t=self._clock.wall(), client=self.client, session=self.session, code=code, reason=reason))
+        if code in rules.GONE:
             self.outcome = "gone"
-        elif code in (401, 403) or 4500 <= code <= 4999:
+        elif rules.stops(code):
             self.outcome = "refused"
         elif self.end is not None:
             self.outcome = self.end
@@ -181,11 +180,11 @@ class Screen:
             self.outcome = "refused"  # the checker says why that is wrong
 
     def _pause(self, lost: Lost) -> float:
-        steady = self._live_at is not None and time.monotonic() - self._live_at >= STEADY_SECONDS
+        steady = self._live_at is not None and self._clock.monotonic() - self._live_at >= STEADY_SECONDS
         self._failures = 1 if steady else self._failures + 1
-        if lost.told is not None:
-            return lost.told
-        if lost.code in AT_ONCE and self._failures == 1:
+        if lost.retry_after is not None:
+            return lost.retry_after
+        if lost.code in rules.AT_ONCE and self._failures == 1:
             return 0.0
         return self._choice.random() * float(min(MOST_SECONDS, FIRST_SECONDS * 2 ** (self._failures - 1)))
 
@@ -194,7 +193,7 @@ class Screen:
     def _asked(self, over: str | None = None) -> None:
         self._record(
             Asked(
-                t=time.time(),
+                t=self._clock.wall(),
                 client=self.client,
                 owner=self._owner,
                 session=self.session,
@@ -204,13 +203,15 @@ class Screen:
         )
 
     def _snapshot(self, session: Mapping[str, Any], missed: list[Mapping[str, Any]]) -> None:
+        if session["status"] not in rules.STATUSES:
+            raise ValueError(f"{session['status']!r} is no status")
         self._record(
             Snapshot(
-                t=time.time(),
+                t=self._clock.wall(),
                 client=self.client,
                 session=str(session["session_id"]),
                 seq=int(session["seq"]),
-                status=Status(session["status"]).value,
+                status=session["status"],
                 missed=[transition(event) for event in missed],
                 pictures=pictures(session, *missed),
             )
@@ -223,10 +224,10 @@ class Screen:
     def _live(self) -> None:
         self.connected = True
         if self._live_at is None:
-            self._live_at = time.monotonic()
+            self._live_at = self._clock.monotonic()
 
     def _frame(self, frame: Mapping[str, Any]) -> float | None:
-        """Note one frame; the ping period, where the server names it.
+        """Record one frame; return the ping period, where the server names it.
 
         Raises Lost for a ``bye``.
         """
@@ -235,144 +236,34 @@ class Screen:
                 self._snapshot(frame["session"], frame["missed"])
                 return float(frame["ping_seconds"])
             case "event":
-                event = transition(frame)
-                heard = Heard(
-                    t=time.time(),
-                    client=self.client,
-                    session=str(frame["session_id"]),
-                    event=event,
-                    pictures=pictures({}, frame),
-                )
-                self._record(heard)
-                self.cursor = max(self.cursor, event.seq)
-                if frame["terminal"]:
-                    self.end = event.status
+                self._heard(frame)
             case "progress":
-                seq = int(frame["seq"])
-                self._record(Progressed(t=time.time(), client=self.client, session=str(frame["session_id"]), seq=seq))
+                seq, session = int(frame["seq"]), str(frame["session_id"])
+                self._record(Progressed(t=self._clock.wall(), client=self.client, session=session, seq=seq))
+            case "pong":
+                self._compare_clocks(frame["at"])
             case "bye":
                 wait = frame["retry_after_ms"]
-                raise Lost(int(frame["code"]), str(frame["reason"]), None if wait is None else wait / 1000)
+                raise Lost(int(frame["code"]), str(frame["reason"]), retry_after=None if wait is None else wait / 1000)
         return None
 
-    def _quiet_seconds(self, period: float) -> float:
-        """How long a connection may say nothing."""
-        return LAST_SECONDS if self.end is not None else period * WATCHDOG_PERIODS
-
-    # -- transports --------------------------------------------------------------------
-
-    def _path(self, view: str = "") -> str:
-        return f"{SESSIONS}/{self.session}{view}?since={self.cursor}{self._pass.query}"
-
-    async def _ws(self) -> None:
-        self._asked()
-        try:
-            connection = await connect(
-                self._network.websocket_url(self._path("/ws")),
-                subprotocols=self._pass.subprotocols,
-                proxy=None,
-                ping_interval=None,
-                compression=None,
-                open_timeout=OPEN_SECONDS,
-                close_timeout=0.5,
-                local_addr=self._network.source(self._number),
+    def _heard(self, frame: Mapping[str, Any]) -> None:
+        event = transition(frame)
+        self._record(
+            Heard(
+                t=self._clock.wall(),
+                client=self.client,
+                session=str(frame["session_id"]),
+                event=event,
+                pictures=pictures({}, frame),
             )
-        except InvalidStatus as error:
-            raise Lost(error.response.status_code) from None  # a browser cannot read it: full jitter
-        except (OSError, TimeoutError, WebSocketException) as error:
-            raise Lost(1006, type(error).__name__) from None
-        with self._network.holding(connection.transport):
-            period, pinged = OPEN_SECONDS / WATCHDOG_PERIODS, 0.0
-            try:
-                while True:
-                    async with asyncio.timeout(self._quiet_seconds(period)):
-                        frame = json.loads(await connection.recv())
-                    if frame["type"] == "pong":
-                        self._clock(frame["at"], pinged)
-                    first = self._live_at is None
-                    period = self._frame(frame) or period
-                    if first:
-                        pinged = time.time()
-                        with contextlib.suppress(ConnectionClosed):  # what came before the close is still to be read
-                            await connection.send('{"type":"ping"}')
-                            if self._syncs:
-                                self._asked("sync")
-                                await connection.send(json.dumps({"type": "sync", "since": self.cursor}))
-            except ConnectionClosed:
-                raise Lost(connection.close_code or 1006) from None
-            except TimeoutError:
-                raise Lost(1006, "silent") from None
+        )
+        self.cursor = max(self.cursor, event.seq)
+        if frame["terminal"]:
+            self.end = event.status
 
-    def _clock(self, at: str, pinged: float) -> None:
-        now = time.time()
-        offset = transition({"seq": 0, "event": "", "from": None, "status": "", "at": at}).unix - (now + pinged) / 2
-        self._record(Clock(t=now, offset=round(offset, 4), round_trip=round(now - pinged, 4)))
-
-    async def _sse(self) -> None:
-        self._asked()
-        headers = {**self._pass.headers, "Accept": "text/event-stream", "Last-Event-ID": str(self.cursor)}
-        path = f"{SESSIONS}/{self.session}/events?{self._pass.query.removeprefix('&')}"
-        told: float | None = None
-        period, rest = OPEN_SECONDS / WATCHDOG_PERIODS, b""
-        try:
-            async with self._network.exchange(
-                "GET", path, number=self._number, headers=headers, seconds=OPEN_SECONDS
-            ) as stream:
-                if stream.status != 200:
-                    raise Lost(stream.status)
-                while True:
-                    async with asyncio.timeout(self._quiet_seconds(period)):
-                        piece = await stream.piece()
-                    if piece is None:
-                        raise Lost(1006 if self._live_at else 503, "stream ended", told)
-                    *lines, rest = (rest + piece).split(b"\n")
-                    for line in lines:
-                        if line.startswith(b"retry:"):
-                            told = int(line[6:]) / 1000
-                        elif line.startswith(b"data:"):
-                            period = self._frame(json.loads(line[5:])) or period
-        except NoAnswer as error:
-            raise Lost(1006, str(error)) from None
-        except TimeoutError:
-            raise Lost(1006, "silent") from None
-
-    async def _long_poll(self) -> None:
-        await self._ask(None)
-        while self.end is None:
-            began, before = time.monotonic(), self.cursor
-            await self._ask(WAIT_SECONDS)
-            if self.cursor == before and time.monotonic() - began < 1:
-                await asyncio.sleep(POLL_SECONDS)  # a server that is about to stop does not wait
-        self._closed(1000, "")
-
-    async def _poll(self) -> None:
-        while True:
-            pause = await self._ask(None)
-            if self.end is not None:
-                return self._closed(1000, "")
-            await asyncio.sleep(self._poll_seconds or pause or POLL_SECONDS)
-
-    async def _ask(self, wait: int | None) -> float | None:
-        """One look.
-
-        Returns the hint when the next is worth it; None where there was no news.
-        """
-        self._asked()
-        path = self._path() + ("" if wait is None else f"&wait={wait}")
-        conditional = {"If-None-Match": self._etag} if self._etag and wait is None else {}
-        headers = self._pass.headers | conditional
-        try:
-            answer = await self._network.request(
-                "GET", path, number=self._number, headers=headers, seconds=OPEN_SECONDS + (wait or 0)
-            )
-        except NoAnswer as error:
-            raise Lost(1006, str(error)) from None
-        if answer.status not in (200, 304):
-            raise Lost(answer.status, answer.code, answer.retry_after)
-        self._live()
-        if answer.status == 304:
-            return None
-        session = answer.json()
-        self._etag = answer.headers.get("etag")
-        self._snapshot(session, session["missed"])
-        return answer.retry_after or POLL_SECONDS
+    def _compare_clocks(self, at: str) -> None:
+        now = self._clock.wall()
+        seen = transition({"seq": 0, "event": "", "from": None, "status": "", "at": at}).unix
+        offset = seen - (now + self._pinged) / 2
+        self._record(ClockRecord(t=now, offset=round(offset, 4), round_trip=round(now - self._pinged, 4)))

@@ -11,17 +11,13 @@ import contextlib
 import json
 import random
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-
-from server.chaos.following import FIRST_SECONDS, OPEN_SECONDS, UNREADABLE, Pass, Record, Screen, transition
-from server.chaos.http import Answer, Network, NoAnswer
+from server.chaos.following import UNREADABLE, Record, Screen, transition
+from server.chaos.http import Network
 from server.chaos.plans import Plan, picture_size
 from server.chaos.records import (
     Accepted,
@@ -39,6 +35,10 @@ from server.chaos.records import (
     Trouble,
 )
 from server.domain.tokens import new_token
+from server.system.clock import Clock
+from tryon.client.connection import Access
+from tryon.client.network import Answer, NoAnswer, SocketClosed, SocketRefused
+from tryon.protocol.backoff import FIRST_SECONDS, OPEN_SECONDS
 from tryon.protocol.paths import SESSIONS
 
 MOST_PAUSE_SECONDS: Final = 5.0
@@ -68,6 +68,7 @@ class World:
     record: Record
     photos: Sequence[bytes]
     patience: float
+    clock: Clock
 
 
 class Person:
@@ -79,6 +80,7 @@ class Person:
         self._choice = random.Random(plan.seed)
         self._token = new_token()
         self._key = secrets.token_urlsafe(16)
+        self._line = world.network.line(plan.number)
         self._photo = world.photos[plan.number % len(world.photos)]
         self.owner = f"p{plan.number}"
 
@@ -91,7 +93,7 @@ class Person:
             await self._live()
         except* UNREADABLE as errors:
             for error in errors.exceptions:
-                self._world.record(Trouble(t=time.time(), who=self.owner, what=f"unreadable: {error!r}"))
+                self._world.record(Trouble(t=self._world.clock.wall(), who=self.owner, what=f"unreadable: {error!r}"))
 
     async def _live(self) -> None:
         plan = self._plan
@@ -137,15 +139,14 @@ class Person:
 
         None: given up, or 404.
         """
-        until = time.monotonic() + self._world.patience
+        until = self._world.clock.monotonic() + self._world.patience
         failures = 0
         while True:
             told: float | None = None
             try:
-                answer = await self._world.network.request(
+                answer = await self._line.request(
                     method,
                     SESSIONS + path,
-                    number=self._plan.number,
                     headers={"Authorization": f"Bearer {self._token}", **(headers or {})},
                     body=body,
                     cut_after=self._choice.randrange(1, len(body)) if cut and failures == 0 else None,
@@ -156,14 +157,16 @@ class Person:
             except NoAnswer as error:
                 status, code = 0, str(error)
             self._world.record(
-                Refused(t=time.time(), owner=self.owner, call=call, status=status, code=code, session=session)
+                Refused(
+                    t=self._world.clock.wall(), owner=self.owner, call=call, status=status, code=code, session=session
+                )
             )
             if status and status not in (409, 429) and status < 500:
                 return None  # it would be the same again
             failures += 1
             pause = told or self._choice.random() * min(MOST_PAUSE_SECONDS, FIRST_SECONDS * 2**failures)
-            if time.monotonic() + pause > until:
-                self._world.record(GaveUp(t=time.time(), owner=self.owner, call=call))
+            if self._world.clock.monotonic() + pause > until:
+                self._world.record(GaveUp(t=self._world.clock.wall(), owner=self.owner, call=call))
                 return None
             await asyncio.sleep(pause)
 
@@ -186,7 +189,7 @@ class Person:
         session: dict[str, Any] = answer.json()
         self._world.record(
             Accepted(
-                t=time.time(),
+                t=self._world.clock.wall(),
                 owner=self.owner,
                 key=key,
                 session=session["session_id"],
@@ -218,7 +221,7 @@ class Person:
         self._did("delete", session_id, 200)
         client = f"{self.owner}.after"
         self._world.record(
-            Asked(t=time.time(), client=client, owner=self.owner, session=session_id, over="poll", since=0)
+            Asked(t=self._world.clock.wall(), client=client, owner=self.owner, session=session_id, over="poll", since=0)
         )
         look = await self._call("look", "GET", f"/{session_id}?since=0", good=(200, 404))
         if look is None:
@@ -227,16 +230,20 @@ class Person:
             seq, status = look.json()["seq"], look.json()["status"]
             missed = [transition(event) for event in look.json()["missed"]]
             self._world.record(
-                Snapshot(t=time.time(), client=client, session=session_id, seq=seq, status=status, missed=missed)
+                Snapshot(
+                    t=self._world.clock.wall(), client=client, session=session_id, seq=seq, status=status, missed=missed
+                )
             )
-        self._world.record(Closed(t=time.time(), client=client, session=session_id, code=look.status))
+        self._world.record(Closed(t=self._world.clock.wall(), client=client, session=session_id, code=look.status))
         with contextlib.suppress(NoAnswer):
-            photo = await self._world.network.request("GET", session["links"]["input"], number=self._plan.number)
+            photo = await self._line.request("GET", session["links"]["input"])
             if photo.status == 200:
-                self._world.record(Remains(t=time.time(), what="link", name=session["links"]["input"]))
+                self._world.record(Remains(t=self._world.clock.wall(), what="link", name=session["links"]["input"]))
 
     def _did(self, call: str, session_id: str, status: int = 0) -> None:
-        self._world.record(Did(t=time.time(), owner=self.owner, session=session_id, call=call, status=status))
+        self._world.record(
+            Did(t=self._world.clock.wall(), owner=self.owner, session=session_id, call=call, status=status)
+        )
 
     async def _look_at_pictures(self, session_id: str) -> None:
         """The result, and for who looks back the photo too: are they there, and are
@@ -256,11 +263,11 @@ class Person:
     async def _look_at(self, session_id: str, role: str, link: str, own: tuple[int, int] | None) -> None:
         for _ in range(3):
             with contextlib.suppress(NoAnswer):
-                answer = await self._world.network.request("GET", link, number=self._plan.number)
+                answer = await self._line.request("GET", link)
                 if answer.status not in (429, 503):
                     size = picture_size(answer.body) if answer.status == 200 else None
                     result = Result(
-                        t=time.time(),
+                        t=self._world.clock.wall(),
                         session=session_id,
                         status=answer.status,
                         role=role,
@@ -280,12 +287,12 @@ class Person:
         if listed is None:
             return
         mine = [session["session_id"] for session in listed.json()["sessions"]]
-        self._world.record(Listed(t=time.time(), owner=self.owner, sessions=mine))
+        self._world.record(Listed(t=self._world.clock.wall(), owner=self.owner, sessions=mine))
         for each in {session_id, *mine} if self._plan.delete_after is None else set(mine):
             history = await self._call("history", "GET", f"/{each}/history", good=(200,), session=each)
             if history is not None:
                 events = [transition(event) for event in history.json()["events"]]
-                self._world.record(Audit(t=time.time(), session=each, events=events))
+                self._world.record(Audit(t=self._world.clock.wall(), session=each, events=events))
 
     # -- screens -----------------------------------------------------------------------
 
@@ -299,9 +306,10 @@ class Person:
             owner=self.owner,
             session=session["session_id"],
             over=over,
-            opened_by=Pass(ticket=ticket) if by_ticket else Pass(token=self._token),
+            opened_by=Access(ticket=ticket) if by_ticket else Access(token=self._token),
             number=self._plan.number,
             choice=self._choice,
+            clock=self._world.clock,
             syncs=self._plan.syncs and over == "ws",
         )
         life = datetime.fromisoformat(session["deadline"]) - datetime.fromisoformat(session["created_at"])
@@ -325,7 +333,7 @@ class Person:
             )
             who = f"a stranger to {self.owner}"
             self._world.record(
-                Stranger(t=time.time(), owner=who, session=session_id, call=call, answer=answer, saw=saw)
+                Stranger(t=self._world.clock.wall(), owner=who, session=session_id, call=call, answer=answer, saw=saw)
             )
 
     async def _stranger_by_http(self, session_id: str, call: str, token: str) -> tuple[int, bool]:
@@ -333,9 +341,7 @@ class Person:
         headers = {"Authorization": f"Bearer {token}"}
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                async with self._world.network.exchange(
-                    method, f"{SESSIONS}/{session_id}{end}", number=self._plan.number, headers=headers
-                ) as exchange:
+                async with self._line.stream(method, f"{SESSIONS}/{session_id}{end}", headers=headers) as exchange:
                     body = await exchange.piece() or b""
         except (NoAnswer, TimeoutError):
             return 0, False
@@ -348,20 +354,17 @@ class Person:
         try:
             async with (
                 asyncio.timeout(OPEN_SECONDS),
-                connect(
-                    self._world.network.websocket_url(f"{SESSIONS}/{session_id}/ws?since=0"),
-                    subprotocols=Pass(token=token).subprotocols,
-                    proxy=None,
-                    compression=None,
-                    close_timeout=0.5,
-                    local_addr=self._world.network.source(self._plan.number),
-                ) as connection,
+                self._line.socket(
+                    f"{SESSIONS}/{session_id}/ws?since=0",
+                    subprotocols=Access(token=token).subprotocols,
+                    seconds=OPEN_SECONDS,
+                ) as socket,
             ):
-                with contextlib.suppress(ConnectionClosed):
-                    while True:
-                        saw |= json.loads(await connection.recv())["type"] not in ("error", "bye")
-                return connection.close_code or 1006, saw
-        except InvalidStatus as error:
-            return error.response.status_code, saw
-        except (OSError, TimeoutError, WebSocketException):
+                while True:
+                    saw |= json.loads(await socket.receive())["type"] not in ("error", "bye")
+        except SocketClosed as closed:
+            return closed.code, saw
+        except SocketRefused as refusal:
+            return refusal.status, saw
+        except (NoAnswer, TimeoutError):
             return 0, saw

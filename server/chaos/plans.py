@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from server.chaos.following import TRANSPORTS
+from tryon.protocol.backoff import TRANSPORTS
 
 SHARES: Final = {
     "second screen": 0.2,

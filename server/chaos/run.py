@@ -24,6 +24,7 @@ from server.chaos.people import Person, World
 from server.chaos.plans import Plan, photos, plans
 from server.chaos.records import AnyRecord, Fault, Quiet, Recorder, Refused, read
 from server.chaos.report import report
+from server.system.clock import Clock
 
 FAULT_SECONDS: Final = 120.0
 """A fault's command may take so long."""
@@ -63,6 +64,7 @@ async def while_things_break(
     every: float,
     choice: random.Random,
     record: Recorder,
+    clock: Clock,
     say: Callable[[str], None] = print,
 ) -> None:
     """Until the people are done.
@@ -73,7 +75,7 @@ async def while_things_break(
     """
     over = asyncio.Event()
     coming = asyncio.create_task(people, name="people")
-    breaking = asyncio.create_task(_break(faults, over, every, choice, record, say), name="faults")
+    breaking = asyncio.create_task(_break(faults, over, every, choice, record, clock, say), name="faults")
     try:
         await asyncio.wait([coming, breaking], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -90,6 +92,7 @@ async def _break(
     every: float,
     choice: random.Random,
     record: Recorder,
+    clock: Clock,
     say: Callable[[str], None],
 ) -> None:
     """One fault every ``every`` seconds, in an order drawn round by round, until it is
@@ -107,7 +110,7 @@ async def _break(
                     await over.wait()
             if over.is_set():
                 return
-            began = time.time()
+            began = clock.wall()
             record(Fault(t=began, name=name))
             detail = await faults[name]()
             say(f"{time.strftime('%H:%M:%S', time.gmtime(began))} {name} {detail}".rstrip())
@@ -168,18 +171,18 @@ class Chaos:
     record: Path | None = None
 
 
-def chaos(options: Chaos) -> Verdict:
+def chaos(options: Chaos, clock: Clock) -> Verdict:
     """Run it, print as it goes, and judge it.
 
     Raises FaultFailed, and ValueError for an address that is none.
     """
     if options.record is None:
         record = Recorder()
-        uvloop.run(_chaos(options, record))
+        uvloop.run(_chaos(options, record, clock))
     else:
         with options.record.open("wb") as file:
             record = Recorder(file)
-            uvloop.run(_chaos(options, record))
+            uvloop.run(_chaos(options, record, clock))
     limited = sum(isinstance(each, Refused) and each.status == 429 for each in record.records)
     if limited:
         print(f"rate limited {limited} times: the run waited, as its clients must", file=sys.stderr)
@@ -191,9 +194,9 @@ def chaos(options: Chaos) -> Verdict:
     return verdict
 
 
-async def _chaos(options: Chaos, record: Recorder) -> None:
+async def _chaos(options: Chaos, record: Recorder, clock: Clock) -> None:
     pictures = [options.image.read_bytes()] if options.image else photos(options.seed)
-    world = World(Network(options.url), record, pictures, options.patience)
+    world = World(Network(options.url), record, pictures, options.patience, clock)
     people = plans(options.seed, everybody_looks_back=True)
     faults = {name: shell(command) for name, command in options.faults}
     choice = random.Random(options.seed)
@@ -203,8 +206,9 @@ async def _chaos(options: Chaos, record: Recorder) -> None:
         every=options.every,
         choice=choice,
         record=record,
+        clock=clock,
     )
-    record(Quiet(t=time.time()))
+    record(Quiet(t=clock.wall()))
 
 
 def judge(records: Iterable[AnyRecord], *, stale_seconds: float, stuck_seconds: float) -> Verdict:

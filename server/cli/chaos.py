@@ -50,9 +50,10 @@ def chaos(**options: Any) -> None:
     your --fault commands. Exit status 1 if a promise was broken.
     """
     from server.chaos import run
+    from server.system.clock import SystemClock
 
     try:
-        verdict = run.chaos(run.Chaos(**options))
+        verdict = run.chaos(run.Chaos(**options), SystemClock())
     except (ValueError, run.FaultFailed) as error:
         fail(str(error), 2)
     except Exception:

@@ -16,14 +16,17 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from server.chaos.checker import Kind, check
-from server.chaos.following import TRANSPORTS, Lost, Pass, Screen
+from server.chaos.following import Screen
 from server.chaos.http import Network
 from server.chaos.people import DOORS, Person, World
 from server.chaos.plans import photos, plans
 from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Trouble
 from server.config.settings import Config
 from server.domain.tokens import new_token
+from server.system.clock import SystemClock
 from testkit.running import Web, running_web, until
+from tryon.client.connection import Access, Lost
+from tryon.protocol.backoff import TRANSPORTS
 
 MakeConfig = Callable[..., Config]
 
@@ -38,9 +41,10 @@ def screen(
         owner="o",
         session=session,
         over=over,
-        opened_by=Pass(token=token or new_token()),
+        opened_by=Access(token=token or new_token()),
         number=0,
         choice=random.Random(1),
+        clock=SystemClock(),
     )
 
 
@@ -114,7 +118,7 @@ async def test_the_clocks_are_compared_by_every_socket(web: Web, over: str) -> N
 
 async def test_a_person_notices_the_picture_of_somebody_else(web: Web) -> None:
     record = Recorder()
-    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5)
+    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5, clock=SystemClock())
     one, other = itertools.islice(plans(1, everybody_looks_back=True), 2)
     mine, their = Person(world, one), Person(world, other)
     session = await mine._upload()
@@ -133,7 +137,7 @@ async def test_a_person_notices_the_picture_of_somebody_else(web: Web) -> None:
 async def test_strangers_learn_nothing_by_any_door(web: Web) -> None:
     session, _ = await web.submit()
     record = Recorder()
-    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5)
+    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5, clock=SystemClock())
     person = Person(world, next(plans(1)))
     for call in DOORS:
         knock = person._stranger_by_socket if call == "ws" else person._stranger_by_http
@@ -143,7 +147,10 @@ async def test_strangers_learn_nothing_by_any_door(web: Web) -> None:
 
 async def test_a_stranger_who_is_let_in_says_so(web: Web) -> None:
     session, token = await web.submit()
-    person = Person(World(Network(f"http://127.0.0.1:{web.port}"), Recorder(), photos(1), patience=5), next(plans(1)))
+    person = Person(
+        World(Network(f"http://127.0.0.1:{web.port}"), Recorder(), photos(1), patience=5, clock=SystemClock()),
+        next(plans(1)),
+    )
     for call in ("get", "history", "events"):
         assert await person._stranger_by_http(session.id, call, token) == (200, True), call
     knocking = asyncio.create_task(person._stranger_by_socket(session.id, "ws", token))
@@ -159,7 +166,7 @@ async def test_a_person_waits_for_as_long_as_a_rate_limit_says(config: MakeConfi
 
     async with running_web(config(upload_rate=UploadRate(1, 1))) as web:
         record = Recorder()
-        world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=30)
+        world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=30, clock=SystemClock())
         people = plans(1)
         sessions = await asyncio.gather(*(Person(world, next(people))._upload() for _ in range(3)))
     assert all(sessions)
@@ -266,14 +273,14 @@ async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
         await until(lambda: any(isinstance(each, Trouble) for each in record.records) or watching.done())
         assert not watching.done()
         watching.cancel()
-        await Person(World(network, record, photos(1), patience=1), next(plans(1))).live()
+        await Person(World(network, record, photos(1), patience=1, clock=SystemClock()), next(plans(1))).live()
     assert [each.who for each in record.records if isinstance(each, Trouble)][-1] == "p0"
 
 
 async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
     record = Recorder()
     async with lying(snapshot(1), bye(4000, retry_after_ms=50)) as network:
-        person = Person(World(network, record, photos(1), patience=0.1), next(plans(1)))
+        person = Person(World(network, record, photos(1), patience=0.1, clock=SystemClock()), next(plans(1)))
         created, deadline = "2026-11-22T09:00:00.000Z", "2026-11-22T09:00:00.200Z"
         session = {"session_id": "s", "created_at": created, "deadline": deadline, "links": {"ws": ""}}
         assert await asyncio.wait_for(person._follow(session, "c", "ws"), 10) == "lost"
@@ -307,7 +314,7 @@ def test_whoever_is_lost_comes_back_with_full_jitter_that_doubles_up_to_30_s() -
 
 
 def test_whoever_was_told_when_waits_that_long_and_no_shorter() -> None:
-    assert pauses(Lost(4000, told=1.25), Lost(503, told=7.0)) == [1.25, 7.0]
+    assert pauses(Lost(4000, retry_after=1.25), Lost(503, retry_after=7.0)) == [1.25, 7.0]
 
 
 def test_resync_comes_back_at_once_and_then_backs_off() -> None:

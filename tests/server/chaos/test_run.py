@@ -11,6 +11,7 @@ import pytest
 from server.chaos import run
 from server.chaos.records import Fault, Recorder
 from server.chaos.run import FaultFailed, FaultFunction, shell, while_things_break
+from server.system.clock import SystemClock
 from testkit.running import until
 
 
@@ -27,7 +28,13 @@ async def broken_by(fault: FaultFunction, people: asyncio.Future[None] | None = 
         await (people or somebody_for_ever())
 
     await while_things_break(
-        come(), {"a": fault}, every=0, choice=random.Random(1), record=Recorder(), say=lambda said: None
+        come(),
+        {"a": fault},
+        every=0,
+        choice=random.Random(1),
+        record=Recorder(),
+        clock=SystemClock(),
+        say=lambda said: None,
     )
 
 
@@ -59,7 +66,9 @@ async def test_a_fault_that_has_begun_ends_when_the_run_is_broken_off(tmp_path: 
 
 async def test_no_fault_begins_once_the_people_are_done() -> None:
     record = Recorder()
-    await while_things_break(nobody(), {"a": shell("true")}, every=60, choice=random.Random(1), record=record)
+    await while_things_break(
+        nobody(), {"a": shell("true")}, every=60, choice=random.Random(1), record=record, clock=SystemClock()
+    )
     assert not any(isinstance(each, Fault) for each in record.records)
 
 

@@ -14,7 +14,6 @@ from testkit.running import Web, running_web, until
 from tryon.client.connection import Access
 from tryon.client.following import Following
 from tryon.client.http import HttpNetwork
-from tryon.client.problems import Problem
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
 
