@@ -1,4 +1,4 @@
-"""The public face of TryOn Push: the protocol, the client, and the interface of a model.
+"""The public face of TryOn Push: the protocol, the client, and the plug for a model.
 
 Names load when they are first used, so that a model's author loads no HTTP library and a
 client's user no code of a model.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tryon.client.problems import NotCompleted, Problem
     from tryon.client.state import Update
     from tryon.client.sync import TryOn
+    from tryon.processor.interface import Job, Output, ProcessorError, Report
 
 _MODULES = {
     "AsyncTryOn": "tryon.client.api",
@@ -21,10 +22,14 @@ _MODULES = {
     "Update": "tryon.client.state",
     "Problem": "tryon.client.problems",
     "NotCompleted": "tryon.client.problems",
+    "Job": "tryon.processor.interface",
+    "Output": "tryon.processor.interface",
+    "Report": "tryon.processor.interface",
+    "ProcessorError": "tryon.processor.interface",
 }
 """The module of each public name."""
 
-__all__ = ["AsyncTryOn", "NotCompleted", "Problem", "TryOn", "Update"]
+__all__ = ["AsyncTryOn", "Job", "NotCompleted", "Output", "Problem", "ProcessorError", "Report", "TryOn", "Update"]
 
 
 def __getattr__(name: str) -> Any:
