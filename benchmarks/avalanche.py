@@ -105,8 +105,8 @@ class _Avalanche:
         It takes half a second.
         """
         for each in random.sample(self.held, min(CHANGED, len(self.held))):
-            await self.services.sessions.requeue(each.claim, burnt=False, reason="benchmark")
-            claim = await self.services.sessions.begin(each.session_id, worker="benchmark")
+            await self.services.sessions.claims.requeue(each.claim, burnt=False, reason="benchmark")
+            claim = await self.services.sessions.claims.begin(each.session_id, worker="benchmark")
             assert claim is not None
             each.claim, each.seq = claim, claim.session.seq
 

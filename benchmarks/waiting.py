@@ -92,7 +92,7 @@ async def _news(services: Services, held: Sequence[Held], news_seconds: float) -
             number += 1
             await asyncio.sleep(max(0.0, started + number * news_seconds / len(held) - time.perf_counter()))
             each = held[number % len(held)]
-            await services.sessions.report(each.claim, number / len(held) % 100 / 100, "rendering", 10)
+            await services.sessions.claims.report(each.claim, number / len(held) % 100 / 100, "rendering", 10)
 
     async with _tasks([tell()]):
         yield

@@ -1,11 +1,13 @@
-"""Builds every part once, hands them out, closes them in order.
+"""Builds every part once, hands it out, and closes it in order.
 
-The only place that constructs adapters.
+The only module that constructs adapters, use cases and the reconciler.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -20,15 +22,65 @@ from server.adapters.redis.limits import RedisLimiter
 from server.adapters.redis.queue import ArqQueue
 from server.config.settings import Config
 from server.domain.tokens import Signer
+from server.reconciler.chores import Chores
+from server.reconciler.cleanup import Cleanup
+from server.reconciler.disturbances import Disturbances
+from server.reconciler.expiry import Expiry
+from server.reconciler.isolation import Isolation
+from server.reconciler.lost_jobs import LostJobs
+from server.reconciler.maintenance import Maintenance
 from server.reconciler.reconciler import Reconciler
-from server.sessions.sessions import Sessions
+from server.sessions.access import AccessIssuer
+from server.sessions.cancelling import Cancelling
+from server.sessions.claims import Claims
+from server.sessions.erasure import Erasure
+from server.sessions.queue_places import QueuePlaces
+from server.sessions.queueing import Queueing
+from server.sessions.reads import SessionReads
+from server.sessions.requeueing import Requeueing
+from server.sessions.shared_reads import SharedReads
+from server.sessions.submissions import Submissions
+from server.sessions.transitions import Transitions
 from server.system.clock import Clock, SystemClock
 from server.system.randomness import Randomness, SystemRandomness
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """The use cases: everything that can happen to a session, one part per noun.
+
+    Each changes the database first (one transaction), then publishes once, after the
+    commit. Web and worker call the same parts; neither knows SQL, Redis or file paths.
+    """
+
+    access: AccessIssuer
+    reads: SessionReads
+    queue_places: QueuePlaces
+    submissions: Submissions
+    queueing: Queueing
+    transitions: Transitions
+    claims: Claims
+    requeueing: Requeueing
+    cancelling: Cancelling
+    erasure: Erasure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciling:
+    """Everything that happens by the clock alone."""
+
+    reconciler: Reconciler
+    disturbances: Disturbances
+    lost_jobs: LostJobs
+    expiry: Expiry
+    cleanup: Cleanup
+    chores: Chores
+    maintenance: Maintenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What a web or worker process is made of."""
+    """The parts that a web or worker process is made of."""
 
     config: Config
     clock: Clock
@@ -41,17 +93,19 @@ class Services:
     limiter: RedisLimiter
     signer: Signer
     sessions: Sessions
-    reconciler: Reconciler
+    reconciling: Reconciling
 
 
 @contextlib.asynccontextmanager
 async def open_services(config: Config) -> AsyncIterator[Services]:
-    """Everything that a process needs; nothing connects before it is used, so a server
-    may be away at the start.
+    """Build all parts of a process, and close them at the end.
+
+    No part connects before it is used, so the database and Redis may be unavailable at
+    the start.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
+    clock, randomness = SystemClock(), SystemRandomness()
     async with contextlib.AsyncExitStack() as stack:
-        clock = SystemClock()
         database = open_database(config.database, clock=clock)
         stack.push_async_callback(database.close)
         redis = open_redis(config.redis)
@@ -61,11 +115,20 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         files = LocalFiles(config.uploads_dir)
         bus = RedisBus(redis, key_prefix=config.key_prefix)
         signer = Signer(config.signing_keys())
-        sessions = Sessions(config=config, database=database, files=files, bus=bus, queue=queue, signer=signer)
+        sessions = _sessions(
+            config,
+            database=database,
+            files=files,
+            bus=bus,
+            queue=queue,
+            signer=signer,
+            clock=clock,
+            randomness=randomness,
+        )
         yield Services(
             config=config,
             clock=clock,
-            randomness=SystemRandomness(),
+            randomness=randomness,
             database=database,
             files=files,
             redis=redis,
@@ -74,7 +137,153 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
             limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix, clock=clock),
             signer=signer,
             sessions=sessions,
-            reconciler=Reconciler(
-                config=config, database=database, files=files, bus=bus, queue=queue, sessions=sessions
+            reconciling=_reconciling(
+                config,
+                database=database,
+                files=files,
+                bus=bus,
+                queue=queue,
+                sessions=sessions,
+                clock=clock,
+                randomness=randomness,
             ),
         )
+
+
+def _sessions(
+    config: Config,
+    *,
+    database: Database,
+    files: Files,
+    bus: RedisBus,
+    queue: ArqQueue,
+    signer: Signer,
+    clock: Clock,
+    randomness: Randomness,
+) -> Sessions:
+    access = AccessIssuer(
+        signer=signer,
+        database_clock=database.clock,
+        link_seconds=config.link_seconds,
+        ticket_seconds=config.ticket_seconds,
+    )
+    queue_places = QueuePlaces(
+        queue=queue,
+        processor=config.processor,
+        queue_limit=config.queue_limit,
+        worker_jobs=config.worker_jobs,
+    )
+    queueing = Queueing(queue=queue, reading=database.reading)
+    transitions = Transitions(writing=database.writing, bus=bus, access=access)
+    requeueing = Requeueing(transitions=transitions, queueing=queueing, max_attempts=config.max_attempts)
+    reads = SessionReads(
+        reading=database.reading,
+        shared_reads=SharedReads(reading=database.reading, bus=bus),
+        bus=bus,
+        queue_places=queue_places,
+        access=access,
+        signer=signer,
+        database_clock=database.clock,
+    )
+    return Sessions(
+        access=access,
+        reads=reads,
+        queue_places=queue_places,
+        submissions=Submissions(
+            config=config,
+            files=files,
+            writing=database.writing,
+            reading=database.reading,
+            queueing=queueing,
+            queue_places=queue_places,
+            clock=clock,
+            randomness=randomness,
+        ),
+        queueing=queueing,
+        transitions=transitions,
+        claims=Claims(
+            reading=database.reading,
+            writing=database.writing,
+            files=files,
+            bus=bus,
+            queue=queue,
+            transitions=transitions,
+            requeueing=requeueing,
+            database_clock=database.clock,
+            lease_seconds=config.lease_seconds,
+        ),
+        requeueing=requeueing,
+        cancelling=Cancelling(
+            reading=database.reading, writing=database.writing, transitions=transitions, queue=queue, reads=reads
+        ),
+        erasure=Erasure(
+            reading=database.reading,
+            writing=database.writing,
+            files=files,
+            bus=bus,
+            queue=queue,
+            signer=signer,
+            database_clock=database.clock,
+        ),
+    )
+
+
+def _reconciling(
+    config: Config,
+    *,
+    database: Database,
+    files: Files,
+    bus: RedisBus,
+    queue: ArqQueue,
+    sessions: Sessions,
+    clock: Clock,
+    randomness: Randomness,
+) -> Reconciling:
+    disturbances = Disturbances(config=config, writing=database.writing, database_clock=database.clock, clock=clock)
+    isolation = Isolation(reading=database.reading, disturbances=disturbances)
+    lost_jobs = LostJobs(
+        due=database.due,
+        writing=database.writing,
+        queue=queue,
+        queueing=sessions.queueing,
+        disturbances=disturbances,
+        clock=clock,
+    )
+    expiry = Expiry(due=database.due, files=files, erasure=sessions.erasure, isolation=isolation, clock=clock)
+    reconciler = Reconciler(
+        due=database.due,
+        upkeep=database.upkeep,
+        database_clock=database.clock,
+        transitions=sessions.transitions,
+        requeueing=sessions.requeueing,
+        disturbances=disturbances,
+        isolation=isolation,
+        lost_jobs=lost_jobs,
+        expiry=expiry,
+    )
+    cleanup = Cleanup(
+        reading=database.reading, upkeep=database.upkeep, files=files, bus=bus, queue=queue, erasure=sessions.erasure
+    )
+    chores = Chores(
+        leases=database.leases,
+        database_clock=database.clock,
+        disturbances=disturbances,
+        process_name=f"{socket.gethostname()}:{os.getpid()}:{randomness.bytes(2).hex()}",
+    )
+    return Reconciling(
+        reconciler=reconciler,
+        disturbances=disturbances,
+        lost_jobs=lost_jobs,
+        expiry=expiry,
+        cleanup=cleanup,
+        chores=chores,
+        maintenance=Maintenance(
+            chores=chores,
+            reconciler=reconciler,
+            cleanup=cleanup,
+            submissions=sessions.submissions,
+            queueing=sessions.queueing,
+            erasure=sessions.erasure,
+            cleanup_seconds=config.cleanup_seconds,
+        ),
+    )

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from server.domain.session import Session
 from server.services import Services
-from server.sessions.sessions import Claim, Photo
+from server.sessions.claims import Claim
+from server.sessions.submissions import Photo
 from tryon.protocol.paths import SESSIONS
 
 SOURCES: Final = 16
@@ -284,7 +285,7 @@ async def hold(services: Services, count: int) -> list[Held]:
     """
     held: list[Held] = []
     for made, path in await queue(services, count):
-        claim = await services.sessions.begin(made.id, worker="benchmark")
+        claim = await services.sessions.claims.begin(made.id, worker="benchmark")
         assert claim is not None
         held.append(Held(claim, path, claim.session.seq))
         await services.queue.forget(made.id, 0, made.enqueues)  # as a worker takes it out of the queue
@@ -299,7 +300,7 @@ async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
     expires = int(services.database.clock.now()) + services.config.ticket_seconds
     queued: list[tuple[Session, str]] = []
     for number in range(count):
-        made = await services.sessions.submit(
+        made = await services.sessions.submissions.submit(
             owner="0" * 64, image=photo, garment=None, params={"n": number}, request_id=None
         )
         ticket = services.signer.ticket(made.id, expires=expires)

@@ -22,7 +22,8 @@ from server.config.settings import Config
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
-from server.sessions.sessions import Claim, Photo
+from server.sessions.claims import Claim
+from server.sessions.submissions import Photo
 from server.web.app import create_app
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
@@ -92,18 +93,18 @@ class Web:
         photo.
         """
         token = token or new_token()
-        session = await self.services.sessions.submit(
+        session = await self.services.sessions.submissions.submit(
             owner=token_hash(token), image=PHOTO, garment=None, params={}, request_id=None
         )
         return session, token
 
     async def begin(self, session: Session, worker: str = "test") -> Claim:
-        claim = await self.services.sessions.begin(session.id, worker=worker)
+        claim = await self.services.sessions.claims.begin(session.id, worker=worker)
         assert claim is not None
         return claim
 
     async def complete(self, claim: Claim) -> None:
-        assert await self.services.sessions.complete(claim, b"\xff\xd8\xff\xe0 result", "jpg")
+        assert await self.services.sessions.claims.complete(claim, b"\xff\xd8\xff\xe0 result", "jpg")
 
     def ws_url(self, session_id: str, query: str = "") -> str:
         return f"ws://127.0.0.1:{self.port}/api/tryon/sessions/{session_id}/ws{query}"

@@ -109,7 +109,7 @@ class Lifetime:
                 children.start()
                 services = await stack.enter_async_context(open_services(config))
                 await children.built()
-                await stack.enter_async_context(services.reconciler.maintenance())
+                await stack.enter_async_context(services.reconciling.maintenance.running())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
                 self._ready.set_result(SessionRunner(services, children, worker_id))

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from server.adapters.files.port import MissingFile
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
-from server.sessions.sessions import Claim
+from server.sessions.claims import Claim
 from server.telemetry import logs
 from tryon.processor import EXTENSION, Job, Output, Processor, ProcessorError
 from tryon.protocol.errors import StorageFull, TryOnError, Unavailable
@@ -77,7 +77,7 @@ class SessionRunner:
     async def _run(self, session_id: str, look: asyncio.Event) -> None:
         # A task of its own: a cancel that strikes while the claim is being committed
         # must not lose the claim.
-        beginning = asyncio.create_task(self._sessions.begin(session_id, worker=self._worker_id))
+        beginning = asyncio.create_task(self._sessions.claims.begin(session_id, worker=self._worker_id))
         stopping = await _see_out(beginning)
         if not beginning.done():  # the database lets nobody write, and the worker stops
             beginning.cancel()
@@ -152,7 +152,7 @@ class SessionRunner:
 
         async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
             try:
-                await self._sessions.report(claim, progress, stage, eta_seconds)
+                await self._sessions.claims.report(claim, progress, stage, eta_seconds)
             except Exception:
                 log.debug("Progress of session %s was not reported", claim.session.id, exc_info=True)
 
@@ -189,7 +189,7 @@ class SessionRunner:
             look.clear()
             pause = min(period, AGAIN_SECONDS)
             try:
-                verdict = await self._sessions.renew(claim)
+                verdict = await self._sessions.claims.renew(claim)
             except Unavailable as error:
                 log.warning("Lease of session %s could not be renewed now: %s", claim.session.id, error.detail)
             except Exception:
@@ -230,7 +230,7 @@ class SessionRunner:
                 return self._hand_back(claim, "not_started")
             case ProcessorError(requeue=True):
                 log.warning("Session %s goes back to the queue: %s", claim.session.id, error)
-                return lambda: self._sessions.requeue(claim, burnt=True, reason=error.code)
+                return lambda: self._sessions.claims.requeue(claim, burnt=True, reason=error.code)
             case ProcessorError():
                 return self._fail(claim, error.code, error.message, error.retryable)
             case MissingFile():
@@ -240,27 +240,27 @@ class SessionRunner:
                 return self._fail(claim, "processor_error")
 
     def _hand_back(self, claim: Claim, reason: str = "drained") -> Callable[[], Awaitable[bool]]:
-        return lambda: self._sessions.requeue(claim, burnt=False, reason=reason)
+        return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason)
 
     def _fail(
         self, claim: Claim, code: str, message: str | None = None, retryable: bool | None = None
     ) -> Callable[[], Awaitable[bool]]:
-        return lambda: self._sessions.fail(claim, code, message, retryable=retryable)
+        return lambda: self._sessions.claims.fail(claim, code, message, retryable=retryable)
 
     async def _complete(self, claim: Claim, output: Output) -> bool:
         for delay in (*STORE_DELAYS, None):
             try:
-                if await self._sessions.complete(claim, output.data, output.extension):
+                if await self._sessions.claims.complete(claim, output.data, output.extension):
                     return True
                 break
             except StorageFull:
                 if delay is None:
-                    return await self._sessions.fail(claim, "storage_full")
+                    return await self._sessions.claims.fail(claim, "storage_full")
                 await asyncio.sleep(delay)
         # Refused: the claim was lost, the deadline has passed, or the person cancelled
         # at the last moment.
-        if await self._sessions.renew(claim) == "cancelled":
-            return await self._sessions.requeue(claim, burnt=False, reason="cancelled")
+        if await self._sessions.claims.renew(claim) == "cancelled":
+            return await self._sessions.claims.requeue(claim, burnt=False, reason="cancelled")
         return False
 
     async def _write_down(self, claim: Claim, end: Callable[[], Awaitable[bool]], deadline: float) -> None:

@@ -358,8 +358,8 @@ async def _talk(services: Services, slow: Sequence[Held], quick: Sequence[Held])
     """Two transitions a turn for the ones, a word of progress for the others."""
     while True:
         for each in quick:
-            await services.sessions.requeue(each.claim, burnt=False, reason="benchmark")
-            claim = await services.sessions.begin(each.session_id, worker="benchmark")
+            await services.sessions.claims.requeue(each.claim, burnt=False, reason="benchmark")
+            claim = await services.sessions.claims.begin(each.session_id, worker="benchmark")
             assert claim is not None
             each.claim = claim
             for other in slow:

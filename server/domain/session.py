@@ -19,14 +19,21 @@ import msgspec
 from tryon.protocol.states import Event, Status
 
 
-def new_session_id() -> str:
-    """A UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then 74 random
-    bits; sorts by creation.
+def session_id_of(at: float, random: bytes) -> str:
+    """Return a UUIDv7 (RFC 9562 section 5.7), which sorts by creation.
+
+    ``at``: Unix seconds, of which it holds the milliseconds; ``random``: 10 bytes, of
+    which it holds 74 bits.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = int(at * 1000) << 80 | int.from_bytes(random, "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
+
+
+def new_session_id() -> str:
+    """Return an id of this moment, by this machine's clock."""
+    return session_id_of(time.time(), os.urandom(10))
 
 
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)

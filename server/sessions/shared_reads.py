@@ -1,11 +1,12 @@
-"""One SELECT for everybody who wants to read a session at the same moment.
+"""One SELECT for all clients that want to read a session at the same moment.
 
-A thousand clients that come back together would otherwise be a thousand statements,
+A thousand clients that reconnect together would otherwise be a thousand statements,
 each several hops to the database's thread or server. While one batch is being read the
-next one gathers; who asks alone waits for nobody.
+next one gathers; a single request waits for no other.
 
-Guarantee: an answer was read by a statement that began after the question was asked. So
-whoever registers for news first and asks then sees everything that it was not told.
+Guarantee: an answer was read by a statement that began after the request was made. So a
+client that first registers for events and then reads sees every event that was not
+pushed to it.
 """
 
 from __future__ import annotations
@@ -21,95 +22,92 @@ from server.domain.session import Progress
 from tryon.protocol.states import Status
 
 MAX_BATCH: Final = 400
-"""Sessions in one statement: below every database's limit of parameters, and quick
-enough not to hold up the loop.
+"""Maximum sessions in one statement: below every database's limit of parameters, and
+fast enough not to block the event loop.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A session with its events after ``since``, and the latest word about it if it is
+    """A session with its events after ``since``, and the latest progress if it is
     running.
     """
 
-    story: SessionWithEvents
+    found: SessionWithEvents
     progress: Progress | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Request:
     session_id: str
     since: int | None
     may: Callable[[str], bool]
     answer: asyncio.Future[Reading | None]
 
 
-class Reader:
-    """Reads for one event loop.
+class SharedReads:
+    """Batches the reads of one event loop.
 
-    Raises what the database raises, to everybody in the batch.
+    An error of the database reaches every request of the batch.
     """
 
-    def __init__(self, reads: SessionReader, bus: RedisBus) -> None:
-        self._reads = reads
+    def __init__(self, *, reading: SessionReader, bus: RedisBus) -> None:
+        self._reader = reading
         self._bus = bus
-        self._questions: list[_Question] = []
-        self._reading: asyncio.Task[None] | None = None
+        self._requests: list[_Request] = []
+        self._batches: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Reader waiting={len(self._questions)}>"
+        return f"<SharedReads waiting={len(self._requests)}>"
 
     async def read(self, session_id: str, since: int | None, may: Callable[[str], bool]) -> Reading | None:
-        """``since`` None: without events.
+        """Return the session with its events after ``since`` (None: without events).
 
-        ``may``: whether the owner's (hash) session may be read by who asks.
-
-        None: there is no such session (any more), or it may not be read. Both are
-        answered at the same step, before Redis is asked: the time it takes tells
-        nothing either.
+        ``may`` decides from the owner's hash whether the caller may read the session.
+        None: no such session lives, or the caller may not read it. Both are answered at
+        the same step, before Redis is asked, so the response time reveals nothing.
         """
-        question = _Question(session_id, since, may, asyncio.get_running_loop().create_future())
-        self._questions.append(question)
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read_all(), name="reader")
-        return await question.answer
+        request = _Request(session_id, since, may, asyncio.get_running_loop().create_future())
+        self._requests.append(request)
+        if self._batches is None:
+            self._batches = asyncio.create_task(self._read_all(), name="reader")
+        return await request.answer
 
     async def _read_all(self) -> None:
-        """Batch after batch until nobody asks.
+        """Read batch after batch until no request is left.
 
-        It starts a tick later, so that one tick's questions are one batch.
+        It starts a tick later, so that one tick's requests are one batch.
         """
         try:
-            while self._questions:
-                batch, self._questions = self._questions[:MAX_BATCH], self._questions[MAX_BATCH:]
+            while self._requests:
+                batch, self._requests = self._requests[:MAX_BATCH], self._requests[MAX_BATCH:]
                 try:
                     await self._read(batch)
                 except Exception as error:
-                    for question in batch:
-                        if not question.answer.done():
-                            question.answer.set_exception(error)
+                    for request in batch:
+                        if not request.answer.done():
+                            request.answer.set_exception(error)
         finally:
-            self._reading = None
+            self._batches = None
 
-    async def _read(self, batch: list[_Question]) -> None:
-        cursors = [question.since for question in batch if question.since is not None]
-        stories = await self._reads.many_with_events(
-            {question.session_id for question in batch}, min(cursors) if cursors else None
-        )
-        known: list[tuple[_Question, SessionWithEvents]] = []
-        for question in batch:
-            story = stories.get(question.session_id)
-            if story is not None and question.may(story.session.owner):
-                known.append((question, story))
-            elif not question.answer.done():
-                question.answer.set_result(None)
-        running = {story.session.id for _, story in known if story.session.status is Status.PROCESSING}
+    async def _read(self, batch: list[_Request]) -> None:
+        cursors = [request.since for request in batch if request.since is not None]
+        ids = dict.fromkeys(request.session_id for request in batch)
+        living = await self._reader.many_with_events(ids, min(cursors) if cursors else None)
+        known: list[tuple[_Request, SessionWithEvents]] = []
+        for request in batch:
+            found = living.get(request.session_id)
+            if found is not None and request.may(found.session.owner):
+                known.append((request, found))
+            elif not request.answer.done():
+                request.answer.set_result(None)
+        running = dict.fromkeys(found.session.id for _, found in known if found.session.status is Status.PROCESSING)
         progress = await self._bus.last_progress(running)
-        for question, story in known:
-            if question.answer.done():  # whoever asked has gone
+        for request, found in known:
+            if request.answer.done():  # its client has disconnected
                 continue
-            since = question.since
-            events = [] if since is None else [event for event in story.events if event.seq > since]
-            question.answer.set_result(
-                Reading(SessionWithEvents(story.session, events), progress.get(question.session_id))
+            since = request.since
+            events = [] if since is None else [event for event in found.events if event.seq > since]
+            request.answer.set_result(
+                Reading(SessionWithEvents(found.session, events), progress.get(request.session_id))
             )

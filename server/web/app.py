@@ -79,7 +79,7 @@ def create_app(config: Config) -> Starlette:
             app.state.hub = hub
             app.state.services = services
             running.start(make_endpoints(config, services, imaging, hub))
-            async with hub.running(), services.reconciler.maintenance():
+            async with hub.running(), services.reconciling.maintenance.running():
                 yield
 
     cors = _cors(config)

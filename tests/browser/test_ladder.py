@@ -27,7 +27,8 @@ from server.config.settings import Config
 from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
-from server.sessions.sessions import Claim, Credential
+from server.sessions.claims import Claim
+from server.sessions.reads import Credential
 from server.web.transports.outbox import Places
 from testkit.plugin import missing
 from testkit.processes import ROOT, free_port
@@ -103,19 +104,19 @@ class Play:
     # -- the worker --------------------------------------------------------------------
 
     async def begin(self) -> None:
-        self.claim = await self.services.sessions.begin(self.session.id, worker="test")
+        self.claim = await self.services.sessions.claims.begin(self.session.id, worker="test")
         assert self.claim is not None
 
     async def requeue(self) -> None:
         assert self.claim is not None
-        assert await self.services.sessions.requeue(self.claim, burnt=False, reason="draining")
+        assert await self.services.sessions.claims.requeue(self.claim, burnt=False, reason="draining")
 
     async def complete(self) -> None:
         assert self.claim is not None
-        assert await self.services.sessions.complete(self.claim, b"\xff\xd8\xff\xe0 result", "jpg")
+        assert await self.services.sessions.claims.complete(self.claim, b"\xff\xd8\xff\xe0 result", "jpg")
 
     async def delete(self) -> None:
-        await self.services.sessions.delete(self.session.id, self.session.owner)
+        await self.services.sessions.erasure.delete(self.session.id, self.session.owner)
 
     # -- the page ----------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class Play:
         story = await self.story()
         assert story["end"]["status"] == status
         assert story["connections"][-1]["connection"] == "finished"
-        history = (await self.services.sessions.history(self.session.id, Credential.of_token(self.token))).events
+        history = (await self.services.sessions.reads.history(self.session.id, Credential.of_token(self.token))).events
         assert [(event["seq"], event["event"], event["status"]) for event in story["events"]] == [
             (event.seq, event.event.value, event.status.value) for event in history
         ]
@@ -357,7 +358,7 @@ async def test_a_server_started_again_on_its_port_goes_on_where_it_was(
         async with open_services(settings) as services, open_gate(port) as gate:
             server = await serve()
             token = new_token()
-            session = await services.sessions.submit(
+            session = await services.sessions.submissions.submit(
                 owner=token_hash(token), image=PHOTO, garment=None, params={}, request_id=None
             )
             noted: dict[str, Any] = {"requests": [], "said": []}
@@ -752,8 +753,8 @@ async def test_the_example_of_the_guide_works(
             f"window.example = (async () => {{ {code} return {{ status, links }}; }})(); }}"
         )
         await page.wait_for_function("shown.length > 0")
-        (waiting,) = (await web.services.sessions.waiting()).keys()
-        claim = await web.services.sessions.begin(waiting, worker="test")
+        (waiting,) = (await web.services.sessions.queue_places.current()).keys()
+        claim = await web.services.sessions.claims.begin(waiting, worker="test")
         assert claim is not None
         await web.complete(claim)
         end = await page.evaluate("example")

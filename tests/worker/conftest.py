@@ -19,7 +19,7 @@ from server.adapters.database.reading import SessionWithEvents
 from server.config.settings import Config
 from server.domain.session import Session
 from server.services import Services, open_services
-from server.sessions.sessions import Photo
+from server.sessions.submissions import Photo
 from testkit.processes import spawn
 from testkit.stack import Stack
 from tryon.protocol.states import Status
@@ -89,7 +89,7 @@ class Feed:
     ) -> Session:
         image = Photo((self.photos / "photo.webp").read_bytes(), "webp")
         cloth = Photo((self.photos / "garment.png").read_bytes(), "png") if garment else None
-        return await self.services.sessions.submit(
+        return await self.services.sessions.submissions.submit(
             owner=OWNER, image=image, garment=cloth, params=params or {"fit": "loose"}, request_id=request_id
         )
 

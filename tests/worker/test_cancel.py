@@ -52,7 +52,7 @@ async def test_a_cancel_reaches_a_running_mock_at_once(
         await feed.reaches(session.id, Status.PROCESSING)
 
         asked = time.monotonic()
-        assert (await feed.services.sessions.cancel(session.id, OWNER)).pending
+        assert (await feed.services.sessions.cancelling.cancel(session.id, OWNER)).pending
         story = await feed.reaches(session.id)
 
         took.append(milliseconds(asked))
@@ -75,7 +75,7 @@ async def test_a_delete_stops_what_runs_and_leaves_no_file(
     await feed.reaches(session.id, Status.PROCESSING)
 
     asked = time.monotonic()
-    await feed.services.sessions.delete(session.id, OWNER)
+    await feed.services.sessions.erasure.delete(session.id, OWNER)
     await process.line(f"stopped {session.id}")
 
     assert milliseconds(asked) < 2000
@@ -122,7 +122,7 @@ async def test_a_cancel_right_behind_the_claim_is_heard(feed: Feed, monkeypatch:
 
     async def cancelled_meanwhile(bus: RedisBus, session_id: str, message: bytes) -> bool:
         monkeypatch.setattr(RedisBus, "publish", publish)
-        assert (await feed.services.sessions.cancel(session_id, OWNER)).pending  # the claim is committed
+        assert (await feed.services.sessions.cancelling.cancel(session_id, OWNER)).pending  # the claim is committed
         runner.look_now(session_id)
         return await publish(bus, session_id, message)
 
@@ -165,7 +165,7 @@ async def test_an_output_stored_while_its_session_is_erased_is_deleted(
 
     async def erased_meanwhile(key: str, data: bytes) -> None:
         await put(key, data)
-        await feed.services.sessions.delete(session.id, OWNER)
+        await feed.services.sessions.erasure.delete(session.id, OWNER)
 
     monkeypatch.setattr(feed.services.files, "put", erased_meanwhile)
     await asyncio.wait_for(SessionRunner(feed.services, Scripted(done), "w1").run(session.id), 10)

@@ -202,7 +202,7 @@ async def test_a_worker_that_stops_waits_for_no_claim_that_the_database_withhold
         finally:
             ended.set()
 
-    monkeypatch.setattr(feed.services.sessions, "begin", withheld)
+    monkeypatch.setattr(feed.services.sessions.claims, "begin", withheld)
     session = await feed.submit()
     running = asyncio.create_task(SessionRunner(feed.services, Scripted(done), "w1").run(session.id))
     await asked.wait()
@@ -251,7 +251,7 @@ async def test_the_deadline_ends_a_run(config: MakeConfig, photos: Path) -> None
 async def test_the_lease_is_renewed_as_long_as_it_takes(feed: Feed) -> None:
     async def longer_than_the_lease(job: Job, report: Report) -> Output:
         await asyncio.sleep(1.0)
-        await feed.services.reconciler.maintain()  # finds nothing lapsed
+        await feed.services.reconciling.reconciler.maintain()  # finds nothing lapsed
         return Output(b"late", "jpg")
 
     session, _ = await play(feed, longer_than_the_lease)
@@ -266,7 +266,7 @@ async def test_a_worker_that_was_replaced_stops_and_changes_nothing(feed: Feed) 
     claimed = (await feed.story(session.id)).session
     handed = await feed.services.database.reading.get(session.id)
     assert handed is not None
-    assert await feed.services.sessions._requeue(claimed, actor="test", burnt=True, reason="lease_lost")
+    assert await feed.services.sessions.requeueing.requeue(claimed, actor="test", burnt=True, reason="lease_lost")
 
     await asyncio.wait_for(running, 10)  # its heartbeat tells it
 

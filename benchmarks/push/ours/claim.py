@@ -18,7 +18,7 @@ async def main(links: Path) -> None:
         await services.database.clock.synchronize()
         for link in links.read_text().split():
             session_id = link.split("/")[4]
-            claim = await services.sessions.begin(session_id, worker="benchmark")
+            claim = await services.sessions.claims.begin(session_id, worker="benchmark")
             assert claim is not None
             await services.queue.forget(session_id, 0, claim.session.enqueues)
 

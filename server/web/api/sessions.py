@@ -61,7 +61,7 @@ class Actions:
         owner = credential_of(request).owner
         if owner is None:
             raise Unauthorized("token_required")
-        views, following = await self._sessions.mine(
+        views, following = await self._sessions.reads.mine(
             owner, limit=_limit(request.query_params.get("limit")), before=_position(request.query_params.get("cursor"))
         )
         return json_response(encode(SessionList(views, None if following is None else _cursor(*following))))
@@ -71,7 +71,7 @@ class Actions:
         stop.
         """
         owner = credential_of(request).owner
-        cancelled = await self._sessions.cancel(request.path_params["session_id"], owner)
+        cancelled = await self._sessions.cancelling.cancel(request.path_params["session_id"], owner)
         return json_response(session_answer(cancelled.view), 202 if cancelled.pending else 200)
 
     async def delete(self, request: Request) -> Response:
@@ -79,7 +79,7 @@ class Actions:
         receipt.
         """
         owner = credential_of(request).owner
-        return json_response(encode(await self._sessions.delete(request.path_params["session_id"], owner)))
+        return json_response(encode(await self._sessions.erasure.delete(request.path_params["session_id"], owner)))
 
     async def receipt_key(self, request: Request) -> Response:
         keys = [ReceiptKey(key_id, public_key) for key_id, public_key in self._services.signer.receipt_keys()]

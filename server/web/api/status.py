@@ -91,13 +91,13 @@ class Status:
         self._hub = hub
 
     async def history(self, request: Request) -> Response:
-        history = await self._sessions.history(request.path_params["session_id"], credential_of(request))
+        history = await self._sessions.reads.history(request.path_params["session_id"], credential_of(request))
         return json_response(encode(history))
 
     async def file(self, request: Request) -> Response:
         """A photo or a result by its signed link. Tampered, expired or erased: 404."""
         query = request.query_params
-        key = await self._sessions.file(
+        key = await self._sessions.reads.file(
             request.path_params["key"],
             expires=query.get("expires", ""),
             key_id=query.get("key", ""),

@@ -23,7 +23,7 @@ from server.adapters.redis.queue import QueueAway
 from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
-from server.sessions.sessions import Idempotency, Photo
+from server.sessions.submissions import Idempotency, Photo
 from server.telemetry import logs, metrics
 from server.web.api.uploads import Upload, read_upload
 from server.web.common.answers import json_response, session_answer
@@ -105,14 +105,14 @@ class Submit:
         self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
     ) -> Response:
         """201 with the session as it is now; a replay says so."""
-        now = await self._sessions.view_of(session)
+        now = await self._sessions.reads.view_of(session)
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
     async def _submit(self, owner: str, upload: Upload, idempotency: Idempotency | None) -> Session:
         image, garment = await asyncio.gather(self._clean(upload.image), self._clean(upload.garment))
         assert image is not None
-        return await self._sessions.submit(
+        return await self._sessions.submissions.submit(
             owner=owner,
             image=image,
             garment=garment,
@@ -129,12 +129,12 @@ class Submit:
         Conflict.
         """
         async with self._alone(owner, idempotency.key_hash):
-            if (session := await self._sessions.replay(owner, idempotency)) is not None:
+            if (session := await self._sessions.submissions.replay(owner, idempotency)) is not None:
                 return session, True
             try:
                 return await self._submit(owner, upload, idempotency), False
             except Taken:
-                session = await self._sessions.replay(owner, idempotency)
+                session = await self._sessions.submissions.replay(owner, idempotency)
                 if session is None:  # it has expired and waits to be erased
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
@@ -161,7 +161,7 @@ class Submit:
     async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner
         await self._check_queue()
-        session, replayed = await self._sessions.retry(
+        session, replayed = await self._sessions.submissions.retry(
             request.path_params["session_id"], owner, request_id=logs.request_id.get()
         )
         return await self._created(session, headers, replayed=replayed)

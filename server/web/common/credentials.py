@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from server.config.settings import Config
 from server.domain.tokens import valid_token
-from server.sessions.sessions import Credential
+from server.sessions.reads import Credential
 from tryon.protocol.errors import Unauthorized
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
 

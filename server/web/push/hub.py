@@ -59,7 +59,7 @@ from server.config.settings import Config
 from server.domain.bus_message import EVENT, PREFIX_BYTES, TERMINAL, WAITING, parse_prefix
 from server.domain.session import Session
 from server.domain.tokens import Signer
-from server.sessions.sessions import Sessions
+from server.services import Sessions
 from server.system.clock import Clock
 from server.system.randomness import Randomness
 from server.telemetry import metrics

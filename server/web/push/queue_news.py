@@ -11,7 +11,8 @@ from typing import Final
 from server.adapters.database.clock import DatabaseClock
 from server.domain.queue_place import Waiting, worth_telling
 from server.domain.session import timestamp
-from server.sessions.sessions import WAITING_SECONDS, Sessions
+from server.services import Sessions
+from server.sessions.queue_places import WAITING_SECONDS
 from server.web.push.follower import Follower
 from server.web.push.followers import Followers
 from tryon.protocol.frames import ProgressFrame, encode
@@ -51,7 +52,7 @@ class QueueNews:
         """Announce the places that have changed, spread over the time until the next
         ones are read.
         """
-        places = await self._sessions.waiting() if self._waiting else {}
+        places = await self._sessions.queue_places.current() if self._waiting else {}
         if places is self._places:
             await asyncio.sleep(WAITING_SECONDS / 4)
             return

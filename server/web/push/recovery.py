@@ -56,7 +56,7 @@ from server.domain.bus_message import (
     gone_message,
     parse_prefix,
 )
-from server.sessions.sessions import Sessions
+from server.services import Sessions
 from server.system.clock import Clock
 from server.telemetry import metrics
 from server.web.push.deliveries import DeliveryLog
@@ -169,7 +169,7 @@ class Recovery:
                     return
                 story = await self._reading.with_events(session_id, behind)
                 again = session_id in self._holes  # of a follower that may be further behind
-                link = self._sessions.access().file
+                link = self._sessions.access.issue().file
                 for event in story.events if story else ():
                     self._feed(session_id, event_message(event, link))
         except Unavailable:
@@ -245,7 +245,7 @@ class Recovery:
             self._cursor = cursor
             return
         page = await self._database_feed.page(self._cursor)
-        link = self._sessions.access().file
+        link = self._sessions.access.issue().file
         for event in page.events:
             if self._followers.follows(event.session_id):
                 self._feed(event.session_id, event_message(event, link))
@@ -288,7 +288,7 @@ class Recovery:
             elif seqs and min(seqs) < seq:
                 behind[session_id] = min(seqs)
         if behind:
-            link = self._sessions.access().file
+            link = self._sessions.access.issue().file
             for session_id, story in (await self._reading.many_with_events(behind, min(behind.values()))).items():
                 for event in story.events:
                     self._feed(session_id, event_message(event, link))

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.services import Services
-from server.sessions.sessions import Look
+from server.sessions.reads import SessionRead
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of
 from server.web.push.follower import Follower
@@ -100,7 +100,7 @@ class Polls:
         known = request.headers.get("if-none-match")
         if not wait or self._hub.draining:
             return self._answer(
-                await self._sessions.look(session_id, credential_of(request), since=since), since, known
+                await self._sessions.reads.read(session_id, credential_of(request), since=since), since, known
             )
         waiter = _Waiter(session_id, progress_counts=known is not None)
         address = counted(client_address(request, self._config))
@@ -109,19 +109,19 @@ class Polls:
             raise refusal
         with self._places.taken(address):
             async with self._hub.following(waiter, transport="poll"):
-                look = await self._sessions.look(session_id, credential_of(request), since=since)
+                look = await self._sessions.reads.read(session_id, credential_of(request), since=since)
                 self._places.check_session(self._hub.followers_of(session_id))
                 if not _is_news(look, since, known):
                     self._hub.release(waiter, look.session)
                     end = asyncio.get_running_loop().time() + wait
                     async with _left(request, waiter.over):
                         while await waiter.news_until(end):
-                            look = await self._sessions.look(session_id, credential_of(request), since=since)
+                            look = await self._sessions.reads.read(session_id, credential_of(request), since=since)
                             if waiter.is_over or _is_news(look, since, known):
                                 break
         return self._answer(look, since, known, news=_is_news(look, since, known))
 
-    def _answer(self, look: Look, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
+    def _answer(self, look: SessionRead, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
         """``news``: what a long poll found; None: a plain look, where only the ETag
         decides.
         """
@@ -155,7 +155,7 @@ async def _left(request: Request, tell: Callable[[], None]) -> AsyncIterator[Non
             await task
 
 
-def _is_news(look: Look, since: int | None, known: str | None) -> bool:
+def _is_news(look: SessionRead, since: int | None, known: str | None) -> bool:
     """Whether a waiting poll may be answered with this."""
     if look.view.terminal or (since is None and known is None):
         return True
@@ -175,7 +175,7 @@ def _wait(text: str | None) -> float:
     return min(seconds, MAX_WAIT_SECONDS)
 
 
-def _etag(look: Look) -> str:
+def _etag(look: SessionRead) -> str:
     """Weak: it changes with seq and progress and with who looks, not with the links'
     signatures.
     """

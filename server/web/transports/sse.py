@@ -85,7 +85,7 @@ class Streams:
         if since is None:
             since = cursor_of(request.query_params.get("since"))
         if request.method == "HEAD":  # Starlette lets it in with GET: the headers, but nothing to hold open
-            await self._services.sessions.look(session_id, credential_of(request))
+            await self._services.sessions.reads.read(session_id, credential_of(request))
             return Response(headers=HEADERS)
         refused = self._places.refusal(address)
         if self._hub.draining or refused is not None:
@@ -95,7 +95,7 @@ class Streams:
             stack.enter_context(self._places.taken(address))
             await stack.enter_async_context(self._hub.following(outbox, transport="sse"))
             try:
-                look = await self._services.sessions.look(session_id, credential_of(request), since=since)
+                look = await self._services.sessions.reads.read(session_id, credential_of(request), since=since)
                 self._places.check_session(self._hub.followers_of(session_id))
             except (RateLimited, Unavailable) as error:
                 return _come_back_later(error.retry_after)

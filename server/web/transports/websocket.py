@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from server.domain.session import timestamp, valid_session_id
 from server.services import Services
-from server.sessions.sessions import Credential, Look
+from server.sessions.reads import Credential, SessionRead
 from server.telemetry import metrics
 from server.web.common.credentials import client_address, counted, credential_of, offered_subprotocols, origin_allowed
 from server.web.common.problems import deny
@@ -165,7 +165,7 @@ class Sockets:
             elif self._hub.draining:  # the others were told while this one could not be
                 wire.drain(self._hub.return_ms())
 
-    async def _join(self, wire: WireSocket, socket: WebSocket, refusal: TryOnError | None) -> Look:
+    async def _join(self, wire: WireSocket, socket: WebSocket, refusal: TryOnError | None) -> SessionRead:
         if refusal is not None:
             raise refusal
         credential = credential_of(socket)
@@ -239,13 +239,13 @@ class Sockets:
 
     # -- the same for both -------------------------------------------------------------
 
-    async def _look(self, peer: Peer, credential: Credential, since: int | None) -> Look:
-        look = await self._sessions.look(peer.session_id, credential, since=since)
+    async def _look(self, peer: Peer, credential: Credential, since: int | None) -> SessionRead:
+        look = await self._sessions.reads.read(peer.session_id, credential, since=since)
         self._places.check_session(self._hub.followers_of(peer.session_id))
         peer.until = look.access.until
         return look
 
-    def _show(self, peer: Peer, look: Look) -> None:
+    def _show(self, peer: Peer, look: SessionRead) -> None:
         """Say what is true now, then let follow what came meanwhile."""
         peer.put(encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._config))))
         _SNAPSHOTS.inc()
@@ -301,7 +301,9 @@ class Sockets:
         assert isinstance(peer, Follower)
         before, peer.seq = peer.seq, None
         try:
-            self._show(peer, await self._sessions.look_again(peer.session_id, until=peer.until, since=said.sync_since))
+            self._show(
+                peer, await self._sessions.reads.read_again(peer.session_id, until=peer.until, since=said.sync_since)
+            )
         except Unavailable:
             if before is not None:
                 self._hub.resume(peer, before)

@@ -21,7 +21,7 @@ from server.config.settings import Config
 from server.domain.disturbances import Use
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import token_hash
-from server.reconciler import reconciler as reconciler_module
+from server.reconciler import timing
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, new_session, running_web, until
@@ -34,9 +34,9 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reconciler's own time unit, a tenth of the product's."""
-    monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2)
-    monkeypatch.setattr(reconciler_module, "UNQUEUED_SECONDS", 0.5)
-    monkeypatch.setattr(reconciler_module, "QUEUEING_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(timing, "UNQUEUED_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "QUEUEING_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ async def until_status(services: Services, session: Session, status: Status, *, 
 
 
 async def submitted(services: Services) -> Session:
-    return await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+    return await services.sessions.submissions.submit(
+        owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
+    )
 
 
 def files(services: Services) -> list[str]:
@@ -84,7 +86,7 @@ async def test_an_expired_session_leaves_nothing_and_its_client_is_told(
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             claim = await web.begin(session)
-            await web.services.sessions.report(claim, 0.5, "rendering")
+            await web.services.sessions.claims.report(claim, 0.5, "rendering")
             await client.next("progress")
             assert await client.rest(6) == 4510
             late = web.database.clock.now() - session.expires_at.timestamp()
@@ -123,11 +125,13 @@ async def test_an_expired_session_cannot_be_read_even_if_nobody_erases_it(
     config: MakeConfig, database_url: str
 ) -> None:
     async with open_services(config(retention_seconds=1.0)) as services:  # no maintenance runs here
-        session = await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+        session = await services.sessions.submissions.submit(
+            owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
+        )
         assert await services.database.reading.get(session.id) is not None
         await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
         assert await services.database.reading.get(session.id) is None
-        assert await services.sessions.begin(session.id, worker="w") is None
+        assert await services.sessions.claims.begin(session.id, worker="w") is None
         assert files(services), "still there, but for nobody"
 
 
@@ -139,8 +143,8 @@ async def test_sessions_that_live_are_left_alone(start: Start) -> None:
         done, _ = await web.submit()
         await web.complete(await web.begin(done))
         for _ in range(3):
-            await web.services.reconciler.maintain()
-            await web.services.reconciler.cleanup()
+            await web.services.reconciling.reconciler.maintain()
+            await web.services.reconciling.cleanup.sweep()
         assert (await row(web.services, waiting)).enqueues == 1
         assert (await row(web.services, running)).seq == claim.session.seq
         assert len(files(web.services)) == 4
@@ -150,12 +154,12 @@ async def test_when_the_process_that_reconciles_ends_another_takes_over(config: 
     async with running_web(config(retention_seconds=2.0)) as first:
         async with asyncio.timeout(5):  # it holds the lease
             while not await first.database.leases.take(
-                "reconcile", owner=first.services.reconciler.process_name, seconds=9
+                "reconcile", owner=first.services.reconciling.chores.process_name, seconds=9
             ):
                 await asyncio.sleep(0.02)
         session, _ = await first.submit()
     async with running_web(config()) as second:
-        second.services.reconciler.process_name = "another process"
+        second.services.reconciling.chores.process_name = "another process"
         await until(lambda: not files(second.services), seconds=7)
         late = second.database.clock.now() - session.expires_at.timestamp()
         assert late < 5
@@ -176,15 +180,15 @@ async def test_one_that_cannot_be_erased_keeps_no_other_from_its_due(
         await services.redis.flushall()
         await until(lambda: time.time() > expired[-1].updated_at.timestamp() + 0.6)
         for _ in range(3):
-            await services.reconciler.maintain()
+            await services.reconciling.reconciler.maintain()
         assert await services.database.reading.ids_among([each.id for each in expired]) == {expired[0].id}
         assert (await row(services, waiting)).enqueues == 2
-        assert await services.reconciler._until_due() > 1, "it calls for no next pass"
+        assert await services.reconciling.reconciler.until_due() > 1, "it calls for no next pass"
         complaints = [each for each in caplog.messages if f"{expired[0].id} must wait" in each]
         assert len(complaints) == 1, "it was tried again at once, twice"
         stuck.rmdir()
-        services.reconciler._stuck.clear()  # later
-        await services.reconciler.maintain()
+        services.reconciling.expiry._stuck.clear()  # later
+        await services.reconciling.reconciler.maintain()
         assert await services.database.reading.ids_among([expired[0].id]) == set()
 
 
@@ -199,14 +203,14 @@ async def test_many_that_expire_at_once_keep_nobody_from_the_deadline(
         for each in expired:
             await services.database.writing.mark_deleted(each.id, id_hash=str)
 
-        monkeypatch.setattr(reconciler_module, "PASS_SECONDS", 0.0)  # erasing one takes longer, and so does reading
+        monkeypatch.setattr(timing, "PASS_SECONDS", 0.0)  # erasing one takes longer, and so does reading
         for left in (3, 2, 1):
             late = await services.database.writing.insert(new_session(deadline_seconds=-1))
-            await services.reconciler.maintain()
+            await services.reconciling.reconciler.maintain()
             assert (await row(services, late)).error_code == "timeout"
             assert len(await services.database.reading.ids_among([each.id for each in expired])) == left
-            assert await services.reconciler._until_due() == 0.0
-        await services.reconciler.maintain()
+            assert await services.reconciling.reconciler.until_due() == 0.0
+        await services.reconciling.reconciler.maintain()
         assert await services.database.reading.ids_among([each.id for each in expired]) == set()
 
 
@@ -216,7 +220,7 @@ async def test_results_of_many_that_died_are_looked_for_once(
     async with open_services(config()) as services:
         expired = [await submitted(services) for _ in range(5)]
         for each in expired:
-            assert await services.sessions.begin(each.id, worker="dies") is not None
+            assert await services.sessions.claims.begin(each.id, worker="dies") is not None
             await services.files.put(f"outputs/{each.id}-1.jpg", b"nobody knows of me")
             await services.database.writing.mark_deleted(each.id, id_hash=str)
         listings: list[Any] = []
@@ -227,7 +231,7 @@ async def test_results_of_many_that_died_are_looked_for_once(
             return listdir(path)
 
         monkeypatch.setattr(os, "listdir", counted)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert files(services) == []
         assert len(listings) == 1
 
@@ -243,7 +247,7 @@ async def test_what_somebody_deleted_is_never_said_to_have_expired(start: Start)
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             await web.database.writing.mark_deleted(session.id, id_hash=web.services.signer.gone_hash)
-            await web.services.reconciler.maintain()
+            await web.services.reconciling.reconciler.maintain()
             assert await client.rest(6) == 4510
             assert client.frames[-1]["reason"] == "deleted"
         assert {reason for _, reason in (await web.database.feed.page(since)).tombstones} == {GoneReason.DELETED}
@@ -257,18 +261,18 @@ async def test_word_of_the_erased_is_forgotten_by_the_reconciler(
     async with open_services(config()) as services:
         session = await submitted(services)
         start = await services.database.feed.cursor()
-        await services.sessions.delete(session.id, session.owner)
+        await services.sessions.erasure.delete(session.id, session.owner)
         assert (await services.database.feed.page(start)).tombstones
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert (await services.database.feed.page(start)).tombstones == []
 
 
 async def test_a_process_that_ends_leaves_its_chores_to_others_at_once(config: MakeConfig, database_url: str) -> None:
     async with open_services(config(cleanup_seconds=3600.0)) as services:
-        reconciler, leases = services.reconciler, services.database.leases
-        async with reconciler.maintenance():
-            await until(lambda: reconciler._leases == {"reconcile", "cleanup"})
-            await leases.take("cleanup", owner=reconciler.process_name, seconds=60)
+        chores, leases = services.reconciling.chores, services.database.leases
+        async with services.reconciling.maintenance.running():
+            await until(lambda: chores._held == {"reconcile", "cleanup"})
+            await leases.take("cleanup", owner=chores.process_name, seconds=60)
             assert not await leases.take("cleanup", owner="another", seconds=60)
         for chore in ("reconcile", "cleanup"):
             assert await leases.take(chore, owner="another", seconds=60)
@@ -304,7 +308,7 @@ async def test_a_lapsed_lease_is_queued_again_and_lost_after_the_last_attempt(st
             async with asyncio.timeout(5):  # after the commit
                 while not await web.services.queue.contains(session.id, 1, again.enqueues):
                     await asyncio.sleep(0.01)
-            assert await web.services.sessions.renew(first) == "lost"
+            assert await web.services.sessions.claims.renew(first) == "lost"
             await web.begin(session)
             ended = await until_status(web.services, session, Status.FAILED)
             assert (ended.error_code, ended.burnt) == ("worker_lost", 2)
@@ -326,7 +330,7 @@ async def test_a_heartbeat_keeps_the_lease(start: Start) -> None:
         claim = await web.begin(session)
         end = time.monotonic() + 1.5
         while time.monotonic() < end:
-            assert await web.services.sessions.renew(claim) == "held"
+            assert await web.services.sessions.claims.renew(claim) == "held"
             await asyncio.sleep(0.1)
         await web.complete(claim)
 
@@ -350,7 +354,7 @@ async def test_a_session_whose_job_redis_forgot_is_queued_again(start: Start) ->
 async def lapsed(services: Services) -> Session:
     """A session that runs, whose worker could not renew its lease in time."""
     session = await submitted(services)
-    claim = await services.sessions.begin(session.id, worker="lives")
+    claim = await services.sessions.claims.begin(session.id, worker="lives")
     assert claim is not None
     assert await services.database.writing.renew(session.id, attempt=1, lease_seconds=-0.1) is False
     return claim.session
@@ -364,14 +368,14 @@ async def _fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> Non
 
         patch.setattr(services.database.due, "due", away)
         with pytest.raises(Unavailable):
-            await services.reconciler.maintain()
+            await services.reconciling.reconciler.maintain()
 
 
 def _passed(services: Services, *, seconds: float, clock_seconds: float) -> None:
     """So much time goes by between two passes, and so much by the database's clock."""
-    last = services.reconciler._last_use
+    last = services.reconciling.disturbances._last_use
     assert last is not None
-    services.reconciler._last_use = Use(last.at - seconds, last.clock - clock_seconds)
+    services.reconciling.disturbances._last_use = Use(last.at - seconds, last.clock - clock_seconds)
 
 
 @pytest.mark.parametrize("what", ["outage", "late", "clock ahead", "clock back"])
@@ -379,7 +383,7 @@ async def test_after_a_disturbance_every_lease_lasts_one_more_period(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async with open_services(config(lease_seconds=0.6)) as services:
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
         match what:
             case "outage":
@@ -390,14 +394,14 @@ async def test_after_a_disturbance_every_lease_lasts_one_more_period(
                 _passed(services, seconds=0, clock_seconds=25 * 3600)
             case "clock back":
                 _passed(services, seconds=0, clock_seconds=-25 * 3600)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         granted = await row(services, session)
         assert (granted.status, granted.seq) == (Status.PROCESSING, 2), "its worker had no chance"
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert await row(services, session) == granted, "once, not again and again"
         async with asyncio.timeout(8):
             while (again := await row(services, session)).status is Status.PROCESSING:
-                await services.reconciler.maintain()
+                await services.reconciling.reconciler.maintain()
                 await asyncio.sleep(0.02)
         assert (again.status, again.seq, again.burnt) == (Status.CREATED, 3, 1), "its worker was dead after all"
         assert granted.lease_expires_at is not None
@@ -411,17 +415,17 @@ async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first
     back.
     """
     async with open_services(config(lease_seconds=0.6)) as services:
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         dead, alive = await lapsed(services), await lapsed(services)
         await _fail_once(services, monkeypatch)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert await services.database.writing.renew(alive.id, attempt=1, lease_seconds=60) is False
         ends = (await row(services, dead)).lease_expires_at
         assert ends is not None
         await until(lambda: time.time() > ends.timestamp() + 0.05)
         await _fail_once(services, monkeypatch)
-        await services.reconciler.maintain()
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert (await row(services, dead)).status is Status.CREATED
         assert (await row(services, alive)).status is Status.PROCESSING
 
@@ -429,9 +433,9 @@ async def test_a_second_disturbance_grants_nothing_to_who_has_not_used_the_first
 async def test_a_lease_that_lapses_in_quiet_times_is_granted_nothing(config: MakeConfig, database_url: str) -> None:
     async with open_services(config()) as services:
         for _ in range(3):
-            await services.reconciler.maintain()
+            await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.CREATED
 
 
@@ -439,7 +443,7 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_services(config()) as services:
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
         due = services.database.due.due
 
@@ -450,7 +454,7 @@ async def test_a_disturbance_in_the_middle_of_a_pass_ends_it(
 
         with monkeypatch.context() as patch:
             patch.setattr(services.database.due, "due", slow)
-            await services.reconciler.maintain()
+            await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
 
@@ -464,10 +468,10 @@ async def test_who_has_a_chore_keeps_it_however_long_it_takes(
             begun.set()
             await go_on.wait()
 
-        monkeypatch.setattr(services.reconciler, "maintain", long)
-        async with services.reconciler.maintenance():
+        monkeypatch.setattr(services.reconciling.reconciler, "maintain", long)
+        async with services.reconciling.maintenance.running():
             await begun.wait()
-            ends = time.monotonic() + 3 * 2 * reconciler_module.RECONCILE_SECONDS
+            ends = time.monotonic() + 3 * 2 * timing.RECONCILE_SECONDS
             while time.monotonic() < ends:
                 assert not await services.database.leases.take("reconcile", owner="another", seconds=1)
                 await asyncio.sleep(0.02)
@@ -478,26 +482,24 @@ async def test_a_killed_processs_chores_are_taken_over_when_its_lease_ends(
     config: MakeConfig, database_url: str
 ) -> None:
     async with open_services(config()) as services:
-        await services.database.leases.take(
-            "reconcile", owner="killed", seconds=2 * reconciler_module.RECONCILE_SECONDS
-        )
+        await services.database.leases.take("reconcile", owner="killed", seconds=2 * timing.RECONCILE_SECONDS)
         late = await services.database.writing.insert(new_session(deadline_seconds=-1))
-        async with services.reconciler.maintenance():
+        async with services.reconciling.maintenance.running():
             await until_status(services, late, Status.FAILED)
 
 
 async def test_a_clock_that_was_set_back_grants_what_was_granted_before(config: MakeConfig, database_url: str) -> None:
     """The times of what was granted are those of another clock."""
     async with open_services(config(lease_seconds=0.6)) as services:
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
         _passed(services, seconds=60, clock_seconds=60)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         ends = (await row(services, session)).lease_expires_at
         assert ends is not None
         await until(lambda: time.time() > ends.timestamp())
         _passed(services, seconds=0, clock_seconds=-25 * 3600)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
 
@@ -510,11 +512,11 @@ async def test_who_is_erased_while_it_is_queued_again_leaves_no_job(
         enqueue = services.queue.enqueue
 
         async def late(*what: Any, **more: Any) -> int:
-            await services.sessions.delete(session.id, session.owner)
+            await services.sessions.erasure.delete(session.id, session.owner)
             return await enqueue(*what, **more)
 
         monkeypatch.setattr(services.queue, "enqueue", late)
-        assert await services.sessions.enqueue_again(session)
+        assert await services.sessions.queueing.enqueue_again(session)
         assert [key async for key in services.redis.scan_iter(f"*{session.id}*")] == []
         assert await services.queue.depth() == 0
 
@@ -524,8 +526,8 @@ async def test_a_database_that_lets_nobody_write_for_a_while_ends_no_lease(
 ) -> None:
     """Not long enough for an error, and too long for a short lease."""
     async with open_services(config(lease_seconds=0.3)) as services:
-        assert await services.reconciler._holds("reconcile", seconds=60)
-        await services.reconciler.maintain()
+        assert await services.reconciling.chores.hold("reconcile", seconds=60)
+        await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
         take_lease = services.database.leases.take
 
@@ -534,8 +536,8 @@ async def test_a_database_that_lets_nobody_write_for_a_while_ends_no_lease(
             return await take_lease(*what, **more)
 
         monkeypatch.setattr(services.database.leases, "take", late)
-        assert await services.reconciler._holds("reconcile", seconds=60)
-        await services.reconciler.maintain()
+        assert await services.reconciling.chores.hold("reconcile", seconds=60)
+        await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
 
@@ -543,22 +545,22 @@ async def test_who_takes_over_after_an_outage_grants_what_its_predecessor_could_
     config: MakeConfig, database_url: str
 ) -> None:
     async with open_services(config()) as services:
-        reconciler = services.reconciler
+        chores = services.reconciling.chores
         await services.database.leases.take("reconcile", owner="another", seconds=60)
-        assert not await reconciler._holds("reconcile", seconds=60)
+        assert not await chores.hold("reconcile", seconds=60)
         session = await lapsed(services)
         _passed(services, seconds=60, clock_seconds=60)
         for _ in range(2):  # the other one still has the lease, but is dead
-            assert not await reconciler._holds("reconcile", seconds=60)
+            assert not await chores.hold("reconcile", seconds=60)
         await services.database.leases.drop("reconcile", owner="another")
-        assert await reconciler._holds("reconcile", seconds=60)
-        await reconciler.maintain()
+        assert await chores.hold("reconcile", seconds=60)
+        await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
 
 
 async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeConfig, database_url: str) -> None:
     async with open_services(config(deadline_seconds=600, retention_seconds=86400)) as services:
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         ahead = 25 * 3600
         waiting = await services.database.writing.insert(
             new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
@@ -566,7 +568,7 @@ async def test_a_clock_that_was_set_back_lets_nobody_wait_longer(config: MakeCon
         assert await services.database.leases.take("cleanup", owner="dead", seconds=60 + ahead)
         _passed(services, seconds=0, clock_seconds=-ahead)
         now = services.database.clock.now()
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         bounded = await row(services, waiting)
         assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
         assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
@@ -579,13 +581,13 @@ async def test_when_redis_is_back_nobody_waits_until_it_looks_as_if_a_job_was_mi
 ) -> None:
     # Only one can have done it: the reconciler for lost jobs, else the process that
     # could not queue it.
-    monkeypatch.setattr(reconciler_module, "UNQUEUED_SECONDS", 60.0)
-    monkeypatch.setattr(reconciler_module, "ENQUEUE_SECONDS", 60.0 if lost == "jobs" else 0.2)
-    monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2 if lost == "jobs" else 60.0)
+    monkeypatch.setattr(timing, "UNQUEUED_SECONDS", 60.0)
+    monkeypatch.setattr(timing, "ENQUEUE_SECONDS", 60.0 if lost == "jobs" else 0.2)
+    monkeypatch.setattr(timing, "RECONCILE_SECONDS", 0.2 if lost == "jobs" else 60.0)
     valkey = start_valkey(persistent=lost != "jobs")
     async with running_web(config(redis_url=valkey.url)) as web:
         queue = web.services.queue
-        await until(lambda: not web.services.reconciler._queue_lost)  # the reconciler knows this Redis
+        await until(lambda: not web.services.reconciling.lost_jobs._queue_lost)  # the reconciler knows this Redis
         if lost == "jobs":
             session, _ = await web.submit()
             assert await queue.depth() == 1
@@ -613,27 +615,27 @@ async def queued(queue: ArqQueue) -> list[str]:
 async def test_what_could_not_be_queued_and_has_ended_meanwhile_is_forgotten(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler_module, "ENQUEUE_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "ENQUEUE_SECONDS", 0.1)
     valkey = start_valkey(persistent=True)
     async with running_web(config(redis_url=valkey.url)) as web:
         valkey.stop()
         session, token = await web.submit()
-        await web.services.sessions.cancel(session.id, token_hash(token))
+        await web.services.sessions.cancelling.cancel(session.id, token_hash(token))
         valkey.start()
-        await until(lambda: not web.services.sessions._unqueued)
+        await until(lambda: not web.services.sessions.queueing._unqueued)
         assert await queued(web.services.queue) == []
 
 
 async def test_two_reconcilers_at_once_do_everything_once(config: MakeConfig, database_url: str) -> None:
     async with open_services(config(lease_seconds=0.1)) as one, open_services(config(lease_seconds=0.1)) as other:
         submitted = [
-            await one.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+            await one.sessions.submissions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
             for _ in range(5)
         ]
-        claims = [await one.sessions.begin(session.id, worker="dies") for session in submitted]
+        claims = [await one.sessions.claims.begin(session.id, worker="dies") for session in submitted]
         last = max(claim.session.lease_expires_at for claim in claims if claim and claim.session.lease_expires_at)
         await until(lambda: time.time() > last.timestamp() + 0.05)
-        await asyncio.gather(one.reconciler.maintain(), other.reconciler.maintain())
+        await asyncio.gather(one.reconciling.reconciler.maintain(), other.reconciling.reconciler.maintain())
         for session in submitted:
             found = await row(one, session)
             assert (found.status, found.seq, found.burnt) == (Status.CREATED, 3, 1)
@@ -645,7 +647,7 @@ async def test_a_job_of_somebody_else_in_the_queue_keeps_nothing_from_its_due(co
         await services.redis.flushall()
         await services.redis.zadd(services.config.queue_name, {"\xff é".encode("latin-1"): 1})
         await until(lambda: time.time() > waiting.updated_at.timestamp() + 0.6)
-        await services.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
         assert waiting.id in await services.queue.order(10)
 
 
@@ -653,15 +655,17 @@ async def test_all_waiting_sessions_are_queued_again_however_many(config: MakeCo
     """Redis came back empty while more waited than fit into one page."""
     async with open_services(config()) as services:
         submitted = [
-            await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+            await services.sessions.submissions.submit(
+                owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
+            )
             for _ in range(130)
         ]
         await services.redis.flushall()
         await until(lambda: time.time() > submitted[-1].updated_at.timestamp() + 0.6)
         async with asyncio.timeout(60):
-            await services.reconciler.maintain()
-            while services.reconciler._left_over:  # of a slow machine; then the next pass follows at once
-                await services.reconciler.maintain()
+            await services.reconciling.reconciler.maintain()
+            while services.reconciling.reconciler._left_over:  # of a slow machine; then the next pass follows at once
+                await services.reconciling.reconciler.maintain()
         assert await services.queue.depth() == 130
 
 
@@ -673,7 +677,9 @@ async def test_old_files_without_a_row_are_swept_out_and_no_others(
 ) -> None:
     caplog.set_level(logging.INFO, "tryon")
     async with open_services(config()) as services:
-        session = await services.sessions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+        session = await services.sessions.submissions.submit(
+            owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
+        )
         orphan, fresh = f"inputs/{new_session_id()}-image.jpg", f"inputs/{new_session_id()}-image.jpg"
         draft = f"outputs/{session.id}-1.jpg.{'0' * 16}.part"
         written = f"outputs/{new_session_id()}-1.jpg.{'0' * 16}.part"
@@ -685,9 +691,9 @@ async def test_old_files_without_a_row_are_swept_out_and_no_others(
         await services.files.put(fresh, b"an upload in flight")
         (services.config.uploads_dir / draft).write_bytes(b"half a result")
         for key in (orphan, session.input_key, draft):
-            past = time.time() - 2 * reconciler_module.ORPHAN_SECONDS
+            past = time.time() - 2 * timing.ORPHAN_SECONDS
             os.utime(services.config.uploads_dir / key, (past, past))
-        await services.reconciler.cleanup()
+        await services.reconciling.cleanup.sweep()
         assert files(services) == sorted([fresh, session.input_key, result, written])
         assert f"Deleted orphaned file: {orphan}" in caplog.messages
         assert f"Deleted orphaned file: {erased}" in caplog.messages

@@ -20,7 +20,7 @@ from server.adapters.redis import bus as bus_module
 from server.config.settings import Config
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
-from server.reconciler import reconciler as reconciler_module
+from server.reconciler import timing
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, running_web, until
@@ -31,7 +31,7 @@ SECRET = "what-only-this-person-has-said"
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler_module, "TRACES_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "TRACES_SECONDS", 0.1)
 
 
 def files_with(folder: Path, needles: Iterable[bytes]) -> list[tuple[str, bytes]]:
@@ -49,7 +49,7 @@ def traces_of(session: Session) -> list[bytes]:
 
 
 async def submitted(services: Services, token: str) -> Session:
-    return await services.sessions.submit(
+    return await services.sessions.submissions.submit(
         owner=token_hash(token), image=PHOTO, garment=None, params={"said": SECRET}, request_id=None
     )
 
@@ -105,7 +105,7 @@ async def test_redis_writes_its_file_anew_after_an_erasure_but_not_all_the_time(
             token = new_token()
             session = await submitted(web.services, token)
             claim = await web.begin(session)
-            await web.services.sessions.report(claim, 0.5, "rendering")
+            await web.services.sessions.claims.report(claim, 0.5, "rendering")
             await until(lambda claim=claim: claim.reports.timer is None)  # type: ignore[misc]
             sessions.append((session, token))
         (first, token), (second, other_token) = sessions
@@ -130,7 +130,7 @@ async def test_what_redis_could_not_forget_while_it_was_away_it_forgets_when_it_
         token = new_token()
         session = await submitted(web.services, token)
         claim = await web.begin(session)
-        await web.services.sessions.report(claim, 0.5, "rendering")
+        await web.services.sessions.claims.report(claim, 0.5, "rendering")
         await until(lambda: claim.reports.timer is None)
         valkey.kill()
         await deleted(web, session, token)
@@ -151,7 +151,7 @@ async def test_a_redis_that_may_not_rewrite_its_file_is_asked_once(
         admin: Any = services.redis
         await admin.execute_command("ACL SETUSER", "default", "-bgrewriteaof")
         session = await submitted(services, new_token())
-        await services.sessions.delete(session.id, session.owner)
+        await services.sessions.erasure.delete(session.id, session.owner)
         assert await keys_of(valkey.url, session) == []
         for _ in range(3):
             assert not await services.bus.rewrite_log()
@@ -163,7 +163,7 @@ async def test_a_redis_without_a_file_is_not_given_one(config: MakeConfig, start
     valkey = start_valkey()
     async with open_services(config(redis_url=valkey.url)) as services:
         session = await submitted(services, new_token())
-        await services.sessions.delete(session.id, session.owner)
+        await services.sessions.erasure.delete(session.id, session.owner)
         assert not await services.bus.rewrite_log()
         assert not [path for path in valkey.folder.rglob("*") if "appendonly" in path.name]
 
@@ -180,7 +180,7 @@ async def test_a_rewrite_that_is_under_way_is_followed_by_another(
         admin: Any = services.redis
         await admin.execute_command("BGREWRITEAOF")
         session = await submitted(services, new_token())
-        await services.sessions.delete(session.id, session.owner)
+        await services.sessions.erasure.delete(session.id, session.owner)
         assert not await services.bus.rewrite_log()
         async with asyncio.timeout(10):
             while not await services.bus.rewrite_log():
@@ -205,7 +205,7 @@ async def test_the_hourly_cleanup_finds_what_a_killed_process_has_left(config: M
             await connection.execute(
                 insert(tables.events).values(session_id=lost, at=database_time(), from_status=literal(None), **event)
             )
-        await services.reconciler.cleanup()
+        await services.reconciling.cleanup.sweep()
         keys = " ".join(key.decode() for key in await services.redis.keys("*"))
         assert lost not in keys and all(key in keys for key in elsewhere)
         assert keys.count(living.id) == 3, "two jobs and a last word"

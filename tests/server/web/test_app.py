@@ -237,7 +237,7 @@ async def database_away(postgres_url: str) -> AsyncIterator[None]:
 async def test_a_database_that_is_away_is_503_and_leaves_no_file(
     start_web: StartWeb, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.reconciler.reconciler.RECONCILE_SECONDS", 0.1)
+    monkeypatch.setattr("server.reconciler.timing.RECONCILE_SECONDS", 0.1)
     web = await start_web(database_url=postgres_url)
     async with database_away(postgres_url):
         answer = await upload(web)
@@ -345,8 +345,8 @@ async def test_reading_is_not_limited(start_web: StartWeb) -> None:
 async def test_an_upload_is_accepted_without_redis_and_queued_when_it_is_back(
     start_web: StartWeb, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.reconciler.reconciler.UNQUEUED_SECONDS", 0.2)
-    monkeypatch.setattr("server.reconciler.reconciler.RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr("server.reconciler.timing.UNQUEUED_SECONDS", 0.2)
+    monkeypatch.setattr("server.reconciler.timing.RECONCILE_SECONDS", 0.2)
     valkey = start_valkey()
     web = await start_web(redis_url=valkey.url)
     valkey.kill()
@@ -494,7 +494,7 @@ async def test_a_link_that_is_not_exactly_ours_is_404(web: Web) -> None:
 
 async def test_a_link_dies_with_its_session(web: Web) -> None:
     row, link = await linked(web)
-    await web.services.sessions.erase(row, GoneReason.DELETED)
+    await web.services.sessions.erasure.erase(row, GoneReason.DELETED)
     assert_problem(await web.client.get(link), 404, "not_found")
 
 

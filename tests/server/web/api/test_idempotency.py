@@ -256,7 +256,7 @@ async def test_a_key_lives_as_long_as_its_session(web: Web, photo: bytes) -> Non
     assert session is not None
     await web.complete(await web.begin(session))
     assert (await upload(web, photo, token=token)).json()["session_id"] == first  # also after its end
-    await web.services.sessions.delete(first, session.owner)
+    await web.services.sessions.erasure.delete(first, session.owner)
     answer = await upload(web, photo, token=token)
     assert "idempotent-replay" not in answer.headers
     assert answer.json()["session_id"] != first
@@ -268,7 +268,7 @@ async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo:
     await web.database.writing.mark_deleted(first, id_hash=str)
     answer = await upload(web, photo, token=token)
     while answer.status_code == 409:  # unreadable already, not yet erased
-        await web.services.reconciler.maintain()
+        await web.services.reconciling.reconciler.maintain()
         answer = await upload(web, photo, token=token)
     assert answer.status_code == 201
     assert answer.json()["session_id"] != first

@@ -26,7 +26,8 @@ from server.adapters.redis.queue import job_id
 from server.config.parsing import UploadRate
 from server.domain.session import Session, new_session_id
 from server.domain.tokens import new_token, token_hash
-from server.sessions.sessions import Claim, Photo
+from server.sessions.claims import Claim
+from server.sessions.submissions import Photo
 from testkit.fixtures import StartStack
 from testkit.following import NOT_FOUND, TRANSPORTS, follow
 from testkit.running import PHOTO, Web, until
@@ -49,7 +50,7 @@ async def do(web: Web, verb: str, session_id: str, token: str) -> httpx.Response
 
 
 async def with_garment(web: Web, token: str) -> Session:
-    return await web.services.sessions.submit(
+    return await web.services.sessions.submissions.submit(
         owner=token_hash(token),
         image=PHOTO,
         garment=Photo(b"\x89PNG a garment", "png"),
@@ -61,7 +62,7 @@ async def with_garment(web: Web, token: str) -> Session:
 async def failed(web: Web, token: str | None = None) -> tuple[Session, str]:
     token = token or new_token()
     session = await with_garment(web, token)
-    assert await web.services.sessions.fail(await web.begin(session), "mock_failure")
+    assert await web.services.sessions.claims.fail(await web.begin(session), "mock_failure")
     return session, token
 
 
@@ -107,7 +108,7 @@ async def test_what_waits_is_cancelled_at_once(web: Web) -> None:
     assert answer.status_code == 200
     assert (answer.json()["status"], answer.json()["seq"], answer.json()["terminal"]) == ("cancelled", 2, True)
     assert not await web.services.queue.contains(session.id, 0, 1)
-    assert await web.services.sessions.begin(session.id, worker="late") is None
+    assert await web.services.sessions.claims.begin(session.id, worker="late") is None
 
 
 async def test_what_runs_will_be_cancelled(web: Web) -> None:
@@ -116,8 +117,8 @@ async def test_what_runs_will_be_cancelled(web: Web) -> None:
     for _ in range(2):  # asking again is no harm
         answer = await do(web, "cancel", session.id, token)
         assert (answer.status_code, answer.json()["status"]) == (202, "processing")
-    assert await web.services.sessions.renew(claim) == "cancelled"
-    assert await web.services.sessions.requeue(claim, burnt=False, reason="cancelled")
+    assert await web.services.sessions.claims.renew(claim) == "cancelled"
+    assert await web.services.sessions.claims.requeue(claim, burnt=False, reason="cancelled")
     assert (await do(web, "get", session.id, token)).json()["status"] == "cancelled"
 
 
@@ -129,7 +130,7 @@ async def test_what_has_ended_is_not_changed_by_cancelling(web: Web, status: str
     elif status == "completed":
         await web.complete(await web.begin(session))
     else:
-        await web.services.sessions.fail(await web.begin(session), "mock_failure")
+        await web.services.sessions.claims.fail(await web.begin(session), "mock_failure")
     before = await web.database.reading.get(session.id)
     answer = await do(web, "cancel", session.id, token)
     assert (answer.status_code, answer.json()["status"]) == (200, status)
@@ -146,7 +147,7 @@ async def running_and_asked_to_stop(web: Web) -> tuple[Session, Claim]:
 async def test_a_wish_to_cancel_refuses_a_result(web: Web) -> None:
     session, claim = await running_and_asked_to_stop(web)
     before = set(files_of(web))
-    assert not await web.services.sessions.complete(claim, b"result", "jpg")
+    assert not await web.services.sessions.claims.complete(claim, b"result", "jpg")
     now = await web.database.reading.get(session.id)
     assert now is not None
     assert (now.status, now.output_key) == ("processing", None)
@@ -156,7 +157,7 @@ async def test_a_wish_to_cancel_refuses_a_result(web: Web) -> None:
 @pytest.mark.parametrize("burnt", [False, True])
 async def test_a_wish_to_cancel_turns_a_requeue_into_cancelled(web: Web, burnt: bool) -> None:
     session, claim = await running_and_asked_to_stop(web)
-    assert await web.services.sessions.requeue(claim, burnt=burnt, reason="drain")
+    assert await web.services.sessions.claims.requeue(claim, burnt=burnt, reason="drain")
     now = await web.database.reading.get(session.id)
     assert now is not None
     assert now.status == "cancelled"
@@ -178,14 +179,14 @@ async def test_cancel_and_claim_at_the_same_moment_agree(start_web: StartWeb, da
     for _ in range(10):
         session, token = await web.submit()
         answer, claim = await asyncio.gather(
-            do(web, "cancel", session.id, token), web.services.sessions.begin(session.id, worker="w")
+            do(web, "cancel", session.id, token), web.services.sessions.claims.begin(session.id, worker="w")
         )
         if claim is None:
             assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
         else:
             assert answer.status_code == 202
-            assert await web.services.sessions.renew(claim) == "cancelled"
-            assert await web.services.sessions.requeue(claim, burnt=False, reason="cancelled")
+            assert await web.services.sessions.claims.renew(claim) == "cancelled"
+            assert await web.services.sessions.claims.requeue(claim, burnt=False, reason="cancelled")
         history = (await do(web, "history", session.id, token)).json()["events"]
         assert [event["seq"] for event in history] == list(range(1, len(history) + 1))
         assert history[-1]["status"] == "cancelled"
@@ -258,7 +259,7 @@ async def test_a_retry_that_failed_is_tried_again_itself(web: Web) -> None:
     second = (await do(web, "retry", session.id, token)).json()["session_id"]
     row = await web.database.reading.get(second)
     assert row is not None
-    await web.services.sessions.fail(await web.begin(row), "mock_failure")
+    await web.services.sessions.claims.fail(await web.begin(row), "mock_failure")
     third = (await do(web, "retry", second, token)).json()
     assert third["retry_of"] == second
     assert third["session_id"] not in (second, session.id)
@@ -331,7 +332,7 @@ async def test_deleting_leaves_nothing(start_web: StartWeb, database_url: str) -
     token = new_token()
     session = await with_garment(web, token)
     claim = await web.begin(session)
-    await web.services.sessions.report(claim, 0.5, "rendering")
+    await web.services.sessions.claims.report(claim, 0.5, "rendering")
     await web.services.queue.enqueue(session.id, 1, 1, score_ms=0)
     async with asyncio.timeout(5):
         while not await web.services.bus.last_progress([session.id]):
@@ -355,7 +356,7 @@ async def test_all_retries_of_the_photo_go_with_it(web: Web) -> None:
     second = (await do(web, "retry", first.id, token)).json()["session_id"]
     row = await web.database.reading.get(second)
     assert row is not None
-    await web.services.sessions.fail(await web.begin(row), "mock_failure")
+    await web.services.sessions.claims.fail(await web.begin(row), "mock_failure")
     third = (await do(web, "retry", second, token)).json()["session_id"]
     other = await with_garment(web, token)
     receipt = (await do(web, "delete", second, token)).json()  # from the middle of the chain
@@ -497,7 +498,7 @@ async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web:
         reasons = (await connection.execute(text("SELECT reason FROM tryon_gone"))).scalars().all()
     assert reasons == ["deleted"]
     photo.rmdir()
-    await web.services.reconciler.maintain()
+    await web.services.reconciling.reconciler.maintain()
     assert await traces(web, session.id) == []
 
 
@@ -505,8 +506,8 @@ async def test_a_worker_learns_that_its_session_is_gone(web: Web) -> None:
     session, token = await web.submit()
     claim = await web.begin(session)
     await do(web, "delete", session.id, token)
-    assert await web.services.sessions.renew(claim) == "lost"
-    assert not await web.services.sessions.complete(claim, b"late result", "jpg")
+    assert await web.services.sessions.claims.renew(claim) == "lost"
+    assert not await web.services.sessions.claims.complete(claim, b"late result", "jpg")
     assert files_of(web) == []
     assert await traces(web, session.id) == []
 
@@ -515,7 +516,7 @@ async def test_progress_that_comes_late_leaves_no_key(web: Web) -> None:
     session, token = await web.submit()
     claim = await web.begin(session)
     await do(web, "delete", session.id, token)
-    await web.services.sessions.report(claim, 0.9, "rendering")
+    await web.services.sessions.claims.report(claim, 0.9, "rendering")
     await until(lambda: claim.reports.timer is None)
     assert await traces(web, session.id) == []
 
@@ -624,8 +625,7 @@ async def test_a_limit_is_from_1_to_100(web: Web, limit: str) -> None:
 
 async def test_history_is_the_whole_trail_with_links_that_work(web: Web) -> None:
     session, token = await web.submit()
-    sessions = web.services.sessions
-    assert await sessions.requeue(await web.begin(session), burnt=True, reason="lease_lost")
+    assert await web.services.sessions.claims.requeue(await web.begin(session), burnt=True, reason="lease_lost")
     await web.complete(await web.begin(session))
     events = (await do(web, "history", session.id, token)).json()["events"]
     assert [(e["seq"], e["event"], e["from"], e["status"], e["attempt"]) for e in events] == [

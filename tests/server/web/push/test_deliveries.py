@@ -97,7 +97,7 @@ async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
 ) -> None:
     session, token = await web.submit()
     claim = await web.begin(session)
-    look = web.services.sessions.look
+    look = web.services.sessions.reads.read
 
     async def slow(*what: Any, **more: Any) -> Any:
         seen = await look(*what, **more)
@@ -105,7 +105,7 @@ async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
         await until(lambda: any(each._held for each in web.hub.registry.everyone()))
         return seen
 
-    monkeypatch.setattr(web.services.sessions, "look", slow)
+    monkeypatch.setattr(web.services.sessions.reads, "read", slow)
     await by_socket(web, session, token)
     await written(web, session)
 

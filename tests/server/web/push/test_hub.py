@@ -165,7 +165,7 @@ async def join(hub: Hub, services: Services, page: Page, stack: contextlib.Async
 
 
 def message(services: Services, event: AuditEvent) -> bytes:
-    return event_message(event, services.sessions.access().file)
+    return event_message(event, services.sessions.access.issue().file)
 
 
 async def move(services: Services, session: Session, event: Event) -> Moved:

@@ -15,7 +15,7 @@ import pytest
 
 from server.domain.queue_place import expected_seconds
 from server.domain.session import Session
-from server.sessions import sessions as sessions_module
+from server.sessions import queue_places as queue_places_module
 from server.web.push import queue_news as queue_news_module
 from testkit.fixtures import StartValkey
 from testkit.following import blocks
@@ -28,7 +28,7 @@ SESSIONS: Final = "/api/tryon/sessions"
 @pytest.fixture
 async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> Web:
     """Places are read and told every 20 ms."""
-    monkeypatch.setattr(sessions_module, "WAITING_SECONDS", 0.02)
+    monkeypatch.setattr(queue_places_module, "WAITING_SECONDS", 0.02)
     monkeypatch.setattr(queue_news_module, "WAITING_SECONDS", 0.02)
     return await start_web(worker_jobs=2)
 
@@ -75,7 +75,7 @@ async def until_told(client: Client, position: int | None, eta: float | None) ->
 
 async def test_an_upload_is_told_its_place_at_once(web: Web, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        sessions_module, "WAITING_SECONDS", 3600
+        queue_places_module, "WAITING_SECONDS", 3600
     )  # also by a process that has not read the queue lately
     await experience(web)
     image = (photos / "photo.webp").read_bytes()
@@ -139,7 +139,7 @@ async def test_the_place_is_gone_when_it_starts(web: Web) -> None:
 async def test_who_is_handed_back_has_a_place_again(web: Web) -> None:
     await experience(web)
     session, token = await web.submit()
-    await web.services.sessions.requeue(await take(web, session), burnt=True, reason="lease_lost")
+    await web.services.sessions.claims.requeue(await take(web, session), burnt=True, reason="lease_lost")
     await eventually(web, session, token, (1, 4.0))
 
 
@@ -237,7 +237,7 @@ async def test_a_session_that_runs_is_told_nothing_of_the_queue(web: Web) -> Non
         await client.next("event")
         seen = len(client.frames)
         await web.submit()
-        await web.services.sessions.report(claim, 0.5, "rendering")
+        await web.services.sessions.claims.report(claim, 0.5, "rendering")
         await client.next("progress")
         assert client.frames[seen:] == [client.frames[-1]]
         assert "queue_position" not in client.frames[-1]
@@ -287,7 +287,7 @@ async def test_room_for_one_more_is_room(start_web: StartWeb, photos: Path) -> N
 async def test_a_retry_needs_room_too(start_web: StartWeb) -> None:
     web = await start_web(queue_limit=1)
     session, token = await web.submit()
-    await web.services.sessions.fail(await take(web, session), "mock_failure")
+    await web.services.sessions.claims.fail(await take(web, session), "mock_failure")
     await web.submit()
     answer = await web.client.post(f"{SESSIONS}/{session.id}/retry", headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")

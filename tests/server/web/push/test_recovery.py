@@ -20,7 +20,7 @@ import pytest
 from server.adapters.database import migrations
 from server.config.settings import Config
 from server.domain.session import Session
-from server.reconciler import reconciler as reconciler_module
+from server.reconciler import timing
 from testkit.fixtures import disk_of
 from testkit.running import Web, running_web, until
 from testkit.servers import PostgresServer
@@ -34,7 +34,7 @@ SESSIONS = "/api/tryon/sessions"
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler_module, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(timing, "RECONCILE_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads
             look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
             assert look.status_code == 200, "readers never wait for the writer"
             with pytest.raises(Unavailable):
-                await web.services.sessions.renew(claim)
+                await web.services.sessions.claims.renew(claim)
             await until(lambda: web.database.clock.now() > claim.session.lease_expires_at.timestamp() + 0.3)  # type: ignore[union-attr]
-        assert await in_spite_of(lambda: web.services.sessions.renew(claim)) == "held", "granted one more period"
+        assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
         await web.complete(claim)
         assert await client.rest() == 1000
         assert client.story() == [2, 3]
@@ -159,8 +159,8 @@ async def test_a_postgres_that_is_restarted_at_once_costs_nobody_more_than_a_503
         lapsed_at = claim.session.lease_expires_at.timestamp() + 0.3
         await until(lambda: web.database.clock.now() > lapsed_at)
         await asyncio.to_thread(server.start_again)
-        assert await in_spite_of(lambda: web.services.sessions.renew(claim)) == "held", "granted one more period"
-        await in_spite_of(lambda: web.services.sessions.complete(claim, b"result", "jpg"))
+        assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
+        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
         assert await client.rest() == 1000
         assert client.story() == [2, 3]
     await until(lambda: len(files(web)) == 2)
@@ -194,9 +194,9 @@ async def test_a_postgres_without_a_free_connection_is_unavailable_until_it_has_
         for _ in range(3):
             assert_refused(await upload(web, photo), 503, "unavailable")
         await stack.aclose()
-        claim = await in_spite_of(lambda: web.services.sessions.begin(session.id, worker="w"))
+        claim = await in_spite_of(lambda: web.services.sessions.claims.begin(session.id, worker="w"))
         assert claim is not None
-        await in_spite_of(lambda: web.services.sessions.complete(claim, b"result", "jpg"))
+        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
         assert await client.rest() == 1000
         assert client.story() == [1, 2, 3]
     await until(lambda: len(files(web)) == 2)
@@ -246,7 +246,7 @@ async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
     photo: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler_module, "SCRUB_SECONDS", 3600)  # emptying its log would make room
+    monkeypatch.setattr(timing, "SCRUB_SECONDS", 3600)  # emptying its log would make room
     shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
     settings = config(data_dir=tmp_path / "elsewhere", database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
     async with running_web(settings) as web:
@@ -265,10 +265,10 @@ async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
             look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
             assert look.status_code == 200
             with pytest.raises(Unavailable):
-                await web.services.sessions.complete(claim, b"result", "jpg")
+                await web.services.sessions.claims.complete(claim, b"result", "jpg")
             assert not any(name.startswith(f"{session.id}-1") for name in files(web))
             filler.unlink()
-            await in_spite_of(lambda: web.services.sessions.complete(claim, b"result", "jpg"))
+            await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
             assert await client.rest() == 1000
             assert client.story()[-1] == 3
         await ends_well(web, photo)
@@ -285,9 +285,9 @@ async def test_a_result_that_finds_the_disk_full_leaves_nothing_and_the_session_
         await client.next("snapshot")
         for _ in range(3):
             with pytest.raises(StorageFull):
-                await web.services.sessions.complete(claim, bytes(100_000), "jpg")
+                await web.services.sessions.claims.complete(claim, bytes(100_000), "jpg")
         assert files(web) == [f"{session.id}-image.jpg"]
-        assert await web.services.sessions.fail(claim, "storage_full")
+        assert await web.services.sessions.claims.fail(claim, "storage_full")
         assert await client.rest() == 1000
         assert client.frames[-2]["data"]["error"]["code"] == "storage_full"
     ended: Session | None = await web.database.reading.get(session.id)

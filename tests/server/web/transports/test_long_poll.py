@@ -85,7 +85,7 @@ async def test_the_etag_answers_with_304_until_something_changes(poller: Poller)
     claim = await poller.web.begin(poller.session)
     running = await poller.get(etag)
     assert running.status_code == 200
-    await poller.web.services.sessions.report(claim, 0.5, "rendering")
+    await poller.web.services.sessions.claims.report(claim, 0.5, "rendering")
     await until_progress(poller, 0.5)
     assert (await poller.get(running.headers["etag"])).status_code == 200
 
@@ -139,7 +139,7 @@ async def test_the_end_is_answered_at_once_however_often_it_is_asked_for(poller:
 async def test_progress_is_no_news_against_since(poller: Poller) -> None:
     claim = await poller.web.begin(poller.session)
     task = await poller.wait(since=2)
-    await poller.web.services.sessions.report(claim, 0.5, "rendering")
+    await poller.web.services.sessions.claims.report(claim, 0.5, "rendering")
     await until_progress(poller, 0.5)
     assert not task.done()
     await poller.web.complete(claim)
@@ -149,7 +149,7 @@ async def test_progress_is_no_news_against_since(poller: Poller) -> None:
 async def test_progress_is_news_against_an_etag(poller: Poller) -> None:
     claim = await poller.web.begin(poller.session)
     task = await poller.wait((await poller.get()).headers["etag"], since=2)
-    await poller.web.services.sessions.report(claim, 0.5, "rendering")
+    await poller.web.services.sessions.claims.report(claim, 0.5, "rendering")
     answer = (await task).json()
     assert (answer["seq"], answer["progress"], answer["stage"], answer["missed"]) == (2, 0.5, "rendering", [])
 
@@ -186,7 +186,7 @@ async def test_nonsense_as_since_means_everything(poller: Poller) -> None:
 
 async def test_erasing_answers_a_waiting_poll(poller: Poller) -> None:
     task = await poller.wait(since=1)
-    await poller.web.services.sessions.delete(poller.session.id, poller.session.owner)
+    await poller.web.services.sessions.erasure.delete(poller.session.id, poller.session.owner)
     answer = await task
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 

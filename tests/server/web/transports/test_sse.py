@@ -130,7 +130,7 @@ async def test_only_snapshots_and_events_have_an_id_and_nothing_has_an_event_nam
         await stream.next()
         claim = await web.begin(session)
         await stream.next()
-        await web.services.sessions.report(claim, 0.5, "rendering")
+        await web.services.sessions.claims.report(claim, 0.5, "rendering")
         await stream.next()
         await web.complete(claim)
         await stream.rest()
@@ -257,7 +257,7 @@ async def test_erasing_ends_the_stream_for_good(web: Web) -> None:
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         await stream.next()
-        await web.services.sessions.delete(session.id, session.owner)
+        await web.services.sessions.erasure.delete(session.id, session.owner)
         bye = (await stream.rest())[-1].frame
     assert (bye["type"], bye["code"], bye["reason"], bye["reconnect"]) == ("bye", 4510, "deleted", False)
 

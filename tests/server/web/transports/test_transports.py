@@ -34,26 +34,26 @@ class Play:
         self.claim = await self.web.begin(self.session)
 
     async def report(self) -> None:
-        await self.sessions.report(self.claim, 0.5, "rendering")
+        await self.sessions.claims.report(self.claim, 0.5, "rendering")
 
     async def complete(self) -> None:
         await self.web.complete(self.claim)
 
     async def fail(self) -> None:
-        assert await self.sessions.fail(self.claim, "mock_failure")
+        assert await self.sessions.claims.fail(self.claim, "mock_failure")
 
     async def requeue(self) -> None:
-        assert await self.sessions.requeue(self.claim, burnt=True, reason="lease_lost")
+        assert await self.sessions.claims.requeue(self.claim, burnt=True, reason="lease_lost")
 
     async def cancel(self) -> None:
-        await self.sessions.cancel(self.id, self.session.owner)
+        await self.sessions.cancelling.cancel(self.id, self.session.owner)
 
     async def hand_back(self) -> None:
-        assert await self.sessions.renew(self.claim) == "cancelled"
-        assert await self.sessions.requeue(self.claim, burnt=False, reason="cancelled")
+        assert await self.sessions.claims.renew(self.claim) == "cancelled"
+        assert await self.sessions.claims.requeue(self.claim, burnt=False, reason="cancelled")
 
     async def delete(self) -> None:
-        await self.sessions.delete(self.id, self.session.owner)
+        await self.sessions.erasure.delete(self.id, self.session.owner)
 
     def follow(self, transport: str, since: int = 0) -> Reader:
         return Reader(self.web, transport, self.id, self.token, since)

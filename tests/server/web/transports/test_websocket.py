@@ -89,7 +89,7 @@ async def test_a_client_sees_the_session_from_its_snapshot_to_the_end(web: Web) 
             "at": event["at"],
             "data": {"attempt": 1},
         }
-        await web.services.sessions.report(claim, 0.4, "rendering", 1.8)
+        await web.services.sessions.claims.report(claim, 0.4, "rendering", 1.8)
         progress = await client.next("progress")
         assert (progress["seq"], progress["progress"], progress["stage"]) == (2, 0.4, "rendering")
         await web.complete(claim)
@@ -111,7 +111,7 @@ async def test_a_failure_is_told_with_its_reason(web: Web) -> None:
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")  # else it may be read after the end, and the event is in it
         claim = await web.begin(session)
-        await web.services.sessions.fail(claim, "mock_failure")
+        await web.services.sessions.claims.fail(claim, "mock_failure")
         assert await client.rest() == 1000
         event = next(frame for frame in client.frames if frame.get("event") == "failed")
         assert event["data"]["error"]["code"] == "mock_failure"
@@ -136,7 +136,7 @@ async def test_joining_after_the_end_is_snapshot_bye_1000(web: Web, query: str, 
 async def test_since_brings_what_was_missed_in_order_and_then_the_news(web: Web) -> None:
     session, token = await web.submit()
     claim = await web.begin(session)
-    await web.services.sessions.requeue(claim, burnt=False, reason="drained")
+    await web.services.sessions.claims.requeue(claim, burnt=False, reason="drained")
     async with web.follow(session.id, token, "?since=1") as client:
         snapshot = await client.next()
         assert [event["seq"] for event in snapshot["missed"]] == [2, 3]
@@ -158,7 +158,7 @@ async def test_a_late_joiner_sees_the_progress_so_far(web: Web) -> None:
     claim = await web.begin(session)
     async with web.follow(session.id, token) as early:
         await early.next("snapshot")
-        await web.services.sessions.report(claim, 0.8, "rendering", 0.5)
+        await web.services.sessions.claims.report(claim, 0.8, "rendering", 0.5)
         await early.next("progress")
         async with web.follow(session.id, token) as late:
             view = (await late.next())["session"]
@@ -194,13 +194,13 @@ async def test_the_first_frame_is_the_snapshot_even_when_the_database_is_slow_an
 ) -> None:
     web = await start_web(ping_seconds=0.05)
     session, token = await web.submit()
-    look, gate = web.services.sessions.look, asyncio.Event()
+    look, gate = web.services.sessions.reads.read, asyncio.Event()
 
     async def slow_look(*args: Any, **options: Any) -> Any:
         await gate.wait()
         return await look(*args, **options)
 
-    monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(slow_look))
+    monkeypatch.setattr(type(web.services.sessions.reads), "read", staticmethod(slow_look))
 
     async def open_late() -> None:
         await until(lambda: web.hub.followers == 1)
@@ -216,13 +216,13 @@ async def test_the_first_frame_is_the_snapshot_even_when_the_database_is_slow_an
 
 async def slow_look(web: Web, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Nobody is shown anything before the event is set."""
-    look, gate = web.services.sessions.look, asyncio.Event()
+    look, gate = web.services.sessions.reads.read, asyncio.Event()
 
     async def wait(*args: Any, **options: Any) -> Any:
         await gate.wait()
         return await look(*args, **options)
 
-    monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(wait))
+    monkeypatch.setattr(type(web.services.sessions.reads), "read", staticmethod(wait))
     return gate
 
 
@@ -333,13 +333,13 @@ async def test_who_speaks_before_being_let_in_is_told_nothing(
     web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, _ = await web.submit()
-    look, gate = web.services.sessions.look, asyncio.Event()
+    look, gate = web.services.sessions.reads.read, asyncio.Event()
 
     async def slow_look(*args: Any, **options: Any) -> Any:
         await gate.wait()
         return await look(*args, **options)
 
-    monkeypatch.setattr(type(web.services.sessions), "look", staticmethod(slow_look))
+    monkeypatch.setattr(type(web.services.sessions.reads), "read", staticmethod(slow_look))
     if ws is Handshake:  # it is let in before it is answered: it can only speak with its request
         early = masked(TEXT, b'{"type":"sync","since":0}') + PING_TEXT
         async with asyncio.TaskGroup() as group:
@@ -680,7 +680,7 @@ async def test_a_sync_never_steps_back_while_events_flow(web: Web, monkeypatch: 
         async def work() -> None:
             for _ in range(15):
                 claim = await web.begin(session)
-                await web.services.sessions.requeue(claim, burnt=False, reason="drained")
+                await web.services.sessions.claims.requeue(claim, burnt=False, reason="drained")
             await web.complete(await web.begin(session))
 
         async def ask() -> None:
@@ -745,7 +745,7 @@ async def test_a_sync_that_fails_is_told_to_come_again(web: Web, monkeypatch: py
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
-        monkeypatch.setattr(type(web.services.sessions), "look_again", fail)
+        monkeypatch.setattr(type(web.services.sessions.reads), "read_again", fail)
         await client.send({"type": "sync", "since": 0})
         assert await client.rest() == 4001
         assert client.frames[-1]["reason"] == "internal_error"
@@ -765,7 +765,7 @@ async def test_a_sync_while_the_database_is_away_leaves_the_client_where_it_was(
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
         with monkeypatch.context() as patch:
-            patch.setattr(type(web.services.sessions), "look_again", away)
+            patch.setattr(type(web.services.sessions.reads), "read_again", away)
             await client.send({"type": "sync", "since": 0})
             await asked.wait()
             claim = await web.begin(session)  # comes while it is read
@@ -955,7 +955,7 @@ async def test_an_erasure_is_told_with_its_reason(web: Web, reason: GoneReason) 
         await client.next("snapshot")
         row = await web.database.reading.get(session.id)
         assert row is not None
-        await web.services.sessions.erase(row, reason)
+        await web.services.sessions.erasure.erase(row, reason)
         assert await client.rest() == 4510
         assert client.frames[-1] == {
             "type": "bye",

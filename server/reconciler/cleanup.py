@@ -1,0 +1,113 @@
+"""Sweeps up what a process leaves that was killed at the wrong moment, and the traces of
+erased sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from server.adapters.database.reading import SessionReader
+from server.adapters.database.upkeep import Upkeep
+from server.adapters.files.port import Entry, Files
+from server.adapters.redis.bus import RedisBus
+from server.adapters.redis.errors import QueueUnavailable
+from server.adapters.redis.queue import ArqQueue
+from server.domain.session import valid_session_id
+from server.reconciler import timing
+from server.sessions.erasure import Erasure
+from server.sessions.file_keys import session_of
+from tryon.protocol.errors import Unavailable
+
+log = logging.getLogger("tryon.reconciler")
+
+
+class Cleanup:
+    """Stateless: the hourly sweep, and two chores that follow erasures."""
+
+    def __init__(
+        self,
+        *,
+        reading: SessionReader,
+        upkeep: Upkeep,
+        files: Files,
+        bus: RedisBus,
+        queue: ArqQueue,
+        erasure: Erasure,
+    ) -> None:
+        self._reading = reading
+        self._upkeep = upkeep
+        self._files = files
+        self._bus = bus
+        self._queue = queue
+        self._erasure = erasure
+
+    async def sweep(self) -> None:
+        """Delete files without a session, unfinished files of killed writers, and
+        events and Redis keys of sessions that no longer exist.
+
+        Raises Unavailable.
+        """
+        page = await self._files.list_page()
+        while True:
+            await self._delete_orphans(page.entries)
+            if page.after is None:
+                break
+            page = await self._files.list_page(after=page.after)
+        if strays := await self._upkeep.delete_stray_events():
+            log.info("Deleted %d events without a session", strays)
+        await self._sweep_redis()
+        self._erasure.erased.set()
+
+    async def forget_traces(self) -> None:
+        """Delete the Redis keys that could not be deleted before, then have Redis
+        rewrite its append-only file, which holds every command.
+        """
+        if await self._erasure.retry_forgetting():
+            await self._bus.rewrite_log()
+
+    async def scrub_forever(self) -> None:
+        """Empty SQLite's write-ahead log soon after each erasure, until cancelled."""
+        while True:
+            await self._erasure.erased.wait()
+            await asyncio.sleep(timing.SCRUB_SECONDS)
+            await self.scrub()
+
+    async def scrub(self) -> None:
+        """Empty SQLite's write-ahead log once; if that is not possible now, the event
+        ``erased`` stays set.
+        """
+        self._erasure.erased.clear()
+        try:
+            if not await self._upkeep.scrub():
+                self._erasure.erased.set()
+        except Unavailable:
+            self._erasure.erased.set()
+        except Exception:
+            log.exception("SQLite's log could not be emptied")
+
+    async def _delete_orphans(self, entries: list[Entry]) -> None:
+        """Delete files without a session.
+
+        A result is stored after its row, so one without a row is an orphan at any age.
+        """
+        old = [
+            each
+            for each in entries
+            if each.age_seconds > timing.ORPHAN_SECONDS or (each.key.startswith("outputs/") and not each.unfinished)
+        ]
+        living = await self._reading.ids_among(dict.fromkeys(session_of(each.key) for each in old))
+        orphans = [each.key for each in old if each.unfinished or session_of(each.key) not in living]
+        for key in await self._files.delete(orphans):
+            log.info("Deleted orphaned file: %s", key)
+
+    async def _sweep_redis(self) -> None:
+        with contextlib.suppress(QueueUnavailable):
+            known = await self._bus.remembered() | {
+                id for id in await self._queue.order(1_000_000) if valid_session_id(id)
+            }
+            if strays := known - await self._reading.ids_among(known):
+                await self._queue.forget_waiting(strays)
+                await self._bus.forget(sorted(strays))
+                log.info("Deleted the Redis keys of %d sessions that no longer exist", len(strays))

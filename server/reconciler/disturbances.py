@@ -1,0 +1,120 @@
+"""Notices when workers may have been unable to renew their leases, and extends them.
+
+An outage of the database, or of all machines, must not look like the death of all
+workers: after one, every lease lasts one more period.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.writing import SessionWriter
+from server.config.settings import Config
+from server.domain.disturbances import Disturbance, Use, disturbance
+from server.reconciler import timing
+from server.system.clock import Clock
+from server.telemetry import metrics
+from tryon.protocol.errors import Unavailable
+
+log = logging.getLogger("tryon.reconciler")
+
+REASONS: Final[dict[Disturbance, str]] = {
+    "outage": "the database was unavailable",
+    "late": "the database or this process stood still",
+    "clock": "the database's clock was set",
+}
+"""What the log says about each kind of disturbance."""
+
+
+class Disturbances:
+    """Owns what this process knows of its uses of the database: a failure, a gap or a
+    jump between two of them is a disturbance.
+    """
+
+    def __init__(self, *, config: Config, writing: SessionWriter, database_clock: DatabaseClock, clock: Clock) -> None:
+        self._config = config
+        self._writing = writing
+        self._database_clock = database_clock
+        self._clock = clock
+        self._last_use: Use | None = None
+        self._failed = False
+        self._pending: tuple[Disturbance, float] | None = None
+        """The last disturbance and when this process noticed it; until it has extended
+        the leases, or a whole lease has passed.
+        """
+        self._granted: deque[tuple[datetime, datetime]] = deque(maxlen=16)
+        """Between which times the leases end that were extended, for each of the last
+        extensions.
+        """
+
+    def __repr__(self) -> str:
+        return f"<Disturbances pending={None if self._pending is None else self._pending[0]}>"
+
+    @property
+    def pending(self) -> bool:
+        """Whether a lapsed lease proves nothing, until :meth:`grant_leases` was called."""
+        return self._pending is not None
+
+    @contextlib.contextmanager
+    def using_database(self) -> Iterator[None]:
+        """Note when the database is unavailable in this block, and pass that on."""
+        try:
+            yield
+        except Unavailable:
+            self._failed = True
+            raise
+
+    @contextlib.contextmanager
+    def timing_write(self) -> Iterator[None]:
+        """Note a write that took so long that a heartbeat would have come too late."""
+        began = self._clock.monotonic()
+        yield
+        # A heartbeat had to wait as long: with short leases, longer than one lasts.
+        self._failed |= self._clock.monotonic() - began > self._config.lease_seconds / 3
+
+    def note_use(self) -> None:
+        """Note that the database was used successfully just now, and judge the time
+        since the use before.
+        """
+        now = Use(self._clock.monotonic(), self._database_clock.now())
+        lease_seconds = self._config.lease_seconds
+        found = disturbance(
+            self._last_use,
+            now,
+            failed=self._failed,
+            calm_seconds=max(lease_seconds / 3, 2 * timing.RECONCILE_SECONDS),  # a heartbeat may be this late
+        )
+        self._last_use, self._failed = now, False
+        if found is not None:
+            self._pending = (found, now.at)
+        elif self._pending is not None and now.at - self._pending[1] > lease_seconds:
+            self._pending = None  # every living worker has renewed its leases since
+
+    async def grant_leases(self) -> None:
+        """Extend every lease by one period, if a disturbance is pending.
+
+        Except those that were extended before and not renewed since: otherwise one
+        disturbance after the next would keep the sessions of a dead worker for ever. A
+        living worker tries to renew every second. Raises Unavailable.
+        """
+        if self._pending is None:
+            return
+        why, _ = self._pending
+        if why == "clock":
+            self._granted.clear()  # times of another clock
+            await self._writing.bound_ends(
+                deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
+            )
+        granted, ends = await self._writing.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
+        self._pending = None
+        if ends is not None:
+            self._granted.append(ends)
+        metrics.reconciled.labels("lease_granted").inc(granted)
+        if granted:
+            log.warning("Granted %d sessions one more period of their leases: %s", granted, REASONS[why])

@@ -1,0 +1,37 @@
+"""Keeps a session that cannot be helped from holding up the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+
+from server.adapters.database.reading import SessionReader
+from server.domain.session import Session
+from server.reconciler.disturbances import Disturbances
+from tryon.protocol.errors import TryOnError
+
+log = logging.getLogger("tryon.reconciler")
+
+
+class Isolation:
+    """Stateless: runs one session's work at a time."""
+
+    def __init__(self, *, reading: SessionReader, disturbances: Disturbances) -> None:
+        self._reading = reading
+        self._disturbances = disturbances
+
+    async def run(self, session: Session, work: Awaitable[None]) -> bool:
+        """Await one session's work; return whether it succeeded.
+
+        A failure is logged and stays with this session. Raises Unavailable if the
+        database is: then the work of every session would fail.
+        """
+        try:
+            await work
+        except Exception as error:
+            known = isinstance(error, TryOnError)
+            log.warning("Session %s must wait: %s", session.id, error, exc_info=None if known else error)
+            await self._reading.check()
+            return False
+        self._disturbances.note_use()
+        return True

@@ -1,0 +1,204 @@
+"""Everything a worker does with a session: claim it, keep it, report, end it.
+
+A claim is fenced by its attempt: after another worker has claimed the session, or it
+has ended, nothing that the first one does changes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from server.adapters.database.changes import Change, Complete, Moved, Outcome
+from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.reading import SessionReader
+from server.adapters.database.writing import SessionWriter
+from server.adapters.files.port import Files
+from server.adapters.redis.bus import RedisBus
+from server.adapters.redis.errors import QueueUnavailable
+from server.adapters.redis.queue import ArqQueue
+from server.domain.session import Progress, Session, timestamp
+from server.sessions.file_keys import output_key
+from server.sessions.progress import ProgressReports
+from server.sessions.requeueing import Requeueing
+from server.sessions.transitions import Transitions, failure
+from server.telemetry import logs
+from tryon.protocol.errors import TryOnError
+from tryon.protocol.states import Status
+
+log = logging.getLogger("tryon.sessions")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's hold on a session; ``attempt`` fences out every earlier worker."""
+
+    session: Session
+    reports: ProgressReports = field(repr=False, compare=False)
+
+    @property
+    def attempt(self) -> int:
+        """The number of this claim, from 1."""
+        return self.session.attempt
+
+    @property
+    def actor(self) -> str:
+        """The worker's name in the audit trail."""
+        return f"worker:{self.session.lease_owner}"
+
+    @property
+    def image_key(self) -> str:
+        """The key of the photo of the person."""
+        return self.session.input_key
+
+    @property
+    def garment_key(self) -> str | None:
+        """The key of the photo of the garment, if one was uploaded."""
+        return self.session.garment_key
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters that the client sent with the upload."""
+        return self.session.params
+
+
+class Claims:
+    """Stateless: each claim carries its own state."""
+
+    def __init__(
+        self,
+        *,
+        reading: SessionReader,
+        writing: SessionWriter,
+        files: Files,
+        bus: RedisBus,
+        queue: ArqQueue,
+        transitions: Transitions,
+        requeueing: Requeueing,
+        database_clock: DatabaseClock,
+        lease_seconds: float,
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._files = files
+        self._bus = bus
+        self._queue = queue
+        self._transitions = transitions
+        self._requeueing = requeueing
+        self._database_clock = database_clock
+        self._lease_seconds = lease_seconds
+
+    async def begin(self, session_id: str, *, worker: str) -> Claim | None:
+        """Claim a waiting session for one worker.
+
+        None: there is nothing to do (claimed, ended, past its deadline, erased).
+        """
+        moved = await self._writing.claim(
+            session_id, worker=worker, lease_seconds=self._lease_seconds, actor=f"worker:{worker}"
+        )
+        if moved is None:
+            return None
+        logs.request_id.set(moved.session.request_id)
+        await self._transitions.announce(moved)
+        log.info("Processing session %s", session_id)
+        return Claim(moved.session, ProgressReports(session_id, self._bus))
+
+    async def renew(self, claim: Claim) -> Literal["held", "cancelled", "lost"]:
+        """Extend the claim's lease, and return whether it still counts.
+
+        Raises Unavailable.
+        """
+        flag = await self._writing.renew(claim.session.id, attempt=claim.attempt, lease_seconds=self._lease_seconds)
+        return "lost" if flag is None else "cancelled" if flag else "held"
+
+    async def report(
+        self, claim: Claim, progress: float | None, stage: str | None, eta_seconds: float | None = None
+    ) -> None:
+        """Publish the progress of a running session (0..1, or None if unknown).
+
+        Never waits for Redis; at most 5 messages a second go out, the newest wins.
+        After the claim's end none does.
+        """
+        claim.reports.add(
+            Progress(
+                seq=claim.session.seq,
+                attempt=claim.attempt,
+                at=timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC)),
+                progress=None if progress is None else min(1.0, max(0.0, round(progress, 4))),
+                stage=stage,
+                eta_seconds=None if eta_seconds is None else max(0.0, round(eta_seconds, 1)),
+            )
+        )
+
+    async def complete(self, claim: Claim, data: bytes, extension: str) -> bool:
+        """Store the output, then move the session to completed.
+
+        Return False if the claim was lost; then its output is deleted again. Raises
+        StorageFull, Unavailable.
+        """
+        await claim.reports.end()
+        key = output_key(claim.session.id, claim.attempt, extension)
+        await self._files.put(key, data)
+        moved = None
+        try:
+            moved = await self._change(claim, Complete(key), strict=True)
+        finally:
+            if moved is None:  # the claim that loses the compare-and-set deletes its own file
+                await asyncio.shield(self._discard_output(claim.session.id, key))
+        if moved is None:
+            return False
+        log.info("Session %s completed successfully", claim.session.id)
+        with contextlib.suppress(QueueUnavailable):
+            ran = moved.session.updated_at - claim.session.updated_at
+            await self._queue.note_run(claim.session.processor, ran.total_seconds())
+        return True
+
+    async def fail(self, claim: Claim, code: str, message: str | None = None, *, retryable: bool | None = None) -> bool:
+        """Move the session to failed.
+
+        ``message`` is shown to the client; None: the code's own text. Return False if
+        the claim was lost.
+        """
+        await claim.reports.end()
+        moved = await self._change(claim, failure(code, message, retryable))
+        if moved is None:
+            return False
+        log.info("Session %s failed: %s", claim.session.id, code)
+        return True
+
+    async def requeue(self, claim: Claim, *, burnt: bool, reason: str) -> bool:
+        """Hand a session back to the queue.
+
+        ``burnt``: the attempt counts against the limit; at the limit the session fails.
+        Return False if the claim was lost.
+        """
+        await claim.reports.end()
+        return await self._requeueing.requeue(claim.session, actor=claim.actor, burnt=burnt, reason=reason)
+
+    async def _discard_output(self, session_id: str, key: str) -> None:
+        with contextlib.suppress(TryOnError):
+            session = await self._reading.get(session_id)
+            if session is None or session.output_key != key:
+                await self._files.delete([key])
+
+    async def _change(self, claim: Claim, outcome: Outcome, *, strict: bool = False) -> Moved | None:
+        """Try one transition of a claim.
+
+        ``strict``: only within the deadline and uncancelled.
+        """
+        return await self._transitions.apply(
+            Change(
+                session_id=claim.session.id,
+                outcome=outcome,
+                from_status=Status.PROCESSING,
+                actor=claim.actor,
+                seq=claim.session.seq,
+                attempt=claim.attempt,
+                within_deadline=strict,
+                cancelled=False if strict else None,
+            )
+        )

@@ -1,0 +1,36 @@
+"""The keys under which a session's files are stored, and back from a key to its
+session.
+"""
+
+from __future__ import annotations
+
+from server.domain.session import Session
+from tryon.protocol.states import Status
+
+
+def image_key(session_id: str, extension: str) -> str:
+    """Return the key of the photo of the person."""
+    return f"inputs/{session_id}-image.{extension}"
+
+
+def garment_key(session_id: str, extension: str) -> str:
+    """Return the key of the photo of the garment."""
+    return f"inputs/{session_id}-garment.{extension}"
+
+
+def output_key(session_id: str, attempt: int, extension: str) -> str:
+    """Return the key of the result of one attempt: no two attempts share a file."""
+    return f"outputs/{session_id}-{attempt}.{extension}"
+
+
+def session_of(key: str) -> str:
+    """Return the id of the session that a file belongs to, unchecked."""
+    return key.partition("/")[2][:36]
+
+
+def may_have_unnamed_outputs(session: Session) -> bool:
+    """Return whether an attempt may have died after it had stored its result.
+
+    No row names such a file: only a listing finds it.
+    """
+    return session.attempt > 1 or (session.attempt == 1 and session.status is not Status.COMPLETED)

@@ -1,0 +1,64 @@
+"""Progress of one claim on its way to the clients: coalesced, newest wins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from server.adapters.redis.bus import RedisBus
+from server.domain.bus_message import progress_message
+from server.domain.session import Progress
+
+PROGRESS_SECONDS: Final = 0.2
+"""Minimum seconds between two progress messages of a session (5 per second)."""
+
+
+class ProgressReports:
+    """Owns the newest progress of one claim until it may be published."""
+
+    __slots__ = ("_bus", "_ended", "_last_at", "_latest", "_session_id", "timer")
+
+    def __init__(self, session_id: str, bus: RedisBus) -> None:
+        self._session_id = session_id
+        self._bus = bus
+        self._latest: Progress | None = None
+        self._last_at = float("-inf")
+        self._ended = False
+        self.timer: asyncio.Task[None] | None = None
+        """Publishes the newest progress; None while there is none to publish."""
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "idle" if self.timer is None else "waiting"
+        return f"<ProgressReports of {self._session_id} {state}>"
+
+    def add(self, progress: Progress) -> None:
+        """Publish this progress soon, unless a newer one replaces it or the claim ends.
+
+        Never waits for Redis.
+        """
+        if self._ended:
+            return
+        self._latest = progress
+        if self.timer is None:
+            self.timer = asyncio.create_task(self._publish(), name="progress")
+
+    async def end(self) -> None:
+        """Publish nothing more; return once nothing is in flight."""
+        self._ended = True
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await timer
+
+    async def _publish(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._latest is not None:
+                await asyncio.sleep(self._last_at + PROGRESS_SECONDS - loop.time())
+                latest, self._latest = self._latest, None
+                self._last_at = loop.time()
+                await self._bus.publish_progress(self._session_id, latest, progress_message(self._session_id, latest))
+        finally:
+            self.timer = None

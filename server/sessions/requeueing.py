@@ -1,0 +1,68 @@
+"""A running session goes back to the queue, or ends when its attempts are used up."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from server.adapters.database.changes import Cancel, Change, Outcome, Requeue
+from server.domain.session import Session
+from server.sessions.queueing import Queueing
+from server.sessions.transitions import Transitions, failure
+from tryon.protocol.states import Event, Status
+
+log = logging.getLogger("tryon.sessions")
+
+
+class Requeueing:
+    """Stateless: the one rule for a session whose attempt ended without a result."""
+
+    def __init__(self, *, transitions: Transitions, queueing: Queueing, max_attempts: int) -> None:
+        self._transitions = transitions
+        self._queueing = queueing
+        self._max_attempts = max_attempts
+
+    async def requeue(
+        self, session: Session, *, actor: str, burnt: bool, reason: str, lease_lapsed: bool = False
+    ) -> bool:
+        """Move a running session to created; or to failed with its last attempt burnt;
+        or to cancelled if that was requested.
+
+        ``burnt``: the attempt counts against the limit. ``lease_lapsed``: only if the
+        worker's lease has ended. Return False if the condition no longer held.
+        """
+        lost = session.burnt + burnt
+        if lost >= self._max_attempts:
+            outcome: Outcome = failure("worker_lost", burnt=lost)
+        else:
+            outcome = Requeue(reason=reason, burnt=lost, enqueues=session.enqueues + 1)
+        change = Change(
+            session_id=session.id,
+            outcome=outcome,
+            from_status=Status.PROCESSING,
+            actor=actor,
+            attempt=session.attempt,
+            cancelled=False,
+            lease_lapsed=lease_lapsed,
+        )
+        moved = await self._transitions.apply(change) or await self._transitions.apply(
+            replace(change, outcome=Cancel(), cancelled=True)
+        )
+        if moved is None:
+            return False
+        if moved.event.event is Event.REQUEUED:
+            await self._queueing.enqueue(moved.session)
+        else:
+            log.info(
+                "Session %s %s",
+                session.id,
+                "was cancelled" if moved.event.event is Event.CANCELLED else "failed: worker_lost",
+            )
+        return True
+
+    async def take_back(self, session: Session) -> bool:
+        """Requeue or end a session whose worker let its lease lapse.
+
+        Return False if the worker renewed it in time.
+        """
+        return await self.requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True)

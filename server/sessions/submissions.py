@@ -1,0 +1,218 @@
+"""New sessions: an upload, its replay by idempotency key, and a retry of an old one.
+
+Order of a submission: files, then the row with its first event in one transaction,
+then, after the commit, the queue. A failure before the commit leaves neither file nor
+row; a failure after it is repaired by the reconciler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from server.adapters.database.changes import NewSession
+from server.adapters.database.errors import Taken
+from server.adapters.database.reading import SessionReader
+from server.adapters.database.writing import SessionWriter
+from server.adapters.files.port import Files, MissingFile
+from server.config.settings import Config
+from server.domain.session import Session, session_id_of
+from server.sessions.file_keys import garment_key, image_key
+from server.sessions.ownership import owned_session
+from server.sessions.queue_places import QueuePlaces
+from server.sessions.queueing import Queueing
+from server.system.clock import Clock
+from server.system.randomness import Randomness
+from server.telemetry import metrics
+from tryon.protocol import errors
+from tryon.protocol.errors import NotFound
+from tryon.protocol.states import Event, Status
+
+log = logging.getLogger("tryon.sessions")
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A cleaned image, ready to be stored: upright, without metadata."""
+
+    data: bytes
+    extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's Idempotency-Key, hashed, and the fingerprint of the request that
+    carried it.
+    """
+
+    key_hash: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, key: str, fingerprint: str) -> Idempotency:
+        """Return the value for a client's key as it was sent."""
+        return cls(hashlib.sha256(key.encode()).hexdigest(), fingerprint)
+
+
+class Submissions:
+    """Owns the files of failed uploads until the database can tell whether their commit
+    went through.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        files: Files,
+        writing: SessionWriter,
+        reading: SessionReader,
+        queueing: Queueing,
+        queue_places: QueuePlaces,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._writing = writing
+        self._reading = reading
+        self._queueing = queueing
+        self._queue_places = queue_places
+        self._clock = clock
+        self._randomness = randomness
+        self._undecided: dict[str, list[str]] = {}
+        """Files of failed uploads, by a session id that may or may not have a row."""
+
+    def __repr__(self) -> str:
+        return f"<Submissions undecided={len(self._undecided)}>"
+
+    async def submit(
+        self,
+        *,
+        owner: str,
+        image: Photo,
+        garment: Photo | None,
+        params: dict[str, Any],
+        request_id: str | None,
+        idempotency: Idempotency | None = None,
+    ) -> Session:
+        """Store the photos, commit the session with its first event, then enqueue it.
+
+        A failure before the commit leaves neither file nor row. A failed enqueue is not
+        the caller's: the row is safe and the enqueue is retried. Raises StorageFull,
+        Unavailable, and Taken if another request used the idempotency key meanwhile.
+        """
+        session_id = self._new_id()
+        input = image_key(session_id, image.extension)
+        files = {input: image.data}
+        if garment is not None:
+            files[garment_key(session_id, garment.extension)] = garment.data
+        new = NewSession(
+            id=session_id,
+            owner=owner,
+            processor=self._config.processor,
+            params=params,
+            input_key=input,
+            garment_key=garment_key(session_id, garment.extension) if garment is not None else None,
+            request_id=request_id,
+            deadline_seconds=self._config.deadline_seconds,
+            retention_seconds=self._config.retention_seconds,
+            idempotency_key=idempotency.key_hash if idempotency else None,
+            idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
+        )
+        return await self._create(files, new)
+
+    async def replay(self, owner: str, idempotency: Idempotency) -> Session | None:
+        """Return the session that this Idempotency-Key made, or None.
+
+        Raises Unprocessable if it was made from another request.
+        """
+        found = await self._reading.by_idempotency_key(owner, idempotency.key_hash)
+        if found is None:
+            return None
+        session, fingerprint = found
+        if fingerprint != idempotency.fingerprint:
+            raise errors.Unprocessable("idempotency_mismatch")
+        return session
+
+    async def retry(self, session_id: str, owner: str | None, *, request_id: str | None) -> tuple[Session, bool]:
+        """Run a failed or cancelled session again, over its own copy of the inputs.
+
+        Return the new session, and whether an earlier call made it. Raises NotFound,
+        also when the original is erased meanwhile; Conflict in any other state;
+        StorageFull, Unavailable.
+        """
+        original = await owned_session(self._reading, session_id, owner)
+        if original.status not in (Status.FAILED, Status.CANCELLED):
+            raise errors.Conflict("not_finished")
+        if (successor := await self._reading.retry_of(original.id)) is not None:
+            return successor, True
+        new_id = self._new_id()
+        copies = {key: key.replace(original.id, new_id) for key in (original.input_key, original.garment_key) if key}
+        try:
+            files = {copy: await self._files.get(key) for key, copy in copies.items()}
+        except MissingFile:
+            raise NotFound from None
+        new = NewSession(
+            id=new_id,
+            owner=original.owner,
+            processor=self._config.processor,
+            params=original.params,
+            input_key=copies[original.input_key],
+            garment_key=copies[original.garment_key] if original.garment_key else None,
+            request_id=request_id,
+            deadline_seconds=self._config.deadline_seconds,
+            retention_seconds=self._config.retention_seconds,
+            expires_at=original.expires_at,
+            retry_of=original.id,
+        )
+        try:
+            return await self._create(files, new), False
+        except Taken:
+            successor = await self._reading.retry_of(original.id)
+            if successor is None:  # it was erased in between, with the original
+                raise NotFound from None
+            return successor, True
+
+    def _new_id(self) -> str:
+        return session_id_of(self._clock.wall(), self._randomness.bytes(10))
+
+    async def _create(self, files: dict[str, bytes], new: NewSession) -> Session:
+        """Store the files, then the row with its first event, then enqueue."""
+        keys = list(files)
+        try:
+            for key, data in files.items():
+                await self._files.put(key, data)
+            session = await self._writing.insert(new)
+        except BaseException:
+            # Also when the client disconnected: no file may stay of an upload that has
+            # no row.
+            await asyncio.shield(self._discard(new.id, keys))
+            raise
+        for key in keys:
+            log.info("Saved input file: %s", key)
+        log.info("Created session %s for user %s", session.id, session.owner[:8])
+        metrics.transitions.labels(Event.CREATED).inc()
+        if position := await self._queueing.enqueue(session):
+            self._queue_places.join(session, position)
+        return session
+
+    async def _discard(self, session_id: str, keys: list[str]) -> None:
+        """Delete the files of an upload that failed, unless its commit went through.
+
+        While the database cannot tell, the files are remembered: a photo without a
+        session must not stay for hours.
+        """
+        try:
+            if not await self._reading.ids_among([session_id]):
+                await self._files.delete(keys)
+            self._undecided.pop(session_id, None)
+        except errors.Unavailable:
+            self._undecided[session_id] = keys
+
+    async def clean_up_failed_uploads(self) -> None:
+        """Delete the files of failed uploads that could not be judged before."""
+        for session_id, keys in list(self._undecided.items()):
+            await self._discard(session_id, keys)

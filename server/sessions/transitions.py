@@ -1,0 +1,76 @@
+"""Every transition of a session goes through here: commit, count, log, publish once.
+
+Nothing is published before its commit, and a transition that lost its race publishes
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Final
+
+from server.adapters.database.changes import Change, Fail, Moved
+from server.adapters.database.writing import SessionWriter
+from server.adapters.redis.bus import RedisBus
+from server.domain.bus_message import event_message
+from server.sessions.access import AccessIssuer
+from server.telemetry import metrics
+from tryon.protocol import errors
+
+log = logging.getLogger("tryon.sessions")
+
+MAX_MESSAGE: Final = 500
+"""Maximum characters of an error's message; the rest is cut off."""
+
+
+class Transitions:
+    """Applies changes of state and announces them."""
+
+    def __init__(self, *, writing: SessionWriter, bus: RedisBus, access: AccessIssuer) -> None:
+        self._writing = writing
+        self._bus = bus
+        self._access = access
+
+    async def apply(self, change: Change) -> Moved | None:
+        """Try one transition and announce it after its commit.
+
+        None: the condition did not hold (any more); nothing changed, nothing was
+        published. Raises Unavailable.
+        """
+        moved = await self._writing.transition(change)
+        if moved is not None:
+            await self.announce(moved)
+        return moved
+
+    async def announce(self, moved: Moved) -> None:
+        """Count, log and publish a committed transition, once."""
+        event = moved.event
+        metrics.transitions.labels(event.event).inc()
+        log.info(
+            "Session state transition: %s → %s", event.from_status, event.status, extra={"session_id": event.session_id}
+        )
+        await self._bus.publish(event.session_id, event_message(event, self._access.issue().file))
+
+    async def time_out(self, session_ids: Collection[str]) -> set[str]:
+        """Fail those of these sessions that are past their deadline, in one transaction.
+
+        Return the ids of the sessions that failed.
+        """
+        moved = await self._writing.time_out(session_ids, failure("timeout"), actor="reconciler")
+        for each in moved:
+            await self.announce(each)
+            log.info("Session %s failed: timeout", each.session.id)
+        return {each.session.id for each in moved}
+
+
+def failure(code: str, message: str | None = None, retryable: bool | None = None, *, burnt: int | None = None) -> Fail:
+    """Return the end with this error code.
+
+    ``message`` and ``retryable`` default to the code's own; a code of a processor's own
+    has those of ``processor_error`` and may be retried. ``burnt``: as in :class:`Fail`.
+    """
+    known = errors.FAILURES.get(code)
+    text = message or (known or errors.FAILURES["processor_error"]).detail
+    again = retryable if retryable is not None else (known.retryable if known else True)
+    return Fail(code, text[:MAX_MESSAGE], again, burnt)
