@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.installation import running_installation
 from server.services import Services
+from server.system.processes import raise_file_limit
 from testkit.cluster import Cluster
 from testkit.costs import cpu_seconds
 from testkit.load import Client, Held, close_all, connect, connect_all, hold
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
 

@@ -21,11 +21,11 @@ from collections.abc import AsyncIterator
 from statistics import median
 
 from benchmarks.installation import running_installation
+from server.system.processes import raise_file_limit
 from testkit.cluster import Cluster
 from testkit.costs import cpu_seconds
 from testkit.load import Client, Http, Times, connect, form
 from testkit.photos import large, photo
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK
 from testkit.report import heading, percentile, table
 from tryon.protocol.paths import SESSIONS

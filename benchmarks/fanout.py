@@ -15,9 +15,9 @@ from benchmarks.installation import running_installation
 from benchmarks.peers.running import running_peer
 from server.domain.bus_message import EVENT, bus_message
 from server.domain.session import timestamp
+from server.system.processes import raise_file_limit
 from testkit.costs import cpu_seconds
 from testkit.load import Client, close_all, connect_all, hold
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
 from tryon.protocol.frames import EventFrame, encode

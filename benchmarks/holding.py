@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from benchmarks.installation import running_installation
 from benchmarks.peers.running import running_peer
+from server.system.processes import raise_file_limit
 from testkit.costs import cpu_seconds, pss_bytes
 from testkit.load import close_all, connect_all, hold, queue
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
 

@@ -13,10 +13,10 @@ import time
 from datetime import datetime
 
 from benchmarks.installation import running_installation
+from server.system.processes import raise_file_limit
 from testkit.costs import cpu_seconds, tree_cpu_seconds
 from testkit.load import Http, form
 from testkit.photos import photo
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK
 from testkit.report import heading, percentile, table
 from tryon.protocol.paths import SESSIONS

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from PIL import Image, ImageOps
 
 from benchmarks.installation import running_installation
+from server.system.processes import raise_file_limit
 from testkit import photos
 from testkit.cluster import Cluster
 from testkit.costs import cpu_seconds, tree_cpu_seconds
 from testkit.load import Http, form
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, percentile, table
 

@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator, Sequence
 
 from benchmarks.installation import running_installation
 from server.services import Services
+from server.system.processes import raise_file_limit
 from testkit.cluster import Cluster
 from testkit.costs import cpu_seconds
 from testkit.load import Client, Held, Http, close_all, connect_all, hold
-from testkit.processes import raise_file_limit
 from testkit.profiles import BENCHMARK, QUIET
 from testkit.report import heading, table
 from tryon.protocol.paths import SESSIONS

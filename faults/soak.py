@@ -50,9 +50,9 @@ from server.chaos.records import (
 from server.chaos.run import FaultFailed, come, judge, while_things_break
 from server.domain.session import timestamp
 from server.system.clock import SystemClock
+from server.system.processes import raise_file_limit
 from testkit.cluster import Cluster, running_cluster
 from testkit.damage import frozen_valkey, full_disk, full_valkey, locked_sqlite, restart_postgres
-from testkit.processes import raise_file_limit
 from testkit.profiles import FAULTS
 from testkit.programs import Program
 from testkit.report import heading

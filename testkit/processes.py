@@ -6,31 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from server.system.processes import dying_with_parent
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The folder of the checkout."""
 
 START_SECONDS: Final = 30.0
 """Longest start of a program: the machine may be busy; a start takes a second or two."""
-
-
-def die_with_parent(with_signal: int = signal.SIGKILL) -> Callable[[], None]:
-    """Return a ``preexec_fn``: the kernel sends ``with_signal`` to the child when the
-    starting thread ends (Linux; elsewhere nothing).
-    """
-    if sys.platform != "linux":
-        return lambda: None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: libc.prctl(1, with_signal, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -63,7 +53,7 @@ async def spawn(
             stdout=target,
             stderr=target,
             start_new_session=True,
-            preexec_fn=die_with_parent(end_signal),
+            preexec_fn=dying_with_parent(end_signal),
             limit=2**20,
         )
 
@@ -129,10 +119,3 @@ def reserved_port() -> socket.socket:
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     reserved.bind(("127.0.0.1", 0))
     return reserved
-
-
-def raise_file_limit() -> None:
-    """Raise the limit of open files, and so of sockets, to the hard limit."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -22,7 +22,8 @@ import psutil
 import redis
 import redis.asyncio
 
-from testkit.processes import START_SECONDS, die_with_parent, free_port
+from server.system.processes import dying_with_parent
+from testkit.processes import START_SECONDS, free_port
 
 
 class ValkeyServer:
@@ -77,7 +78,7 @@ class ValkeyServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent(),
+                preexec_fn=dying_with_parent(),
             )
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -228,7 +229,7 @@ class PostgresServer:
             "postgres",
             *("-D", str(self._data), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder)),
             *(part for name, value in self._options.items() for part in ("-c", f"{name}={value}")),
-            preexec_fn=die_with_parent(signal.SIGQUIT),  # SIGQUIT: at once, with all of its children
+            preexec_fn=dying_with_parent(signal.SIGQUIT),  # SIGQUIT: at once, with all of its children
         )
         deadline = time.monotonic() + START_SECONDS
         while not (status.exists() and status.read_text().rstrip().endswith("ready")):

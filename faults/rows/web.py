@@ -22,10 +22,10 @@ from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
 from server.domain.tokens import new_token
 from server.services import Services
+from server.system.processes import raise_file_limit
 from testkit.costs import pss_bytes
 from testkit.load import BOUNDARY, Client, Held, Times, close_all, connect_all, form, hold
 from testkit.photos import photo
-from testkit.processes import raise_file_limit
 from testkit.profiles import QUIET
 from tryon.protocol.paths import SESSIONS
 

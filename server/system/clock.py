@@ -18,11 +18,12 @@ class Clock(Protocol):
         """Return Unix time; it may jump when someone sets the machine's clock."""
 
     def monotonic(self) -> float:
-        """Return time that nobody can set; it may stand still while the machine sleeps."""
+        """Return time that no user can set; it may stand still while the machine sleeps."""
 
     def steady(self) -> float:
-        """Return time that nobody can set and that goes on while the machine sleeps,
-        where the system has it.
+        """Return time that no user can set and that goes on while the machine sleeps.
+
+        As ``monotonic`` where the system has no such clock.
         """
 
 

@@ -1,8 +1,8 @@
 """The interface between the worker and a model.
 
-A processor is a class with a ``name`` and an ``async run(job, report)``. Its constructor
-takes the processor's own options by keyword, each with a default. The setting
-``TRYON_PROCESSOR=package.module:Class`` plugs it in.
+A processor is a class with a ``name`` and an ``async run(job, report)``. Its
+constructor takes the processor's own options by keyword, each with a default. The
+setting ``TRYON_PROCESSOR=package.module:Class`` plugs it in.
 
 It runs in a child process, one session at a time: a crash, a loop or a leak there ends
 that session and no other. Its module is imported once per worker, before the children
@@ -97,12 +97,12 @@ class Processor(Protocol):
     async def run(self, job: Job, report: Report) -> Output:
         """Make the picture.
 
-        Cancelled when the result is no longer wanted (cancel, deadline, shutdown): clean
-        up and let the cancellation through within 0.3 s. A thread that still works then
-        ends with its process, which is replaced.
+        Cancelled when the result is no longer wanted (cancel, deadline, shutdown):
+        clean up and let the cancellation through within 0.3 s. A thread that still
+        works then ends with its process, which is replaced.
 
-        Raises :class:`ProcessorError` for a failure that has a name; any other exception
-        fails the session as ``processor_error``.
+        Raises :class:`ProcessorError` for a failure that has a name; any other
+        exception fails the session as ``processor_error``.
         """
 
 
@@ -119,7 +119,10 @@ class Closes(Protocol):
     """A processor with something to release."""
 
     async def close(self) -> None:
-        """Release it, within 0.3 s. Not called when the process crashes or is killed."""
+        """Release it, within 0.3 s.
+
+        Not called when the process crashes or is killed.
+        """
 
 
 class ProcessorError(Exception):

@@ -2,9 +2,9 @@
 picture made from the input.
 
 A run takes ``seconds``; the share ``failure_rate`` of the runs fails (finally, as
-``mock_failure``). With a ``seed`` the failures are repeatable: whether the n-th run of a
-worker fails, and at which progress, is a function of the seed and n alone. It is not a
-function of the photo: the same one tried again may work, and a test that uploads one
+``mock_failure``). With a ``seed`` the failures are repeatable: whether the n-th run of
+a worker fails, and at which progress, is a function of the seed and n alone. It is not
+a function of the photo: the same one tried again may work, and a test that uploads one
 photo many times sees the rate.
 """
 

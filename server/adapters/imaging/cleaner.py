@@ -1,9 +1,9 @@
-"""Pillow: a photo that anybody may have made goes in, a clean one comes out.
+"""Pillow: an untrusted photo goes in, a clean one comes out.
 
 Clean means: one frame, upright, 8-bit RGB or RGBA in sRGB, and nothing but pixels: no
-EXIF, GPS, XMP, profile, comment or further frame. Whatever Pillow raises or warns of
-about somebody's bytes becomes a domain error here; mutating valid images at random
-makes it raise at least eight different classes.
+EXIF, GPS, XMP, profile, comment or further frame. Any exception or warning of Pillow's
+about untrusted bytes becomes a domain error here; mutating valid images at random makes
+it raise at least eight different classes.
 
 CPU of one clean() on one core, with Pillow 13; in brackets the same decode,
 ``exif_transpose`` and encode alone::
@@ -20,13 +20,12 @@ PNG and AVIF 11).
 ``python -m server.adapters.imaging.cleaner`` is the process that
 :mod:`~server.adapters.imaging.pool` starts and speaks to: one request is one message on
 the socket that is its standard input, with two file descriptors, the photo's and an
-empty one for the result; the answer is one line. All it imports is Pillow and the pure
-domain: 60 ms of CPU to start, 13 MB (PSS).
+empty one for the result; the answer is one line. It imports Pillow, the pure domain and
+``server.system`` alone: 60 ms of CPU to start, 13 MB (PSS).
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib
 import io
@@ -34,10 +33,8 @@ import logging
 import os
 import re
 import resource
-import signal
 import socket
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import BinaryIO, Final
@@ -45,6 +42,8 @@ from typing import BinaryIO, Final
 from PIL import AvifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, features
 
 from server.domain.images import MAGIC_BYTES, CleanImage, ImageFormat, Limits, judge, sniff
+from server.system import processes
+from server.system.memory_files import write_all
 from tryon.protocol.errors import TooLarge, TryOnError, Unprocessable, UnsupportedMedia
 
 # Pillow's debug log spells out the EXIF it reads, GPS included, and no log may hold
@@ -56,7 +55,7 @@ WEBP_QUALITY: Final = 90
 PNG_COMPRESS_LEVEL: Final = 1
 """Level 6 takes 1.7 times the CPU of level 1 for a file 10 % smaller."""
 MAX_JPEG_SCANS: Final = 64
-"""Encoders write at most about 14.
+"""Scans of a progressive JPEG, at most; encoders write about 14.
 
 A scan may be 40 bytes and costs 16 ms at 40 MP: 10 MB of them would take an hour.
 """
@@ -77,7 +76,7 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 
 def _accepted() -> frozenset[ImageFormat]:
-    """The formats that this installation decodes.
+    """Return the formats that this installation decodes.
 
     Image.open tries only plugins that are imported.
     """
@@ -103,11 +102,11 @@ def _accepted() -> frozenset[ImageFormat]:
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 ACCEPTED: Final = _accepted()
-"""What ``imaging.ACCEPTED`` promises, asked of the decoders themselves."""
+"""The formats that ``pool.ACCEPTED`` promises, asked of the decoders themselves."""
 
 
 def clean(source: BinaryIO, limits: Limits) -> CleanImage:
-    """The picture in ``source``, read from its beginning, cleaned.
+    """Return the picture in ``source``, read from its beginning, cleaned.
 
     Shares nothing. Raises what ``Imaging.clean`` raises.
     """
@@ -125,7 +124,7 @@ def clean(source: BinaryIO, limits: Limits) -> CleanImage:
         raise
     except Image.DecompressionBombError:  # Pillow's own bound, should ours be set higher than 179 MP
         raise Unprocessable("too_many_pixels") from None
-    except Exception as error:  # somebody else's bytes in C code: any class at all, see the module's docstring
+    except Exception as error:  # untrusted bytes in C code: any class at all, see the module's docstring
         raise Unprocessable("unreadable_image") from error
 
 
@@ -161,7 +160,7 @@ def _clean(data: bytes, format: ImageFormat, limits: Limits) -> CleanImage:
 
 
 _JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
-"""Any but RSTn; FF 00 is data, FF FF is fill (ITU-T T.81 B.1.1)."""
+"""Any marker but RSTn; FF 00 is data, FF FF is fill (ITU-T T.81 B.1.1)."""
 
 
 def _too_many_scans(data: bytes) -> bool:
@@ -178,7 +177,10 @@ def _too_many_scans(data: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8. A picture with broken EXIF is taken as it is: its pixels are fine."""
+    """Return the EXIF orientation, 1 to 8.
+
+    A picture with broken EXIF counts as upright: its pixels are fine.
+    """
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # the same C and struct parsing of foreign bytes as in clean()
@@ -186,7 +188,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """As RGB, or as RGBA if any transparency is possible, in sRGB."""
+    """Return it as RGB, or as RGBA if any transparency is possible, in sRGB."""
     alpha = image.has_transparency_data
     profile: bytes | None = image.info.get("icc_profile")
     if image.mode == "I;16":  # grey PNG; Pillow's own conversion clips at 255 instead of scaling
@@ -204,8 +206,8 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """From the embedded profile to sRGB; the picture as it is if the profile is broken
-    or made for another kind of pixel.
+    """Return the picture in sRGB; unchanged if its profile is broken or made for
+    another kind of pixel.
     """
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -222,46 +224,44 @@ def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
 # The process
 
 CPU_SECONDS: Final = 15
-"""What one image may take: three times the worst honest one, a 40 MP PNG.
+"""CPU time that one image may take: three times the worst honest one, a 40 MP PNG.
 
 A decoder that loops gets SIGXCPU then.
 """
 ADDRESS_BYTES: Final = 512 * 2**20
-"""Beside the pixels:
-
-Python and Pillow (40 MB), a decoder's thread, what earlier photos left in pieces.
+"""Address space beside the pixels: Python and Pillow (40 MB), a decoder's thread, the
+fragments that earlier photos left.
 """
 ADDRESS_BYTES_PER_PIXEL: Final = 26
-"""Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, JPEG
+"""Address space for each pixel.
+
+Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, JPEG
 8.3.
 """
 OPEN_FILES: Final = 16
 
 KEEP_BYTES: Final = 256 * 2**20
 KEEP_SECONDS: Final = 0.5
-"""How much memory stays for the next photo, and how long.
-
-Idle it is 13 MB (PSS) again.
+"""Memory that is kept for the next photo, and how long; then it is 13 MB (PSS) again.
 """
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
-    """Serves the socket on standard input until the other end is gone.
+    """Serve the socket on standard input until the other end is closed.
 
-    Arguments: niceness and the four limits.
+    Arguments: the parent's process id, niceness and the four limits.
     """
-    niceness, max_bytes, min_side, max_side, max_pixels = map(int, sys.argv[1:])
+    parent_pid, niceness, max_bytes, min_side, max_side, max_pixels = map(int, sys.argv[1:])
     limits = Limits(max_bytes=max_bytes, min_side=min_side, max_side=max_side, max_pixels=max_pixels)
-    libc = ctypes.CDLL(None)
-    _belong_to_parent(libc)
-    _keep_memory(libc)
-    _step_back(niceness)
+    processes.ignore_stop_signals()  # they are meant for the server; here they would refuse photos
+    processes.die_with_parent(parent_pid)
+    processes.forbid_new_privileges()
+    _keep_memory()
+    processes.step_back(niceness)
     _rehearse(clean)
     _confine(limits)
     with socket.socket(fileno=0) as parent:
@@ -271,24 +271,24 @@ def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
             try:
                 request, files, _, _ = socket.recv_fds(parent, 64, 2)
             except TimeoutError:
-                _return_memory(libc)
+                processes.return_memory()
                 parent.settimeout(None)
                 request, files, _, _ = socket.recv_fds(parent, 64, 2)
             if not request:
-                os._exit(0)  # nothing to tidy up
-            _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + CPU_SECONDS, for_good=False)
+                os._exit(0)  # nothing to put in order
+            processes.limit_cpu(CPU_SECONDS)
             source, result = files
             parent.send(_serve(clean, source, result, limits).encode())
 
 
 def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result: int, limits: Limits) -> str:
-    """The answer: format and size of what now stands in ``result``, or an error's code
-    and what to tell the person.
+    """Return the answer: format and size of the picture that now stands in ``result``,
+    or an error's code and detail.
     """
     try:
         with open(source, "rb", buffering=0) as file:
             image = clean(file, limits)
-        _write(result, image.data)
+        write_all(result, image.data)
     except TryOnError as error:
         return f"{error.code} {error.detail}"
     except (OSError, MemoryError):  # a result beyond all bounds, or no memory left for it
@@ -298,52 +298,22 @@ def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result:
     return f"{image.format.name} {image.width} {image.height}"
 
 
-def _write(file: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(file, left) :]
+def _keep_memory() -> None:
+    """Keep memory between photos that follow each other.
 
-
-def _belong_to_parent(libc: ctypes.CDLL) -> None:
-    """Ends with the process that started it and only with it: a SIGTERM to the whole
-    group would refuse photos.
+    glibc would give a picture's memory back and take it again: 24,000 page faults and
+    45 of 135 ms for 12 MP.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def _keep_memory(libc: ctypes.CDLL) -> None:
-    """Between photos that follow each other. glibc would give a picture's memory back
-    and take it again: 24,000 page faults and 45 of 135 ms for 12 MP.
-    """
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; Pillow's blocks have 16 MiB
         libc.mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES)
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
-def _return_memory(libc: ctypes.CDLL) -> None:
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-def _step_back(niceness: int) -> None:
-    """Whatever else wants the core has it first.
-
-    Where Linux gives each session an autogroup, nice counts only within it (sched(7)),
-    and this process is alone in its own: then the whole group steps back.
-    """
-    os.nice(niceness)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
-        autogroup.write(str(niceness))
-
-
 def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
-    """One small photo, so that whatever is loaded late is loaded before the first real
-    one.
+    """Clean one small photo, so that code that is loaded late is loaded before the
+    first real one.
     """
     photo = io.BytesIO()
     Image.new("RGB", (64, 64)).save(photo, "JPEG")
@@ -351,27 +321,18 @@ def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
 
 
 def _confine(limits: Limits) -> None:
-    """From here on only somebody else's bytes run: nothing to write to, few files, no
-    core, so much memory.
+    """Give up every right that cleaning does not need: from here on untrusted bytes are
+    decoded.
+
+    Standard error is closed, there is no core, few files, and a limit of memory.
     """
     with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)  # what a library prints about a photo is the person's own
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-    _limit(resource.RLIMIT_FSIZE, limits.max_result_bytes)
-    _limit(resource.RLIMIT_AS, ADDRESS_BYTES + ADDRESS_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes)
-
-
-def _limit(what: int, most: int, *, for_good: bool = True) -> None:
-    """Lowers a limit; one that is lower already stays.
-
-    Unless ``for_good`` it can be moved again.
-    """
-    _, ceiling = resource.getrlimit(what)
-    if ceiling != resource.RLIM_INFINITY:
-        most = min(most, ceiling)
-    with contextlib.suppress(ValueError, OSError):  # macOS refuses some; the time limit in the parent holds everywhere
-        resource.setrlimit(what, (most, most if for_good else ceiling))
+        os.dup2(nowhere.fileno(), 2)  # a library's message about a photo is the person's own
+    processes.lower_limit(resource.RLIMIT_CORE, 0)
+    processes.lower_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    processes.lower_limit(resource.RLIMIT_FSIZE, limits.max_result_bytes)
+    address_bytes = ADDRESS_BYTES + ADDRESS_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes
+    processes.lower_limit(resource.RLIMIT_AS, address_bytes)
 
 
 if __name__ == "__main__":

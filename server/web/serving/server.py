@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import resource
 import socket
 from typing import Final
 
@@ -14,6 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from server.config.settings import Config, ConfigError
+from server.system.processes import raise_file_limit
 from server.telemetry import logs
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
@@ -75,13 +75,6 @@ def listen(config: Config, *, reuse_port: bool) -> socket.socket:
     listener.listen(4096)
     listener.setblocking(False)
     return listener
-
-
-def raise_file_limit() -> None:
-    """Raise the limit of open files to the most that the system allows."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def make_server(

@@ -29,7 +29,7 @@ from testkit.photos import metadata
 from tryon.protocol.errors import TryOnError, Unavailable
 
 ROOT = Path(__file__).resolve().parents[4]
-FAULTY = ("-P", str(Path(__file__).with_name("faulty_imaging.py")))
+FAULTY = (str(Path(__file__).with_name("faulty_imaging.py")),)
 SMALL = Limits(max_pixels=1_000_000)
 LINUX = pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc and prctl")
 
@@ -194,7 +194,7 @@ async def test_an_honest_photo_of_the_largest_size_has_memory_enough(start: Star
 
 
 def imaging_program() -> tuple[str, ...]:
-    return ("-P", "-m", "server.adapters.imaging.cleaner")
+    return ("-m", "server.adapters.imaging.cleaner")
 
 
 # What somebody else may do to a process

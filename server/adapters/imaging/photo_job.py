@@ -1,0 +1,84 @@
+"""One photo on its way through an image process: its answer, and its result's file."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+from typing import BinaryIO, Final
+
+from server.domain.images import CleanImage, ImageFormat
+from server.system.memory_files import memory_file, read_all
+from tryon.protocol.errors import CODES, TryOnError, Unprocessable
+
+_DONE: Final = re.compile(r"([A-Z]+) (\d{1,5}) (\d{1,5})", re.ASCII)
+
+
+class PhotoJob:
+    """A photo that waits for a process or is with one.
+
+    ``answer`` is format, width and height of the picture that then stands in the file
+    ``result``, or the error that refuses the photo.
+    """
+
+    __slots__ = ("answer", "result", "source")
+
+    def __init__(self, source: BinaryIO) -> None:
+        self.source = source
+        self.answer: asyncio.Future[tuple[ImageFormat, int, int]] = asyncio.get_running_loop().create_future()
+        self.result = -1
+
+    def __repr__(self) -> str:
+        return f"<PhotoJob {'answered' if self.answer.done() else 'open'}>"
+
+    def open_source(self) -> tuple[int, bool]:
+        """Return a descriptor of the photo, and whether the caller must close it.
+
+        A photo in memory is copied into a memory file, one in a file is handed over
+        unread. Raises ValueError if it was closed, OSError without memory or
+        descriptor.
+        """
+        if isinstance(self.source, io.BytesIO):
+            with self.source.getbuffer() as content:
+                return memory_file(content), True
+        self.source.flush()
+        return self.source.fileno(), False
+
+    def open_result(self) -> int:
+        """Return the descriptor of a new, empty file for the picture."""
+        self.close()
+        self.result = memory_file()
+        return self.result
+
+    def refuse(self, error: TryOnError) -> None:
+        """Answer with an error, unless there is an answer."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def settle(self, message: bytes) -> bool:
+        """Answer with what a process has sent; return False if it makes no sense."""
+        line = message.decode(errors="replace")
+        code, _, detail = line.partition(" ")
+        if code in CODES:
+            self.refuse(CODES[code](code, detail or None))
+        elif (done := _DONE.fullmatch(line)) and done[1] in ImageFormat.__members__:
+            if not self.answer.done():
+                self.answer.set_result((ImageFormat[done[1]], int(done[2]), int(done[3])))
+        else:
+            return False
+        return True
+
+    async def picture(self, max_bytes: int) -> CleanImage:
+        """Wait for the answer and return the picture."""
+        format, width, height = await self.answer
+        size = os.fstat(self.result).st_size
+        if size > max_bytes:
+            raise Unprocessable("unreadable_image")
+        return CleanImage(await read_all(self.result, size), format, width, height)
+
+    def close(self) -> None:
+        """Close the result's file."""
+        if self.result >= 0:
+            os.close(self.result)
+            self.result = -1
