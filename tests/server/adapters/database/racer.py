@@ -1,8 +1,7 @@
-"""A second process for the contract tests: does what it is told with a store of its
-own, at the very same moment.
+"""A further process for the contract tests: makes the calls that it is sent, on time.
 
 One JSON object per line on standard input, one on standard output; see
-:class:`tests.server.adapters.database.test_store.Racers`.
+:class:`tests.server.adapters.database.racers.Racers`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tryon.protocol.states import Event, GoneReason, Status
 
 
 async def perform(database: Database, order: dict[str, Any]) -> Any:
-    """One call of the store; whether it changed something, as JSON."""
+    """Make one call; return whether it changed something, as JSON."""
     match order["call"]:
         case "transition":
             change = dict(order["change"])
@@ -49,8 +48,9 @@ async def perform(database: Database, order: dict[str, Any]) -> Any:
 
 
 async def count(database: Database, session_id: str, times: int, name: str) -> int:
-    """Claim and hand back that often, against others that do the same; how often it had
-    to try.
+    """Claim and requeue a session that often, against another process that does the same.
+
+    Return the number of tries.
     """
     tries = done = 0
     while done < times:
@@ -86,7 +86,7 @@ async def main() -> None:
         if order["call"] == "open":
             print(json.dumps(None), flush=True)
             continue
-        while time.monotonic() < order["at"]:  # spinning: both are to begin in the same microseconds
+        while time.monotonic() < order["at"]:  # spins: both must begin within microseconds
             pass
         print(json.dumps([await perform(databases[order["url"]], each) for each in order["orders"]]), flush=True)
 

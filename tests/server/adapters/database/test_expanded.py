@@ -1,5 +1,6 @@
-"""What the store promises, on a database that the next release has migrated already
-(expand) while this one still runs.
+"""The contract of the database, on a schema that the next release has expanded already.
+
+A rolling update migrates first, while this release still runs.
 """
 
 from __future__ import annotations
@@ -9,23 +10,46 @@ import inspect
 import pytest
 
 from testkit.expansion import expand
-from tests.server.adapters.database import test_store
-from tests.server.adapters.database.test_store import database
+from tests.server.adapters.database import (
+    test_clock,
+    test_due,
+    test_engine,
+    test_feed,
+    test_leases,
+    test_reading,
+    test_tombstones,
+    test_transitions,
+    test_upkeep,
+    test_writing,
+)
 
-__all__ = ["database"]
+MODULES = (
+    test_clock,
+    test_due,
+    test_engine,
+    test_feed,
+    test_leases,
+    test_reading,
+    test_tombstones,
+    test_transitions,
+    test_upkeep,
+    test_writing,
+)
 
 TESTS = {
     name: test
-    for name, test in vars(test_store).items()
+    for module in MODULES
+    for name, test in vars(module).items()
     if name.startswith("test_") and {"database", "racers"} & set(inspect.signature(test).parameters) == {"database"}
 }
-"""Every test of the store, but those that race: they make the same calls."""
+"""Every test of one open database; the races make the same calls."""
 
-assert len(TESTS) > 20
+assert len(TESTS) > 25
 globals().update(TESTS)
 
 
 @pytest.fixture
 async def database_url(database_url: str) -> str:
+    """Migrate the database to the schema of the next release."""
     await expand(database_url)
     return database_url

@@ -1,6 +1,4 @@
-"""From nothing to the newest schema and back, on both databases, also by two processes
-at once.
-"""
+"""Migrations from nothing to the newest schema and back, on both databases."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ from tryon.protocol.states import GoneReason
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without tables; on SQLite without even a file."""
+    """Return the URL of a database without tables; on SQLite without even a file."""
     if request.param == "postgresql":
         note(request, "PostgreSQL")
         return str(request.getfixturevalue("empty_postgres_url"))
@@ -52,7 +50,7 @@ async def migrate(config: Config) -> None:
 
 @contextlib.asynccontextmanager
 async def connected(config: Config) -> AsyncIterator[Callable[..., object]]:
-    """Run a function of a synchronous connection."""
+    """Give a caller for functions of a synchronous connection."""
     engine = create_engine(config.database)
     try:
         async with engine.connect() as connection:
@@ -64,7 +62,7 @@ async def connected(config: Config) -> AsyncIterator[Callable[..., object]]:
 def differences(connection: Connection) -> list[object]:
     def applies(thing: SchemaItem, name: str | None, kind: str, reflected: bool, other: SchemaItem | None) -> bool:
         only_there = isinstance(thing, Index) and thing.name in ("ix_tryon_events_xact", "ix_tryon_gone_xact")
-        return not (only_there and connection.dialect.name == "sqlite")  # Alembic overlooks ddl_if
+        return not (only_there and connection.dialect.name == "sqlite")  # Alembic ignores ddl_if
 
     context = MigrationContext.configure(
         connection, opts={"compare_type": True, "compare_server_default": True, "include_object": applies}
@@ -81,13 +79,13 @@ def indexes(connection: Connection) -> dict[str, set[str | None]]:
     return {name: {index["name"] for index in inspect(connection).get_indexes(name)} for name in names}
 
 
-async def test_the_migrations_make_exactly_the_tables_of_the_code(config: Config) -> None:
+async def test_migrations_create_tables_of_the_code(config: Config) -> None:
     await migrate(config)
     async with connected(config) as run:
         assert await run(differences) == []  # type: ignore[misc]
 
 
-async def test_the_migrations_make_the_indexes_that_create_all_makes(config: Config, tmp_path: Path) -> None:
+async def test_migrations_create_same_indexes_as_metadata(config: Config, tmp_path: Path) -> None:
     await migrate(config)
     async with connected(config) as run:
         migrated = await run(indexes)  # type: ignore[misc]
@@ -96,7 +94,7 @@ async def test_the_migrations_make_the_indexes_that_create_all_makes(config: Con
         assert await run(indexes) == migrated  # type: ignore[misc]
 
 
-async def test_migrating_again_changes_nothing(config: Config) -> None:
+async def test_second_migration_changes_nothing(config: Config) -> None:
     await migrate(config)
     database = open_database(config.database, clock=SystemClock())
     session = await database.writing.insert(new_session())
@@ -105,18 +103,19 @@ async def test_migrating_again_changes_nothing(config: Config) -> None:
     await database.close()
 
 
-async def test_a_store_in_use_goes_on_when_the_next_release_expands_the_schema(config: Config) -> None:
+async def test_open_database_survives_schema_expansion(config: Config) -> None:
+    """The next release expands the schema while this one is connected."""
     await migrate(config)
     database = open_database(config.database, clock=SystemClock())
 
     async def run() -> None:
         session = await database.writing.insert(new_session())
         assert await database.writing.claim(session.id, worker="w", lease_seconds=60, actor="w")
-        story = await database.reading.with_events(session.id, 0)
-        assert story is not None and [event.seq for event in story.events] == [1, 2]
-        assert await database.writing.erase({session.id: "h"}, GoneReason.DELETED) == [story.session]
+        found = await database.reading.with_events(session.id, 0)
+        assert found is not None and [event.seq for event in found.events] == [1, 2]
+        assert await database.writing.erase({session.id: "h"}, GoneReason.DELETED) == [found.session]
 
-    await run()  # the connections know its statements now
+    await run()  # the connections have these statements prepared now
     session = await database.writing.insert(new_session())
     await expand(config.database)
     assert await database.reading.get(session.id) == session
@@ -127,7 +126,7 @@ async def test_a_store_in_use_goes_on_when_the_next_release_expands_the_schema(c
 
 
 async def tryon_migrate(config: Config) -> tuple[int | None, str]:
-    """Run ``tryon migrate`` as a process of its own: its exit status and output."""
+    """Run ``tryon migrate`` as a process; return its exit status and output."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TRYON_")} | {
         "TRYON_DATA_DIR": str(config.data_dir),
         "TRYON_DATABASE_URL": config.database,
@@ -143,14 +142,14 @@ async def tryon_migrate(config: Config) -> tuple[int | None, str]:
     return process.returncode, output.decode()
 
 
-async def test_two_processes_may_migrate_at_once(config: Config) -> None:
+async def test_two_processes_migrate_at_once(config: Config) -> None:
     results = await asyncio.gather(tryon_migrate(config), tryon_migrate(config))
     assert [status for status, _ in results] == [0, 0], results
     async with connected(config) as run:
         assert await run(differences) == []  # type: ignore[misc]
 
 
-async def test_the_way_back_leads_to_an_empty_database(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_downgrade_leads_to_empty_database(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     await migrate(config)
     monkeypatch.setenv("TRYON_DATABASE_URL", config.database)
     monkeypatch.chdir(config.data_dir)  # away from a developer's own .env
@@ -165,7 +164,7 @@ async def test_the_way_back_leads_to_an_empty_database(config: Config, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-async def test_a_database_that_cannot_be_used_is_one_clear_line(tmp_path: Path, kind: str) -> None:
+async def test_unusable_database_is_reported_in_one_line(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").touch()
     url = {
         "postgresql": "postgresql+asyncpg://nobody:secret@127.0.0.1:1/x",

@@ -1,0 +1,116 @@
+"""Connections to a database that is down, locked, cut off or slow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import traceback
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from server.adapters.database.database import Database
+from server.adapters.database.errors import Taken
+from testkit.running import new_session
+from testkit.servers import PostgresServer
+from tests.server.adapters.database.steps import brought_to, change, opened
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import Event, Status
+
+
+async def test_unopenable_sqlite_file_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "not a folder").touch()
+    async with opened(f"sqlite+aiosqlite:///{tmp_path}/not a folder/x.sqlite3") as database:
+        for call in (
+            database.reading.check(),
+            database.writing.insert(new_session()),
+            database.reading.get(new_session().id),
+            database.feed.cursor(),
+        ):
+            with pytest.raises(Unavailable):
+                await call
+
+
+async def test_locked_sqlite_file_is_unavailable(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the write lock for longer than BUSY_SECONDS; reads go on."""
+    monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 0.05)
+    async with opened(sqlite_url) as database:
+        session = await database.writing.insert(new_session())
+        with contextlib.closing(sqlite3.connect(sqlite_url.partition(":///")[2], isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable):
+                await database.writing.insert(new_session())
+            assert await database.reading.get(session.id) == session, "readers never wait for the writer"
+            other.execute("ROLLBACK")
+        await database.writing.insert(new_session())
+
+
+async def test_stopped_postgres_is_unavailable(postgres: PostgresServer) -> None:
+    with contextlib.closing(PostgresServer()) as server:
+        await asyncio.to_thread(server.start)
+        async with opened(server.url("postgres")) as database:
+            await database.clock.synchronize()
+            server.close()
+            for call in (
+                database.reading.check(),
+                database.writing.insert(new_session()),
+                database.reading.get(new_session().id),
+                database.feed.cursor(),
+            ):
+                with pytest.raises(Unavailable):
+                    await call
+
+
+async def test_cut_postgres_connections_are_replaced(postgres_url: str) -> None:
+    """Each pooled connection fails at most once after the server has cut it."""
+    async with opened(postgres_url) as database:
+        session = await brought_to(database, Status.PROCESSING)
+        connection = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid()"
+        )
+        await connection.close()
+        for _ in range(3):
+            with contextlib.suppress(Unavailable):
+                await database.reading.get(session.id)
+        assert await database.reading.get(session.id) == session
+        assert (await change(database, session, Event.COMPLETED)).session.seq == 3
+
+
+async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.adapters.database.engine.COMMAND_SECONDS", 0.2)
+    async with opened(postgres_url) as database:
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(3), database.connections.read() as connection:
+                await connection.execute(text("SELECT pg_sleep(10)"))
+        await database.reading.check()
+
+
+async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stops within a transaction must not lock its rows for long."""
+    monkeypatch.setattr("server.adapters.database.engine.IDLE_SECONDS", 0.3)
+    async with opened(postgres_url) as frozen, opened(postgres_url) as database:
+        session = await brought_to(database, Status.PROCESSING)
+        with contextlib.suppress(Unavailable):  # its own transaction was rolled back
+            async with frozen.connections.write() as connection:
+                await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
+                async with asyncio.timeout(8):
+                    assert (await change(database, session, Event.COMPLETED)).session.seq == 3
+        with contextlib.suppress(Unavailable):
+            await frozen.reading.check()
+        await frozen.reading.check()
+
+
+async def test_errors_hide_stored_values(database: Database) -> None:
+    """Errors are logged with their causes, so no cause may hold a stored value."""
+    new = new_session(params={"name": "a person"})
+    await database.writing.insert(new)
+    with pytest.raises(Taken) as taken:
+        await database.writing.insert(new)
+    trace = "".join(traceback.format_exception(taken.value))
+    assert "IntegrityError" in trace
+    assert new.owner not in trace and "a person" not in trace
