@@ -8,7 +8,7 @@ from server.config.settings import Config, default_text, variable
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Variable, default and meaning of every setting."""
+    """Return variable, default and meaning of every setting."""
     return [
         (variable(row), _default(row), row.metadata["meaning"].removesuffix(".")) for row in dataclasses.fields(Config)
     ]
@@ -19,18 +19,21 @@ def _default(row: dataclasses.Field[object]) -> str:
 
 
 def plain_table() -> str:
+    """Return the settings for a terminal, one line each."""
     width = max(len(name) for name, _, _ in rows())
     return "".join(f"{name:{width}}  {meaning} [{default}]\n" for name, default, meaning in rows())
 
 
 def markdown_table() -> str:
+    """Return the settings as docs/settings.md shows them."""
     lines = "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in rows())
     return "| Variable | Default | Meaning |\n|---|---|---|\n" + lines
 
 
 def env_file() -> str:
-    """Every setting as a comment: its meaning, then the line to edit, with the default
-    where it can be typed.
+    """Return the settings as comments of a .env file.
+
+    Each has its meaning, then the line to edit, with the default where it can be typed.
     """
     head = "# Copy to .env and change what you need. The environment wins over this file.\n"
     parts = [head]

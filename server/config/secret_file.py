@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def read_or_make(path: Path) -> str:
-    """Return the secret in ``path``; write one first (mode 0600) if the file is missing.
+    """Return the secret in ``path``; write one first (mode 0600) if there is none.
 
     Of processes that start at the same moment one writes, and all return the same.
     """

@@ -1,10 +1,9 @@
-"""Every setting of the product: one frozen :class:`Config`, read once from ``TRYON_*``
-variables.
+"""Every setting of the product: one frozen :class:`Config`, read from ``TRYON_*``.
 
 A field's name in capitals with ``TRYON_`` before it is its variable. A malformed or
 unknown setting stops the start with one line that names it (:class:`ConfigError`).
-``.env.example`` and ``docs/settings.md`` are generated from the same table (``python -m
-server settings --env`` and ``--markdown``).
+``.env.example`` and ``docs/settings.md`` are generated from the same table (``tryon
+settings --env`` and ``--markdown``).
 """
 
 from __future__ import annotations
@@ -24,15 +23,16 @@ from server.config.parsing import UploadRate
 
 
 class ConfigError(Exception):
-    """A setting that is malformed, unknown or missing; the message is one line that
-    names it.
-    """
+    """A malformed, unknown or missing setting, in one line that names it."""
 
 
 def setting(
     default: Any, meaning: str, parse: Callable[[str], Any] = parsing.text, *, unit: str = "", shown: str | None = None
 ) -> Any:
-    """One row of the table. ``shown``: the default as the documentation writes it."""
+    """Return one row of the table.
+
+    ``shown``: the default as the documentation writes it.
+    """
     return field(
         default=default,
         metadata={"meaning": meaning, "parse": parse, "unit": unit, "shown": shown},
@@ -41,7 +41,7 @@ def setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Build it with :meth:`load`; tests may construct it directly."""
+    """The settings of a process. Build it with :meth:`load`; tests may construct it."""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8000, "Port to listen on.", parsing.integer(0, 65535))
@@ -168,12 +168,10 @@ class Config:
     def load(
         cls, environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env"), **overrides: Any
     ) -> Config:
-        """The settings of this process:
+        """Read ``.env``, then the environment, then ``overrides``; later ones win.
 
-        ``.env`` of the working directory, then the environment, then ``overrides``.
-
-        ``TRYON_SECRET_KEY`` is the variable of ``secret_keys``. Raises
-        :class:`ConfigError`.
+        ``.env`` is that of the working directory. ``TRYON_SECRET_KEY`` is the variable
+        of ``secret_keys``. Raises :class:`ConfigError`.
         """
         values: dict[str, str] = {}
         if env_file is not None and env_file.is_file():
@@ -201,12 +199,14 @@ class Config:
 
     @property
     def database(self) -> str:
+        """Return the database's URL."""
         return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'tryon.sqlite3').absolute()}"
 
     @property
     def redis(self) -> str:
-        """The Redis URL; without a setting, that of the stack which runs on the same
-        data folder.
+        """Return the Redis URL: the setting, or that of the stack on this data folder.
+
+        Raises :class:`ConfigError` if neither exists.
         """
         if self.redis_url:
             return self.redis_url
@@ -219,17 +219,16 @@ class Config:
 
     @property
     def redis_address_file(self) -> Path:
-        """Where ``tryon up`` notes the embedded Valkey's address, so that further
-        processes find it.
-        """
+        """Return the file in which ``tryon up`` notes the embedded Valkey's address."""
         return self.data_dir / "valkey.address"
 
     @property
     def uploads_dir(self) -> Path:
+        """Return the folder of photos and results."""
         return self.data_dir / "uploads"
 
     def signing_keys(self) -> tuple[str, ...]:
-        """The secret keys; generated once (0600) in the data folder if none are set."""
+        """Return the secret keys; generate one (0600) if none are set."""
         if self.secret_keys:
             return self.secret_keys
         return (secret_file.read_or_make(self.data_dir / "secret.key"),)
@@ -239,6 +238,7 @@ SECRET_VARIABLES: Final = frozenset({"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "
 
 
 def variable(row: dataclasses.Field[Any]) -> str:
+    """Return the environment variable of a setting."""
     return "TRYON_SECRET_KEY" if row.name == "secret_keys" else f"TRYON_{row.name.upper()}"
 
 
@@ -250,5 +250,5 @@ def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
 
 
 def default_text(row: dataclasses.Field[Any]) -> str:
-    """The default as the documentation writes it."""
+    """Return the default as the documentation writes it."""
     return str(row.metadata["shown"] if row.metadata["shown"] is not None else row.default)

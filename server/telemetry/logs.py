@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
-"""Of the HTTP request, or of the upload whose session a worker runs."""
+"""Id of the HTTP request, or of the upload whose session a worker runs."""
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "color_message"}
 
@@ -28,15 +28,19 @@ class _RequestId(logging.Filter):
 
 
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
-"""What could begin a line or colour it; a request's path may hold any of it."""
+"""Characters that could start a line or colour it; a request's path may hold any of
+them.
+"""
 
 
 class TextFormatter(logging.Formatter):
-    """``09:00:00.123 INFO    Created session …``; the request id stands at the end
-    where the line doesn't begin with it.
+    """Lines like ``09:00:00.123 INFO    Created session …``.
+
+    The request id is appended where the message does not begin with it.
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, with its stack trace below."""
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{at}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}"
         rid = getattr(record, "request_id", None)
@@ -48,11 +52,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id and the fields
-    of the event.
-    """
+    """One JSON object per line: time, level, logger, message, fields of the event."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, Any] = {
             "time": f"{at}.{int(record.msecs):03d}Z",
@@ -69,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup_logging(*, log_format: str | None, log_level: str) -> None:
-    """One handler on standard error for everything in this process."""
+    """Log everything in this process to standard error through one handler."""
     chosen = log_format or ("text" if sys.stderr.isatty() else "json")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if chosen == "text" else JsonFormatter())

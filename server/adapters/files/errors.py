@@ -1,4 +1,4 @@
-"""The one map from the operating system's errors to the product's, for files."""
+"""The one map from the operating system's errors to the product's, for stored files."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def storage_error(error: OSError) -> StorageFull | Unavailable:
-    """Return what a failed read or write means to the caller: no room, or no storage."""
+    """Return what a failed read or write means: no room, or no storage."""
     return StorageFull() if error.errno in _FULL else Unavailable()

@@ -5,10 +5,11 @@ Every implementation keeps these guarantees, and one contract suite
 
 - ``put`` is atomic: a reader sees the previous object, the new one or none, also when
   the writer is killed in the middle.
-- A successful ``put`` is visible to the next ``open``, ``get``, ``list_page`` and ``delete``
-  of any process.
+- A successful ``put`` is visible to the next ``open``, ``get``, ``list_page`` and
+  ``delete`` of any process.
 - ``delete`` may be repeated; deleting a missing object is no error.
-- Ages come from the clock that stamps the objects, which may differ from this machine's.
+- Ages come from the clock that stamps the objects, which may differ from this
+  machine's.
 - Foreign errors never leave an implementation: :class:`MissingFile`,
   :class:`~tryon.protocol.errors.StorageFull` and
   :class:`~tryon.protocol.errors.Unavailable` are all that a caller sees, and ValueError
@@ -53,7 +54,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a listing, sorted by key. ``after`` continues it; None: this is the end."""
+    """Part of a listing, sorted by key.
+
+    ``after`` continues it; None: this is the end.
+    """
 
     entries: list[Entry]
     after: str | None
@@ -71,7 +75,10 @@ class OpenFile(Protocol):
         """Unix time of its writing, by the storage's clock."""
 
     async def read(self, count: int) -> bytes:
-        """Return the next ``count`` bytes; fewer only at the end. Raises Unavailable."""
+        """Return the next ``count`` bytes; fewer only at the end.
+
+        Raises Unavailable.
+        """
 
     async def seek(self, position: int) -> int:
         """Continue reading at this byte, counted from 0; return it."""
@@ -95,7 +102,10 @@ class Files(Protocol):
         """Return the whole object. Raises MissingFile, Unavailable, ValueError."""
 
     async def open(self, key: str) -> OpenFile:
-        """Open an object for streaming out. Raises MissingFile, Unavailable, ValueError."""
+        """Open an object for streaming out.
+
+        Raises MissingFile, Unavailable, ValueError.
+        """
 
     async def delete(self, keys: Iterable[str]) -> list[str]:
         """Delete objects, finished or not, and return the keys that existed.

@@ -1,9 +1,8 @@
-"""A bound on every call to a server that may hang, and no further calls for a moment
-once it did.
+"""A bound on every call to a server that may hang, and a pause after it did.
 
-A server that refuses costs nobody anything; one that stays silent (frozen, cut off
-without a word) would cost each caller the whole bound, one after the other. So the
-first pays, and who asks in the second after that is told at once.
+A server that refuses costs nothing; one that stays silent (frozen, or cut off without a
+reset) would cost each caller the whole bound, one after the other. So the first caller
+pays, and calls in the next second fail at once.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ from typing import Final
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 PAUSE_SECONDS: Final = 1.0
-"""How long a silent server is left alone."""
+"""Time without calls to a server that was silent."""
 
 LATE_SECONDS: Final = 0.1
-"""A time-out that comes later than this says that our own loop was held up, not that
-the server is silent.
-"""
+"""Delay of a time-out beyond which our own loop was stalled, not the server silent."""
 
 
 class Breaker:
-    """For one server and one event loop."""
+    """State of one server, for one event loop."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -36,8 +33,10 @@ class Breaker:
 
     @asynccontextmanager
     async def call(self, *, anyway: bool = False) -> AsyncIterator[None]:
-        """Raises TimeoutError at the latest after the bound; at once while the server
-        is known to be silent, unless it shall be asked ``anyway``.
+        """Bound the calls made inside.
+
+        Raises TimeoutError at the latest after the bound; at once while the server is
+        known to be silent, unless ``anyway`` is set.
         """
         loop = asyncio.get_running_loop()
         begun = loop.time()

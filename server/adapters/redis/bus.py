@@ -1,9 +1,8 @@
-"""News through Redis pub/sub: published after the commit, read by one connection per
-web process.
+"""The publishing side of Redis pub/sub: events go out after their commit.
 
 Guarantee: at most once, in order per session and publisher, to processes that are
-subscribed at that moment, and nothing more. The database is the truth; whoever may have
-missed something reads it there (:mod:`server.web.push.hub`).
+subscribed at that moment, and nothing more. The database is the truth; a client that
+may have missed an event reads it there (:mod:`server.web.push.hub`).
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from server.telemetry import metrics
 log = logging.getLogger("tryon.bus")
 
 PROGRESS_SECONDS: Final = 900
-"""How long the last progress of a session is kept for late joiners; longer than any
-deadline is useless.
+"""Life of a session's last progress, for late joiners; longer than any deadline is
+useless.
 """
 
 # Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker
@@ -45,8 +44,8 @@ redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1
 """
 
-# Whether something was erased since the last rewrite, which was not just now. One of
-# all who ask is told so.
+# Returns 1 to one caller if a session was erased since the last rewrite, and that one
+# is long enough ago.
 _REWRITE_SCRIPT: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if not redis.call('SET', KEYS[2], 1, 'NX', 'EX', ARGV[1]) then return 0 end
@@ -54,33 +53,32 @@ return redis.call('DEL', KEYS[1])
 """
 
 REWRITE_SECONDS: Final = 45
-"""At least so long between two rewrites of the append-only file."""
+"""Minimum time between two rewrites of the append-only file."""
 
 ERASED_SECONDS: Final = 120
-"""How long Redis refuses the progress of an erased session, which it remembers as a
-hash.
+"""Time for which Redis refuses the progress of an erased session, remembered as a hash.
 """
 
 _decode_progress: Final = msgspec.json.Decoder(Progress).decode
 
 PUBLISH_SECONDS: Final = 0.3
-"""How long a transition waits for its news to be taken.
+"""Bound on one publish.
 
-The reconciler tells many in turn, and each within 2 s of its time.
+The reconciler publishes many in turn, each within 2 s of its time.
 """
 
 
 def glob_escape(text: str) -> str:
-    """For Redis's ``MATCH``."""
+    """Escape a text for Redis's ``MATCH``."""
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
 class RedisBus:
     """The publishing side.
 
-    Losing Redis loses news, never state: every method says so by its return value, at
-    the latest after :data:`PUBLISH_SECONDS`, and at once while Redis is known to be
-    silent.
+    Losing Redis loses events on their way, never state: every method reports it by its
+    return value, at the latest after :data:`PUBLISH_SECONDS`, and at once while Redis
+    is known to be silent.
     """
 
     def __init__(self, redis: Redis, *, key_prefix: str) -> None:
@@ -93,6 +91,7 @@ class RedisBus:
         self._may_rewrite = True
 
     def channel(self, session_id: str) -> str:
+        """Return the name of a session's channel."""
         return f"{self._prefix}session:{session_id}"
 
     def _progress_key(self, session_id: str) -> str:
@@ -102,9 +101,9 @@ class RedisBus:
         return f"{self._prefix}erased:{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
 
     async def publish(self, session_id: str, message: bytes) -> bool:
-        """One bus message on the session's channel.
+        """Publish one bus message on the session's channel.
 
-        False: Redis is away, the sweep will tell.
+        Returns False while Redis is unavailable; the sweep delivers the event then.
         """
         try:
             async with self._breaker.call():
@@ -115,8 +114,10 @@ class RedisBus:
         return True
 
     async def publish_progress(self, session_id: str, progress: Progress, message: bytes) -> bool:
-        """Keep it as the latest word and publish it, unless a newer (attempt, seq) has
-        spoken.
+        """Store the progress as the latest and publish it.
+
+        Returns False, and does neither, if a newer (attempt, seq) is stored, the
+        session is erased or Redis is unavailable.
         """
         try:
             async with self._breaker.call():
@@ -129,9 +130,9 @@ class RedisBus:
         return bool(stored)
 
     async def last_progress(self, session_ids: Collection[str]) -> dict[str, Progress]:
-        """The latest word about each, for those who join late, in one round trip.
+        """Return the latest progress of each session, in one round trip.
 
-        Empty while Redis is away.
+        Empty while Redis is unavailable.
         """
         if not session_ids:
             return {}
@@ -148,12 +149,11 @@ class RedisBus:
         return found
 
     async def forget(self, session_ids: Collection[str]) -> bool:
-        """Delete what Redis still knows of erased sessions, and let it learn no more.
+        """Delete what Redis holds of erased sessions, and refuse more for a while.
 
-        False: it is away, or full; then it has deleted what it knew, but may learn more
-        when it has room again.
-
-        No transaction: a full Redis refuses one as a whole if it adds anything.
+        Returns False while Redis is unavailable or full; a full one has deleted what it
+        held but may accept progress again when it has room. No transaction: a full
+        Redis refuses one as a whole if it adds anything.
         """
         if not session_ids:
             return True
@@ -169,9 +169,9 @@ class RedisBus:
         return True
 
     async def remembered(self) -> set[str]:
-        """The ids of all sessions that Redis keeps a last word of.
+        """Return the ids of all sessions whose progress Redis holds.
 
-        It looks at every key there is. Empty while it is away.
+        Scans every key. Empty while Redis is unavailable.
         """
         prefix = self._progress_key("")
         found: set[str] = set()
@@ -181,12 +181,11 @@ class RedisBus:
         return {id for id in found if valid_session_id(id)}
 
     async def rewrite_log(self) -> bool:
-        """Let Redis write its append-only file anew if something was erased since: the
-        old one still tells of it. At most once in :data:`REWRITE_SECONDS`, by whichever
-        process asks first. Returns whether it was begun.
+        """Start a rewrite of Redis's append-only file if sessions were erased.
 
-        A Redis without such a file has nothing to rewrite, and one that does not let us
-        is left alone.
+        The old file still contains them. At most once in :data:`REWRITE_SECONDS` over
+        all processes. Returns whether one was started: a Redis without such a file has
+        nothing to rewrite, and one that forbids it is not asked again.
         """
         keys = [self._unrewritten_key, f"{self._prefix}rewritten"]
         try:
@@ -205,7 +204,8 @@ class RedisBus:
         except ResponseError as error:
             self._may_rewrite = False
             log.info(
-                "Redis does not let us rewrite its append-only file; what it keeps there is yours to decide: %s", error
+                "Redis forbids rewriting its append-only file; erased data stays there until Redis rewrites it: %s",
+                error,
             )
             return False
         except UNAVAILABLE:
@@ -213,9 +213,10 @@ class RedisBus:
         return True
 
     async def probe(self, channel: str, payload: bytes) -> int | None:
-        """How many subscribers it was sent to; None:
+        """Publish a probe and return the number of subscribers that received it.
 
-        Redis is away. Asks also while it is thought to be silent: an answer ends that.
+        None: Redis is unavailable. Asks also while Redis is thought to be silent: an
+        answer ends that.
         """
         try:
             async with self._breaker.call(anyway=True):

@@ -1,8 +1,9 @@
 """Opens connections to Redis by URL; no other module does.
 
-``redis://`` and ``rediss://`` name a host and port, ``unix://`` a socket. What finds the
-server another way (Sentinel asks for the primary, a cluster has several) belongs here,
-behind :func:`connection_pool` for calls and :func:`open_stream` for the subscriber.
+``redis://`` and ``rediss://`` name a host and port, ``unix://`` a socket. What finds
+the server another way (Sentinel asks for the primary, a cluster has several) belongs
+here, behind :func:`connection_pool` for calls and :func:`open_stream` for the
+subscriber.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CALL_SECONDS: Final = 1.0
-"""Bound on connecting, and on each read and write, of connections that a process shares."""
+"""Bound on connecting, and on each read and write, of connections that a process
+shares.
+"""
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
 

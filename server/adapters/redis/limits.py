@@ -1,8 +1,8 @@
 """At most N requests in any window, per address, exact over all processes.
 
 A sliding log: one sorted set per address holds the times of the last N, counted and
-added by one script (atomic). A refused request adds nothing. While Redis is away each
-process counts for itself: fail open, but bounded, and counted in
+added by one script (atomic). A refused request adds nothing. While Redis is unavailable
+each process counts for itself: fail open, but bounded, and counted in
 ``tryon_limiter_local``.
 """
 
@@ -23,14 +23,11 @@ from server.system.clock import Clock
 from server.telemetry import metrics
 
 LIMIT_SECONDS: Final = 0.3
-"""Redis is given so long to count; then this process does, and asks again a second
-later.
+"""Time that Redis gets to count; then this process does, and asks again a second later.
 """
 
 LOCAL_ADDRESSES: Final = 10_000
-"""So many are counted by a process while Redis is away; one more, and who has not asked
-for longest starts afresh.
-"""
+"""Maximum addresses counted locally; the one not seen for longest is evicted."""
 
 # Times in microseconds of Redis's own clock: the processes' clocks may differ. The
 # member must be unique.
@@ -55,7 +52,7 @@ return {allowed, limit - count, oldest[2] + window - now}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether this request may pass, and what the answer's RateLimit header says."""
+    """Decision about one request, and the values of its RateLimit header."""
 
     allowed: bool
     rate: UploadRate
@@ -67,7 +64,7 @@ class Verdict:
 
 
 class RedisLimiter:
-    """``rate`` None: nothing is limited."""
+    """Limit on uploads per address; ``rate`` None switches it off."""
 
     def __init__(self, redis: Redis, rate: UploadRate | None, *, key_prefix: str, clock: Clock) -> None:
         self._clock = clock
@@ -76,13 +73,13 @@ class RedisLimiter:
         self._script = redis.register_script(_SCRIPT)
         self._breaker = Breaker(LIMIT_SECONDS)
         self._local: OrderedDict[str, deque[float]] = OrderedDict()
-        """What this process counted while Redis was away; who asked last is last."""
+        """Times counted without Redis, by address; the address seen last is last."""
 
     def __repr__(self) -> str:
         return f"<RedisLimiter {self._rate} local={len(self._local)}>"
 
     async def take(self, address: str) -> Verdict | None:
-        """Count one request of this address. None: there is no limit."""
+        """Count one request of this address; return None if there is no limit."""
         if self._rate is None:
             return None
         # The address is personal data: Redis holds only a hash of it, and that no

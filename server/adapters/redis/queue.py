@@ -1,9 +1,10 @@
 """The arq queue: carries session ids to the workers, and a doorbell that wakes them.
 
-Guarantee: at least nothing. A job may be lost (Redis comes back empty, a worker dies
-between taking it and claiming the session) or come twice; ``sessions.begin`` decides
-what a job is worth, and the reconciler enqueues again what waits too long. While Redis
-is away every method raises :class:`QueueUnavailable`, at the latest after
+Guarantee: none for a single job. It may be lost (Redis comes back empty, a worker dies
+between taking the job and claiming the session) or come twice; the claim decides what a
+job is worth, and the reconciler enqueues sessions again that wait too long. While Redis
+is unavailable every method raises
+:class:`~server.adapters.redis.errors.QueueUnavailable`, at the latest after
 :data:`QUEUE_SECONDS`, and at once while it is known to be silent.
 """
 
@@ -29,25 +30,23 @@ FUNCTION: Final = "run_session"
 """Name of the one task. Its only argument is the session's id."""
 
 QUEUE_SECONDS: Final = 0.5
-"""Bounds each call here: an upload makes several and has 2 s."""
+"""Bound on each call of the queue: an upload makes several and has 2 s."""
 
 JOB_SECONDS: Final = 86400
-"""How long a job may wait; longer than any deadline.
-
-After that the reconciler would enqueue it again.
+"""Life of a waiting job, longer than any deadline; later the reconciler enqueues again.
 """
 
 DEPTH_SECONDS: Final = 1.0
-"""How long a depth of the queue is good enough to tell that it is far from full."""
+"""Life of a known queue depth for the decision that the queue is far from full."""
 
 WORKER_SECONDS: Final = 10
-"""A worker that did not note itself for so long is not counted."""
+"""Time without a sign of life after which a worker is not counted."""
 
 RUNS: Final = 50
-"""How many run times are remembered for a processor."""
+"""Number of remembered run times per processor."""
 
 # One command instead of a transaction of five: that takes a web process a fifth of a
-# millisecond less. Rung last: whoever hears it finds the job.
+# millisecond less. Rung last: a worker that hears it finds the job.
 _ADD_SCRIPT: Final = """
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
@@ -71,36 +70,40 @@ QueueAway = QueueUnavailable  # until every caller has the new name
 
 
 def serialize(job: dict[str, Any]) -> bytes:
-    """arq's job as JSON: whoever can write to Redis must not be able to run code here,
-    as with arq's default pickle.
+    """Return arq's job as JSON.
 
-    The result of a job that arq itself ends (Redis has forgotten its data) is an
-    exception: its text will do.
+    Not arq's default, pickle: write access to Redis must not run code here. The result
+    of a job that arq itself ends (Redis lost its data) is an exception; its text is
+    kept.
     """
     return msgspec.json.encode(job, enc_hook=str)
 
 
 def deserialize(data: bytes) -> dict[str, Any]:
-    """Raises ValueError (arq then drops the job) on anything but a JSON object."""
+    """Return arq's job.
+
+    Raises ValueError on anything but a JSON object; arq then drops the job.
+    """
     return msgspec.json.decode(data, type=dict[str, Any])
 
 
 def job_id(session_id: str, attempt: int, n: int) -> str:
+    """Return the id of a session's nth job within an attempt."""
     return f"{session_id}:{attempt}:{n}"
 
 
 def doorbell(key_prefix: str) -> str:
-    """The channel that is rung after a job has become visible."""
+    """Return the channel that is rung after a job has become visible."""
     return f"{key_prefix}doorbell"
 
 
 def cancel_channel(key_prefix: str) -> str:
-    """The channel on which the ids of sessions come whose claims no longer count."""
+    """Return the channel that carries ids of sessions whose claims no longer count."""
     return f"{key_prefix}cancel"
 
 
 class ArqQueue:
-    """Jobs in, and what there is to know about the queue."""
+    """The queue as web, worker and reconciler use it."""
 
     def __init__(self, redis_url: str, queue_name: str, key_prefix: str, *, clock: Clock) -> None:
         self._clock = clock
@@ -124,13 +127,12 @@ class ArqQueue:
         return f"<ArqQueue {self._name}>"
 
     async def enqueue(self, session_id: str, attempt: int, n: int, *, score_ms: int) -> int:
-        """Add the job and ring, in one round trip; how many jobs wait now.
+        """Add the job and ring, in one round trip; return the number of waiting jobs.
 
-        The same id again changes nothing but its place.
-
-        ``score_ms``: the session's creation in Unix milliseconds; lower runs first. It
-        is stored in seconds: arq takes it for a time in milliseconds before which no
-        job may start, by the worker's own clock, and that clock may be behind.
+        The same id again only changes its place. ``score_ms``: the session's creation
+        in Unix milliseconds; lower runs first. It is stored in seconds: arq takes it
+        for a time in milliseconds before which no job may start, by the worker's own
+        clock, which may be behind.
         """
         now_ms = int(self._clock.wall() * 1000)
         key = job_id(session_id, attempt, n)
@@ -142,9 +144,9 @@ class ArqQueue:
         return self._note_depth(int(waiting))
 
     async def contains(self, session_id: str, attempt: int, n: int) -> bool:
-        """Whether the job waits.
+        """Return whether the job waits.
 
-        Not: whether it runs; a worker takes it out of the queue before it begins.
+        A running job does not: a worker takes it out of the queue before it begins.
         """
         key = job_id(session_id, attempt, n)
         async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
@@ -154,10 +156,10 @@ class ArqQueue:
         return score is not None and bool(job)
 
     async def remembers(self) -> bool:
-        """Whether Redis still holds what it held when this was last asked; False: it
-        has come back empty, or is new.
+        """Return whether Redis still has the data of the last call.
 
-        It is a write, so that a Redis which can only be read counts as away.
+        False: it came back empty, or is new. The question is a write, so a read-only
+        Redis counts as unavailable.
         """
         async with self._bounded(), self._redis.pipeline(transaction=True) as pipe:
             pipe.exists(self._memory)
@@ -166,7 +168,7 @@ class ArqQueue:
         return bool(known)
 
     async def depth(self) -> int:
-        """How many jobs wait."""
+        """Return the number of waiting jobs."""
         async with self._bounded():
             return self._note_depth(int(await self._redis.zcard(self._name)))
 
@@ -175,14 +177,17 @@ class ArqQueue:
         return depth
 
     def surely_below(self, limit: int) -> bool:
-        """Whether so few jobs waited a moment ago (:data:`DEPTH_SECONDS`) that nobody
-        need ask again: less than half of ``limit``.
+        """Return whether the queue was far from full a moment ago.
+
+        Far: below half of ``limit``. False also without a depth from the last
+        :data:`DEPTH_SECONDS`: then ask.
         """
         return self._depth < limit // 2 and asyncio.get_running_loop().time() - self._depth_at < DEPTH_SECONDS
 
     async def order(self, limit: int) -> list[str]:
-        """The sessions that wait, each once, in the order in which they will be taken;
-        of the first ``limit`` jobs.
+        """Return the waiting sessions in the order in which they will be taken.
+
+        Each once, out of the first ``limit`` jobs.
         """
         async with self._bounded():
             ids = await self._redis.zrange(self._name, 0, limit - 1)
@@ -191,9 +196,7 @@ class ArqQueue:
         )  # the first job counts
 
     async def note_run(self, processor: str, seconds: float) -> None:
-        """Remember how long a session ran, among the last :data:`RUNS` of this
-        processor.
-        """
+        """Remember a session's run time, among the last :data:`RUNS` of its processor."""
         key = f"{self._runs}{processor}"
         async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             pipe.lpush(key, f"{seconds:.3f}")
@@ -202,25 +205,21 @@ class ArqQueue:
             await pipe.execute()
 
     async def run_seconds(self, processor: str) -> float | None:
-        """How long sessions of this processor usually run lately: the median.
-
-        None: no experience.
-        """
+        """Return the median of the processor's recent run times; None without any."""
         async with self._bounded():
             runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
         return median(float(run) for run in runs) if runs else None
 
     async def ring_cancel(self, session_id: str) -> None:
-        """Tell the workers that this session's claim no longer counts; whoever holds it
-        looks at the database.
+        """Notify workers that this session's claim no longer counts.
+
+        The worker that holds it reads the database.
         """
         async with self._bounded():
             await self._redis.publish(self._cancel, session_id)
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
-        """Remove every trace of the session's jobs, up to and including this attempt
-        and this n.
-        """
+        """Remove every trace of the session's jobs up to this attempt and this n."""
         for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
             keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
             async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
@@ -229,7 +228,7 @@ class ArqQueue:
                 await pipe.execute()
 
     async def forget_waiting(self, session_ids: Collection[str]) -> None:
-        """Remove the jobs of these sessions that wait, whatever their attempt and n."""
+        """Remove the waiting jobs of these sessions, whatever their attempt and n."""
         async with self._bounded():
             waiting = [str(each, "ascii", "replace") for each in await self._redis.zrange(self._name, 0, -1)]
         for ids in _chunks([each for each in waiting if each.partition(":")[0] in session_ids], 200):
@@ -240,7 +239,7 @@ class ArqQueue:
                 await pipe.execute()
 
     async def note_worker(self, worker_id: str) -> None:
-        """Say that this worker lives.
+        """Record that this worker lives.
 
         To be repeated well within :data:`WORKER_SECONDS`.
         """
@@ -248,12 +247,12 @@ class ArqQueue:
             await self._note(keys=[self._workers], args=[worker_id, WORKER_SECONDS])
 
     async def drop_worker(self, worker_id: str) -> None:
-        """Say that this worker ends."""
+        """Record that this worker ends."""
         async with self._bounded():
             await self._redis.zrem(self._workers, worker_id)
 
     async def workers(self) -> int:
-        """How many workers noted themselves in the last :data:`WORKER_SECONDS`."""
+        """Return the number of workers seen in the last :data:`WORKER_SECONDS`."""
         async with self._bounded():
             return int(await self._count(keys=[self._workers], args=[WORKER_SECONDS]))
 
@@ -266,6 +265,7 @@ class ArqQueue:
             raise QueueUnavailable(str(error) or type(error).__name__) from error
 
     async def close(self) -> None:
+        """Close every connection."""
         await self._redis.aclose()
         await self._pool.disconnect()
 

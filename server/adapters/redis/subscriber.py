@@ -24,30 +24,29 @@ from server.telemetry import metrics
 log = logging.getLogger("tryon.bus")
 
 CONFIRM_SECONDS: Final = 0.2
-"""How long who joins waits for Redis to confirm the subscription."""
+"""Longest wait of a joining client for the confirmation of its subscription."""
 
 CONNECT_SECONDS: Final = 2.0
-"""For a new subscriber connection and the first answer on it."""
+"""Bound on a new subscriber connection and the first answer on it."""
 
 LOAD_RATE: Final = 4000.0
-"""Messages a second from which on their reading is gathered."""
+"""Messages per second above which reads are batched."""
 
 GATHER_SECONDS: Final = 0.002
-"""Under that load Redis is read at most once in this time.
+"""Minimum time between two reads under that load.
 
-A wake-up costs as much as passing on half a message; 40 messages share one then
-(20,000/s). Below it news is never held up.
+A wake-up costs as much as passing on half a message; 40 messages share one at 20,000/s.
+Below the load no message is delayed.
 """
 
 LOAD_SECONDS: Final = 0.01
-"""Over which the load is measured: two messages that happen to come together are none.
-"""
+"""Time over which the load is measured: two messages that arrive together are none."""
 
 _RESTORED: Final = b"restored"
 
 
 class Load:
-    """Whether news comes so fast that reading it in batches pays."""
+    """Decision whether messages arrive so fast that batched reads pay."""
 
     __slots__ = ("_count", "_since", "high")
 
@@ -57,8 +56,9 @@ class Load:
         self.high = False
 
     def note(self, count: int, now: float) -> bool:
-        """``count`` more messages by ``now`` (seconds); whether the load is high,
-        judged anew every :data:`LOAD_SECONDS`.
+        """Count messages received by ``now`` (seconds) and decide on the load.
+
+        Returns whether it is high; the decision is renewed every :data:`LOAD_SECONDS`.
         """
         self._count += count
         if (passed := now - self._since) >= LOAD_SECONDS:
@@ -97,17 +97,17 @@ class _Connection(asyncio.Protocol):
                 try:
                     on_reply(reply)
                 except Exception:
-                    log.exception("A message from Redis could not be handled")
+                    log.exception("Failed to handle a message from Redis")
         except hiredis.ProtocolError:
-            log.exception("Redis sent something that is not RESP")
+            log.exception("Received malformed RESP from Redis")
             self.abort()
         if self._load.note(count, self._loop.time()):
             self._gather()
 
     def _gather(self) -> None:
-        """Let what comes in the next moment wait for one common read.
+        """Pause reading, so that messages of the next moment share one read.
 
-        The time runs from when this read's turn of the loop began, so a loop that is
+        The pause is measured from the start of this turn of the loop: a loop that is
         busy anyway does not pause.
         """
         if self.transport is not None and not self.transport.is_closing():
@@ -131,9 +131,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Greeting:
-    """What is said on a new connection before it is used: who we are, and that Redis
-    answers at all.
-    """
+    """The first exchange on a connection: name, credentials, and a first answer."""
 
     def __init__(self, connection: _Connection, login: Login) -> None:
         self.connection = connection
@@ -164,18 +162,18 @@ class _Greeting:
 class RedisSubscriber:
     """The one reading connection of a web process.
 
-    ``on_message(channel, payload)`` is called in a plain function for every message, in
-    order. ``on_restored()`` is called after a lost connection is back and every channel
-    is subscribed again: what was published meanwhile is lost, so the caller reads the
-    state. SUBSCRIBE and UNSUBSCRIBE of one loop tick travel together.
+    ``on_message(channel, payload)`` is a plain function, called for every message in
+    order. ``on_restored()`` is called when a lost connection is replaced and every
+    channel is subscribed again: messages published meanwhile are lost, so the caller
+    reads the state. SUBSCRIBE and UNSUBSCRIBE of one loop tick travel together.
     """
 
     BATCH: Final = 500
-    """Channels per SUBSCRIBE command when all are subscribed again."""
+    """Channels per SUBSCRIBE command after a reconnect."""
 
     STEADY_SECONDS: Final = 1.0
-    """A connection that lives so long ends an outage: the next one begins with a quick
-    reconnect and a line in the log.
+    """Life of a connection that ends an outage: the next loss starts with a quick
+    reconnect and a log line.
     """
 
     def __init__(
@@ -215,6 +213,7 @@ class RedisSubscriber:
 
     @property
     def up(self) -> bool:
+        """Return whether the connection is usable."""
         return self._connection is not None
 
     async def __aenter__(self) -> RedisSubscriber:
@@ -231,9 +230,11 @@ class RedisSubscriber:
         _settle(self._wanted.values())
 
     def subscribe(self, channel: bytes) -> asyncio.Future[None]:
-        """Want a channel; the future is done when Redis has confirmed it, at the latest
-        :data:`CONFIRM_SECONDS` after it was asked, and when nobody wants it any more.
-        Several may get the same one: shield it.
+        """Subscribe to a channel and return a future for the confirmation.
+
+        It is done when Redis has confirmed, at the latest :data:`CONFIRM_SECONDS` after
+        the call, and when the channel is unsubscribed. Several callers may share one
+        future: shield it.
         """
         future = self._wanted.get(channel)
         if future is None:
@@ -242,13 +243,14 @@ class RedisSubscriber:
         return future
 
     def unsubscribe(self, channel: bytes) -> None:
+        """Give a channel up."""
         future = self._wanted.pop(channel, None)
         if future is not None:
             _settle((future,))
             self._later(channel, False)
 
     def reconnect(self) -> None:
-        """Drop a connection that is up but deaf."""
+        """Drop a connection that is up but delivers nothing."""
         if self._connection is not None:
             self._connection.abort()
 
@@ -289,7 +291,7 @@ class RedisSubscriber:
         elif self._greeting is not None:
             self._greeting.reply(reply)
         elif isinstance(reply, hiredis.ReplyError):
-            self._complain("Redis refused the subscriber: %s", reply)
+            self._complain("Redis refused a command of the subscriber, reconnecting: %s", reply)
             self.reconnect()
 
     def _connection_lost(self, connection: _Connection) -> None:
@@ -301,17 +303,13 @@ class RedisSubscriber:
             self._greeting.lost()
 
     async def _keep_connected(self) -> None:
-        """Quickly back after one cut; but who is refused again and again asks only once
-        a second.
-        """
+        """Reconnect quickly after one loss, once a second after repeated ones."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 connection = await self._connect()
             except Exception as error:  # whatever it is, nobody else would try again
-                self._complain(
-                    "The subscriber cannot connect to Redis and goes on trying: %s", str(error) or repr(error)
-                )
+                self._complain("Redis subscriber cannot connect, retrying: %s", str(error) or repr(error))
             else:
                 self._lost.clear()
                 self._adopt(connection)
@@ -320,19 +318,19 @@ class RedisSubscriber:
                 metrics.bus_reconnects.inc()
                 if loop.time() - since >= self.STEADY_SECONDS:
                     self._delay, self._complained = 0.0, False
-                self._complain("The subscriber connection to Redis was lost; connecting again")
+                self._complain("Redis subscriber lost its connection, reconnecting")
             await asyncio.sleep(max(0.05, self._delay) * self._randomness.uniform(0.5, 1))
             self._delay = min(1.0, self._delay * 2 or 0.05)
 
     def _complain(self, text: str, *values: object) -> None:
-        """Once in an outage; what follows is for those who look closer."""
+        """Log the first line of an outage as a warning, further ones for debugging."""
         log.log(logging.DEBUG if self._complained else logging.WARNING, text, *values)
         self._complained = True
 
     def _adopt(self, connection: _Connection) -> None:
-        """Plain function: no subscription may slip in between.
+        """Use a new connection and subscribe to every wanted channel.
 
-        Everything wanted is subscribed on the new connection.
+        A plain function: no subscription may slip in between.
         """
         self._connection = connection
         metrics.bus_up.set(1)

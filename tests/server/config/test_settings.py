@@ -1,6 +1,4 @@
-"""Settings: what is read from where, what is refused, and the files made from the same
-table.
-"""
+"""The settings: defaults, precedence, refusals, generated documents."""
 
 from __future__ import annotations
 
@@ -21,24 +19,28 @@ def load(**environ: str) -> Config:
     return Config.load(environ, env_file=None)
 
 
-def test_no_setting_is_needed() -> None:
+def test_defaults_need_no_setting() -> None:
+    """Load with an empty environment."""
     config = load()
     assert (config.host, config.port) == ("127.0.0.1", 8000)
     assert config.database == f"sqlite+aiosqlite:///{Path('data/tryon.sqlite3').absolute()}"
     assert config.upload_rate == UploadRate(10, 60)
 
 
-def test_an_empty_value_means_the_default() -> None:
+def test_empty_value_means_the_default() -> None:
+    """Treat ``TRYON_PORT=`` as unset."""
     assert load(TRYON_PORT="", TRYON_DATABASE_URL="  ").port == 8000
 
 
-def test_the_environment_wins_over_the_dotenv_file(tmp_path: Path) -> None:
+def test_environment_wins_over_the_dotenv_file(tmp_path: Path) -> None:
+    """Prefer the environment's value."""
     (tmp_path / ".env").write_text("TRYON_PORT=1000\nTRYON_HOST=0.0.0.0\nOTHER=1\n")
     config = Config.load({"TRYON_PORT": "2000"}, env_file=tmp_path / ".env")
     assert (config.host, config.port) == ("0.0.0.0", 2000)
 
 
-def test_an_override_wins_over_the_environment() -> None:
+def test_override_wins_over_the_environment() -> None:
+    """Prefer the caller's value."""
     assert Config.load({"TRYON_PORT": "2000"}, env_file=None, port=3000).port == 3000
 
 
@@ -59,7 +61,8 @@ def test_an_override_wins_over_the_environment() -> None:
         ("TRYON_LOG_FORMAT", "xml", "must be one of text, json"),
     ],
 )
-def test_a_malformed_setting_is_named_in_one_line(name: str, value: str, told: str) -> None:
+def test_malformed_setting_is_named_in_one_line(name: str, value: str, told: str) -> None:
+    """Name the variable, the reason and the value."""
     with pytest.raises(ConfigError, match=f"^{name}: ") as refused:
         load(**{name: value})
     assert told in str(refused.value)
@@ -67,7 +70,8 @@ def test_a_malformed_setting_is_named_in_one_line(name: str, value: str, told: s
 
 
 @pytest.mark.parametrize("name", ["processor_cpu_seconds", "processor_memory_bytes"])
-def test_a_limit_of_the_processor_can_be_switched_off(name: str) -> None:
+def test_processor_limits_can_be_off(name: str) -> None:
+    """Accept ``off`` and numbers."""
     variable = f"TRYON_{name.upper()}"
     assert getattr(Config.load({variable: "off"}, env_file=None), name) is None
     assert getattr(Config.load({variable: "20000000"}, env_file=None), name) == 20_000_000
@@ -75,24 +79,28 @@ def test_a_limit_of_the_processor_can_be_switched_off(name: str) -> None:
         Config.load({variable: "0"}, env_file=None)
 
 
-def test_an_unknown_setting_is_named_with_the_one_that_was_meant() -> None:
+def test_unknown_setting_suggests_the_closest_name() -> None:
+    """Name the unknown variable and a likely one."""
     with pytest.raises(ConfigError, match=r"TRYON_WEB_PROCESS is not .* did you mean TRYON_WEB_PROCESSES\?"):
         load(TRYON_WEB_PROCESS="2")
 
 
 @pytest.mark.parametrize("name", sorted(SECRET_VARIABLES))
-def test_a_secret_is_never_repeated(name: str) -> None:
+def test_secret_is_not_repeated_in_errors(name: str) -> None:
+    """Leave the value of a secret out of the message."""
     with pytest.raises(ConfigError) as refused:
         load(**{name: "hunter2"})
     assert "hunter2" not in str(refused.value)
 
 
-def test_the_repr_holds_no_secret() -> None:
+def test_repr_contains_no_secret() -> None:
+    """Hide keys and URLs with passwords."""
     config = load(TRYON_DATABASE_URL="postgresql+asyncpg://me:hunter2@db/x", TRYON_SECRET_KEY="hunter2" * 6)
     assert "hunter2" not in repr(config)
 
 
-def test_secret_keys_are_generated_once_and_for_the_owner_only(tmp_path: Path) -> None:
+def test_secret_key_is_generated_once(tmp_path: Path) -> None:
+    """Return the same key each time, readable by its owner alone."""
     config = Config(data_dir=tmp_path / "new")
     keys = config.signing_keys()
     assert len(keys[0]) >= 32
@@ -101,7 +109,8 @@ def test_secret_keys_are_generated_once_and_for_the_owner_only(tmp_path: Path) -
     assert os.stat(tmp_path / "new" / "secret.key").st_mode & 0o777 == 0o600
 
 
-def test_redis_is_that_of_the_running_stack_unless_set(tmp_path: Path) -> None:
+def test_redis_url_defaults_to_the_running_stack(tmp_path: Path) -> None:
+    """Read the address file, else refuse in one line."""
     config = Config(data_dir=tmp_path)
     with pytest.raises(ConfigError, match="TRYON_REDIS_URL is not set"):
         _ = config.redis
@@ -110,18 +119,21 @@ def test_redis_is_that_of_the_running_stack_unless_set(tmp_path: Path) -> None:
     assert Config(data_dir=tmp_path, redis_url="redis://elsewhere").redis == "redis://elsewhere"
 
 
-def test_the_example_file_is_what_the_command_prints() -> None:
+def test_example_file_matches_the_command() -> None:
+    """Keep .env.example in step with ``tryon settings --env``."""
     assert (ROOT / ".env.example").read_text() == render.env_file(), "run: tryon settings --env > .env.example"
 
 
-def test_every_line_of_the_example_file_can_be_used_as_it_is(tmp_path: Path) -> None:
+def test_example_file_lines_load_as_defaults(tmp_path: Path) -> None:
+    """Load each line uncommented and get the default."""
     lines = [line.removeprefix("# ") for line in render.env_file().splitlines() if line.startswith("# TRYON_")]
     assert len(lines) == len(dataclasses.fields(Config))
     (tmp_path / ".env").write_text("\n".join(lines))
     assert Config.load({}, env_file=tmp_path / ".env") == Config()
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_meaning() -> None:
+    """Document each setting in both tables."""
     for row in dataclasses.fields(Config):
         assert row.metadata["meaning"].endswith("."), row.name
         assert variable(row) in render.markdown_table()

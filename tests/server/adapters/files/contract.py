@@ -116,7 +116,7 @@ class FilesContract:
         await writes
 
     async def test_missing_object_is_reported_as_missing(self, files: Files) -> None:
-        """Reading tells a missing object from an unavailable storage."""
+        """A missing object is no unavailable storage."""
         with pytest.raises(MissingFile):
             await files.get(KEY)
         with pytest.raises(MissingFile):

@@ -114,7 +114,7 @@ async def test_draft_name_is_no_key_to_read(files: LocalFiles) -> None:
     assert await files.delete([draft]) == []
 
 
-async def test_killed_writer_leaves_a_draft_that_is_listed_and_deleted(files: LocalFiles) -> None:
+async def test_killed_writer_leaves_a_deletable_draft(files: LocalFiles) -> None:
     """SIGKILL before the rename leaves an unfinished entry and no object."""
     script = (
         "import asyncio, os, signal, sys, pathlib\n"

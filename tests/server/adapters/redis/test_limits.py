@@ -1,6 +1,4 @@
-"""The rate limit: exact in any window, over all processes, and bounded while Redis is
-away.
-"""
+"""The rate limit: exact in any window over all processes, bounded without Redis."""
 
 from __future__ import annotations
 
@@ -35,7 +33,8 @@ async def taken(limiter: RedisLimiter, address: str = "192.0.2.1") -> bool:
     return verdict.allowed
 
 
-async def test_so_many_in_a_window_and_no_more(redis_url: str) -> None:
+async def test_limit_allows_exactly_its_count_per_window(redis_url: str) -> None:
+    """Refuse the request after the last allowed one."""
     async with limiter(redis_url, UploadRate(3, 60)) as limit:
         verdicts = [await limit.take("192.0.2.1") for _ in range(5)]
         assert [v and v.allowed for v in verdicts] == [True, True, True, False, False]
@@ -43,26 +42,30 @@ async def test_so_many_in_a_window_and_no_more(redis_url: str) -> None:
         assert all(v and 55 <= v.reset_seconds <= 60 for v in verdicts)
 
 
-async def test_off_limits_nothing(redis_url: str) -> None:
+async def test_limit_off_allows_everything(redis_url: str) -> None:
+    """Return no verdict at all."""
     async with limiter(redis_url, None) as limit:
         assert [await limit.take("192.0.2.1") for _ in range(20)] == [None] * 20
 
 
-async def test_each_address_is_counted_alone(redis_url: str) -> None:
+async def test_addresses_are_counted_separately(redis_url: str) -> None:
+    """Refuse one address while another may pass."""
     async with limiter(redis_url, UploadRate(1, 60)) as limit:
         assert [await taken(limit, f"192.0.2.{n}") for n in range(5)] == [True] * 5
         assert [await taken(limit, f"192.0.2.{n}") for n in range(5)] == [False] * 5
 
 
-async def test_processes_that_ask_at_once_share_one_count(redis_url: str) -> None:
+async def test_processes_share_one_count(redis_url: str) -> None:
+    """Allow exactly the limit over concurrent processes."""
     async with limiter(redis_url, UploadRate(10, 60)) as one, limiter(redis_url, UploadRate(10, 60)) as other:
         answers = await asyncio.gather(*(taken(each) for each in (one, other) for _ in range(50)))
         assert sum(answers) == 10
 
 
-async def test_the_window_slides_and_never_holds_more(redis_url: str) -> None:
-    """Whoever asks without a pause gets at most ``limit`` in any second, not twice that
-    around the end of one.
+async def test_window_slides_without_a_burst(redis_url: str) -> None:
+    """Allow at most ``limit`` in any second.
+
+    A fixed window would allow twice that around its edge.
     """
     async with limiter(redis_url, UploadRate(5, 1)) as limit:
         allowed: list[float] = []
@@ -76,7 +79,8 @@ async def test_the_window_slides_and_never_holds_more(redis_url: str) -> None:
             assert sixth - first >= 0.99  # measured before the call, so a little less than Redis saw
 
 
-async def test_redis_learns_no_address_and_forgets_its_hash(redis_url: str) -> None:
+async def test_redis_holds_only_an_expiring_hash(redis_url: str) -> None:
+    """Store no address, and its hash no longer than the window."""
     async with limiter(redis_url, UploadRate(5, 1)) as limit:
         await taken(limit, "192.0.2.77")
         async with Redis.from_url(redis_url) as redis:
@@ -85,7 +89,8 @@ async def test_redis_learns_no_address_and_forgets_its_hash(redis_url: str) -> N
             assert 0 < await redis.pttl(key) <= 1000
 
 
-async def test_without_redis_each_process_counts_for_itself(start_valkey: StartValkey) -> None:
+async def test_process_counts_locally_without_redis(start_valkey: StartValkey) -> None:
+    """Keep the limit per process and count the decision."""
     valkey = start_valkey()
     async with limiter(valkey.url, UploadRate(2, 60)) as one, limiter(valkey.url, UploadRate(2, 60)) as other:
         valkey.kill()
@@ -95,9 +100,10 @@ async def test_without_redis_each_process_counts_for_itself(start_valkey: StartV
         assert await taken(one), "counted in Redis again"
 
 
-async def test_a_redis_that_hangs_costs_a_moment_not_the_upload(start_valkey: StartValkey) -> None:
-    """As the product connects: its time-out and its second try would cost two seconds
-    each time.
+async def test_silent_redis_delays_an_upload_briefly(start_valkey: StartValkey) -> None:
+    """Decide within 0.3 s.
+
+    The connection's own time-out and retry would cost two seconds of every upload.
     """
     valkey = start_valkey()
     redis = Redis(connection_pool=connection_pool(valkey.url, socket_seconds=CALL_SECONDS))
@@ -126,10 +132,11 @@ async def test_local_counts_are_dropped_after_the_window(start_valkey: StartValk
         assert len(limit._local) <= 2
 
 
-async def test_however_many_addresses_ask_while_redis_is_away_the_last_ones_are_counted(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """None of their windows is over; a call costs the same however many there are."""
+async def test_local_counts_keep_the_latest_addresses(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evict the address not seen for longest.
+
+    None of the windows is over; a call costs the same however many addresses there are.
+    """
     monkeypatch.setattr("server.adapters.redis.limits.LOCAL_ADDRESSES", 100)
     rate = UploadRate(1, 60)
     async with limiter(redis_url, rate) as limit:

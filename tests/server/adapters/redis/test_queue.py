@@ -45,7 +45,8 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def test_a_job_is_json_and_holds_nothing_but_the_id(queue: ArqQueue, redis: Redis) -> None:
+async def test_job_is_json_with_the_id_only(queue: ArqQueue, redis: Redis) -> None:
+    """Store nothing of the session but its id."""
     await queue.enqueue("s1", 0, 1, score_ms=now_ms())
 
     job = json.loads(await redis.get("arq:job:s1:0:1"))
@@ -56,21 +57,20 @@ async def test_a_job_is_json_and_holds_nothing_but_the_id(queue: ArqQueue, redis
     assert set(job) == {"t", "f", "a", "k", "et"}
 
 
-def test_a_pickle_is_refused() -> None:
+def test_pickled_job_is_refused() -> None:
+    """Never unpickle what Redis returns."""
     assert deserialize(serialize({"a": ["s1"]})) == {"a": ["s1"]}
     with pytest.raises(ValueError, match=r"malformed|invalid"):
         deserialize(b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00}\x94.")
 
 
-def test_a_job_that_arq_ended_itself_has_a_result_that_can_be_kept() -> None:
-    """It is an exception:
-
-    Redis has forgotten the job's data, or it waited for too long.
-    """
+def test_result_with_an_exception_is_serializable() -> None:
+    """Keep an exception as its text."""
     assert deserialize(serialize({"r": JobExecutionFailed("job not found"), "s": False}))["r"] == "job not found"
 
 
-async def test_the_doorbell_rings_when_the_job_can_be_seen(queue: ArqQueue, redis: Redis) -> None:
+async def test_doorbell_rings_after_the_job_is_visible(queue: ArqQueue, redis: Redis) -> None:
+    """Find the job when the doorbell is heard."""
     async with redis.pubsub() as bell:
         await bell.subscribe("t:doorbell")
         assert (await bell.get_message(timeout=5))["type"] == "subscribe"
@@ -81,7 +81,8 @@ async def test_the_doorbell_rings_when_the_job_can_be_seen(queue: ArqQueue, redi
     assert await redis.zrange("jobs", 0, -1) == [b"s1:0:1"]
 
 
-async def test_the_oldest_session_comes_first_and_none_is_in_anybodys_future(queue: ArqQueue, redis: Redis) -> None:
+async def test_oldest_session_is_taken_first(queue: ArqQueue, redis: Redis) -> None:
+    """Order by creation, with scores that no clock takes for the future."""
     day_ms, now = 86_400_000, now_ms()
     await queue.enqueue("young", 0, 1, score_ms=now - 1)
     await queue.enqueue("old", 1, 2, score_ms=now - 2)
@@ -93,7 +94,8 @@ async def test_the_oldest_session_comes_first_and_none_is_in_anybodys_future(que
     assert all(0 < score < now_ms() - 365 * day_ms for _, score in waiting)
 
 
-async def test_a_waiting_job_is_contained_and_a_taken_one_is_not(queue: ArqQueue, redis: Redis) -> None:
+async def test_queue_contains_waiting_jobs_only(queue: ArqQueue, redis: Redis) -> None:
+    """Report a job until a worker takes it."""
     await queue.enqueue("s1", 0, 1, score_ms=now_ms())
     assert await queue.contains("s1", 0, 1)
     assert not await queue.contains("s1", 0, 2)
@@ -104,13 +106,15 @@ async def test_a_waiting_job_is_contained_and_a_taken_one_is_not(queue: ArqQueue
     assert await queue.depth() == 0
 
 
-async def test_a_place_in_the_queue_without_its_job_does_not_count(queue: ArqQueue, redis: Redis) -> None:
+async def test_entry_without_its_job_does_not_count(queue: ArqQueue, redis: Redis) -> None:
+    """Report a queue entry whose job data is lost as missing."""
     await queue.enqueue("s1", 0, 1, score_ms=now_ms())
     await redis.delete("arq:job:s1:0:1")
     assert not await queue.contains("s1", 0, 1)
 
 
-async def test_forget_leaves_no_key_of_the_session_and_all_of_the_others(queue: ArqQueue, redis: Redis) -> None:
+async def test_forget_removes_every_key_of_one_session(queue: ArqQueue, redis: Redis) -> None:
+    """Leave the keys of other sessions alone."""
     gone, other = new_session_id(), new_session_id()
     for n in range(4):
         await queue.enqueue(gone, n % 3, n, score_ms=now_ms())
@@ -124,7 +128,8 @@ async def test_forget_leaves_no_key_of_the_session_and_all_of_the_others(queue: 
     assert await redis.zrange("jobs", 0, -1) == [f"{other}:0:1".encode()]
 
 
-async def test_workers_are_counted_until_they_leave_or_fall_silent(queue: ArqQueue, redis: Redis) -> None:
+async def test_workers_count_until_they_leave_or_fall_silent(queue: ArqQueue, redis: Redis) -> None:
+    """Drop a worker that ended, and one without signs of life."""
     assert await queue.workers() == 0
     for name in ("a", "b", "b", "c"):
         await queue.note_worker(name)
@@ -139,13 +144,15 @@ async def test_workers_are_counted_until_they_leave_or_fall_silent(queue: ArqQue
     assert 0 < await redis.ttl("t:workers") <= WORKER_SECONDS
 
 
-async def test_a_redis_that_came_back_empty_is_known_by_it_once(queue: ArqQueue, redis: Redis) -> None:
+async def test_emptied_redis_is_reported_once(queue: ArqQueue, redis: Redis) -> None:
+    """Report a Redis that lost its data exactly once."""
     assert [await queue.remembers() for _ in range(2)] == [False, True]
     await redis.flushall()
     assert [await queue.remembers() for _ in range(2)] == [False, True]
 
 
-async def test_a_redis_that_takes_nothing_is_away(start_valkey: StartValkey) -> None:
+async def test_read_only_redis_is_unavailable(start_valkey: StartValkey) -> None:
+    """Treat a Redis that refuses writes as unavailable."""
     queue = ArqQueue(start_valkey().url, "queue", "tryon:", clock=SystemClock())
     await queue.remembers()
     await queue._redis.config_set("maxmemory", "1")
@@ -154,7 +161,8 @@ async def test_a_redis_that_takes_nothing_is_away(start_valkey: StartValkey) -> 
     await queue.close()
 
 
-async def test_a_dead_redis_is_away_and_a_new_one_is_used_at_once(start_valkey: StartValkey) -> None:
+async def test_restarted_redis_is_used_at_once(start_valkey: StartValkey) -> None:
+    """Fail while Redis is down and work with its successor."""
     valkey = start_valkey()
     async with open_queue(valkey.url) as queue:
         await queue.enqueue("s1", 0, 1, score_ms=now_ms())
@@ -171,7 +179,8 @@ async def test_a_dead_redis_is_away_and_a_new_one_is_used_at_once(start_valkey: 
         assert await queue.depth() == 1
 
 
-async def test_a_silent_redis_is_away_within_a_second_or_so(start_valkey: StartValkey) -> None:
+async def test_silent_redis_is_unavailable_within_a_second(start_valkey: StartValkey) -> None:
+    """Bound every call to a Redis that does not answer."""
     valkey = start_valkey()
     async with open_queue(valkey.url) as queue:
         assert await queue.depth() == 0
@@ -190,7 +199,8 @@ async def test_a_silent_redis_is_away_within_a_second_or_so(start_valkey: StartV
                 await asyncio.sleep(0.02)
 
 
-async def test_only_the_first_call_waits_for_a_silent_redis(start_valkey: StartValkey) -> None:
+async def test_silent_redis_delays_the_first_call_only(start_valkey: StartValkey) -> None:
+    """Fail further calls at once."""
     valkey = start_valkey()
     async with open_queue(valkey.url) as queue:
         assert await queue.depth() == 0
