@@ -196,7 +196,7 @@ class ArqQueue:
         )  # the first job counts
 
     async def note_run(self, processor: str, seconds: float) -> None:
-        """Remember a session's run time, among the last :data:`RUNS` of its processor."""
+        """Remember a run time, among the last :data:`RUNS` of its processor."""
         key = f"{self._runs}{processor}"
         async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             pipe.lpush(key, f"{seconds:.3f}")

@@ -65,5 +65,5 @@ class DeliveryProbe:
             return
         self.delay_seconds = None
         if sent is not None and self._subscriber.up and connection == self._subscriber.connections:
-            log.warning("The subscriber connection to Redis is deaf; connecting again")
+            log.warning("Redis subscriber receives nothing, reconnecting")
             self._subscriber.reconnect()

@@ -224,7 +224,7 @@ async def test_failing_handler_keeps_the_connection(
             await bus.publish("a", payload)
         await until(lambda: taken == [b"one", b"two"])
         assert subscriber.connections == 1
-        assert "could not be handled" in caplog.text
+        assert "Failed to handle a message" in caplog.text
 
 
 # -- TLS -------------------------------------------------------------------------------
