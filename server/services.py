@@ -96,6 +96,20 @@ class Services:
     reconciling: Reconciling
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Adapters:
+    """The parts below the use cases, which do not know each other."""
+
+    config: Config
+    clock: Clock
+    randomness: Randomness
+    database: Database
+    files: Files
+    bus: RedisBus
+    queue: ArqQueue
+    signer: Signer
+
+
 @contextlib.asynccontextmanager
 async def open_services(config: Config) -> AsyncIterator[Services]:
     """Build all parts of a process, and close them at the end.
@@ -104,7 +118,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
     the start.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    clock, randomness = SystemClock(), SystemRandomness()
+    clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         database = open_database(config.database, clock=clock)
         stack.push_async_callback(database.close)
@@ -112,66 +126,43 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         stack.push_async_callback(redis.connection_pool.disconnect)
         queue = ArqQueue(config.redis, config.queue_name, config.key_prefix, clock=clock)
         stack.push_async_callback(queue.close)
-        files = LocalFiles(config.uploads_dir)
-        bus = RedisBus(redis, key_prefix=config.key_prefix)
-        signer = Signer(config.signing_keys())
-        sessions = _sessions(
-            config,
-            database=database,
-            files=files,
-            bus=bus,
-            queue=queue,
-            signer=signer,
+        adapters = _Adapters(
+            config=config,
             clock=clock,
-            randomness=randomness,
+            randomness=SystemRandomness(),
+            database=database,
+            files=LocalFiles(config.uploads_dir),
+            bus=RedisBus(redis, key_prefix=config.key_prefix),
+            queue=queue,
+            signer=Signer(config.signing_keys()),
         )
+        sessions = _sessions(adapters)
         yield Services(
             config=config,
             clock=clock,
-            randomness=randomness,
+            randomness=adapters.randomness,
             database=database,
-            files=files,
+            files=adapters.files,
             redis=redis,
-            bus=bus,
+            bus=adapters.bus,
             queue=queue,
             limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix, clock=clock),
-            signer=signer,
+            signer=adapters.signer,
             sessions=sessions,
-            reconciling=_reconciling(
-                config,
-                database=database,
-                files=files,
-                bus=bus,
-                queue=queue,
-                sessions=sessions,
-                clock=clock,
-                randomness=randomness,
-            ),
+            reconciling=_reconciling(adapters, sessions),
         )
 
 
-def _sessions(
-    config: Config,
-    *,
-    database: Database,
-    files: Files,
-    bus: RedisBus,
-    queue: ArqQueue,
-    signer: Signer,
-    clock: Clock,
-    randomness: Randomness,
-) -> Sessions:
+def _sessions(adapters: _Adapters) -> Sessions:
+    config, database, bus, queue = adapters.config, adapters.database, adapters.bus, adapters.queue
     access = AccessIssuer(
-        signer=signer,
+        signer=adapters.signer,
         database_clock=database.clock,
         link_seconds=config.link_seconds,
         ticket_seconds=config.ticket_seconds,
     )
     queue_places = QueuePlaces(
-        queue=queue,
-        processor=config.processor,
-        queue_limit=config.queue_limit,
-        worker_jobs=config.worker_jobs,
+        queue=queue, processor=config.processor, queue_limit=config.queue_limit, worker_jobs=config.worker_jobs
     )
     queueing = Queueing(queue=queue, reading=database.reading)
     transitions = Transitions(writing=database.writing, bus=bus, access=access)
@@ -182,74 +173,77 @@ def _sessions(
         bus=bus,
         queue_places=queue_places,
         access=access,
-        signer=signer,
+        signer=adapters.signer,
         database_clock=database.clock,
     )
     return Sessions(
         access=access,
         reads=reads,
         queue_places=queue_places,
-        submissions=Submissions(
-            config=config,
-            files=files,
-            writing=database.writing,
-            reading=database.reading,
-            queueing=queueing,
-            queue_places=queue_places,
-            clock=clock,
-            randomness=randomness,
-        ),
+        submissions=_submissions(adapters, queueing, queue_places),
         queueing=queueing,
         transitions=transitions,
-        claims=Claims(
-            reading=database.reading,
-            writing=database.writing,
-            files=files,
-            bus=bus,
-            queue=queue,
-            transitions=transitions,
-            requeueing=requeueing,
-            database_clock=database.clock,
-            lease_seconds=config.lease_seconds,
-        ),
+        claims=_claims(adapters, transitions, requeueing),
         requeueing=requeueing,
         cancelling=Cancelling(
             reading=database.reading, writing=database.writing, transitions=transitions, queue=queue, reads=reads
         ),
-        erasure=Erasure(
-            reading=database.reading,
-            writing=database.writing,
-            files=files,
-            bus=bus,
-            queue=queue,
-            signer=signer,
-            database_clock=database.clock,
-        ),
+        erasure=_erasure(adapters),
     )
 
 
-def _reconciling(
-    config: Config,
-    *,
-    database: Database,
-    files: Files,
-    bus: RedisBus,
-    queue: ArqQueue,
-    sessions: Sessions,
-    clock: Clock,
-    randomness: Randomness,
-) -> Reconciling:
+def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePlaces) -> Submissions:
+    return Submissions(
+        config=adapters.config,
+        files=adapters.files,
+        writing=adapters.database.writing,
+        reading=adapters.database.reading,
+        queueing=queueing,
+        queue_places=queue_places,
+        clock=adapters.clock,
+        randomness=adapters.randomness,
+    )
+
+
+def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeueing) -> Claims:
+    return Claims(
+        reading=adapters.database.reading,
+        writing=adapters.database.writing,
+        files=adapters.files,
+        bus=adapters.bus,
+        queue=adapters.queue,
+        transitions=transitions,
+        requeueing=requeueing,
+        database_clock=adapters.database.clock,
+        lease_seconds=adapters.config.lease_seconds,
+    )
+
+
+def _erasure(adapters: _Adapters) -> Erasure:
+    return Erasure(
+        reading=adapters.database.reading,
+        writing=adapters.database.writing,
+        files=adapters.files,
+        bus=adapters.bus,
+        queue=adapters.queue,
+        signer=adapters.signer,
+        database_clock=adapters.database.clock,
+    )
+
+
+def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
+    config, clock, database = adapters.config, adapters.clock, adapters.database
     disturbances = Disturbances(config=config, writing=database.writing, database_clock=database.clock, clock=clock)
     isolation = Isolation(reading=database.reading, disturbances=disturbances)
     lost_jobs = LostJobs(
         due=database.due,
         writing=database.writing,
-        queue=queue,
+        queue=adapters.queue,
         queueing=sessions.queueing,
         disturbances=disturbances,
         clock=clock,
     )
-    expiry = Expiry(due=database.due, files=files, erasure=sessions.erasure, isolation=isolation, clock=clock)
+    expiry = Expiry(due=database.due, files=adapters.files, erasure=sessions.erasure, isolation=isolation, clock=clock)
     reconciler = Reconciler(
         due=database.due,
         upkeep=database.upkeep,
@@ -262,13 +256,27 @@ def _reconciling(
         expiry=expiry,
     )
     cleanup = Cleanup(
-        reading=database.reading, upkeep=database.upkeep, files=files, bus=bus, queue=queue, erasure=sessions.erasure
+        reading=database.reading,
+        upkeep=database.upkeep,
+        files=adapters.files,
+        bus=adapters.bus,
+        queue=adapters.queue,
+        erasure=sessions.erasure,
     )
     chores = Chores(
         leases=database.leases,
         database_clock=database.clock,
         disturbances=disturbances,
-        process_name=f"{socket.gethostname()}:{os.getpid()}:{randomness.bytes(2).hex()}",
+        process_name=f"{socket.gethostname()}:{os.getpid()}:{adapters.randomness.bytes(2).hex()}",
+    )
+    maintenance = Maintenance(
+        chores=chores,
+        reconciler=reconciler,
+        cleanup=cleanup,
+        submissions=sessions.submissions,
+        queueing=sessions.queueing,
+        erasure=sessions.erasure,
+        cleanup_seconds=config.cleanup_seconds,
     )
     return Reconciling(
         reconciler=reconciler,
@@ -277,13 +285,5 @@ def _reconciling(
         expiry=expiry,
         cleanup=cleanup,
         chores=chores,
-        maintenance=Maintenance(
-            chores=chores,
-            reconciler=reconciler,
-            cleanup=cleanup,
-            submissions=sessions.submissions,
-            queueing=sessions.queueing,
-            erasure=sessions.erasure,
-            cleanup_seconds=config.cleanup_seconds,
-        ),
+        maintenance=maintenance,
     )

@@ -7,7 +7,7 @@ from server.system.clock import Clock
 
 
 class Budget:
-    """Counts :data:`timing.PASS_SECONDS` from its construction."""
+    """A span of :data:`timing.PASS_SECONDS` that begins with its construction."""
 
     __slots__ = ("_clock", "_ends_at")
 

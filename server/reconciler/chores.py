@@ -1,4 +1,4 @@
-"""Runs recurring work in one process at a time, by named leases in the database."""
+"""Recurring work, done by one process at a time, by named leases in the database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Chore:
 
 
 class Chores:
-    """Owns the leases that this process may hold."""
+    """The leases that this process may hold, and the loop of a chore."""
 
     def __init__(
         self, *, leases: Leases, database_clock: DatabaseClock, disturbances: Disturbances, process_name: str
@@ -104,8 +104,9 @@ class Chores:
 
     @contextlib.asynccontextmanager
     async def _kept(self, name: str, seconds: float) -> AsyncIterator[None]:
-        """Renew a lease during the block: a turn may take long, and two processes doing
-        the same work would be slower.
+        """Renew a lease during the block.
+
+        A turn may take long, and two processes at the same work would be slower.
         """
 
         async def renew() -> None:

@@ -1,5 +1,7 @@
-"""Sweeps up what a process leaves that was killed at the wrong moment, and the traces of
-erased sessions.
+"""The hourly sweep: files, events and Redis keys that no session owns any more.
+
+A process that is killed at the wrong moment leaves them behind. Two small chores follow
+each erasure: Redis and SQLite forget the bytes that they still hold in their logs.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ log = logging.getLogger("tryon.reconciler")
 
 
 class Cleanup:
-    """Stateless: the hourly sweep, and two chores that follow erasures."""
+    """The hourly sweep, and two chores that follow erasures; stateless."""
 
     def __init__(
         self,
@@ -44,10 +46,9 @@ class Cleanup:
         self._erasure = erasure
 
     async def sweep(self) -> None:
-        """Delete files without a session, unfinished files of killed writers, and
-        events and Redis keys of sessions that no longer exist.
+        """Delete the files, events and Redis keys that belong to no session.
 
-        Raises Unavailable.
+        Unfinished files of killed writers are among them. Raises Unavailable.
         """
         page = await self._files.list_page()
         while True:
@@ -61,8 +62,9 @@ class Cleanup:
         self._erasure.erased.set()
 
     async def forget_traces(self) -> None:
-        """Delete the Redis keys that could not be deleted before, then have Redis
-        rewrite its append-only file, which holds every command.
+        """Delete the Redis keys that could not be deleted before.
+
+        Then have Redis rewrite its append-only file, which holds every command.
         """
         if await self._erasure.retry_forgetting():
             await self._bus.rewrite_log()
@@ -75,8 +77,9 @@ class Cleanup:
             await self.scrub()
 
     async def scrub(self) -> None:
-        """Empty SQLite's write-ahead log once; if that is not possible now, the event
-        ``erased`` stays set.
+        """Empty SQLite's write-ahead log once.
+
+        If that is not possible now, the event ``erased`` stays set.
         """
         self._erasure.erased.clear()
         try:

@@ -1,7 +1,7 @@
-"""Notices when workers may have been unable to renew their leases, and extends them.
+"""Times in which workers may have been unable to renew their leases.
 
 An outage of the database, or of all machines, must not look like the death of all
-workers: after one, every lease lasts one more period.
+workers: after one, every lease is extended by one period.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ REASONS: Final[dict[Disturbance, str]] = {
     "late": "the database or this process stood still",
     "clock": "the database's clock was set",
 }
-"""What the log says about each kind of disturbance."""
+"""The cause that the log names for each kind of disturbance."""
 
 
 class Disturbances:
-    """Owns what this process knows of its uses of the database: a failure, a gap or a
-    jump between two of them is a disturbance.
+    """The uses that this process made of the database, and the last disturbance.
+
+    A failure, a gap or a jump of the clock between two uses is a disturbance.
     """
 
     def __init__(self, *, config: Config, writing: SessionWriter, database_clock: DatabaseClock, clock: Clock) -> None:
@@ -58,7 +59,7 @@ class Disturbances:
 
     @property
     def pending(self) -> bool:
-        """Whether a lapsed lease proves nothing, until :meth:`grant_leases` was called."""
+        """Whether a lapsed lease proves nothing until :meth:`grant_leases` ran."""
         return self._pending is not None
 
     @contextlib.contextmanager
@@ -79,9 +80,7 @@ class Disturbances:
         self._failed |= self._clock.monotonic() - began > self._config.lease_seconds / 3
 
     def note_use(self) -> None:
-        """Note that the database was used successfully just now, and judge the time
-        since the use before.
-        """
+        """Note a successful use of the database; judge the time since the last one."""
         now = Use(self._clock.monotonic(), self._database_clock.now())
         lease_seconds = self._config.lease_seconds
         found = disturbance(

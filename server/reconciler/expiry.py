@@ -1,4 +1,4 @@
-"""Erases sessions whose time has passed, and those that a client has deleted."""
+"""The erasure of sessions whose time has passed, or that a client has deleted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tryon.protocol.states import GoneReason
 log = logging.getLogger("tryon.reconciler")
 
 EXPIRED_AT_ONCE: Final = 1000
-"""Maximum expired sessions read in one pass, besides those that cannot be erased."""
+"""Maximum expired sessions read in one pass, stuck sessions not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Stuck:
 
 
 class Expiry:
-    """Owns the expired sessions whose files could not be deleted."""
+    """The expired sessions whose files could not be deleted."""
 
     def __init__(
         self,

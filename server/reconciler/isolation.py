@@ -1,4 +1,4 @@
-"""Keeps a session that cannot be helped from holding up the others."""
+"""A guard around the work for one session, so that its failure delays no other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("tryon.reconciler")
 
 
 class Isolation:
-    """Stateless: runs one session's work at a time."""
+    """A stateless guard: runs the work for one session at a time."""
 
     def __init__(self, *, reading: SessionReader, disturbances: Disturbances) -> None:
         self._reading = reading

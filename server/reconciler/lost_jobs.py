@@ -1,5 +1,6 @@
-"""Enqueues waiting sessions that have no job: the enqueue failed, Redis lost the job, or
-a worker took it and died before its claim.
+"""Waiting sessions without a job in the queue, and how they get one again.
+
+The enqueue failed, Redis lost the job, or a worker took it and died before its claim.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from server.telemetry import metrics
 
 
 class LostJobs:
-    """Owns what this process knows of Redis's memory: whether it may have lost jobs."""
+    """The knowledge of this process whether Redis may have lost jobs."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from tryon.protocol.errors import Unavailable
 
 
 class Maintenance:
-    """Stateless: the table of chores, and the end of a process."""
+    """The table of chores; stateless."""
 
     def __init__(
         self,

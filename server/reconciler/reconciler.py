@@ -1,5 +1,4 @@
-"""One pass over everything that stands still: the repair behind every promise that a
-session ends.
+"""One pass over all sessions that stand still: the reason why every session ends.
 
 Theory of operation
 ===================
@@ -29,9 +28,9 @@ begins with step 1 again. One session that cannot be helped delays no other
 (:mod:`.isolation`).
 
 *When the next pass runs.* At the latest after ``RECONCILE_SECONDS``, and earlier if the
-database says that a lease, deadline or expiry ends before that (:meth:`until_due`). Ends
-that the last pass has already seen do not count: a session that cannot be erased must
-not make the process spin.
+database says that a lease, deadline or expiry ends before that. Ends that the last pass
+has already seen do not count: a session that cannot be erased must not make the process
+spin.
 
 *Whose clock.* All ends are compared with the database's clock, in the statement that
 makes the change. This process's reading of it decides only when to look.
@@ -66,7 +65,7 @@ from tryon.protocol.states import Status
 
 
 class Reconciler:
-    """Owns the time of the last pass, and whether it came to the end of its work."""
+    """The time of the last pass, and whether it came to the end of its work."""
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class Reconciler:
             await self._upkeep.delete_old_tombstones()
 
     async def _move_stalled_sessions(self) -> None:
-        """Fail sessions past their deadline and take back those whose lease has lapsed.
+        """Fail sessions past their deadline, and take back sessions whose lease lapsed.
 
         Page by page: many sessions in good order must not hide one that needs help. A
         page that was read in or after a disturbance proves nothing, and ends this.

@@ -17,7 +17,7 @@ The next pass follows at once and does the urgent work first.
 """
 
 UNQUEUED_SECONDS: Final = 5.0
-"""A session that waits longer than this without a job in the queue is enqueued again."""
+"""Age at which a waiting session without a job in the queue is enqueued again."""
 
 QUEUEING_SECONDS: Final = 1.0
 """Maximum time from a session's commit to its job, unless Redis is unavailable."""

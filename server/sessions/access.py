@@ -1,4 +1,4 @@
-"""Builds the access that goes into every answer: it signs links and tickets."""
+"""The access that goes into every answer: it signs links and tickets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from server.domain.tokens import Signer
 
 
 class AccessIssuer:
-    """Issues one :class:`Access` per answer; links and tickets end by the database's
-    clock.
+    """The issuer of one :class:`Access` per answer.
+
+    Links and tickets end by the database's clock.
     """
 
     __slots__ = ("_database_clock", "_link_seconds", "_signer", "_ticket_seconds")

@@ -1,4 +1,4 @@
-"""A client's wish to cancel: at once what waits, by a flag what runs."""
+"""A client's request to cancel a session."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Cancelled:
 
 
 class Cancelling:
-    """Stateless: decides by the session's state how it is cancelled."""
+    """The rule how a session is cancelled, by its state; stateless."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Cancelling:
         self._reads = reads
 
     async def cancel(self, session_id: str, owner: str | None) -> Cancelled:
-        """Cancel a waiting session at once, ask a running one's worker to stop, leave
-        an ended one.
+        """Cancel a waiting session at once, or ask the worker of a running one to stop.
 
-        Raises NotFound; Unavailable if the session moved on each time it was tried.
+        A session that has ended stays as it is. Raises NotFound; Unavailable if the
+        session moved on each time it was tried.
         """
         for _ in range(10):  # the session may move on between reading and acting
             session = await owned_session(self._reading, session_id, owner)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from server.adapters.database.changes import Change, Complete, Moved, Outcome
 from server.adapters.database.clock import DatabaseClock
@@ -60,14 +60,9 @@ class Claim:
         """The key of the photo of the garment, if one was uploaded."""
         return self.session.garment_key
 
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters that the client sent with the upload."""
-        return self.session.params
-
 
 class Claims:
-    """Stateless: each claim carries its own state."""
+    """The steps of a worker; stateless, each claim carries its own state."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Erases sessions: on the owner's request, and for the reconciler.
+"""The erasure of a session, on its owner's request or by the reconciler.
 
 Files go first, then row and events, then the keys in Redis: a row without files is
 tried again, a file without a row would be an orphan.
@@ -40,7 +40,7 @@ finds the rest.
 
 
 class Erasure:
-    """Owns the erased sessions whose keys Redis could not delete yet."""
+    """The erased sessions whose keys Redis could not delete yet."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Erasure:
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
 
     async def deleted_among(self, expired: Collection[Session]) -> set[str]:
-        """Return the ids of those sessions that a client deleted.
+        """Return the ids of the sessions that a client deleted.
 
         :meth:`delete` has made them unreadable, and then was slow or died; the other
         ones have simply expired.

@@ -1,6 +1,4 @@
-"""The keys under which a session's files are stored, and back from a key to its
-session.
-"""
+"""The keys under which the files of a session are stored."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PROGRESS_SECONDS: Final = 0.2
 
 
 class ProgressReports:
-    """Owns the newest progress of one claim until it may be published."""
+    """The newest progress of one claim, until it may be published."""
 
     __slots__ = ("_bus", "_ended", "_last_at", "_latest", "_session_id", "timer")
 

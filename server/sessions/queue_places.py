@@ -15,7 +15,7 @@ WAITING_SECONDS: Final = 1.0
 
 
 class QueuePlaces:
-    """Owns the last reading of the queue."""
+    """The last reading of the queue."""
 
     def __init__(self, *, queue: ArqQueue, processor: str, queue_limit: int, worker_jobs: int) -> None:
         self._queue = queue
@@ -64,8 +64,9 @@ class QueuePlaces:
             return self._places
 
     def join(self, session: Session, position: int) -> None:
-        """Add a session that was just enqueued at ``position`` (from 1): the last
-        reading does not contain it.
+        """Add a session that was just enqueued at ``position`` (from 1).
+
+        The last reading of the queue does not contain it.
         """
         self._places[session.id] = self._joined[session.id] = self._place(position)
 

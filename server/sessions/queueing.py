@@ -1,4 +1,4 @@
-"""Puts sessions into the job queue, after their commit.
+"""The way of a session into the job queue, after its commit.
 
 The database decides which sessions wait; the queue only wakes workers. So an enqueue
 that fails is remembered here and retried, and the reconciler finds what this process
@@ -21,9 +21,7 @@ log = logging.getLogger("tryon.sessions")
 
 
 class Queueing:
-    """Owns the set of sessions that this process could not enqueue while Redis was
-    unavailable.
-    """
+    """The sessions that this process could not enqueue while Redis was unavailable."""
 
     def __init__(self, *, queue: ArqQueue, reading: SessionReader) -> None:
         self._queue = queue

@@ -28,9 +28,7 @@ from tryon.protocol.views import History, SessionView
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """The credential that a client presented: the hash of a token, or a ticket, or
-    nothing.
-    """
+    """The credential of a client: the hash of a token, or a ticket, or nothing."""
 
     owner: str | None = None
     ticket: str | None = None
@@ -52,7 +50,7 @@ class SessionRead:
 
 
 class SessionReads:
-    """Stateless: combines the database, the latest progress and the queue places."""
+    """The reads of clients, from database, progress and queue places; stateless."""
 
     def __init__(
         self,
@@ -74,8 +72,7 @@ class SessionReads:
         self._database_clock = database_clock
 
     async def read(self, session_id: str, credential: Credential, *, since: int | None = None) -> SessionRead:
-        """Return the session as this client may see it, with the events after
-        ``since``.
+        """Return the session as this client may see it, with events after ``since``.
 
         Raises NotFound for an unknown id and for a wrong or missing credential alike,
         Unauthorized for a bad ticket.
@@ -83,10 +80,9 @@ class SessionReads:
         return await self._as_seen(*await self._read_as(session_id, credential, since))
 
     async def read_again(self, session_id: str, *, until: int | None, since: int | None) -> SessionRead:
-        """Read for a client that was admitted before: an open socket outlives its
-        ticket.
+        """Return the session for a client that was admitted before.
 
-        Raises NotFound once the session is erased.
+        An open socket outlives its ticket. Raises NotFound once the session is erased.
         """
         reading = await self._read(session_id, since, lambda owner: True)
         if reading is None:
@@ -100,8 +96,9 @@ class SessionReads:
     async def mine(
         self, owner: str, *, limit: int, before: tuple[datetime, str] | None
     ) -> tuple[list[SessionView], tuple[datetime, str] | None]:
-        """Return a page of an owner's sessions, newest first, and where the next page
-        begins.
+        """Return a page of an owner's sessions, newest first, and the next one's start.
+
+        ``before`` is the start of a page: a creation time and an id.
         """
         sessions = await self._reading.of_owner(owner, limit=limit + 1, before=before)
         page = sessions[:limit]

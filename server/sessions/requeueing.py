@@ -15,7 +15,7 @@ log = logging.getLogger("tryon.sessions")
 
 
 class Requeueing:
-    """Stateless: the one rule for a session whose attempt ended without a result."""
+    """The rule for a session whose attempt ended without a result; stateless."""
 
     def __init__(self, *, transitions: Transitions, queueing: Queueing, max_attempts: int) -> None:
         self._transitions = transitions
@@ -25,11 +25,12 @@ class Requeueing:
     async def requeue(
         self, session: Session, *, actor: str, burnt: bool, reason: str, lease_lapsed: bool = False
     ) -> bool:
-        """Move a running session to created; or to failed with its last attempt burnt;
-        or to cancelled if that was requested.
+        """Move a running session back to created, or to its end.
 
-        ``burnt``: the attempt counts against the limit. ``lease_lapsed``: only if the
-        worker's lease has ended. Return False if the condition no longer held.
+        The end is failed if its last attempt is burnt, and cancelled if a client
+        requested that. ``burnt``: the attempt counts against the limit.
+        ``lease_lapsed``: only if the worker's lease has ended. Return False if a
+        condition no longer held.
         """
         lost = session.burnt + burnt
         if lost >= self._max_attempts:

@@ -29,9 +29,7 @@ fast enough not to block the event loop.
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A session with its events after ``since``, and the latest progress if it is
-    running.
-    """
+    """A session with its events after ``since``, and the progress of a running one."""
 
     found: SessionWithEvents
     progress: Progress | None
@@ -46,7 +44,7 @@ class _Request:
 
 
 class SharedReads:
-    """Batches the reads of one event loop.
+    """The requests of one event loop that wait for the next batch.
 
     An error of the database reaches every request of the batch.
     """

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from server.adapters.database.changes import NewSession
 from server.adapters.database.errors import Taken
@@ -44,9 +44,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A client's Idempotency-Key, hashed, and the fingerprint of the request that
-    carried it.
-    """
+    """A hashed Idempotency-Key, and the fingerprint of the request that carried it."""
 
     key_hash: str
     fingerprint: str
@@ -58,8 +56,9 @@ class Idempotency:
 
 
 class Submissions:
-    """Owns the files of failed uploads until the database can tell whether their commit
-    went through.
+    """The way of a session into the product; remembers the files of failed uploads.
+
+    They stay until the database can tell whether the commit went through.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Submissions:
         owner: str,
         image: Photo,
         garment: Photo | None,
-        params: dict[str, Any],
+        params: Mapping[str, object],
         request_id: str | None,
         idempotency: Idempotency | None = None,
     ) -> Session:

@@ -25,7 +25,7 @@ MAX_MESSAGE: Final = 500
 
 
 class Transitions:
-    """Applies changes of state and announces them."""
+    """The one way in which the state of a session changes; stateless."""
 
     def __init__(self, *, writing: SessionWriter, bus: RedisBus, access: AccessIssuer) -> None:
         self._writing = writing
@@ -53,7 +53,7 @@ class Transitions:
         await self._bus.publish(event.session_id, event_message(event, self._access.issue().file))
 
     async def time_out(self, session_ids: Collection[str]) -> set[str]:
-        """Fail those of these sessions that are past their deadline, in one transaction.
+        """Fail each of these sessions that is past its deadline, in one transaction.
 
         Return the ids of the sessions that failed.
         """
