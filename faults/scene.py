@@ -19,10 +19,11 @@ from typing import Any, Final
 
 import httpx
 
-from server.chaos.checker import Loss, Sight, check
+from server.chaos.checker import check
 from server.chaos.following import Screen
 from server.chaos.http import Network
 from server.chaos.records import Accepted, Audit, Closed, Recorder, Refused, Transition
+from server.chaos.verdict import Loss, Sight
 from server.domain.session import AuditEvent, Session, timestamp
 from server.domain.tokens import new_token
 from server.system.clock import SystemClock

@@ -31,7 +31,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.adapters.database import tables
 from server.adapters.files.local import DRAFT_SUFFIX
-from server.chaos.checker import Verdict
 from server.chaos.http import Network
 from server.chaos.people import World
 from server.chaos.plans import photos, plans
@@ -48,6 +47,7 @@ from server.chaos.records import (
     Trouble,
 )
 from server.chaos.run import FaultFailed, come, judge, while_things_break
+from server.chaos.verdict import Verdict
 from server.domain.session import timestamp
 from server.system.clock import SystemClock
 from server.system.processes import raise_file_limit

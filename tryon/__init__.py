@@ -1,7 +1,7 @@
 """The public face of TryOn Push: the protocol, the client, and the plug for a model.
 
-Names load when they are first used, so that a model's author loads no HTTP library and a
-client's user no code of a model.
+Names load when they are first used, so that a model's author loads no HTTP library and
+a client's user no code of a model.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import pytest
 from faults.scene import FULL, SCALED, Attempt, Pace, Scene
 from faults.soak import orphaned, stack_traces
 from server.adapters.files.local import DRAFT_SUFFIX
-from server.chaos.checker import Kind, Loss, Sight, check
+from server.chaos.checker import check
 from server.chaos.records import Fault
+from server.chaos.verdict import Kind, Loss, Sight
 from testkit.proxy import subscribes
 
 SESSION = "01a21131-d51b-77d2-b8ef-3f6d3229f0fd"

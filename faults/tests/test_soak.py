@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from faults.soak import Faults
-from server.chaos.checker import KINDS
 from server.chaos.records import Fault, read
+from server.chaos.verdict import KINDS
 from testkit.processes import ROOT
 
 pytestmark = [

@@ -77,8 +77,9 @@ class Screen:
         syncs: bool = False,
         poll_seconds: float | None = None,
     ) -> None:
-        """``syncs``: ask each WebSocket for a second snapshot. ``poll_seconds``: between
-        two polls, instead of the server's hint.
+        """``syncs``: ask each WebSocket for a second snapshot.
+
+        ``poll_seconds``: between two polls, instead of the server's hint.
         """
         self.client = client
         self.session = session

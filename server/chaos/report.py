@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from server.chaos.checker import KINDS, Loss, Sight, Verdict
+from server.chaos.verdict import KINDS, Loss, Sight, Verdict
 
 EXAMPLES: Final = 5
 """So many findings of a kind are printed in full."""

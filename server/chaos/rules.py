@@ -1,7 +1,8 @@
 """What ``tryon.v1`` promises, written down once more and by hand.
 
-These tables share nothing with :mod:`tryon.protocol`, so that a fault of the product, its
-client included, hides nothing from the checker. A test compares them with the product's.
+These tables share nothing with :mod:`tryon.protocol`, so that a fault of the product,
+its client included, hides nothing from the checker. A test compares them with the
+product's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ TRANSITIONS: Final = frozenset(
 """(status before, event, status after) of every transition that may happen."""
 
 DELIVERED: Final = frozenset({1000, 204})
-"""Close code and HTTP status after which nothing follows: the client has seen the end."""
+"""Close code and HTTP status after which nothing follows: the client has seen the end.
+"""
 
 GONE: Final = frozenset({404, 4504, 4510})
 """Answers to an owner whose session was erased."""
@@ -35,7 +37,8 @@ REFUSED_OWNER: Final = frozenset({401, 403, 4500, 4501})
 """Answers that no owner of a session may get."""
 
 HONEST_REFUSALS: Final = frozenset({0, 409, 429, 503, 507})
-"""Answers to an owner's call that are fine in trouble: none, or one that says to retry."""
+"""Answers to an owner's call that are fine in trouble: none, or one that says to retry.
+"""
 
 HIDDEN: Final = frozenset({404, 4504})
 """Answers to a stranger, whether the session exists or not."""

@@ -18,12 +18,13 @@ from typing import Any, Final
 
 import uvloop
 
-from server.chaos.checker import Verdict, check
+from server.chaos.checker import check
 from server.chaos.http import Network
 from server.chaos.people import Person, World
 from server.chaos.plans import Plan, photos, plans
 from server.chaos.records import AnyRecord, Fault, Quiet, Recorder, Refused, read
 from server.chaos.report import report
+from server.chaos.verdict import Verdict
 from server.system.clock import Clock
 
 FAULT_SECONDS: Final = 120.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from server.chaos.checker import KINDS
+from server.chaos.verdict import KINDS
 from server.config import render
 from server.telemetry import metrics as telemetry_metrics
 from server.web.api.operations import OPERATIONS

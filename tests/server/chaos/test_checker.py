@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.chaos.checker import KINDS, Kind, Loss, check
+from server.chaos.checker import check
 from server.chaos.records import (
     Accepted,
     Asked,
@@ -35,6 +35,7 @@ from server.chaos.records import (
     read,
 )
 from server.chaos.report import report
+from server.chaos.verdict import KINDS, Kind, Loss
 from tests.server.chaos.stories import GOOD, LIFE_SECONDS, START, Story, completed, deleted, eventful, stamp
 from tryon.protocol.states import TRANSITIONS, Event, Status
 

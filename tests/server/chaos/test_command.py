@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from server.chaos.checker import KINDS
 from server.chaos.records import Recorder, Remains
+from server.chaos.verdict import KINDS
 from server.cli.main import cli
 from testkit.fixtures import StartStack
 from testkit.processes import ROOT

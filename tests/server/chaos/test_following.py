@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from server.chaos.checker import Kind, check
+from server.chaos.checker import check
 from server.chaos.following import Screen
 from server.chaos.http import Network
 from server.chaos.people import DOORS, Person, World
 from server.chaos.plans import photos, plans
 from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Trouble
+from server.chaos.verdict import Kind
 from server.config.settings import Config
 from server.domain.tokens import new_token
 from server.system.clock import SystemClock
