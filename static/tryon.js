@@ -11,23 +11,27 @@
  * Types: tryon.d.ts. Guide: docs/browser-client.md.
  */
 
+// The protocol's tables (tryon/protocol), each on a line of its own: a test compares them.
 const SESSIONS = "/api/tryon/sessions";
+const WS = "/ws";
+const SUBPROTOCOL = "tryon.v1";
+const BEARER = "tryon.bearer.";
 const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
-
 const RUNGS = ["ws", "sse", "long-poll", "poll"]; // best first
-const OPEN_MS = 5000; // from the attempt to the first frame
-const PROBE_MS = 3000; // a socket that may have slept must answer within that
-const STEADY_MS = 5000; // a connection that lived that long resets the back-off
+const OPEN_MS = 5000; // longest time from the attempt to the first frame
+const PROBE_MS = 3000; // longest time to the answer of a socket that may have slept
+const STEADY_MS = 5000; // lifetime after which a connection resets the back-off
 const BACKOFF_MS = { first: 500, most: 30000 };
 const CLIMB_MS = { first: 15000, most: 300000 }; // until better rungs are tried again
-const OVERLOADED_MS = 1000; // an event stream that opens and says nothing means: come back in 1 to 5 s
-const WAIT_SECONDS = 25; // of a long poll; below the 30 s after which proxies like to cut
+const OVERLOADED_MS = 1000; // shortest pause after an event stream that opened and ended without a frame
+const WAIT_SECONDS = 25; // of a long poll: below the 30 s after which proxies like to cut
 const POLL_MS = 2000; // unless Retry-After says otherwise
-const WATCHDOG_PERIODS = 2.2; // pings missed, then the connection counts as dead
-const TRIES = 3; // of a rung that has worked or was told to wait, before the next lower one
-const BROKEN = new Set([1000, 1002, 1007, 1009]); // before the end: not this way again
-const AT_ONCE = new Set([4001, 4002, 4003]);
-const CLOSED = { 4501: "unauthorized", 4504: "not_found", 4510: "erased" }; // where no frame said why
+const WATCHDOG_PERIODS = 2.2; // ping periods without a frame, then the connection counts as dead
+const TRIES = 3; // of a rung that has worked or asked for a pause, before the next lower one
+const BROKEN = new Set([1000, 1002, 1007, 1009]); // before the end: this rung is not used again
+const AT_ONCE = new Set([4001, 4002, 4003]); // no pause before the first attempt
+const STOP = { first: 4500, last: 4999 }; // close codes after which a client does not reconnect
+const CLOSED = { 4501: "unauthorized", 4504: "not_found", 4510: "erased" }; // the reason, if no frame gave one
 
 /** A refusal (RFC 9457), or a request without an answer (`status` 0, `code` "network"). `retryAfter` in seconds. */
 export class Problem extends Error {
@@ -275,11 +279,11 @@ class Following {
   }
 
   #socket(link) {
-    const url = this.#api.url(`${SESSIONS}/${this.#id}/ws`, { since: this.cursor, ticket: this.#ticket });
+    const url = this.#api.url(`${SESSIONS}/${this.#id}${WS}`, { since: this.cursor, ticket: this.#ticket });
     url.protocol = url.protocol.replace("http", "ws");
     this.#watch(link, OPEN_MS);
     try {
-      const socket = new WebSocket(url, this.#ticket ? ["tryon.v1"] : ["tryon.v1", `tryon.bearer.${this.#api.token}`]);
+      const socket = new WebSocket(url, this.#ticket ? [SUBPROTOCOL] : [SUBPROTOCOL, BEARER + this.#api.token]);
       link.close = () => socket.close();
       link.send = (frame) => socket.send(JSON.stringify(frame));
       socket.onmessage = ({ data }) => this.#receive(link, data);
@@ -360,7 +364,7 @@ class Following {
     if (link.over || this.#over) return;
     const { rung, live, worked, refusal } = link;
     this.#drop(link);
-    if ((code >= 4500 && code <= 4999) || problem?.status === 401 || problem?.status === 404) {
+    if ((code >= STOP.first && code <= STOP.last) || problem?.status === 401 || problem?.status === 404) {
       this.#gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
       return;
     }

@@ -1,4 +1,4 @@
-"""Anonymous tokens, tickets and signed links: who may see a session, without accounts.
+"""Anonymous tokens, tickets and signed links: access to a session without accounts.
 
 A *token* is the client's own random secret (>= 128 bits); only its SHA-256 is stored. A
 *ticket* is a signed, expiring, read-only pass for one session. A *signed link* opens
@@ -12,29 +12,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from tryon.protocol.credentials import TOKEN_PATTERN
 from tryon.protocol.paths import FILES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]{22,128}", re.ASCII)
-"""22 characters of this alphabet carry >= 128 random bits."""
-
 
 def new_token() -> str:
-    """A client token for a caller that brought none: 256 random bits, 43 characters."""
+    """Return a token for a client that sent none: 256 random bits, 43 characters."""
     return secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """What the database keeps of a token, 64 hex digits.
+    """Return the hash that the database keeps of a token, 64 hex digits.
 
     Plain SHA-256 is enough for a secret of 128 random bits.
     """
@@ -42,6 +39,7 @@ def token_hash(token: str) -> str:
 
 
 def valid_token(token: str) -> bool:
+    """Return whether the text has the form of a client token."""
     return TOKEN_PATTERN.fullmatch(token) is not None
 
 
@@ -59,7 +57,7 @@ class _Key:
 
 
 class Signer:
-    """Makes and checks signatures. ``secret_keys``: the first signs, all verify."""
+    """Signatures and their checks. ``secret_keys``: the first signs, all verify."""
 
     __slots__ = ("_gone", "_keys", "_purposes", "_receipt")
 
@@ -87,7 +85,7 @@ class Signer:
         return _encode(hmac.digest(key, f"{expires}.{subject}".encode(), "sha256")[:16])
 
     def _valid(self, purpose: str, subject: str, expires: str, key_id: str, signature: str, now: float) -> int | None:
-        """The expiry of a good signature, else None. Compared in constant time."""
+        """Return the expiry of a good signature, else None; compares in constant time."""
         key = self._purposes[purpose].get(key_id)
         if key is None or not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
             return None
@@ -96,13 +94,14 @@ class Signer:
         return int(expires) if now < int(expires) else None
 
     def ticket(self, session_id: str, *, expires: int) -> str:
-        """A read-only pass for one session until ``expires``; URL-safe."""
+        """Return a read-only pass for one session until ``expires``; URL-safe."""
         key_id, signature = self._sign("ticket", session_id, expires)
         return f"{key_id}.{expires}.{signature}"
 
     def check_ticket(self, session_id: str, ticket: str, *, now: float) -> int | None:
-        """When the ticket ends (Unix seconds), or None if it is forged, expired or
-        another session's.
+        """Return when the ticket ends, in Unix seconds.
+
+        None if it is forged, expired or of another session.
         """
         parts = ticket.split(".")
         if len(parts) != 3:
@@ -111,36 +110,35 @@ class Signer:
         return self._valid("ticket", session_id, expires, key_id, signature, now)
 
     def link(self, file_key: str, *, expires: int) -> str:
-        """The path and query that open one file until ``expires``."""
+        """Return the path and query that open one file until ``expires``."""
         key_id, signature = self._sign("file", file_key, expires)
         return f"{FILES}/{file_key}?expires={expires}&key={key_id}&signature={signature}"  # all of it URL-safe
 
     def check_link(self, file_key: str, *, expires: str, key_id: str, signature: str, now: float) -> int | None:
+        """Return when the link ends, in Unix seconds; None if forged or expired."""
         return self._valid("file", file_key, expires, key_id, signature, now)
 
     def gone_hash(self, session_id: str) -> str:
-        """What is kept of an erased session for two minutes so that every process
-        learns of it.
-        """
+        """Return the hash that the tombstone of an erased session keeps of its id."""
         return self.gone_hashes(session_id)[0]
 
     def gone_hashes(self, session_id: str) -> tuple[str, ...]:
-        """Under every key, the signing one first: during a rotation another process may
-        sign with another.
+        """Return a tombstone's hashes under every key, the signing one first.
+
+        While keys rotate, another process may sign with another key.
         """
         return tuple(hmac.digest(key, session_id.encode(), "sha256").hex() for key in self._gone)
 
     def sign_receipt(self, body: bytes) -> tuple[str, str]:
-        """(key id, Ed25519 signature, RFC 8032): anybody can check it with
-        :meth:`receipt_keys`, without our secret.
+        """Return the key's id and the Ed25519 signature (RFC 8032) of a receipt.
+
+        Anyone can check it with :meth:`receipt_keys`, without the secret.
         """
         key_id, seed = self._receipt[0]
         return key_id, _encode(_receipt_key(seed).sign(body))
 
     def receipt_keys(self) -> list[tuple[str, str]]:
-        """(key id, public key: 32 bytes in base64url) of every key, the signing one
-        first.
-        """
+        """Return id and public key (32 bytes, base64url) of each key, the signing first."""
         return [(key_id, _encode(_receipt_key(seed).public_key().public_bytes_raw())) for key_id, seed in self._receipt]
 
 

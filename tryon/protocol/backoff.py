@@ -1,7 +1,7 @@
-"""How clients wait and give up: the numbers of every client, in Python and in
-``tryon.js``.
+"""The waiting times and attempts of every client, in Python and in ``tryon.js``.
 
-All times in seconds.
+A client climbs down a ladder of transports as far as it must, and up again when it can.
+Times are in seconds. The tests hold ``static/tryon.js`` to these numbers.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 TRANSPORTS: Final = ("ws", "sse", "long-poll", "poll")
-"""The ladder, best first."""
+"""The ladder of transports, best first."""
 
 OPEN_SECONDS: Final = 5.0
-"""From the attempt to connect to the first frame; later counts as lost."""
+"""Longest time from the attempt to connect to the first frame."""
 
 STEADY_SECONDS: Final = 5.0
-"""A connection that lived that long resets the back-off."""
+"""Lifetime after which a connection resets the back-off."""
 
 FIRST_SECONDS: Final = 0.5
 """Upper bound of the first pause; it doubles with each failure (full jitter)."""
@@ -27,19 +27,22 @@ WAIT_SECONDS: Final = 25
 """``wait`` of a long poll: below the 30 s after which proxies like to cut."""
 
 POLL_SECONDS: Final = 2.0
-"""Between plain polls, unless ``Retry-After`` says otherwise."""
+"""Pause between plain polls, unless ``Retry-After`` says otherwise."""
 
 WATCHDOG_PERIODS: Final = 2.2
-"""Ping periods without any frame after which a connection counts as dead."""
+"""Ping periods without a frame after which a connection counts as dead."""
 
 PROBE_SECONDS: Final = 3.0
-"""A connection that may have slept must answer a ``sync`` within this time."""
+"""Longest time to the answer to a ``sync``, on a connection that may have slept."""
+
+OVERLOADED_SECONDS: Final = 1.0
+"""Shortest pause after an event stream that opened and ended without a frame."""
 
 CLIMB_FIRST_SECONDS: Final = 15.0
+"""First pause before better transports are tried again; it doubles with each failure."""
+
 CLIMB_MOST_SECONDS: Final = 300.0
-"""Until better transports are tried again: at first, and at most."""
+"""Upper bound of the pause before better transports are tried again."""
 
 TRIES: Final = 3
-"""Attempts at a transport that has worked or asked for patience, before the next lower
-one.
-"""
+"""Attempts at a transport that has worked or asked for a pause, before the next one."""

@@ -1,7 +1,7 @@
-"""Why a WebSocket was closed, and what the client does next.
+"""Close codes of a WebSocket: the reason, and the client's next step.
 
 4000-4499 means reconnect, 4500-4999 means stop, also for codes that a client does not
-know (:func:`may_reconnect`).
+know (:func:`may_reconnect`). To add a close code, add a member and a row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 
 class CloseCode(IntEnum):
-    """Every close code of ``tryon.v1``: below 4000 those of RFC 6455 section 7.4.1."""
+    """The close codes of ``tryon.v1``; those below 4000 are RFC 6455's (section 7.4.1)."""
 
     DONE = 1000
     GOING_AWAY = 1001
@@ -35,7 +35,7 @@ class CloseCode(IntEnum):
 
 
 class Reconnect(Enum):
-    """Whether and when a client comes back."""
+    """Whether and when a client reconnects."""
 
     NO = "no"
     JITTER = "yes, full jitter"
@@ -45,9 +45,10 @@ class Reconnect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """One row:
+    """One row of the table.
 
-    ``reasons`` are what ``bye`` says besides the error codes of that close code.
+    ``reasons``: what ``bye`` gives as its reason, besides error codes with that close
+    code.
     """
 
     code: CloseCode
@@ -59,14 +60,14 @@ class Closing:
 CLOSE_CODES: Final[tuple[Closing, ...]] = (
     Closing(CloseCode.DONE, "the terminal event was delivered", Reconnect.NO, ("completed", "failed", "cancelled")),
     Closing(CloseCode.GOING_AWAY, "going away", Reconnect.JITTER),
-    Closing(CloseCode.ABNORMAL, "lost without a word", Reconnect.JITTER),
+    Closing(CloseCode.ABNORMAL, "lost without a close frame", Reconnect.JITTER),
     Closing(CloseCode.RESTART, "restarted", Reconnect.JITTER, ("restart",)),
     Closing(CloseCode.PROTOCOL_ERROR, "broken frame (RFC 6455)", Reconnect.NO),
     Closing(CloseCode.INVALID_TEXT, "text that is not UTF-8 (RFC 6455)", Reconnect.NO),
     Closing(CloseCode.MESSAGE_TOO_BIG, "a message larger than 4 KiB (RFC 6455)", Reconnect.NO),
     Closing(CloseCode.DRAINING, "draining: this server is about to stop", Reconnect.AS_TOLD, ("draining",)),
-    Closing(CloseCode.RESYNC, "resync: something went wrong here", Reconnect.AT_ONCE),
-    Closing(CloseCode.TOO_SLOW, "too slow: you did not read what was sent", Reconnect.AT_ONCE, ("too_slow",)),
+    Closing(CloseCode.RESYNC, "resync: the server failed", Reconnect.AT_ONCE),
+    Closing(CloseCode.TOO_SLOW, "too slow: the client did not read what was sent", Reconnect.AT_ONCE, ("too_slow",)),
     Closing(CloseCode.NO_PONG, "no pong came back", Reconnect.AT_ONCE, ("no_pong",)),
     Closing(CloseCode.MAXIMUM_AGE, "maximum age of a connection", Reconnect.AS_TOLD, ("maximum_age",)),
     Closing(CloseCode.RATE_LIMITED, "rate limited: too many connections", Reconnect.AS_TOLD),
@@ -78,9 +79,12 @@ CLOSE_CODES: Final[tuple[Closing, ...]] = (
 )
 
 AT_ONCE: Final = frozenset(row.code for row in CLOSE_CODES if row.reconnect is Reconnect.AT_ONCE)
-"""Codes after which a client reconnects without waiting, the first time."""
+"""Codes after which a client reconnects without a pause, the first time."""
+
+BROKEN: Final = frozenset(row.code for row in CLOSE_CODES if row.reconnect is Reconnect.NO and row.code < 4000)
+"""Codes that end a transport for this session if they come before its terminal event."""
 
 
 def may_reconnect(code: int) -> bool:
-    """Whether a client that was closed with an application code (4000-4999) comes back."""
+    """Return whether a client reconnects after this application code (4000-4999)."""
     return not 4500 <= code <= 4999

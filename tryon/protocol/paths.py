@@ -1,6 +1,6 @@
 """Paths of the HTTP API.
 
-Parameters stand in braces; of a file's key, slashes are part of it.
+Parameters stand in braces; the key of a file may hold slashes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from typing import Final
 
 API: Final = "/api/tryon"
 SESSIONS: Final = f"{API}/sessions"
+WS: Final = "/ws"
+"""Below a session's path: the WebSocket."""
+
+SSE: Final = "/events"
+"""Below a session's path: Server-Sent Events."""
+
 SESSION: Final = f"{SESSIONS}/{{session_id}}"
-SOCKET: Final = f"{SESSION}/ws"
-EVENTS: Final = f"{SESSION}/events"
+SOCKET: Final = SESSION + WS
+EVENTS: Final = SESSION + SSE
 HISTORY: Final = f"{SESSION}/history"
 CANCEL: Final = f"{SESSION}/cancel"
 RETRY: Final = f"{SESSION}/retry"

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from server.domain.tokens import TOKEN_PATTERN
 from server.web.api.sessions import LIMIT, MAX_LIMIT
 from server.web.api.uploads import MAX_PARAMS_BYTES
 from server.web.docs.examples import SESSION_ID
 from server.web.transports.long_poll import MAX_WAIT_SECONDS
+from tryon.protocol.credentials import TOKEN_PATTERN
 from tryon.protocol.errors import CODES
+from tryon.protocol.paths import ASYNCAPI, RECEIPT_KEY
+from tryon.protocol.states import GoneReason
 
 Schema = dict[str, Any]
 
@@ -72,14 +74,14 @@ FIELDS: Final[dict[str, Schema]] = {
     "SessionError.retryable": {"description": "Whether trying again may help."},
     "next_cursor": {"description": "Opens the next page; null: this was the last."},
     "deleted_at": _TIME,
-    "reason": {"enum": ["deleted"]},
+    "reason": {"enum": [GoneReason.DELETED.value]},
     "role": {"enum": ["image", "garment", "output"]},
     "sha256": {
         "pattern": "^[0-9a-f]{64}$",
         "description": "Of what was stored, which is not byte for byte what was sent.",
     },
     "bytes": _WHOLE,
-    "key_id": {"description": "Which of the keys at /api/tryon/receipt-key."},
+    "key_id": {"description": f"Which of the keys at {RECEIPT_KEY}."},
     "Receipt.signature": {
         "description": "Ed25519, base64url without padding, over the JSON of `session_id`, `reason`, `deleted_at` and `files`: "
         "keys sorted, no white space, UTF-8."
@@ -317,7 +319,7 @@ _EVENT: Final[Schema] = {
         "data": {
             "type": "string",
             "contentMediaType": JSON,
-            "description": "A frame, as /api/asyncapi.json describes it.",
+            "description": f"A frame, as {ASYNCAPI} describes it.",
         },
         "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The seq, on snapshot and event frames."},
         "retry": {"type": "integer", "minimum": 0, "description": "In milliseconds."},
