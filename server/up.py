@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.config.settings import Config
+from tryon.protocol.paths import HEALTH, READY
 
 ROOT: Final = Path(__file__).resolve().parent.parent  # the checkout, or site-packages
 
@@ -435,10 +436,10 @@ class _Stack:
     async def _answers(self) -> bool:
         """Does the API say that it is ready, and that the workers are there?"""
         host = _reachable(self._config.host)
-        status, _ = await _get(host, self._port, "/api/health/ready")
+        status, _ = await _get(host, self._port, READY)
         if status != 200:
             return False
-        _, health = await _get(host, self._port, "/api/health")
+        _, health = await _get(host, self._port, HEALTH)
         return _workers_seen(health) >= self._config.worker_processes
 
     async def _stop(self) -> None:

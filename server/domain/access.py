@@ -1,4 +1,8 @@
-"""The session as one caller may see it: links, tickets and receipts are signed here."""
+"""The session as one caller may see it, with the links and tickets that caller gets.
+
+:func:`view` makes the JSON that the POST, the GET and every snapshot carry, so a
+session looks the same everywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,18 @@ from server.domain.queue_place import Waiting
 from server.domain.session import Progress, Session, timestamp
 from server.domain.tokens import Signer
 from tryon.protocol.errors import FAILURES
-from tryon.protocol.paths import SESSIONS
+from tryon.protocol.paths import SESSIONS, SSE, WS
 from tryon.protocol.states import Status
 from tryon.protocol.views import Links, Receipt, ReceiptBody, SessionError, SessionView
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who looks: decides which links an answer may hold.
+    """One caller's rights: which links and tickets an answer to that caller holds.
 
-    Times in Unix seconds of the database's clock.
-
-    A token holder gets tickets and links of full life. A ticket holder gets no ticket,
-    and no link that lives longer than the ticket (``until``).
+    The holder of a token gets tickets, and links of full life. The holder of a ticket
+    gets no ticket, and no link that outlives the ticket (``until``). ``now`` and
+    ``until`` are Unix seconds of the database's clock.
     """
 
     signer: Signer
@@ -30,22 +33,24 @@ class Access:
     link_seconds: int
     ticket_seconds: int
     until: int | None = None
-    """End of the ticket that was shown; None: the token itself was."""
+    """End of the ticket that was shown; None if the token itself was shown."""
 
     def file(self, key: str | None) -> str | None:
+        """Return a signed link to the file; None without a key."""
         if key is None:
             return None
         expires = int(self.now) + self.link_seconds
         return self.signer.link(key, expires=expires if self.until is None else min(expires, self.until))
 
     def ticket(self, session_id: str) -> str:
-        """The query that opens the session's streams; empty for a ticket holder."""
+        """Return the query that opens the session's streams; empty for a ticket holder."""
         if self.until is not None:
             return ""
         return f"?ticket={self.signer.ticket(session_id, expires=int(self.now) + self.ticket_seconds)}"
 
 
 def error_of(session: Session) -> SessionError | None:
+    """Return why the session failed; None if it did not."""
     if session.error_code is None:
         return None
     known = FAILURES.get(session.error_code, FAILURES["processor_error"])
@@ -55,10 +60,10 @@ def error_of(session: Session) -> SessionError | None:
 def view(
     session: Session, access: Access, *, progress: Progress | None = None, waiting: Waiting | None = None
 ) -> SessionView:
-    """The session as a client may see it.
+    """Return the session as a client may see it.
 
-    ``progress`` counts only if it belongs to the current transition, ``waiting`` only
-    before the first.
+    ``progress`` is shown only if it belongs to the current transition and attempt,
+    ``waiting`` only while the session waits for a worker.
     """
     if progress is not None and (progress.seq, progress.attempt) != (session.seq, session.attempt):
         progress = None
@@ -84,8 +89,8 @@ def view(
         retry_of=session.retry_of,
         links=Links(
             self=path,
-            ws=f"{path}/ws{query}",
-            events=f"{path}/events{query}",
+            ws=f"{path}{WS}{query}",
+            events=f"{path}{SSE}{query}",
             input=file(session.input_key) or "",
             garment=file(session.garment_key),
             output=file(session.output_key),
@@ -94,5 +99,6 @@ def view(
 
 
 def signed_receipt(body: ReceiptBody, signer: Signer) -> Receipt:
+    """Return the receipt with its signature over the body's canonical JSON."""
     key_id, signature = signer.sign_receipt(msgspec.json.encode(body, order="sorted"))
     return Receipt(body.session_id, body.reason, body.deleted_at, body.files, key_id, signature)

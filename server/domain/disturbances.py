@@ -1,5 +1,6 @@
-"""When a lapsed lease proves nothing: its worker may live and have had no way to renew
-it.
+"""Disturbances, after which a lapsed lease proves nothing.
+
+Its worker may live, and may have had no way to renew it.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 JUMP_SECONDS: Final = 1.0
-"""How far the database's clock may go ahead of or fall behind a steady one between two
-uses; clocks that are slewed do 0.5 ms a second.
+"""Most seconds that the database's clock may gain or lose on a steady one between two
+uses. A clock that is being slewed gains or loses 0.5 ms a second.
 """
 
 Disturbance = Literal["outage", "late", "clock"]
@@ -17,8 +18,9 @@ Disturbance = Literal["outage", "late", "clock"]
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One successful use of the database: when, by a steady clock of this process, and
-    what the database's clock said then. Both in seconds.
+    """One successful use of the database, in seconds by two clocks.
+
+    ``at``: by a steady clock of this process. ``clock``: by the database's clock.
     """
 
     at: float
@@ -26,12 +28,12 @@ class Use:
 
 
 def disturbance(last: Use | None, now: Use, *, failed: bool, calm_seconds: float) -> Disturbance | None:
-    """What happened since the last use that may have kept workers from renewing their
-    leases; None: nothing did.
+    """Return what may have kept workers from renewing leases since the last use.
 
-    ``failed``: the database could not be used in between. Longer than ``calm_seconds``
-    between two uses: it hung, or this process stood still, and perhaps everything else
-    did with it. A process that has just begun knows of nothing.
+    ``outage``: the database could not be used in between (``failed``). ``clock``: its
+    clock was set, or the machine slept. ``late``: more than ``calm_seconds`` lie between
+    the two uses; the database hung, or this process was stopped and perhaps the workers
+    with it. None: nothing happened, or there was no earlier use to compare with.
     """
     if failed:
         return "outage"

@@ -1,8 +1,7 @@
-"""What counts as an acceptable image, decided from its first bytes and its header's
-size, never from a name.
+"""Which images are accepted, by their first bytes and their size, never by a name.
 
-``web.uploads`` sniffs a part as soon as its first :data:`MAGIC_BYTES` are there;
-``adapters.imaging`` judges the size before it decodes, and stores what it cleaned as
+``web.api.uploads`` sniffs a part as soon as its first :data:`MAGIC_BYTES` are there;
+``adapters.imaging`` judges the size before it decodes, and stores the cleaned image in
 one of three formats.
 """
 
@@ -15,14 +14,11 @@ from typing import Final
 from tryon.protocol.errors import Unprocessable
 
 MAGIC_BYTES: Final = 32
-"""How many first bytes :func:`sniff` wants to see.
-
-A shorter file is judged by what there is.
-"""
+"""First bytes that :func:`sniff` needs; a shorter file is judged by all its bytes."""
 
 
 class ImageFormat(Enum):
-    """A format that may be uploaded. The value is the name Pillow knows it by."""
+    """A format that may be uploaded; the value is Pillow's name of it."""
 
     JPEG = "JPEG"
     PNG = "PNG"
@@ -32,7 +28,7 @@ class ImageFormat(Enum):
 
     @property
     def extension(self) -> str:
-        """Of the stored file, without a dot.
+        """Return the extension of the stored file, without a dot.
 
         Raises ``KeyError`` for a format that is never stored.
         """
@@ -40,13 +36,14 @@ class ImageFormat(Enum):
 
     @property
     def media_type(self) -> str:
-        """Of the stored file. Raises ``KeyError`` for a format that is never stored."""
+        """Return the media type of the stored file.
+
+        Raises ``KeyError`` for a format that is never stored.
+        """
         return STORED[self][1]
 
     def stored_as(self, *, alpha: bool) -> ImageFormat:
-        """The format in which it is kept: what every browser shows and every model
-        reads.
-        """
+        """Return the format to store it in, which every browser and every model reads."""
         if self in STORED:
             return self
         return ImageFormat.PNG if alpha else ImageFormat.JPEG
@@ -60,14 +57,14 @@ STORED: Final[dict[ImageFormat, tuple[str, str]]] = {
 """Extension and media type of each format that is stored."""
 
 MEDIA_TYPES: Final[dict[str, str]] = dict(STORED.values())
-"""Media type by extension, for whoever serves a stored file."""
+"""The media type of a stored file, by its extension."""
 
 _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 
 
 def sniff(head: bytes) -> ImageFormat | None:
-    """The format that the first bytes announce; None for anything else.
+    """Return the format that the first bytes announce; None for anything else.
 
     JPEG: ITU-T T.81 B.1 (SOI and a marker). PNG: W3C PNG 5.2. WebP: RFC 9649 section
     2.4. HEIC and AVIF: the major brand of the ``ftyp`` box, or a compatible one if the
@@ -92,9 +89,10 @@ def sniff(head: bytes) -> ImageFormat | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How large an image may be.
+    """The largest and smallest images that are accepted.
 
-    ``max_bytes`` is the uploaded file's, sides and pixels are the decoded picture's.
+    ``max_bytes`` counts the uploaded file; sides and pixels are those of the decoded
+    picture.
     """
 
     max_bytes: int = 10 * 2**20
@@ -104,14 +102,18 @@ class Limits:
 
     @property
     def max_result_bytes(self) -> int:
-        """Of the stored file: a PNG of noise needs little more than its pixels."""
+        """Return the most bytes of a stored file.
+
+        A PNG of noise is the largest: little more than the 4 bytes of each pixel.
+        """
         return 5 * self.max_pixels + 2**20
 
 
 def judge(width: int, height: int, limits: Limits) -> None:
-    """Refuse a size outside the limits:
+    """Refuse a size outside the limits.
 
-    ``too_many_pixels``, ``image_too_large`` or ``image_too_small``, in this order.
+    Raises Unprocessable: ``too_many_pixels``, ``image_too_large`` or
+    ``image_too_small``, checked in this order.
     """
     if width * height > limits.max_pixels:
         raise Unprocessable(
@@ -129,7 +131,7 @@ def judge(width: int, height: int, limits: Limits) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CleanImage:
-    """A file that is fit to be stored and served."""
+    """An image without metadata, ready to be stored and served."""
 
     data: bytes
     format: ImageFormat
@@ -138,7 +140,7 @@ class CleanImage:
 
     @property
     def extension(self) -> str:
-        """Without a dot."""
+        """Return the extension of the stored file, without a dot."""
         return self.format.extension
 
     def __repr__(self) -> str:

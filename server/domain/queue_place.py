@@ -1,6 +1,4 @@
-"""The place of a waiting session in the queue: when a move is worth a frame, and the
-expected time to the end.
-"""
+"""The place of a waiting session in the queue, and which moves its clients hear of."""
 
 from __future__ import annotations
 
@@ -8,34 +6,37 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """Where a session stands in the queue, from 1, and the time to its expected end
-    (None: nobody can say).
+    """The place of a session in the queue, from 1, and the seconds to its expected end.
+
+    ``eta_seconds`` is None while there is no estimate.
     """
 
     queue_position: int
     eta_seconds: float | None
 
 
-def worth_telling(told: Waiting | None, now: Waiting) -> bool:
-    """Whether who waits should hear of this place: at position 500 each tenth move, in
-    the first hundred every one; a time that has changed by a tenth and a second.
+def worth_announcing(announced: Waiting | None, now: Waiting) -> bool:
+    """Return whether the clients of a waiting session should be sent this place.
+
+    A move counts from 2 % of the position: in the first hundred places every move, at
+    position 500 every tenth. A time counts when it has changed by a tenth, and by a
+    second at least.
     """
-    if told is None or told == now:
-        return told is None
-    if abs(told.queue_position - now.queue_position) >= max(1, now.queue_position // 50):
+    if announced is None or announced == now:
+        return announced is None
+    if abs(announced.queue_position - now.queue_position) >= max(1, now.queue_position // 50):
         return True
-    if told.eta_seconds is None or now.eta_seconds is None:
-        return told.eta_seconds is not now.eta_seconds
-    return abs(told.eta_seconds - now.eta_seconds) >= max(1.0, told.eta_seconds / 10)
+    if announced.eta_seconds is None or now.eta_seconds is None:
+        return announced.eta_seconds is not now.eta_seconds
+    return abs(announced.eta_seconds - now.eta_seconds) >= max(1.0, announced.eta_seconds / 10)
 
 
 def expected_seconds(position: int, *, run_seconds: float | None, slots: int) -> float | None:
-    """The time to the end of a session that waits at ``position`` while ``slots``
-    sessions run at once.
+    """Return the seconds to the end of a session that waits at ``position``.
 
-    As if everybody took the recent usual time and all slots were free now: each full
-    round in front of it takes one such time, then it runs itself. None without workers
-    or experience.
+    It assumes that every session runs for ``run_seconds`` and that all ``slots`` are
+    free now: each full round ahead takes one run, then the session itself runs. None
+    without slots, or before any run has been measured.
     """
     if run_seconds is None or slots < 1:
         return None

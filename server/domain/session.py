@@ -1,7 +1,7 @@
-"""One session as a value, and as every client sees it.
+"""One session and one of its events, as values.
 
-:class:`Session` is the row. :class:`SessionView` is the JSON that the POST, the GET and
-every snapshot carry: one shape everywhere. :func:`view` turns the one into the other.
+:class:`Session` is the row of the database; ``access.view`` makes of it what a client
+may see.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from tryon.protocol.states import Event, Status
+from tryon.protocol.views import EventData
 
 
 def session_id_of(at: float, random: bytes) -> str:
@@ -40,14 +41,12 @@ _SESSION_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4
 
 
 def valid_session_id(text: str) -> bool:
-    """Whether the text is a UUID in its canonical form, the only one that names a
-    session.
-    """
+    """Return whether the text is a UUID in canonical form, as session ids are."""
     return _SESSION_ID.fullmatch(text) is not None
 
 
 def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds: ``2026-11-22T09:00:00.000Z``."""
+    """Return RFC 3339 in UTC with milliseconds: ``2026-11-22T09:00:00.000Z``."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
@@ -55,7 +54,7 @@ def timestamp(at: datetime) -> str:
 class Session:
     """A row of ``tryon_sessions``.
 
-    All times are aware and in UTC, of the database's clock.
+    All times are in UTC, of the database's clock.
     """
 
     id: str
@@ -64,11 +63,11 @@ class Session:
     status: Status
     seq: int
     attempt: int
-    """How often it was claimed; also the fencing token of the worker that holds it."""
+    """Number of claims; also the fencing token of the worker that holds the lease."""
     burnt: int
-    """How many attempts were lost (lease lapsed, crash, retryable error)."""
+    """Number of attempts lost to a lapsed lease, a crash or a retryable error."""
     enqueues: int
-    """How often it was put into the queue: the n of the job id."""
+    """Number of times it was put into the queue: the n of the job id."""
     cancel_requested: bool
     processor: str
     params: dict[str, Any]
@@ -88,16 +87,17 @@ class Session:
     deadline_at: datetime
     expires_at: datetime
     delivered_at: datetime | None = None
-    """When a client was first handed the terminal event."""
+    """When a client was first sent the terminal event; None before that."""
 
     @property
     def file_keys(self) -> list[str]:
+        """Return the keys of its stored files, photo first."""
         return [key for key in (self.input_key, self.garment_key, self.output_key) if key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """A row of ``tryon_events``: the audit trail is the event log.
+    """A row of ``tryon_events``, which is both the audit trail and the event log.
 
     ``data`` holds file keys, never links.
     """
@@ -110,14 +110,11 @@ class AuditEvent:
     at: datetime
     attempt: int
     actor: str
-    data: dict[str, Any] = field(default_factory=dict)
+    data: EventData = field(default_factory=dict)
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest word about the current transition.
-
-    It belongs to one (attempt, seq) and to no other.
-    """
+    """The latest progress of the current transition; it belongs to one (attempt, seq)."""
 
     seq: int
     attempt: int

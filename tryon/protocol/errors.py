@@ -1,24 +1,28 @@
-"""Everything that can be refused, in one tree.
+"""Every refusal, in one tree.
 
     TryOnError
-    +-- BadRequest            400  bad_multipart, bad_request, bad_idempotency_key
-    +-- Unauthorized          401  invalid_token, invalid_ticket, token_required         close 4501
-    +-- NotFound              404  not_found (also: not yours, wrong or no credential)   close 4504
-    +-- MethodNotAllowed      405  method_not_allowed
-    +-- NotAcceptable         406  not_acceptable
-    +-- Conflict              409  not_finished, idempotency_in_flight
-    +-- Gone                   --  deleted, expired (only on a socket)                   close 4510
-    +-- TooLarge              413  body_too_large
-    +-- UnsupportedMedia      415  not_multipart, unsupported_image
-    +-- Unprocessable         422  missing_image, unreadable_image, too_many_pixels, image_too_small, image_too_large, bad_params,
-    |                              idempotency_needs_token, idempotency_mismatch
-    +-- RateLimited           429  rate_limited                                          close 4029
-    +-- InternalError         500  internal_error                                        close 4001
-    +-- Unavailable           503  queue_full, unavailable                               close 4053
-    +-- StorageFull           507  storage_full                                          close 4053
+    +-- BadRequest        400  bad_multipart, bad_request, bad_idempotency_key
+    +-- Unauthorized      401  invalid_token, invalid_ticket, token_required
+    |                          (4501)
+    +-- NotFound          404  not_found (4504)
+    +-- MethodNotAllowed  405  method_not_allowed
+    +-- NotAcceptable     406  not_acceptable
+    +-- Conflict          409  not_finished, idempotency_in_flight
+    +-- Gone              404  deleted, expired (4510)
+    +-- TooLarge          413  body_too_large
+    +-- UnsupportedMedia  415  not_multipart, unsupported_image
+    +-- Unprocessable     422  missing_image, unreadable_image, too_many_pixels,
+    |                          image_too_small, image_too_large, bad_params,
+    |                          idempotency_needs_token, idempotency_mismatch
+    +-- RateLimited       429  rate_limited (4029)
+    +-- InternalError     500  internal_error (4001)
+    +-- Unavailable       503  unavailable, queue_full (4053)
+    +-- StorageFull       507  storage_full (4053)
 
-:data:`CODES` is the table the documentation and the tests are held to. A failed
-*session* has an error too; those codes are in :data:`FAILURES`.
+The status is that of an HTTP answer, the number in parentheses the close code of a
+socket (4500 where there is none). :data:`CODES` is the table that the documentation and
+the tests are held to; a test also holds this drawing to it. To add an error code, add
+it to a class. A failed *session* has an error too; those codes are in :data:`FAILURES`.
 """
 
 from __future__ import annotations
@@ -31,9 +35,7 @@ from tryon.protocol.close_codes import CloseCode
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One error code: what it is called, what a person may read, whether trying the
-    same again may help.
-    """
+    """One error code: its title, a message safe to show, whether a retry may succeed."""
 
     title: str
     detail: str
@@ -70,8 +72,9 @@ class BadRequest(TryOnError):
 
 
 class Unauthorized(TryOnError):
-    """Only for what says nothing about an id: a malformed token, an expired or forged
-    ticket, a list without a token.
+    """A credential that is malformed, expired, forged or missing.
+
+    Only where the refusal says nothing about whether a session exists.
     """
 
     status = 401
@@ -84,6 +87,8 @@ class Unauthorized(TryOnError):
 
 
 class NotFound(TryOnError):
+    """An unknown id or path; also a session of another owner, or no credential for it."""
+
     status = 404
     close_code = CloseCode.NOT_FOUND
     codes = {"not_found": Code("Not found", "There is nothing here, or it is not yours.")}
@@ -110,9 +115,9 @@ class Conflict(TryOnError):
 
 
 class Gone(TryOnError):
-    """A session that was erased while somebody followed it.
+    """A session that was erased while a client followed it.
 
-    Over HTTP it is a 404 from then on.
+    Sent only on sockets and streams; an HTTP request is answered with ``not_found``.
     """
 
     status = 404
@@ -162,7 +167,7 @@ class InternalError(TryOnError):
     status = 500
     close_code = CloseCode.RESYNC
     codes = {
-        "internal_error": Code("Internal error", "Something went wrong here; the request id helps to find it.", True)
+        "internal_error": Code("Internal error", "The server failed; the request id helps to find the reason.", True)
     }
 
 
@@ -199,5 +204,5 @@ FAILURES: Final[dict[str, Code]] = {
 }
 """Codes in ``error`` of a failed session.
 
-A processor may add codes of its own, with its own safe message.
+A processor may add codes of its own, with a message that is safe to show.
 """

@@ -1,7 +1,6 @@
-"""The frames of ``tryon.v1``: one JSON object per text frame, the field ``type`` says
-which.
+"""The frames of ``tryon.v1``: one JSON object per text frame, named by ``type``.
 
-Unknown types and fields are ignored.
+Both sides ignore unknown types and fields.
 """
 
 from __future__ import annotations
@@ -11,10 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from tryon.protocol.states import Event, Status
-from tryon.protocol.views import SessionView
+from tryon.protocol.views import EventData, SessionView
 
 SUBPROTOCOL: Final = "tryon.v1"
+"""The WebSocket subprotocol."""
+
 BEARER_SUBPROTOCOL: Final = "tryon.bearer."
+"""Prefix of the second subprotocol a browser offers: the client token follows it."""
 
 
 class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
@@ -30,7 +32,7 @@ class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
     status: Status
     terminal: bool
     at: str
-    data: dict[str, Any]
+    data: EventData
 
 
 class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
@@ -45,11 +47,10 @@ class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="progress"):
-    """The latest word about the transition ``seq``; not an event, may be dropped or
-    coalesced.
+    """The latest progress of the transition ``seq``; no event: it may be dropped or merged.
 
-    While a session waits it tells the place in the queue, ``queue_position``; else that
-    field is missing.
+    While a session waits, it carries the place in the queue, ``queue_position``;
+    otherwise that field is missing.
     """
 
     session_id: str
@@ -62,7 +63,7 @@ class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
 
 
 class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
-    """For the page's watchdog: no ping for two periods means the connection is dead."""
+    """A sign of life: no ping for two periods means that the connection is dead."""
 
     at: str
 
@@ -74,16 +75,14 @@ class PongFrame(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
 
 
 class ErrorFrame(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    """A refusal that a person should understand; ``bye`` follows."""
+    """A refusal with a message that is safe to show; ``bye`` follows."""
 
     code: str
     message: str
 
 
 class ByeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
-    """The last frame before the close: the close code again, and whether and when to
-    come back.
-    """
+    """The last frame: the close code that follows, and whether and when to reconnect."""
 
     code: int
     reason: str
@@ -95,12 +94,13 @@ Frame = SnapshotFrame | EventFrame | ProgressFrame | PingFrame | PongFrame | Err
 
 
 class ClientPing(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
-    """Asks for a ``pong``."""
+    """A request for a ``pong``."""
 
 
 class ClientSync(msgspec.Struct, frozen=True, tag_field="type", tag="sync"):
-    """Asks for a new snapshot, with the events after ``since`` in ``missed``; one a
-    second is answered.
+    """A request for a new snapshot, with the events after ``since`` in ``missed``.
+
+    The server answers one a second.
     """
 
     since: int = 0
@@ -110,5 +110,5 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(value: Any) -> bytes:
-    """Any frame, view or problem as JSON."""
+    """Return a frame, view or problem as JSON."""
     return _encoder.encode(value)

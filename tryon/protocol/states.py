@@ -1,8 +1,8 @@
-"""The states of a session and the one table of what may follow what.
+"""The states of a session and the one table of its transitions.
 
-Everything else derives from :data:`TRANSITIONS`: the store's compare-and-set, the
-documentation's diagram (:func:`mermaid`) and the tests. A move that the table does not
-hold changes nothing.
+Everything else derives from :data:`TRANSITIONS`: the database's compare-and-set, the
+diagram in the documentation (:func:`mermaid`) and the tests. A transition that the
+table does not hold changes nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from typing import Final
 
 
 class Status(StrEnum):
-    """Where a session is.
-
-    ``completed``, ``failed`` and ``cancelled`` are final for ever.
-    """
+    """The state of a session; ``completed``, ``failed`` and ``cancelled`` are final."""
 
     CREATED = "created"
     PROCESSING = "processing"
@@ -29,10 +26,7 @@ class Status(StrEnum):
 
 
 class Event(StrEnum):
-    """What happened.
-
-    One event is one transition, one ``seq`` and one row of the audit trail.
-    """
+    """One transition, one ``seq`` and one row of the audit trail."""
 
     CREATED = "created"
     PROCESSING = "processing"
@@ -52,7 +46,7 @@ TRANSITIONS: Final[dict[tuple[Status | None, Event], Status]] = {
     (Status.PROCESSING, Event.CANCELLED): Status.CANCELLED,
     (Status.PROCESSING, Event.REQUEUED): Status.CREATED,
 }
-"""(status before, event) -> status after.
+"""The status after, by status before and event.
 
 ``requeued``: the lease was lost, the worker drained, or the error was retryable.
 """
@@ -61,14 +55,14 @@ TERMINAL: Final = frozenset(set(Status) - {before for before, _ in TRANSITIONS})
 
 
 class GoneReason(StrEnum):
-    """Why a session no longer exists: row, events and files removed, afterwards 404."""
+    """The reason why a session no longer exists: its row, events and files are removed."""
 
     DELETED = "deleted"
     EXPIRED = "expired"
 
 
 def mermaid() -> str:
-    """The state diagram of the documentation, drawn from the table."""
+    """Return the state diagram of the documentation, drawn from the table."""
     lines = ["stateDiagram-v2"]
     for (before, event), after in TRANSITIONS.items():
         label = "" if event.value == after.value else f" : {event}"

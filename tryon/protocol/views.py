@@ -1,4 +1,4 @@
-"""What HTTP answers carry: the session, its history, a receipt of deletion."""
+"""The bodies of HTTP answers: the session, its history, a receipt of deletion."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import msgspec
 
 from tryon.protocol.states import Event, Status
 
+EventData = dict[str, Any]
+"""The details of an event as JSON: the attempt, file keys or signed links, the error."""
+
 
 class SessionError(msgspec.Struct, frozen=True):
-    """Why a session failed."""
+    """The error of a failed session; ``message`` is safe to show."""
 
     code: str
     message: str
@@ -18,10 +21,7 @@ class SessionError(msgspec.Struct, frozen=True):
 
 
 class Links(msgspec.Struct, frozen=True):
-    """Where the session's other views and files are.
-
-    Signed and expiring, except ``self``.
-    """
+    """Paths of the session's other views and files: signed and expiring, except ``self``."""
 
     self: str
     ws: str
@@ -32,7 +32,7 @@ class Links(msgspec.Struct, frozen=True):
 
 
 class SessionView(msgspec.Struct, frozen=True):
-    """The session, the same everywhere: in answers, in lists and in snapshots."""
+    """The session as clients see it: in answers, in lists and in snapshots."""
 
     session_id: str
     status: Status
@@ -54,7 +54,7 @@ class SessionView(msgspec.Struct, frozen=True):
 
 
 class HistoryEvent(msgspec.Struct, frozen=True):
-    """One row of the audit trail as ``GET .../history`` shows it."""
+    """One row of the audit trail."""
 
     seq: int
     event: Event
@@ -62,12 +62,13 @@ class HistoryEvent(msgspec.Struct, frozen=True):
     status: Status
     at: str
     attempt: int
-    data: dict[str, Any]
+    data: EventData
 
 
 class History(msgspec.Struct, frozen=True):
-    """``delivered_at``: when the terminal event was first handed to a client; null if
-    that has not happened (yet).
+    """The audit trail.
+
+    ``delivered_at``: when a client was first sent the terminal event; null before that.
     """
 
     events: list[HistoryEvent]
@@ -75,9 +76,9 @@ class History(msgspec.Struct, frozen=True):
 
 
 class ErasedFile(msgspec.Struct, frozen=True):
-    """One file that a receipt vouches for.
+    """One erased file of a receipt.
 
-    ``role``: image, garment or output. ``sha256`` of what was stored.
+    ``role``: image, garment or output. ``sha256``: of the stored bytes.
     """
 
     session_id: str
@@ -87,7 +88,7 @@ class ErasedFile(msgspec.Struct, frozen=True):
 
 
 class ReceiptBody(msgspec.Struct, frozen=True):
-    """What is signed: this object as JSON, keys sorted, no white space, UTF-8."""
+    """The signed part of a receipt: as JSON, keys sorted, no white space, UTF-8."""
 
     session_id: str
     reason: str
@@ -98,8 +99,8 @@ class ReceiptBody(msgspec.Struct, frozen=True):
 class Receipt(ReceiptBody, frozen=True):
     """The answer to a DELETE.
 
-    ``signature``: Ed25519 over the body, base64url; the key is at
-    /api/tryon/receipt-key.
+    ``signature``: Ed25519 over the body, base64url; ``key_id`` names the public key, one
+    of the receipt keys.
     """
 
     key_id: str

@@ -25,6 +25,7 @@ from server.web.transports.long_poll import Polls
 from server.web.transports.sse import Streams
 from server.web.transports.websocket import Sockets
 from tryon.protocol import paths
+from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from tryon.protocol.views import History, Receipt
 
@@ -192,7 +193,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="sessions",
         summary="Erase a session now",
         text="With all retries of the same photo: files, rows and keys. Running work is stopped, whoever follows is told "
-        "(4510), and from then on it is a 404. The receipt is signed.",
+        f"({CloseCode.GONE}), and from then on it is a 404. The receipt is signed.",
         parameters=("session_id",),
         security=TOKEN,
         answers={200: Answer(text="Erased.", body=Receipt)},
@@ -256,7 +257,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Socket(lambda web: web.sockets.endpoint),
         tag="sessions",
         summary="Follow a session over WebSocket",
-        text=f"Subprotocol `{SUBPROTOCOL}`; frames and close codes are in [the AsyncAPI document](/api/asyncapi.json). The "
+        text=f"Subprotocol `{SUBPROTOCOL}`; frames and close codes are in [the AsyncAPI document]({paths.ASYNCAPI}). The "
         f"token may also come as the subprotocol pair `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<token>`. Refusals that a person "
         "should understand are accepted, told as an `error` frame, and closed.",
         parameters=("session_id", "since"),

@@ -12,7 +12,7 @@ from tryon.protocol.frames import encode
 
 
 class GeneratedDocuments:
-    """The endpoints of ``/api/openapi.json`` and ``/api/asyncapi.json``."""
+    """The endpoints of both documents."""
 
     async def openapi(self, request: Request) -> Response:
         return _answer(openapi())

@@ -28,7 +28,7 @@ from tryon.protocol.frames import (
     encode,
 )
 from tryon.protocol.paths import FILES, SESSIONS
-from tryon.protocol.states import Event, Status
+from tryon.protocol.states import Event, GoneReason, Status
 from tryon.protocol.views import ErasedFile, History, HistoryEvent, Links, Receipt, SessionView
 
 SESSION_ID: Final = "019ab9d4-7c1e-7d52-9c6e-0f3a6d1b2c4e"
@@ -97,7 +97,7 @@ _HISTORY: Final = History(
 )
 _RECEIPT: Final = Receipt(
     SESSION_ID,
-    "deleted",
+    GoneReason.DELETED,
     "2026-11-22T09:05:00.000Z",
     [ErasedFile(SESSION_ID, "image", 148201, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")],
     "4365b6f1",
@@ -147,7 +147,7 @@ FRAMES: Final[dict[type, Any]] = {
     PingFrame: PingFrame("2026-11-22T09:00:25.000Z"),
     PongFrame: PongFrame("2026-11-22T09:00:26.000Z"),
     ErrorFrame: ErrorFrame("not_found", CODES["not_found"].codes["not_found"].detail),
-    ByeFrame: ByeFrame(CloseCode.DONE, "completed", reconnect=False),
+    ByeFrame: ByeFrame(CloseCode.DONE, Status.COMPLETED, reconnect=False),
 }
 """What the server sends, each with an example."""
 

@@ -22,12 +22,13 @@ from server.telemetry import logs, metrics
 from server.web.common.credentials import client_address, fields
 from server.web.common.problems import deny, internal_error
 from tryon.protocol.errors import InternalError
+from tryon.protocol.paths import LIVE, METRICS, READY
 
 log = logging.getLogger("tryon.web")
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
-QUIET: Final = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
+QUIET: Final = frozenset({LIVE, READY, METRICS})
 """What machines ask every few seconds is logged at debug level."""
 
 

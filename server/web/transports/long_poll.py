@@ -24,10 +24,10 @@ from server.web.push.follower import Follower
 from server.web.push.hub import Hub
 from server.web.transports.outbox import Places, cursor_of
 from tryon.protocol.errors import BadRequest
-from tryon.protocol.states import GoneReason
+from tryon.protocol.states import GoneReason, Status
 from tryon.protocol.views import SessionView
 
-POLL_SECONDS: Final = {"created": 2, "processing": 1}
+POLL_SECONDS: Final = {Status.CREATED: 2, Status.PROCESSING: 1}
 """Retry-After of a session that is not at its end: how often a poll is worth its cost.
 """
 
@@ -128,7 +128,7 @@ class Polls:
         etag = _etag(look)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-Client-Token"}
         if not look.view.terminal:
-            headers["Retry-After"] = str(POLL_SECONDS[look.view.status.value])
+            headers["Retry-After"] = str(POLL_SECONDS[look.view.status])
         if news is False or (news is None and _matches(known, etag)):
             return Response(status_code=304, headers=headers)
         self._hub.deliveries.note_shown(look.session)

@@ -1,4 +1,4 @@
-"""When a lapsed lease proves nothing."""
+"""Disturbances, after which a lapsed lease proves nothing."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ HOUR = 3600.0
         pytest.param(0.0, 1.5, False, "clock", id="the machine slept"),
     ],
 )
-def test_what_may_have_kept_workers_from_renewing_their_leases(
+def test_disturbance_is_found_between_two_uses(
     passed: float, clock_passed: float, failed: bool, found: Disturbance | None
 ) -> None:
+    """An outage, a set clock or a pause may have kept workers from renewing leases."""
     last = Use(at=1000.0, clock=5e9)
     now = Use(at=1000.0 + passed, clock=5e9 + clock_passed)
     assert disturbance(last, now, failed=failed, calm_seconds=4.0) == found
 
 
-def test_a_process_that_has_just_begun_knows_only_of_its_own_failures() -> None:
+def test_first_use_finds_only_outages() -> None:
+    """A process that has just started has nothing to compare its clock with."""
     now = Use(at=1000.0, clock=5e9)
     assert disturbance(None, now, failed=False, calm_seconds=4.0) is None
     assert disturbance(None, now, failed=True, calm_seconds=4.0) == "outage"

@@ -1,4 +1,4 @@
-"""What counts as an image, and how large it may be."""
+"""Which images are accepted: format and size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ HEADS = {
 
 
 @pytest.mark.parametrize(("head", "format"), HEADS.items(), ids=lambda value: getattr(value, "name", ""))
-def test_each_format_is_known_by_its_first_bytes(head: bytes, format: ImageFormat) -> None:
+def test_format_is_sniffed_from_first_bytes(head: bytes, format: ImageFormat) -> None:
+    """Each format is found in its header alone and in a padded one."""
     assert sniff(head) is format
     assert sniff((head + bytes(MAGIC_BYTES))[:MAGIC_BYTES]) is format
 
@@ -43,17 +44,20 @@ def test_each_format_is_known_by_its_first_bytes(head: bytes, format: ImageForma
         b"\x00\x00\x00\x00ftypmif1\x00\x00\x00\x00heic",
     ],
 )
-def test_anything_else_is_no_image(head: bytes) -> None:
+def test_other_bytes_are_no_image(head: bytes) -> None:
+    """Other formats, look-alikes and broken boxes are not taken for an image."""
     assert sniff(head) is None
 
 
-def test_any_first_bytes_have_an_answer() -> None:
+def test_truncated_head_never_raises() -> None:
+    """Any prefix of a header is that format or none."""
     for head, format in HEADS.items():
         for length in range(len(head)):
             assert sniff(head[:length]) in (None, format)
 
 
-def test_what_is_stored_is_what_every_browser_shows() -> None:
+def test_stored_formats_show_in_every_browser() -> None:
+    """HEIC and AVIF are stored as PNG with transparency, else as JPEG."""
     assert {
         (format.extension, format.media_type) for format in ImageFormat if format.stored_as(alpha=False) is format
     } == {
@@ -80,7 +84,8 @@ def test_what_is_stored_is_what_every_browser_shows() -> None:
         (2**31, 2**31, "too_many_pixels"),
     ],
 )
-def test_sizes_are_judged_at_their_limits(width: int, height: int, code: str | None) -> None:
+def test_sizes_are_judged_at_limits(width: int, height: int, code: str | None) -> None:
+    """A size at the limit is accepted, one beyond is refused with its own code."""
     if code is None:
         judge(width, height, Limits())
         return

@@ -43,5 +43,7 @@ def test_operations_name_known_error_codes() -> None:
 
 def test_operation_paths_are_protocol_paths() -> None:
     """Every path of a row stands in `tryon.protocol.paths`, and each path has a row."""
-    known = {value for name, value in vars(paths).items() if name.isupper() and name not in ("API", "FILES")}
+    known = {
+        value for name, value in vars(paths).items() if name.isupper() and name not in ("API", "FILES", "WS", "SSE")
+    }
     assert {row.path for row in OPERATIONS} == known

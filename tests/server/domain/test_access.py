@@ -1,0 +1,136 @@
+"""The session as one caller may see it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from server.domain.access import Access, view
+from server.domain.queue_place import Waiting
+from server.domain.session import Progress, Session
+from server.domain.tokens import Signer
+from tryon.protocol.frames import encode
+from tryon.protocol.states import Status
+
+AT = datetime(2026, 11, 22, 9, 0, 0, 0, UTC)
+ID = "019ab9d4-7c1e-7d52-9c6e-0f3a6d1b2c4e"
+NOW = 1_000_000.5
+SIGNER = Signer(["tests-" * 8])
+
+
+def session(**changed: Any) -> Session:
+    settings: dict[str, Any] = {
+        "id": ID,
+        "owner": "f" * 64,
+        "status": Status.PROCESSING,
+        "seq": 2,
+        "attempt": 1,
+        "burnt": 0,
+        "enqueues": 1,
+        "cancel_requested": False,
+        "processor": "mock",
+        "params": {"secret": "of the person"},
+        "input_key": f"inputs/{ID}-image.jpg",
+        "garment_key": None,
+        "output_key": None,
+        "error_code": None,
+        "error_message": None,
+        "error_retryable": False,
+        "retry_of": None,
+        "request_id": "request",
+        "lease_owner": "worker-1",
+        "lease_expires_at": AT,
+        "created_at": AT,
+        "updated_at": AT,
+        "finished_at": None,
+        "deadline_at": AT + timedelta(seconds=600),
+        "expires_at": AT + timedelta(days=1),
+    }
+    return Session(**settings | changed)
+
+
+def access(until: int | None = None) -> Access:
+    return Access(SIGNER, NOW, link_seconds=300, ticket_seconds=900, until=until)
+
+
+PROGRESS = Progress(seq=2, attempt=1, at="t", progress=0.4, stage="rendering", eta_seconds=1.8)
+
+
+def test_view_has_exactly_the_contract_fields() -> None:
+    """The JSON of a session is the documented one, field by field."""
+    shown = json.loads(encode(view(session(), access(), progress=PROGRESS)))
+    links = shown.pop("links")
+    assert shown == {
+        "session_id": ID,
+        "status": "processing",
+        "seq": 2,
+        "terminal": False,
+        "attempt": 1,
+        "stage": "rendering",
+        "progress": 0.4,
+        "queue_position": None,
+        "eta_seconds": 1.8,
+        "error": None,
+        "created_at": "2026-11-22T09:00:00.000Z",
+        "updated_at": "2026-11-22T09:00:00.000Z",
+        "deadline": "2026-11-22T09:10:00.000Z",
+        "expires_at": "2026-11-23T09:00:00.000Z",
+        "processor": "mock",
+        "retry_of": None,
+    }
+    assert set(links) == {"self", "ws", "events", "input", "garment", "output"}
+    assert (links["self"], links["garment"], links["output"]) == (f"/api/tryon/sessions/{ID}", None, None)
+
+
+@pytest.mark.parametrize(("seq", "attempt"), [(3, 1), (1, 1), (2, 2), (2, 0)])
+def test_view_hides_progress_of_other_transitions(seq: int, attempt: int) -> None:
+    """Progress is shown only with its own seq and attempt."""
+    other = Progress(seq=seq, attempt=attempt, at="t", progress=0.9, stage="old")
+    shown = view(session(), access(), progress=other)
+    assert (shown.progress, shown.stage) == (None, None)
+
+
+def test_view_shows_queue_place_only_while_waiting() -> None:
+    """A session that runs has no place in the queue."""
+    waiting = view(session(status=Status.CREATED, seq=1, attempt=0), access(), waiting=Waiting(3, 12.0))
+    assert (waiting.queue_position, waiting.eta_seconds) == (3, 12.0)
+    running = view(session(), access(), waiting=Waiting(3, 12.0))
+    assert (running.queue_position, running.eta_seconds) == (None, None)
+
+
+def test_view_of_failure_always_has_message() -> None:
+    """A processor's own code gets a message that is safe to show, too."""
+    known = view(session(status=Status.FAILED, error_code="timeout", error_retryable=True), access())
+    assert known.error is not None and known.error.message and known.error.retryable
+    unknown = view(session(status=Status.FAILED, error_code="of_a_plugin"), access())
+    assert unknown.error is not None and unknown.error.message
+    assert unknown.error.code == "of_a_plugin"
+
+
+def test_view_hides_owner_worker_and_params() -> None:
+    """Nothing of the row leaks that is not part of the contract."""
+    shown = encode(view(session(), access(), progress=PROGRESS))
+    for secret in (b"ffff", b"worker-1", b"of the person", b"request"):
+        assert secret not in shown
+
+
+def test_token_holder_gets_tickets_and_full_links() -> None:
+    """Tickets and links live as long as configured."""
+    links = view(session(output_key=f"outputs/{ID}-1.jpg"), access()).links
+    for stream in (links.ws, links.events):
+        ticket = parse_qs(urlsplit(stream).query)["ticket"][0]
+        assert SIGNER.check_ticket(ID, ticket, now=NOW) == int(NOW) + 900
+    assert links.output is not None
+    assert parse_qs(urlsplit(links.output).query)["expires"] == [str(int(NOW) + 300)]
+
+
+@pytest.mark.parametrize(("until", "expires"), [(60, 60), (9999, 300)])
+def test_ticket_holder_gets_no_longer_access(until: int, expires: int) -> None:
+    """A ticket holder gets no ticket, and no link that outlives the ticket."""
+    links = view(session(), access(until=int(NOW) + until)).links
+    assert "?" not in links.ws + links.events
+    assert parse_qs(urlsplit(links.input).query)["expires"] == [str(int(NOW) + expires)]

@@ -1,0 +1,48 @@
+"""The tree of errors, and the drawing of it in the module's docstring."""
+
+from __future__ import annotations
+
+import re
+
+from tryon.protocol import errors
+from tryon.protocol.close_codes import CLOSE_CODES, CloseCode
+from tryon.protocol.errors import CODES, ERRORS, FAILURES, TryOnError
+
+
+def drawn() -> dict[str, tuple[int, list[str], int]]:
+    """Return status, codes and close code of each class, as the docstring draws them."""
+    found = {}
+    tree = (errors.__doc__ or "").partition("TryOnError\n")[2].partition("\n\n")[0]
+    for branch in re.split(r"\+-- ", tree)[1:]:
+        name, status, rest = re.sub(r"[\s|]+", " ", branch).strip().split(" ", 2)
+        close = re.search(r"\((\d+)\)", rest)
+        codes = re.findall(r"[a-z_]+", rest)
+        found[name] = (int(status), codes, int(close[1]) if close else CloseCode.MISUSE)
+    return found
+
+
+def test_error_tree_is_drawn_as_it_is() -> None:
+    """Class by class: the status, the codes in order, and the close code."""
+    in_code = {error.__name__: (error.status, list(error.codes), error.close_code) for error in ERRORS}
+    assert drawn() == in_code
+
+
+def test_every_error_class_is_listed() -> None:
+    """Every direct subclass of this module is in ERRORS, and no code stands twice."""
+    own = {error for error in TryOnError.__subclasses__() if error.__module__ == errors.__name__}
+    assert set(ERRORS) == own
+    assert len(CODES) == sum(len(error.codes) for error in ERRORS)
+
+
+def test_error_close_codes_are_in_the_table() -> None:
+    """An error closes a socket with a code that clients can look up."""
+    assert {error.close_code for error in ERRORS} <= {row.code for row in CLOSE_CODES}
+
+
+def test_error_takes_title_and_detail_from_table() -> None:
+    """Code, title and detail come from the table; a caller may give another detail."""
+    for code, error in CODES.items():
+        refusal = error(code)
+        assert (refusal.title, refusal.detail) == (error.codes[code].title, error.codes[code].detail)
+        assert error(code, "Other words.").detail == "Other words."
+    assert all(failure.title and failure.detail for failure in FAILURES.values())
