@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from testkit.servers import ROOT
+from testkit.processes import ROOT
 from tryon.protocol import backoff, errors
 from tryon.protocol.close_codes import AT_ONCE, BROKEN, CloseCode, may_reconnect
 from tryon.protocol.credentials import TOKEN_PATTERN

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from server.adapters.database.clock import DatabaseClock
-from server.domain.queue_place import Waiting, worth_telling
+from server.domain.queue_place import Waiting, worth_announcing
 from server.domain.session import timestamp
 from server.services import Sessions
 from server.sessions.queue_places import WAITING_SECONDS
@@ -60,7 +60,7 @@ class QueueNews:
         due = [
             (session_id, place)
             for session_id, announced in self._waiting.items()
-            if (place := places.get(session_id)) is not None and worth_telling(announced, place)
+            if (place := places.get(session_id)) is not None and worth_announcing(announced, place)
         ]
         batches = [due[start : start + ANNOUNCE_BATCH] for start in range(0, len(due), ANNOUNCE_BATCH)]
         for batch in batches:
