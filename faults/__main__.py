@@ -11,7 +11,8 @@ from typing import Any
 import click
 import uvloop
 
-from faults import soak
+from faults.soak.plan import Soak
+from faults.soak.run import main as run_soak
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -40,7 +41,7 @@ def soak_command(database: str, **options: Any) -> None:
     """Sessions without end while everything breaks: nothing lost, stuck, wrong, seen by
     another or left over.
     """
-    verdict = soak.main(soak.Soak(postgres=database == "postgresql", **options))
+    verdict = run_soak(Soak(postgres=database == "postgresql", **options))
     sys.exit(1 if verdict.findings else 0)
 
 

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, Final
 
+from faults.outcome import Outcome, Row
+from faults.pace import FULL, SCALED
 from faults.rows import clock, database, deploy, redis, web, worker
-from faults.scene import FULL, SCALED, Outcome, Row
 from testkit.profiles import FAULTS
 from testkit.report import heading, table
 
-ROWS: Final[dict[str, Row]] = redis.ROWS | database.ROWS | web.ROWS | worker.ROWS | clock.ROWS | deploy.ROWS
+GROUPS: Final = (redis.ROWS, database.ROWS, web.ROWS, worker.ROWS, clock.ROWS, deploy.ROWS)
+ROWS: Final[dict[str, Row]] = {name: row for group in GROUPS for name, row in group.items()}
 
 
 async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
@@ -38,7 +40,7 @@ async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
             began = time.monotonic()
             outcome = await row.run(dataclasses.replace(pace, seed=seed))
             outcomes.append(outcome)
-            print(f"{name} seed {seed} ({time.monotonic() - began:.0f} s): {outcome.saw()}", file=sys.stderr)
+            print(f"{name} seed {seed} ({time.monotonic() - began:.0f} s): {outcome.summary()}", file=sys.stderr)
             for problem in outcome.wrong:
                 print(f"{name} seed {seed} BROKEN: {problem}", file=sys.stderr)
         broken = sum(bool(outcome.wrong) for outcome in outcomes)

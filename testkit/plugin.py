@@ -32,6 +32,40 @@ def note(request: pytest.FixtureRequest, server: str) -> None:
     request.node.user_properties.append(("server", server))
 
 
+# -- the sample ------------------------------------------------------------------------
+
+_left_out: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", action="store_true", help="Leave out the tests marked slow (./test without --all).")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: left out of ./test, part of ./test --all")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--sample"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        _left_out["slow"] = len(slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # A worker of xdist has counted; the controller, which prints, has collected nothing.
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = _left_out["slow"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _left_out["slow"] = max(_left_out["slow"], getattr(node, "workeroutput", {}).get("left_out", 0))
+
+
+# -- the closing lines -----------------------------------------------------------------
+
 _counts: Counter[str] = Counter()
 _gaps: Counter[str] = Counter()
 
@@ -55,3 +89,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.write_line(f"Tests that ran with real servers: {ran}.")
     for gap, tests in _gaps.items():
         terminalreporter.write_line(f"SKIPPED {tests} tests: {gap} is missing.", yellow=True, bold=True)
+    if left_out := _left_out["slow"]:
+        text = f"LEFT OUT {left_out} slow tests: fault rows, soaks and benchmarks. ./test --all runs them too."
+        terminalreporter.write_line(text, yellow=True, bold=True)

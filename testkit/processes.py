@@ -58,12 +58,12 @@ async def spawn(
         )
 
 
-async def run_module(*arguments: str, seconds: float) -> tuple[int, str, str]:
-    """Run ``python -m ARGUMENTS`` in the checkout; return status, stdout and stderr.
+async def run_python(*arguments: str, seconds: float, folder: Path = ROOT) -> tuple[int, str, str]:
+    """Run ``python ARGUMENTS``; return its exit status, stdout and stderr.
 
     It is killed after ``seconds``; then TimeoutError is raised.
     """
-    process = await spawn(sys.executable, "-m", *arguments, piped=True)
+    process = await spawn(sys.executable, *arguments, folder=folder, piped=True)
     try:
         async with asyncio.timeout(seconds):
             out, err = await process.communicate()

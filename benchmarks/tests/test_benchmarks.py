@@ -1,17 +1,17 @@
-"""Every benchmark runs, ends by itself and prints its table.
-
-How fast anything is, is not asked here.
+"""Every benchmark runs in a tiny size, ends by itself and prints its table; no figure is
+judged here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 
 import pytest
 
-from testkit.processes import ROOT
+from benchmarks.__main__ import main
+from testkit.documents import text_of
+from testkit.processes import run_python
 
 SECONDS = 90
 TINY = {
@@ -41,27 +41,17 @@ linux = pytest.mark.skipif(
 
 
 async def run(name: str, options: str) -> str:
-    """What ``python -m benchmarks NAME`` writes; AssertionError if it fails."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks", name, *options.split()),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, err.decode()
-    return out.decode()
+    """Return what ``python -m benchmarks NAME`` prints; fail if it fails."""
+    status, out, err = await run_python("-m", "benchmarks", name, *options.split(), seconds=SECONDS)
+    assert status == 0, err
+    return out
 
 
 @linux
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
-async def test_a_benchmark_runs_in_a_tiny_size_and_prints_its_table(name: str) -> None:
+async def test_benchmark_prints_its_table(name: str) -> None:
+    """The machine and the settings come first, then every row."""
     options, head, rows = TINY[name]
     out = await run(name, options)
     described, machine, settings, *rest = out.splitlines()
@@ -74,26 +64,25 @@ async def test_a_benchmark_runs_in_a_tiny_size_and_prints_its_table(name: str) -
 
 
 @linux
-async def test_after_a_restart_and_a_crash_everybody_is_back_and_right() -> None:
+@pytest.mark.slow
+async def test_avalanche_brings_every_client_back() -> None:
+    """After a restart and after a crash, each at its session's newest seq."""
     out = await run("avalanche", "--clients 20")
     columns = re.split(r"  +", next(line for line in out.splitlines() if line.startswith("signal")))
     for name in ("SIGTERM", "SIGKILL"):
         figures = re.split(r" {2,}", next(line for line in out.splitlines() if line.startswith(name)))
-        told = dict(zip(columns, figures, strict=True))
-        assert (told["back"], told["right"]) == ("20", "20"), out
+        printed = dict(zip(columns, figures, strict=True))
+        assert (printed["back"], printed["right"]) == ("20", "20"), out
 
 
-def test_every_benchmark_is_tried_here() -> None:
-    from benchmarks.__main__ import main
-
+def test_every_benchmark_has_tiny_run() -> None:
+    """A new command needs a line in TINY."""
     assert set(main.commands) == {*TINY, "avalanche"}
 
 
-def test_every_command_of_the_pages_exists_and_every_benchmark_is_on_one() -> None:
-    from benchmarks.__main__ import main
-
-    page = (ROOT / "docs" / "performance.md").read_text()
-    named = re.findall(r"python -m benchmarks ([a-z]+)((?: --[a-z-]+ \S+)*)[`\n]", page)
+def test_performance_page_names_every_benchmark() -> None:
+    """And every command of the page exists, with its options."""
+    named = re.findall(r"python -m benchmarks ([a-z]+)((?: --[a-z-]+ \S+)*)[`\n]", text_of("docs/performance.md"))
     for name, options in named:
         main.commands[name].make_context(name, options.split())
     assert {name for name, _ in named} == set(main.commands)

@@ -8,7 +8,9 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from faults.scene import Outcome, Pace, Row, Scene, running_scene
+from faults.outcome import Outcome, Row
+from faults.pace import Pace
+from faults.scene import Scene, running_scene
 from testkit.clocks import own_clock
 from tryon.protocol.paths import SESSIONS
 
@@ -30,16 +32,16 @@ async def apart(pace: Pace) -> Outcome:
             await cluster.start_web(cluster.make_web(clock))
         await cluster.workers_seen(2)
         await scene.healthy("redis", "workers")
-        async with scene.load(RATE, cancelled=0.1):
+        async with scene.clients.load(RATE, cancelled=0.1):
             await scene.outage(pace.outage_seconds)
         scene.repaired()
         await scene.finish()
-        scene.nobody_seemed_dead(await scene.trails())
+        scene.promises.no_lease_lost(await scene.trails())
         await _everything_is_there(scene)
-        scene.nobody_was_cut()
-        scene.uploads_were_taken()
-        scene.survived(*cluster.webs, *cluster.workers)
-        scene.fresh()
+        scene.promises.no_connection_lost()
+        scene.promises.uploads_accepted()
+        scene.promises.still_running(*cluster.webs, *cluster.workers)
+        scene.promises.nothing_stale()
     return scene.outcome
 
 
@@ -47,8 +49,8 @@ async def _everything_is_there(scene: Scene) -> None:
     """Each session is there, with its files, and every ticket and link is honoured,
     whoever has signed it.
     """
-    line = scene.network.line(0)
-    paths = [f"{SESSIONS}/{made['session_id']}?{made['links']['ws'].partition('?')[2]}" for made in scene.made]
+    line = scene.clients.network.line(0)
+    paths = [f"{SESSIONS}/{made['session_id']}?{made['links']['ws'].partition('?')[2]}" for made in scene.clients.made]
     opened = [await line.request("GET", path) for path in paths]
     refused = [answer.status for answer in opened if answer.status != 200]
     scene.expect(not refused, f"{len(refused)} of {len(paths)} valid tickets were refused: {refused}")
@@ -77,21 +79,19 @@ async def jumps(pace: Pace) -> Outcome:
         await cluster.make_worker(clock).start()
         await cluster.start_web(cluster.make_web(clock))
         await cluster.workers_seen(1)
-        made = await asyncio.gather(*(scene.upload(seconds=pace.lease_seconds) for _ in range(8)))
-        screens = [scene.follow(*each) for each in made if each is not None]
+        made = await asyncio.gather(*(scene.clients.upload(seconds=pace.lease_seconds) for _ in range(8)))
+        screens = [scene.clients.follow(*each) for each in made if each is not None]
         await scene.until(lambda: all(each.cursor >= 2 for each in screens))
         for offset in (f"+{HOURS}h", "+0"):
             _set_clock(cluster.folder, offset)
             await scene.outage(pace.lease_seconds / 3)
-        again = await scene.upload()
-        assert again is not None
-        scene.follow(*again)
+        await scene.submit()
         await scene.finish()
         trails = await scene.trails()
         stories = {tuple(event.event.value for event in trail) for trail in trails.values()}
         scene.expect(stories == {("created", "processing", "completed")}, f"sessions went {stories}")
-        scene.nobody_was_cut()
-        scene.survived(*cluster.webs, *cluster.workers)
+        scene.promises.no_connection_lost()
+        scene.promises.still_running(*cluster.webs, *cluster.workers)
         scene.outcome.stale_seconds = 0.0  # no clock is left to measure it by
         scene.note(f"{len(trails)} sessions ran once")
     return scene.outcome
@@ -105,6 +105,6 @@ def _set_clock(folder: Path, offset: str) -> None:
 
 
 ROWS: Final[dict[str, Row]] = {
-    "clocks-apart": Row("Clocks of web and worker machines are two days apart (PostgreSQL)", apart, tested=False),
-    "clock-set": Row("The clock of a machine is set a day forward, and back (SQLite)", jumps, tested=False),
+    "clocks-apart": Row("Clocks of web and worker machines are two days apart (PostgreSQL)", apart),
+    "clock-set": Row("The clock of a machine is set a day forward, and back (SQLite)", jumps, sample=True),
 }

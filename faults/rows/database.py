@@ -11,7 +11,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from faults.scene import Outcome, Pace, Row, Scene, running_scene, terminal
+from faults.evidence import terminal
+from faults.outcome import Outcome, Row
+from faults.pace import Pace
+from faults.scene import Scene, running_scene
 from testkit.damage import exhausted_postgres, full_disk, locked_sqlite, restart_postgres
 from tryon.protocol.states import Status
 
@@ -27,25 +30,25 @@ async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) 
     """``felt_seconds``: somebody waits for so long, if nobody is refused."""
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("database", "redis", "workers")
-        async with scene.load(RATE, longest=2.0):
+        async with scene.clients.load(RATE, longest=2.0):
             await scene.until(lambda: len(scene.screens) >= 6)
-            await scene.live()
+            await scene.clients.live()
             scene.began()
             yield scene
             await scene.healthy("database")
             scene.recovered()
         await scene.finish(unreadable=True)
         trails = await scene.trails()
-        scene.taken_up_by(trails)
-        scene.nobody_seemed_dead(trails)
-        scene.streams_stayed()
-        scene.refusals_were_honest(503)
-        scene.losses_were_honest()
-        scene.cancels_were_honest()
-        scene.was_felt(felt_seconds)
-        scene.survived(*scene.cluster.webs, *scene.cluster.workers)
-        scene.within(scene.outcome.recovery_seconds or 0.0, 10.0, "recovery")
-        scene.fresh()
+        scene.promises.resumed(trails)
+        scene.promises.no_lease_lost(trails)
+        scene.promises.streams_stayed()
+        scene.promises.refusals_have_retry_after(503)
+        scene.promises.losses_mean_unavailable()
+        scene.promises.cancels_answered()
+        scene.promises.fault_was_felt(felt_seconds)
+        scene.promises.still_running(*scene.cluster.webs, *scene.cluster.workers)
+        scene.promises.within(scene.outcome.recovery_seconds or 0.0, 10.0, "recovery")
+        scene.promises.nothing_stale()
 
 
 async def locked(pace: Pace) -> Outcome:
@@ -106,27 +109,27 @@ async def disk_full_upload(pace: Pace) -> Outcome:
     """No room for a photo: 507, and nothing is left of it."""
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")
-        first = await scene.upload()
-        assert first is not None
-        scene.follow(*first)
+        await scene.submit()
         await scene.until(lambda: scene.screens[0].outcome)
         with full_disk(scene.cluster):
             before = await scene.sessions()
             for _ in range(5):
-                scene.expect(await scene.upload(patient=False) is None, "an upload was taken with the disk full")
+                scene.expect(
+                    await scene.clients.upload(patient=False) is None, "an upload was taken with the disk full"
+                )
             scene.expect(len(await scene.sessions()) == len(before), "a refused upload has a row")
         scene.repaired()
-        again = await scene.upload()
+        again = await scene.clients.upload()
         scene.recovered()
         assert again is not None
-        scene.follow(*again)
+        scene.clients.follow(*again)
         await scene.finish()
         for each in scene.outcome.uploads[1:6]:
             scene.expect(each.status == 507, f"an upload got {each.status} {each.why}, not 507")
         scene.outcome.notes.append("507 `storage_full`, nothing left")
-        scene.nobody_was_cut()
-        scene.survived(scene.cluster.web, scene.cluster.worker)
-        scene.fresh()
+        scene.promises.no_connection_lost()
+        scene.promises.still_running(scene.cluster.web, scene.cluster.worker)
+        scene.promises.nothing_stale()
     return scene.outcome
 
 
@@ -136,15 +139,13 @@ async def disk_full_output(pace: Pace) -> Outcome:
     """
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")
-        made = await asyncio.gather(*(scene.upload(seconds=2.0) for _ in range(4)))
+        made = await asyncio.gather(*(scene.clients.upload(seconds=2.0) for _ in range(4)))
         with full_disk(scene.cluster):
             for each in made:
                 assert each is not None
-                scene.follow(*each)
+                scene.clients.follow(*each)
             await scene.until(lambda: all(each.outcome for each in scene.screens))
-        patient = await scene.upload(seconds=1.0)
-        assert patient is not None
-        scene.follow(*patient)
+        patient = await scene.submit(seconds=1.0)
         with full_disk(scene.cluster):
             await scene.until(lambda: scene.screens[-1].cursor >= 2)
             await scene.outage(2.0)  # it has found the disk full by now
@@ -156,21 +157,21 @@ async def disk_full_output(pace: Pace) -> Outcome:
             last = trails[session["session_id"]][-1]
             told = (last.status, last.data.get("error", {}).get("code"))
             scene.expect(told == (Status.FAILED, "storage_full"), f"with the disk full it ended as {told}")
-        ended = terminal(trails[patient[0]["session_id"]])
+        ended = terminal(trails[patient.session])
         scene.expect(ended is Status.COMPLETED, f"with room again it ended as {ended}")
         scene.note("`failed: storage_full` after 3.5 s, `completed` if there is room by then")
-        scene.nobody_was_cut()
-        scene.survived(scene.cluster.web, scene.cluster.worker)
-        scene.fresh()
+        scene.promises.no_connection_lost()
+        scene.promises.still_running(scene.cluster.web, scene.cluster.worker)
+        scene.promises.nothing_stale()
     return scene.outcome
 
 
 ROWS: Final[dict[str, Row]] = {
-    "sqlite-locked": Row("SQLite is locked by another process", locked),
+    "sqlite-locked": Row("SQLite is locked by another process", locked, sample=True),
     "postgres-restarted": Row("PostgreSQL is restarted (`-m immediate`)", restarted),
-    "postgres-gone": Row("PostgreSQL is away: connections are refused", gone, tested=False),
-    "postgres-frozen": Row("PostgreSQL is frozen (SIGSTOP)", frozen, tested=False),
+    "postgres-gone": Row("PostgreSQL is away: connections are refused", gone),
+    "postgres-frozen": Row("PostgreSQL is frozen (SIGSTOP)", frozen),
     "postgres-exhausted": Row("All of PostgreSQL's connections are taken", exhausted),
-    "disk-full-upload": Row("No room for a photo", disk_full_upload),
+    "disk-full-upload": Row("No room for a photo", disk_full_upload, sample=True),
     "disk-full-output": Row("No room for a result", disk_full_output),
 }

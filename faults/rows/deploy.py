@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from faults.scene import PUSHED, Outcome, Pace, Row, running_scene
+from faults.outcome import PUSHED, Outcome, Row
+from faults.pace import Pace
+from faults.scene import running_scene
 from server.config.settings import Config
 from testkit.expansion import expand
 
@@ -21,9 +23,9 @@ async def rolling(pace: Pace) -> Outcome:
         cluster = scene.cluster
         await scene.healthy("redis", "workers")
         old_webs, old_workers = list(cluster.webs), list(cluster.workers)
-        async with scene.load(RATE, longest=2.0, cancelled=0.1):
+        async with scene.clients.load(RATE, longest=2.0, cancelled=0.1):
             await scene.until(lambda: len(scene.screens) >= 12)
-            await scene.live()
+            await scene.clients.live()
             await expand(Config.load(cluster.environ, env_file=None).database)
             before = len(scene.screens)
             await scene.until(lambda: len(scene.screens) >= before + 8)  # the old ones work on it
@@ -37,20 +39,22 @@ async def rolling(pace: Pace) -> Outcome:
                 await scene.outage(pace.outage_seconds / 5)  # its clients come back in their own time
             scene.repaired()
         await scene.finish()
-        scene.refusals_were_honest(503)
+        scene.promises.refusals_have_retry_after(503)
         for loss, count in scene.outcome.losses.items():
             allowed = {4000, 503} if loss.over in PUSHED else {503}
             scene.expect(loss.code in allowed, f"{count} x a client over {loss.over} was cut off by {loss.code}")
         burnt = [session.burnt for session in await scene.sessions()]
         scene.expect(not any(burnt), f"attempts were burnt: {burnt}")
-        scene.survived(
+        scene.promises.still_running(
             *(program for program in (*cluster.webs, *cluster.workers) if program not in old_webs + old_workers)
         )
-        scene.fresh()
+        scene.promises.nothing_stale()
         scene.note("every process replaced")
     return scene.outcome
 
 
 ROWS: Final[dict[str, Row]] = {
-    "rolling-deploy": Row("A rolling deploy: migrations, then every worker and web process replaced", rolling),
+    "rolling-deploy": Row(
+        "A rolling deploy: migrations, then every worker and web process replaced", rolling, sample=True
+    ),
 }

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from faults.scene import Outcome, Pace, Row, Scene, running_scene
+from faults.outcome import Outcome, Row
+from faults.pace import Pace
+from faults.scene import Scene, running_scene
 from server.adapters.redis.queue import cancel_channel, doorbell
 from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
@@ -39,21 +41,21 @@ async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: An
     """
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("redis", "workers")
-        async with scene.load(RATE, longest=2.0):
+        async with scene.clients.load(RATE, longest=2.0):
             await scene.until(lambda: len(scene.screens) >= 4)
-            await scene.live()
+            await scene.clients.live()
             scene.began()
             yield scene
             await scene.healthy("redis")
             scene.recovered()
         await scene.finish()
-        scene.taken_up_by(await scene.trails())
-        scene.nobody_was_cut()
-        scene.uploads_were_taken()
-        scene.survived(*scene.cluster.webs, *scene.cluster.workers)
-        scene.fresh()
-        scene.pushed_meanwhile(push_seconds)
-        scene.within(scene.outcome.recovery_seconds or 0.0, 5.0, "recovery")
+        scene.promises.resumed(await scene.trails())
+        scene.promises.no_connection_lost()
+        scene.promises.uploads_accepted()
+        scene.promises.still_running(*scene.cluster.webs, *scene.cluster.workers)
+        scene.promises.nothing_stale()
+        scene.promises.pushed_during_fault(push_seconds)
+        scene.promises.within(scene.outcome.recovery_seconds or 0.0, 5.0, "recovery")
 
 
 async def killed(pace: Pace) -> Outcome:
@@ -150,10 +152,10 @@ async def subscribers_killed(pace: Pace) -> Outcome:
 
 
 ROWS: Final[dict[str, Row]] = {
-    "redis-killed": Row("Redis is killed and comes back empty", killed),
+    "redis-killed": Row("Redis is killed and comes back empty", killed, sample=True),
     "redis-frozen": Row("Redis is frozen (SIGSTOP)", frozen),
     "redis-full": Row("Redis is out of memory (`noeviction`)", out_of_memory),
     "redis-cut-off": Row("Redis cuts its subscribers off (output buffer limit)", cut_off),
-    "redis-subscribers-killed": Row("`CLIENT KILL TYPE pubsub`, again and again", subscribers_killed, tested=False),
+    "redis-subscribers-killed": Row("`CLIENT KILL TYPE pubsub`, again and again", subscribers_killed),
     "redis-deaf": Row("Redis is deaf while it is up: nothing published arrives", deaf),
 }

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from faults.scene import Outcome, Pace, Row, Scene, running_scene
+from faults.outcome import Outcome, Row
+from faults.pace import Pace
+from faults.scene import Scene, running_scene
 from server.domain.bus_message import progress_message
 from server.domain.session import Progress, timestamp
 from server.domain.tokens import new_token
@@ -147,8 +149,8 @@ async def terminated(pace: Pace) -> Outcome:
         scene.expect(all(client.code == 4000 for client in clients), "not every socket was closed with 4000")
         scene.expect(len(set(pauses)) > reading / 4, "they were all asked back at once")
         scene.expect(status in (0, -signal.SIGTERM), f"it ended with {status}")
-        scene.within(told, 1.0, "the last one was told")
-        scene.within(exit_seconds, 5.0, "it was gone")
+        scene.promises.within(told, 1.0, "the last one was told")
+        scene.promises.within(exit_seconds, 5.0, "it was gone")
         scene.note(
             f"{len(byes)} of {reading} told 4000 within {told:.2f} s, to come back in {min(pauses, default=0) / 1000:.1f} "
             f"to {max(pauses, default=0) / 1000:.1f} s; {len(deaf)} that don't read cut off; exit after {exit_seconds:.2f} s"
@@ -165,22 +167,24 @@ async def killed(pace: Pace) -> Outcome:
     """
     async with running_scene(pace, webs=2) as scene:
         await scene.healthy("redis", "workers")
-        async with scene.load(2 * RATE, longest=pace.outage_seconds):
+        async with scene.clients.load(2 * RATE, longest=pace.outage_seconds):
             await scene.until(lambda: len(scene.screens) >= 12)
-            await scene.live()
+            await scene.clients.live()
             for web in scene.cluster.webs:
                 scene.repaired()
                 await web.kill()
-                await scene.until(scene.lost)
-                await scene.until(lambda: all(each.connected or each.outcome for each in scene.lost()))
+                await scene.until(lambda: scene.clients.lost(scene.repaired_at))
+                await scene.until(
+                    lambda: all(each.connected or each.outcome for each in scene.clients.lost(scene.repaired_at))
+                )
                 scene.recovered()
                 await scene.cluster.start_web(web)
                 await scene.outage(pace.outage_seconds / 2)
         await scene.finish(orphans=True)
         for each in scene.outcome.uploads:
             scene.expect(each.status in (201, 0), f"an upload got {each.status} {each.why}")
-        scene.within(scene.outcome.recovery_seconds or 0.0, 5.0, "all were back")
-        scene.fresh()
+        scene.promises.within(scene.outcome.recovery_seconds or 0.0, 5.0, "all were back")
+        scene.promises.nothing_stale()
     return scene.outcome
 
 
@@ -228,17 +232,17 @@ async def upload_cut(pace: Pace) -> Outcome:
                     count += 1
         scene.expect(len(body) > 2**20, "the large photo fits into memory")
         scene.repaired()
-        made = await scene.upload()
+        made = await scene.clients.upload()
         scene.recovered()
         assert made is not None
-        scene.follow(*made)
+        scene.clients.follow(*made)
         await scene.finish()
         scene.expect(len(await scene.sessions()) == 1, "a cut upload became a session")
         await scene.http.aclose()
         with contextlib.suppress(TimeoutError):
             await scene.until(lambda: not _held_open(scene), 10)
         scene.expect(not (left := _held_open(scene)), f"still open: {left}")
-        scene.survived(scene.cluster.web)
+        scene.promises.still_running(scene.cluster.web)
         scene.note(f"{count} uploads cut off, nothing left of any")
     return scene.outcome
 
@@ -294,7 +298,7 @@ async def half_open(pace: Pace) -> Outcome:
         )
         await scene.until(lambda: len(silent) == len(clients))
         seconds = await _oldest(scene, sorted(silent, reverse=True), 3 * pace.ping_seconds)
-        scene.within(seconds, pace.ping_seconds * 45 / 25, "the last silent peer was gone")
+        scene.promises.within(seconds, pace.ping_seconds * 45 / 25, "the last silent peer was gone")
         scene.note(f"{len(clients)} silent peers let go {seconds:.1f} s after their last word")
         await close_all(clients)
     return scene.outcome
@@ -340,8 +344,8 @@ async def stalled(pace: Pace) -> Outcome:
         talking.cancel()
         await asyncio.wait([talking])
         scene.expect(all(client.connected for client in clients), "a client that reads was cut off")
-        scene.within(seconds, 10.0, "the last one that does not read was dropped")
-        scene.within(max(late, default=0.0), 1.0, "the latest news of the others")
+        scene.promises.within(seconds, 10.0, "the last one that does not read was dropped")
+        scene.promises.within(max(late, default=0.0), 1.0, "the latest news of the others")
         scene.expect(grown < GROWTH_BYTES, f"the web process has grown by {grown >> 20} MiB")
         scene.outcome.stale_seconds, scene.outcome.stalest = max(late, default=0.0), "ws event"
         scene.note(
@@ -382,7 +386,7 @@ async def flooded(pace: Pace) -> Outcome:
             deaf = await _deaf_sockets(scene.cluster.port, [held[n % 10].path for n in range(pace.stalled)])
             before = peak = pss_bytes(scene.cluster.web.pid)
             flooding = [asyncio.create_task(asyncio.to_thread(_flood, each, ping * 400)) for each in deaf]
-            async with scene.load(RATE, longest=1.0):
+            async with scene.clients.load(RATE, longest=1.0):
                 began = time.monotonic()
                 while not all(task.done() for task in flooding):
                     peak = max(peak, pss_bytes(scene.cluster.web.pid))
@@ -397,9 +401,9 @@ async def flooded(pace: Pace) -> Outcome:
             await scene.finish()
         after = pss_bytes(scene.cluster.web.pid)
         scene.expect(peak - before < GROWTH_BYTES, f"the web process grew by {(peak - before) >> 20} MiB")
-        scene.uploads_were_taken()
-        scene.nobody_was_cut()
-        scene.fresh()
+        scene.promises.uploads_accepted()
+        scene.promises.no_connection_lost()
+        scene.promises.nothing_stale()
         scene.note(
             f"{len(deaf)} clients pushed {sent >> 20} MiB of pings before they were cut off, within {seconds:.1f} s; "
             f"web process +{max(0, peak - before) >> 20} MiB at most, +{max(0, after - before) >> 20} MiB after"
@@ -423,10 +427,10 @@ def _flood(each: socket.socket, pings: bytes) -> int:
 
 ROWS: Final[dict[str, Row]] = {
     "web-terminated": Row(
-        "A web process is told to stop (SIGTERM) with many sockets, some of which don't read", terminated
+        "A web process is told to stop (SIGTERM) with many sockets, some of which don't read", terminated, sample=True
     ),
     "web-killed": Row("One web process after the other is killed", killed),
-    "upload-cut": Row("Uploads end in the middle, at every kind of place", upload_cut),
+    "upload-cut": Row("Uploads end in the middle, at every kind of place", upload_cut, sample=True),
     "half-open": Row("Clients are gone without a word", half_open),
     "stalled-readers": Row("Clients stop reading", stalled),
     "ping-flood": Row("Clients send pings without end and read nothing", flooded),

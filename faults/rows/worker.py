@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from faults.scene import Outcome, Pace, Row, Scene, running_scene
+from faults.outcome import Outcome, Row
+from faults.pace import Pace
+from faults.scene import Scene, running_scene
 from server.domain.session import AuditEvent
 from testkit.damage import freeze, locked_sqlite
 from tryon.protocol.states import Event, Status
@@ -23,8 +25,8 @@ async def _running(scene: Scene, *, seconds: float, count: int = SESSIONS) -> li
     """So many sessions that are being processed, each followed over one transport;
     their ids.
     """
-    made = await asyncio.gather(*(scene.upload(seconds=seconds) for _ in range(count)))
-    screens = [scene.follow(*each) for each in made if each is not None]
+    made = await asyncio.gather(*(scene.clients.upload(seconds=seconds) for _ in range(count)))
+    screens = [scene.clients.follow(*each) for each in made if each is not None]
     await scene.until(lambda: all(each.cursor >= 2 for each in screens))
     return [each.session for each in screens]
 
@@ -45,9 +47,9 @@ def _ended_as(scene: Scene, trails: dict[str, list[AuditEvent]], status: Status,
 
 
 def _good_ending(scene: Scene) -> None:
-    scene.nobody_was_cut()
-    scene.survived(*scene.cluster.webs)
-    scene.fresh()
+    scene.promises.no_connection_lost()
+    scene.promises.still_running(*scene.cluster.webs)
+    scene.promises.nothing_stale()
 
 
 async def killed(pace: Pace) -> Outcome:
@@ -66,8 +68,8 @@ async def killed(pace: Pace) -> Outcome:
         scene.expect(len(again) >= len(ids) / 2, f"only {len(again)} of {len(ids)} were running when it was killed")
         runs = max(again, default=scene.repaired_at) - scene.repaired_at
         ends = max(trail[-1].at.timestamp() for trail in trails.values()) - scene.repaired_at
-        scene.within(runs, pace.lease_seconds * 20 / 12, "the last one ran again")
-        scene.within(ends, pace.lease_seconds * 30 / 12, "the last one ended")
+        scene.promises.within(runs, pace.lease_seconds * 20 / 12, "the last one ran again")
+        scene.promises.within(ends, pace.lease_seconds * 30 / 12, "the last one ended")
         scene.outcome.recovery_seconds = runs
         scene.note(
             f"{len(again)} sessions ran again after {min(again, default=0) - scene.repaired_at:.1f} to {runs:.1f} s"
@@ -82,13 +84,9 @@ async def all_killed(pace: Pace) -> Outcome:
     async with running_scene(pace, deadline_seconds=deadline) as scene:
         await _running(scene, seconds=60)
         for _ in range(4):
-            made = await scene.upload()
-            assert made is not None
-            scene.follow(*made)
+            await scene.submit()
         await scene.cluster.worker.kill()
-        made = await scene.upload()
-        assert made is not None
-        scene.follow(*made)
+        await scene.submit()
         await scene.finish()
         trails = await scene.trails()
         running = {
@@ -96,7 +94,7 @@ async def all_killed(pace: Pace) -> Outcome:
         }
         _ended_as(scene, running, Status.FAILED, "timeout")
         late = max((trail[-1].at - trail[0].at).total_seconds() - deadline for trail in running.values())
-        scene.within(late, 2.0, "the last one ended after its deadline")
+        scene.promises.within(late, 2.0, "the last one ended after its deadline")
         scene.expect(len(running) > SESSIONS, f"only {len(running)} were left when it was killed")
         scene.note(f"all {len(running)} `failed: timeout`, at most {max(0.0, late):.1f} s after their deadline")
         _good_ending(scene)
@@ -120,7 +118,9 @@ async def killed_again(pace: Pace) -> Outcome:
         trails = await scene.trails()
         _ended_as(scene, trails, Status.FAILED, "worker_lost")
         scene.expect(len(_starts(trails[session_id])) == 3, f"it ran {len(_starts(trails[session_id]))} times")
-        scene.within(scene.outcome.recovery_seconds or 0, pace.lease_seconds * 30 / 12, "it ended after the last kill")
+        scene.promises.within(
+            scene.outcome.recovery_seconds or 0, pace.lease_seconds * 30 / 12, "it ended after the last kill"
+        )
         scene.note("`failed: worker_lost` after three attempts")
         _good_ending(scene)
     return scene.outcome
@@ -154,7 +154,7 @@ async def zombie(pace: Pace) -> Outcome:
         more = await _running(scene, seconds=0.2)
         await scene.until(lambda: all(each.outcome for each in scene.screens[-len(more) :]))
         await scene.finish()
-        scene.survived(*scene.cluster.workers)
+        scene.promises.still_running(*scene.cluster.workers)
         scene.note("what it still wrote changed nothing, its results were removed")
         _good_ending(scene)
     return scene.outcome
@@ -190,7 +190,7 @@ async def terminated(pace: Pace) -> Outcome:
         again = max(_starts(trails[session_id])[-1].at.timestamp() for session_id in long)
         handed = min(event.at.timestamp() for i in long for event in trails[i] if event.event is Event.REQUEUED)
         scene.outcome.recovery_seconds = again - handed
-        scene.within(exit_seconds, drain + 3, "it was gone")
+        scene.promises.within(exit_seconds, drain + 3, "it was gone")
         scene.note(
             f"{len(short)} jobs ended, {len(long)} handed back and taken up {again - handed:.2f} s later, none burnt; "
             f"exit after {exit_seconds:.1f} s"
@@ -206,11 +206,11 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
     async with running_scene(pace) as scene, scene.cluster.services() as services:
         worker = scene.cluster.worker
         await freeze(scene.cluster, worker)
-        made = await asyncio.gather(*(scene.upload() for _ in range(4)))
+        made = await asyncio.gather(*(scene.clients.upload() for _ in range(4)))
         for each in made:
             assert each is not None
-            scene.follow(*each)
-        await scene.live()
+            scene.clients.follow(*each)
+        await scene.clients.live()
         with locked_sqlite(scene.cluster):
             worker.thaw()
             async with asyncio.timeout(20):
@@ -222,8 +222,8 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
         await scene.finish()
         trails = await scene.trails()
         _ended_as(scene, trails, Status.COMPLETED)
-        scene.taken_up_by(trails)
-        scene.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was taken up")
+        scene.promises.resumed(trails)
+        scene.promises.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was taken up")
         _good_ending(scene)
     return scene.outcome
 
@@ -235,11 +235,11 @@ async def delivered_five_times(pace: Pace) -> Outcome:
     async with running_scene(pace, workers=2) as scene, scene.cluster.services() as services:
         for worker in scene.cluster.workers:
             await freeze(scene.cluster, worker)
-        made = await asyncio.gather(*(scene.upload(seconds=0.5) for _ in range(SESSIONS)))
+        made = await asyncio.gather(*(scene.clients.upload(seconds=0.5) for _ in range(SESSIONS)))
         ids = [each[0]["session_id"] for each in made if each is not None]
         for each in made:
             assert each is not None
-            scene.follow(*each)
+            scene.clients.follow(*each)
 
         async def deliver(n: int) -> None:
             for session_id in ids:
@@ -259,7 +259,7 @@ async def delivered_five_times(pace: Pace) -> Outcome:
         for session_id, trail in trails.items():
             story = [event.event.value for event in trail]
             scene.expect(story == ["created", "processing", "completed"], f"{session_id}: {story}")
-        scene.survived(*scene.cluster.workers)
+        scene.promises.still_running(*scene.cluster.workers)
         scene.note(f"{6 * len(ids)} jobs for {len(ids)} sessions, each ran and ended once")
         _good_ending(scene)
     return scene.outcome
@@ -270,18 +270,18 @@ async def jobs_forgotten(pace: Pace) -> Outcome:
     async with running_scene(pace) as scene:
         worker = scene.cluster.worker
         await freeze(scene.cluster, worker)
-        made: list[Any] = list(await asyncio.gather(*(scene.upload() for _ in range(4))))
+        made: list[Any] = list(await asyncio.gather(*(scene.clients.upload() for _ in range(4))))
         for each in made:
-            scene.follow(*each)
-        await scene.live()
+            scene.clients.follow(*each)
+        await scene.clients.live()
         await scene.cluster.valkey.command("DEL", "tryon:queue")
         worker.thaw()
         scene.repaired()
         await scene.finish()
         trails = await scene.trails()
         _ended_as(scene, trails, Status.COMPLETED)
-        scene.taken_up_by(trails)
-        scene.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was taken up")
+        scene.promises.resumed(trails)
+        scene.promises.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was taken up")
         _good_ending(scene)
     return scene.outcome
 
@@ -308,10 +308,10 @@ async def processor_harms(pace: Pace) -> Outcome:
         deadline_seconds=deadline,
     ) as scene:
         good = await _running(scene, seconds=deadline / 2)
-        made = dict(zip(HARMS, await asyncio.gather(*(scene.upload(does=does) for does in HARMS)), strict=True))
+        made = dict(zip(HARMS, await asyncio.gather(*(scene.clients.upload(does=does) for does in HARMS)), strict=True))
         for each in made.values():
             assert each is not None
-            scene.follow(*each)
+            scene.clients.follow(*each)
         await scene.until(lambda: all(each.outcome for each in scene.screens))
         good += await _running(scene, seconds=0.2, count=4)
         await scene.finish()
@@ -324,18 +324,18 @@ async def processor_harms(pace: Pace) -> Outcome:
         _ended_as(scene, {session_id: trails[session_id] for session_id in good}, Status.COMPLETED)
         for session_id in good:
             scene.expect(len(_starts(trails[session_id])) == 1, f"{session_id} did not run once")
-        scene.survived(scene.cluster.worker)
+        scene.promises.still_running(scene.cluster.worker)
         scene.note(f"{', '.join(f'{does}: {code}' for does, code in HARMS.items())}; the other {len(good)} completed")
         _good_ending(scene)
     return scene.outcome
 
 
 ROWS: Final[dict[str, Row]] = {
-    "worker-killed": Row("A worker is killed in the middle of its jobs", killed),
+    "worker-killed": Row("A worker is killed in the middle of its jobs", killed, sample=True),
     "workers-all-killed": Row("All workers are killed, none comes back", all_killed),
     "worker-killed-again": Row("Every worker that takes a session is killed", killed_again),
     "worker-zombie": Row("A worker freezes until its leases have lapsed, and wakes up", zombie),
-    "worker-terminated": Row("A worker is told to stop (SIGTERM) with short and long jobs", terminated),
+    "worker-terminated": Row("A worker is told to stop (SIGTERM) with short and long jobs", terminated, sample=True),
     "worker-killed-unclaimed": Row(
         "A worker is killed between taking a job and claiming its session", killed_before_its_claim
     ),
@@ -343,5 +343,5 @@ ROWS: Final[dict[str, Row]] = {
         "Processors crash, eat memory, spin or never return, beside others that behave", processor_harms
     ),
     "jobs-five-times": Row("The same jobs are delivered five times", delivered_five_times),
-    "jobs-forgotten": Row("The queue is deleted while sessions wait in it", jobs_forgotten, tested=False),
+    "jobs-forgotten": Row("The queue is deleted while sessions wait in it", jobs_forgotten),
 }

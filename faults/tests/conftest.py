@@ -9,15 +9,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from faults.scene import SCALED, Outcome, Row
+from faults.outcome import Outcome, Row
+from faults.pace import SCALED
 from testkit.plugin import missing, note
 
-Holds = Callable[[Row], Awaitable[Outcome]]
+RunRow = Callable[[Row], Awaitable[Outcome]]
 
 
 @pytest.fixture
-def holds(request: pytest.FixtureRequest) -> Holds:
-    """Run a row; fails with every promise that was broken."""
+def run_row(request: pytest.FixtureRequest) -> RunRow:
+    """Run a row; fail with every promise that was broken."""
 
     async def run(row: Row) -> Outcome:
         note(request, "Valkey")
@@ -29,7 +30,8 @@ def holds(request: pytest.FixtureRequest) -> Holds:
             if os.geteuid() == 0:
                 raise
             pytest.skip(f"only root can do what this row needs: {error}")
-        print(outcome.saw(), f"stale {outcome.stale_seconds:.2f} s", f"recovery {outcome.recovery_seconds}", sep="; ")
+        stale = f"stale {outcome.stale_seconds:.2f} s"
+        print(outcome.summary(), stale, f"recovery {outcome.recovery_seconds}", sep="; ")
         assert not outcome.wrong, "\n".join(outcome.wrong)
         return outcome
 

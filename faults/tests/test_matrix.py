@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 
 from faults.matrix import ROWS
-from testkit.processes import ROOT
+from testkit.documents import text_of
 
-PAGE = (ROOT / "docs" / "reliability.md").read_text()
+PAGE = text_of("docs/reliability.md")
 
 
-def test_every_row_is_on_the_page_with_its_command_and_no_other() -> None:
+def test_page_lists_every_row_with_its_command() -> None:
+    """And no other row."""
     assert sorted(re.findall(r"`--only ([a-z-]+)`", PAGE)) == sorted(ROWS)
 
 
-def test_the_page_says_what_happens_as_the_row_does() -> None:
+def test_page_describes_each_fault_as_its_row() -> None:
+    """In the words that ``python -m faults matrix --list`` prints."""
     for name, row in ROWS.items():
         assert f"| {row.fault} |" in PAGE, name

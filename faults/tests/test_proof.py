@@ -1,4 +1,4 @@
-"""What the rows and the soak take for a broken promise, by what they must not let pass."""
+"""Proof that the rows and the soak notice a broken promise, and excuse no other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 
-from faults.scene import FULL, SCALED, Attempt, Pace, Scene
-from faults.soak import orphaned, stack_traces
+from faults.outcome import Attempt, Outcome
+from faults.pace import FULL, SCALED, Pace
+from faults.promises import Promises
+from faults.soak.leftovers import orphaned
+from faults.soak.run import stack_traces
 from server.adapters.files.local import DRAFT_SUFFIX
 from server.chaos.checker import check
 from server.chaos.records import Fault
@@ -20,9 +22,10 @@ from testkit.proxy import subscribes
 SESSION = "01a21131-d51b-77d2-b8ef-3f6d3229f0fd"
 
 
-def scene(pace: Pace = FULL) -> Scene:
-    made = Scene(SimpleNamespace(url="http://127.0.0.1:1"), httpx.AsyncClient(), pace)  # type: ignore[arg-type]
-    made.began_at, made.repaired_at = 100.0, 110.0
+def promises(pace: Pace = FULL) -> Promises:
+    """Return promises for a fault from second 100 to second 110."""
+    made = Promises(Outcome(), pace)
+    made.fault = (100.0, 110.0)
     return made
 
 
@@ -41,10 +44,11 @@ def sight(committed: float, stale: float, *, over: str = "ws", status: str = "co
         ([], False),
     ],
 )
-def test_pushes_that_stop_with_redis_are_noticed(pace: Pace, sights: list[Sight], good: bool) -> None:
-    made = scene(pace)
+def test_promises_notice_pushes_that_stop(pace: Pace, sights: list[Sight], good: bool) -> None:
+    """A push during the fault counts, and must come in time."""
+    made = promises(pace)
     made.outcome.sights = sights
-    made.pushed_meanwhile(2.0)
+    made.pushed_during_fault(2.0)
     assert (not made.outcome.wrong) == good
 
 
@@ -59,34 +63,38 @@ def test_pushes_that_stop_with_redis_are_noticed(pace: Pace, sights: list[Sight]
         (Loss("sse", 1006, live=False), False),
     ],
 )
-def test_only_an_honest_refusal_is_let_pass_without_a_database(loss: Loss, good: bool) -> None:
-    made = scene()
+def test_promises_excuse_only_unavailable(loss: Loss, good: bool) -> None:
+    """Without a database a client may be refused with "unavailable" alone."""
+    made = promises()
     made.outcome.losses[loss] += 1
-    made.losses_were_honest()
+    made.losses_mean_unavailable()
     assert (not made.outcome.wrong) == good
 
 
 @pytest.mark.parametrize(("status", "good"), [(200, True), (202, True), (503, True), (500, False), (0, False)])
-def test_a_cancel_is_answered_honestly(status: int, good: bool) -> None:
-    made = scene()
+def test_promises_notice_failed_cancels(status: int, good: bool) -> None:
+    """A cancel succeeds or is answered with 503."""
+    made = promises()
     made.outcome.cancels[status] += 1
-    made.cancels_were_honest()
+    made.cancels_answered()
     assert (not made.outcome.wrong) == good
 
 
-def test_an_outage_that_nobody_felt_is_none() -> None:
-    made = scene()
+def test_promises_notice_unfelt_fault() -> None:
+    """An outage that refused and delayed no client was none."""
+    made = promises()
     made.outcome.uploads = [Attempt(100, 0.1, 201)]
-    made.was_felt(2.0)
+    made.fault_was_felt(2.0)
     assert made.outcome.wrong
     for felt in (Attempt(100, 3.0, 201), Attempt(100, 0.1, 503)):
         made.outcome.wrong.clear()
         made.outcome.uploads = [felt]
-        made.was_felt(2.0)
+        made.fault_was_felt(2.0)
         assert not made.outcome.wrong
 
 
-def test_a_subscriber_is_known_by_what_it_does_and_not_by_its_name() -> None:
+def test_proxy_knows_subscribers_by_command() -> None:
+    """The name of a connection does not make it a subscriber."""
     assert not subscribes(b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$16\r\ntryon-subscriber\r\n")
     assert subscribes(b"*2\r\n$9\r\nSUBSCRIBE\r\n$15\r\ntryon:session:1\r\n")
 
@@ -103,16 +111,18 @@ def test_a_subscriber_is_known_by_what_it_does_and_not_by_its_name() -> None:
         ("uploads/inputs/ballast", -1, "web killed", False),
     ],
 )
-def test_a_file_that_is_left_is_excused_by_the_death_of_its_writer_alone(
+def test_leftover_file_is_excused_by_killed_writer(
     name: str, seconds_after_the_kill: float, killed: str, good: bool
 ) -> None:
+    """Only the death of the process that wrote a file excuses it."""
     faults = [Fault(t=1000, name=killed)]
     assert orphaned(name, 1000 + seconds_after_the_kill, set(), faults) == good
     if not name.endswith(DRAFT_SUFFIX):
         assert not orphaned(name, 1000 + seconds_after_the_kill, {SESSION}, faults), "its row takes it along"
 
 
-def test_a_stack_trace_in_a_log_is_found(tmp_path: Path) -> None:
+def test_stack_trace_in_log_is_found(tmp_path: Path) -> None:
+    """Each becomes a finding of its own."""
     (tmp_path / "web1.log").write_text("04:22 INFO all is well\n")
     cluster: Any = SimpleNamespace(logs=tmp_path)
     assert stack_traces(cluster, None) == []

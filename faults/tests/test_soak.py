@@ -1,10 +1,9 @@
-"""The soak in small: a real cluster, hurt in every way it knows, keeps every promise; a
-sabotaged one is found out.
+"""The soak in small: a real cluster, broken in every way, keeps every promise, and the
+checker notices a sabotaged one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sys
@@ -12,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from faults.soak import Faults
+from faults.soak.breakages import Breakages
 from server.chaos.records import Fault, read
 from server.chaos.verdict import KINDS
-from testkit.processes import ROOT
+from testkit.processes import ROOT, run_python
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="the cluster freezes and kills processes as Linux does it"),
     pytest.mark.xdist_group("soak"),
 ]
@@ -32,7 +32,7 @@ SMALL = (
 has expired.
 """
 
-FAULTS = {name.replace("_", " ") for name in vars(Faults) if not name.startswith("_")} - {
+FAULTS = {name.replace("_", " ") for name in vars(Breakages) if not name.startswith("_")} - {
     "table",
     "postgresql restarted",  # it runs on SQLite
     *(() if os.geteuid() == 0 else ("disk full",)),
@@ -42,17 +42,17 @@ HASTY = "--rate 10 --seed 5 --lease-seconds 1 --stuck-seconds 8 --deadline-secon
 
 SABOTAGED = """
 import sys
-from testkit import cluster
+from testkit import programs
 from faults.__main__ import main
 
-spawn = cluster.spawn
+spawn = programs.spawn
 
 
-async def sabotaged(*command, environ, log):
-    return await spawn(*command, environ={**environ, "PYTHONPATH": sys.argv[1]}, log=log)
+async def sabotaged(*command, settings, log):
+    return await spawn(*command, settings={**settings, "PYTHONPATH": sys.argv[1]}, log=log)
 
 
-cluster.spawn = sabotaged
+programs.spawn = sabotaged
 main(sys.argv[2:])
 """
 """Runs the soak with another folder first on the path of the product's processes: its
@@ -84,33 +84,23 @@ Recovery._sweep = nothing
 """
 
 
-async def soak(options: str, *launcher: str) -> tuple[int | None, str]:
-    """Its exit status and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *(launcher or ("-m", "faults")), "soak", *options.split()),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    print(out.decode())
-    return process.returncode, out.decode()
+async def soak(options: str, *launcher: str) -> tuple[int, str]:
+    """Run a soak; return its exit status and stdout."""
+    command = (*(launcher or ("-m", "faults")), "soak", *options.split())
+    status, out, err = await run_python(*command, seconds=SECONDS)
+    print(out, err, sep="\n")
+    return status, out
 
 
 def findings(out: str) -> dict[str, int]:
-    """The first table: finding, count."""
+    """Return the counts of the first table, by finding."""
     rows = out.partition("finding ")[2].splitlines()[1 : len(KINDS) + 1]
     return {name: int(count) for name, count in (re.split("  +", row)[:2] for row in rows)}
 
 
 @pytest.mark.timeout(SECONDS + 5)
-async def test_nothing_is_lost_stuck_wrong_or_left_over_while_everything_breaks(tmp_path: Path) -> None:
+async def test_soak_keeps_promises_while_everything_breaks(tmp_path: Path) -> None:
+    """Nothing is lost, stuck, wrong or left over, and each kind of fault has happened."""
     records = tmp_path / "soak.jsonl"
     status, out = await soak(f"{SMALL} --record {records}")
     assert status == 0, out
@@ -121,20 +111,22 @@ async def test_nothing_is_lost_stuck_wrong_or_left_over_while_everything_breaks(
 
 
 async def sabotaged(folder: Path, sabotage: str, options: str) -> str:
-    """What a soak printed whose cluster does without something."""
+    """Run a soak whose cluster lacks a part; return what it printed."""
     (folder / "sitecustomize.py").write_text(sabotage)
     status, out = await soak(f"{HASTY} {options}", "-c", SABOTAGED, f"{folder}:{ROOT}")
     assert status == 1, out
     return out
 
 
-async def test_a_build_that_does_not_take_lost_leases_back_is_found_out(tmp_path: Path) -> None:
+async def test_soak_notices_leases_never_taken_back(tmp_path: Path) -> None:
+    """Sessions of killed workers are found stuck."""
     out = await sabotaged(tmp_path, LEASE_OFF, "--sessions 50 --every 1.5 --only worker_killed")
     assert findings(out)["stuck"] > 0
     assert re.search(r"^stuck: .* processing for [\d.]+ s until failed", out, re.MULTILINE)
 
 
-async def test_a_build_that_trusts_pub_sub_is_found_out(tmp_path: Path) -> None:
+async def test_soak_notices_missing_sweep(tmp_path: Path) -> None:
+    """A hub that trusts pub/sub alone loses events."""
     lossy = "--only valkey_killed --only valkey_emptied --only subscribers_cut"
     found = findings(await sabotaged(tmp_path, SWEEP_OFF, f"--sessions 80 --every 1 {lossy}"))
     assert found["lost"] + found["stale"] + found["gap"] > 0

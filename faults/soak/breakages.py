@@ -1,0 +1,152 @@
+"""Everything that can break in a soak."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from faults.soak.plan import Soak
+from server.chaos.http import Network
+from server.chaos.run import FaultFailed
+from testkit.cluster import Cluster
+from testkit.damage import frozen_valkey, full_disk, full_valkey, locked_sqlite, restart_postgres
+from testkit.programs import Program
+
+EXIT_SECONDS: Final = 15.0
+"""Longest exit after SIGTERM; 5 s are promised where nothing else needs the processor."""
+
+
+class Breakages:
+    """Each public method breaks one thing and mends it again; its name is the fault's,
+    and its return value is printed.
+    """
+
+    def __init__(self, cluster: Cluster, network: Network, choice: random.Random, soak: Soak) -> None:
+        self._cluster = cluster
+        self._network = network
+        self._choice = choice
+        self._soak = soak
+
+    def table(self) -> Mapping[str, Callable[[], Awaitable[str]]]:
+        """Every fault that this cluster can have."""
+        names = [name for name, method in vars(Breakages).items() if not name.startswith("_") and name != "table"]
+        without = {"postgresql_restarted"} if self._cluster.postgres is None else {"sqlite_locked"}
+        if os.geteuid() != 0:
+            without.add("disk_full")
+        chosen = [name for name in names if name not in without and (not self._soak.only or name in self._soak.only)]
+        return {name.replace("_", " "): getattr(self, name) for name in chosen}
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self._soak.scale)
+
+    async def web_killed(self) -> str:
+        return await self._killed(self._choice.choice(self._cluster.webs))
+
+    async def worker_killed(self) -> str:
+        return await self._killed(self._choice.choice(self._cluster.workers))
+
+    async def _killed(self, program: Program) -> str:
+        await program.kill()
+        await self._pause(1)
+        await program.start()
+        return program.name
+
+    async def web_stopped(self) -> str:
+        return await self._stopped(self._choice.choice(self._cluster.webs))
+
+    async def worker_stopped(self) -> str:
+        return await self._stopped(self._choice.choice(self._cluster.workers))
+
+    async def _stopped(self, program: Program) -> str:
+        """Raises FaultFailed unless it ends by itself, well and in time."""
+        began = time.monotonic()
+        try:
+            status = await program.terminate()
+        except TimeoutError:
+            raise FaultFailed(f"{program.name} did not end within 20 s of SIGTERM") from None
+        seconds = time.monotonic() - began
+        if status not in (0, -signal.SIGTERM) or seconds > EXIT_SECONDS:
+            raise FaultFailed(f"{program.name} ended with {status}, {seconds:.1f} s after SIGTERM")
+        await program.start()
+        return f"{program.name}, gone after {seconds:.1f} s"
+
+    async def web_frozen(self) -> str:
+        return await self._frozen(self._choice.choice(self._cluster.webs), 3 * self._soak.scale)
+
+    async def worker_frozen(self) -> str:
+        """For longer than its leases: it comes back as a zombie that holds nothing any
+        more.
+        """
+        return await self._frozen(self._choice.choice(self._cluster.workers), self._soak.lease_seconds + 2.5)
+
+    async def _frozen(self, program: Program, seconds: float) -> str:
+        program.freeze()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            program.thaw()
+        return f"{program.name} for {seconds:.1f} s"
+
+    async def everything_killed(self) -> str:
+        """As when the power goes, and comes back."""
+        programs = [*self._cluster.webs, *self._cluster.workers]
+        await asyncio.gather(*(program.kill() for program in programs), asyncio.to_thread(self._cluster.valkey.kill))
+        await asyncio.to_thread(self._cluster.valkey.start)
+        for program in programs:
+            await program.start()
+        return "web, workers and Valkey"
+
+    async def valkey_killed(self) -> str:
+        await asyncio.to_thread(self._cluster.valkey.kill)
+        await self._pause(2)
+        await asyncio.to_thread(self._cluster.valkey.start)
+        return "back with its append-only file"
+
+    async def valkey_emptied(self) -> str:
+        await asyncio.to_thread(self._cluster.valkey.kill)
+        for file in (self._cluster.valkey.folder / "appendonlydir").glob("*"):
+            file.unlink()
+        await asyncio.to_thread(self._cluster.valkey.start)
+        return "killed, back with nothing"
+
+    async def valkey_frozen(self) -> str:
+        with frozen_valkey(self._cluster.valkey):
+            await self._pause(5)
+        return ""
+
+    async def valkey_full(self) -> str:
+        async with full_valkey(self._cluster.valkey):
+            await self._pause(5)
+        return "without eviction"
+
+    async def subscribers_cut(self) -> str:
+        return f"{await self._cluster.valkey.command('CLIENT', 'KILL', 'TYPE', 'pubsub')} connections"
+
+    async def redis_connections_cut(self) -> str:
+        cut = await self._cluster.valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        return f"{cut} connections"
+
+    async def clients_cut(self) -> str:
+        return f"{self._network.cut(0.3, self._choice)} connections reset"
+
+    async def sqlite_locked(self) -> str:
+        def hold() -> None:
+            with locked_sqlite(self._cluster):
+                time.sleep(4 * self._soak.scale)
+
+        await asyncio.to_thread(hold)
+        return ""
+
+    async def postgresql_restarted(self) -> str:
+        await restart_postgres(self._cluster)
+        return "-m immediate"
+
+    async def disk_full(self) -> str:
+        with full_disk(self._cluster):
+            await self._pause(3)
+        return ""
