@@ -12,7 +12,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -50,6 +50,10 @@ def timestamp(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+Params: TypeAlias = dict[str, Any]
+"""The client's own JSON object, at most 4 KiB and 16 levels; no model has checked it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A row of ``tryon_sessions``.
@@ -70,7 +74,7 @@ class Session:
     """Number of times it was put into the queue: the n of the job id."""
     cancel_requested: bool
     processor: str
-    params: dict[str, Any]
+    params: Params
     input_key: str
     garment_key: str | None
     output_key: str | None

@@ -22,10 +22,11 @@ from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.images import Limits
 from server.services import Services, open_services
+from server.web.api.files import FileEndpoints
+from server.web.api.health import HealthEndpoints
 from server.web.api.operations import OPERATIONS, Endpoints, Http, Operation, Socket
 from server.web.api.pages import Pages
 from server.web.api.sessions import Actions
-from server.web.api.status import Status
 from server.web.api.submit import Submit
 from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
@@ -114,7 +115,8 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
     return Endpoints(
         submit=Submit(services, imaging),
         actions=Actions(services),
-        status=Status(services, hub),
+        files=FileEndpoints(services),
+        health=HealthEndpoints(services, hub),
         polls=Polls(services, hub, places),
         streams=Streams(services, hub, places),
         sockets=Sockets(services, hub, places),

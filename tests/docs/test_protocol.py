@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import pytest
 from websockets.asyncio.client import connect
 
-from server.web.api import submit
+from server.web.api import in_flight
 from server.web.api.operations import OPERATIONS
 from server.web.docs.asyncapi import asyncapi
 from server.web.docs.examples import CLIENT_MESSAGES, FRAMES
@@ -288,6 +288,6 @@ def test_the_calls_are_those_of_the_code() -> None:
 def test_the_numbers_are_those_of_the_code() -> None:
     assert f"{sockets.INBOUND_LIMIT} messages in {sockets.INBOUND_SECONDS:g} seconds" in PAGE
     assert f"S at most {polls.MAX_WAIT_SECONDS:g} s" in PAGE
-    assert f"waits up to {submit.IN_FLIGHT_SECONDS:g} s" in " ".join(PAGE.split())
+    assert f"waits up to {in_flight.IN_FLIGHT_SECONDS:g} s" in " ".join(PAGE.split())
     for event in Event:
         assert f"`{event}`" in PAGE

@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from server.web.api.files import FileEndpoints
+from server.web.api.health import Health, HealthEndpoints
 from server.web.api.pages import Pages
 from server.web.api.sessions import Actions, ReceiptKeys, SessionList
-from server.web.api.status import Health, Status
 from server.web.api.submit import Submit
 from server.web.common.answers import SessionAnswer
 from server.web.transports.long_poll import Polls
@@ -43,7 +44,8 @@ class Endpoints:
 
     submit: Submit
     actions: Actions
-    status: Status
+    files: FileEndpoints
+    health: HealthEndpoints
     polls: Polls
     streams: Streams
     sockets: Sockets
@@ -240,7 +242,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.HISTORY,
         name="history",
-        handler=Http(lambda web: web.status.history),
+        handler=Http(lambda web: web.actions.history),
         tag="sessions",
         summary="Every transition of a session",
         text="The audit trail, from the beginning; it is also the event log that `since` resumes from. `delivered_at` is when "
@@ -299,7 +301,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.FILE,
         name="file",
-        handler=Http(lambda web: web.status.file),
+        handler=Http(lambda web: web.files.file),
         tag="sessions",
         summary="A photo or a result, by its signed link",
         text="Take the link from a session or an event as it is. A link that was tampered with or has expired, and a file "
@@ -315,7 +317,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.HEALTH,
         name="health",
-        handler=Http(lambda web: web.status.health),
+        handler=Http(lambda web: web.health.health),
         tag="service",
         summary="How everything is",
         text="`degraded`: uploads are accepted, but something is slower or missing. `down`: they cannot be.",
@@ -325,7 +327,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.LIVE,
         name="live",
-        handler=Http(lambda web: web.status.live),
+        handler=Http(lambda web: web.health.live),
         tag="service",
         summary="Whether the process turns",
         text="Fails only when a restart would help.",
@@ -335,7 +337,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.READY,
         name="ready",
-        handler=Http(lambda web: web.status.ready),
+        handler=Http(lambda web: web.health.ready),
         tag="service",
         summary="Whether to send requests here",
         text="Redis away is `degraded`, not unready: uploads and pushes go on without it.",
@@ -345,7 +347,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.METRICS,
         name="metrics",
-        handler=Http(lambda web: web.status.metrics),
+        handler=Http(lambda web: web.health.metrics),
         tag="service",
         summary="Metrics for Prometheus",
         answers={200: Answer(text="All names begin with `tryon_`.", media="text/plain")},

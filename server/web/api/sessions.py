@@ -81,6 +81,11 @@ class Actions:
         owner = credential_of(request).owner
         return json_response(encode(await self._sessions.erasure.delete(request.path_params["session_id"], owner)))
 
+    async def history(self, request: Request) -> Response:
+        """Answer with every transition of a session; a ticket is enough."""
+        history = await self._sessions.reads.history(request.path_params["session_id"], credential_of(request))
+        return json_response(encode(history))
+
     async def receipt_key(self, request: Request) -> Response:
         keys = [ReceiptKey(key_id, public_key) for key_id, public_key in self._services.signer.receipt_keys()]
         return json_response(encode(ReceiptKeys(keys)))

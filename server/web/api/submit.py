@@ -7,10 +7,9 @@ goes out.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import BinaryIO, Final
 
 from starlette.requests import Request
@@ -18,13 +17,14 @@ from starlette.responses import Response
 
 from server.adapters.database.errors import Taken
 from server.adapters.imaging.pool import Imaging
+from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.limits import Verdict
-from server.adapters.redis.queue import QueueAway
 from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions.submissions import Idempotency, Photo
 from server.telemetry import logs, metrics
+from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
 from server.web.api.uploads import Upload, read_upload
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of, token_of
@@ -36,19 +36,6 @@ log = logging.getLogger("tryon.web")
 
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
-IN_FLIGHT_SECONDS: Final = 5.0
-"""How long a request waits for another one with the same Idempotency-Key."""
-
-
-class _Turn:
-    """Requests with the same key, one after the other."""
-
-    __slots__ = ("lock", "users")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-
 
 class Submit:
     """Rate, queue, body, images, session: each refusal as early as it can be."""
@@ -57,7 +44,7 @@ class Submit:
         self._services = services
         self._sessions = services.sessions
         self._imaging = imaging
-        self._in_flight: dict[tuple[str, str], _Turn] = {}
+        self._in_flight = KeysInFlight()
 
     async def upload(self, request: Request) -> Response:
         return await self._limited(request, self._upload)
@@ -94,7 +81,9 @@ class Submit:
         made = None if token is not None else new_token()
         owner = token_hash(token or made or "")
         await self._check_queue()
-        with await read_upload(request, self._services.config, fingerprint=key is not None) as upload:
+        with await read_upload(
+            request, self._services.config, self._services.clock, fingerprint=key is not None
+        ) as upload:
             if key is None:
                 session, replayed = await self._submit(owner, upload, None), False
             else:
@@ -128,7 +117,7 @@ class Submit:
         once; between processes the database's unique key decides. Raises Unprocessable,
         Conflict.
         """
-        async with self._alone(owner, idempotency.key_hash):
+        async with self._in_flight.serialized(owner, idempotency.key_hash):
             if (session := await self._sessions.submissions.replay(owner, idempotency)) is not None:
                 return session, True
             try:
@@ -138,25 +127,6 @@ class Submit:
                 if session is None:  # it has expired and waits to be erased
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, owner: str, key_hash: str) -> AsyncIterator[None]:
-        turn = self._in_flight.setdefault((owner, key_hash), _Turn())
-        turn.users += 1
-        try:
-            try:
-                async with asyncio.timeout(IN_FLIGHT_SECONDS):
-                    await turn.lock.acquire()
-            except TimeoutError:
-                raise Conflict("idempotency_in_flight", retry_after=1) from None
-            try:
-                yield
-            finally:
-                turn.lock.release()
-        finally:
-            turn.users -= 1  # not "is it locked?": between a release and the next one's turn it is not
-            if not turn.users:
-                del self._in_flight[owner, key_hash]
 
     async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner
@@ -184,7 +154,7 @@ class Submit:
         try:
             if await self._services.queue.depth() < limit:
                 return
-        except QueueAway:
+        except QueueUnavailable:
             pass
         if await self._services.database.reading.count_waiting() >= limit:
             raise Unavailable("queue_full", retry_after=10)

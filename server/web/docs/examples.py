@@ -9,8 +9,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from server.web.api.health import Check, Health
 from server.web.api.sessions import ReceiptKey, ReceiptKeys, SessionList
-from server.web.api.status import Check, Health
 from server.web.common.problems import Problem
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import CODES, TryOnError

@@ -800,7 +800,7 @@ async def test_a_failure_can_be_read_by_a_page_of_another_origin(web: Web, monke
     async def fail(self: Any, request: Any) -> Any:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("server.web.api.status.Status.live", fail)
+    monkeypatch.setattr("server.web.api.health.HealthEndpoints.live", fail)
     answer = await web.client.get("/api/health/live", headers={"Origin": "http://localhost:5173"})
     assert_problem(answer, 500, "internal_error")
     assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:5173"

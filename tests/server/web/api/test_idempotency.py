@@ -9,16 +9,15 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from server.adapters.imaging.pool import Imaging
 from server.config.parsing import UploadRate
 from server.domain.tokens import new_token
-from server.web.api import submit
+from server.web.api import in_flight
 from testkit.running import Web, until
 from tests.server.web.conftest import StartWeb
 
@@ -194,7 +193,7 @@ def nobody_can_write(web: Web) -> Iterator[None]:
 async def test_who_waits_too_long_for_the_first_is_told_to_come_back(
     web: Web, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "IN_FLIGHT_SECONDS", 0.2)
+    monkeypatch.setattr(in_flight, "IN_FLIGHT_SECONDS", 0.2)
     token = new_token()
     with nobody_can_write(web):
         first = asyncio.create_task(upload(web, photo, token=token))
@@ -208,7 +207,7 @@ async def test_who_waits_too_long_for_the_first_is_told_to_come_back(
     third = await upload(web, photo, token=token)
     assert (third.status_code, third.headers["idempotent-replay"]) == (201, "true")
     monkeypatch.undo()
-    assert submit.IN_FLIGHT_SECONDS == 5
+    assert in_flight.IN_FLIGHT_SECONDS == 5
 
 
 async def test_who_waits_gets_the_answer_of_the_first(web: Web, photo: bytes) -> None:
@@ -274,25 +273,25 @@ async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo:
     assert answer.json()["session_id"] != first
 
 
-async def test_who_comes_between_one_request_and_the_next_with_its_key_waits_too(web: Web) -> None:
+async def test_who_comes_between_one_request_and_the_next_with_its_key_waits_too() -> None:
     """The first is done, the second has not yet been given its turn: at that moment
     nobody holds the lock.
     """
-    uploads = submit.Submit(web.services, cast(Imaging, None))  # no photo is cleaned here
+    keys = in_flight.KeysInFlight()
     inside = most = 0
 
     async def request() -> None:
         nonlocal inside, most
-        async with uploads._alone("owner", "key"):
+        async with keys.serialized("owner", "key"):
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0)
             inside -= 1
 
     async with asyncio.TaskGroup() as group:
-        async with uploads._alone("owner", "key"):
+        async with keys.serialized("owner", "key"):
             group.create_task(request())
             await asyncio.sleep(0)  # it waits
         await asyncio.gather(request(), request())
     assert most == 1
-    assert not uploads._in_flight
+    assert not len(keys)

@@ -26,8 +26,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from server.config.settings import Config
+from server.system.clock import SystemClock
 from server.web.api import uploads
-from server.web.api.uploads import MAX_PARTS, SPOOL_BYTES, read_upload
+from server.web.api.form import MAX_PARTS
+from server.web.api.uploads import SPOOL_BYTES, read_upload
 from tryon.protocol.errors import TryOnError
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
@@ -45,7 +47,7 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
 
     async def submit(request: Request) -> JSONResponse:
         try:
-            with await read_upload(request, config, fingerprint=True) as upload:
+            with await read_upload(request, config, SystemClock(), fingerprint=True) as upload:
                 answer = {
                     "code": "ok",
                     "image": hashlib.sha256(upload.image.read()).hexdigest(),
@@ -364,7 +366,7 @@ async def test_only_what_is_needed_to_refuse_is_read(settings: Config) -> None:
         headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
         request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
         with pytest.raises(TryOnError) as caught:
-            await read_upload(request, settings, fingerprint=True)
+            await read_upload(request, settings, SystemClock(), fingerprint=True)
         assert caught.value.code == code
         assert read == len(beginning)
 
@@ -379,7 +381,7 @@ async def test_a_declared_length_above_the_cap_is_refused_unread(settings: Confi
     ]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
     with pytest.raises(TryOnError) as caught:
-        await read_upload(request, settings, fingerprint=True)
+        await read_upload(request, settings, SystemClock(), fingerprint=True)
     assert caught.value.code == "body_too_large"
 
 
@@ -425,7 +427,10 @@ async def test_a_body_that_pauses_too_long_is_given_up(settings: Config, monkeyp
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
     with pytest.raises(TryOnError) as caught:
         await read_upload(
-            Request({"type": "http", "method": "POST", "headers": headers}, receive), settings, fingerprint=True
+            Request({"type": "http", "method": "POST", "headers": headers}, receive),
+            settings,
+            SystemClock(),
+            fingerprint=True,
         )
     assert caught.value.code == "bad_multipart"
 
@@ -443,7 +448,10 @@ async def test_a_body_that_drips_is_given_up(settings: Config, monkeypatch: pyte
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
     with pytest.raises(TryOnError) as caught:
         await read_upload(
-            Request({"type": "http", "method": "POST", "headers": headers}, receive), settings, fingerprint=True
+            Request({"type": "http", "method": "POST", "headers": headers}, receive),
+            settings,
+            SystemClock(),
+            fingerprint=True,
         )
     assert caught.value.code == "bad_multipart"
 
@@ -487,7 +495,10 @@ async def test_a_reader_that_is_cancelled_leaves_no_file_open(settings: Config) 
     headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
     reading = asyncio.ensure_future(
         read_upload(
-            Request({"type": "http", "method": "POST", "headers": headers}, receive), settings, fingerprint=True
+            Request({"type": "http", "method": "POST", "headers": headers}, receive),
+            settings,
+            SystemClock(),
+            fingerprint=True,
         )
     )
     await wanted.wait()

@@ -1,0 +1,78 @@
+"""Stored photos and results, read through their signed links."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from server.adapters.files.port import MissingFile, OpenFile
+from server.domain.images import MEDIA_TYPES
+from server.services import Services
+from tryon.protocol.errors import NotFound
+
+HEADERS: Final = {
+    "Cache-Control": "private, no-store",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+"""Headers of every stored file: nothing in it may run, and no cache may keep it."""
+
+
+class StoredFileResponse(FileResponse):
+    """The answer with a stored file, ``Range`` included.
+
+    The file is open before the answer begins: a file erased before is a 404, a file
+    erased during the download is still sent to its end.
+    """
+
+    def __init__(self, file: OpenFile, name: str) -> None:
+        media_type = MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        status = os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, file.size, 0, file.modified_at, 0))
+        super().__init__(name, media_type=media_type, headers=HEADERS, stat_result=status)
+        self._file = file
+
+    @contextlib.asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[Any]:
+        # Starlette opens a path here; the storage has opened its file already.
+        yield self._file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, then close it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._file.aclose()
+
+
+class FileEndpoints:
+    """The endpoint that signed links lead to."""
+
+    def __init__(self, services: Services) -> None:
+        self._sessions = services.sessions.reads
+        self._files = services.files
+
+    async def file(self, request: Request) -> Response:
+        """Answer with a photo or a result.
+
+        Raises NotFound for a link that was altered or has expired, and for an erased
+        file.
+        """
+        query = request.query_params
+        key = await self._sessions.file(
+            request.path_params["key"],
+            expires=query.get("expires", ""),
+            key_id=query.get("key", ""),
+            signature=query.get("signature", ""),
+        )
+        try:
+            opened = await self._files.open(key)
+        except MissingFile:
+            raise NotFound from None
+        return StoredFileResponse(opened, key)

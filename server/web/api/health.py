@@ -1,0 +1,130 @@
+"""Liveness, readiness, the whole picture of the service, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.adapters.redis.errors import QueueUnavailable
+from server.services import Services
+from server.telemetry import metrics
+from server.web.common.answers import json_response
+from server.web.push.hub import Hub
+from tryon.protocol.errors import TryOnError
+from tryon.protocol.frames import encode
+
+CHECK_SECONDS: Final = 2.0
+"""Seconds until a part that does not answer counts as down."""
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The state of one part of the service.
+
+    ``seconds``: how long the check took; for Redis, how long a published message takes
+    to come back.
+    """
+
+    status: str
+    seconds: float | None = None
+    count: int | None = None
+    detail: str | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The state of the service.
+
+    ``down``: uploads cannot be accepted. ``degraded``: they can, but something is
+    slower or missing.
+    """
+
+    status: str
+    checks: dict[str, Check]
+
+
+class HealthEndpoints:
+    """The endpoints that monitoring reads."""
+
+    def __init__(self, services: Services, hub: Hub) -> None:
+        self._database = services.database.reading
+        self._files = services.files
+        self._queue = services.queue
+        self._queue_limit = services.config.queue_limit
+        self._clock = services.clock
+        self._hub = hub
+
+    async def health(self, request: Request) -> Response:
+        """Answer with every check: 503 while uploads cannot be accepted, else 200."""
+        names = ("database", "storage", "redis", "workers", "queue")
+        checks = await asyncio.gather(
+            self._check(self._database.check),
+            self._check(self._files.check),
+            self._check_redis(),
+            self._check_workers(),
+            self._check_queue(),
+        )
+        picture = dict(zip(names, checks, strict=True))
+        if any(picture[name].status != "ok" for name in ("database", "storage")):
+            status = "down"
+        else:
+            status = "ok" if all(check.status == "ok" for check in checks) else "degraded"
+        return json_response(encode(Health(status, picture)), 503 if status == "down" else 200)
+
+    async def live(self, request: Request) -> Response:
+        """Answer 200 as long as the event loop turns: a restart helps nothing else."""
+        return json_response(encode(Health("ok", {})))
+
+    async def ready(self, request: Request) -> Response:
+        """Answer 200 if requests should be sent here, else 503.
+
+        Redis being unavailable is only ``degraded``: uploads and pushes go on without
+        it.
+        """
+        if self._hub.draining:
+            return json_response(encode(Health("down", {"draining": Check("down")})), 503)
+        database, storage = await asyncio.gather(self._check(self._database.check), self._check(self._files.check))
+        redis = Check("ok" if self._hub.delivers else "degraded")
+        down = "down" in (database.status, storage.status)
+        status = "down" if down else redis.status
+        checks = {"database": database, "storage": storage, "redis": redis}
+        return json_response(encode(Health(status, checks)), 503 if down else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer with all metrics in Prometheus's text format."""
+        self._hub.meter.flush()
+        return Response(metrics.render_metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _check(self, call: Callable[[], Awaitable[Any]]) -> Check:
+        begin = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await call()
+        except (TryOnError, TimeoutError) as error:
+            return Check("down", detail=error.detail if isinstance(error, TryOnError) else "No answer in time.")
+        return Check("ok", seconds=round(self._clock.monotonic() - begin, 6))
+
+    async def _check_redis(self) -> Check:
+        """Check that published messages come back, not only that Redis answers."""
+        delay = self._hub.probe.delay_seconds
+        if delay is None or not self._hub.delivers:
+            return Check("degraded", detail="Redis delivers no messages; clients are served from the database.")
+        return Check("ok", seconds=round(delay, 6))
+
+    async def _check_workers(self) -> Check:
+        try:
+            seen = await self._queue.workers()
+        except QueueUnavailable:
+            return Check("degraded", detail="Redis is unavailable.")
+        return Check("ok" if seen else "degraded", count=seen, detail=None if seen else "No worker was seen lately.")
+
+    async def _check_queue(self) -> Check:
+        try:
+            waiting = await self._queue.depth()
+        except QueueUnavailable:
+            return Check("degraded", detail="Redis is unavailable.")
+        return Check("degraded" if waiting >= self._queue_limit else "ok", count=waiting)

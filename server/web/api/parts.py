@@ -1,0 +1,101 @@
+"""One part of an upload's form: its bytes in memory, or in an anonymous file.
+
+Whatever dies, nothing stays on the disk: the file never has a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from server.adapters.imaging.pool import ACCEPTED
+from server.domain.images import MAGIC_BYTES, sniff
+from tryon.protocol.errors import UnsupportedMedia
+
+IMAGES: Final = frozenset({"image", "garment"})
+"""Names of the parts that hold an image."""
+
+
+class Part:
+    """The content of one part, and its digest if a fingerprint was asked for."""
+
+    __slots__ = ("_buffer", "_digest", "_file", "checked", "name", "size")
+
+    def __init__(self, name: str, *, fingerprint: bool) -> None:
+        self.name = name
+        self.size = 0
+        self.checked = name not in IMAGES
+        self._buffer = bytearray()
+        self._file: BinaryIO | None = None
+        self._digest = hashlib.sha256() if fingerprint else None
+
+    def __repr__(self) -> str:
+        return f"<Part {self.name} size={self.size} spilt={self.spilt}>"
+
+    def append(self, data: bytes) -> None:
+        """Add ``data``; check an image as soon as its first bytes are here."""
+        self.size += len(data)
+        self._buffer += data
+        if not self.checked and self.size >= MAGIC_BYTES:
+            self.check()
+
+    def check(self) -> None:
+        """Check an image's format by its first bytes, which are still in memory then.
+
+        Raises UnsupportedMedia.
+        """
+        self.checked = True
+        if sniff(bytes(self._buffer[:MAGIC_BYTES])) not in ACCEPTED:
+            raise UnsupportedMedia("unsupported_image")
+
+    @property
+    def pending(self) -> int:
+        """Return how many bytes are in memory."""
+        return len(self._buffer)
+
+    @property
+    def spilt(self) -> bool:
+        """Return whether the part has a file."""
+        return self._file is not None
+
+    def take(self) -> bytes:
+        """Return the bytes in memory, and keep them no longer."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        if self._digest is not None:
+            self._digest.update(data)
+        return data
+
+    def write(self, folder: Path) -> None:
+        """Move the bytes in memory to the file. Blocks."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the caller of content()
+        self._file.write(self.take())
+
+    def rewind(self, folder: Path) -> None:
+        """Write the rest of a part that has a file, and return to its start. Blocks."""
+        if self._file is not None:
+            self.write(folder)
+            self._file.seek(0)  # flushes, too: a full disk shows here at the latest
+
+    def content(self) -> BinaryIO:
+        """Return the content at its beginning; the caller closes it from now on."""
+        file, self._file = self._file, None
+        return file or io.BytesIO(self.take())
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the content, if it was asked for, else nothing.
+
+        Complete only after :meth:`content`.
+        """
+        return self._digest.digest() if self._digest is not None else b""
+
+    def close(self) -> None:
+        """Drop everything. A content that was handed out stays open."""
+        self._buffer.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
