@@ -1,5 +1,7 @@
-"""Alembic's entry: on the connection that ``tryon migrate`` hands over, or on one of
-its own from ``TRYON_DATABASE_URL``.
+"""The entry of Alembic.
+
+It runs on the connection that ``tryon migrate`` hands over, or opens one of its own to
+``TRYON_DATABASE_URL``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
-async def run_alone() -> None:
+async def run_on_own_connection() -> None:
     engine = create_engine(Config.load().database)
     async with engine.begin() as connection:
         await connection.run_sync(run)
@@ -34,4 +36,4 @@ if context.is_offline_mode():
 elif (handed_over := context.config.attributes.get("connection")) is not None:
     run(handed_over)
 else:
-    asyncio.run(run_alone())
+    asyncio.run(run_on_own_connection())

@@ -10,7 +10,7 @@ from server.system.clock import Clock
 
 
 class DatabaseClock:
-    """The time in the database, computed from this machine's clock without a round trip.
+    """The database's time, computed from this machine's clock without a round trip.
 
     On SQLite the two are one. On PostgreSQL it is this machine's steady clock plus an
     offset, so that setting this machine's clock does not move it; before the first

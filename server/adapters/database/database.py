@@ -37,7 +37,7 @@ class Database:
 
 
 def open_database(database_url: str, *, clock: Clock) -> Database:
-    """Build all parts over one pool of connections; nothing connects before it is used."""
+    """Build all parts over one pool of connections, which connects when first used."""
     connections = Connections(create_engine(database_url))
     database_clock = DatabaseClock(connections, clock=clock)
     return Database(

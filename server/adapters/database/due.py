@@ -1,4 +1,4 @@
-"""The sessions that time alone moves on: past a deadline, lease or expiry, or unqueued."""
+"""Sessions that time alone moves on: past a deadline, lease or expiry, or waiting."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class DueSessions:
             return [Queued(*row) for row in (await connection.execute(_LONG_WAITING, {"ago": -seconds})).all()]
 
     async def next_due(self, after: datetime | None = None) -> datetime | None:
-        """Return the time at which the next lease, deadline or expiry ends, if any does.
+        """Return the time at which the next lease, deadline or expiry ends, or None.
 
         Only ends later than ``after`` count, for a caller that has tried all earlier.
         """

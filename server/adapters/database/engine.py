@@ -1,4 +1,4 @@
-"""Connections to SQLite or PostgreSQL that behave alike: transactions, time-outs, pools."""
+"""Connections to SQLite or PostgreSQL: pools, transactions and time-outs."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Connections:
 
     @contextlib.asynccontextmanager
     async def writers_turn(self) -> AsyncIterator[None]:
-        """Wait until no other task of this process writes; on PostgreSQL return at once.
+        """Wait until no other task of this process writes; no wait on PostgreSQL.
 
         While another process holds SQLite's lock, all tasks that wait give up together,
         after :data:`BUSY_SECONDS`.

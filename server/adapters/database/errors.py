@@ -44,8 +44,9 @@ CANNOT_CONNECT: Final = (exc.OperationalError, exc.InterfaceError, sqlite3.Error
 
 
 class Taken(Exception):
-    """A conflict at an insert: the id or the idempotency key is used already, or the
-    session that is retried has its retry already.
+    """A conflict at an insert.
+
+    The id or the idempotency key is used already, or the original has a retry already.
     """
 
 

@@ -48,7 +48,7 @@ from tryon.protocol.states import GoneReason
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The place of a reader in the feed: positions on SQLite, ``xact`` on PostgreSQL."""
+    """A reader's place in the feed: positions on SQLite, ``xact`` on PostgreSQL."""
 
     event_position: int
     tombstone_position: int
@@ -132,6 +132,6 @@ class Feed:
         )
 
     async def _horizon(self) -> int:
-        """Read the oldest open transaction, on a connection of its own, before the rows."""
+        """Read the oldest open transaction; the caller reads the rows after it."""
         async with self._connections.read() as connection:
             return int((await connection.execute(_HORIZON)).scalar_one())

@@ -1,4 +1,4 @@
-"""Brings the database to the newest schema, by one process at a time."""
+"""Migration of the database to the newest schema, by one process at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, exc, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 from server.adapters.database.engine import create_engine
+from server.adapters.database.errors import CANNOT_CONNECT, reason
 from server.config.settings import Config, ConfigError
 
-LOCK_KEY: Final = 0x7472796F6E  # "tryon"; PostgreSQL's advisory lock
+LOCK_KEY: Final = 0x7472796F6E
+"""Key of the advisory lock on PostgreSQL: "tryon" in ASCII."""
 
 _HERE: Final = Path(__file__).resolve().parents[2]
 
 
 def script_directory() -> Path:
-    """Beside the packages in a checkout, inside the package when installed from a
-    wheel.
-    """
+    """Return the folder of the migrations, in a checkout or in an installed wheel."""
     for folder in (_HERE.parent / "alembic", _HERE / "alembic"):
         if (folder / "env.py").is_file():
             return folder
@@ -32,22 +32,23 @@ def script_directory() -> Path:
 
 
 def migrate(config: Config) -> None:
-    """Upgrade to head.
+    """Upgrade to the newest schema; create the data folder if it is missing.
 
-    Others that do the same meanwhile wait, then find nothing to do.
+    Other processes that migrate meanwhile wait, then find nothing to do. Raises
+    ConfigError if the database cannot be used.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
     try:
         _try_sqlite(config.database)
         asyncio.run(_migrate(config))
-    except (exc.OperationalError, exc.InterfaceError, sqlite3.Error, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason}") from error
+    except CANNOT_CONNECT as error:
+        raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason(error)}") from error
 
 
 def _try_sqlite(database_url: str) -> None:
-    """Open the file once without aiosqlite: its thread would tell of a failure after
-    the loop has ended, with a trace.
+    """Open an SQLite file once without aiosqlite.
+
+    Its thread would print a trace of a failure after the event loop has ended.
     """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":

@@ -22,8 +22,9 @@ IDS_A_STATEMENT: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class SessionWithEvents:
-    """A session and its events after some ``seq``, read by one statement: the last event
-    is the session's state.
+    """A session and its events after some ``seq``.
+
+    One statement read both, so the last event is the one that led to this state.
     """
 
     session: Session
@@ -45,7 +46,7 @@ class SessionReader:
         return None if found is None else found.session
 
     async def with_events(self, session_id: str, since: int | None = None) -> SessionWithEvents | None:
-        """Return a living session with its events after ``since``; None reads no events."""
+        """Return a living session with its events after ``since``, or with none."""
         return (await self.many_with_events([session_id], since)).get(session_id)
 
     async def many_with_events(
@@ -97,7 +98,7 @@ class SessionReader:
             return [to_session(row) for row in (await connection.execute(query)).all()]
 
     async def by_idempotency_key(self, owner: str, key: str) -> tuple[Session, str] | None:
-        """Return the living session made under this key, and its request's fingerprint."""
+        """Return the living session of this key, and the fingerprint of its request."""
         table = tables.sessions.c
         query = select(*SESSION_COLUMNS, table.idempotency_fingerprint).where(
             table.owner == owner, table.idempotency_key == key, LIVING

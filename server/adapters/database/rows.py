@@ -1,4 +1,4 @@
-"""Rows to values: the columns that are read, and conditions that several parts share."""
+"""Rows to values: the columns that are read, and conditions that parts share."""
 
 from __future__ import annotations
 

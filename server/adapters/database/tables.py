@@ -1,4 +1,4 @@
-"""The tables, for SQLite and PostgreSQL alike, and the two types that make them alike.
+"""The tables, and the types and functions that both databases share.
 
 ``tryon_sessions`` is the truth about every session, ``tryon_events`` its audit trail
 and event log, ``tryon_gone`` holds the tombstones of erased sessions for two minutes,
@@ -57,9 +57,9 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class database_time(FunctionElement[datetime]):
-    """Now on the database's clock, plus an offset in seconds: the one clock that all
-    machines share.
+    """Now on the database's clock, the one that all machines share, plus an offset.
 
+    The offset is in seconds.
     On PostgreSQL ``clock_timestamp()`` and not ``now()``: the latter stands still at
     the transaction's begin.
     """
@@ -171,8 +171,9 @@ leases: Final = Table(
 
 
 class current_xact(FunctionElement[int]):
-    """The running transaction's id on PostgreSQL (``pg_current_xact_id``), NULL on
-    SQLite, which has one writer.
+    """The running transaction's id (``pg_current_xact_id``); NULL on SQLite.
+
+    SQLite has one writer and needs none.
     """
 
     type = BigInteger()
@@ -181,8 +182,9 @@ class current_xact(FunctionElement[int]):
 
 
 class oldest_open_xact(FunctionElement[int]):
-    """On PostgreSQL: every transaction below this id has ended and is visible
-    (``pg_snapshot_xmin``). NULL on SQLite.
+    """The oldest transaction that is still open (``pg_snapshot_xmin``); NULL on SQLite.
+
+    Every transaction below it has ended and is visible.
     """
 
     type = BigInteger()

@@ -28,7 +28,7 @@ async def add_tombstones(connection: AsyncConnection, hashes: Sequence[str], rea
 
 
 async def family_of(connection: AsyncConnection, session_id: str) -> list[str]:
-    """Return the ids of all sessions over the same photo: all retries, itself included."""
+    """Return the ids of all sessions over the same photo, this one included."""
     table = tables.sessions.c
     chain = select(table.id, table.retry_of).where(table.id == session_id).cte("family", recursive=True)
     # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.

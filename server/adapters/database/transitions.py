@@ -1,4 +1,4 @@
-"""A transition of rows and their events, within a transaction that the caller opened."""
+"""Transitions of rows, with their events, within the caller's transaction."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ of theirs is written.
 The conditions of a :class:`~server.adapters.database.changes.Change`, from the weakest:
 
 - ``from_status``, always: the pair of it and the outcome's event must stand in
-  :data:`~tryon.protocol.states.TRANSITIONS`, else the change is refused without a round
-  trip;
+  :data:`~tryon.protocol.states.TRANSITIONS`, else the change is refused without a
+  round trip;
 - ``seq``: nothing at all has happened since the caller read the session;
 - ``attempt``, the fencing token of a worker: each claim raises it, so a worker that was
   cut off and comes back changes nothing once another has begun;
-- ``within_deadline``, ``cancelled``, ``lease_lapsed``: the deadline, the cancel flag and
-  the lease, judged at the moment of the write and not of the read.
+- ``within_deadline``, ``cancelled``, ``lease_lapsed``: the deadline, the cancel flag
+  and the lease, judged at the moment of the write and not of the read.
 
 A change that counts raises ``seq`` by one and appends the event of that seq to
 ``tryon_events`` in the same transaction. The audit trail therefore has neither hole nor
@@ -24,8 +24,9 @@ repeat, and it is the event log that clients resume from. The caller publishes a
 commit; if it dies in between, others find the event in
 :mod:`~server.adapters.database.feed`.
 
-All times are the database's own (:class:`~server.adapters.database.tables.database_time`):
-machines whose clocks differ agree on which lease has lapsed.
+All times are the database's own
+(:class:`~server.adapters.database.tables.database_time`), so machines whose clocks
+differ agree on which lease has lapsed.
 
 Locks. SQLite has one writer at a time, so nothing deadlocks. On PostgreSQL a statement
 that locks several sessions locks them in the order of their ids (``mark_deleted``,
@@ -96,7 +97,7 @@ class SessionWriter:
         """Insert a session with its first event.
 
         Raises :class:`~server.adapters.database.errors.Taken`; NotFound for a retry
-        whose original is deleted or expired; StorageFull if the database's disk is full.
+        whose original is deleted or expired; StorageFull if the disk is full.
         """
         with mapped_insert_errors():
             return await self._insert(new)
@@ -195,9 +196,9 @@ class SessionWriter:
         return moved
 
     async def claim(self, session_id: str, *, worker: str, lease_seconds: float, actor: str) -> Moved | None:
-        """Move a waiting session to processing for one worker, which the attempt names.
+        """Move a waiting session to processing; its attempt goes up by one.
 
-        Return None if it does not wait any more, its deadline has passed, or it is to be
+        Return None if it waits no more, its deadline has passed, or it is to be
         cancelled.
         """
         return await self.transition(

@@ -48,7 +48,7 @@ async def perform(database: Database, order: dict[str, Any]) -> Any:
 
 
 async def count(database: Database, session_id: str, times: int, name: str) -> int:
-    """Claim and requeue a session that often, against another process that does the same.
+    """Claim and requeue a session ``times`` times, against another process.
 
     Return the number of tries.
     """

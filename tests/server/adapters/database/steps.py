@@ -59,7 +59,7 @@ async def trail(database: Database, session_id: str) -> list[AuditEvent]:
 
 
 def assert_whole(events: list[AuditEvent]) -> None:
-    """Fail on a hole, a repeat, or an event that does not begin where the last ended."""
+    """Fail on a hole, a repeat, or an event that begins where none has ended."""
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.from_status for event in events] == [None, *(event.status for event in events[:-1])]
     assert all(TRANSITIONS[event.from_status, event.event] is event.status for event in events)

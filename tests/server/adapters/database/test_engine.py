@@ -35,7 +35,7 @@ async def test_unopenable_sqlite_file_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_locked_sqlite_file_is_unavailable(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process holds the write lock for longer than BUSY_SECONDS; reads go on."""
+    """Another process holds the write lock for more than BUSY_SECONDS; reads go on."""
     monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 0.05)
     async with opened(sqlite_url) as database:
         session = await database.writing.insert(new_session())

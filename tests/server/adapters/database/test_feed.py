@@ -56,7 +56,7 @@ async def test_feed_misses_no_concurrent_commit(database: Database) -> None:
 
 
 async def test_stalled_commit_is_read_after_later_ones(postgres_url: str) -> None:
-    """A transaction takes its position, stalls, and commits after later ones were read."""
+    """A transaction takes a position, stalls and commits after later ones were read."""
     async with opened(postgres_url) as database, opened(postgres_url) as other:
         slow, quick = await database.writing.insert(new_session()), await database.writing.insert(new_session())
         erased = await database.writing.insert(new_session())

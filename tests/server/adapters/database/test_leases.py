@@ -18,7 +18,7 @@ async def test_named_lease_has_one_owner(database: Database, racers: Racers) -> 
 
 
 async def test_dropped_lease_is_free(database: Database) -> None:
-    """A lease is taken from its owner only once it is dropped, and by its owner alone."""
+    """Another owner gets a lease only after its owner has dropped it."""
     assert await database.leases.take("chore", owner="a", seconds=60)
     assert not await database.leases.take("chore", owner="b", seconds=60)
     await database.leases.drop("chore", owner="b")
@@ -33,6 +33,6 @@ async def test_lapsed_lease_is_free(database: Database) -> None:
 
 
 async def test_lease_from_the_future_is_free(database: Database) -> None:
-    """A lease that was left behind when the clock was set back must not block a chore."""
+    """A lease left behind when the clock was set back must not block a chore."""
     assert await database.leases.take("chore", owner="a", seconds=500)
     assert await database.leases.take("chore", owner="b", seconds=60)

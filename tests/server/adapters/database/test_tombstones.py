@@ -70,7 +70,7 @@ async def test_retry_fails_when_original_is_deleted(database: Database) -> None:
 
 
 async def test_concurrent_retry_is_deleted_or_refused(database_url: str) -> None:
-    """A retry that is inserted during the deletion is deleted too, or finds no original."""
+    """A retry inserted during the deletion is deleted too, or finds no original."""
     async with opened(database_url) as one, opened(database_url) as other:
         for _ in range(20):
             session = await one.writing.insert(new_session())

@@ -165,8 +165,9 @@ async def test_first_delivery_of_ended_session_is_noted(database: Database) -> N
 
 
 async def test_deliveries_lock_rows_in_id_order(postgres_url: str) -> None:
-    """Two processes that note the same sessions, or one that notes and one that deletes
-    them, would otherwise wait for each other.
+    """Take locks in one order, or two processes would wait for each other.
+
+    Both may note the same sessions, or one notes and one deletes them.
     """
     low, high = sorted(new_session_id() for _ in range(2))
     async with opened(postgres_url) as database, opened(postgres_url) as other:

@@ -1,4 +1,4 @@
-"""Two processes that ask for the same change at the same moment: one of them gets it."""
+"""Two processes ask for the same change at the same moment: one of them gets it."""
 
 from __future__ import annotations
 
