@@ -33,7 +33,7 @@ MODULES: Final = [
 
 @pytest.mark.parametrize("module", MODULES)
 def test_import_loads_no_network_library(module: str) -> None:
-    """Reading the protocol or writing a processor needs no HTTP or WebSocket library."""
+    """The protocol and the processor need no HTTP or WebSocket library."""
     modules = loaded(module)
     assert module in modules
     assert modules & NETWORK == set()

@@ -88,7 +88,7 @@ def test_first_key_signs_and_all_verify() -> None:
 
 
 def test_tombstone_is_recognized_under_every_key() -> None:
-    """A process that signs with a newer key still finds the tombstone of an older one."""
+    """A process that signs with a newer key still finds older tombstones."""
     assert Signer([OLD]).gone_hash(ID) in Signer([NEW, OLD]).gone_hashes(ID)
     assert ID not in Signer([OLD]).gone_hash(ID)
 

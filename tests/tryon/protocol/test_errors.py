@@ -10,7 +10,7 @@ from tryon.protocol.errors import CODES, ERRORS, FAILURES, TryOnError
 
 
 def drawn() -> dict[str, tuple[int, list[str], int]]:
-    """Return status, codes and close code of each class, as the docstring draws them."""
+    """Return status, codes and close code of each class as they are drawn."""
     found = {}
     tree = (errors.__doc__ or "").partition("TryOnError\n")[2].partition("\n\n")[0]
     for branch in re.split(r"\+-- ", tree)[1:]:
@@ -46,3 +46,11 @@ def test_error_takes_title_and_detail_from_table() -> None:
         assert (refusal.title, refusal.detail) == (error.codes[code].title, error.codes[code].detail)
         assert error(code, "Other words.").detail == "Other words."
     assert all(failure.title and failure.detail for failure in FAILURES.values())
+
+
+def test_error_details_are_sentences() -> None:
+    """Every code has a title and a detail that a person can read."""
+    for code, error in CODES.items():
+        known = error.codes[code]
+        assert known.title and known.detail.endswith("."), code
+        assert error(code).status == error.status

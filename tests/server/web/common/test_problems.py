@@ -1,0 +1,31 @@
+"""Refusals that no endpoint makes: unknown routes and methods."""
+
+from __future__ import annotations
+
+import pytest
+
+from testkit.running import Web
+from testkit.uploads import assert_problem
+from tryon.protocol.paths import SESSIONS
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api", "/api/tryon", f"{SESSIONS}/x/y/z", "/static/nothing.js"])
+async def test_unknown_route_is_a_problem(web: Web, path: str) -> None:
+    """A path without a route gets the same kind of answer as any refusal."""
+    assert_problem(await web.client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", SESSIONS, {"GET", "HEAD", "POST"}),
+        ("POST", f"{SESSIONS}/x", {"GET", "HEAD", "DELETE"}),
+        ("DELETE", "/metrics", {"GET", "HEAD"}),
+        ("POST", "/", {"GET", "HEAD"}),
+    ],
+)
+async def test_wrong_method_lists_allowed_methods(web: Web, method: str, path: str, allow: set[str]) -> None:
+    """Allow names the methods of all routes with that path."""
+    answer = await web.client.request(method, path)
+    assert_problem(answer, 405, "method_not_allowed")
+    assert set(answer.headers["Allow"].split(", ")) == allow

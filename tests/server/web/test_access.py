@@ -1,0 +1,76 @@
+"""Access to sessions by token and ticket, over all endpoints."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from server.domain.session import new_session_id
+from server.domain.tokens import token_hash
+from testkit.running import Web
+from testkit.uploads import assert_problem
+from tests.server.web.conftest import StartWeb
+from tryon.protocol.paths import SESSIONS
+
+
+@pytest.mark.parametrize("view", ["", "/history", "/events"])
+async def test_refused_credentials_look_alike(web: Web, view: str) -> None:
+    """Wrong, missing and foreign credentials and unknown ids get the same 404."""
+    session, token = await web.submit()
+    _, another = await web.submit()
+
+    async def seen(session_id: str, **headers: str) -> tuple[int, str, list[tuple[str, str]]]:
+        headers["X-Request-ID"] = "the-same"
+        answer = await web.client.get(f"{SESSIONS}/{session_id}{view}", headers=headers)
+        return answer.status_code, answer.text, [(n, v) for n, v in answer.headers.items() if n != "date"]
+
+    answers = [
+        await seen(session.id),
+        await seen(session.id, Authorization="Bearer " + "w" * 43),
+        await seen(session.id, **{"X-Client-Token": another}),
+        await seen(session.id, Authorization="Basic dXNlcjpwYXNz"),
+        await seen(new_session_id(), **{"X-Client-Token": token}),
+        await seen(new_session_id()),
+        await seen("garbage", **{"X-Client-Token": token}),
+        await seen(session.id.upper() + "0", **{"X-Client-Token": token}),
+    ]
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0][0] == 404
+
+
+async def test_token_is_stored_as_hash_only(web: Web) -> None:
+    """No file of the data folder holds the token."""
+    session, token = await web.submit()
+    assert session.owner == token_hash(token)
+    for path in web.config.data_dir.rglob("*"):
+        if path.is_file():
+            assert token.encode() not in path.read_bytes()
+
+
+async def test_ticket_grants_no_longer_access(start_web: StartWeb) -> None:
+    """Answers to a ticket hold no ticket, and no link that outlives it."""
+    web = await start_web(link_seconds=3600)
+    session, _ = await web.submit()
+    await web.complete(await web.begin(session))
+    expires = int(web.database.clock.now()) + 60
+    ticket = web.services.signer.ticket(session.id, expires=expires)
+    for view in ("?since=0&", "/history?"):
+        answer = await web.client.get(f"{SESSIONS}/{session.id}{view}ticket={ticket}")
+        assert answer.status_code == 200
+        assert "ticket" not in answer.text
+        links = re.findall(r"/api/tryon/files/[^\"]+", answer.text)
+        assert len(links) >= 2
+        for link in links:
+            assert int(parse_qs(urlsplit(link).query)["expires"][0]) <= expires
+
+
+@pytest.mark.parametrize("how", ["expired", "forged", "garbage"])
+async def test_bad_ticket_is_401(web: Web, how: str) -> None:
+    """Expired, forged and malformed tickets are refused."""
+    session, _ = await web.submit()
+    expires = int(web.database.clock.now()) + (-1 if how == "expired" else 60)
+    ticket = web.services.signer.ticket(session.id, expires=expires)
+    ticket = {"expired": ticket, "forged": ticket[:-3] + "AAA", "garbage": "%00%ff"}[how]
+    assert_problem(await web.client.get(f"{SESSIONS}/{session.id}?ticket={ticket}"), 401, "invalid_ticket")
