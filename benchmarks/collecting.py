@@ -57,7 +57,7 @@ async def main(*, clients: int) -> None:
             gc.freeze()  # as `tryon serve` does when it has loaded everything
             keeper, wires = _Nobody(), []
             for number in range(clients):
-                wire = WireSocket(new_session_id(), keeper, f"127.0.0.{number % 250}")
+                wire = WireSocket(new_session_id(), keeper, f"127.0.0.{number % 250}", services.clock)
                 wire.connection_made(_Pipe())
                 hub.join(wire, transport="ws")
                 wire.resume(1)

@@ -32,8 +32,9 @@ from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
 from server.web.push.hub import Hub
 from server.web.serving.middleware import RequestMiddleware
+from server.web.transports.connection_limits import ConnectionLimits
+from server.web.transports.joining import Joining
 from server.web.transports.long_poll import Polls
-from server.web.transports.outbox import Places
 from server.web.transports.sse import Streams
 from server.web.transports.websocket import Sockets
 from tryon.protocol.errors import NotFound, TryOnError
@@ -111,15 +112,16 @@ def make_hub(config: Config, services: Services) -> Hub:
 
 
 def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hub) -> Endpoints:
-    places = Places(config)
+    limits = ConnectionLimits(config)
+    joining = Joining(config=config, hub=hub, reads=services.sessions.reads, limits=limits)
     return Endpoints(
         submit=Submit(services, imaging),
         actions=Actions(services),
         files=FileEndpoints(services),
         health=HealthEndpoints(services, hub),
-        polls=Polls(services, hub, places),
-        streams=Streams(services, hub, places),
-        sockets=Sockets(services, hub, places),
+        polls=Polls(services, hub, limits, joining),
+        streams=Streams(services, hub, limits, joining),
+        sockets=Sockets(services, hub, limits, joining),
         pages=Pages(),
         documents=GeneratedDocuments(),
     )

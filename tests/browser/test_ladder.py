@@ -29,7 +29,7 @@ from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
 from server.sessions.claims import Claim
 from server.sessions.reads import Credential
-from server.web.transports.outbox import Places
+from server.web.transports.connection_limits import ConnectionLimits
 from testkit.plugin import missing
 from testkit.processes import ROOT, free_port
 from testkit.running import PHOTO, Web, running_web, until
@@ -500,7 +500,7 @@ async def test_somebody_elses_session_is_not_found(start: Start) -> None:
 async def test_a_full_house_is_tried_as_it_says_then_polled(start: Start, web: Web, monkeypatch: Any) -> None:
     play = await start()
     full = RateLimited(detail="Too many open connections from this address.", retry_after=0.05)
-    monkeypatch.setattr(Places, "refusal", lambda places, address: full)
+    monkeypatch.setattr(ConnectionLimits, "refusal", lambda limits, address: full)
     await play.follow(transports=["ws", "poll"])
     await play.on("poll")
     assert await play.page.evaluate("spied.byes.map(({ code }) => code)") == [4029, 4029, 4029]

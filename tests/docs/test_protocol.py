@@ -23,8 +23,8 @@ from server.web.api import in_flight
 from server.web.api.operations import OPERATIONS
 from server.web.docs.asyncapi import asyncapi
 from server.web.docs.examples import CLIENT_MESSAGES, FRAMES
+from server.web.transports import inbound
 from server.web.transports import long_poll as polls
-from server.web.transports import websocket as sockets
 from testkit.documents import Reader, frames_in, keys_of
 from testkit.fixtures import StartStack
 from testkit.plugin import missing
@@ -286,7 +286,7 @@ def test_the_calls_are_those_of_the_code() -> None:
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
-    assert f"{sockets.INBOUND_LIMIT} messages in {sockets.INBOUND_SECONDS:g} seconds" in PAGE
+    assert f"{inbound.INBOUND_LIMIT} messages in {inbound.INBOUND_SECONDS:g} seconds" in PAGE
     assert f"S at most {polls.MAX_WAIT_SECONDS:g} s" in PAGE
     assert f"waits up to {in_flight.IN_FLIGHT_SECONDS:g} s" in " ".join(PAGE.split())
     for event in Event:

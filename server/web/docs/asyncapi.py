@@ -10,7 +10,7 @@ from server.web.api.operations import TOKEN_OR_TICKET
 from server.web.docs.examples import CLIENT_MESSAGES, FRAMES, SESSION_ID, plain
 from server.web.docs.openapi import INFO
 from server.web.docs.schemas import JSON, PARAMETERS, SECURITY, Schema, markdown, ref, schemas
-from server.web.transports.websocket import INBOUND_LIMIT, INBOUND_SECONDS
+from server.web.transports.inbound import INBOUND_LIMIT, INBOUND_SECONDS
 from tryon.protocol import paths
 from tryon.protocol.close_codes import CLOSE_CODES, CloseCode
 from tryon.protocol.errors import CODES

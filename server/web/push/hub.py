@@ -118,7 +118,9 @@ class Hub:
         self.meter = PushMeter(database.clock)
         self._handed = self.meter.handed
         self.deliveries = DeliveryLog(database_clock=database.clock, writing=database.writing)
-        self.queue_news = QueueNews(followers=self.registry, sessions=sessions, database_clock=database.clock)
+        self.queue_news = QueueNews(
+            followers=self.registry, queue_places=sessions.queue_places, database_clock=database.clock
+        )
         self.pings = PingWheel(
             period_seconds=config.ping_seconds,
             socket_seconds=config.socket_seconds,
@@ -139,7 +141,7 @@ class Hub:
             database_clock=database.clock,
             reading=database.reading,
             feed=database.feed,
-            sessions=sessions,
+            access=sessions.access,
             followers=self.registry,
             probe=self.probe,
             queue_news=self.queue_news,

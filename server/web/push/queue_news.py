@@ -11,8 +11,7 @@ from typing import Final
 from server.adapters.database.clock import DatabaseClock
 from server.domain.queue_place import Waiting, worth_announcing
 from server.domain.session import timestamp
-from server.services import Sessions
-from server.sessions.queue_places import WAITING_SECONDS
+from server.sessions.queue_places import WAITING_SECONDS, QueuePlaces
 from server.web.push.follower import Follower
 from server.web.push.followers import Followers
 from tryon.protocol.frames import ProgressFrame, encode
@@ -24,11 +23,11 @@ ANNOUNCE_BATCH: Final = 20
 class QueueNews:
     """The followed sessions that wait, each with the place last announced to it."""
 
-    __slots__ = ("_database_clock", "_followers", "_places", "_sessions", "_waiting")
+    __slots__ = ("_database_clock", "_followers", "_places", "_queue_places", "_waiting")
 
-    def __init__(self, *, followers: Followers, sessions: Sessions, database_clock: DatabaseClock) -> None:
+    def __init__(self, *, followers: Followers, queue_places: QueuePlaces, database_clock: DatabaseClock) -> None:
         self._followers = followers
-        self._sessions = sessions
+        self._queue_places = queue_places
         self._database_clock = database_clock
         self._waiting: dict[str, Waiting | None] = {}
         self._places: dict[str, Waiting] = {}
@@ -52,7 +51,7 @@ class QueueNews:
         """Announce the places that have changed, spread over the time until the next
         ones are read.
         """
-        places = await self._sessions.queue_places.current() if self._waiting else {}
+        places = await self._queue_places.current() if self._waiting else {}
         if places is self._places:
             await asyncio.sleep(WAITING_SECONDS / 4)
             return

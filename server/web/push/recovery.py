@@ -56,7 +56,7 @@ from server.domain.bus_message import (
     gone_message,
     parse_prefix,
 )
-from server.services import Sessions
+from server.sessions.access import AccessIssuer
 from server.system.clock import Clock
 from server.telemetry import metrics
 from server.web.push.deliveries import DeliveryLog
@@ -84,6 +84,7 @@ class Recovery:
     """The position in the database's feed, and the reads that are under way."""
 
     __slots__ = (
+        "_access",
         "_catching_up",
         "_clock",
         "_cursor",
@@ -97,7 +98,6 @@ class Recovery:
         "_queue_news",
         "_reading",
         "_retention_seconds",
-        "_sessions",
         "_sweep_seconds",
         "_sweep_wanted",
     )
@@ -111,7 +111,7 @@ class Recovery:
         database_clock: DatabaseClock,
         reading: SessionReader,
         feed: Feed,
-        sessions: Sessions,
+        access: AccessIssuer,
         followers: Followers,
         probe: DeliveryProbe,
         queue_news: QueueNews,
@@ -126,7 +126,7 @@ class Recovery:
         self._database_clock = database_clock
         self._reading = reading
         self._database_feed = feed
-        self._sessions = sessions
+        self._access = access
         self._followers = followers
         self._probe = probe
         self._queue_news = queue_news
@@ -169,7 +169,7 @@ class Recovery:
                     return
                 story = await self._reading.with_events(session_id, behind)
                 again = session_id in self._holes  # of a follower that may be further behind
-                link = self._sessions.access.issue().file
+                link = self._access.issue().file
                 for event in story.events if story else ():
                     self._feed(session_id, event_message(event, link))
         except Unavailable:
@@ -245,7 +245,7 @@ class Recovery:
             self._cursor = cursor
             return
         page = await self._database_feed.page(self._cursor)
-        link = self._sessions.access.issue().file
+        link = self._access.issue().file
         for event in page.events:
             if self._followers.follows(event.session_id):
                 self._feed(event.session_id, event_message(event, link))
@@ -288,7 +288,7 @@ class Recovery:
             elif seqs and min(seqs) < seq:
                 behind[session_id] = min(seqs)
         if behind:
-            link = self._sessions.access.issue().file
+            link = self._access.issue().file
             for session_id, story in (await self._reading.many_with_events(behind, min(behind.values()))).items():
                 for event in story.events:
                     self._feed(session_id, event_message(event, link))

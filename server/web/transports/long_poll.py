@@ -1,8 +1,7 @@
-"""``GET /api/tryon/sessions/{id}``: one look, or a long poll that waits for news on the
-same hub as a socket.
+"""``GET /api/tryon/sessions/{id}``: a plain read, or a long poll.
 
-Exactly what a snapshot shows. Nothing here asks the database again and again: a waiting
-poll is one more follower.
+A long poll waits for events on the same hub as a socket: it is one more follower, and
+the database is not asked again and again. The answer is what a snapshot shows.
 """
 
 from __future__ import annotations
@@ -22,20 +21,21 @@ from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of
 from server.web.push.follower import Follower
 from server.web.push.hub import Hub
-from server.web.transports.outbox import Places, cursor_of
+from server.web.transports.connection_limits import ConnectionLimits
+from server.web.transports.joining import Joining, cursor_of
 from tryon.protocol.errors import BadRequest
 from tryon.protocol.states import GoneReason, Status
 from tryon.protocol.views import SessionView
 
 POLL_SECONDS: Final = {Status.CREATED: 2, Status.PROCESSING: 1}
-"""Retry-After of a session that is not at its end: how often a poll is worth its cost.
-"""
+"""Retry-After by status, in seconds: how often a poll is worth its cost."""
 
 MAX_WAIT_SECONDS: Final = 60.0
+"""Maximum ``wait`` of a long poll, in seconds."""
 
 
 class _Waiter(Follower):
-    """Wakes up at the first news. What it is, the following look tells."""
+    """A follower that wakes up at the first news; a read then finds out which."""
 
     __slots__ = ("_progress_counts", "is_over", "news")
 
@@ -45,13 +45,16 @@ class _Waiter(Follower):
         self.is_over = False
         self._progress_counts = progress_counts
 
+    def __repr__(self) -> str:
+        return f"<_Waiter {self.session_id} seq={self.seq} is_over={self.is_over}>"
+
     def over(self) -> None:
-        """Answer now, news or not."""
+        """End the wait, whether there is news or not."""
         self.is_over = True
         self.news.set()
 
     async def news_until(self, end: float) -> bool:
-        """Wait for the next news; False: the time (of the loop) is over."""
+        """Wait for the next news until ``end`` (the loop's time); return if it came."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end):
                 await self.news.wait()
@@ -60,91 +63,112 @@ class _Waiter(Follower):
         return there
 
     def event(self, frame: bytes) -> None:
+        """Wake up."""
         self.news.set()
 
     def progress(self, frame: bytes) -> None:
+        """Wake up if progress counts as news."""
         if self._progress_counts:
             self.news.set()
 
     def ping(self, frame: bytes) -> None:
-        pass
+        """Do nothing: a poll has no watchdog."""
 
     def end(self, status: str) -> None:
+        """Wake up."""
         self.news.set()
 
     def gone(self, reason: GoneReason) -> None:
+        """Wake up; the read answers 404."""
         self.news.set()
 
     def drain(self, retry_after_ms: int) -> None:
+        """Answer now: the server is stopping."""
         self.over()
 
     def too_old(self, retry_after_ms: int) -> None:
+        """Answer now."""
         self.over()
 
 
 class Polls:
-    def __init__(self, services: Services, hub: Hub, places: Places) -> None:
+    """The reads and the waiting polls of one process."""
+
+    def __init__(self, services: Services, hub: Hub, limits: ConnectionLimits, joining: Joining) -> None:
         self._config = services.config
-        self._sessions = services.sessions
+        self._reads = services.sessions.reads
         self._hub = hub
-        self._places = places
+        self._limits = limits
+        self._joining = joining
+
+    def __repr__(self) -> str:
+        return f"<Polls {self._limits!r}>"
 
     async def session(self, request: Request) -> Response:
-        """``?since=&wait=``: 200 on a transition after ``since`` (or, against
-        If-None-Match, on progress), 304 when the time is over, 200 at once when the
-        session is at its end. ``since`` alone adds ``missed`` to the answer.
+        """Answer with the session, at once or, with ``?since=&wait=``, at its news.
+
+        200 on a transition after ``since`` (or, against If-None-Match, on progress),
+        304 when the time is over, 200 at once when the session has ended. ``since``
+        alone adds ``missed`` to the answer.
         """
         session_id = request.path_params["session_id"]
         since = cursor_of(request.query_params.get("since"))
         wait = _wait(request.query_params.get("wait"))
         known = request.headers.get("if-none-match")
         if not wait or self._hub.draining:
-            return self._answer(
-                await self._sessions.reads.read(session_id, credential_of(request), since=since), since, known
-            )
-        waiter = _Waiter(session_id, progress_counts=known is not None)
+            read = await self._reads.read(session_id, credential_of(request), since=since)
+            return self._answer(read, since, known)
         address = counted(client_address(request, self._config))
-        refusal = self._places.refusal(address)
-        if refusal is not None:
+        if (refusal := self._limits.refusal(address)) is not None:
             raise refusal
-        with self._places.taken(address):
-            async with self._hub.following(waiter, transport="poll"):
-                look = await self._sessions.reads.read(session_id, credential_of(request), since=since)
-                self._places.check_session(self._hub.followers_of(session_id))
-                if not _is_news(look, since, known):
-                    self._hub.release(waiter, look.session)
-                    end = asyncio.get_running_loop().time() + wait
-                    async with _left(request, waiter.over):
-                        while await waiter.news_until(end):
-                            look = await self._sessions.reads.read(session_id, credential_of(request), since=since)
-                            if waiter.is_over or _is_news(look, since, known):
-                                break
-        return self._answer(look, since, known, news=_is_news(look, since, known))
+        with self._limits.taken(address):
+            read = await self._news(request, _Waiter(session_id, progress_counts=known is not None), since, wait)
+        return self._answer(read, since, known, news=_is_news(read, since, known))
 
-    def _answer(self, look: SessionRead, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
-        """``news``: what a long poll found; None: a plain look, where only the ETag
+    async def _news(self, request: Request, waiter: _Waiter, since: int | None, wait: float) -> SessionRead:
+        """Return the session at its first news, or at the end of the wait."""
+        known = request.headers.get("if-none-match")
+        credential = credential_of(request)
+        async with self._joining.joined(waiter, credential, since=since, transport="poll") as read:
+            if _is_news(read, since, known):
+                return read
+            self._hub.release(waiter, read.session)
+            end = asyncio.get_running_loop().time() + wait
+            async with _on_disconnect(request, waiter.over):
+                while await waiter.news_until(end):
+                    read = await self._reads.read(waiter.session_id, credential, since=since)
+                    if waiter.is_over or _is_news(read, since, known):
+                        break
+            return read
+        raise AssertionError("unreachable")
+
+    def _answer(self, read: SessionRead, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
+        """Return 200 or 304.
+
+        ``news``: the finding of a long poll; None: a plain read, where only the ETag
         decides.
         """
-        etag = _etag(look)
+        etag = _etag(read)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-Client-Token"}
-        if not look.view.terminal:
-            headers["Retry-After"] = str(POLL_SECONDS[look.view.status])
+        if not read.view.terminal:
+            headers["Retry-After"] = str(POLL_SECONDS[read.view.status])
         if news is False or (news is None and _matches(known, etag)):
             return Response(status_code=304, headers=headers)
-        self._hub.deliveries.note_shown(look.session)
-        return json_response(session_answer(look.view, missed=None if since is None else look.missed), headers=headers)
+        self._hub.deliveries.note_shown(read.session)
+        return json_response(session_answer(read.view, missed=None if since is None else read.missed), headers=headers)
 
 
 @contextlib.asynccontextmanager
-async def _left(request: Request, tell: Callable[[], None]) -> AsyncIterator[None]:
-    """While open, a client that goes away is noticed: it must not keep its place until
-    the time is over.
+async def _on_disconnect(request: Request, call: Callable[[], None]) -> AsyncIterator[None]:
+    """Call when the client disconnects while this is open.
+
+    Its connection must not count until the wait is over.
     """
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        tell()
+        call()
 
     task = asyncio.create_task(watch(), name="poll-watch")
     try:
@@ -155,15 +179,15 @@ async def _left(request: Request, tell: Callable[[], None]) -> AsyncIterator[Non
             await task
 
 
-def _is_news(look: SessionRead, since: int | None, known: str | None) -> bool:
-    """Whether a waiting poll may be answered with this."""
-    if look.view.terminal or (since is None and known is None):
+def _is_news(read: SessionRead, since: int | None, known: str | None) -> bool:
+    """Return whether a waiting poll may be answered with this."""
+    if read.view.terminal or (since is None and known is None):
         return True
-    return (since is not None and look.view.seq > since) or (known is not None and not _matches(known, _etag(look)))
+    return (since is not None and read.view.seq > since) or (known is not None and not _matches(known, _etag(read)))
 
 
 def _wait(text: str | None) -> float:
-    """Seconds, clamped to :data:`MAX_WAIT_SECONDS`. Raises BadRequest."""
+    """Return the seconds to wait, at most MAX_WAIT_SECONDS; raise BadRequest."""
     if text is None:
         return 0.0
     try:
@@ -175,19 +199,20 @@ def _wait(text: str | None) -> float:
     return min(seconds, MAX_WAIT_SECONDS)
 
 
-def _etag(look: SessionRead) -> str:
-    """Weak: it changes with seq and progress and with who looks, not with the links'
-    signatures.
+def _etag(read: SessionRead) -> str:
+    """Return a weak ETag: it changes with seq, progress and the kind of credential.
+
+    It does not change with the signatures of the links.
     """
-    view: SessionView = look.view
+    view: SessionView = read.view
     word = (
-        f"{view.seq} {view.stage} {view.progress} {view.eta_seconds} {view.queue_position} {look.access.until is None}"
+        f"{view.seq} {view.stage} {view.progress} {view.eta_seconds} {view.queue_position} {read.access.until is None}"
     )
     return f'W/"{view.seq}-{hashlib.blake2s(word.encode(), digest_size=6).hexdigest()}"'
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Weak comparison (RFC 9110 section 8.8.3.2)."""
+    """Return whether the ETag is among these, by weak comparison (RFC 9110, 8.8.3.2)."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or etag.removeprefix("W/") in [

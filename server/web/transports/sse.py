@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -20,13 +19,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from server.services import Services
-from server.telemetry import metrics
 from server.web.common.credentials import client_address, counted, credential_of
 from server.web.push.hub import Hub
-from server.web.transports.outbox import SEND_SECONDS, Outbox, Places, cursor_of, ping_seconds
+from server.web.transports.connection_limits import ConnectionLimits
+from server.web.transports.joining import Joining, cursor_of
+from server.web.transports.outbox import SEND_SECONDS, Outbox
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import RateLimited, Unavailable
-from tryon.protocol.frames import SnapshotFrame, encode
+from tryon.protocol.frames import encode
 
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -35,10 +35,10 @@ HEADERS: Final = {
 }
 
 LAST_SECONDS: Final = 0.5
-"""So long a stopping server waits for a client to read."""
+"""Maximum time that a stopping server waits for a client to read."""
 
 RETRY_MS: Final = 1000
-"""How long a browser waits before it comes back after a cut."""
+"""Time after which a browser reconnects when the stream was cut."""
 
 
 class _Stream(Outbox):
@@ -52,95 +52,105 @@ class _Stream(Outbox):
         """Bounds the write that waits for the client to read."""
 
     def drain(self, retry_after_ms: int) -> None:
-        """A client that does not read is told nothing: it must not keep the server from
-        its end.
+        """Say goodbye, and cut a client that does not read it within LAST_SECONDS.
+
+        It must not keep the server from stopping.
         """
         super().drain(retry_after_ms)
         if self.sending is not None:
             self.sending.reschedule(asyncio.get_running_loop().time() + LAST_SECONDS)
 
+    def snapshot(self, frame: bytes, seq: int) -> None:
+        """Append a snapshot and the time after which a browser reconnects."""
+        self.put(b"retry: %d\nid: %d\ndata: %s\n\n" % (RETRY_MS, seq, frame))
+
     def event(self, frame: bytes) -> None:
+        """Append one transition with its seq as id."""
         self.put(b"id: %d\ndata: %s\n\n" % (self.seq or 0, frame))
 
     def progress(self, frame: bytes) -> None:
+        """Append progress, or replace the unsent one."""
         self.put_latest(b"data: %s\n\n" % frame)
 
     def ping(self, frame: bytes) -> None:
+        """Append a ping, with a comment for proxies, unless other frames wait."""
         if self.idle:
             self.put_latest(b": ping\ndata: %s\n\n" % frame)
 
 
 class Streams:
-    """All event streams of one process; they share the sockets' limits."""
+    """The event streams of one process; they share the sockets' limits."""
 
-    def __init__(self, services: Services, hub: Hub, places: Places) -> None:
-        self._services = services
+    def __init__(self, services: Services, hub: Hub, limits: ConnectionLimits, joining: Joining) -> None:
+        self._config = services.config
+        self._randomness = services.randomness
+        self._reads = services.sessions.reads
         self._hub = hub
-        self._places = places
+        self._limits = limits
+        self._joining = joining
+
+    def __repr__(self) -> str:
+        return f"<Streams {self._limits!r}>"
 
     async def endpoint(self, request: Request) -> Response:
+        """Answer with a stream, or with 204 if the client has seen the end."""
         session_id = request.path_params["session_id"]
-        address = counted(client_address(request, self._services.config))
+        address = counted(client_address(request, self._config))
         since = cursor_of(request.headers.get("last-event-id"))
         if since is None:
             since = cursor_of(request.query_params.get("since"))
-        if request.method == "HEAD":  # Starlette lets it in with GET: the headers, but nothing to hold open
-            await self._services.sessions.reads.read(session_id, credential_of(request))
+        if request.method == "HEAD":  # Starlette routes it here with GET: the headers, and nothing to hold open
+            await self._reads.read(session_id, credential_of(request))
             return Response(headers=HEADERS)
-        refused = self._places.refusal(address)
-        if self._hub.draining or refused is not None:
-            return _come_back_later()
-        outbox = _Stream(session_id)
+        if self._hub.draining or self._limits.refusal(address) is not None:
+            return self._come_back_later()
+        stream = _Stream(session_id)
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(self._places.taken(address))
-            await stack.enter_async_context(self._hub.following(outbox, transport="sse"))
+            stack.enter_context(self._limits.taken(address))
             try:
-                look = await self._services.sessions.reads.read(session_id, credential_of(request), since=since)
-                self._places.check_session(self._hub.followers_of(session_id))
+                read = await stack.enter_async_context(
+                    self._joining.joined(stream, credential_of(request), since=since, transport="sse")
+                )
             except (RateLimited, Unavailable) as error:
-                return _come_back_later(error.retry_after)
-            terminal = look.session.status.terminal
-            if terminal and since is not None and since >= look.session.seq:
+                return self._come_back_later(error.retry_after)
+            if read.session.status.terminal and since is not None and since >= read.session.seq:
                 return Response(status_code=204)
-            snapshot = encode(SnapshotFrame(look.view, look.missed, ping_seconds(self._services.config)))
-            metrics.frames.labels("snapshot").inc()
-            outbox.put(b"retry: %d\nid: %d\ndata: %s\n\n" % (RETRY_MS, look.session.seq, snapshot))
-            if terminal:
-                self._hub.deliveries.note_shown(look.session)
-                outbox.end(look.session.status.value)
-            else:
-                self._hub.release(outbox, look.session)
-            return _FollowingResponse(outbox, stack.pop_all())
+            self._joining.show(stream, read)
+            return _FollowingResponse(stream, stack.pop_all())
         raise AssertionError("unreachable")
 
+    def _come_back_later(self, seconds: float | None = None) -> Response:
+        return Response(_retry(int(1000 * (seconds or self._randomness.uniform(1, 5)))), headers=HEADERS)
 
-async def _frames(outbox: _Stream) -> AsyncIterator[bytes]:
-    while (frame := await outbox.next()) is not None:
+
+async def _frames(stream: _Stream) -> AsyncIterator[bytes]:
+    while (frame := await stream.next()) is not None:
         yield frame
-    if (bye := outbox.bye) is not None:
+    if (bye := stream.bye) is not None:
         again = b"" if bye.retry_after_ms is None else _retry(bye.retry_after_ms)
         yield again + b"data: %s\n\n" % encode(bye)
 
 
 class _FollowingResponse(StreamingResponse):
-    """Holds the follower's registration for as long as the answer lasts, and gives up a
-    client that does not read.
+    """A stream that stays registered for as long as the answer lasts.
+
+    A client that does not read is cut.
     """
 
-    def __init__(self, outbox: _Stream, registration: contextlib.AsyncExitStack) -> None:
-        super().__init__(_frames(outbox), headers=HEADERS)
-        self._outbox = outbox
+    def __init__(self, stream: _Stream, registration: contextlib.AsyncExitStack) -> None:
+        super().__init__(_frames(stream), headers=HEADERS)
+        self._stream = stream
         self._registration = registration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def bounded(message: Message) -> None:
-            outbox = self._outbox
-            stopping = outbox.bye is not None and outbox.bye.code == CloseCode.DRAINING
+            stream = self._stream
+            stopping = stream.bye is not None and stream.bye.code == CloseCode.DRAINING
             try:
-                async with asyncio.timeout(LAST_SECONDS if stopping else SEND_SECONDS) as outbox.sending:
+                async with asyncio.timeout(LAST_SECONDS if stopping else SEND_SECONDS) as stream.sending:
                     await send(message)
             finally:
-                outbox.sending = None
+                stream.sending = None
 
         async with self._registration:
             with contextlib.suppress(TimeoutError):
@@ -149,7 +159,3 @@ class _FollowingResponse(StreamingResponse):
 
 def _retry(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
-
-
-def _come_back_later(seconds: float | None = None) -> Response:
-    return Response(_retry(int(1000 * (seconds or random.uniform(1, 5)))), headers=HEADERS)

@@ -1,33 +1,64 @@
-"""A followed session on a bare connection: the hot path of the push.
+"""A WebSocket on a bare connection: the hot path of the push.
 
-After the handshake the connection is *detached* (:mod:`server.web.serving.handshake`):
-what parsed the request and the ASGI task are let go (25 KB a connection become 2.3,
-19.5 us a message become 6, measured with the push benchmark), and a :class:`WireSocket`
-keeps the transport. It writes frames straight into it, reads what little a client may
-say, and is pinged by the hub's one wheel. On a server without that extension the same
-endpoint runs over plain ASGI messages.
+Theory of operation
+-------------------
+
+A server that holds 20,000 sockets pays for each three times: memory while it is idle,
+CPU for each message, CPU for each connect. A usual ASGI socket costs a parser, an ASGI
+task and its queues, 25 KB in all, and a message passes three coroutines. So after the
+handshake the connection is *detached* (:mod:`server.web.serving.handshake`): parser and
+task are let go, and a :class:`WireSocket` becomes the transport's protocol. 2.3 KB are
+left of the 25, and 6 us a message of 19.5 (push benchmark).
+
+Outgoing. The hub calls :meth:`WireSocket.event`, which writes straight into the
+transport. :func:`~.ws_frames.text_frame` remembers the last payload, so a message for
+many clients is framed once. No task and no queue belong to a socket: the transport's
+buffer is its outbox.
+
+* Above :data:`HIGH_WATER_BYTES` of unsent bytes asyncio calls ``pause_writing``. From
+  then on events are still written, and of progress the newest is kept for the moment
+  when the client has read everything (``resume_writing``).
+* A paused client is *stalled* when the buffer passes :data:`MAX_UNSENT_BYTES` or it took
+  nothing for :data:`STALLED_SECONDS`. There is no timer: every write and every ping
+  looks. A stalled client is closed as too slow, its ``seq`` set to None because it was
+  not given the event, so its end does not count as delivered.
+
+Liveness. The hub's wheel calls :meth:`WireSocket.ping`: the JSON ping for the page's
+watchdog and a protocol ping in one write. Any frame of the client counts as its answer.
+:meth:`WireSocket.overdue` comes later in the period and closes a silent client.
+
+Incoming. A client has next to nothing to say, so its bytes are parsed at once, without
+a buffer in the usual case. Frames, also parts of fragmented messages and empty ones,
+are handed to the keeper, which counts them: a flood is misuse. The one pong that
+answers our ping is free. After our close frame a client may send
+:data:`MAX_AFTER_CLOSE_BYTES` more, which were on their way; then it is read no more.
+
+The end. :meth:`WireSocket.close` writes ``bye`` and the close frame, leaves the keeper
+at once (it counts as disconnected from then on), and cuts the connection after
+:data:`CLOSE_SECONDS`, or at once if it is paused: its buffer may never empty.
+
+Writes to a closed connection are harmless: ``transport`` is then :data:`NOWHERE`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any, Final, Protocol, cast
 
+from server.system.clock import Clock
 from server.telemetry import metrics
-from server.web.transports.outbox import TOO_SLOW, Listener
+from server.web.transports.listener import TOO_SLOW, Listener
 from server.web.transports.ws_frames import (
     CLOSE,
-    CONTINUATION,
     MAX_FRAMES,
-    MAX_MESSAGE_BYTES,
+    NO_STATUS,
     PING,
     PING_FRAME,
     PONG,
-    TEXT,
     FrameError,
+    Inbound,
+    assemble,
     check_close,
-    check_text,
     close_frame,
     parse_frames,
     pong_frame,
@@ -37,34 +68,31 @@ from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import ByeFrame, encode
 
 HIGH_WATER_BYTES: Final = 16 * 1024
-"""Unsent bytes above which progress waits, the newest word only."""
+"""Unsent bytes above which only the newest progress is kept."""
 
 MAX_UNSENT_BYTES: Final = 64 * 1024
-"""Unsent bytes above which a client is given up: 4002."""
+"""Unsent bytes above which a client is closed as too slow."""
 
 STALLED_SECONDS: Final = 8.0
-"""A client that takes nothing for so long is given up, looked at when it is pinged and
-when something is sent.
-"""
+"""Maximum time for which a client may take nothing; looked at with each write."""
 
 CLOSE_SECONDS: Final = 2.0
-"""How long a client may take to answer a close frame."""
+"""Maximum time for a client to answer a close frame."""
 
 MAX_AFTER_CLOSE_BYTES: Final = 64 * 1024
-"""What a client may send between our close frame and its own: it was on its way
-already.
-"""
+"""Maximum bytes that are read of a client after our close frame."""
 
 EXTENSION: Final = "tryon.detach"
 
 
 class Keeper(Protocol):
-    """Whoever made a socket: told in plain functions what its client says, and once
-    that it is gone.
-    """
+    """The maker of a socket, called in plain functions."""
 
-    def heard(self, wire: WireSocket, text: str) -> None: ...
-    def left(self, wire: WireSocket) -> None: ...
+    def heard(self, wire: WireSocket, text: str) -> None:
+        """Take one message; "" stands for a frame that is no whole text message."""
+
+    def left(self, wire: WireSocket) -> None:
+        """Forget the socket; called once."""
 
 
 class WireSocket(Listener, asyncio.Protocol):
@@ -72,6 +100,7 @@ class WireSocket(Listener, asyncio.Protocol):
 
     __slots__ = (
         "_after_close",
+        "_clock",
         "_closing",
         "_connections",
         "_fragments",
@@ -81,19 +110,14 @@ class WireSocket(Listener, asyncio.Protocol):
         "_pong_due",
         "_rest",
         "address",
-        "said",
         "transport",
-        "until",
     )
 
-    def __init__(self, session_id: str, keeper: Keeper, address: str) -> None:
+    def __init__(self, session_id: str, keeper: Keeper, address: str, clock: Clock) -> None:
         super().__init__(session_id)
         self.transport: asyncio.Transport = NOWHERE
         self.address = address
-        self.said: Any = None
-        """For the keeper: what this client said lately. Most never say anything."""
-        self.until: int | None = None
-        """End of the ticket that opened it; None: a token did."""
+        self._clock = clock
         self._keeper: Keeper | None = keeper
         self._connections: set[Any] | None = None
         self._after_close = 0
@@ -110,22 +134,25 @@ class WireSocket(Listener, asyncio.Protocol):
     # -- outgoing ----------------------------------------------------------------------
 
     def put(self, frame: bytes) -> None:
+        """Write a frame; a stalled client is closed as too slow."""
         if self._closing:
             return
         if self._paused_at is not None and self._stalled():
-            self.seq = None  # it was not given this
+            self.seq = None  # the client was not given this
             self.close(TOO_SLOW)
             return
         self.transport.write(text_frame(frame))
 
     def event(self, frame: bytes) -> None:
+        """Write one transition."""
         if self._paused_at is None and not self._closing:
             self.transport.write(text_frame(frame))
             return
-        self._latest = None  # it speaks of a transition that is over
+        self._latest = None  # progress of a transition that is over
         self.put(frame)
 
     def progress(self, frame: bytes) -> None:
+        """Write progress, or keep the newest for a client that does not read."""
         if self._paused_at is None:
             if not self._closing:
                 self.transport.write(text_frame(frame))
@@ -135,9 +162,7 @@ class WireSocket(Listener, asyncio.Protocol):
             self._latest = frame
 
     def ping(self, frame: bytes) -> None:
-        """The page's watchdog and the protocol's own (RFC 6455 section 5.5.2) in one
-        write.
-        """
+        """Write the page's ping and the protocol's (RFC 6455, 5.5.2) in one go."""
         if self._closing:
             return
         if self._paused_at is not None:
@@ -148,17 +173,20 @@ class WireSocket(Listener, asyncio.Protocol):
             self.transport.write(text_frame(frame) + PING_FRAME)
 
     def overdue(self) -> None:
+        """Close a client that has not answered the last ping."""
         if self._pong_due:
             self.close(ByeFrame(CloseCode.NO_PONG, "no_pong", reconnect=True))
 
     def _stalled(self) -> bool:
         unsent = self.transport.get_write_buffer_size()
-        return unsent > MAX_UNSENT_BYTES or time.monotonic() - (self._paused_at or 0.0) > STALLED_SECONDS
+        return unsent > MAX_UNSENT_BYTES or self._clock.monotonic() - (self._paused_at or 0.0) > STALLED_SECONDS
 
     def pause_writing(self) -> None:
-        self._paused_at = time.monotonic()
+        """Note that the client does not read (asyncio's callback)."""
+        self._paused_at = self._clock.monotonic()
 
     def resume_writing(self) -> None:
+        """Write the progress that was kept: the client has read everything."""
         self._paused_at = None
         latest, self._latest = self._latest, None
         if latest is not None and not self._closing:
@@ -167,10 +195,10 @@ class WireSocket(Listener, asyncio.Protocol):
     # -- the end -----------------------------------------------------------------------
 
     def close(self, bye: ByeFrame) -> None:
-        """Say bye and close; the first reason counts.
+        """Write ``bye`` and close; the first reason counts.
 
-        A client that does not read is cut off. One that is not connected yet cannot be
-        told: whoever adopts it looks whether the server stops.
+        A client that does not read is cut. One that is not connected yet cannot be
+        notified: the code that adopts it checks whether the server is stopping.
         """
         if self._closing or self.transport is NOWHERE:
             return
@@ -179,15 +207,15 @@ class WireSocket(Listener, asyncio.Protocol):
         self.transport.write(text_frame(encode(bye)) + close_frame(bye.code, bye.reason))
         self._leave()
         if self._paused_at is not None:
-            self.transport.abort()  # close() would wait for a buffer that nobody empties
+            self.transport.abort()  # close() would wait for a buffer that may never empty
         else:
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.transport.abort)
 
-    def _fail(self, error: FrameError) -> None:
+    def _close_with(self, frame: bytes) -> None:
+        """Answer with this close frame, unless one was sent, and close."""
         if not self._closing:
             self._closing = True
-            metrics.closes.labels(str(error.close_code)).inc()
-            self.transport.write(close_frame(error.close_code, error.reason))
+            self.transport.write(frame)
             self._leave()
         self.transport.close()
 
@@ -196,98 +224,8 @@ class WireSocket(Listener, asyncio.Protocol):
         if keeper is not None:
             keeper.left(self)
 
-    def _heard(self, text: str) -> None:
-        if self._keeper is not None:
-            self._keeper.heard(self, text)
-
-    # -- incoming ----------------------------------------------------------------------
-
-    def data_received(self, data: bytes) -> None:
-        if self._closing:
-            self._after_close += len(data)
-            if self._after_close > MAX_AFTER_CLOSE_BYTES:
-                self._deafen()
-                return
-        try:
-            rest = self._rest + data if self._rest else bytes(data)
-            while True:
-                frames, rest = parse_frames(rest)
-                for opcode, final, payload in frames:
-                    self._frame(opcode, final, payload)
-                if len(frames) < MAX_FRAMES:
-                    self._rest = rest
-                    return
-                if self._closing:
-                    self._deafen()
-                    return
-        except FrameError as error:
-            self._rest = b""
-            self._fail(error)
-
-    def _deafen(self) -> None:
-        """It was told that it is over and goes on: not a byte more is read of it, and
-        soon it is cut off.
-        """
-        self._rest = b""
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def _frame(self, opcode: int, final: bool, payload: bytes) -> None:
-        """Every frame counts, also each part of a fragmented message; but the one pong
-        that answers our ping.
-        """
-        asked, self._pong_due = self._pong_due, False  # whatever it says, it lives
-        if opcode == CLOSE:
-            self._client_closes(payload)
-            return
-        if self._closing:
-            return
-        if opcode == PING:
-            # To one that does not read, no pongs: its pings would fill our memory.
-            if self._paused_at is None:
-                self.transport.write(pong_frame(payload))
-            self._heard("")
-        elif opcode == PONG:
-            if payload or not asked:  # ours carry none
-                self._heard("")
-        elif opcode == CONTINUATION:
-            if self._fragments is None:
-                raise FrameError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
-            if len(self._fragments) + len(payload) > MAX_MESSAGE_BYTES + 1:
-                raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
-            self._fragments += payload
-            if final:
-                message, self._fragments = self._fragments, None
-                self._message(message[0], message[1:])
-            else:
-                self._heard("")
-        elif self._fragments is not None:
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "a message inside a message")
-        elif final:
-            self._message(opcode, payload)
-        else:
-            self._fragments = bytes((opcode,)) + payload
-            self._heard("")
-
-    def _message(self, opcode: int, payload: bytes) -> None:
-        self._heard(check_text(payload) if opcode == TEXT else "")
-
-    def _client_closes(self, payload: bytes) -> None:
-        code = check_close(payload)
-        if not self._closing:
-            self._closing = True
-            self.transport.write(close_frame(1000 if code == 1005 else code))
-            self._leave()
-        self.transport.close()
-
-    def eof_received(self) -> None:
-        return None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
-
     def connection_lost(self, error: Exception | None) -> None:
+        """Forget the connection (asyncio's callback)."""
         self._closing = True
         self.transport = NOWHERE
         if self._connections is not None:
@@ -295,13 +233,16 @@ class WireSocket(Listener, asyncio.Protocol):
         self._leave()
 
     def shutdown(self) -> None:
-        """uvicorn calls this on every connection when it stops."""
+        """Close: uvicorn calls this on every connection when it stops."""
         if not self._closing:
             self.close(ByeFrame(CloseCode.RESTART, "restart", reconnect=True))
 
+    # -- incoming ----------------------------------------------------------------------
+
     def adopt(self, transport: asyncio.Transport, connections: set[Any], received: bytes) -> None:
-        """Take over a connection whose handshake is done, with what its client has
-        already sent.
+        """Take over a connection after its handshake.
+
+        ``received``: what its client has sent already.
         """
         self._connections = connections
         connections.add(self)
@@ -310,11 +251,67 @@ class WireSocket(Listener, asyncio.Protocol):
         if received:
             self.data_received(received)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound the transport's buffer (asyncio's callback, called by :meth:`adopt`)."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client has sent (asyncio's callback)."""
+        if self._closing:
+            self._after_close += len(data)
+            if self._after_close > MAX_AFTER_CLOSE_BYTES:
+                self._stop_reading()
+                return
+        try:
+            rest = self._rest + data if self._rest else bytes(data)
+            while True:
+                frames, rest = parse_frames(rest)
+                for frame in frames:
+                    self._receive(frame)
+                if len(frames) < MAX_FRAMES:
+                    self._rest = rest
+                    return
+                if self._closing:
+                    self._stop_reading()
+                    return
+        except FrameError as error:
+            self._rest = b""
+            if not self._closing:
+                metrics.closes.labels(str(error.close_code)).inc()
+            self._close_with(close_frame(error.close_code, error.reason))
+
+    def _stop_reading(self) -> None:
+        """Read no more of a client that goes on after our close; it is cut soon."""
+        self._rest = b""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _receive(self, frame: Inbound) -> None:
+        """Take one frame; each counts, but the one pong that answers our ping."""
+        asked, self._pong_due = self._pong_due, False  # any frame shows that the client lives
+        opcode, _, payload = frame
+        if opcode == CLOSE:
+            code = check_close(payload)
+            self._close_with(close_frame(CloseCode.DONE if code == NO_STATUS else code))
+            return
+        if self._closing:
+            return
+        text = ""
+        if opcode == PING:
+            if self._paused_at is None:  # else the pongs for its pings would fill our memory
+                self.transport.write(pong_frame(payload))
+        elif opcode == PONG:
+            if asked and not payload:  # our pings carry none
+                return
+        else:
+            self._fragments, text = assemble(self._fragments, frame)
+        if self._keeper is not None:
+            self._keeper.heard(self, text)
+
 
 class _Nowhere(asyncio.Transport):
-    """Where a closed connection's last writes go; uvloop raises on a write to a closed
-    transport.
-    """
+    """The transport of a closed connection; uvloop's raises on a write."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         pass

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from tryon.protocol.close_codes import CloseCode
 
 MAX_MESSAGE_BYTES: Final = 4096
-"""Clients have next to nothing to say; more is 1009."""
+"""Maximum message of a client, which has next to nothing to say."""
 
 MAX_FRAMES: Final = 128
-"""Parsed at once at most, so that whoever sends thousands is found out early."""
+"""Maximum frames parsed at once, so that a flood is noticed early."""
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
@@ -27,12 +27,15 @@ PONG: Final = 0xA
 
 PING_FRAME: Final = b"\x89\x00"
 
+NO_STATUS: Final = 1005
+"""Stands for a close frame without a code (RFC 6455 section 7.4.1)."""
+
 _KNOWN: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _FORBIDDEN_CLOSE_CODES: Final = frozenset({1004, 1005, 1006, 1015})
 
 
 class FrameError(Exception):
-    """The client broke the protocol. ``close_code``: 1002, 1007 or 1009."""
+    """A client's breach of the protocol; ``close_code`` is 1002, 1007 or 1009."""
 
     def __init__(self, close_code: int, reason: str) -> None:
         self.close_code = close_code
@@ -54,7 +57,7 @@ class _LastFrame:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """One unmasked text frame.
+    """Return one unmasked text frame.
 
     The same payload object again, as when one message goes to many clients, costs
     nothing.
@@ -76,21 +79,21 @@ def _header(first: int, length: int) -> bytes:
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """A close frame; the reason is cut to fit into a control frame (125 bytes)."""
+    """Return a close frame; the reason is cut to fit into its 125 bytes."""
     payload = code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
     return _header(0x80 | CLOSE, len(payload)) + payload
 
 
 def pong_frame(payload: bytes) -> bytes:
+    """Return the answer to a ping with this payload."""
     return _header(0x80 | PONG, len(payload)) + payload
 
 
 def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
-    """The whole frames in ``data``, :data:`MAX_FRAMES` at most, and the bytes behind
-    them.
+    """Return the whole frames in ``data`` and the bytes behind them.
 
-    Raises :class:`FrameError` as soon as the header shows that a frame is wrong: nobody
-    waits for its payload.
+    At most :data:`MAX_FRAMES`. Raises :class:`FrameError` as soon as a header shows
+    that its frame is wrong, without waiting for the payload.
     """
     frames: list[Inbound] = []
     at, end = 0, len(data)
@@ -125,19 +128,40 @@ def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
 
 
 def _unmask(payload: bytes, key: bytes) -> bytes:
-    """XOR with the repeated key, as one big number: C does the loop."""
+    """Return the XOR with the repeated key, as one big number: C does the loop."""
     length = len(payload)
     repeated = (key * (length // 4 + 1))[:length]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(length, "big")
 
 
+def assemble(fragments: bytes | None, frame: Inbound) -> tuple[bytes | None, str]:
+    """Add a data frame to an unfinished message (RFC 6455 section 5.4).
+
+    ``fragments``: the message's opcode and the payload so far, None if there is none.
+    Return the new ``fragments``, and the text if a text message is whole now, else "".
+    Raises FrameError.
+    """
+    opcode, final, payload = frame
+    if opcode == CONTINUATION:
+        if fragments is None:
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
+        if len(fragments) + len(payload) > MAX_MESSAGE_BYTES + 1:
+            raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
+        opcode, payload = fragments[0], fragments[1:] + payload
+    elif fragments is not None:
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "a message inside a message")
+    if not final:
+        return bytes((opcode,)) + payload, ""
+    return None, check_text(payload) if opcode == TEXT else ""
+
+
 def check_close(payload: bytes) -> int:
-    """The close code of a client's close frame (1005 if it gives none).
+    """Return the code of a client's close frame, :data:`NO_STATUS` if it has none.
 
     Raises FrameError (RFC 6455 section 7.4).
     """
     if not payload:
-        return 1005
+        return NO_STATUS
     code = int.from_bytes(payload[:2], "big")
     allowed = (1000 <= code < 1016 and code not in _FORBIDDEN_CLOSE_CODES) or 3000 <= code < 5000
     if len(payload) == 1 or not allowed:
@@ -147,7 +171,7 @@ def check_close(payload: bytes) -> int:
 
 
 def check_text(payload: bytes) -> str:
-    """Raises FrameError 1007 for what is not UTF-8."""
+    """Return the text; raise FrameError (1007) if it is not UTF-8."""
     try:
         return payload.decode()
     except UnicodeDecodeError:

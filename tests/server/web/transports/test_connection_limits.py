@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from server.config.settings import Config
-from server.web.transports.outbox import Places
+from server.web.transports.connection_limits import ConnectionLimits
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def soft_limit() -> Iterator[Callable[[int], None]]:
 
 def places(config: Config) -> int:
     """So many are taken until it is full."""
-    room, taken = Places(config), 0
+    room, taken = ConnectionLimits(config), 0
     while not room.full:
         room.take(f"address {taken}")
         taken += 1

@@ -27,7 +27,8 @@ from server.domain.bus_message import PROGRESS, bus_message
 from server.domain.session import new_session_id
 from server.domain.tokens import Signer, new_token
 from server.web.serving.handshake import Handshake
-from server.web.transports.outbox import Places
+from server.web.transports.connection_limits import ConnectionLimits
+from server.web.transports.inbound import Answer, InboundState
 from server.web.transports.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
 from server.web.transports.ws_frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
 from testkit.fixtures import StartStack
@@ -253,10 +254,12 @@ async def test_who_goes_away_while_it_is_looked_up_leaves_nothing(
     session, token = await web.submit()
     gate = await slow_look(web, monkeypatch)
     taken: Counter[str] = Counter()
-    take, give_back = Places.take, Places.give_back
-    monkeypatch.setattr(Places, "take", lambda places, address: (taken.update([address]), take(places, address)))
+    take, give_back = ConnectionLimits.take, ConnectionLimits.give_back
     monkeypatch.setattr(
-        Places, "give_back", lambda places, address: (taken.subtract([address]), give_back(places, address))
+        ConnectionLimits, "take", lambda places, address: (taken.update([address]), take(places, address))
+    )
+    monkeypatch.setattr(
+        ConnectionLimits, "give_back", lambda places, address: (taken.subtract([address]), give_back(places, address))
     )
     _, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(upgrade(session.id, token))
@@ -278,7 +281,7 @@ async def test_a_failure_after_the_handshake_is_4001(
         raise RuntimeError("no snapshot")
 
     session, token = await web.submit()
-    monkeypatch.setattr("server.web.transports.websocket.Sockets._show", broken)
+    monkeypatch.setattr("server.web.transports.joining.Joining.show", broken)
     async with web.follow(session.id, token) as client:
         assert await client.rest(5) == 4001
     await until(lambda: web.hub.followers == 0)
@@ -672,7 +675,7 @@ async def test_a_sync_with_an_absurd_seq_harms_nobody(web: Web, since: int) -> N
 
 
 async def test_a_sync_never_steps_back_while_events_flow(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.web.transports.websocket.SYNC_SECONDS", 0.0)
+    monkeypatch.setattr("server.web.transports.inbound.SYNC_SECONDS", 0.0)
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         last = (await client.next("snapshot"))["session"]["seq"]
@@ -718,8 +721,13 @@ async def test_the_101st_message_in_10_seconds_is_misuse(web: Web) -> None:
 
 
 async def test_no_10_seconds_may_have_more_wherever_they_begin(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock: Any = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr("server.web.transports.websocket.time", clock)
+    clock = SimpleNamespace(now=1000.0)
+    receive = InboundState.receive
+
+    def at(state: InboundState, text: str, now: float, *, admitted: bool) -> Answer:
+        return receive(state, text, clock.now, admitted=admitted)
+
+    monkeypatch.setattr(InboundState, "receive", at)
     session, token = await web.submit()
 
     async def speak(client: Client, times: int) -> None:
@@ -918,7 +926,7 @@ async def test_answering_our_pings_is_no_misuse(
 ) -> None:
     if ws is not Handshake:
         pytest.skip("the other path answers pings before we see them")
-    monkeypatch.setattr("server.web.transports.websocket.INBOUND_LIMIT", 3)
+    monkeypatch.setattr("server.web.transports.inbound.INBOUND_LIMIT", 3)
     web = await start_web(ping_seconds=0.02)
     session, token = await web.submit()
     async with raw(web, session.id, token) as client, asyncio.timeout(10):
@@ -970,7 +978,7 @@ async def test_an_erasure_is_told_with_its_reason(web: Web, reason: GoneReason) 
 async def test_a_reader_that_never_reads_stops_nobody_else_and_is_dropped(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.web.transports.websocket.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("server.web.transports.asgi_socket.SEND_SECONDS", 0.3)
     session, token = await web.submit()
     claim = await web.begin(session)
     raw = sockets.socket()

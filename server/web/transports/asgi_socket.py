@@ -1,0 +1,78 @@
+"""A WebSocket over plain ASGI messages, on a server that cannot detach connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from starlette.websockets import WebSocket, WebSocketState
+
+from server.telemetry import metrics
+from server.web.common.credentials import credential_of
+from server.web.transports.conversation import Conversation, refuse
+from server.web.transports.joining import Joining, cursor_of
+from server.web.transports.listener import TOO_SLOW
+from server.web.transports.outbox import SEND_SECONDS, Outbox
+from tryon.protocol.close_codes import CloseCode
+from tryon.protocol.errors import TryOnError
+from tryon.protocol.frames import ByeFrame, encode
+
+LAST_SECONDS: Final = 1.0
+"""Maximum time for ``bye`` and the close frame."""
+
+
+async def serve(socket: WebSocket, *, joining: Joining, conversation: Conversation, refusal: TryOnError | None) -> None:
+    """Serve one accepted socket until the session's end or the client's.
+
+    ``refusal``: why the client may not follow, if that is known already. Raises
+    WebSocketDisconnect, TimeoutError and OSError when the client is lost.
+    """
+    outbox = Outbox(socket.path_params["session_id"])
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            if refusal is not None:
+                raise refusal
+            since = cursor_of(socket.query_params.get("since"))
+            read = await stack.enter_async_context(
+                joining.joined(outbox, credential_of(socket), since=since, transport="ws")
+            )
+            outbox.until = read.access.until
+            joining.show(outbox, read)
+        except TryOnError as error:
+            refuse(outbox, error)
+        receiving = asyncio.create_task(_receive(socket, outbox, conversation), name="ws-receive")
+        try:
+            await _send(socket, outbox)
+        finally:
+            receiving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await receiving
+
+
+async def _send(socket: WebSocket, outbox: Outbox) -> None:
+    """Send from the outbox until its ``bye`` or the end of the connection."""
+    while (frame := await outbox.next()) is not None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await socket.send_text(frame.decode())
+        except TimeoutError:
+            outbox.close(TOO_SLOW)
+            break
+    bye = outbox.bye
+    if bye is not None and bye.code != CloseCode.ABNORMAL and socket.client_state is WebSocketState.CONNECTED:
+        metrics.closes.labels(str(bye.code)).inc()
+        async with asyncio.timeout(LAST_SECONDS):
+            await socket.send_text(encode(bye).decode())
+            await socket.close(bye.code, bye.reason)
+
+
+async def _receive(socket: WebSocket, outbox: Outbox, conversation: Conversation) -> None:
+    """Receive until the client disconnects; unread, the connection dies of its pings."""
+    while True:
+        message: dict[str, Any] = dict(await socket.receive())
+        if message["type"] == "websocket.disconnect":
+            outbox.close(ByeFrame(CloseCode.ABNORMAL, "client_left", reconnect=True))
+            return
+        if conversation.receive(outbox, message.get("text") or ""):
+            await conversation.resync(outbox)

@@ -1,0 +1,81 @@
+"""What a client of a WebSocket may send: counted, understood, decided; no I/O.
+
+``sync`` asks for a new snapshot, ``ping`` for a ``pong``. Everything else is ignored,
+but counts.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+INBOUND_LIMIT: Final = 100
+"""Maximum messages of one client in :data:`INBOUND_SECONDS`; more is misuse."""
+
+INBOUND_SECONDS: Final = 10.0
+"""Length of the sliding window in which messages are counted."""
+
+SYNC_SECONDS: Final = 1.0
+"""Minimum time between two ``sync`` that are answered."""
+
+MAX_SEQ: Final = 2**31 - 1
+"""Larger than any seq; both databases hold it in an integer."""
+
+
+class _Message(msgspec.Struct):
+    type: str = ""
+    since: int = 0
+
+
+class Answer(Enum):
+    """How a message is answered."""
+
+    NOTHING = "nothing"
+    PONG = "pong"
+    SYNC = "sync"
+    CLOSE = "close"
+
+
+class InboundState:
+    """The recent messages of one client; made when it sends its first one."""
+
+    __slots__ = ("_last_sync", "_times", "sync_since", "syncing")
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+        """When the client sent, within the last :data:`INBOUND_SECONDS`."""
+        self._last_sync = float("-inf")
+        self.sync_since = 0
+        """The cursor of the ``sync`` that is being answered."""
+        self.syncing = False
+        """Whether a ``sync`` is being answered; set here, cleared by its answer."""
+
+    def __repr__(self) -> str:
+        return f"<InboundState recent={len(self._times)} syncing={self.syncing}>"
+
+    def receive(self, text: str, now: float, *, admitted: bool) -> Answer:
+        """Count a message and return how it is answered.
+
+        ``now``: monotonic seconds. ``admitted``: the client has its snapshot; before
+        that nothing is answered, for only then is it known to have access.
+        """
+        self._times = [at for at in self._times if now - at < INBOUND_SECONDS]
+        self._times.append(now)
+        if len(self._times) > INBOUND_LIMIT:
+            return Answer.CLOSE
+        if not admitted and not self.syncing:
+            return Answer.NOTHING
+        try:
+            message = msgspec.json.decode(text, type=_Message)
+        except msgspec.MsgspecError:
+            return Answer.NOTHING
+        if message.type == "ping":
+            return Answer.PONG
+        if message.type == "sync" and not self.syncing and now - self._last_sync >= SYNC_SECONDS:
+            self._last_sync = now
+            self.sync_since = min(max(0, message.since), MAX_SEQ)
+            self.syncing = True  # one at a time: a slow read's snapshot must not follow a quick one's
+            return Answer.SYNC
+        return Answer.NOTHING
