@@ -111,14 +111,16 @@ class _Adapters:
 
 
 @contextlib.asynccontextmanager
-async def open_services(config: Config) -> AsyncIterator[Services]:
+async def open_services(
+    config: Config, *, clock: Clock | None = None, randomness: Randomness | None = None
+) -> AsyncIterator[Services]:
     """Build all parts of a process, and close them at the end.
 
     No part connects before it is used, so the database and Redis may be unavailable at
-    the start.
+    the start. ``clock`` and ``randomness``: those of this machine unless given.
     """
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    clock = SystemClock()
+    clock, randomness = clock or SystemClock(), randomness or SystemRandomness()
     async with contextlib.AsyncExitStack() as stack:
         database = open_database(config.database, clock=clock)
         stack.push_async_callback(database.close)
@@ -129,7 +131,7 @@ async def open_services(config: Config) -> AsyncIterator[Services]:
         adapters = _Adapters(
             config=config,
             clock=clock,
-            randomness=SystemRandomness(),
+            randomness=randomness,
             database=database,
             files=LocalFiles(config.uploads_dir),
             bus=RedisBus(redis, key_prefix=config.key_prefix),

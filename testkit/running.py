@@ -24,6 +24,8 @@ from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions.claims import Claim
 from server.sessions.submissions import Photo
+from server.system.clock import SystemClock
+from server.system.randomness import SystemRandomness
 from server.web.app import create_app
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
@@ -174,7 +176,7 @@ async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake)
     """Serve on a free port until the end of the block; connected to Redis before it
     begins, if Redis is there.
     """
-    app = create_app(config)
+    app = create_app(config, clock=SystemClock(), randomness=SystemRandomness())
     server = make_server(app, ws=ws)
     listener = listen(config, reuse_port=False)
     port = listener.getsockname()[1]

@@ -25,6 +25,8 @@ def up() -> None:
 @click.option("--reuse-port", is_flag=True, help="Share the port with other web processes (SO_REUSEPORT).")
 def serve(reuse_port: bool) -> None:
     """Run one web process."""
+    from server.system.clock import SystemClock
+    from server.system.randomness import SystemRandomness
     from server.up import check_port
     from server.web.app import create_app
     from server.web.serving.server import run
@@ -32,7 +34,7 @@ def serve(reuse_port: bool) -> None:
     config = Config.load()
     if not reuse_port:
         check_port(config.host, config.port)
-    run(create_app(config), config, reuse_port=reuse_port)
+    run(create_app(config, clock=SystemClock(), randomness=SystemRandomness()), config, reuse_port=reuse_port)
 
 
 @click.command()

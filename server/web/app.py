@@ -22,6 +22,8 @@ from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.images import Limits
 from server.services import Services, open_services
+from server.system.clock import Clock
+from server.system.randomness import Randomness
 from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
 from server.web.api.operations import OPERATIONS, Endpoints, Http, Operation, Socket
@@ -68,13 +70,16 @@ class Running:
         return self._endpoints
 
 
-def create_app(config: Config) -> Starlette:
+def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starlette:
     """Return the ASGI application. Its lifespan connects it."""
     running = Running()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_services(config) as services, Imaging(image_limits(config)) as imaging:
+        async with (
+            open_services(config, clock=clock, randomness=randomness) as services,
+            Imaging(image_limits(config)) as imaging,
+        ):
             await services.database.reading.check()
             await services.database.clock.synchronize()
             hub = make_hub(config, services)
@@ -88,7 +93,7 @@ def create_app(config: Config) -> Starlette:
     app = Starlette(
         routes=make_routes(running),
         lifespan=lifespan,
-        middleware=[Middleware(RequestMiddleware, config=config, cors=cors), cors],
+        middleware=[Middleware(RequestMiddleware, config=config, cors=cors, clock=clock, randomness=randomness), cors],
         exception_handlers={TryOnError: on_refusal, HTTPException: on_http_exception},
     )
     app.router.default = nowhere(app.router.default)

@@ -16,11 +16,12 @@ import logging
 from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
+from starlette.types import ASGIApp, Message, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -35,7 +36,7 @@ EARLY_BYTES: Final = 16 * 1024
 One read may come on top.
 """
 
-HeaderFields = Sequence[tuple[bytes, bytes]]
+HeaderFields = Iterable[tuple[bytes, bytes]]
 
 
 def accept_key(headers: HeaderFields) -> bytes | None:
@@ -73,7 +74,7 @@ class Handshake(asyncio.Protocol):
     """
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
-        self._app: Callable[..., Awaitable[None]] = config.loaded_app
+        self._app: ASGIApp = config.loaded_app
         self._root_path = config.root_path
         self._state = server_state
         self._transport: asyncio.Transport = NOWHERE
@@ -86,9 +87,7 @@ class Handshake(asyncio.Protocol):
         self._asked = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def begin(
-        self, request: dict[str, Any], url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes
-    ) -> None:
+    def begin(self, request: Scope, url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes) -> None:
         """``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's.
 
         ``accept``: of :func:`accept_key`.
@@ -120,7 +119,7 @@ class Handshake(asyncio.Protocol):
         if early:
             self.data_received(early)
 
-    async def _run(self, scope: dict[str, Any]) -> None:
+    async def _run(self, scope: Scope) -> None:
         try:
             await self._app(scope, self._receive, self._send)
         except Exception:
@@ -128,14 +127,14 @@ class Handshake(asyncio.Protocol):
         finally:
             self._transport.close()
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _receive(self) -> Message:
         if not self._asked:
             self._asked = True
             return {"type": "websocket.connect"}
         await asyncio.shield(self._lost)
         return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: Message) -> None:
         if self._lost.done():
             raise OSError("the client has gone")
         kind = message["type"]
@@ -144,17 +143,17 @@ class Handshake(asyncio.Protocol):
             if message.get("subprotocol"):
                 fields.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode("latin-1")))
             self._accepted = True
-            self._transport.write(_head(101, [*fields, *message.get("headers", ())]))
+            self._transport.write(response_head(101, [*fields, *message.get("headers", ())]))
         elif kind == "websocket.http.response.start":
             fields = [*self._state.default_headers, *message.get("headers", ()), (b"Connection", b"close")]
-            self._answer = [_head(message["status"], fields)]
+            self._answer = [response_head(message["status"], fields)]
         elif kind == "websocket.http.response.body":
             self._answer.append(message.get("body", b""))
             if not message.get("more_body"):
                 self._transport.write(b"".join(self._answer))
                 self._transport.close()
         else:  # websocket.close, before it was accepted
-            self._transport.write(_head(403, [(b"Content-Length", b"0"), (b"Connection", b"close")]))
+            self._transport.write(response_head(403, [(b"Content-Length", b"0"), (b"Connection", b"close")]))
             self._transport.close()
 
     def detach(self, successor: WireSocket) -> bool:
@@ -191,6 +190,7 @@ class Handshake(asyncio.Protocol):
         self._transport.close()
 
 
-def _head(status: int, fields: HeaderFields) -> bytes:
+def response_head(status: int, fields: HeaderFields) -> bytes:
+    """Return a status line with these header fields, and the empty line after them."""
     line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
     return line + b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"

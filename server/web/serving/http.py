@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from http import HTTPStatus
 from typing import Any, ClassVar, Final, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.telemetry import logs
 from server.web.common.problems import problem
-from server.web.serving.handshake import Handshake, accept_key
+from server.web.serving.handshake import Handshake, accept_key, response_head
 from tryon.protocol.errors import BadRequest, TryOnError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -144,7 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif issubclass(ours := cast(type, self.ws_protocol_class), Handshake):
             self.connections.discard(self)
             handshake = ours(self.config, self.server_state, self.app_state)
-            handshake.begin(cast(dict[str, Any], self.scope), self.url, accept, self.transport, rest)
+            handshake.begin(cast(Scope, self.scope), self.url, accept, self.transport, rest)
         else:
             self.handle_websocket_upgrade()
 
@@ -173,7 +173,7 @@ def _too_large() -> TryOnError:
 
 
 def _answer(error: TryOnError) -> bytes:
-    rid = str(uuid.uuid4())
+    rid = str(uuid.uuid4())  # uvicorn builds the protocol: no other source of chance reaches it
     more = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"} if isinstance(error, _WrongVersion) else {}
     token = logs.request_id.set(rid)
     try:
@@ -182,6 +182,4 @@ def _answer(error: TryOnError) -> bytes:
         )
     finally:
         logs.request_id.reset(token)
-    status = HTTPStatus(response.status_code)
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-    return head + b"".join(b"%b: %b\r\n" % field for field in response.raw_headers) + b"\r\n" + bytes(response.body)
+    return response_head(response.status_code, response.raw_headers) + bytes(response.body)

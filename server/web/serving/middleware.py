@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import uuid
 from typing import Final
 
@@ -18,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from server.config.settings import Config
+from server.system.clock import Clock
+from server.system.randomness import Randomness
 from server.telemetry import logs, metrics
 from server.web.common.credentials import client_address, fields
 from server.web.common.problems import deny, internal_error
@@ -38,9 +39,11 @@ class RequestMiddleware:
     The path is logged without its query: tickets and signatures stand there.
     """
 
-    def __init__(self, app: ASGIApp, config: Config, cors: Middleware) -> None:
+    def __init__(self, app: ASGIApp, *, config: Config, cors: Middleware, clock: Clock, randomness: Randomness) -> None:
         self._app = app
         self._config = config
+        self._clock = clock
+        self._randomness = randomness
         # A page of another origin may read that something failed here, as it may read
         # every other answer.
         self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
@@ -50,7 +53,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         given = fields(scope, b"x-request-id")
-        rid = given[0] if given and REQUEST_ID.fullmatch(given[0]) else str(uuid.uuid4())
+        rid = given[0] if given and REQUEST_ID.fullmatch(given[0]) else self._new_id()
         token = logs.request_id.set(rid)
         try:
             if scope["type"] == "http":
@@ -60,12 +63,15 @@ class RequestMiddleware:
         finally:
             logs.request_id.reset(token)
 
+    def _new_id(self) -> str:
+        return str(uuid.UUID(bytes=self._randomness.bytes(16), version=4))
+
     async def _http(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
         method, path = scope["method"], scope["path"]
         level = logging.DEBUG if path in QUIET else logging.INFO
         address = client_address(HTTPConnection(scope), self._config)
         log.log(level, "[%s] %s %s - Client: %s", rid, method, path, address, extra={"event": "request"})
-        begin = time.perf_counter()
+        begin = self._clock.monotonic()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -80,13 +86,13 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            seconds = time.perf_counter() - begin
+            seconds = self._clock.monotonic() - begin
             log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
             if status == 0:
                 await self._failed(scope, receive, send_with_id)
             else:  # the answer has begun: cutting it off is all that is left
                 raise
-        seconds = time.perf_counter() - begin
+        seconds = self._clock.monotonic() - begin
         route = route_name(scope)
         metrics.http_requests.labels(method if route != "unknown" else "any", route, str(status)).inc()
         metrics.http_seconds.labels(route).observe(seconds)
@@ -96,7 +102,7 @@ class RequestMiddleware:
         if log.isEnabledFor(logging.DEBUG):
             address = client_address(HTTPConnection(scope), self._config)
             log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
-        begin = time.perf_counter()
+        begin = self._clock.monotonic()
         answered = False
 
         async def send_with_id(message: Message) -> None:
@@ -109,10 +115,10 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            log.exception("[%s] Error after %.3fs: %s", rid, time.perf_counter() - begin, type(error).__name__)
+            log.exception("[%s] Error after %.3fs: %s", rid, self._clock.monotonic() - begin, type(error).__name__)
             if not answered:
                 await deny(WebSocket(scope, receive, send_with_id), InternalError())
-        log.debug("[%s] WebSocket ended after %.3fs", rid, time.perf_counter() - begin)
+        log.debug("[%s] WebSocket ended after %.3fs", rid, self._clock.monotonic() - begin)
 
 
 async def _failed(scope: Scope, receive: Receive, send: Send) -> None:

@@ -49,8 +49,8 @@ class Server(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
         hub: Hub | None = getattr(self._application.state, "hub", None)
-        if hub is not None and (told := hub.drain()):
-            log.info("Told %d clients to come back later", told)
+        if hub is not None and (notified := hub.drain()):
+            log.info("Draining: notified %d clients", notified)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     while hub.followers:

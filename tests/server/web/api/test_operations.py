@@ -8,6 +8,8 @@ from collections import Counter
 from starlette.routing import Route, WebSocketRoute
 
 from server.config.settings import Config
+from server.system.clock import SystemClock
+from server.system.randomness import SystemRandomness
 from server.web.api.operations import OPERATIONS, Http, Socket
 from server.web.app import create_app
 from tryon.protocol import errors, paths
@@ -16,7 +18,7 @@ from tryon.protocol import errors, paths
 def test_routes_are_the_operations() -> None:
     """Each row makes one route with its method, and the application has no other."""
     routes, sockets = Counter[tuple[str, str]](), Counter[str]()
-    for route in create_app(Config()).routes:
+    for route in create_app(Config(), clock=SystemClock(), randomness=SystemRandomness()).routes:
         assert isinstance(route, Route | WebSocketRoute)
         path = re.sub(r":\w+}", "}", route.path)
         if isinstance(route, WebSocketRoute):
