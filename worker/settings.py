@@ -26,7 +26,7 @@ from server.adapters.redis.queue import FUNCTION, ArqQueue, QueueAway, deseriali
 from server.config.settings import Config, ConfigError
 from server.services import open_services
 from server.telemetry import logs
-from worker.isolation.pool import Children
+from worker.isolation.pool import ProcessPool
 from worker.pickup import DoorbellRedis
 from worker.tasks import SessionRunner, run_session
 
@@ -104,15 +104,15 @@ class Lifetime:
         worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
         try:
             async with AsyncExitStack() as stack:
-                children = Children(config, on_cold=_stop)
-                stack.push_async_callback(children.close)
-                children.start()
+                pool = ProcessPool(config, on_start_error=_stop)
+                stack.push_async_callback(pool.close)
+                pool.start()
                 services = await stack.enter_async_context(open_services(config))
-                await children.built()
+                await pool.built()
                 await stack.enter_async_context(services.reconciling.maintenance.running())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
-                self._ready.set_result(SessionRunner(services, children, worker_id))
+                self._ready.set_result(SessionRunner(services, pool, worker_id))
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():

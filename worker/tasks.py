@@ -20,7 +20,7 @@ from server.sessions.claims import Claim
 from server.telemetry import logs
 from tryon.processor import EXTENSION, Job, Output, Processor, ProcessorError
 from tryon.protocol.errors import StorageFull, TryOnError, Unavailable
-from worker.isolation.pool import NotStarted
+from worker.isolation.errors import NotStarted
 
 log = logging.getLogger("tryon.worker")
 
@@ -47,7 +47,7 @@ class SessionRunner:
     def __init__(self, services: Services, processor: Processor, worker_id: str) -> None:
         """``processor`` must take several jobs at once and end soon after a cancel:
 
-        :class:`~worker.isolation.pool.Children` does.
+        :class:`~worker.isolation.pool.ProcessPool` does.
         """
         self._files = services.files
         self._sessions = services.sessions

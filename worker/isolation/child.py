@@ -1,30 +1,25 @@
-"""What runs inside a child of the :mod:`~worker.isolation.forkserver`: one processor,
-and one session at a time.
+"""The code of a child process: one processor, and one session at a time.
 
-The photo comes as a file and the result goes into one; all else is said in
-:mod:`~worker.isolation.messages`. Whatever the processor does (crash, spin, eat memory,
-never return) it does here, to this process and this session alone;
-:mod:`~worker.isolation.pool` watches from outside, and kills this process with all that
-it has started.
+The photo comes as a file and the result goes into one; everything else travels in
+:mod:`~worker.isolation.messages`. A crash, a loop, a leak or a run without an end
+harms this process and its session alone. The :mod:`~worker.isolation.pool` watches from
+outside, and kills this process with all that it has started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import faulthandler
 import io
 import json
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,12 +27,13 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from server.config.settings import ConfigError
+from server.system import processes
+from server.system.memory_files import write_all
 from tryon.processor import Closes, Job, Output, Processor, ProcessorError, Starts
 from worker.isolation.messages import (
     Answer,
     Cancel,
     Cancelled,
-    Cold,
     Done,
     End,
     Failed,
@@ -51,6 +47,7 @@ from worker.isolation.messages import (
     Report,
     Run,
     Setup,
+    StartFailed,
     Warming,
     send,
 )
@@ -58,13 +55,16 @@ from worker.processors import registry
 from worker.processors.registry import Make
 
 BROKEN: Final = 70
-"""Exit status of a child that failed in our own code (EX_SOFTWARE of sysexits.h)."""
+"""Exit status of a child whose own code failed, not the processor's (EX_SOFTWARE of
+sysexits.h).
+"""
 
 REPORT_SECONDS: Final = 0.05
-"""A processor that reports in a loop is heard so often, the newest word each time."""
+"""Least time between two reports that are sent; of those between, the newest is sent.
+"""
 
 KEEP_SECONDS: Final = 0.5
-"""How long the memory of one job is kept for the next."""
+"""Time for which the memory of one job is kept for the next."""
 
 OOM_SCORE: Final = 500
 """Added to the kernel's choice of whom to kill when the machine runs out of memory
@@ -85,13 +85,13 @@ class Plan:
 
 
 def main(worker: socket.socket, plan: Plan) -> NoReturn:
-    """Serves the socket until it is told to end, or the other end is gone."""
+    """Serve the socket until an End message comes or the worker's end is closed."""
     os.setsid()  # a group of its own: it is killed with all that it has started
-    be_deaf()
+    processes.ignore_stop_signals()
     faulthandler.enable()  # where it crashed
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # whoever may be killed prints at once
-    _step_back(plan.setup.niceness)
+        sys.stdout.reconfigure(line_buffering=True)  # a process that may be killed prints at once
+    processes.step_back(plan.setup.niceness, oom_score=OOM_SCORE)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.run_until_complete(_Child(worker, plan).live())
@@ -102,7 +102,7 @@ def main(worker: socket.socket, plan: Plan) -> NoReturn:
 
 
 class _Threads(ThreadPoolExecutor):
-    """Where ``asyncio.to_thread`` runs; knows whether something still does."""
+    """The threads of ``asyncio.to_thread``; knows whether one still works."""
 
     def __init__(self) -> None:
         super().__init__(thread_name_prefix="processor")
@@ -128,7 +128,7 @@ class _Child:
         self._setup = plan.setup
         self._inbox = Inbox(FromWorker)
         self._files: list[int] = []
-        self._saying = threading.Lock()
+        self._sending = threading.Lock()
         self._copied = False
         self._loop = asyncio.get_event_loop()
         self._threads = _Threads()
@@ -136,13 +136,13 @@ class _Child:
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
         self._processor: Processor | None = None
-        self._tidying: asyncio.TimerHandle | None = None
+        self._returning: asyncio.TimerHandle | None = None
 
     async def live(self) -> None:
-        """From the making of the processor to its closing."""
+        """Make the processor, run jobs, and close it."""
         os.register_at_fork(
-            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING),
-            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING),
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, processes.STOP_SIGNALS),
+            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, processes.STOP_SIGNALS),
             after_in_child=self._in_a_copy,
         )
         self._loop.set_default_executor(self._threads)
@@ -151,17 +151,17 @@ class _Child:
         try:
             processor = registry.make(self._plan.make, self._setup.processor, self._setup.options)
         except ConfigError as error:
-            self._say(Refused(str(error)))
+            self._send(Refused(str(error)))
             return
         if isinstance(processor, Starts):
-            self._say(Warming())
+            self._send(Warming())
             try:
                 await processor.start()
             except BaseException as error:
-                self._say(Cold(_trace(error)))
+                self._send(StartFailed(_trace(error)))
                 return
         self._processor = processor
-        self._say(Ready())
+        self._send(Ready())
         await self._ending.wait()
         if isinstance(processor, Closes):
             await processor.close()
@@ -176,7 +176,7 @@ class _Child:
         except OSError:
             data, files = b"", []
         if not data:
-            self._alone()
+            self._exit_orphaned()
         for file in files:
             os.set_inheritable(file, False)
         self._files += files
@@ -193,57 +193,60 @@ class _Child:
                 case End():
                     self._ending.set()
 
-    def _say(self, message: FromChild | Answer) -> None:
-        """From any thread. Waits while the worker has something else to do."""
+    def _send(self, message: FromChild | Answer) -> None:
+        """Send a message, from any thread; wait while the worker does not read."""
         try:
-            with self._saying:
+            with self._sending:
                 send(self._worker, message)
         except OSError:
-            self._alone()
+            self._exit_orphaned()
 
-    def _alone(self) -> NoReturn:
-        """Without a worker there is nobody to work for."""
+    def _exit_orphaned(self) -> NoReturn:
+        """End this process and all that it has started: the worker's connection has
+        ended.
+        """
         if not self._copied:
-            os.killpg(0, signal.SIGKILL)
+            processes.kill_group(0)
         os._exit(BROKEN)
 
     def _in_a_copy(self) -> None:
-        """A processor has forked, as multiprocessing does.
+        """Cut a copy of this process off: the processor has forked, as multiprocessing
+        does.
 
-        The copy must not speak for us, and can be told to stop: also this very moment,
-        so its signals have been held back.
+        The copy must not send messages, and can be stopped by a signal: also at this
+        very moment, so its signals have been held back.
         """
         self._copied = True
         self._worker.close()
-        for number in STOPPING:
+        for number in processes.STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, processes.STOP_SIGNALS)
 
     def _take_over_logging(self) -> None:
         root = logging.getLogger()
-        root.handlers[:] = [_ToWorker(self._say)]
+        root.handlers[:] = [_ToWorker(self._send)]
         root.setLevel(logging.WARNING)
         logging.getLogger("tryon").setLevel(self._setup.log_level.upper())
 
     # -- one session -------------------------------------------------------------------
 
     async def _run(self, run: Run, files: list[int]) -> None:
-        if self._tidying is not None:
-            self._tidying.cancel()
-        reports = _Reports(self._say)
+        if self._returning is not None:
+            self._returning.cancel()
+        reports = _Reports(self._send)
         try:
             if self._setup.cpu_seconds is not None:
-                _limit_cpu(self._setup.cpu_seconds)
+                processes.limit_cpu(self._setup.cpu_seconds)
             answer = await self._answer(run, files, reports)
-        except BaseException as error:  # a SystemExit would end the loop, and us without a word
-            answer = self._said(run, error)
+        except BaseException as error:  # a SystemExit would end the loop and this process without an answer
+            answer = self._failure(run, error)
         finally:
             reports.close()
             for file in files:
                 os.close(file)
-        self._tidying = self._loop.call_later(KEEP_SECONDS, _return_memory)
+        self._returning = self._loop.call_later(KEEP_SECONDS, processes.return_memory)
         self._task = None
-        self._say(answer)
+        self._send(answer)
 
     async def _answer(self, run: Run, files: list[int], reports: _Reports) -> Answer:
         image, *garment, result = files
@@ -261,10 +264,10 @@ class _Child:
         output = await self._processor.run(job, reports)
         if not isinstance(output, Output) or not isinstance(output.data, bytes | bytearray | memoryview):
             raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
-        _write(result, output.data)
+        write_all(result, output.data)
         return Done(number=run.number, left_over=self._threads.at_work, extension=str(output.extension))
 
-    def _said(self, run: Run, error: BaseException) -> Answer:
+    def _failure(self, run: Run, error: BaseException) -> Answer:
         common: dict[str, Any] = {"number": run.number, "left_over": self._threads.at_work}
         match error:
             case asyncio.CancelledError() if self._cancelled:
@@ -284,10 +287,12 @@ class _Child:
 
 
 class _Reports:
-    """``Report`` of one run: the newest word, at most every :data:`REPORT_SECONDS`."""
+    """The ``Report`` of one run: sends the newest, at most every
+    :data:`REPORT_SECONDS`.
+    """
 
-    def __init__(self, say: Callable[[FromChild], None]) -> None:
-        self._say = say
+    def __init__(self, send: Callable[[FromChild], None]) -> None:
+        self._send_message = send
         self._latest: Report | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._at = float("-inf")
@@ -302,7 +307,7 @@ class _Reports:
             self._send()
         elif self._timer is None:
             self._timer = loop.call_at(self._at + REPORT_SECONDS, self._send)
-        await asyncio.sleep(0)  # whoever reports in a loop of its own work hears of a cancel here
+        await asyncio.sleep(0)  # a processor that reports in a loop is cancelled here
 
     def _send(self) -> None:
         if self._timer is not None:
@@ -311,7 +316,7 @@ class _Reports:
         if self._latest is not None:
             self._at = asyncio.get_running_loop().time()
             latest, self._latest = self._latest, None
-            self._say(latest)
+            self._send_message(latest)
 
     def close(self) -> None:
         self._closed = True
@@ -320,11 +325,11 @@ class _Reports:
 
 
 class _ToWorker(logging.Handler):
-    """A processor's log lines go out with the worker's own."""
+    """Sends the processor's log lines to the worker, which logs them with its own."""
 
-    def __init__(self, say: Callable[[FromChild], None]) -> None:
+    def __init__(self, send: Callable[[FromChild], None]) -> None:
         super().__init__()
-        self._say = say
+        self._send_message = send
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -333,11 +338,11 @@ class _ToWorker(logging.Handler):
         except Exception:
             self.handleError(record)
         else:
-            self._say(Log(record.levelno, record.name, text, trace and _text(trace)))
+            self._send_message(Log(record.levelno, record.name, text, trace and _text(trace)))
 
 
 def _text(value: object) -> str:
-    """The end of it, as something that can be encoded."""
+    """Return the end of its text, in characters that can be encoded."""
     return str(value)[-_TEXT_CHARACTERS:].encode(errors="replace").decode()
 
 
@@ -346,7 +351,7 @@ def _trace(error: BaseException) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """Of what a processor reports; None for what is none."""
+    """Return a reported number; None for anything that is no finite number."""
     try:
         number = float(value) if not isinstance(value, str) else math.nan
     except (TypeError, ValueError, OverflowError):
@@ -358,73 +363,3 @@ def _read(file: int) -> bytes:
     with open(file, "rb", buffering=0, closefd=False) as source:
         source.seek(0)
         return source.read()
-
-
-def _write(file: int, data: bytes | bytearray | memoryview) -> None:
-    left = memoryview(data).cast("B")
-    while left:
-        left = left[os.write(file, left) :]
-
-
-# -- the process: also the fork server's -----------------------------------------------
-
-
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-def be_deaf() -> None:
-    """To the signals that stop programs: sent to all processes at once, they are for
-    the worker, which drains.
-
-    By a handler: SIG_IGN would be handed on to programs that a processor starts, and it
-    could not terminate them.
-    """
-    for number in STOPPING:
-        signal.signal(number, lambda *_: None)
-
-
-def no_standard_input() -> None:
-    """It was our socket; nobody types here."""
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-
-
-def kill(pid: int) -> None:
-    """A child, and all that it has started and that did not set itself apart."""
-    if not kill_group(pid):  # it has not come to its setsid() yet, or is gone
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def kill_group(pid: int) -> bool:
-    """What a child has started, and itself if it is there; whether there was anything."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS: nothing but the dead are left in it
-        return False
-    return True
-
-
-def _step_back(niceness: int) -> None:
-    """As in ``server.adapters.imaging.cleaner``, where the figures stand: a push comes
-    first.
-    """
-    os.nice(niceness)
-    for name, value in (("autogroup", niceness), ("oom_score_adj", OOM_SCORE)):
-        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:
-            file.write(str(value))
-
-
-def _limit_cpu(seconds: float) -> None:
-    """SIGXCPU comes when this job has used so much, all its threads together."""
-    most = math.ceil(time.process_time() + seconds)
-    _, ceiling = resource.getrlimit(resource.RLIMIT_CPU)
-    if ceiling != resource.RLIM_INFINITY:
-        most = min(most, ceiling)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, ceiling))
-
-
-def _return_memory() -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)

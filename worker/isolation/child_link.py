@@ -1,205 +1,265 @@
-"""A worker's handles on its fork server, its children and what runs on them: sockets,
-files, signals and what they tell.
+"""The worker's end of the connection to one child: a state and a table of transitions.
 
-What happens when is :class:`~worker.isolation.pool.Children`'s to decide.
+The table is the only truth about what a child may send when::
+
+    STARTING --Warming--> WARMING --Ready--> READY <--(answer taken)-- BUSY
+       |  `-----------------Ready------------->|  `------(a job)------->|
+       |--Refused         |--StartFailed       `--(End)--> LEAVING
+       v                  v
+      GONE <----------------- any state, when the process is lost or ended
+
+A message that is not in the table breaks the protocol: its child runs foreign code and
+is not trusted any more. :class:`~worker.isolation.children.Children` decides what
+becomes of a child.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import json
+import enum
+import logging
 import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from server.config.settings import SECRET_VARIABLES
-from tryon.processor import Job
-from worker.isolation.messages import Answer, Cancel, End, FromChild, FromServer, Inbox, Report, Run, Setup, send
+from worker.isolation.errors import RaisedInChild
+from worker.isolation.messages import (
+    Answer,
+    Cancel,
+    Cancelled,
+    Done,
+    End,
+    Failed,
+    FromChild,
+    Inbox,
+    Log,
+    Raised,
+    Ready,
+    Refused,
+    Report,
+    Run,
+    StartFailed,
+    Warming,
+    send,
+)
+from worker.isolation.session_run import SessionRun
 
-MAX_OUTPUT_BYTES: Final = 64 * 2**20
-
-REAP_SECONDS: Final = 0.01
-
-_LARGE: Final = 2**20
+_READ_BYTES: Final = 65536
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_ROOT: Final = Path(__file__).resolve().parents[2]
-
-Reason = Literal["crashed", "memory", "cpu"]
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A child that is gone before it has answered."""
+class State(enum.Enum):
+    """What a child is doing, as far as the worker knows."""
 
-    reason: Reason
-    how: str
-
-
-class Running:
-    """A session on a child. ``news`` is set when there is something to look at."""
-
-    __slots__ = ("answer", "context", "files", "job", "news", "number", "progress")
-
-    def __init__(self, number: int, job: Job) -> None:
-        self.number = number
-        self.job = job
-        self.news = asyncio.Event()
-        self.progress: Report | None = None
-        self.answer: Answer | Loss | None = None
-        self.context = contextvars.copy_context()  # has the request id, for log lines that come from the child
-        self.files: list[int] = []
-
-    def __repr__(self) -> str:
-        return f"<Running {self.number} {self.job.session_id}>"
-
-    def open(self) -> Run:
-        """Its message; ``files`` go with it."""
-        job = self.job
-        for image in (job.image, job.garment):
-            if image is not None:
-                self.files.append(file := _memory_file())
-                _write(file, image)
-        self.files.append(_memory_file())
-        return Run(
-            number=self.number,
-            session_id=job.session_id,
-            attempt=job.attempt,
-            image_type=job.image_type,
-            garment_type=job.garment_type,
-            params=json.dumps(job.params),
-        )
-
-    async def result(self) -> bytes:
-        file = self.files[-1]
-        size = os.fstat(file).st_size
-        if size > MAX_OUTPUT_BYTES:
-            raise ValueError(f"the processor's output has {size} bytes")
-        if size < _LARGE:
-            return os.pread(file, size, 0)
-        return await asyncio.to_thread(_read_and_close, os.dup(file), size)  # the thread goes on when this is cancelled
-
-    def settle(self, answer: Answer | Loss) -> None:
-        if self.answer is None:
-            self.answer = answer
-            self.news.set()
-
-    def close(self) -> None:
-        while self.files:
-            os.close(self.files.pop())
+    STARTING = "starting"
+    """Asked of the fork server; its processor is not made."""
+    WARMING = "warming"
+    """Its processor's ``start()`` runs."""
+    READY = "ready"
+    """It waits for a job."""
+    BUSY = "busy"
+    """It has a job, or its answer was not taken yet."""
+    LEAVING = "leaving"
+    """It was asked to end, so its end is no loss."""
+    GONE = "gone"
+    """It is out of the pool; its process is killed, or never came to be."""
 
 
-class Server:
-    """A fork server's process, and who waits for a child from it."""
+class Action(enum.Enum):
+    """What a message of a child means to the pool."""
 
-    __slots__ = ("asked", "inbox", "loaded", "process", "refusal", "socket", "started")
-
-    def __init__(self, program: Sequence[str], setup: Setup) -> None:
-        self.asked: deque[Child] = deque()
-        self.inbox = Inbox(FromServer)
-        self.loaded = False
-        self.refusal: str | None = None
-        self.started = asyncio.get_running_loop().time()
-        self.socket, theirs = socket.socketpair()
-        self.socket.setblocking(False)
-        with theirs:
-            try:
-                self.process = subprocess.Popen(
-                    [sys.executable, *program, str(os.getpid())],
-                    stdin=theirs.fileno(),
-                    env=_environment(),
-                    start_new_session=True,
-                )
-                send(self.socket, setup)
-            except OSError:
-                self.socket.close()
-                raise
-
-    def __repr__(self) -> str:
-        return f"<Server {self.process.pid} asked={len(self.asked)}>"
+    NOTE_MADE = "a processor was made"
+    NOTE_READY = "a processor is ready"
+    GIVE_UP = "there can be no processor"
+    SETTLE = "the run has ended"
+    REPORT = "the run has made progress"
+    LOG = "a line for the log"
+    IGNORE = "nothing"
+    BREAK_OFF = "the child broke the protocol"
 
 
-class Child:
-    """One process: asked for, then warming, then idle or at work, then gone.
+TRANSITIONS: Final[dict[tuple[State, type[FromChild]], tuple[Action, State]]] = {
+    **{(state, Log): (Action.LOG, state) for state in State},
+    **{(state, Report): (Action.IGNORE, state) for state in State},
+    **{(State.BUSY, answer): (Action.SETTLE, State.BUSY) for answer in (Done, Failed, Raised, Cancelled)},
+    (State.BUSY, Report): (Action.REPORT, State.BUSY),
+    (State.STARTING, Warming): (Action.NOTE_MADE, State.WARMING),
+    (State.STARTING, Ready): (Action.NOTE_READY, State.READY),
+    (State.STARTING, Refused): (Action.GIVE_UP, State.STARTING),
+    (State.WARMING, Ready): (Action.NOTE_READY, State.READY),
+    (State.WARMING, StartFailed): (Action.GIVE_UP, State.WARMING),
+}
+"""What a message means and the state after it, by the state before it."""
 
-    :class:`Children` changes its state.
-    """
+
+class ChildLink:
+    """One child: its connection, its state, and the session that it runs."""
 
     __slots__ = (
-        *("built", "fresh_bytes", "idle_since", "inbox", "leaving", "pid", "ready", "run", "server", "socket", "timer"),
-        "warms",
+        *("built", "fresh_bytes", "generation", "idle_since", "pid", "ready", "run", "state"),
+        *("_inbox", "_socket", "_timer"),
     )
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
+        self.state = State.STARTING
         self.pid = 0
+        """0 as long as there is no process, or none any more."""
+        self.generation = 0
+        """The number of the fork server that was asked for it."""
         self.built: asyncio.Future[None] = loop.create_future()
-        """The processor is made. ConfigError, NotStarted: it cannot be."""
+        """Done when the processor is made; an exception if it cannot be."""
         self.ready: asyncio.Future[None] = loop.create_future()
+        """Done when the processor is ready; an exception if it never will be."""
         for future in (self.built, self.ready):
-            future.add_done_callback(asyncio.Future.exception)  # seen, whether or not anybody waits for it
-        self.warms = False
+            future.add_done_callback(asyncio.Future.exception)  # an exception is seen, also when no session waits
         self.fresh_bytes = 0
-        self.leaving = False
-        """Told to end: no loss."""
-        self.run: Running | None = None
+        """Its memory when it became ready."""
+        self.run: SessionRun | None = None
         self.idle_since = loop.time()
-        self.timer: asyncio.TimerHandle | None = None
-        self.server: Server | None = None
-        self.socket: socket.socket | None = None
-        self.inbox = Inbox(FromChild)
+        self._socket: socket.socket | None = None
+        self._inbox = Inbox(FromChild)
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "warming" if not self.ready.done() else "at work" if self.run is not None else "idle"
-        return f"<Child {self.pid} {state}>"
+        return f"<ChildLink {self.pid} {self.state.value}>"
 
-    def say(self, message: Run | Cancel | End, files: Sequence[int] = ()) -> None:
-        """Raises OSError if it is gone."""
-        assert self.socket is not None
-        send(self.socket, message, files)
+    # -- the connection ----------------------------------------------------------------
+
+    def connect(self, on_readable: Callable[[ChildLink], object]) -> socket.socket:
+        """Open a new connection, for a new process; return the child's end of it."""
+        self.disconnect()
+        self.state = State.STARTING
+        self.pid = 0
+        self._inbox = Inbox(FromChild)
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._socket, on_readable, self)
+        return theirs
+
+    def stop_reading(self) -> None:
+        """Leave the connection open, but read no more from it."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+
+    def disconnect(self) -> None:
+        """Close the connection, and cancel the timer."""
+        self.cancel_timer()
+        if self._socket is not None:
+            self.stop_reading()
+            self._socket.close()
+            self._socket = None
+
+    def send(self, message: Run | Cancel | End, files: Sequence[int] = ()) -> bool:
+        """Send a message; return False if the child does not take it any more."""
+        if self._socket is None:
+            return False
+        try:
+            send(self._socket, message, files)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[FromChild] | None:
+        """Return the messages that have arrived whole; None if there is nothing to
+        read.
+
+        Raises ConnectionError when the child has closed the connection, and
+        :class:`BadMessage`.
+        """
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ConnectionResetError from error
+        if not data:
+            raise ConnectionResetError
+        return self._inbox.take(data)
+
+    # -- the state ---------------------------------------------------------------------
+
+    def take(self, message: FromChild) -> Action:
+        """Change the state as the table says, and return what the message means."""
+        action, state = TRANSITIONS.get((self.state, type(message)), (Action.BREAK_OFF, self.state))
+        if self.state is State.GONE and action is Action.BREAK_OFF:
+            return Action.IGNORE
+        self.state = state
+        match action, message:
+            case Action.NOTE_MADE, _:
+                _set_done(self.built)
+            case Action.NOTE_READY, _:
+                self.fresh_bytes = rss_bytes(self.pid)
+                _set_done(self.built)
+                _set_done(self.ready)
+            case Action.LOG, Log():
+                self._log(message)
+            case Action.REPORT, Report() if self.run is not None:
+                self.run.report(message)
+            case Action.SETTLE, Answer() if self.run is not None:
+                if self.run.number != message.number:
+                    return Action.BREAK_OFF
+                self.run.settle(message)
+        return action
+
+    def begin(self, run: SessionRun) -> None:
+        """Give it a job.
+
+        Raises OSError: the child has ended, or no memory or descriptor is left.
+        """
+        self.run = run
+        message = run.open()
+        if not self.send(message, run.files):
+            raise BrokenPipeError("the child does not take the job")
+        self.state = State.BUSY
+
+    def take_run(self) -> SessionRun | None:
+        """Return the session that it has run, if any; it may have another."""
+        run, self.run = self.run, None
+        if self.state is State.BUSY:
+            self.state = State.READY
+        return run
+
+    def leave(self) -> bool:
+        """Ask a ready child to end; return False if it must be killed instead."""
+        if self.state is not State.READY or not self.send(End()):
+            return False
+        self.state = State.LEAVING
+        return True
 
     def fail(self, error: Exception) -> None:
-        """To whoever waits for it to become ready."""
+        """Fail the sessions that wait for it to become ready."""
         for future in (self.built, self.ready):
             if not future.done():
                 future.set_exception(error)
 
+    # -- its timer ---------------------------------------------------------------------
 
-def set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    @property
+    def has_timer(self) -> bool:
+        return self._timer is not None
 
+    def set_timer(self, seconds: float, call: Callable[..., object], *arguments: Any) -> None:
+        """Call a function later; the timer before it, if any, is cancelled."""
+        self.cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, call, *arguments)
 
-def ended(status: int | None) -> str:
-    if status is None:
-        return "closed its connection"
-    if status < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
+    def cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-
-async def reaped(process: subprocess.Popen[bytes]) -> None:
-    """Wait until it has ended; for half a second if it must be killed."""
-    for _ in range(int(0.5 / REAP_SECONDS)):
-        if process.poll() is not None:
-            return
-        await asyncio.sleep(REAP_SECONDS)
-    process.kill()
-    process.wait()
+    def _log(self, line: Log) -> None:
+        context = self.run.context if self.run is not None else contextvars.copy_context()
+        error = RaisedInChild(line.trace) if line.trace is not None else None
+        context.run(logging.getLogger(line.logger).log, line.level, "%s", line.text, exc_info=error)
 
 
 def rss_bytes(pid: int) -> int:
-    """Memory that is there (``man 5 proc``); 0 for a process that is gone."""
+    """Return a process's resident memory (proc(5)); 0 if it has ended."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE_BYTES
@@ -207,30 +267,6 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
-def _memory_file() -> int:
-    """A new file without a name."""
-    if sys.platform != "linux":
-        with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
-    return os.memfd_create("photo")
-
-
-def _write(file: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(file, left) :]
-
-
-def _read_and_close(file: int, size: int) -> bytes:
-    try:
-        return os.pread(file, size, 0)
-    finally:
-        os.close(file)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without the product's secrets; it finds this very code, installed or not."""
-    found = {name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES}
-    if (_ROOT / "pyproject.toml").exists():
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), found.get("PYTHONPATH"))))
-    return found
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,20 +1,19 @@
-"""The fork server of a worker: it has loaded the processor's code once, and forks a
-child from it whenever one is wanted.
+"""The fork server of a worker: a process that has loaded the processor's code once, and
+forks a child from it on request.
 
 ``python -m worker.isolation.forkserver <pid of the worker>`` is what
-:mod:`~worker.isolation.pool` starts and speaks to, over the socket that is its standard
-input; :mod:`~worker.isolation.child` is what then runs in a child. It runs no session,
-starts no thread and makes no processor: what is forked is code. A child shares its
-memory until it writes to it, and starts in 10 ms.
+:mod:`~worker.isolation.fork_server_link` starts, and talks to over the socket that is
+its standard input; :mod:`~worker.isolation.child` is what then runs in a child. The
+fork server runs no session, starts no thread and makes no processor: it forks code. A
+child shares its memory until it writes to it, and starts in 10 ms.
 
-It ends with the worker, and takes along whatever it forked. Killed itself, it leaves
-its children to their sessions; the worker starts another.
+It ends with the worker, and kills the children that it has forked. If it is killed
+itself, its children go on with their sessions; the worker starts another fork server.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import resource
@@ -25,37 +24,37 @@ import sys
 from typing import Final, NoReturn
 
 from server.config.settings import ConfigError
+from server.system import processes
 from worker.isolation import child
 from worker.isolation.messages import Ended, Fork, Forked, FromServer, Inbox, Loaded, NotForked, Refused, Setup, send
 from worker.processors import registry
 
-_PR_SET_PDEATHSIG: Final = 1
 _READ_BYTES: Final = 65536
 
 
 def main() -> NoReturn:
-    """Serves the worker until it is gone."""
+    """Serve the worker until its connection ends."""
     worker_pid = int(sys.argv[1])
-    child.be_deaf()
-    _die_with_parent(signal.SIGKILL, worker_pid)  # while foreign code is loaded, which may hang
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold a photo
+    processes.ignore_stop_signals()
+    processes.die_with_parent(worker_pid)  # while foreign code is loaded, which may hang
+    processes.lower_limit(resource.RLIMIT_CORE, 0)  # a core would hold a photo
     worker = socket.socket(fileno=os.dup(0))
-    child.no_standard_input()
+    processes.close_standard_input()
     server = _Server(worker)
     server.load()
-    _die_with_parent(0, worker_pid)  # from here on it has to kill first
+    processes.die_with_parent(worker_pid, 0)  # from here on it has to kill its children first
     server.serve()
 
 
 class _Server:
-    """One worker's."""
+    """The connection to the worker, and the children that were forked."""
 
     def __init__(self, worker: socket.socket) -> None:
         self._worker = worker
         self._inbox = Inbox(Setup | Fork)
         self._sockets: list[int] = []
         self._early: list[Setup | Fork] = []
-        """What was asked for while the code was loaded."""
+        """The requests that came while the code was loaded."""
         self._children: set[int] = set()
         self._bell, ring = os.pipe()
         for end in (self._bell, ring):
@@ -65,7 +64,7 @@ class _Server:
         self._ring = ring
 
     def load(self) -> None:
-        """The code of the processor; ends the process if there is none."""
+        """Load the processor's code; end the process if there is none."""
         while not (messages := self._receive()):
             pass
         first, *self._early = messages
@@ -82,6 +81,7 @@ class _Server:
         self._tell(Loaded())
 
     def serve(self) -> NoReturn:
+        """Fork when asked, and report how children end."""
         for _ in self._early:
             self._fork(self._sockets.pop(0))
         poll = select.poll()
@@ -133,7 +133,7 @@ class _Server:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
-                if pid in self._children:  # or somebody's whom the processor's code started when it was loaded
+                if pid in self._children:  # or a process that the processor's code started when it was loaded
                     self._children.remove(pid)
                     self._tell(Ended(pid, os.waitstatus_to_exitcode(status)))
 
@@ -144,21 +144,13 @@ class _Server:
             self._end()
 
     def _end(self) -> NoReturn:
-        """The worker is gone.
+        """Kill all children and this process: the worker's connection has ended.
 
-        Its children may not notice it: they spin, or are not themselves any more.
+        The children may not notice it by themselves: they spin, or run foreign code.
         """
         for pid in self._children:
-            child.kill(pid)
-        os.killpg(0, signal.SIGKILL)
-        os._exit(0)
-
-
-def _die_with_parent(number: int, parent: int) -> None:
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:  # it died before
+            processes.kill_family(pid)
+        processes.kill_group(0)
         os._exit(0)
 
 

@@ -1,9 +1,7 @@
-"""What a worker, its fork server and its children say to each other:
+"""The messages between a worker, its fork server and its children.
 
-JSON behind its length, over socket pairs.
-
-Everybody trusts their parent; of a child, where somebody else's code runs, nothing is
-believed that is not one of these.
+JSON behind its length, over socket pairs. Each process trusts its parent. A child runs
+foreign code: bytes from it that are no message of the expected kind end it.
 """
 
 from __future__ import annotations
@@ -15,19 +13,21 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 MAX_BYTES: Final = 2**20
-"""Of one message. Photos travel as files; of a trace or a log line the end is kept."""
+"""Size of one message, at most. Photos travel as files; of a trace or a log line the
+end is kept.
+"""
 
 _LENGTH_BYTES: Final = 4
 
 
-# From the worker to the fork server
+# -- from the worker to the fork server ------------------------------------------------
 
 
 class Setup(msgspec.Struct, tag=True):
-    """The first word: how to find a processor, and what its children may."""
+    """The first message: how to find the processor, and what its children may use."""
 
     path: list[str]
-    """The worker's ``sys.path``: what it finds, the processor's process finds."""
+    """The worker's ``sys.path``, so that the fork server finds the same modules."""
     processor: str
     options: dict[str, str | int | float | bool | None]
     """Keyword arguments of the processor's constructor."""
@@ -37,37 +37,40 @@ class Setup(msgspec.Struct, tag=True):
 
 
 class Fork(msgspec.Struct, tag=True):
-    """Comes with a socket, the child's."""
+    """Fork a child. Comes with a descriptor: the child's end of its connection."""
 
 
-# From the fork server to the worker
+# -- from the fork server to the worker ------------------------------------------------
 
 
 class Loaded(msgspec.Struct, tag=True):
-    """The processor's code is there: from here on a fork takes milliseconds."""
+    """The processor's code is loaded: from here on a fork takes milliseconds."""
 
 
 class Forked(msgspec.Struct, tag=True):
-    """The answer to the first :class:`Fork` that has none yet."""
+    """A child was forked: the answer to the oldest unanswered :class:`Fork`."""
 
     pid: int
 
 
 class NotForked(msgspec.Struct, tag=True):
-    """The other answer."""
+    """The fork failed: the other answer to the oldest unanswered :class:`Fork`."""
 
     reason: str
 
 
 class Ended(msgspec.Struct, tag=True):
-    """``status`` is an exit status, or minus the number of a signal."""
+    """A child has ended.
+
+    ``status`` is an exit status, or minus the number of a signal.
+    """
 
     pid: int
     status: int
 
 
 class Refused(msgspec.Struct, tag=True):
-    """Also from a child: the processor cannot be loaded or made.
+    """The processor cannot be loaded, or (from a child) cannot be made.
 
     ``reason``: a ConfigError's one line.
     """
@@ -75,12 +78,12 @@ class Refused(msgspec.Struct, tag=True):
     reason: str
 
 
-# From the worker to a child
+# -- from the worker to a child --------------------------------------------------------
 
 
 class Run(msgspec.Struct, tag=True):
-    """A job, with the image, the garment (if it has a type) and an empty file for the
-    result.
+    """Run a job. Comes with descriptors: the image, the garment (if it has a type) and
+    an empty file for the result.
     """
 
     number: int
@@ -89,35 +92,37 @@ class Run(msgspec.Struct, tag=True):
     image_type: str
     garment_type: str | None
     params: str
-    """JSON in JSON: as the person sent it, whatever size its numbers have."""
+    """JSON in JSON: as the client sent it, whatever size its numbers have."""
 
 
 class Cancel(msgspec.Struct, tag=True):
-    """Nobody wants the result any more."""
+    """Cancel the run: its result is no longer wanted."""
 
 
 class End(msgspec.Struct, tag=True):
-    """Close the processor and go."""
+    """Close the processor and end."""
 
 
-# From a child to the worker
+# -- from a child to the worker --------------------------------------------------------
 
 
 class Warming(msgspec.Struct, tag=True):
-    """The processor is made and has a ``start()`` to wait for."""
+    """The processor is made, and its ``start()`` runs."""
 
 
-class Cold(msgspec.Struct, tag=True):
-    """Its ``start()`` has failed."""
+class StartFailed(msgspec.Struct, tag=True):
+    """The processor's ``start()`` has failed."""
 
     trace: str
 
 
 class Ready(msgspec.Struct, tag=True):
-    """Give me work."""
+    """The processor can run a job."""
 
 
 class Report(msgspec.Struct, tag=True):
+    """Progress of the current run."""
+
     progress: float | None
     stage: str | None
     eta_seconds: float | None
@@ -133,21 +138,21 @@ class Log(msgspec.Struct, tag=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """How a run ended."""
+    """The end of a run."""
 
     number: int
     left_over: bool
-    """Threads of it are still at work; they end with their process."""
+    """Threads of the run are still at work; they end with their process."""
 
 
 class Done(Answer, tag=True):
-    """The picture stands in the file."""
+    """The run returned a picture; it is in the result's file."""
 
     extension: str
 
 
 class Failed(Answer, tag=True):
-    """By a ``ProcessorError``."""
+    """The run raised a ``ProcessorError``."""
 
     code: str
     message: str | None
@@ -156,26 +161,28 @@ class Failed(Answer, tag=True):
 
 
 class Raised(Answer, tag=True):
-    """By any other exception."""
+    """The run raised any other exception."""
 
     trace: str
 
 
 class Cancelled(Answer, tag=True):
-    """As it was told."""
+    """The run ended by its cancellation."""
 
 
 FromWorker: TypeAlias = Run | Cancel | End
 FromServer: TypeAlias = Loaded | Forked | NotForked | Ended | Refused
-FromChild: TypeAlias = Refused | Warming | Cold | Ready | Report | Log | Done | Failed | Raised | Cancelled
+FromChild: TypeAlias = Refused | Warming | StartFailed | Ready | Report | Log | Done | Failed | Raised | Cancelled
 
 
-class Nonsense(Exception):
-    """Not a message."""
+class BadMessage(Exception):
+    """Bytes that are no message of the expected kind."""
 
 
 def send(to: socket.socket, message: msgspec.Struct, files: Sequence[int] = ()) -> None:
-    """All of it or an OSError."""
+    """Send all of a message, with descriptors; raise OSError if that cannot be done
+    now.
+    """
     data = msgspec.json.encode(message)
     data = len(data).to_bytes(_LENGTH_BYTES) + data
     sent = socket.send_fds(to, [data], files) if files else to.send(data)
@@ -186,7 +193,7 @@ def send(to: socket.socket, message: msgspec.Struct, files: Sequence[int] = ()) 
 
 
 class Inbox:
-    """Cuts what a stream brings into messages of ``types``."""
+    """Cuts a stream into messages of ``types``."""
 
     def __init__(self, types: Any) -> None:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(types)
@@ -196,18 +203,18 @@ class Inbox:
         return f"<Inbox {len(self._bytes)} bytes>"
 
     def take(self, data: bytes) -> list[Any]:
-        """The messages that are complete with it. Raises :class:`Nonsense`."""
+        """Return the messages that ``data`` completes. Raises :class:`BadMessage`."""
         self._bytes += data
         messages = []
         while len(self._bytes) >= _LENGTH_BYTES:
             end = _LENGTH_BYTES + int.from_bytes(self._bytes[:_LENGTH_BYTES])
             if end > MAX_BYTES:
-                raise Nonsense(f"a message of {end} bytes")
+                raise BadMessage(f"a message of {end} bytes")
             if len(self._bytes) < end:
                 break
             try:
                 messages.append(self._decoder.decode(self._bytes[_LENGTH_BYTES:end]))
             except (msgspec.MsgspecError, ValueError) as error:
-                raise Nonsense(str(error)) from None
+                raise BadMessage(str(error)) from None
             del self._bytes[:end]
         return messages

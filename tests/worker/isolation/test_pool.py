@@ -20,8 +20,11 @@ import pytest
 from server.config.settings import Config, ConfigError
 from tests.worker.conftest import gone
 from tryon.processor import Job, ProcessorError
-from worker.isolation import pool as children_module
-from worker.isolation.pool import NICENESS, Children, InChild, NotStarted
+from worker.isolation import fork_server_link
+from worker.isolation.errors import NotStarted, RaisedInChild
+from worker.isolation.fork_server_link import ForkServerLink
+from worker.isolation.pool import NICENESS, ProcessPool
+from worker.isolation.timing import Timing
 
 LINUX = pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc")
 MEGABYTE = 2**20
@@ -37,13 +40,13 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """
     async with contextlib.AsyncExitStack() as stack:
 
-        async def begin(*, processor: str = "tests.worker.faulty:Faulty", **settings: Any) -> Children:
+        async def begin(*, processor: str = "tests.worker.faulty:Faulty", **settings: Any) -> ProcessPool:
             options: dict[str, Any] = {
-                name: settings.pop(name) for name in ("on_cold", "idle_seconds") if name in settings
+                name: settings.pop(name) for name in ("on_start_error", "timing") if name in settings
             }
             if processor.endswith(":Slow"):
                 options["options"] = {"folder": str(tmp_path)}
-            children = Children(Config(data_dir=tmp_path, processor=processor, **settings), **options)
+            children = ProcessPool(Config(data_dir=tmp_path, processor=processor, **settings), **options)
             stack.push_async_callback(children.close)
             children.start()
             await children.built()
@@ -60,20 +63,20 @@ async def quiet(progress: float | None, stage: str | None, eta_seconds: float | 
     pass
 
 
-async def run(children: Children, do: str = "pid", **params: Any) -> str:
+async def run(children: ProcessPool, do: str = "pid", **params: Any) -> str:
     """What the processor says, or what the session fails as."""
     try:
         return (await asyncio.wait_for(children.run(job(do, **params), quiet), 60)).data.decode()
     except ProcessorError as error:
         return error.code
-    except InChild:
+    except RaisedInChild:
         return "processor_error"
 
 
 class Waiting:
     """A session that runs for as long as the test wants."""
 
-    def __init__(self, children: Children, folder: Path, name: str) -> None:
+    def __init__(self, children: ProcessPool, folder: Path, name: str) -> None:
         self._pipes = (folder / f"{name}.reached", folder / f"{name}.release")
         for path in self._pipes:
             os.mkfifo(path)
@@ -99,12 +102,12 @@ class Waiting:
 
 
 @pytest.fixture
-async def neighbours(tmp_path: Path) -> Callable[[Children], Any]:
+async def neighbours(tmp_path: Path) -> Callable[[ProcessPool], Any]:
     """Two sessions that are at work; the function that is returned lets them end, and
     checks that they end well.
     """
 
-    async def begin(children: Children) -> Any:
+    async def begin(children: ProcessPool) -> Any:
         waiting = [Waiting(children, tmp_path, name) for name in ("one", "other")]
         for each in waiting:
             await each.reached()
@@ -133,7 +136,7 @@ async def test_a_job_goes_in_and_an_output_comes_out(start: Start) -> None:
 
 
 async def test_a_child_is_used_again_and_one_idle_is_kept(start: Start, tmp_path: Path) -> None:
-    children = await start(idle_seconds=0.05)
+    children = await start(timing=Timing(idle_seconds=0.05))
     [first] = children.pids
     assert {await run(children) for _ in range(3)} == {str(first)}
 
@@ -240,7 +243,7 @@ async def test_a_processors_error_arrives_with_all_it_says(start: Start) -> None
 )
 async def test_any_other_exception_is_a_traceback_and_the_child_goes_on(start: Start, do: str, text: str) -> None:
     children = await start()
-    with pytest.raises(InChild, match=text):
+    with pytest.raises(RaisedInChild, match=text):
         await children.run(job(do), quiet)
     [pid] = children.pids
     assert await run(children) == str(pid)
@@ -258,9 +261,9 @@ CRASHES = [
     ("exit_quietly", "ended with status 0"),
     ("kill_itself", "was killed by SIGKILL"),
     ("close_everything", ""),
-    ("babble", "spoke nonsense"),
-    ("flood", "spoke nonsense"),
-    ("answer_for_another", "answered what nobody had asked"),
+    ("babble", "sent no message"),
+    ("flood", "sent no message"),
+    ("answer_for_another", "sent an unexpected Done message"),
 ]
 
 
@@ -348,7 +351,7 @@ async def test_a_processor_that_forks_in_its_loop_speaks_once(start: Start) -> N
 # -- cancelled -------------------------------------------------------------------------
 
 
-async def cancelled(children: Children, do: str) -> float:
+async def cancelled(children: ProcessPool, do: str) -> float:
     """How long it took, in seconds."""
     began = asyncio.Event()
 
@@ -360,7 +363,7 @@ async def cancelled(children: Children, do: str) -> float:
         await asyncio.wait_for(began.wait(), 10)
     else:
         async with asyncio.timeout(10):
-            while not any(child.run is not None for child in children._children):
+            while not children.at_work:
                 await asyncio.sleep(0.01)
     asked = time.monotonic()
     running.cancel()
@@ -371,8 +374,7 @@ async def cancelled(children: Children, do: str) -> float:
 
 @pytest.mark.parametrize("do", ["never", "report_for_ever"])
 async def test_who_hears_a_cancel_keeps_its_process(start: Start, monkeypatch: pytest.MonkeyPatch, do: str) -> None:
-    monkeypatch.setattr(children_module, "STOP_SECONDS", 10)  # on a busy machine it may come late to its turn
-    children = await start()
+    children = await start(timing=Timing(stop_seconds=10))  # on a busy machine it may come late to its turn
     [pid] = children.pids
     assert await cancelled(children, do) < 5  # some milliseconds
     assert await run(children) == str(pid)
@@ -388,7 +390,7 @@ async def test_who_does_not_hear_a_cancel_is_killed_and_replaced(start: Start, d
 
 
 async def test_a_cancel_while_it_warms_up_leaves_the_child_to_the_next(start: Start, tmp_path: Path) -> None:
-    children = await start(processor="tests.worker.faulty:Slow", idle_seconds=0.1)
+    children = await start(processor="tests.worker.faulty:Slow", timing=Timing(idle_seconds=0.1))
     [pid] = children.pids
     told = asyncio.Event()
 
@@ -410,7 +412,7 @@ async def test_a_cancel_while_it_warms_up_leaves_the_child_to_the_next(start: St
 
 async def test_a_crash_while_it_warms_up_is_not_the_sessions_fault(start: Start, tmp_path: Path) -> None:
     cold: list[Exception] = []
-    children = await start(processor="tests.worker.faulty:Slow", on_cold=cold.append)
+    children = await start(processor="tests.worker.faulty:Slow", on_start_error=cold.append)
     running = [asyncio.create_task(children.run(job(), quiet)) for _ in range(3)]
     await asyncio.sleep(0)
     (tmp_path / "new").write_text("crash")
@@ -435,9 +437,8 @@ async def test_a_child_that_is_killed_while_it_warms_up_is_made_again(start: Sta
 async def test_a_processor_is_closed_before_its_child_goes(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children_module, "CLOSE_SECONDS", 10)
     (tmp_path / "warm").touch()
-    children = await start(processor="tests.worker.faulty:Slow")
+    children = await start(processor="tests.worker.faulty:Slow", timing=Timing(close_seconds=10))
     pid = await run(children)
     await children.close()
     assert (tmp_path / f"closed-{pid}").exists()
@@ -467,35 +468,34 @@ async def test_a_processor_that_cannot_be_loaded_is_told_in_one_line(
 async def test_a_killed_fork_server_takes_no_session_along_and_is_replaced(start: Start, neighbours: Any) -> None:
     children = await start()
     end_neighbours = await neighbours(children)
-    killed = children.server_pid
+    killed = children.fork_server_pid
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
     assert (await run(children)).isdigit()  # by a child of the next one
-    assert children.server_pid not in (None, killed)
+    assert children.fork_server_pid not in (None, killed)
     await end_neighbours()
 
 
-def _failing(times: int, real: Callable[[], None]) -> Callable[[], None]:
+def _failing(times: int) -> Callable[..., ForkServerLink]:
     left = iter(range(times))
 
-    def start_server() -> None:
+    def start_link(*arguments: Any, **options: Any) -> ForkServerLink:
         if next(left, None) is not None:
             raise OSError("no memory")
-        real()
+        return ForkServerLink(*arguments, **options)
 
-    return start_server
+    return start_link
 
 
 async def test_a_fork_server_that_cannot_be_started_for_a_moment_is_started_later(
     start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children_module, "RESTART_SECONDS", 0.05)
-    children = await start()
+    children = await start(timing=Timing(restart_seconds=0.05))
     end_neighbours = await neighbours(children)  # so nobody waits for it when it dies
-    monkeypatch.setattr(children, "_start_server", _failing(2, children._start_server))
-    assert children.server_pid is not None
-    os.kill(children.server_pid, signal.SIGKILL)
-    await gone(children.server_pid)
+    monkeypatch.setattr(fork_server_link, "ForkServerLink", _failing(2))
+    assert children.fork_server_pid is not None
+    os.kill(children.fork_server_pid, signal.SIGKILL)
+    await gone(children.fork_server_pid)
     assert (await run(children)).isdigit()
     await end_neighbours()
 
@@ -504,13 +504,12 @@ async def test_without_a_fork_server_no_session_is_begun(
     start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would wait for its deadline, and so would all that come after it."""
-    monkeypatch.setattr(children_module, "RESTART_SECONDS", 0.05)
     cold: asyncio.Queue[Exception] = asyncio.Queue()
-    children = await start(on_cold=cold.put_nowait)
+    children = await start(on_start_error=cold.put_nowait, timing=Timing(restart_seconds=0.05))
     end_neighbours = await neighbours(children)
-    monkeypatch.setattr(children, "_start_server", _failing(99, children._start_server))
-    assert children.server_pid is not None
-    os.kill(children.server_pid, signal.SIGKILL)
+    monkeypatch.setattr(fork_server_link, "ForkServerLink", _failing(99))
+    assert children.fork_server_pid is not None
+    os.kill(children.fork_server_pid, signal.SIGKILL)
     assert "no memory" in str(await asyncio.wait_for(cold.get(), 10))
     with pytest.raises(NotStarted):
         await asyncio.wait_for(children.run(job(), quiet), 10)
@@ -521,20 +520,20 @@ async def test_without_a_fork_server_no_session_is_begun(
 async def test_a_fork_that_fails_is_tried_again_and_takes_nobody_along(
     start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch, times: int, outcome: str
 ) -> None:
-    monkeypatch.setattr(children_module, "RESTART_SECONDS", 0.05)
     cold: list[Exception] = []
-    children = await start(on_cold=cold.append)
+    children = await start(on_start_error=cold.append, timing=Timing(restart_seconds=0.05))
     end_neighbours = await neighbours(children)
-    forked, left = children._forked, iter(range(times))
+    server = children._fork_server
+    forked, left = server._forked, iter(range(times))
 
     def no_memory(child: Any, pid: int) -> None:
         if next(left, None) is None:
             forked(child, pid)
         else:
             os.kill(pid, signal.SIGKILL)
-            children._not_forked(child, "no memory")
+            children._children.not_forked(child, "no memory")
 
-    monkeypatch.setattr(children, "_forked", no_memory)
+    monkeypatch.setattr(server, "_forked", no_memory)
     if outcome == "runs":
         assert (await run(children)).isdigit()
     else:
@@ -548,9 +547,8 @@ async def test_a_fork_that_fails_is_tried_again_and_takes_nobody_along(
 async def test_a_crash_is_noticed_without_a_fork_server_too(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do: str, outcome: str
 ) -> None:
-    monkeypatch.setattr(children_module, "STATUS_SECONDS", 0.1)
-    children = await start()
-    server = children.server_pid
+    children = await start(timing=Timing(status_seconds=0.1))
+    server = children.fork_server_pid
     assert server is not None
     os.kill(server, signal.SIGSTOP)  # it forks nothing and tells nothing
     try:
@@ -563,9 +561,8 @@ async def test_a_crash_is_noticed_without_a_fork_server_too(
 
 
 async def test_a_fork_server_that_hangs_is_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children_module, "FORK_SECONDS", 0.2)
-    children = await start()
-    server = children.server_pid
+    children = await start(timing=Timing(fork_seconds=0.2))
+    server = children.fork_server_pid
     assert server is not None
     os.kill(server, signal.SIGSTOP)
     assert await run(children, "segfault") == "processor_crashed"
@@ -590,7 +587,7 @@ async def test_close_leaves_no_process(start: Start) -> None:
     async with asyncio.timeout(10):
         while len(children.pids) < 3:
             await asyncio.sleep(0.01)
-    pids = [*children.pids, children.server_pid]
+    pids = [*children.pids, children.fork_server_pid]
     began = time.monotonic()
     await children.close()
     assert time.monotonic() - began < 5  # 0.05

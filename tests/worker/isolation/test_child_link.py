@@ -1,0 +1,159 @@
+"""The table of transitions: what a child may send when, and what it means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import get_args
+
+import pytest
+
+from tryon.processor import Job
+from worker.isolation.child_link import TRANSITIONS, Action, ChildLink, State
+from worker.isolation.messages import (
+    BadMessage,
+    Cancelled,
+    Done,
+    Failed,
+    FromChild,
+    Inbox,
+    Log,
+    Raised,
+    Ready,
+    Refused,
+    Report,
+    Run,
+    StartFailed,
+    Warming,
+    send,
+)
+from worker.isolation.session_run import SessionRun
+
+MESSAGES: dict[type, FromChild] = {
+    Refused: Refused("no such model"),
+    Warming: Warming(),
+    StartFailed: StartFailed("no weights"),
+    Ready: Ready(),
+    Report: Report(0.5, "rendering", 1.0),
+    Log: Log(30, "a.library", "hot", None),
+    Done: Done(number=1, left_over=False, extension="png"),
+    Failed: Failed(number=1, left_over=False, code="no_person", message=None, retryable=None, requeue=False),
+    Raised: Raised(number=1, left_over=False, trace="ValueError"),
+    Cancelled: Cancelled(number=1, left_over=False),
+}
+
+
+@pytest.fixture
+async def link() -> AsyncIterator[ChildLink]:
+    """A child without a process."""
+    link = ChildLink()
+    link.connect(lambda child: None).close()
+    yield link
+    link.disconnect()
+
+
+def in_state(link: ChildLink, state: State) -> ChildLink:
+    link.state = state
+    if state is State.BUSY:
+        link.run = SessionRun(1, Job("s1", 1, b"a photo", "image/jpeg"))
+    return link
+
+
+def test_messages_here_are_all_messages() -> None:
+    """The tests below try every message that a child can send."""
+    assert set(MESSAGES) == set(get_args(FromChild))
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=lambda message: type(message).__name__)
+async def test_message_without_row_breaks_off(link: ChildLink, state: State, message: FromChild) -> None:
+    """A message is in the table, comes too late to matter, or breaks the protocol."""
+    row = TRANSITIONS.get((state, type(message)))
+    action = in_state(link, state).take(message)
+    if row is not None:
+        assert (action, link.state) == row
+    else:
+        assert (action, link.state) == (Action.IGNORE if state is State.GONE else Action.BREAK_OFF, state)
+
+
+async def test_child_becomes_ready_after_warming(link: ChildLink) -> None:
+    """Sessions that wait learn that the processor is made, then that it is ready."""
+    assert link.take(Warming()) is Action.NOTE_MADE
+    assert (link.built.done(), link.ready.done()) == (True, False)
+    assert link.take(Ready()) is Action.NOTE_READY
+    assert (link.ready.done(), link.state) == (True, State.READY)
+
+
+async def test_answer_to_another_run_breaks_off(link: ChildLink) -> None:
+    """An answer names its run: one to another run is not believed."""
+    run = in_state(link, State.BUSY).run
+    assert link.take(Done(number=2, left_over=False, extension="png")) is Action.BREAK_OFF
+    assert run is not None
+    assert run.answer is None
+
+
+async def test_first_answer_counts() -> None:
+    """A second answer to the same run changes nothing."""
+    link = in_state(ChildLink(), State.BUSY)
+    run = link.run
+    assert run is not None
+    link.take(MESSAGES[Done])
+    link.take(MESSAGES[Failed])
+    assert run.answer is MESSAGES[Done]
+    assert link.take_run() is run
+    assert (link.state, link.run) == (State.READY, None)
+
+
+async def test_job_reaches_child_with_its_files() -> None:
+    """A job goes out with the photo, the garment and a file for the result."""
+    link = ChildLink()
+    theirs = link.connect(lambda child: None)
+    link.state = State.READY
+    run = SessionRun(7, Job("s1", 1, b"a photo", "image/jpeg", b"a garment", "image/png", {"fit": "loose"}))
+    try:
+        with theirs:
+            link.begin(run)
+            [message] = Inbox(Run).take(theirs.recv(65536))
+        assert (message.number, message.session_id, message.params) == (7, "s1", '{"fit": "loose"}')
+        assert len(run.files) == 3
+        assert link.state is State.BUSY
+    finally:
+        run.close()
+        link.disconnect()
+
+
+async def test_job_is_refused_when_child_has_ended() -> None:
+    """A child that ended before its job came leaves its state as it was."""
+    link = ChildLink()
+    link.connect(lambda child: None).close()
+    link.state = State.READY
+    run = SessionRun(1, Job("s1", 1, b"a photo", "image/jpeg"))
+    try:
+        with pytest.raises(OSError, match="does not take"):
+            link.begin(run)
+        assert link.state is State.READY
+        assert not link.leave()
+    finally:
+        run.close()
+        link.disconnect()
+
+
+async def test_messages_are_read_whole() -> None:
+    """Half a message waits for the rest; a closed connection is an error."""
+    link, heard = ChildLink(), asyncio.Event()
+    theirs = link.connect(lambda child: heard.set())
+    try:
+        assert link.receive() is None
+        send(theirs, Ready())
+        theirs.send(b"\0\0")
+        await asyncio.wait_for(heard.wait(), 5)
+        assert link.receive() == [Ready()]
+        theirs.send(b"\0\x05hello")
+        with pytest.raises(BadMessage):
+            link.receive()
+        theirs.close()
+        with pytest.raises(ConnectionError):
+            link.receive()
+    finally:
+        theirs.close()
+        link.disconnect()

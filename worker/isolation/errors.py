@@ -1,0 +1,37 @@
+"""How a session on a child fails when its processor has not failed it by name.
+
+::
+
+    NotStarted       no processor could be started: not the session's fault
+    RaisedInChild    the processor raised; the text is the traceback in the child
+    Loss             a value, not an exception: the child ended before it answered
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Reason = Literal["crashed", "memory", "cpu"]
+
+LOSS_CODES: Final[dict[Reason, str]] = {"crashed": "processor_crashed", "memory": "processor_crashed", "cpu": "timeout"}
+"""The code that a session fails with, by the reason why its child was lost."""
+
+
+class NotStarted(Exception):
+    """No processor: it cannot be made, its ``start()`` failed, or no process could be
+    started for it.
+    """
+
+
+class RaisedInChild(Exception):
+    """An exception that was raised in a child; its text is the traceback there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A child that ended before it answered."""
+
+    reason: Reason
+    how: str
+    """What happened to it, to follow "the process" in a log line."""

@@ -1,0 +1,70 @@
+"""Whether processors can be started: the failures so far, and the one that is final.
+
+A wrong setting shows when the first child makes its processor; the worker then refuses
+to start. Later failures are no setting's fault: chance kills a child or two, the third
+in a row means that this worker runs no session any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from server.config.settings import ConfigError
+from worker.isolation.errors import NotStarted
+from worker.processors.registry import unusable
+
+START_TRIES: Final = 3
+"""Children or fork servers in a row that may fail before they are ready."""
+
+
+class Startup:
+    """The starts of a worker's processors.
+
+    ``on_error`` is called once, when none can be started any more.
+    """
+
+    def __init__(self, name: str, *, on_error: Callable[[Exception], None], closing: asyncio.Event) -> None:
+        self._name = name
+        self._on_error = on_error
+        self._closing = closing
+        self._failed_starts = 0
+        self.built = False
+        """A child has made its processor, so the settings are right."""
+        self.error: NotStarted | None = None
+        """What every session fails with, once no processor can be started."""
+
+    def __repr__(self) -> str:
+        return f"<Startup {self._name} built={self.built} failed_starts={self._failed_starts} error={self.error!r}>"
+
+    def note_made(self) -> None:
+        """Note that a child has made its processor."""
+        self.built = True
+
+    def note_ready(self) -> None:
+        """Note that a child is ready: the failures in a row end."""
+        self.built = True
+        self._failed_starts = 0
+
+    def may_retry(self) -> bool:
+        """Count a failed start; return whether the child may be started again."""
+        self._failed_starts += 1
+        return self._failed_starts < START_TRIES and not self._closing.is_set()
+
+    def give_up(self, error: Exception) -> Exception:
+        """Return the error for the sessions, or the worker, that wait for a processor.
+
+        A :class:`ConfigError` if no processor was ever made, else :class:`NotStarted`;
+        then no session is begun from now on.
+        """
+        if not self.built:
+            return error if isinstance(error, ConfigError) else unusable(self._name, error)
+        if self.error is None:
+            not_started = NotStarted()
+            not_started.__cause__ = error
+            if self._closing.is_set():
+                return not_started
+            self.error = not_started
+            self._on_error(error)
+        return self.error
