@@ -237,7 +237,7 @@ async def start(context: BrowserContext, web: Web) -> AsyncIterator[Start]:
 
 
 def followers(web: Web) -> list[Follower]:
-    return web.hub.registry.everyone()
+    return web.hub.registry.all()
 
 
 # -- the ladder ------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class DeliveryLog:
         return f"<DeliveryLog waiting={len(self._handed)}>"
 
     def note(self, session_id: str) -> None:
-        """Note that this session's end was handed to a client's connection just now."""
+        """Note that this session's end was handed to a connection just now."""
         if session_id not in self._handed and len(self._handed) < MAX_WAITING:
             self._handed[session_id] = self._database_clock.now()
             self._some.set()
@@ -64,7 +64,7 @@ class DeliveryLog:
             self.note(followers[0].session_id)
 
     def note_shown(self, session: Session) -> None:
-        """Note a state that a client was given, if it is an end not delivered before."""
+        """Note a state that a client was given, if it is an undelivered end."""
         if session.status.terminal and session.delivered_at is None:
             self.note(session.id)
 

@@ -72,7 +72,7 @@ class Follower(ABC):
         """Ask the client to reconnect after this time: the server is stopping."""
 
     def broken(self, retry_after_ms: int) -> None:
-        """Ask the client to reconnect: a delivery failed, so it may have missed that."""
+        """Ask the client to reconnect: a delivery failed, so it may miss an event."""
         self.too_old(retry_after_ms)
 
     @property

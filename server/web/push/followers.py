@@ -81,7 +81,7 @@ class Followers:
         """Return the followers of one session."""
         return tuple(self.by_channel.get(self.channel(session_id), ()))
 
-    def everyone(self) -> list[Follower]:
+    def all(self) -> list[Follower]:
         """Return the followers of all sessions."""
         return [follower for followers in self.by_channel.values() for follower in followers]
 
@@ -105,7 +105,7 @@ class Followers:
                 self.failed(follower)
 
     def failed(self, follower: Follower) -> None:
-        """Log the exception being handled and ask the follower's client to reconnect."""
+        """Log the exception being handled and ask the client to reconnect."""
         log.exception("Notifying %r failed, its client has to reconnect", follower)
         with contextlib.suppress(Exception):
             follower.broken(self.return_ms())

@@ -303,7 +303,7 @@ class Hub:
         refused and then waits by its own back-off.
         """
         self.draining = True
-        everybody = self.registry.everyone()
+        everybody = self.registry.all()
         spread_ms = max(1000.0, 0.5 * len(everybody))
         turns = itertools.count()
         self.registry.notify(

@@ -1,4 +1,4 @@
-"""Metrics of the push: how many frames were handed over, and how old the events were."""
+"""Metrics of the push: how many frames went out, and how old the events were."""
 
 from __future__ import annotations
 

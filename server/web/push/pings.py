@@ -1,5 +1,4 @@
-"""The ping wheel: each follower is pinged once a period, and asked for its answer
-before the next ping.
+"""The ping wheel: each follower is pinged, and its answer due, once a period.
 
 All followers at once would hold up every event: 10,000 pings take 0.1 s.
 """
@@ -84,8 +83,9 @@ class PingWheel:
         self.turn()
 
     def turn(self) -> None:
-        """Ping the next slot's followers; disconnect those of an earlier slot that owe
-        an answer.
+        """Ping the next slot's followers; disconnect the ones that owe an answer.
+
+        An earlier slot's followers were pinged :data:`ANSWER_SHARE` of a period ago.
         """
         slots = len(self._slots)
         self._turn = (self._turn + 1) % slots

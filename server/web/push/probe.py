@@ -55,7 +55,7 @@ class DeliveryProbe:
         self.delay_seconds = self._clock.monotonic() - float(message.split()[1])
 
     async def next_probe(self) -> None:
-        """Publish a probe and give it its time; replace the connection if it is deaf."""
+        """Publish a probe, wait, and replace the connection if it is deaf."""
         await asyncio.shield(self._subscriber.subscribe(self.channel))
         connection = self._subscriber.connections if self._subscriber.up else None
         probe = f"{self._randomness.bytes(4).hex()} {self._clock.monotonic()}".encode()

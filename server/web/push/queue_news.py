@@ -1,6 +1,4 @@
-"""Places in the queue: which followed sessions wait for a worker, and what their
-followers were last told about it.
-"""
+"""Places in the queue, announced to the followers of sessions that wait for a worker."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ class QueueNews:
         return self._waiting.get(session_id)
 
     async def next_places(self) -> None:
-        """Announce the places that have changed, spread over the time until the next
-        ones are read.
-        """
+        """Announce the places that have changed, spread over WAITING_SECONDS."""
         places = await self._queue_places.current() if self._waiting else {}
         if places is self._places:
             await asyncio.sleep(WAITING_SECONDS / 4)

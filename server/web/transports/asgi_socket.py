@@ -68,7 +68,7 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
 
 
 async def _receive(socket: WebSocket, outbox: Outbox, conversation: Conversation) -> None:
-    """Receive until the client disconnects; unread, the connection dies of its pings."""
+    """Receive until the client disconnects; else unread pings end the connection."""
     while True:
         message: dict[str, Any] = dict(await socket.receive())
         if message["type"] == "websocket.disconnect":

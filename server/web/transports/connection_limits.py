@@ -46,7 +46,7 @@ class ConnectionLimits:
         return None
 
     def check_session(self, followers: int) -> None:
-        """Raise RateLimited if a session with this many followers may not have one more.
+        """Raise RateLimited if a session with this many followers is full.
 
         To be called after the credential was checked: a stranger must not learn that
         the session exists.

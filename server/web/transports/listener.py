@@ -1,4 +1,4 @@
-"""A follower whose client is told by ``bye`` and a close code why its stream ends."""
+"""A follower whose stream ends with a ``bye`` and a close code that say why."""
 
 from __future__ import annotations
 

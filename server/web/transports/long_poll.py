@@ -212,7 +212,7 @@ def _etag(read: SessionRead) -> str:
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Return whether the ETag is among these, by weak comparison (RFC 9110, 8.8.3.2)."""
+    """Return whether the ETag is among these (weakly: RFC 9110, 8.8.3.2)."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or etag.removeprefix("W/") in [

@@ -1,10 +1,9 @@
-"""``GET /api/tryon/sessions/{id}/events``: the same frames as Server-Sent Events
-(WHATWG HTML, section 9.2).
+"""``GET /api/tryon/sessions/{id}/events``: the same frames as Server-Sent Events.
 
-``data:`` is the frame, ``id:`` the seq on snapshot and event frames, so the browser's
-own reconnect resumes where it was. A stream that has ended is not opened again: 204.
-Any other status ends an EventSource for good, so overload is a 200 with one ``retry:``
-line.
+The format is in WHATWG HTML, section 9.2. ``data:`` is the frame, ``id:`` the seq on
+snapshot and event frames, so the browser's own reconnect resumes where it was. A stream
+that has ended is not opened again: 204. Any other status ends an EventSource for good,
+so overload is a 200 with one ``retry:`` line.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ buffer is its outbox.
 * Above :data:`HIGH_WATER_BYTES` of unsent bytes asyncio calls ``pause_writing``. From
   then on events are still written, and of progress the newest is kept for the moment
   when the client has read everything (``resume_writing``).
-* A paused client is *stalled* when the buffer passes :data:`MAX_UNSENT_BYTES` or it took
-  nothing for :data:`STALLED_SECONDS`. There is no timer: every write and every ping
-  looks. A stalled client is closed as too slow, its ``seq`` set to None because it was
-  not given the event, so its end does not count as delivered.
+* A paused client is *stalled* when the buffer passes :data:`MAX_UNSENT_BYTES` or it
+  took nothing for :data:`STALLED_SECONDS`. There is no timer: every write and every
+  ping looks. A stalled client is closed as too slow, its ``seq`` set to None because it
+  was not given the event, so its end does not count as delivered.
 
 Liveness. The hub's wheel calls :meth:`WireSocket.ping`: the JSON ping for the page's
 watchdog and a protocol ping in one write. Any frame of the client counts as its answer.
@@ -252,7 +252,7 @@ class WireSocket(Listener, asyncio.Protocol):
             self.data_received(received)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound the transport's buffer (asyncio's callback, called by :meth:`adopt`)."""
+        """Bound the transport's buffer; called by :meth:`adopt`."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=0)
 

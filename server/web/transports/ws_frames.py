@@ -1,5 +1,4 @@
-"""WebSocket frames as bytes (RFC 6455 section 5): building what a server sends, parsing
-what a client may send.
+"""WebSocket frames as bytes (RFC 6455 section 5): built for clients, parsed from them.
 
 Pure and small: no extensions, no compression, messages of at most
 :data:`MAX_MESSAGE_BYTES`. What breaks the protocol raises :class:`FrameError` with the

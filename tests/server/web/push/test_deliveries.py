@@ -75,7 +75,7 @@ async def test_who_follows_to_the_end_has_been_delivered_it(web: Web, way: str) 
     session, token = await web.submit()
     claim = await web.begin(session)
     following = asyncio.create_task(WAYS[way](web, session, token))
-    await until(lambda: any(each.seq == 2 for each in web.hub.registry.everyone()))
+    await until(lambda: any(each.seq == 2 for each in web.hub.registry.all()))
     row = await web.database.reading.get(session.id)
     assert row is not None and row.delivered_at is None
     await web.complete(claim)
@@ -102,7 +102,7 @@ async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
     async def slow(*what: Any, **more: Any) -> Any:
         seen = await look(*what, **more)
         await web.complete(claim)  # after the snapshot was read, before it is sent
-        await until(lambda: any(each._held for each in web.hub.registry.everyone()))
+        await until(lambda: any(each._held for each in web.hub.registry.all()))
         return seen
 
     monkeypatch.setattr(web.services.sessions.reads, "read", slow)

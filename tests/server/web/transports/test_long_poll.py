@@ -43,7 +43,7 @@ class Poller:
         before = self.web.hub.followers_of(self.session.id)
         task = asyncio.create_task(self.get(etag, **{"wait": 30} | query))
         await until(lambda: task.done() or self.web.hub.followers_of(self.session.id) > before)
-        await until(lambda: task.done() or all(f.seq is not None for f in self.web.hub.registry.everyone()))
+        await until(lambda: task.done() or all(f.seq is not None for f in self.web.hub.registry.all()))
         assert not task.done(), task.result().text
         return task
 
