@@ -2,7 +2,7 @@
 
 ``session`` is one session as a value, ``access`` decides what a caller may see of it,
 ``tokens`` are credentials and signatures, ``images`` says which photos are accepted,
-``queue_place`` is the place of a waiting session, ``bus_message`` the envelope of
-frames on their way through Redis, ``disturbances`` when a lapsed lease proves nothing.
-States, frames and errors stand in ``tryon.protocol``.
+``queue_place`` is the place of a waiting session, ``frames`` makes frames of events,
+``bus_message`` carries frames through Redis, ``disturbances`` says when a lapsed lease
+proves nothing. States, structs of frames and errors stand in ``tryon.protocol``.
 """

@@ -13,7 +13,7 @@ from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.reading import SessionReader
 from server.adapters.redis.bus import RedisBus
 from server.domain.access import Access, view
-from server.domain.bus_message import event_frame, history_event
+from server.domain.frames import event_frame, history_event
 from server.domain.session import Session, timestamp, valid_session_id
 from server.domain.tokens import Signer, token_hash
 from server.sessions.access import AccessIssuer

@@ -1,0 +1,28 @@
+"""Values of the domain for tests that need no database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from server.domain.session import AuditEvent
+from tryon.protocol.states import Event, Status
+
+SESSION_ID: Final = "01990000-0000-7000-8000-000000000001"
+AT: Final = datetime(2026, 11, 22, 9, 0, 0, 123456, UTC)
+
+
+def audit_event(**changed: Any) -> AuditEvent:
+    """Return the second event of a session, by worker ``w1``, with these changes."""
+    settings: dict[str, Any] = {
+        "session_id": SESSION_ID,
+        "seq": 2,
+        "event": Event.PROCESSING,
+        "from_status": Status.CREATED,
+        "status": Status.PROCESSING,
+        "at": AT,
+        "attempt": 1,
+        "actor": "worker:w1",
+        "data": {"attempt": 1},
+    }
+    return AuditEvent(**settings | changed)
