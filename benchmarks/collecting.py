@@ -13,11 +13,11 @@ from pathlib import Path
 
 from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
-from server.domain.session import new_session_id
 from server.services import open_services
 from server.web.push.hub import Hub
 from server.web.transports.wire import WireSocket
 from testkit.report import heading, table
+from testkit.values import new_session_id
 
 ROUNDS = 5
 

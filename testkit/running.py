@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from server.adapters.database.changes import Begin, Cancel, Complete, Fail, NewSession, Outcome, Requeue
 from server.adapters.database.database import Database
 from server.config.settings import Config
-from server.domain.session import Session, new_session_id
+from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions.claims import Claim
@@ -30,6 +30,7 @@ from server.web.app import create_app
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
 from server.web.serving.server import listen, make_server
+from testkit.values import new_session_id
 from tryon.protocol.states import Event
 
 PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")

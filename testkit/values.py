@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from server.domain.session import AuditEvent
+from server.domain.session import AuditEvent, session_id_of
 from tryon.protocol.states import Event, Status
 
 SESSION_ID: Final = "01990000-0000-7000-8000-000000000001"
@@ -26,3 +28,8 @@ def audit_event(**changed: Any) -> AuditEvent:
         "data": {"attempt": 1},
     }
     return AuditEvent(**settings | changed)
+
+
+def new_session_id() -> str:
+    """Return a session id of this moment."""
+    return session_id_of(time.time(), os.urandom(10))

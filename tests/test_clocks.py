@@ -20,13 +20,13 @@ import pytest
 from websockets.asyncio.client import connect
 
 from server.config.settings import Config
-from server.domain.session import new_session_id
 from server.domain.tokens import new_token
 from server.services import open_services
 from testkit import clocks
 from testkit.plugin import missing
 from testkit.running import Client, new_session, until
 from testkit.stack import Stack
+from testkit.values import new_session_id
 
 MakeConfig = Callable[..., Config]
 

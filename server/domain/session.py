@@ -6,9 +6,7 @@ may see.
 
 from __future__ import annotations
 
-import os
 import re
-import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,11 +28,6 @@ def session_id_of(at: float, random: bytes) -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
-
-
-def new_session_id() -> str:
-    """Return an id of this moment, by this machine's clock."""
-    return session_id_of(time.time(), os.urandom(10))
 
 
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)

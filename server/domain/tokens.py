@@ -118,11 +118,11 @@ class Signer:
         """Return when the link ends, in Unix seconds; None if forged or expired."""
         return self._valid("file", file_key, expires, key_id, signature, now)
 
-    def gone_hash(self, session_id: str) -> str:
+    def tombstone_hash(self, session_id: str) -> str:
         """Return the hash that the tombstone of an erased session keeps of its id."""
-        return self.gone_hashes(session_id)[0]
+        return self.tombstone_hashes(session_id)[0]
 
-    def gone_hashes(self, session_id: str) -> tuple[str, ...]:
+    def tombstone_hashes(self, session_id: str) -> tuple[str, ...]:
         """Return a tombstone's hashes under every key, the signing one first.
 
         While keys rotate, another process may sign with another key.

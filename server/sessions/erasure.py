@@ -74,7 +74,7 @@ class Erasure:
         unreadable already, and the reconciler erases it later.
         """
         asked = await owned_session(self._reading, session_id, owner)
-        family = await self._writing.mark_deleted(asked.id, id_hash=self._signer.gone_hash)
+        family = await self._writing.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
         if asked.id not in {session.id for session in family}:
             raise NotFound  # another request was quicker
         for session in family:  # notified first: the storage may fail or be slow
@@ -96,7 +96,7 @@ class Erasure:
         :meth:`delete` has made them unreadable, and then was slow or died; the other
         ones have simply expired.
         """
-        ids = {hashed: each.id for each in expired for hashed in self._signer.gone_hashes(each.id)}
+        ids = {hashed: each.id for each in expired for hashed in self._signer.tombstone_hashes(each.id)}
         return {ids[hashed] for hashed in await self._reading.deleted_among(ids)}
 
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
@@ -111,7 +111,7 @@ class Erasure:
         keys += [key for key in outputs or () if key not in keys]
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
-        erased = await self._writing.erase({session.id: self._signer.gone_hash(session.id)}, reason)
+        erased = await self._writing.erase({session.id: self._signer.tombstone_hash(session.id)}, reason)
         self.erased.set()
         for row in erased:
             # An output that was completed between the two steps is named only by the

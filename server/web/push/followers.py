@@ -49,7 +49,7 @@ class Followers:
         followers = self.by_channel.get(channel)
         if followers is None:
             followers = self.by_channel[channel] = {}
-            for id_hash in self._signer.gone_hashes(follower.session_id):
+            for id_hash in self._signer.tombstone_hashes(follower.session_id):
                 self._erasable[_beginning(id_hash)] = follower.session_id
         followers[follower] = None
         return channel
@@ -66,7 +66,7 @@ class Followers:
         del followers[follower]
         if not followers:
             del self.by_channel[channel]
-            for id_hash in self._signer.gone_hashes(follower.session_id):
+            for id_hash in self._signer.tombstone_hashes(follower.session_id):
                 self._erasable.pop(_beginning(id_hash), None)
         return len(followers)
 
@@ -92,7 +92,7 @@ class Followers:
     def with_tombstone(self, id_hash: str) -> str | None:
         """Return the id of the followed session that left this tombstone, or None."""
         session_id = self._erasable.get(_beginning(id_hash))
-        if session_id is not None and id_hash in self._signer.gone_hashes(session_id):
+        if session_id is not None and id_hash in self._signer.tombstone_hashes(session_id):
             return session_id
         return None
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.session import new_session_id
 from server.domain.tokens import Signer, new_token, token_hash, valid_token
+from testkit.values import new_session_id
 
 OLD, NEW = "old-" * 10, "new-" * 10
 ID = new_session_id()
@@ -89,8 +89,8 @@ def test_first_key_signs_and_all_verify() -> None:
 
 def test_tombstone_is_recognized_under_every_key() -> None:
     """A process that signs with a newer key still finds older tombstones."""
-    assert Signer([OLD]).gone_hash(ID) in Signer([NEW, OLD]).gone_hashes(ID)
-    assert ID not in Signer([OLD]).gone_hash(ID)
+    assert Signer([OLD]).tombstone_hash(ID) in Signer([NEW, OLD]).tombstone_hashes(ID)
+    assert ID not in Signer([OLD]).tombstone_hash(ID)
 
 
 def test_signer_repr_hides_keys() -> None:

@@ -19,12 +19,13 @@ from server.adapters.database import tables
 from server.adapters.redis.queue import ArqQueue, QueueAway
 from server.config.settings import Config
 from server.domain.disturbances import Use
-from server.domain.session import Session, new_session_id
+from server.domain.session import Session
 from server.domain.tokens import token_hash
 from server.reconciler import timing
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, new_session, running_web, until
+from testkit.values import new_session_id
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import GoneReason, Status
 
@@ -246,7 +247,7 @@ async def test_what_somebody_deleted_is_never_said_to_have_expired(start: Start)
         since = await web.database.feed.cursor()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
-            await web.database.writing.mark_deleted(session.id, id_hash=web.services.signer.gone_hash)
+            await web.database.writing.mark_deleted(session.id, id_hash=web.services.signer.tombstone_hash)
             await web.services.reconciling.reconciler.maintain()
             assert await client.rest(6) == 4510
             assert client.frames[-1]["reason"] == "deleted"

@@ -18,12 +18,13 @@ from server.adapters.database import tables
 from server.adapters.database.tables import database_time
 from server.adapters.redis import bus as bus_module
 from server.config.settings import Config
-from server.domain.session import Session, new_session_id
+from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.reconciler import timing
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, running_web, until
+from testkit.values import new_session_id
 
 MakeConfig = Callable[..., Config]
 SECRET = "what-only-this-person-has-said"

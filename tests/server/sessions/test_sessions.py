@@ -16,7 +16,7 @@ import pytest
 from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.domain.bus_message import GONE, PROGRESS, parse_prefix
-from server.domain.session import Session, new_session_id
+from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.services import Services, open_services
 from server.sessions.claims import Claim
@@ -24,6 +24,7 @@ from server.sessions.reads import Credential
 from server.system.randomness import SystemRandomness
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, until
+from testkit.values import new_session_id
 from tryon.protocol.errors import NotFound, Unauthorized, Unavailable
 from tryon.protocol.states import GoneReason, Status
 

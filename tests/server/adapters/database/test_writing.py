@@ -12,8 +12,8 @@ from sqlalchemy import text, update
 from server.adapters.database import tables
 from server.adapters.database.changes import Fail
 from server.adapters.database.database import Database
-from server.domain.session import new_session_id
 from testkit.running import new_session
+from testkit.values import new_session_id
 from tests.server.adapters.database.steps import asked, brought_to, change, opened, trail
 from tryon.protocol.states import TRANSITIONS, Event, Status
 

@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import WORKER_SECONDS, ArqQueue, deserialize, job_id, serialize
-from server.domain.session import new_session_id
 from server.system.clock import SystemClock
 from testkit.fixtures import StartValkey
+from testkit.values import new_session_id
 
 
 @asynccontextmanager

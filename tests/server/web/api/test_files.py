@@ -10,10 +10,10 @@ from urllib.parse import parse_qs
 import pytest
 
 from server.config.settings import Config
-from server.domain.session import new_session_id
 from server.domain.tokens import Signer
 from testkit.running import Web, running_web
 from testkit.uploads import assert_problem
+from testkit.values import new_session_id
 from tryon.protocol.paths import SESSIONS
 from tryon.protocol.states import GoneReason
 

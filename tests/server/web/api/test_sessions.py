@@ -24,13 +24,14 @@ from sqlalchemy import text
 from server.adapters.database.changes import NewSession
 from server.adapters.redis.queue import job_id
 from server.config.parsing import UploadRate
-from server.domain.session import Session, new_session_id
+from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
 from server.sessions.claims import Claim
 from server.sessions.submissions import Photo
 from testkit.fixtures import StartStack
 from testkit.following import NOT_FOUND, TRANSPORTS, follow
 from testkit.running import PHOTO, Web, until
+from testkit.values import new_session_id
 from tests.server.web.conftest import StartWeb
 
 SESSIONS: Final = "/api/tryon/sessions"

@@ -495,7 +495,7 @@ async def test_an_erasure_whose_news_is_lost_is_told_by_the_next_sweep(config: M
             await join(hub, services, page, stack)
             await join(hub, services, unconcerned, stack)
             await services.database.writing.erase(
-                {session.id: services.signer.gone_hash(session.id)}, GoneReason.EXPIRED
+                {session.id: services.signer.tombstone_hash(session.id)}, GoneReason.EXPIRED
             )
             await until(lambda: "gone expired" in page.told, seconds=2)
             assert unconcerned.told == ["snapshot 1"]
@@ -769,7 +769,7 @@ async def test_what_no_news_told_is_found_by_the_look_at_every_session(
             two = await move(services, session, Event.PROCESSING)
             await move(services, two.session, Event.COMPLETED)
             await services.database.writing.erase(
-                {deleted.session_id: services.signer.gone_hash(deleted.session_id)}, GoneReason.DELETED
+                {deleted.session_id: services.signer.tombstone_hash(deleted.session_id)}, GoneReason.DELETED
             )
             await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
             await until(lambda: "gone deleted" in deleted.told, seconds=3)
@@ -910,16 +910,16 @@ async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
         hub.join(page, transport="test")
         page.resume(1)
     hashed: list[str] = []
-    gone_hashes = functools.partial(Signer.gone_hashes, services.signer)
+    tombstone_hashes = functools.partial(Signer.tombstone_hashes, services.signer)
 
     def counted(signer: Signer, session_id: str) -> tuple[str, ...]:
         hashed.append(session_id)
-        return gone_hashes(session_id)
+        return tombstone_hashes(session_id)
 
-    monkeypatch.setattr(Signer, "gone_hashes", counted)
+    monkeypatch.setattr(Signer, "tombstone_hashes", counted)
     other = new_session().id
     hub.recovery._end_erased(
-        {gone_hashes(pages[7].session_id)[0]: GoneReason.EXPIRED, gone_hashes(other)[0]: GoneReason.DELETED}
+        {tombstone_hashes(pages[7].session_id)[0]: GoneReason.EXPIRED, tombstone_hashes(other)[0]: GoneReason.DELETED}
     )
     assert [page for page in pages if page.told] == [pages[7]]
     assert pages[7].told == ["gone expired"]

@@ -11,9 +11,9 @@ from typing import Final
 import httpx
 import pytest
 
-from server.domain.session import new_session_id
 from server.web.serving.http import MAX_HEAD_BYTES, HttpProtocol
 from testkit.running import Web, until
+from testkit.values import new_session_id
 from tryon.protocol.paths import SESSIONS
 
 

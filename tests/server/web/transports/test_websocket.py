@@ -24,7 +24,6 @@ from websockets.exceptions import InvalidStatus
 
 from server.config.settings import Config
 from server.domain.bus_message import PROGRESS, bus_message
-from server.domain.session import new_session_id
 from server.domain.tokens import Signer, new_token
 from server.web.serving.handshake import Handshake
 from server.web.transports.connection_limits import ConnectionLimits
@@ -33,6 +32,7 @@ from server.web.transports.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
 from server.web.transports.ws_frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
 from testkit.fixtures import StartStack
 from testkit.running import Client, Web, running_web, until
+from testkit.values import new_session_id
 from tests.server.web.conftest import StartWeb
 from tests.server.web.transports.test_ws_frames import masked
 from tryon.protocol.errors import Unavailable
