@@ -63,6 +63,7 @@ class Reader:
             ticket = self.session["links"]["ws"].partition("ticket=")[2]
             block = block.replace("<id>", self.session["session_id"]).replace("<ticket>", ticket)
         assert "8000" not in block
+        block = block.replace(".venv/bin/tryon ", ".venv/bin/python -m server ")
         return block.replace(".venv/bin/python", sys.executable)
 
     def environment(self) -> dict[str, str]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 import pytest
 
+from server.adapters.imaging import sample_photos
 from server.config.settings import Config
-from testkit import photos as photo_maker
 from testkit.disks import mounted_disk
 from testkit.plugin import missing, note
 from testkit.servers import PostgresServer, ValkeyServer
@@ -230,8 +230,8 @@ async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the photos of `testkit.photos`."""
-    return photo_maker.make(tmp_path_factory.mktemp("photos"))
+    """A folder with the photos of `tryon sample-photos`."""
+    return sample_photos.make_samples(tmp_path_factory.mktemp("photos"))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from testkit.photos import CORNERS
+from server.adapters.imaging.sample_photos import CORNERS
 from tryon.processor import Job, ProcessorError
 from tryon.processor.conformance import ProcessorConformance
 from worker.processors.mock import LONG_SIDE, STAGES, MockProcessor, compose

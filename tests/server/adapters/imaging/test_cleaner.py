@@ -22,8 +22,8 @@ from PIL.JpegImagePlugin import get_sampling
 
 from server.adapters.imaging.cleaner import MAX_JPEG_SCANS, clean
 from server.adapters.imaging.pool import ACCEPTED, Imaging
+from server.adapters.imaging.sample_photos import CORNERS, SECRETS, SIZES, XMP, metadata, person
 from server.domain.images import CleanImage, ImageFormat, Limits
-from testkit.photos import CORNERS, SECRETS, SIZES, XMP, metadata, person
 from tryon.protocol.errors import TryOnError
 
 LIMITS = Limits()

@@ -24,8 +24,8 @@ from PIL import Image
 
 from server.adapters.imaging import cleaner as imaging_child
 from server.adapters.imaging.pool import ACCEPTED, MAX_WAITING, NICENESS, Imaging
+from server.adapters.imaging.sample_photos import metadata
 from server.domain.images import CleanImage, ImageFormat, Limits
-from testkit.photos import metadata
 from tryon.protocol.errors import TryOnError, Unavailable
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from server.adapters.imaging import sample_photos
 from server.config.parsing import UploadRate
 from server.domain.tokens import new_token, token_hash
-from testkit import photos as photo_maker
 from testkit.fixtures import StartValkey
 from testkit.running import Web, until
 from testkit.uploads import NOTHING, assert_problem, form, picture, stored, unavailable_database, upload
@@ -29,7 +29,7 @@ from tryon.protocol.states import Status
 TEN_A_MINUTE: Final = UploadRate(10, 60)
 
 
-@pytest.mark.parametrize("name", sorted(photo_maker.SIZES))
+@pytest.mark.parametrize("name", sorted(sample_photos.SIZES))
 async def test_upload_makes_a_session(web: Web, photos: Path, name: str) -> None:
     """The photo is stored upright, without metadata, under the hash of its token."""
     token = new_token()
@@ -50,9 +50,9 @@ async def test_upload_makes_a_session(web: Web, photos: Path, name: str) -> None
     assert row.request_id == answer.headers["X-Request-ID"]
     served = await web.client.get(session["links"]["input"])
     with Image.open(io.BytesIO(served.content)) as upright:
-        assert upright.size == photo_maker.SIZES[name]
+        assert upright.size == sample_photos.SIZES[name]
         assert not upright.getexif()
-    assert not any(secret in served.content for secret in photo_maker.SECRETS)
+    assert not any(secret in served.content for secret in sample_photos.SECRETS)
 
 
 async def test_upload_stores_garment_beside_photo(web: Web, photos: Path) -> None:
