@@ -1,0 +1,70 @@
+"""Multipart bodies, and an application that answers with the upload as it was read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import random
+from collections.abc import Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from server.config.settings import Config
+from server.system.clock import SystemClock
+from server.web.api.uploads import read_upload
+from tryon.protocol.errors import TryOnError
+
+BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
+JPEG = b"\xff\xd8\xff\xe0" + random.Random(1).randbytes(300)
+PNG = b"\x89PNG\r\n\x1a\n" + random.Random(2).randbytes(200) + b"\r\n--" + BOUNDARY.encode()[:20] + b"\r\n-"
+
+
+Answer = dict[str, Any]
+
+
+Post = Callable[..., Any]
+
+
+def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette:
+    """Answers with what it understood, and tells ``heard``, too: a client that went
+    away can't be answered.
+    """
+
+    async def submit(request: Request) -> JSONResponse:
+        try:
+            with await read_upload(request, config, SystemClock(), fingerprint=True) as upload:
+                answer = {
+                    "code": "ok",
+                    "image": hashlib.sha256(upload.image.read()).hexdigest(),
+                    "garment": hashlib.sha256(upload.garment.read()).hexdigest() if upload.garment else None,
+                    "params": upload.params,
+                    "fingerprint": upload.fingerprint,
+                    "in_memory": isinstance(upload.image, io.BytesIO),
+                }
+            status = 201
+        except TryOnError as error:
+            answer, status = {"code": error.code}, error.status
+        if heard is not None:
+            heard.put_nowait(answer)
+        return JSONResponse(answer, status)
+
+    return Starlette(routes=[Route("/", submit, methods=["POST"])])
+
+
+def part(name: str, content: bytes, *headers: str, filename: str | None = None) -> bytes:
+    shown = f'; filename="{filename}"' if filename is not None else ""
+    lines = [f'Content-Disposition: form-data; name="{name}"{shown}', *headers]
+    return "\r\n".join([f"--{BOUNDARY}", *lines, "", ""]).encode() + content + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,185 @@
+"""Deleting a session: nothing of it stays, and the receipt can be verified."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy import text
+
+from server.adapters.redis.queue import job_id
+from server.domain.tokens import new_token
+from testkit.following import NOT_FOUND, TRANSPORTS, follow
+from testkit.running import Web, until
+from tests.server.web.api.calls import do, failed, files_of, traces, with_garment
+from tests.server.web.conftest import StartWeb
+
+
+async def test_deleting_leaves_nothing(start_web: StartWeb, database_url: str) -> None:
+    web = await start_web()
+    token = new_token()
+    session = await with_garment(web, token)
+    claim = await web.begin(session)
+    await web.services.sessions.claims.report(claim, 0.5, "rendering")
+    await web.services.queue.enqueue(session.id, 1, 1, score_ms=0)
+    async with asyncio.timeout(5):
+        while not await web.services.bus.last_progress([session.id]):
+            await asyncio.sleep(0.005)
+    await web.complete(claim)
+    assert len(await traces(web, session.id)) >= 8
+    assert (await do(web, "delete", session.id, token)).status_code == 200
+    assert await traces(web, session.id) == []
+    assert files_of(web) == []
+
+
+async def test_a_job_that_waits_is_deleted_too(web: Web) -> None:
+    session, token = await web.submit()
+    assert any(job_id(session.id, 0, 1) in trace for trace in await traces(web, session.id))
+    await do(web, "delete", session.id, token)
+    assert await traces(web, session.id) == []
+
+
+async def test_all_retries_of_the_photo_go_with_it(web: Web) -> None:
+    first, token = await failed(web)
+    second = (await do(web, "retry", first.id, token)).json()["session_id"]
+    row = await web.database.reading.get(second)
+    assert row is not None
+    await web.services.sessions.claims.fail(await web.begin(row), "mock_failure")
+    third = (await do(web, "retry", second, token)).json()["session_id"]
+    other = await with_garment(web, token)
+    receipt = (await do(web, "delete", second, token)).json()  # from the middle of the chain
+    assert {file["session_id"] for file in receipt["files"]} == {first.id, second, third}
+    for session_id in (first.id, second, third):
+        assert (await do(web, "get", session_id, token)).status_code == 404
+        assert await traces(web, session_id) == []
+    assert (await do(web, "get", other.id, token)).status_code == 200
+
+
+def canonical(receipt: dict[str, Any]) -> bytes:
+    """What is signed, as docs/protocol.md says it."""
+    body = {name: receipt[name] for name in ("session_id", "reason", "deleted_at", "files")}
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def unbase64(value: str) -> bytes:
+    return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+
+
+async def test_the_receipt_can_be_checked_by_anybody(web: Web) -> None:
+    token = new_token()
+    session = await with_garment(web, token)
+    await web.complete(await web.begin(session))
+    links = (await do(web, "get", session.id, token)).json()["links"]
+    stored = {
+        role: (await web.client.get(links[name])).content
+        for role, name in (("image", "input"), ("garment", "garment"), ("output", "output"))
+    }
+    answer = await do(web, "delete", session.id, token)
+    receipt = answer.json()
+    assert set(receipt) == {"session_id", "reason", "deleted_at", "files", "key_id", "signature"}
+    assert (answer.status_code, receipt["session_id"], receipt["reason"]) == (200, session.id, "deleted")
+    assert receipt["files"] == [
+        {"session_id": session.id, "role": role, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for role, data in stored.items()
+    ]
+    keys = {key["key_id"]: key for key in (await web.client.get("/api/tryon/receipt-key")).json()["keys"]}
+    key = keys[receipt["key_id"]]
+    assert key["algorithm"] == "Ed25519"
+    public = Ed25519PublicKey.from_public_bytes(unbase64(key["public_key"]))
+    public.verify(unbase64(receipt["signature"]), canonical(receipt))
+    with pytest.raises(InvalidSignature):
+        public.verify(unbase64(receipt["signature"]), canonical(receipt | {"deleted_at": "2026-01-01T00:00:00.000Z"}))
+
+
+async def test_receipts_outlive_a_change_of_the_secret_key(start_web: StartWeb) -> None:
+    before = await start_web()
+    session, token = await before.submit()
+    receipt = (await do(before, "delete", session.id, token)).json()
+    after = await start_web(secret_keys=("new-new-new-new-new-new-new-new-new", *before.config.secret_keys))
+    keys = {k["key_id"]: k["public_key"] for k in (await after.client.get("/api/tryon/receipt-key")).json()["keys"]}
+    assert len(keys) == 2
+    public = Ed25519PublicKey.from_public_bytes(unbase64(keys[receipt["key_id"]]))
+    public.verify(unbase64(receipt["signature"]), canonical(receipt))
+    assert next(iter(keys)) != receipt["key_id"]  # the first signs
+
+
+async def test_whoever_is_connected_is_told(web: Web) -> None:
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        await client.next()
+        await do(web, "delete", session.id, token)
+        assert await client.rest() == 4510
+    assert (client.frames[-1]["reason"], client.frames[-1]["reconnect"]) == ("deleted", False)
+
+
+async def test_whoever_is_connected_elsewhere_is_told(start_web: StartWeb, database_url: str) -> None:
+    here, there = await start_web(), await start_web()
+    session, token = await here.submit()
+    async with there.follow(session.id, token) as client:
+        await client.next()
+        await do(here, "delete", session.id, token)
+        assert await client.rest() == 4510
+
+
+async def test_afterwards_it_is_a_404_for_everything(web: Web) -> None:
+    session, token = await failed(web)
+    own = (await do(web, "get", session.id, token)).json()
+    await do(web, "delete", session.id, token)
+    for verb in ("get", "history", "cancel", "retry", "delete"):
+        assert (await do(web, verb, session.id, token)).status_code == 404
+    for link in (own["links"]["input"], own["links"]["garment"], own["links"]["events"]):
+        assert (await web.client.get(link)).status_code == 404
+    for transport in TRANSPORTS:
+        url = f"http://127.0.0.1:{web.port}"
+        assert [step async for step in follow(transport, url, session.id, token)] == [NOT_FOUND]
+
+
+async def test_two_deletes_at_once_give_one_receipt(start_web: StartWeb, database_url: str) -> None:
+    here, there = await start_web(), await start_web()
+    session, token = await failed(here)
+    answers = await asyncio.gather(*(do(web, "delete", session.id, token) for web in (here, there) * 2))
+    assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
+
+
+async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web: Web) -> None:
+    session, token = await web.submit()
+    photo = web.config.uploads_dir / session.input_key
+    photo.unlink()
+    photo.mkdir()  # can neither be read nor deleted as a file
+    async with web.follow(session.id, token) as client:
+        await client.next()
+        assert (await do(web, "delete", session.id, token)).status_code == 503
+        assert await client.rest() == 4510
+    assert client.frames[-1]["reason"] == "deleted"
+    assert (await do(web, "get", session.id, token)).status_code == 404
+    async with web.database.connections.read() as connection:
+        reasons = (await connection.execute(text("SELECT reason FROM tryon_gone"))).scalars().all()
+    assert reasons == ["deleted"]
+    photo.rmdir()
+    await web.services.reconciling.reconciler.maintain()
+    assert await traces(web, session.id) == []
+
+
+async def test_a_worker_learns_that_its_session_is_gone(web: Web) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    await do(web, "delete", session.id, token)
+    assert await web.services.sessions.claims.renew(claim) == "lost"
+    assert not await web.services.sessions.claims.complete(claim, b"late result", "jpg")
+    assert files_of(web) == []
+    assert await traces(web, session.id) == []
+
+
+async def test_progress_that_comes_late_leaves_no_key(web: Web) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    await do(web, "delete", session.id, token)
+    await web.services.sessions.claims.report(claim, 0.9, "rendering")
+    await until(lambda: claim.reports.timer is None)
+    assert await traces(web, session.id) == []
