@@ -1,0 +1,54 @@
+"""Steps that several tests of the reconciler share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.config.settings import Config
+from server.domain.session import Session
+from server.reconciler import timing
+from server.services import Services
+from testkit.running import PHOTO, Web, running_web
+from tests.server.sessions.conftest import row
+from tryon.protocol.states import Status
+
+MakeConfig = Callable[..., Config]
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Web]]
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the reconciler's time unit to a tenth of the product's."""
+    monkeypatch.setattr(timing, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(timing, "UNQUEUED_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "QUEUEING_SECONDS", 0.1)
+
+
+@pytest.fixture
+def start(config: MakeConfig, database_url: str) -> Start:
+    """Start web processes, each in a context, on every database."""
+
+    def begin(**settings: Any) -> contextlib.AbstractAsyncContextManager[Web]:
+        return running_web(config(**settings))
+
+    return begin
+
+
+async def until_status(services: Services, session: Session, status: Status, *, seconds: float = 8) -> Session:
+    """Wait for a state of the session, and return it."""
+    async with asyncio.timeout(seconds):
+        while (found := await row(services, session)).status is not status:
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def submitted(services: Services) -> Session:
+    """Submit a session."""
+    return await services.sessions.submissions.submit(
+        owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
+    )

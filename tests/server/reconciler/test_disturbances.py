@@ -1,0 +1,229 @@
+"""Lapsed leases that prove nothing: outages, stalls, and clocks that are set."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.config.settings import Config
+from server.domain.session import Session
+from server.services import Services, open_services
+from testkit.running import new_session, until
+from tests.server.reconciler.conftest import submitted
+from tests.server.sessions.conftest import row
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import Status
+
+MakeConfig = Callable[..., Config]
+
+
+async def lapsed(services: Services) -> Session:
+    """Return a running session whose worker could not renew its lease in time."""
+    session = await submitted(services)
+    claim = await services.sessions.claims.begin(session.id, worker="lives")
+    assert claim is not None
+    assert await services.database.writing.renew(session.id, attempt=1, lease_seconds=-0.1) is False
+    return claim.session
+
+
+async def fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one pass during which the database is unavailable."""
+    with monkeypatch.context() as patch:
+
+        async def away(**_: Any) -> Any:
+            raise Unavailable
+
+        patch.setattr(services.database.due, "due", away)
+        with pytest.raises(Unavailable):
+            await services.reconciling.reconciler.maintain()
+
+
+class Times:
+    """The clocks by which disturbances are noticed; they move only by hand.
+
+    A slow machine must not look like a disturbance.
+    """
+
+    def __init__(self, at: float) -> None:
+        self._at = self._database_at = at
+
+    def pass_by(self, *, seconds: float, clock_seconds: float) -> None:
+        """Let time pass, and by how much the database's clock says it did."""
+        self._at += seconds
+        self._database_at += clock_seconds
+
+    def monotonic(self) -> float:
+        """Return the time of this process."""
+        return self._at
+
+    def now(self) -> float:
+        """Return the time of the database."""
+        return self._database_at
+
+
+def times_of(services: Services) -> Times:
+    """Take the time of this process's disturbances into the test's hands."""
+    times = Times(services.database.clock.now())
+    disturbances: Any = services.reconciling.disturbances
+    disturbances._clock = disturbances._database_clock = times
+    return times
+
+
+@pytest.mark.parametrize("what", ["outage", "late", "clock ahead", "clock back"])
+async def test_disturbance_extends_every_lease_once(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Extend a lapsed lease once after a disturbance, then take the session back."""
+    async with open_services(config(lease_seconds=0.6)) as services:
+        times = times_of(services)
+        await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        match what:
+            case "outage":
+                await fail_once(services, monkeypatch)
+            case "late":
+                times.pass_by(seconds=60, clock_seconds=60)
+            case "clock ahead":
+                times.pass_by(seconds=0, clock_seconds=25 * 3600)
+            case "clock back":
+                times.pass_by(seconds=0, clock_seconds=-25 * 3600)
+        await services.reconciling.reconciler.maintain()
+        granted = await row(services, session)
+        assert (granted.status, granted.seq) == (Status.PROCESSING, 2), "its worker had no chance"
+        await services.reconciling.reconciler.maintain()
+        assert await row(services, session) == granted, "once, not again and again"
+        async with asyncio.timeout(8):
+            while (again := await row(services, session)).status is Status.PROCESSING:
+                await services.reconciling.reconciler.maintain()
+                await asyncio.sleep(0.02)
+        assert (again.status, again.seq, again.burnt) == (Status.CREATED, 3, 1), "its worker was dead after all"
+        assert granted.lease_expires_at is not None
+        assert again.updated_at >= granted.lease_expires_at
+
+
+async def test_unused_extension_is_not_repeated(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Take back the session of a dead worker however often the database goes down."""
+    async with open_services(config(lease_seconds=0.6)) as services:
+        times_of(services)
+        await services.reconciling.reconciler.maintain()
+        dead, alive = await lapsed(services), await lapsed(services)
+        await fail_once(services, monkeypatch)
+        await services.reconciling.reconciler.maintain()
+        assert await services.database.writing.renew(alive.id, attempt=1, lease_seconds=60) is False
+        ends = (await row(services, dead)).lease_expires_at
+        assert ends is not None
+        await until(lambda: time.time() > ends.timestamp() + 0.05)
+        await fail_once(services, monkeypatch)
+        await services.reconciling.reconciler.maintain()
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, dead)).status is Status.CREATED
+        assert (await row(services, alive)).status is Status.PROCESSING
+
+
+async def test_lapsed_lease_is_not_extended_without_disturbance(config: MakeConfig, database_url: str) -> None:
+    """Take back a session at once when nothing has kept its worker from renewing."""
+    async with open_services(config()) as services:
+        times_of(services)
+        for _ in range(3):
+            await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, session)).status is Status.CREATED
+
+
+async def test_disturbance_within_a_pass_ends_it(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Take nothing back after a page of sessions was read during a disturbance."""
+    async with open_services(config()) as services:
+        times = times_of(services)
+        await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        due = services.database.due.due
+
+        async def slow(**what: Any) -> list[Session]:
+            page = await due(**what)
+            times.pass_by(seconds=60, clock_seconds=60)
+            return page
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.database.due, "due", slow)
+            await services.reconciling.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_clock_set_back_extends_again(config: MakeConfig, database_url: str) -> None:
+    """Forget earlier extensions, whose times are those of another clock."""
+    async with open_services(config(lease_seconds=0.6)) as services:
+        times = times_of(services)
+        await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        times.pass_by(seconds=60, clock_seconds=60)
+        await services.reconciling.reconciler.maintain()
+        ends = (await row(services, session)).lease_expires_at
+        assert ends is not None
+        await until(lambda: time.time() > ends.timestamp())
+        times.pass_by(seconds=0, clock_seconds=-25 * 3600)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_slow_write_counts_as_disturbance(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extend leases after a write that took too long for a short lease."""
+    async with open_services(config(lease_seconds=0.3)) as services:
+        times = times_of(services)
+        assert await services.reconciling.chores.hold("reconcile", seconds=60)
+        await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        take_lease = services.database.leases.take
+
+        async def late(*what: Any, **more: Any) -> bool:
+            times.pass_by(seconds=0.15, clock_seconds=0.15)  # half of the lease
+            return await take_lease(*what, **more)
+
+        monkeypatch.setattr(services.database.leases, "take", late)
+        assert await services.reconciling.chores.hold("reconcile", seconds=60)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_successor_extends_leases_after_an_outage(config: MakeConfig, database_url: str) -> None:
+    """Extend leases in the process that takes over after the outage."""
+    async with open_services(config()) as services:
+        times = times_of(services)
+        chores = services.reconciling.chores
+        await services.database.leases.take("reconcile", owner="another", seconds=60)
+        assert not await chores.hold("reconcile", seconds=60)
+        session = await lapsed(services)
+        times.pass_by(seconds=60, clock_seconds=60)
+        for _ in range(2):  # the other one still has the lease, but is dead
+            assert not await chores.hold("reconcile", seconds=60)
+        await services.database.leases.drop("reconcile", owner="another")
+        assert await chores.hold("reconcile", seconds=60)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_clock_set_back_bounds_every_end(config: MakeConfig, database_url: str) -> None:
+    """Bound deadlines, expiries and leases from before the clock was set back."""
+    async with open_services(config(deadline_seconds=600, retention_seconds=86400)) as services:
+        times = times_of(services)
+        await services.reconciling.reconciler.maintain()
+        ahead = 25 * 3600
+        waiting = await services.database.writing.insert(
+            new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
+        )
+        assert await services.database.leases.take("cleanup", owner="dead", seconds=60 + ahead)
+        times.pass_by(seconds=0, clock_seconds=-ahead)
+        now = services.database.clock.now()
+        await services.reconciling.reconciler.maintain()
+        bounded = await row(services, waiting)
+        assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
+        assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
+        assert await services.database.leases.take("cleanup", owner="alive", seconds=60)

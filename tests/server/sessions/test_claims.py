@@ -1,0 +1,132 @@
+"""Workers over real adapters: one commit, one publish; a lost race changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from server.services import Services, open_services
+from testkit.fixtures import StartValkey
+from testkit.running import until
+from testkit.values import new_session_id
+from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, published_about, status, submit
+from tryon.protocol.states import GoneReason, Status
+
+
+async def test_each_transition_is_published_once(services: Services) -> None:
+    """Publish claim and completion once each, after the commit."""
+    session = await submit(services)
+    async with published_about(services, session.id) as published:
+        claim = await begin(services, session)
+        assert await services.sessions.claims.complete(claim, b"result", "jpg")
+        await until(lambda: len(published.seqs) == 2)
+        assert published.seqs == [2, 3]
+    assert await status(services, session) == (Status.COMPLETED, 3)
+    assert f"outputs/{session.id}-1.jpg" in files(services)
+
+
+async def test_only_one_worker_claims_a_session(services: Services) -> None:
+    """Publish one claim when five workers try at the same moment."""
+    session = await submit(services)
+    async with published_about(services, session.id) as published:
+        claims = await asyncio.gather(*(services.sessions.claims.begin(session.id, worker=f"w{n}") for n in range(5)))
+        assert sum(claim is not None for claim in claims) == 1
+        await services.bus.publish(session.id, b"p0000000099000001 " + b'{"progress":1}')
+        await until(lambda: published.progress)
+        assert published.seqs == [2]
+
+
+async def test_fenced_worker_changes_nothing(services: Services) -> None:
+    """Refuse every call of a worker whose attempt was lost, and delete its result."""
+    session = await submit(services)
+    lost = await begin(services, session)
+    assert await services.sessions.claims.requeue(lost, burnt=True, reason="lease_lost")
+    held = await begin(services, session, "w2")
+    async with published_about(services, session.id) as published:
+        assert not await services.sessions.claims.complete(lost, b"late", "jpg")
+        assert not await services.sessions.claims.fail(lost, "mock_failure")
+        assert not await services.sessions.claims.requeue(lost, burnt=True, reason="late")
+        assert await services.sessions.claims.renew(lost) == "lost"
+        assert await services.sessions.claims.renew(held) == "held"
+        assert f"outputs/{session.id}-1.jpg" not in files(services)
+        assert await services.sessions.claims.complete(held, b"result", "jpg")
+        await until(lambda: published.seqs)
+        assert published.seqs == [5]
+    assert f"outputs/{session.id}-2.jpg" in files(services)
+
+
+async def test_second_completion_keeps_first_result(services: Services) -> None:
+    """Refuse the second of two results of one claim."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    assert await services.sessions.claims.complete(claim, b"first", "jpg")
+    assert not await services.sessions.claims.complete(claim, b"again", "png")
+    assert f"outputs/{session.id}-1.png" not in files(services)
+    assert await status(services, session) == (Status.COMPLETED, 3)
+
+
+async def test_concurrent_complete_and_fail_end_once(services: Services) -> None:
+    """Let one of two ends win, and keep the file only if it was the completion."""
+    for _ in range(10):
+        session = await submit(services)
+        claim = await begin(services, session)
+        done, failed = await asyncio.gather(
+            services.sessions.claims.complete(claim, b"result", "jpg"),
+            services.sessions.claims.fail(claim, "mock_failure"),
+        )
+        assert done + failed == 1
+        assert (f"outputs/{session.id}-1.jpg" in files(services)) is done
+        assert (await status(services, session))[1] == 3
+
+
+async def test_failure_message_defaults_to_its_code(services: Services) -> None:
+    """Show the code's own message unless the processor gave one."""
+    session = await submit(services)
+    await services.sessions.claims.fail(await begin(services, session), "timeout")
+    other = await submit(services)
+    await services.sessions.claims.fail(
+        await begin(services, other), "too_dark", "The photo is too dark.", retryable=False
+    )
+    views = [(await services.sessions.reads.read(each.id, MINE)).view.error for each in (session, other)]
+    assert views[0] is not None and views[0].message and views[0].retryable
+    assert views[1] is not None
+    assert (views[1].code, views[1].message, views[1].retryable) == ("too_dark", "The photo is too dark.", False)
+
+
+async def test_claim_is_refused_after_the_deadline(config: MakeConfig, database_url: str) -> None:
+    """Claim no unknown and no overdue session, and complete none that is overdue."""
+    async with open_services(config(deadline_seconds=0.1)) as services:
+        assert await services.sessions.claims.begin(new_session_id(), worker="w") is None
+        session = await submit(services)
+        await until(lambda: services.database.clock.now() > session.deadline_at.timestamp())
+        assert await services.sessions.claims.begin(session.id, worker="w") is None
+        late = await submit(services)
+        claim = await begin(services, late)
+        await until(lambda: services.database.clock.now() > late.deadline_at.timestamp())
+        assert not await services.sessions.claims.complete(claim, b"late", "jpg")
+        assert not any(key.startswith("outputs/") for key in files(services))
+
+
+async def test_worker_never_waits_when_redis_is_unavailable(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """Report a hundred times and complete while Redis is down."""
+    valkey = start_valkey()
+    async with open_services(config(redis_url=valkey.url)) as services:
+        valkey.kill()
+        session = await submit(services)
+        claim = await begin(services, session)
+        async with asyncio.timeout(0.5):
+            for n in range(100):
+                await services.sessions.claims.report(claim, n / 100, "rendering")
+        assert await services.sessions.claims.complete(claim, b"result", "jpg")
+        assert await status(services, session) == (Status.COMPLETED, 3)
+
+
+async def test_completion_of_erased_session_leaves_nothing(services: Services) -> None:
+    """Refuse the result of a session that was erased while it ran."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    row = await services.database.reading.get(session.id)
+    assert row is not None
+    await services.sessions.erasure.erase(row, GoneReason.DELETED)
+    assert not await services.sessions.claims.complete(claim, b"late", "jpg")
+    assert await services.sessions.claims.renew(claim) == "lost"
+    assert files(services) == []

@@ -1,0 +1,72 @@
+"""Uploads over real adapters: files, row, first event and job, or nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.services import Services, open_services
+from testkit.fixtures import StartValkey
+from testkit.running import PHOTO
+from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, status, submit
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import Status
+
+
+async def test_submission_stores_row_files_and_job(services: Services) -> None:
+    """Store both photos, the first event and the job of an upload."""
+    session = await submit(services, garment=PHOTO, params={"style": "wide"})
+    assert files(services) == [f"inputs/{session.id}-garment.jpg", f"inputs/{session.id}-image.jpg"]
+    assert await services.queue.contains(session.id, 0, 1)
+    (created,) = (await services.sessions.reads.history(session.id, MINE)).events
+    assert (created.seq, created.event, created.from_) == (1, "created", None)
+    assert created.data["input"].startswith(f"/api/tryon/files/inputs/{session.id}-image.jpg?")
+
+
+async def test_failed_submission_leaves_no_file(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete the photos of an upload that the database refuses."""
+
+    async def away(new: Any) -> Any:
+        raise Unavailable
+
+    monkeypatch.setattr(services.database.writing, "insert", away)
+    with pytest.raises(Unavailable):
+        await submit(services, garment=PHOTO)
+    assert files(services) == []
+
+
+async def test_cancelled_submission_leaves_everything_or_nothing(
+    config: MakeConfig, database_url: str, tmp_path: Path
+) -> None:
+    """Cancel an upload at every point of its way.
+
+    Without Redis: a cancelled connect would leak a stream of redis-py's.
+    """
+    async with open_services(config(redis_url=f"unix://{tmp_path}/none")) as services:
+        for turns in range(0, 60, 3):
+            task = asyncio.create_task(submit(services))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            ids = {key.partition("/")[2][:36] for key in files(services)}
+            assert await services.database.reading.ids_among(ids) == ids
+
+
+async def test_submission_is_quick_when_redis_is_silent(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """Upload, claim and complete while Redis is connected and answers nothing."""
+    valkey = start_valkey()
+    async with open_services(config(redis_url=valkey.url)) as services:
+        await submit(services)
+        valkey.pause()
+        try:
+            async with asyncio.timeout(1.5):
+                session = await submit(services)
+                await services.sessions.reads.view_of(session)
+                await services.sessions.claims.complete(await begin(services, session), b"result", "jpg")
+        finally:
+            valkey.resume()
+        assert await status(services, session) == (Status.COMPLETED, 3)
