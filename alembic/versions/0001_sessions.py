@@ -1,4 +1,4 @@
-"""Sessions, their audit trail, erased ids and named leases.
+"""Sessions, their audit trail, tombstones and named leases.
 
 Revision ID: 0001
 Revises:

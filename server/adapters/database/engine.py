@@ -114,7 +114,7 @@ class Connections:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection that only reads; each statement sees what is committed."""
+        """Open a connection that reads; each statement sees all commits before it."""
         with mapped_errors():
             async with self._reader.connect() as connection:
                 yield connection

@@ -1,4 +1,4 @@
-"""Upkeep: what an erasure leaves behind in the database is removed for good."""
+"""Upkeep: remove for good the traces that an erasure leaves in the database."""
 
 from __future__ import annotations
 

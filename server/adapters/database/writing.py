@@ -21,7 +21,7 @@ The conditions of a :class:`~server.adapters.database.changes.Change`, from the 
 A change that counts raises ``seq`` by one and appends the event of that seq to
 ``tryon_events`` in the same transaction. The audit trail therefore has neither hole nor
 repeat, and it is the event log that clients resume from. The caller publishes after the
-commit; if it dies in between, others find the event in
+commit; if it dies in between, web processes find the event in the
 :mod:`~server.adapters.database.feed`.
 
 All times are the database's own
@@ -176,7 +176,7 @@ class SessionWriter:
         return moved[0] if moved else None
 
     async def time_out(self, session_ids: Collection[str], outcome: Fail, *, actor: str) -> list[Moved]:
-        """Fail those of these sessions that have not ended by their deadline.
+        """Fail the sessions among these that have not ended by their deadline.
 
         A row that another transaction is changing is skipped, for the next time.
         """
@@ -293,7 +293,7 @@ class SessionWriter:
         return deleted
 
     async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
-        """Write when each of these ended sessions was first handed to a client.
+        """Write the time at which each ended session was first handed to a client.
 
         ``handed``: Unix seconds of the database's clock by session id; some hundreds at
         a time. The first time that is written stands. Return the end of each session

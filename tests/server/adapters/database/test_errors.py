@@ -12,7 +12,7 @@ from tryon.protocol.errors import StorageFull, Unavailable
 
 
 class DriverError(Exception):
-    """An error of a driver, with what SQLite and PostgreSQL put on theirs."""
+    """An error of a driver, with the codes of SQLite and PostgreSQL."""
 
     def __init__(self, sqlstate: str | None = None, sqlite_errorcode: int | None = None) -> None:
         super().__init__("driver says no\nand more")

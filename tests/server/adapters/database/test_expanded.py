@@ -5,36 +5,15 @@ A rolling update migrates first, while this release still runs.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 
 import pytest
 
 from testkit.expansion import expand
-from tests.server.adapters.database import (
-    test_clock,
-    test_due,
-    test_engine,
-    test_feed,
-    test_leases,
-    test_reading,
-    test_tombstones,
-    test_transitions,
-    test_upkeep,
-    test_writing,
-)
 
-MODULES = (
-    test_clock,
-    test_due,
-    test_engine,
-    test_feed,
-    test_leases,
-    test_reading,
-    test_tombstones,
-    test_transitions,
-    test_upkeep,
-    test_writing,
-)
+PARTS = ("clock", "due", "engine", "feed", "leases", "reading", "tombstones", "transitions", "upkeep", "writing")
+MODULES = [importlib.import_module(f"tests.server.adapters.database.test_{part}") for part in PARTS]
 
 TESTS = {
     name: test
