@@ -1,19 +1,21 @@
-"""TryOn Push: upload a photo, get a session at once, and see every change of it pushed
-to the screen until it ends.
+"""TryOn Push: upload a photo, and see every change of its session on the screen.
 
 Where to read, in the order in which a photo travels::
 
-    web.uploads       streams the body under its cap
-    domain.images     judges the picture                       domain: pure rules, no I/O
-    sessions          the use cases: submit, begin, report, complete, fail, cancel, erase
-    reconciler        what happens by the clock alone: lost leases, deadlines, expiry
-    adapters          one technology per file: database, files, Redis, queue
-    (worker)          the arq worker; a processor makes the picture
-    web.hub           one Redis reader per process follows all sessions
-    web.sockets       the person's screen
+    web.api.uploads         streams the body under its cap
+    adapters.imaging        judges and cleans the photo
+    sessions                the use cases, a part per noun: submissions, claims …
+    (worker)                claims the session; a processor makes the picture
+    adapters                one technology per folder: database, files, Redis, imaging
+    web.push.hub            one Redis reader per process follows all sessions
+    web.transports          WebSocket, event stream or long poll
+    reconciler              everything by the clock alone: lost leases, deadlines, expiry
 
-Imports point one way: ``cli, up`` > ``web | worker`` > ``services`` > ``reconciler`` >
-``sessions`` > ``adapters`` > ``telemetry`` > ``domain``; a test holds that.
+:mod:`server.services` builds these parts, once per process.
+
+Imports point one way: ``cli`` > ``up | chaos`` > ``web | worker`` > ``services`` >
+``reconciler`` > ``sessions`` > ``adapters`` > ``telemetry`` > ``config | domain |
+system`` > ``tryon``; a test holds that.
 """
 
 __version__ = "0.1.0"

@@ -1,5 +1,4 @@
-"""Clocks that are wrong: machines two days apart, and a machine whose clock is set
-while it works.
+"""Wrong clocks: machines two days apart, and a machine whose clock is set.
 
 Real web and worker processes, each with a clock of its own (libfaketime).
 """
@@ -36,8 +35,9 @@ HOURS: Final = 25
 
 @pytest.fixture(scope="module")
 def own_clock() -> dict[str, str]:
-    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a
-    file says.
+    """Return the environment of a process with a clock of its own.
+
+    ``FAKETIME`` or a file says what that clock shows.
     """
     try:
         return clocks.own_clock()
@@ -47,7 +47,7 @@ def own_clock() -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def machine(config: Config, command: str, clock: dict[str, str]) -> AsyncIterator[Stack]:
-    """One process of an installation, with its own clock."""
+    """Run one process of an installation, with its own clock."""
     settings = {
         "TRYON_PORT": "0",
         "TRYON_DATA_DIR": str(config.data_dir),
@@ -72,11 +72,13 @@ async def machine(config: Config, command: str, clock: dict[str, str]) -> AsyncI
 
 
 async def client_of(web: Stack, stack: contextlib.AsyncExitStack) -> httpx.AsyncClient:
+    """Return a client of a web process, closed with ``stack``."""
     url = (await web.line(r"Listening on (http://\S+)"))[1]
     return await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=15))
 
 
 async def upload(client: httpx.AsyncClient, photos: Path) -> dict[str, Any]:
+    """Upload a photo and return its session."""
     photo = {"image": (photos / "photo.webp").read_bytes()}
     answer = await client.post(SESSIONS, files=photo, headers={"X-Client-Token": new_token()})
     assert answer.status_code == 201, answer.text
@@ -85,17 +87,20 @@ async def upload(client: httpx.AsyncClient, photos: Path) -> dict[str, Any]:
 
 
 def follow(client: httpx.AsyncClient, session: dict[str, Any]) -> connect:
+    """Follow a session by WebSocket, in a context."""
     return connect(f"ws://{client.base_url.netloc.decode()}{session['links']['ws']}", proxy=None, ping_interval=None)
 
 
 def by_ticket(session: dict[str, Any]) -> str:
+    """Return the path at which the session's ticket reads it."""
     return str(session["links"]["ws"]).replace("/ws?", "?")
 
 
 @pytest.mark.parametrize("ahead", ["web", "worker"])
-async def test_machines_two_days_apart_delete_nothing_early_and_refuse_no_valid_ticket(
+async def test_machines_two_days_apart_agree(
     config: MakeConfig, postgres_url: str, photos: Path, own_clock: dict[str, str], ahead: str
 ) -> None:
+    """Delete nothing early and refuse no valid link, whichever machine is ahead."""
     settings = config(database_url=postgres_url, mock_seconds=2.0, cleanup_seconds=1.0)
     web_clock, worker_clock = [
         own_clock | {"FAKETIME": f"{'+' if each == ahead else '-'}{HOURS}h"} for each in ("web", "worker")
@@ -114,19 +119,19 @@ async def test_machines_two_days_apart_delete_nothing_early_and_refuse_no_valid_
         done = (await here.get(by_ticket(session))).json()
         assert (done["status"], done["attempt"]) == ("completed", 1)
 
-        # Whatever cleans up takes its turns.
+        # The cleanup takes its turn.
         services = await stack.enter_async_context(open_services(settings))
         expired = await services.database.writing.insert(new_session(retention_seconds=-1))
         orphan = services.config.uploads_dir / f"inputs/{new_session_id()}-image.jpg"
-        orphan.write_bytes(b"nobody's")
+        orphan.write_bytes(b"without a row")
         os.utime(orphan, (0, 0))
         await until(lambda: not orphan.exists())
         async with asyncio.timeout(10):
             while await services.database.reading.ids_among([expired.id]):
                 await asyncio.sleep(0.02)
 
-        # And a machine that comes later, on the other side of the database's clock,
-        # honours what this one has signed.
+        # A machine that starts later, on the other side of the database's clock,
+        # accepts the links that this one has signed.
         late = await stack.enter_async_context(machine(settings, "serve", worker_clock))
         for client in (here, await client_of(late, stack)):
             for link in (by_ticket(session), done["links"]["input"], done["links"]["output"]):
@@ -136,13 +141,14 @@ async def test_machines_two_days_apart_delete_nothing_early_and_refuse_no_valid_
 
 
 @pytest.mark.parametrize("sign", ["+", "-"])
-async def test_setting_the_clock_of_a_single_machine_takes_no_session_from_its_worker(
+async def test_set_clock_takes_no_session_from_its_worker(
     config: MakeConfig, sqlite_url: str, photos: Path, own_clock: dict[str, str], tmp_path: Path, sign: str
 ) -> None:
+    """Complete a session in its first attempt while the clock jumps by a day."""
     set_to = tmp_path / "clock"
     set_to.write_text("+0\n")
     clock = own_clock | {"FAKETIME_TIMESTAMP_FILE": str(set_to)}
-    days = 10 * 86400.0  # what the calendar says is over, is over: so much is left of it
+    days = 10 * 86400.0  # a jump of the calendar by a day ends no session that has so many left
     settings = config(mock_seconds=5.0, lease_seconds=9.0, deadline_seconds=days, retention_seconds=days)
     async with contextlib.AsyncExitStack() as stack:
         web = await stack.enter_async_context(machine(settings, "serve", clock))

@@ -1,1 +1,1 @@
-"""What happens to sessions by the clock alone: lost leases, deadlines, expiry."""
+"""The rules that follow from the clock alone: lost leases, deadlines, expiry."""

@@ -71,10 +71,10 @@ class Chores:
                             work_at = now() + min(chore.every_seconds, await chore.until_next())
                     wait = min(turn_seconds, max(0.0, work_at - now()))
             except Unavailable as error:
-                log.warning("%s: %s", chore.name, error.detail)
+                log.warning("Chore %s will be tried again: %s", chore.name, error.detail)
                 work_at = now() + turn_seconds
             except Exception:
-                log.exception("%s failed and will be tried again", chore.name)
+                log.exception("Chore %s failed and will be tried again", chore.name)
                 work_at = now() + turn_seconds
             await asyncio.sleep(wait)
 

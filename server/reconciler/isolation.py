@@ -30,7 +30,7 @@ class Isolation:
             await work
         except Exception as error:
             known = isinstance(error, TryOnError)
-            log.warning("Session %s must wait: %s", session.id, error, exc_info=None if known else error)
+            log.warning("Session %s is left to a later pass: %s", session.id, error, exc_info=None if known else error)
             await self._reading.check()
             return False
         self._disturbances.note_use()

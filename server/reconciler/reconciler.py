@@ -5,7 +5,7 @@ Theory of operation
 
 Every other part of the product reacts to an event: an upload, a claim, a result, a
 request to delete. Any of these may be lost half-way, because a process was killed, a
-network was cut or Redis forgot what it held. The reconciler reacts to time alone. It
+network was cut or Redis lost its data. The reconciler reacts to time alone. It
 needs neither Redis nor a living worker, only the database, which is the truth.
 
 *Where it runs.* Each web and worker process has one (:mod:`.maintenance`), and one of
@@ -13,7 +13,7 @@ them works at a time, by a lease in the database (:mod:`.chores`). The lease onl
 work. Correctness never depends on it: every change below is a conditional statement,
 so two passes at the same time do everything once.
 
-*What a pass does*, the urgent work first:
+*The work of a pass*, the urgent part first:
 
 1. A session past its deadline fails with ``timeout``.
 2. A session whose worker let its lease lapse goes back to the queue, or fails with
@@ -23,8 +23,8 @@ so two passes at the same time do everything once.
 5. Now and then, old tombstones are deleted.
 
 Steps 1 and 2 are never cut short by the others. Steps 3 and 4 each have a budget
-(:mod:`.budget`); what is left over makes the next pass follow at once, and that pass
-begins with step 1 again. One session that cannot be helped delays no other
+(:mod:`.budget`); work that is left over makes the next pass follow at once, and that
+pass begins with step 1 again. One session that cannot be helped delays no other
 (:mod:`.isolation`).
 
 *When the next pass runs.* At the latest after ``RECONCILE_SECONDS``, and earlier if the

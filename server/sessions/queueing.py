@@ -1,8 +1,8 @@
 """The way of a session into the job queue, after its commit.
 
 The database decides which sessions wait; the queue only wakes workers. So an enqueue
-that fails is remembered here and retried, and the reconciler finds what this process
-never gets to.
+that fails is remembered here and retried, and the reconciler finds the sessions that
+this process no longer can.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Queueing:
         except QueueUnavailable:
             metrics.enqueue_failures.inc()
             if session.id not in self._unqueued:
-                log.warning("Session %s could not be queued now; it will be when Redis is back", session.id)
+                log.warning("Session %s could not be enqueued, retrying until Redis is available", session.id)
             self._unqueued.add(session.id)
             return 0
         self._unqueued.discard(session.id)

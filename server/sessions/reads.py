@@ -130,7 +130,7 @@ class SessionReads:
         return key
 
     async def _read_as(self, session_id: str, credential: Credential, since: int | None) -> tuple[Reading, int | None]:
-        """Return what was read, and until when the client's ticket holds.
+        """Return the reading, and the end of the client's ticket (None for a token).
 
         Raises as :meth:`read`.
         """

@@ -58,7 +58,7 @@ class Idempotency:
 class Submissions:
     """The way of a session into the product; remembers the files of failed uploads.
 
-    They stay until the database can tell whether the commit went through.
+    They stay until the database is available to decide whether the commit went through.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Submissions:
     async def _discard(self, session_id: str, keys: list[str]) -> None:
         """Delete the files of an upload that failed, unless its commit went through.
 
-        While the database cannot tell, the files are remembered: a photo without a
+        While the database is unavailable, the files are remembered: a photo without a
         session must not stay for hours.
         """
         try:

@@ -41,7 +41,7 @@ async def test_sweep_deletes_events_and_keys_without_session(config: MakeConfig,
         await services.reconciling.cleanup.sweep()
         keys = " ".join(key.decode() for key in await services.redis.keys("*"))
         assert lost not in keys and all(key in keys for key in elsewhere)
-        assert keys.count(living.id) == 3, "two jobs and a last word"
+        assert keys.count(living.id) == 3, "two jobs and its progress"
         assert lost not in await services.queue.order(10) and living.id in await services.queue.order(10)
         story = await services.database.reading.with_events(living.id, 0)
         assert story is not None and len(story.events) == 1

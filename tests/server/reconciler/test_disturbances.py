@@ -34,10 +34,10 @@ async def fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None
     """Run one pass during which the database is unavailable."""
     with monkeypatch.context() as patch:
 
-        async def away(**_: Any) -> Any:
+        async def unavailable(**_: Any) -> Any:
             raise Unavailable
 
-        patch.setattr(services.database.due, "due", away)
+        patch.setattr(services.database.due, "due", unavailable)
         with pytest.raises(Unavailable):
             await services.reconciling.reconciler.maintain()
 
@@ -73,16 +73,16 @@ def times_of(services: Services) -> Times:
     return times
 
 
-@pytest.mark.parametrize("what", ["outage", "late", "clock ahead", "clock back"])
+@pytest.mark.parametrize("disturbance", ["outage", "late", "clock ahead", "clock back"])
 async def test_disturbance_extends_every_lease_once(
-    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, what: str
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, disturbance: str
 ) -> None:
     """Extend a lapsed lease once after a disturbance, then take the session back."""
     async with open_services(config(lease_seconds=0.6)) as services:
         times = times_of(services)
         await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
-        match what:
+        match disturbance:
             case "outage":
                 await fail_once(services, monkeypatch)
             case "late":

@@ -43,7 +43,7 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
         async def keys() -> list[bytes]:
             return [key for key in await web.services.redis.keys("*") if session.id.encode() in key]
 
-        async with asyncio.timeout(2):  # the last step, after the client was told
+        async with asyncio.timeout(2):  # the last step, after the client was notified
             while await keys():
                 await asyncio.sleep(0.01)
         answer = await web.client.get(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
@@ -74,7 +74,7 @@ async def test_expired_session_is_unreadable_before_erasure(config: MakeConfig, 
         await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
         assert await services.database.reading.get(session.id) is None
         assert await services.sessions.claims.begin(session.id, worker="w") is None
-        assert files(services), "still there, but for nobody"
+        assert files(services), "stored, but unreadable"
 
 
 async def test_stuck_session_delays_no_other(
@@ -97,7 +97,7 @@ async def test_stuck_session_delays_no_other(
         assert await services.database.reading.ids_among([each.id for each in expired]) == {expired[0].id}
         assert (await row(services, waiting)).enqueues == 2
         assert await services.reconciling.reconciler.until_due() > 1, "it calls for no next pass"
-        complaints = [each for each in caplog.messages if f"{expired[0].id} must wait" in each]
+        complaints = [each for each in caplog.messages if f"{expired[0].id} is left to a later pass" in each]
         assert len(complaints) == 1, "it was tried again at once, twice"
         stuck.rmdir()
         services.reconciling.expiry._stuck.clear()  # later
@@ -111,7 +111,7 @@ async def test_unnamed_results_need_one_listing(config: MakeConfig, monkeypatch:
         expired = [await submitted(services) for _ in range(5)]
         for each in expired:
             assert await services.sessions.claims.begin(each.id, worker="dies") is not None
-            await services.files.put(f"outputs/{each.id}-1.jpg", b"nobody knows of me")
+            await services.files.put(f"outputs/{each.id}-1.jpg", b"named by no row")
             await services.database.writing.mark_deleted(each.id, id_hash=str)
         listings: list[Any] = []
         listdir = os.listdir

@@ -72,7 +72,7 @@ async def test_restored_redis_gets_missing_jobs_at_once(
         found = await row(web.services, session)
         assert (found.status, found.seq) == (Status.CREATED, 1)
         if lost != "jobs":
-            assert found.enqueues == 1, "it is the same job: nobody else knew that it had failed"
+            assert found.enqueues == 1, "the same job: no other process knew that it had failed"
 
 
 async def test_foreign_job_disturbs_nothing(config: MakeConfig) -> None:

@@ -38,7 +38,7 @@ async def test_erasure_finds_results_of_dead_attempts(services: Services) -> Non
     """
     session = await submit(services)
     claim = await begin(services, session)
-    await services.files.put(f"outputs/{session.id}-1.jpg", b"nobody knows of me")
+    await services.files.put(f"outputs/{session.id}-1.jpg", b"named by no row")
     assert await services.sessions.claims.requeue(claim, burnt=True, reason="lease_lost")
     await services.sessions.claims.complete(await begin(services, session), b"result", "png")
     row = await services.database.reading.get(session.id)
@@ -59,7 +59,7 @@ async def test_erasure_during_completion_leaves_nothing(services: Services) -> N
             services.sessions.erasure.erase(row, GoneReason.DELETED),
             return_exceptions=True,
         )
-        if isinstance(completing, Unavailable):  # its half-written file was taken away; a worker tries again
+        if isinstance(completing, Unavailable):  # its unfinished file was deleted; a worker tries again
             assert not await services.sessions.claims.complete(claim, b"result", "jpg")
         assert files(services) == []
         assert await services.database.reading.ids_among([session.id]) == set()

@@ -28,15 +28,17 @@ async def test_progress_is_coalesced_and_kept(services: Services) -> None:
     assert (shown.progress, shown.stage) == (1.0, "rendering")
 
 
-@pytest.mark.parametrize(("given", "told"), [(-1.0, 0.0), (7.0, 1.0), (None, None), (0.123456, 0.1235)])
-async def test_progress_is_bounded_and_rounded(services: Services, given: float | None, told: float | None) -> None:
+@pytest.mark.parametrize(("given", "published_as"), [(-1.0, 0.0), (7.0, 1.0), (None, None), (0.123456, 0.1235)])
+async def test_progress_is_bounded_and_rounded(
+    services: Services, given: float | None, published_as: float | None
+) -> None:
     """Bound progress to 0..1 with four digits."""
     session = await submit(services)
     claim = await begin(services, session)
     async with published_about(services, session.id) as published:
         await services.sessions.claims.report(claim, given, "stage")
         await until(lambda: published.progress)
-        assert published.progress == [told]
+        assert published.progress == [published_as]
 
 
 async def test_no_progress_is_published_after_the_end(services: Services) -> None:
@@ -49,7 +51,7 @@ async def test_no_progress_is_published_after_the_end(services: Services) -> Non
         await services.sessions.claims.complete(claim, b"result", "jpg")
         await until(lambda: published.seqs == [3])
         count = len(published.messages)
-        await asyncio.sleep(0.25)  # longer than a word may wait
+        await asyncio.sleep(0.25)  # longer than a report may wait
         await services.sessions.claims.report(claim, 1.0, "late")
         assert claim.reports.timer is None
         assert len(published.messages) == count

@@ -29,10 +29,10 @@ async def test_submission_stores_row_files_and_job(services: Services) -> None:
 async def test_failed_submission_leaves_no_file(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Delete the photos of an upload that the database refuses."""
 
-    async def away(new: Any) -> Any:
+    async def unavailable(new: Any) -> Any:
         raise Unavailable
 
-    monkeypatch.setattr(services.database.writing, "insert", away)
+    monkeypatch.setattr(services.database.writing, "insert", unavailable)
     with pytest.raises(Unavailable):
         await submit(services, garment=PHOTO)
     assert files(services) == []

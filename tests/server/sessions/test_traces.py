@@ -21,7 +21,7 @@ from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, Web, running_web, until
 
 MakeConfig = Callable[..., Config]
-SECRET = "what-only-this-person-has-said"
+SECRET = "known-to-this-client-only"
 
 
 @pytest.fixture(autouse=True)
