@@ -28,8 +28,8 @@ from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
 from server.web.api.operations import OPERATIONS, Endpoints, Http, Operation, Socket
 from server.web.api.pages import Pages
-from server.web.api.sessions import Actions
-from server.web.api.submit import Submit
+from server.web.api.sessions import SessionEndpoints
+from server.web.api.submit import SubmitEndpoints
 from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
 from server.web.push.hub import Hub
@@ -120,8 +120,8 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
     limits = ConnectionLimits(config)
     joining = Joining(config=config, hub=hub, reads=services.sessions.reads, limits=limits)
     return Endpoints(
-        submit=Submit(services, imaging),
-        actions=Actions(services),
+        submit=SubmitEndpoints(services, imaging),
+        sessions=SessionEndpoints(services),
         files=FileEndpoints(services),
         health=HealthEndpoints(services, hub),
         polls=Polls(services, hub, limits, joining),

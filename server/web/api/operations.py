@@ -19,8 +19,8 @@ from starlette.websockets import WebSocket
 from server.web.api.files import FileEndpoints
 from server.web.api.health import Health, HealthEndpoints
 from server.web.api.pages import Pages
-from server.web.api.sessions import Actions, ReceiptKeys, SessionList
-from server.web.api.submit import Submit
+from server.web.api.sessions import ReceiptKeys, SessionEndpoints, SessionList
+from server.web.api.submit import SubmitEndpoints
 from server.web.common.answers import SessionAnswer
 from server.web.transports.long_poll import Polls
 from server.web.transports.sse import Streams
@@ -32,7 +32,7 @@ from tryon.protocol.views import History, Receipt
 
 
 class Documents(Protocol):
-    """The generated documents; they are made from these rows, so they come from above."""
+    """The generated documents; made from these rows, so by a layer above."""
 
     async def openapi(self, request: Request) -> Response: ...
     async def asyncapi(self, request: Request) -> Response: ...
@@ -42,8 +42,8 @@ class Documents(Protocol):
 class Endpoints:
     """The parts of a running web process that answer requests."""
 
-    submit: Submit
-    actions: Actions
+    submit: SubmitEndpoints
+    sessions: SessionEndpoints
     files: FileEndpoints
     health: HealthEndpoints
     polls: Polls
@@ -154,7 +154,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.SESSIONS,
         name="list",
-        handler=Http(lambda web: web.actions.list),
+        handler=Http(lambda web: web.sessions.list),
         tag="sessions",
         summary="My sessions",
         text="Those of the client token, newest first.",
@@ -191,7 +191,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="DELETE",
         path=paths.SESSION,
         name="erase",
-        handler=Http(lambda web: web.actions.delete),
+        handler=Http(lambda web: web.sessions.delete),
         tag="sessions",
         summary="Erase a session now",
         text="With all retries of the same photo: files, rows and keys. Running work is stopped, whoever follows is told "
@@ -205,7 +205,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="POST",
         path=paths.CANCEL,
         name="cancel",
-        handler=Http(lambda web: web.actions.cancel),
+        handler=Http(lambda web: web.sessions.cancel),
         tag="sessions",
         summary="Cancel a session",
         text="What waits is cancelled at once, what runs is asked to stop, what has ended stays as it is.",
@@ -242,7 +242,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.HISTORY,
         name="history",
-        handler=Http(lambda web: web.actions.history),
+        handler=Http(lambda web: web.sessions.history),
         tag="sessions",
         summary="Every transition of a session",
         text="The audit trail, from the beginning; it is also the event log that `since` resumes from. `delivered_at` is when "
@@ -292,7 +292,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.RECEIPT_KEY,
         name="receipt_key",
-        handler=Http(lambda web: web.actions.receipt_key),
+        handler=Http(lambda web: web.sessions.receipt_key),
         tag="sessions",
         summary="The public keys of the receipts",
         answers={200: Answer(text="The first signs, all verify.", body=ReceiptKeys)},

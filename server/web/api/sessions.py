@@ -1,6 +1,6 @@
-"""What an owner may do with a session: cancel it, erase it, list their own.
+"""The session verbs of an owner: list, cancel, delete, history; and the receipt keys.
 
-A ticket is read-only: 404.
+A ticket is read-only: with one, cancel and delete are a 404.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from tryon.protocol.frames import encode
 from tryon.protocol.views import SessionView
 
 LIMIT: Final = 20
+"""Sessions on a page unless ``limit`` is given."""
 MAX_LIMIT: Final = 100
+"""Maximum sessions on a page."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SessionList(msgspec.Struct, frozen=True):
-    """Mine, newest first.
+    """One page of an owner's sessions, newest first.
 
-    ``next_cursor`` opens the next page; null: this was the last.
+    ``next_cursor`` opens the next page; null on the last one.
     """
 
     sessions: list[SessionView]
@@ -47,17 +49,24 @@ class ReceiptKey(msgspec.Struct, frozen=True):
 
 
 class ReceiptKeys(msgspec.Struct, frozen=True):
-    """The keys that receipts are checked with; the first signs."""
+    """The keys that receipts are verified with; the first one signs."""
 
     keys: list[ReceiptKey]
 
 
-class Actions:
+class SessionEndpoints:
+    """The endpoints of an owner's sessions."""
+
     def __init__(self, services: Services) -> None:
         self._services = services
         self._sessions = services.sessions
 
     async def list(self, request: Request) -> Response:
+        """Answer with one page of the owner's sessions.
+
+        Raises Unauthorized without a token, BadRequest for a malformed ``limit`` or
+        ``cursor``.
+        """
         owner = credential_of(request).owner
         if owner is None:
             raise Unauthorized("token_required")
@@ -67,17 +76,17 @@ class Actions:
         return json_response(encode(SessionList(views, None if following is None else _cursor(*following))))
 
     async def cancel(self, request: Request) -> Response:
-        """200: cancelled, or at its end already. 202: the worker has been asked to
-        stop.
+        """Cancel a session.
+
+        Answers 200 if it is cancelled or has ended, 202 if it runs and its worker was
+        asked to stop.
         """
         owner = credential_of(request).owner
         cancelled = await self._sessions.cancelling.cancel(request.path_params["session_id"], owner)
         return json_response(session_answer(cancelled.view), 202 if cancelled.pending else 200)
 
     async def delete(self, request: Request) -> Response:
-        """Erase now, with all retries of the same photo; the answer is a signed
-        receipt.
-        """
+        """Delete a session with all retries of its photo; answer with the receipt."""
         owner = credential_of(request).owner
         return json_response(encode(await self._sessions.erasure.delete(request.path_params["session_id"], owner)))
 
@@ -87,6 +96,7 @@ class Actions:
         return json_response(encode(history))
 
     async def receipt_key(self, request: Request) -> Response:
+        """Answer with the public keys that receipts are verified with."""
         keys = [ReceiptKey(key_id, public_key) for key_id, public_key in self._services.signer.receipt_keys()]
         return json_response(encode(ReceiptKeys(keys)))
 
@@ -100,7 +110,10 @@ def _limit(text: str | None) -> int:
 
 
 def _cursor(created_at: datetime, session_id: str) -> str:
-    """Opaque to clients: microseconds since 1970 and the id of the page's last session."""
+    """Return an opaque cursor.
+
+    It holds microseconds since 1970 and the id of the page's last session.
+    """
     micros = (created_at - _EPOCH) // timedelta(microseconds=1)
     return base64.urlsafe_b64encode(f"{micros}.{session_id}".encode()).decode().rstrip("=")
 
@@ -115,4 +128,4 @@ def _position(cursor: str | None) -> tuple[datetime, str] | None:
             raise ValueError
         return _EPOCH + timedelta(microseconds=int(micros)), session_id
     except (ValueError, OverflowError, binascii.Error, UnicodeDecodeError):
-        raise BadRequest("bad_request", "The cursor is not one of ours.") from None
+        raise BadRequest("bad_request", "The cursor was not issued here.") from None

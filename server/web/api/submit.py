@@ -1,8 +1,4 @@
-"""What makes a session:
-
-``POST /api/tryon/sessions`` and ``POST .../retry``. The photo comes in, the session
-goes out.
-"""
+"""The endpoints that create a session: from an upload, or as a retry of another one."""
 
 from __future__ import annotations
 
@@ -37,8 +33,12 @@ log = logging.getLogger("tryon.web")
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
-class Submit:
-    """Rate, queue, body, images, session: each refusal as early as it can be."""
+class SubmitEndpoints:
+    """The endpoints that create sessions.
+
+    Rate limit, queue limit, body, images, session: each refusal comes as early as it
+    can.
+    """
 
     def __init__(self, services: Services, imaging: Imaging) -> None:
         self._services = services
@@ -47,10 +47,11 @@ class Submit:
         self._in_flight = KeysInFlight()
 
     async def upload(self, request: Request) -> Response:
+        """Create a session from a photo."""
         return await self._limited(request, self._upload)
 
     async def retry(self, request: Request) -> Response:
-        """A failed or cancelled session again, without a new upload.
+        """Create a session from the photos of a failed or cancelled one.
 
         Counts as an upload.
         """
@@ -59,8 +60,9 @@ class Submit:
     async def _limited(
         self, request: Request, accept: Callable[[Request, dict[str, str]], Awaitable[Response]]
     ) -> Response:
-        """Every request that asks for a session counts, refused photos and replays too;
-        a 429 consumes nothing.
+        """Count the request against the rate limit, then answer with ``accept``.
+
+        Refused photos and replays count, too; a 429 consumes nothing.
         """
         headers: dict[str, str] = {}
         try:
@@ -93,7 +95,7 @@ class Submit:
     async def _created(
         self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
     ) -> Response:
-        """201 with the session as it is now; a replay says so."""
+        """Answer 201 with the session as it is now, and mark a replay as such."""
         now = await self._sessions.reads.view_of(session)
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
@@ -111,11 +113,12 @@ class Submit:
         )
 
     async def _submit_once(self, owner: str, upload: Upload, idempotency: Idempotency) -> tuple[Session, bool]:
-        """The session of this key, and whether it was there before.
+        """Return the session of this key, and whether it existed before.
 
-        Equal requests in this process wait for each other, to clean the photo only
-        once; between processes the database's unique key decides. Raises Unprocessable,
-        Conflict.
+        Equal requests in this process wait for each other, so the photo is cleaned only
+        once; between processes the database's unique key decides. Raises Unprocessable
+        if the key was used with other content, Conflict if the first request takes too
+        long.
         """
         async with self._in_flight.serialized(owner, idempotency.key_hash):
             if (session := await self._sessions.submissions.replay(owner, idempotency)) is not None:
@@ -124,7 +127,7 @@ class Submit:
                 return await self._submit(owner, upload, idempotency), False
             except Taken:
                 session = await self._sessions.submissions.replay(owner, idempotency)
-                if session is None:  # it has expired and waits to be erased
+                if session is None:  # its session has expired and is not erased yet
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
 
@@ -143,10 +146,10 @@ class Submit:
         return Photo(clean.data, clean.extension)
 
     async def _check_queue(self) -> None:
-        """Before the body is read: a full queue takes no more.
+        """Raise Unavailable if the queue is full, before the body is read.
 
-        Redis is quick to ask, but a session may have several jobs there, and it may be
-        away: then the database counts.
+        Redis is asked first because it is quick; but a session may have several jobs
+        there, and Redis may be unavailable: the database has the last word.
         """
         limit = self._services.config.queue_limit
         if self._services.queue.surely_below(limit):
@@ -168,9 +171,7 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _rate_headers(verdict: Verdict | None) -> dict[str, str]:
-    """RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10): what is left, until
-    when, and the policy.
-    """
+    """Return the RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10)."""
     if verdict is None:
         return {}
     rate = verdict.rate

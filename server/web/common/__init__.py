@@ -1,1 +1,1 @@
-"""What every part of the web needs: credentials, problems, answers."""
+"""The parts that all of the web needs: credentials, problems, answers."""

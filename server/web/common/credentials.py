@@ -1,6 +1,4 @@
-"""Who asks, and from where: what a request shows of tokens, tickets, its origin and its
-address.
-"""
+"""The caller of a request: its token or ticket, its origin, its address."""
 
 from __future__ import annotations
 
@@ -18,27 +16,29 @@ from tryon.protocol.errors import Unauthorized
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+"""Hosts of this machine, as a URL names them."""
 
 
 def fields(scope: Scope, name: bytes) -> list[str]:
-    """The values of a header field, its name in small letters.
+    """Return the values of a header field, whose name is given in lower case.
 
-    Starlette's Headers take ten times as long, and thousands of clients come back at
+    Starlette's Headers take ten times as long, and thousands of clients reconnect at
     once.
     """
     return [value.decode("latin-1") for each, value in scope["headers"] if each == name]
 
 
 def offered_subprotocols(connection: HTTPConnection) -> list[str]:
+    """Return the WebSocket subprotocols that the client offers."""
     offered = fields(connection.scope, b"sec-websocket-protocol")
     return [name.strip() for value in offered for name in value.split(",") if name.strip()]
 
 
 def token_of(connection: HTTPConnection) -> str | None:
-    """The client's token:
+    """Return the client's token, or None.
 
-    Authorization, else X-Client-Token, else the subprotocol pair. Raises Unauthorized
-    if malformed.
+    It is looked for in Authorization, then X-Client-Token, then the subprotocol pair.
+    Raises Unauthorized if it is malformed.
     """
     token = None
     scheme, _, value = (fields(connection.scope, b"authorization") or [""])[0].partition(" ")
@@ -56,7 +56,7 @@ def token_of(connection: HTTPConnection) -> str | None:
 
 
 def credential_of(connection: HTTPConnection) -> Credential:
-    """A token wins over a ticket: it may see more.
+    """Return the token of a request, or else its ticket: a token grants more.
 
     Raises Unauthorized for a malformed token.
     """
@@ -67,11 +67,11 @@ def credential_of(connection: HTTPConnection) -> Credential:
 
 
 def client_address(connection: HTTPConnection, config: Config) -> str:
-    """The address that is counted and logged.
+    """Return the client's address, for limits and logs.
 
-    X-Forwarded-For counts only as far as it was written by proxies that are trusted:
-    read from the right, the first address that is not one of theirs is the client. What
-    is no address ends the walk.
+    X-Forwarded-For counts only as far as trusted proxies wrote it: read from the right,
+    the first address that is not one of theirs is the client. Reading stops at anything
+    that is no address.
     """
     address = _plain(connection.client.host) if connection.client else "unknown"
     if not config.trusted_proxies or not _trusted(address, config):
@@ -89,8 +89,9 @@ def client_address(connection: HTTPConnection, config: Config) -> str:
 
 
 def counted(address: str) -> str:
-    """What limits count for this address: of IPv6 its /64, since one client has all of
-    it (RFC 6177).
+    """Return the key that limits count an address under.
+
+    For IPv6 that is its /64, since one client has all of it (RFC 6177).
     """
     if ":" not in address:
         return address
@@ -101,8 +102,9 @@ def counted(address: str) -> str:
 
 
 def _plain(address: str) -> str:
-    """An IPv4 address as such: a socket that listens on ``::`` shows it as
-    ``::ffff:192.0.2.1``.
+    """Return an IPv4 address without its IPv6 form.
+
+    A socket that listens on ``::`` shows 192.0.2.1 as ``::ffff:192.0.2.1``.
     """
     if address[:7].lower() != "::ffff:":
         return address
@@ -122,17 +124,18 @@ def _trusted(address: str, config: Config) -> bool:
 
 
 def origin_allowed(connection: HTTPConnection, config: Config) -> bool:
-    """Whether a browser's page of that origin may connect.
+    """Return whether a page of the request's origin may connect.
 
-    No Origin header: not a browser, allowed.
+    A request without an Origin header does not come from a browser, and is allowed.
     """
     origins = fields(connection.scope, b"origin")
     return not origins or origins[0] == own_origin(connection, config) or foreign_origin_allowed(origins[0], config)
 
 
 def own_origin(connection: HTTPConnection, config: Config) -> str:
-    """As the page sees it: the Host header and the scheme, which a trusted TLS proxy
-    tells.
+    """Return the origin that this request came to, as the page sees it.
+
+    The scheme is the one that a trusted TLS proxy reports.
     """
     scheme = connection.scope["scheme"]
     if config.trusted_proxies and _trusted(_plain(connection.client.host) if connection.client else "unknown", config):
@@ -142,6 +145,10 @@ def own_origin(connection: HTTPConnection, config: Config) -> str:
 
 
 def foreign_origin_allowed(origin: str, config: Config) -> bool:
+    """Return whether pages of another origin may connect.
+
+    Without configured origins those are the pages of this machine.
+    """
     if config.origins:
         return origin in config.origins
     try:

@@ -1,7 +1,6 @@
-"""Errors as answers:
+"""Every refusal as an answer: ``application/problem+json`` (RFC 9457).
 
-``application/problem+json`` (RFC 9457), for every refusal there is, unknown routes
-included.
+The one map from errors to answers; unknown routes and wrong methods go through it, too.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ log = logging.getLogger("tryon.web")
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """``type`` is always about:blank (RFC 9457 section 4.2.1); ``code`` is what
-    programs look at.
+    """The body of a refusal.
+
+    ``type`` is always about:blank (RFC 9457 section 4.2.1); programs read ``code``.
     """
 
     type: str
@@ -38,7 +38,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Response:
-    """The answer to a refusal, with Retry-After where waiting helps."""
+    """Return the answer to a refusal, with Retry-After where waiting helps."""
     body = Problem(
         "about:blank", error.title, error.status, error.detail, error.code, error.retryable, logs.request_id.get()
     )
@@ -51,14 +51,15 @@ def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Respons
 
 
 async def on_refusal(request: Request, error: Exception) -> Response:
+    """Answer a refusal that an endpoint raised."""
     assert isinstance(error, TryOnError)
     return problem(error)
 
 
 def _methods(request: Request) -> list[str]:
-    """Of all routes with this path:
+    """Return the methods of all routes with this path.
 
-    Starlette's own Allow names those of the first one only.
+    Starlette's own Allow names only those of the first route.
     """
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     fitting = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
@@ -66,7 +67,7 @@ def _methods(request: Request) -> list[str]:
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals: an unknown route, a wrong method, a bad request."""
+    """Answer Starlette's own refusals: unknown routes, wrong methods, bad requests."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return problem(MethodNotAllowed(), {"Allow": ", ".join(_methods(request))})
@@ -76,12 +77,14 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def internal_error() -> Response:
+    """Return the answer to an error that was not foreseen."""
     return problem(InternalError())
 
 
 async def deny(socket: WebSocket, error: TryOnError) -> None:
-    """Refuse the handshake, with the reason where the server can send one (ASGI's
-    ``websocket.http.response``).
+    """Refuse the handshake, with the reason where the server can send one.
+
+    The ASGI extension for that is ``websocket.http.response``.
     """
     if "websocket.http.response" in (socket.scope.get("extensions") or {}):
         await socket.send_denial_response(problem(error))

@@ -1,11 +1,11 @@
 """A WebSocket between its request and its 101, for uvicorn's ``ws=``.
 
-The request was parsed once by :mod:`server.web.serving.http`; it is not put together
-and parsed again. What is wrong with it (RFC 6455 section 4.2.1) is found before an
-application sees it. The application accepts or refuses it, and after accepting hands
-the connection on: ``tryon.detach`` among the ASGI extensions. There is no other way to
-go on: this protocol knows no frames. Against uvicorn's own classes that saves half of a
-handshake's time and all of an idle connection's objects.
+:mod:`server.web.serving.http` has parsed the request once; it is not put together and
+parsed again. An invalid handshake (RFC 6455 section 4.2.1) is refused before an
+application sees it. The application accepts or refuses a valid one, and after accepting
+it hands the connection on: ``tryon.detach`` among the ASGI extensions. There is no
+other way to go on, because this protocol knows no frames. Compared with uvicorn's own
+classes that saves half of a handshake's time and all of an idle connection's objects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("tryon.web")
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 EARLY_BYTES: Final = 16 * 1024
-"""What a client may send before it is answered; then nothing more is read until it is.
+"""Bytes that a client may send before it is answered; then reading pauses.
 
 One read may come on top.
 """
@@ -40,8 +40,9 @@ HeaderFields = Iterable[tuple[bytes, bytes]]
 
 
 def accept_key(headers: HeaderFields) -> bytes | None:
-    """``Sec-WebSocket-Accept`` for a request with these fields (names in small
-    letters); None: it is no valid handshake.
+    """Return ``Sec-WebSocket-Accept`` for a request, None if it is no valid handshake.
+
+    ``headers``: fields with their names in lower case.
     """
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -69,8 +70,10 @@ def _tokens(values: list[bytes]) -> list[bytes]:
 
 
 class Handshake(asyncio.Protocol):
-    """Made by :class:`server.web.serving.http.HttpProtocol`, with the arguments that
-    uvicorn gives its own classes; of its settings only the root path counts here.
+    """The protocol of one connection during its handshake.
+
+    :class:`server.web.serving.http.HttpProtocol` makes it, with the arguments that
+    uvicorn gives its own classes; of the settings only the root path counts here.
     """
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
@@ -80,17 +83,19 @@ class Handshake(asyncio.Protocol):
         self._transport: asyncio.Transport = NOWHERE
         self._accept = b""
         self._early = b""
-        """What came behind the head: the successor reads it."""
+        """Bytes that came after the head; the successor reads them."""
         self._accepted = False
         self._answer: list[bytes] = []
-        """Of a refusal: its head, until its first part of body comes."""
+        """A refusal that is being put together, from its head on."""
         self._asked = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, request: Scope, url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes) -> None:
-        """``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's.
+        """Take over a connection, and let the application answer.
 
-        ``accept``: of :func:`accept_key`.
+        ``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's.
+        ``accept``: the result of :func:`accept_key`. ``early``: bytes that came after
+        the head.
         """
         self._transport, self._accept = transport, accept
         raw_path, _, query = url.partition(b"?")
@@ -111,7 +116,7 @@ class Handshake(asyncio.Protocol):
             ],
             extensions={"websocket.http.response": {}, EXTENSION: {"detach": self.detach}},
         )
-        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn asks only for shutdown()
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn calls only shutdown()
         task = asyncio.get_running_loop().create_task(self._run(request))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
@@ -123,7 +128,7 @@ class Handshake(asyncio.Protocol):
         try:
             await self._app(scope, self._receive, self._send)
         except Exception:
-            log.exception("A WebSocket's handshake failed")
+            log.exception("WebSocket handshake failed")
         finally:
             self._transport.close()
 
@@ -136,7 +141,7 @@ class Handshake(asyncio.Protocol):
 
     async def _send(self, message: Message) -> None:
         if self._lost.done():
-            raise OSError("the client has gone")
+            raise OSError("the client has disconnected")
         kind = message["type"]
         if kind == "websocket.accept":
             fields = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", self._accept)]
@@ -159,7 +164,7 @@ class Handshake(asyncio.Protocol):
     def detach(self, successor: WireSocket) -> bool:
         """Hand the connection to ``successor``.
 
-        False: it is lost or was not accepted.
+        Returns False if the connection is lost or was not accepted.
         """
         transport, early = self._transport, self._early
         if not self._accepted or self._lost.done() or transport.is_closing():
@@ -172,21 +177,23 @@ class Handshake(asyncio.Protocol):
         successor.adopt(transport, self._state.connections, early)
         return True
 
-    # -- of the connection -------------------------------------------------------------
+    # -- events of the connection ------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """Keep early bytes for the successor, up to :data:`EARLY_BYTES`."""
         self._early += data
         if len(self._early) > EARLY_BYTES:
             self._transport.pause_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Report the disconnect to the application."""
         self._state.connections.discard(self)
         self._transport = NOWHERE
         if not self._lost.done():
             self._lost.set_result(None)
 
     def shutdown(self) -> None:
-        """uvicorn calls this on every connection when it stops."""
+        """Close the connection; uvicorn calls this when it stops."""
         self._transport.close()
 
 

@@ -1,9 +1,10 @@
 """A connection before it is a request: the bytes of a head, counted and timed.
 
-uvicorn's parser takes a head of any size (measured: 100 MiB) and waits for the rest of
-one for ever. Here a head is at most :data:`MAX_HEAD_BYTES` long (431) and complete
-after :data:`HEAD_SECONDS` (408); a connection on which nothing was ever said is idle
-like any other. What cannot be understood is a problem (RFC 9457) too.
+uvicorn's parser accepts a head of any size (measured: 100 MiB) and waits for the rest
+of one for ever. Here a head has at most :data:`MAX_HEAD_BYTES` (else 431) and is
+complete after :data:`HEAD_SECONDS` (else 408); a connection without a single byte is
+idle like any other. Bytes that are not HTTP are answered with a problem (RFC 9457),
+too.
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from server.web.serving.handshake import Handshake, accept_key, response_head
 from tryon.protocol.errors import BadRequest, TryOnError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Request line and header fields together.
+"""Maximum bytes of the request line and the header fields together.
 
-Of an unfinished head one read (256 KiB) may come on top.
+For an unfinished head one read (256 KiB) may come on top.
 """
 
 HEAD_SECONDS: Final = 10.0
-"""From the first byte of a request to the end of its head."""
+"""Seconds from the first byte of a request to the end of its head."""
 
 LINGER_SECONDS: Final = 2.0
-"""A refused client may send for so long: closed at once, the kernel would reset it, and
-the answer be lost.
+"""Seconds that a refused client may still send.
+
+If the connection closed at once, the kernel would reset it, and the answer would be
+lost.
 """
 
 
 class _WrongVersion(BadRequest):
-    """RFC 6455 section 4.2.2: told which one there is."""
+    """Another version of WebSocket; the answer names ours (RFC 6455 section 4.2.2)."""
 
     status: ClassVar[int] = 426
 
@@ -51,16 +54,16 @@ class _HeadTooLate(BadRequest):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a limit on heads, and RFC 6455 section 4.2.1 held before
-    anything is upgraded.
+    """uvicorn's protocol with limits on heads.
+
+    Nothing is upgraded unless it follows RFC 6455 section 4.2.1.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._received = 0
         self._head_from = 0
-        """How many bytes there were when the head began, the read it began in included.
-        """
+        """Bytes received when the head began, including the read that it began in."""
         self._in_head = False
         self._awaits_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -122,12 +125,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._head_timer = None
-        self._refuse(_HeadTooLate("bad_request", "The request did not come in time."))
+        self._refuse(_HeadTooLate("bad_request", "The head of the request was not complete in time."))
 
     def _upgrade(self, rest: bytes) -> None:
-        """Only HTTP/1.1 can be upgraded.
+        """Hand a WebSocket handshake on, or refuse it; only HTTP/1.1 can be upgraded.
 
-        ``rest``: what the client sent behind its head without waiting for the answer.
+        ``rest``: bytes that the client sent after its head, before it got the answer.
         """
         if not self._should_upgrade():
             self._unsupported_upgrade_warning()
@@ -151,7 +154,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, error: TryOnError) -> None:
         """Answer, unless another answer is on its way, and close.
 
-        What still comes is thrown away.
+        Bytes that still arrive are dropped.
         """
         if self._refused or self.transport.is_closing():
             return

@@ -1,6 +1,4 @@
-"""Around every request: its id, its two log lines, its metrics, and an answer even when
-the code below fails.
-"""
+"""Around every request: its id, its two log lines, its metrics, its error answer."""
 
 from __future__ import annotations
 
@@ -30,13 +28,13 @@ log = logging.getLogger("tryon.web")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
 QUIET: Final = frozenset({LIVE, READY, METRICS})
-"""What machines ask every few seconds is logged at debug level."""
+"""Paths that machines poll every few seconds; they are logged at debug level."""
 
 
 class RequestMiddleware:
     """The outermost layer.
 
-    The path is logged without its query: tickets and signatures stand there.
+    The path is logged without its query, which may hold tickets and signatures.
     """
 
     def __init__(self, app: ASGIApp, *, config: Config, cors: Middleware, clock: Clock, randomness: Randomness) -> None:
@@ -44,8 +42,7 @@ class RequestMiddleware:
         self._config = config
         self._clock = clock
         self._randomness = randomness
-        # A page of another origin may read that something failed here, as it may read
-        # every other answer.
+        # With CORS, because a page of another origin may read this answer, too.
         self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +87,7 @@ class RequestMiddleware:
             log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
             if status == 0:
                 await self._failed(scope, receive, send_with_id)
-            else:  # the answer has begun: cutting it off is all that is left
+            else:  # the answer has begun: it can only be cut off
                 raise
         seconds = self._clock.monotonic() - begin
         route = route_name(scope)
@@ -126,8 +123,9 @@ async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def route_name(scope: Scope) -> str:
-    """The route's template, so that metrics have few labels; ``unknown`` for what no
-    route matches.
+    """Return the template of the route that matches, else ``unknown``.
+
+    Templates keep the number of metric labels small.
     """
     application = scope.get("app")
     for route in application.routes if application is not None else ():

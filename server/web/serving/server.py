@@ -114,7 +114,7 @@ def run(app: Starlette, config: Config, *, reuse_port: bool = False) -> None:
     raise_file_limit()
     listener = listen(config, reuse_port=reuse_port)
     server = make_server(app)
-    gc.freeze()  # modules stay: 90,000 objects that no collection needs to visit while pushes wait
+    gc.freeze()  # the modules' 90,000 objects stay: no collection visits them while pushes wait
     host, port = listener.getsockname()[:2]
     log.info("Listening on http://%s:%d", host, port)
     server.run(sockets=[listener])

@@ -17,11 +17,12 @@ from tryon.protocol.paths import SESSIONS
 
 
 def bearer(token: str) -> dict[str, str]:
+    """Return the header that carries a token."""
     return {"Authorization": f"Bearer {token}"}
 
 
 async def do(web: Web, verb: str, session_id: str, token: str) -> httpx.Response:
-    """cancel, retry, delete, history or get."""
+    """Call cancel, retry, delete, history or get for a session."""
     path = f"{SESSIONS}/{session_id}"
     method = {"delete": "DELETE", "get": "GET", "history": "GET"}.get(verb, "POST")
     return await web.client.request(
@@ -30,6 +31,7 @@ async def do(web: Web, verb: str, session_id: str, token: str) -> httpx.Response
 
 
 async def with_garment(web: Web, token: str) -> Session:
+    """Store a session with a photo, a garment and params."""
     return await web.services.sessions.submissions.submit(
         owner=token_hash(token),
         image=PHOTO,
@@ -40,6 +42,7 @@ async def with_garment(web: Web, token: str) -> Session:
 
 
 async def failed(web: Web, token: str | None = None) -> tuple[Session, str]:
+    """Store a session that has failed; return it and its token."""
     token = token or new_token()
     session = await with_garment(web, token)
     assert await web.services.sessions.claims.fail(await web.begin(session), "mock_failure")
@@ -47,10 +50,12 @@ async def failed(web: Web, token: str | None = None) -> tuple[Session, str]:
 
 
 def files_of(web: Web) -> list[Path]:
+    """Return all stored files."""
     return [path for path in web.config.uploads_dir.rglob("*") if path.is_file()]
 
 
 async def listed(web: Web, token: str, **query: Any) -> dict[str, Any]:
+    """Return one page of the owner's sessions."""
     answer = await web.client.get(SESSIONS, params=query, headers=bearer(token))
     assert answer.status_code == 200, answer.text
     page: dict[str, Any] = answer.json()
@@ -58,9 +63,7 @@ async def listed(web: Web, token: str, **query: Any) -> dict[str, Any]:
 
 
 async def traces(web: Web, session_id: str) -> list[str]:
-    """Everything that still knows of a session: files, rows, Redis keys and what is in
-    them.
-    """
+    """Return all that is left of a session: files, rows, Redis keys and content."""
     names = (session_id, session_id.replace("-", ""))
     found = [str(path) for path in files_of(web) if session_id in path.name]
     async with web.database.connections.engine.connect() as connection:

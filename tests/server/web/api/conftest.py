@@ -14,6 +14,7 @@ from tests.server.web.api.forms import BOUNDARY, Answer, Post, app
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Config:
+    """Return settings with an empty folder for uploads."""
     config = Config(data_dir=tmp_path)
     config.uploads_dir.mkdir()
     return config
@@ -21,6 +22,8 @@ def settings(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def post(settings: Config) -> Post:
+    """Return a function that posts a body and returns the answer."""
+
     async def post(
         body: bytes | Iterable[bytes],
         *,

@@ -31,8 +31,10 @@ Post = Callable[..., Any]
 
 
 def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette:
-    """Answers with what it understood, and tells ``heard``, too: a client that went
-    away can't be answered.
+    """Return an application that answers with the upload as it was read.
+
+    It also puts the answer into ``heard``, because a disconnected client cannot be
+    answered.
     """
 
     async def submit(request: Request) -> JSONResponse:
@@ -57,14 +59,17 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
 
 
 def part(name: str, content: bytes, *headers: str, filename: str | None = None) -> bytes:
+    """Return one part of a form."""
     shown = f'; filename="{filename}"' if filename is not None else ""
     lines = [f'Content-Disposition: form-data; name="{name}"{shown}', *headers]
     return "\r\n".join([f"--{BOUNDARY}", *lines, "", ""]).encode() + content + b"\r\n"
 
 
 def form(*parts: bytes) -> bytes:
+    """Return a whole body."""
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
 def sha(data: bytes) -> str:
+    """Return the SHA-256 as hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -86,7 +86,7 @@ async def test_link_is_404_after_erasure(web: Web) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-10"}])
-async def test_file_is_404_when_erased_before_it_is_opened(
+async def test_file_is_404_when_erased_before_opening(
     web: Web, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
     """An erasure between reading the session and opening its file is a 404."""
@@ -103,7 +103,7 @@ async def test_file_is_404_when_erased_before_it_is_opened(
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 200), ({"Range": "bytes=5-10"}, 206)])
-async def test_file_is_whole_when_erased_after_it_is_opened(
+async def test_file_is_whole_when_erased_after_opening(
     web: Web, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], status: int
 ) -> None:
     """A download that has begun is not cut off when the session is erased."""

@@ -12,7 +12,8 @@ from server.web.api.form import MAX_PARTS
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, form, part, sha
 
 
-async def test_a_browsers_form_is_understood(post: Post) -> None:
+async def test_form_reads_parts_of_browser(post: Post) -> None:
+    """Image, garment and params arrive as they were sent."""
     answer = await post(
         form(
             part("image", JPEG, "Content-Type: image/jpeg", filename="photo.jpg"),
@@ -25,19 +26,22 @@ async def test_a_browsers_form_is_understood(post: Post) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 31, 64])
-async def test_the_body_may_be_cut_into_chunks_anywhere(post: Post, size: int) -> None:
+async def test_form_accepts_any_chunks(post: Post, size: int) -> None:
+    """The parts are the same for chunks of any size."""
     body = form(part("params", b"{}"), part("garment", PNG), part("image", JPEG))
     answer = await post(body[at : at + size] for at in range(0, len(body), size))
     assert (answer["image"], answer["garment"]) == (sha(JPEG), sha(PNG))
 
 
-async def test_an_empty_garment_or_params_field_means_none(post: Post) -> None:
+async def test_form_ignores_empty_fields(post: Post) -> None:
+    """An unfilled field has the same fingerprint as a missing one."""
     answer = await post(form(part("image", JPEG), part("garment", b"", filename=""), part("params", b"")))
     assert (answer["garment"], answer["params"]) == (None, {})
     assert answer["fingerprint"] == (await post(form(part("image", JPEG))))["fingerprint"]
 
 
-async def test_epilogue_and_preamble_are_ignored(post: Post) -> None:
+async def test_form_ignores_preamble_and_epilogue(post: Post) -> None:
+    """RFC 2046 allows both."""
     assert (await post(b"\r\n" + form(part("image", JPEG)) + b"\r\nepilogue"))["status"] == 201
 
 
@@ -56,12 +60,14 @@ async def test_epilogue_and_preamble_are_ignored(post: Post) -> None:
         "multipart/form-dataX; boundary=x",
     ],
 )
-async def test_what_is_no_form_is_not_multipart(post: Post, content_type: str | None) -> None:
+async def test_form_refuses_other_content_types(post: Post, content_type: str | None) -> None:
+    """Anything but multipart/form-data with a boundary gets not_multipart."""
     answer = await post(form(part("image", JPEG)), content_type=content_type)
     assert answer == {"status": 415, "code": "not_multipart"}
 
 
-async def test_a_boundary_has_at_most_70_characters(post: Post) -> None:
+async def test_form_limits_boundary_length(post: Post) -> None:
+    """RFC 2046 allows at most 70 characters."""
     for length, status in ((70, 201), (71, 400), (5000, 400)):
         boundary = "b" * length
         body = form(part("image", JPEG)).replace(BOUNDARY.encode(), boundary.encode())
@@ -71,7 +77,8 @@ async def test_a_boundary_has_at_most_70_characters(post: Post) -> None:
 @pytest.mark.parametrize(
     "quoted", ['multipart/form-data; boundary="x y"', 'Multipart/Form-Data; charset=utf-8; BOUNDARY="x y"']
 )
-async def test_a_quoted_boundary_is_understood(post: Post, quoted: str) -> None:
+async def test_form_accepts_quoted_boundary(post: Post, quoted: str) -> None:
+    """Case, order and quotes of the parameters do not matter."""
     body = form(part("image", JPEG)).replace(BOUNDARY.encode(), b"x y")
     assert (await post(body, content_type=quoted))["status"] == 201
 
@@ -101,16 +108,19 @@ async def test_a_quoted_boundary_is_understood(post: Post, quoted: str) -> None:
         form(part("image", JPEG), *(part(f"n{n}", b"") for n in range(MAX_PARTS))),
     ],
 )
-async def test_a_malformed_body_is_a_bad_multipart(post: Post, body: bytes) -> None:
+async def test_form_refuses_malformed_body(post: Post, body: bytes) -> None:
+    """Wrong framing, headers, names and too many parts get bad_multipart."""
     assert await post(body) == {"status": 400, "code": "bad_multipart"}
 
 
-async def test_as_many_parts_as_allowed_are_allowed(post: Post) -> None:
+async def test_form_accepts_maximum_parts(post: Post) -> None:
+    """The limit itself is still accepted."""
     body = form(*(part(f"n{n}", b"") for n in range(MAX_PARTS - 1)), part("image", JPEG))
     assert (await post(body))["status"] == 201
 
 
-async def test_a_body_cut_at_any_byte_is_a_bad_multipart(post: Post) -> None:
+async def test_form_refuses_truncated_body(post: Post) -> None:
+    """A body cut at any byte gets bad_multipart."""
     body = form(part("garment", PNG), part("params", b'{"a": 1}'), part("image", JPEG))
     for cut in range(body.rindex(b"--") + 2):  # what follows the last hyphen is an epilogue
         assert (await post(body[:cut]))["code"] == "bad_multipart", cut
@@ -119,7 +129,8 @@ async def test_a_body_cut_at_any_byte_is_a_bad_multipart(post: Post) -> None:
 @pytest.mark.parametrize(
     "body", [form(), form(part("garment", PNG)), form(part("image", b"")), form(part("Image", JPEG))]
 )
-async def test_a_form_without_a_photo_is_missing_it(post: Post, body: bytes) -> None:
+async def test_form_requires_image(post: Post, body: bytes) -> None:
+    """A missing or empty image gets missing_image."""
     answer = await post(body)
     assert answer in ({"status": 422, "code": "missing_image"}, {"status": 400, "code": "bad_multipart"})
     assert answer["code"] == "missing_image" or body == form()  # no part at all is not even a form (RFC 2046)
@@ -127,13 +138,15 @@ async def test_a_form_without_a_photo_is_missing_it(post: Post, body: bytes) -> 
 
 @pytest.mark.parametrize("name", ["image", "garment"])
 @pytest.mark.parametrize("content", [b"GIF89a" + bytes(100), b"x", b"<svg/>", b"%PDF-1.7" + bytes(50), b"\xff\xd8"])
-async def test_content_decides_what_an_image_is(post: Post, name: str, content: bytes) -> None:
+async def test_form_checks_image_by_content(post: Post, name: str, content: bytes) -> None:
+    """Neither the file's name nor its type makes an image of other bytes."""
     other = {"image": "garment", "garment": "image"}[name]
     body = form(part(other, JPEG), part(name, content, "Content-Type: image/jpeg", filename="photo.jpg"))
     assert await post(body) == {"status": 415, "code": "unsupported_image"}
 
 
-async def test_an_image_above_its_cap_is_too_large_and_one_at_it_is_not(post: Post, tmp_path: Path) -> None:
+async def test_form_limits_image_size(post: Post, tmp_path: Path) -> None:
+    """An image of the maximum size passes, one byte more gets body_too_large."""
     config = Config(data_dir=tmp_path, image_max_bytes=2000, body_max_bytes=10_000)
     for name in ("image", "garment"):
         other = part("garment" if name == "image" else "image", JPEG)
@@ -142,7 +155,8 @@ async def test_an_image_above_its_cap_is_too_large_and_one_at_it_is_not(post: Po
         assert await post(too_large, config=config) == {"status": 413, "code": "body_too_large"}
 
 
-async def test_mutated_bodies_raise_only_domain_errors(post: Post) -> None:
+async def test_form_survives_mutated_bodies(post: Post) -> None:
+    """1500 random mutations are accepted or refused, and never fail otherwise."""
     chance = random.Random(3)
     original = form(part("image", JPEG, filename="a"), part("params", b'{"a": [1, "x"]}'), part("garment", PNG))
     codes = set()

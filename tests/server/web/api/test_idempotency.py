@@ -1,6 +1,4 @@
-"""`Idempotency-Key`: whatever a client, a network or a second process does, one key
-makes one session.
-"""
+"""`Idempotency-Key`: one key makes one session, even across retries and processes."""
 
 from __future__ import annotations
 
@@ -32,6 +30,7 @@ def photo(photos: Path) -> bytes:
 async def upload(
     web: Web, image: bytes, *, token: str | None, key: str | bytes | None = "key-1", name: str = "a.webp", **parts: Any
 ) -> httpx.Response:
+    """Post a photo, and other parts, under a key."""
     headers: dict[str, Any] = {} if token is None else {"Authorization": f"Bearer {token}"}
     if key is not None:
         headers["Idempotency-Key"] = key
@@ -41,15 +40,18 @@ async def upload(
 
 
 async def sessions_in(web: Web) -> int:
+    """Return the number of stored sessions."""
     async with web.database.connections.engine.connect() as connection:
         return int((await connection.execute(text("SELECT count(*) FROM tryon_sessions"))).scalar_one())
 
 
 def inputs_in(web: Web) -> list[Path]:
+    """Return all stored files."""
     return [path for path in web.config.uploads_dir.rglob("*") if path.is_file()]
 
 
-async def test_the_same_request_again_answers_with_the_session_as_it_is_now(web: Web, photo: bytes) -> None:
+async def test_replay_returns_current_session(web: Web, photo: bytes) -> None:
+    """The answer shows the session as it is now, and is marked as a replay."""
     token = new_token()
     first = await upload(web, photo, token=token)
     assert first.status_code == 201
@@ -65,8 +67,8 @@ async def test_the_same_request_again_answers_with_the_session_as_it_is_now(web:
     assert (await sessions_in(web), len(inputs_in(web))) == (1, 1)
 
 
-async def test_what_counts_is_what_the_parts_hold(web: Web, photo: bytes) -> None:
-    """Not the file's name, the boundary or the white space in params."""
+async def test_replay_compares_content_only(web: Web, photo: bytes) -> None:
+    """The file's name, the boundary and white space in params do not count."""
     token = new_token()
     first = await upload(web, photo, token=token, params='{"size": "M"}')
     again = await upload(web, photo, token=token, name="other.bin", params='{ "size":"M" }')
@@ -74,7 +76,8 @@ async def test_what_counts_is_what_the_parts_hold(web: Web, photo: bytes) -> Non
     assert again.json()["session_id"] == first.json()["session_id"]
 
 
-async def test_other_content_under_the_same_key_is_refused(web: Web, photo: bytes, photos: Path) -> None:
+async def test_key_refuses_other_content(web: Web, photo: bytes, photos: Path) -> None:
+    """Another photo, garment or params under a used key get 422."""
     token = new_token()
     garment = (photos / "garment.png").read_bytes()
     first = await upload(web, photo, token=token, params='{"size": "M"}')
@@ -89,48 +92,56 @@ async def test_other_content_under_the_same_key_is_refused(web: Web, photo: byte
     assert (await sessions_in(web), len(inputs_in(web))) == (1, 1)
 
 
-async def test_keys_belong_to_their_client(web: Web, photo: bytes) -> None:
+async def test_key_belongs_to_its_owner(web: Web, photo: bytes) -> None:
+    """Two owners may use the same key."""
     answers = [await upload(web, photo, token=new_token()) for _ in range(2)]
     assert len({answer.json()["session_id"] for answer in answers}) == 2
 
 
-async def test_another_key_makes_another_session(web: Web, photo: bytes) -> None:
+async def test_other_key_makes_other_session(web: Web, photo: bytes) -> None:
+    """Requests without a key are all different, too."""
     token = new_token()
     answers = [await upload(web, photo, token=token, key=key) for key in ("a", "b", None, None)]
     assert len({answer.json()["session_id"] for answer in answers}) == 4
 
 
-async def test_a_key_needs_a_token_to_belong_to(web: Web, photo: bytes) -> None:
+async def test_key_requires_token(web: Web, photo: bytes) -> None:
+    """A key without a token gets 422, and nothing is stored."""
     answer = await upload(web, photo, token=None)
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_needs_token")
     assert (await sessions_in(web), inputs_in(web)) == (0, [])
 
 
 @pytest.mark.parametrize("key", ["", "with space", "x" * 256, "schlüssel".encode(), b"tab\there"])
-async def test_a_malformed_key_is_refused(web: Web, photo: bytes, key: str | bytes) -> None:
+async def test_malformed_key_is_refused(web: Web, photo: bytes, key: str | bytes) -> None:
+    """Empty, too long, with spaces or not ASCII."""
     answer = await upload(web, photo, token=new_token(), key=key)
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_idempotency_key")
 
 
 @pytest.mark.parametrize("key", ["x", "~" * 255, '"quoted"'])
-async def test_any_visible_ascii_is_a_key(web: Web, photo: bytes, key: str) -> None:
+async def test_visible_ascii_is_accepted(web: Web, photo: bytes, key: str) -> None:
+    """Up to 255 characters of any visible ASCII."""
     assert (await upload(web, photo, token=new_token(), key=key)).status_code == 201
 
 
-async def test_a_refused_photo_leaves_its_key_free(web: Web, photo: bytes) -> None:
+async def test_refused_photo_frees_its_key(web: Web, photo: bytes) -> None:
+    """The same key works for the next attempt."""
     token = new_token()
     assert (await upload(web, photo[:2000], token=token)).json()["code"] == "unreadable_image"
     assert (await upload(web, photo, token=token)).status_code == 201
 
 
-async def test_replays_count_against_the_rate_limit(start_web: StartWeb, photo: bytes) -> None:
+async def test_replay_counts_against_rate_limit(start_web: StartWeb, photo: bytes) -> None:
+    """A replay takes a place in the window as an upload does."""
     web = await start_web(upload_rate=UploadRate(2, 60))
     token = new_token()
     answers = [await upload(web, photo, token=token) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [201, 201, 429]
 
 
-async def test_the_database_keeps_no_key_as_it_was_sent(web: Web, photo: bytes) -> None:
+async def test_key_is_stored_as_hash_only(web: Web, photo: bytes) -> None:
+    """A key may hold personal data."""
     await upload(web, photo, token=new_token(), key="order-of-Jane-Doe")
     async with web.database.connections.engine.connect() as connection:
         rows = (await connection.execute(text("SELECT * FROM tryon_sessions"))).all()
@@ -140,19 +151,18 @@ async def test_the_database_keeps_no_key_as_it_was_sent(web: Web, photo: bytes) 
 # -- at the same time ------------------------------------------------------------------
 
 
-async def test_twenty_equal_uploads_at_once_make_one_session(
-    start_web: StartWeb, database_url: str, photo: bytes
-) -> None:
+async def test_simultaneous_uploads_make_one_session(start_web: StartWeb, database_url: str, photo: bytes) -> None:
+    """Twenty equal requests in one process get the same session."""
     web = await start_web()
     token = new_token()
     answers = await asyncio.gather(*(upload(web, photo, token=token) for _ in range(20)))
     await equal_answers(web, answers)
 
 
-async def test_also_when_they_are_spread_over_two_processes(
+async def test_simultaneous_uploads_to_two_processes_make_one(
     start_web: StartWeb, database_url: str, photo: bytes
 ) -> None:
-    """The processes know nothing of each other: the database's unique key decides."""
+    """Across processes the database's unique key decides."""
     here, there = await start_web(), await start_web()
     token = new_token()
     answers = await asyncio.gather(*(upload(web, photo, token=token) for web in (here, there) * 10))
@@ -160,6 +170,7 @@ async def test_also_when_they_are_spread_over_two_processes(
 
 
 async def equal_answers(web: Web, answers: list[httpx.Response]) -> None:
+    """Check that all answers show one session, of which one request is the maker."""
     assert {answer.status_code for answer in answers} == {201}
     bodies = [answer.json() for answer in answers]
     for body in bodies:
@@ -171,7 +182,8 @@ async def equal_answers(web: Web, answers: list[httpx.Response]) -> None:
     assert (await sessions_in(web), len(inputs_in(web))) == (1, 1)
 
 
-async def test_twenty_different_uploads_under_one_key_make_one_session(web: Web, photo: bytes) -> None:
+async def test_simultaneous_different_uploads_make_one_session(web: Web, photo: bytes) -> None:
+    """One is accepted; the others get 422."""
     token = new_token()
     answers = await asyncio.gather(*(upload(web, photo, token=token, params=f'{{"n": {n}}}') for n in range(20)))
     assert sorted(answer.status_code for answer in answers) == [201, *[422] * 19]
@@ -179,8 +191,8 @@ async def test_twenty_different_uploads_under_one_key_make_one_session(web: Web,
 
 
 @contextlib.contextmanager
-def nobody_can_write(web: Web) -> Iterator[None]:
-    """Hold SQLite's write lock: an upload gets as far as its INSERT and waits there."""
+def locked_database(web: Web) -> Iterator[None]:
+    """Hold SQLite's write lock: an upload reaches its INSERT and waits there."""
     path = web.config.database.removeprefix("sqlite+aiosqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -190,12 +202,11 @@ def nobody_can_write(web: Web) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-async def test_who_waits_too_long_for_the_first_is_told_to_come_back(
-    web: Web, photo: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_replay_is_409_when_first_is_slow(web: Web, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request learns when to retry, and the first one goes on."""
     monkeypatch.setattr(in_flight, "IN_FLIGHT_SECONDS", 0.2)
     token = new_token()
-    with nobody_can_write(web):
+    with locked_database(web):
         first = asyncio.create_task(upload(web, photo, token=token))
         await until(lambda: inputs_in(web))  # its file is stored; its row is not
         second = await upload(web, photo, token=token)
@@ -210,9 +221,10 @@ async def test_who_waits_too_long_for_the_first_is_told_to_come_back(
     assert in_flight.IN_FLIGHT_SECONDS == 5
 
 
-async def test_who_waits_gets_the_answer_of_the_first(web: Web, photo: bytes) -> None:
+async def test_waiting_replay_returns_first_session(web: Web, photo: bytes) -> None:
+    """A request that waits for the first one gets its session."""
     token = new_token()
-    with nobody_can_write(web):
+    with locked_database(web):
         first = asyncio.create_task(upload(web, photo, token=token))
         await until(lambda: inputs_in(web))
         second = asyncio.create_task(upload(web, photo, token=token))
@@ -220,10 +232,11 @@ async def test_who_waits_gets_the_answer_of_the_first(web: Web, photo: bytes) ->
     assert len({answer.json()["session_id"] for answer in answers}) == 1
 
 
-async def test_a_key_does_not_wait_for_another(web: Web, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_key_does_not_wait_for_other_key(web: Web, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay is answered while an upload under another key is stuck."""
     token = new_token()
     session = (await upload(web, photo, token=token, key="done")).json()["session_id"]
-    with nobody_can_write(web):
+    with locked_database(web):
         first = asyncio.create_task(upload(web, photo, token=token, key="stuck"))
         await until(lambda: len(inputs_in(web)) == 2)
         assert (await upload(web, photo, token=token, key="done")).json()["session_id"] == session
@@ -231,10 +244,10 @@ async def test_a_key_does_not_wait_for_another(web: Web, photo: bytes, monkeypat
     assert (await first).status_code == 201
 
 
-async def test_a_client_that_leaves_frees_its_key(web: Web, photo: bytes) -> None:
-    """A phone that loses the network in the middle asks again under the same key."""
+async def test_disconnected_client_frees_its_key(web: Web, photo: bytes) -> None:
+    """A phone that loses the network repeats its request under the same key."""
     token = new_token()
-    with nobody_can_write(web):
+    with locked_database(web):
         first = asyncio.create_task(upload(web, photo, token=token))
         await until(lambda: inputs_in(web))
         first.cancel()
@@ -248,7 +261,8 @@ async def test_a_client_that_leaves_frees_its_key(web: Web, photo: bytes) -> Non
 # -- how long --------------------------------------------------------------------------
 
 
-async def test_a_key_lives_as_long_as_its_session(web: Web, photo: bytes) -> None:
+async def test_key_lives_as_long_as_session(web: Web, photo: bytes) -> None:
+    """It works after the session's end, until the session is deleted."""
     token = new_token()
     first = (await upload(web, photo, token=token)).json()["session_id"]
     session = await web.database.reading.get(first)
@@ -261,7 +275,8 @@ async def test_a_key_lives_as_long_as_its_session(web: Web, photo: bytes) -> Non
     assert answer.json()["session_id"] != first
 
 
-async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo: bytes) -> None:
+async def test_key_is_free_after_expiry(web: Web, photo: bytes) -> None:
+    """A session that is not readable any more holds its key until it is erased."""
     token = new_token()
     first = (await upload(web, photo, token=token)).json()["session_id"]
     await web.database.writing.mark_deleted(first, id_hash=str)
@@ -273,9 +288,11 @@ async def test_a_key_is_free_again_when_its_session_has_expired(web: Web, photo:
     assert answer.json()["session_id"] != first
 
 
-async def test_who_comes_between_one_request_and_the_next_with_its_key_waits_too() -> None:
-    """The first is done, the second has not yet been given its turn: at that moment
-    nobody holds the lock.
+async def test_serialized_key_admits_one_at_a_time() -> None:
+    """A request that comes between a release and the next turn waits, too.
+
+    The first is done and the second has not got its turn: at that moment the lock is
+    free.
     """
     keys = in_flight.KeysInFlight()
     inside = most = 0

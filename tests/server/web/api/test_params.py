@@ -35,11 +35,13 @@ from tests.server.web.api.forms import JPEG, Post, form, part
         b'{"a": "' + b"x" * 4088 + b'"}',
     ],
 )
-async def test_params_are_a_small_strict_json_object(post: Post, params: bytes) -> None:
+async def test_params_refuse_anything_but_json_object(post: Post, params: bytes) -> None:
+    """Other types, loose JSON, NUL, large numbers, depth and size get bad_params."""
     assert await post(form(part("image", JPEG), part("params", params))) == {"status": 422, "code": "bad_params"}
 
 
-async def test_params_may_fill_their_4_kib(post: Post) -> None:
+async def test_params_accept_values_at_limits(post: Post) -> None:
+    """4096 bytes, 16 levels, 64-bit integers and UTF-8 are fine."""
     value = {"a": "x" * (4096 - 9), "b": {}}
     text = json.dumps({"a": "x" * (4096 - 9)}).encode()
     assert len(text) == 4096

@@ -17,7 +17,8 @@ from tryon.protocol.paths import SESSIONS
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "delete", "history"])
-async def test_a_verb_on_what_is_not_mine_is_a_404_and_changes_nothing(web: Web, verb: str) -> None:
+async def test_verb_is_404_for_foreign_session(web: Web, verb: str) -> None:
+    """Foreign, unknown and malformed ids and a missing token get the same 404."""
     session, token = await failed(web)
     before = await web.database.reading.get(session.id)
     unknown = await do(web, verb, new_session_id(), token)
@@ -31,7 +32,8 @@ async def test_a_verb_on_what_is_not_mine_is_a_404_and_changes_nothing(web: Web,
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "delete"])
-async def test_a_ticket_may_look_and_not_touch(web: Web, verb: str) -> None:
+async def test_ticket_is_read_only(web: Web, verb: str) -> None:
+    """With a ticket a session can be read, but not cancelled, retried or deleted."""
     session, token = await failed(web)
     ticket = (await do(web, "get", session.id, token)).json()["links"]["ws"].partition("?")[2]
     path = f"{SESSIONS}/{session.id}"
@@ -42,7 +44,8 @@ async def test_a_ticket_may_look_and_not_touch(web: Web, verb: str) -> None:
     assert await web.database.reading.get(session.id) is not None
 
 
-async def test_a_list_needs_a_token(web: Web) -> None:
+async def test_list_requires_token(web: Web) -> None:
+    """A ticket or nothing gets 401, and so does a malformed token."""
     session, token = await web.submit()
     ticket = (await do(web, "get", session.id, token)).json()["links"]["ws"].partition("?")[2]
     for query in ("", f"?{ticket}"):
@@ -52,7 +55,8 @@ async def test_a_list_needs_a_token(web: Web) -> None:
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
 
 
-async def test_a_list_shows_mine_newest_first_and_nobody_elses(web: Web) -> None:
+async def test_list_shows_own_sessions_newest_first(web: Web) -> None:
+    """Other owners' sessions are missing; each entry has the fields of a session."""
     token = new_token()
     mine = [(await web.submit(token))[0].id for _ in range(3)]
     await web.submit()
@@ -65,9 +69,8 @@ async def test_a_list_shows_mine_newest_first_and_nobody_elses(web: Web) -> None
     assert await listed(web, new_token()) == {"sessions": [], "next_cursor": None}
 
 
-async def test_pages_join_without_gap_or_double_while_new_sessions_arrive(
-    start_web: StartWeb, database_url: str
-) -> None:
+async def test_pages_join_while_sessions_arrive(start_web: StartWeb, database_url: str) -> None:
+    """All pages together hold each session once; newer sessions move nothing."""
     web = await start_web()
     token = new_token()
     mine = {(await web.submit(token))[0].id for _ in range(7)}
@@ -85,7 +88,8 @@ async def test_pages_join_without_gap_or_double_while_new_sessions_arrive(
     assert set(seen) == mine
 
 
-async def test_sessions_of_one_moment_are_paged_like_all_others(web: Web) -> None:
+async def test_pages_join_within_one_moment(web: Web) -> None:
+    """Sessions with equal creation times are paged by their ids."""
     token = new_token()
     mine = {(await web.submit(token))[0].id for _ in range(5)}
     async with web.database.connections.engine.begin() as connection:
@@ -99,7 +103,8 @@ async def test_sessions_of_one_moment_are_paged_like_all_others(web: Web) -> Non
     assert set(ids) == mine
 
 
-async def test_erasing_while_paging_loses_nobody_else(web: Web) -> None:
+async def test_pages_join_after_delete(web: Web) -> None:
+    """The next page is complete even if the cursor's own session was deleted."""
     token = new_token()
     for _ in range(4):
         await web.submit(token)
@@ -110,7 +115,7 @@ async def test_erasing_while_paging_loses_nobody_else(web: Web) -> None:
     assert [session["session_id"] for session in second["sessions"]] == everything[2:]
 
 
-SOME_ID = "01a203d1-001e-708f-adb5-0b0ec30e9306"  # the same in every process: xdist compares the names of tests
+SOME_ID = "01a203d1-001e-708f-adb5-0b0ec30e9306"  # constant: xdist compares the names of tests
 
 
 @pytest.mark.parametrize(
@@ -120,18 +125,21 @@ SOME_ID = "01a203d1-001e-708f-adb5-0b0ec30e9306"  # the same in every process: x
      base64.urlsafe_b64encode(f"-1e9.{SOME_ID}".encode()).decode(),
      base64.urlsafe_b64encode(f"{'9' * 40}.{SOME_ID}".encode()).decode()],
 )  # fmt: skip
-async def test_a_cursor_that_is_none_of_ours_is_refused(web: Web, cursor: str) -> None:
+async def test_list_refuses_forged_cursor(web: Web, cursor: str) -> None:
+    """Cursors that were not issued here get 400."""
     answer = await web.client.get(SESSIONS, params={"cursor": cursor}, headers=bearer(new_token()))
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "", "1.5", "９", "9" * 5000])
-async def test_a_limit_is_from_1_to_100(web: Web, limit: str) -> None:
+async def test_list_limits_page_size(web: Web, limit: str) -> None:
+    """Anything but a number from 1 to 100 gets 400."""
     answer = await web.client.get(SESSIONS, params={"limit": limit}, headers=bearer(new_token()))
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-async def test_history_is_the_whole_trail_with_links_that_work(web: Web) -> None:
+async def test_history_holds_every_transition(web: Web) -> None:
+    """The links in it work, and the times rise."""
     session, token = await web.submit()
     assert await web.services.sessions.claims.requeue(await web.begin(session), burnt=True, reason="lease_lost")
     await web.complete(await web.begin(session))
@@ -150,7 +158,8 @@ async def test_history_is_the_whole_trail_with_links_that_work(web: Web) -> None
         assert (await web.client.get(link)).status_code == 200
 
 
-async def test_history_by_ticket_has_no_link_that_outlives_it(web: Web) -> None:
+async def test_history_links_expire_with_ticket(web: Web) -> None:
+    """A link signed for a ticket is valid no longer than the ticket."""
     session, token = await web.submit()
     links = (await do(web, "get", session.id, token)).json()["links"]
     ticket = links["ws"].partition("ticket=")[2]
@@ -159,7 +168,8 @@ async def test_history_by_ticket_has_no_link_that_outlives_it(web: Web) -> None:
     assert expires <= int(ticket.split(".")[1])
 
 
-async def test_history_tells_why_a_session_failed(web: Web) -> None:
+async def test_history_holds_error_of_failure(web: Web) -> None:
+    """The last event of a failed session has the error's code."""
     session, token = await failed(web)
     last = (await do(web, "history", session.id, token)).json()["events"][-1]
     assert (last["event"], last["data"]["error"]["code"]) == ("failed", "mock_failure")

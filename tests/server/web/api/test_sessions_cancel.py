@@ -21,7 +21,8 @@ from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 
-async def test_what_waits_is_cancelled_at_once(web: Web) -> None:
+async def test_cancel_ends_waiting_session(web: Web) -> None:
+    """Its job leaves the queue, and no worker can claim it."""
     session, token = await web.submit()
     answer = await do(web, "cancel", session.id, token)
     assert answer.status_code == 200
@@ -30,7 +31,8 @@ async def test_what_waits_is_cancelled_at_once(web: Web) -> None:
     assert await web.services.sessions.claims.begin(session.id, worker="late") is None
 
 
-async def test_what_runs_will_be_cancelled(web: Web) -> None:
+async def test_cancel_asks_running_session_to_stop(web: Web) -> None:
+    """The worker learns of it when it renews its lease; asking twice is harmless."""
     session, token = await web.submit()
     claim = await web.begin(session)
     for _ in range(2):  # asking again is no harm
@@ -42,7 +44,8 @@ async def test_what_runs_will_be_cancelled(web: Web) -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-async def test_what_has_ended_is_not_changed_by_cancelling(web: Web, status: str) -> None:
+async def test_cancel_keeps_ended_session(web: Web, status: str) -> None:
+    """The answer is the session as it ended."""
     session, token = await web.submit()
     if status == "cancelled":
         await do(web, "cancel", session.id, token)
@@ -57,13 +60,15 @@ async def test_what_has_ended_is_not_changed_by_cancelling(web: Web, status: str
 
 
 async def running_and_asked_to_stop(web: Web) -> tuple[Session, Claim]:
+    """Return a running session that was asked to stop, and its claim."""
     session, token = await web.submit()
     claim = await web.begin(session)
     assert (await do(web, "cancel", session.id, token)).status_code == 202
     return session, claim
 
 
-async def test_a_wish_to_cancel_refuses_a_result(web: Web) -> None:
+async def test_cancel_request_refuses_result(web: Web) -> None:
+    """The worker's late result is refused, and its file is deleted."""
     session, claim = await running_and_asked_to_stop(web)
     before = set(files_of(web))
     assert not await web.services.sessions.claims.complete(claim, b"result", "jpg")
@@ -74,7 +79,8 @@ async def test_a_wish_to_cancel_refuses_a_result(web: Web) -> None:
 
 
 @pytest.mark.parametrize("burnt", [False, True])
-async def test_a_wish_to_cancel_turns_a_requeue_into_cancelled(web: Web, burnt: bool) -> None:
+async def test_cancel_request_ends_requeued_session(web: Web, burnt: bool) -> None:
+    """A requeue of a session that was asked to stop cancels it."""
     session, claim = await running_and_asked_to_stop(web)
     assert await web.services.sessions.claims.requeue(claim, burnt=burnt, reason="drain")
     now = await web.database.reading.get(session.id)
@@ -82,7 +88,8 @@ async def test_a_wish_to_cancel_turns_a_requeue_into_cancelled(web: Web, burnt: 
     assert now.status == "cancelled"
 
 
-async def test_a_wish_to_cancel_outlives_the_worker(start_web: StartWeb) -> None:
+async def test_cancel_request_outlives_worker(start_web: StartWeb) -> None:
+    """The reconciler cancels the session when the lost worker's lease ends."""
     web = await start_web(lease_seconds=0.2)
     session, _ = await running_and_asked_to_stop(web)  # whose worker is never heard of again
     async with asyncio.timeout(10):
@@ -92,8 +99,8 @@ async def test_a_wish_to_cancel_outlives_the_worker(start_web: StartWeb) -> None
     assert now.status == "cancelled"
 
 
-async def test_cancel_and_claim_at_the_same_moment_agree(start_web: StartWeb, database_url: str) -> None:
-    """Whoever wins, the session ends cancelled: at once, or by the worker that is told."""
+async def test_cancel_and_claim_agree_when_simultaneous(start_web: StartWeb, database_url: str) -> None:
+    """Whichever commits first, the session ends cancelled, at once or by its worker."""
     web = await start_web()
     for _ in range(10):
         session, token = await web.submit()
@@ -111,7 +118,8 @@ async def test_cancel_and_claim_at_the_same_moment_agree(start_web: StartWeb, da
         assert history[-1]["status"] == "cancelled"
 
 
-async def test_a_running_mock_stops_within_200_ms(stack: StartStack, photos: Path) -> None:
+async def test_running_mock_stops_within_200_ms(stack: StartStack, photos: Path) -> None:
+    """The mock processor notices the request in the middle of its work."""
     running = await stack(TRYON_MOCK_SECONDS="60")
     token = new_token()
     image = (photos / "photo.webp").read_bytes()

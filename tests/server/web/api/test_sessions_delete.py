@@ -21,7 +21,8 @@ from tests.server.web.api.calls import do, failed, files_of, traces, with_garmen
 from tests.server.web.conftest import StartWeb
 
 
-async def test_deleting_leaves_nothing(start_web: StartWeb, database_url: str) -> None:
+async def test_delete_leaves_nothing(start_web: StartWeb, database_url: str) -> None:
+    """No file, row or key of a completed session with progress and a job is left."""
     web = await start_web()
     token = new_token()
     session = await with_garment(web, token)
@@ -38,14 +39,16 @@ async def test_deleting_leaves_nothing(start_web: StartWeb, database_url: str) -
     assert files_of(web) == []
 
 
-async def test_a_job_that_waits_is_deleted_too(web: Web) -> None:
+async def test_delete_removes_waiting_job(web: Web) -> None:
+    """The queue holds no job of a deleted session."""
     session, token = await web.submit()
     assert any(job_id(session.id, 0, 1) in trace for trace in await traces(web, session.id))
     await do(web, "delete", session.id, token)
     assert await traces(web, session.id) == []
 
 
-async def test_all_retries_of_the_photo_go_with_it(web: Web) -> None:
+async def test_delete_takes_all_retries(web: Web) -> None:
+    """The whole chain goes from whichever session, other sessions stay."""
     first, token = await failed(web)
     second = (await do(web, "retry", first.id, token)).json()["session_id"]
     row = await web.database.reading.get(second)
@@ -62,16 +65,18 @@ async def test_all_retries_of_the_photo_go_with_it(web: Web) -> None:
 
 
 def canonical(receipt: dict[str, Any]) -> bytes:
-    """What is signed, as docs/protocol.md says it."""
+    """Return the bytes that the signature covers, as docs/protocol.md defines them."""
     body = {name: receipt[name] for name in ("session_id", "reason", "deleted_at", "files")}
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def unbase64(value: str) -> bytes:
+    """Decode base64url without padding."""
     return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
 
 
-async def test_the_receipt_can_be_checked_by_anybody(web: Web) -> None:
+async def test_receipt_verifies_with_public_key(web: Web) -> None:
+    """It names every file by size and hash; a changed receipt does not verify."""
     token = new_token()
     session = await with_garment(web, token)
     await web.complete(await web.begin(session))
@@ -97,7 +102,8 @@ async def test_the_receipt_can_be_checked_by_anybody(web: Web) -> None:
         public.verify(unbase64(receipt["signature"]), canonical(receipt | {"deleted_at": "2026-01-01T00:00:00.000Z"}))
 
 
-async def test_receipts_outlive_a_change_of_the_secret_key(start_web: StartWeb) -> None:
+async def test_receipt_outlives_secret_rotation(start_web: StartWeb) -> None:
+    """A receipt of the older key still verifies; the newer key signs."""
     before = await start_web()
     session, token = await before.submit()
     receipt = (await do(before, "delete", session.id, token)).json()
@@ -109,7 +115,8 @@ async def test_receipts_outlive_a_change_of_the_secret_key(start_web: StartWeb) 
     assert next(iter(keys)) != receipt["key_id"]  # the first signs
 
 
-async def test_whoever_is_connected_is_told(web: Web) -> None:
+async def test_delete_notifies_connected_client(web: Web) -> None:
+    """The client gets the reason `deleted` and must not reconnect."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next()
@@ -118,7 +125,8 @@ async def test_whoever_is_connected_is_told(web: Web) -> None:
     assert (client.frames[-1]["reason"], client.frames[-1]["reconnect"]) == ("deleted", False)
 
 
-async def test_whoever_is_connected_elsewhere_is_told(start_web: StartWeb, database_url: str) -> None:
+async def test_delete_notifies_client_of_other_process(start_web: StartWeb, database_url: str) -> None:
+    """A client on another web process is notified, too."""
     here, there = await start_web(), await start_web()
     session, token = await here.submit()
     async with there.follow(session.id, token) as client:
@@ -127,7 +135,8 @@ async def test_whoever_is_connected_elsewhere_is_told(start_web: StartWeb, datab
         assert await client.rest() == 4510
 
 
-async def test_afterwards_it_is_a_404_for_everything(web: Web) -> None:
+async def test_deleted_session_is_404_everywhere(web: Web) -> None:
+    """Every verb, link and transport answers as if it had never been."""
     session, token = await failed(web)
     own = (await do(web, "get", session.id, token)).json()
     await do(web, "delete", session.id, token)
@@ -140,14 +149,16 @@ async def test_afterwards_it_is_a_404_for_everything(web: Web) -> None:
         assert [step async for step in follow(transport, url, session.id, token)] == [NOT_FOUND]
 
 
-async def test_two_deletes_at_once_give_one_receipt(start_web: StartWeb, database_url: str) -> None:
+async def test_simultaneous_deletes_give_one_receipt(start_web: StartWeb, database_url: str) -> None:
+    """The others get 404."""
     here, there = await start_web(), await start_web()
     session, token = await failed(here)
     answers = await asyncio.gather(*(do(web, "delete", session.id, token) for web in (here, there) * 2))
     assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404]
 
 
-async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web: Web) -> None:
+async def test_delete_notifies_when_storage_fails(web: Web) -> None:
+    """The session is hidden and its client notified at once; the files go later."""
     session, token = await web.submit()
     photo = web.config.uploads_dir / session.input_key
     photo.unlink()
@@ -166,7 +177,8 @@ async def test_a_storage_that_is_away_does_not_keep_anybody_from_being_told(web:
     assert await traces(web, session.id) == []
 
 
-async def test_a_worker_learns_that_its_session_is_gone(web: Web) -> None:
+async def test_worker_loses_deleted_session(web: Web) -> None:
+    """Its lease is lost, and its late result is refused and deleted."""
     session, token = await web.submit()
     claim = await web.begin(session)
     await do(web, "delete", session.id, token)
@@ -176,7 +188,8 @@ async def test_a_worker_learns_that_its_session_is_gone(web: Web) -> None:
     assert await traces(web, session.id) == []
 
 
-async def test_progress_that_comes_late_leaves_no_key(web: Web) -> None:
+async def test_late_progress_leaves_no_key(web: Web) -> None:
+    """A report on a deleted session writes nothing to Redis."""
     session, token = await web.submit()
     claim = await web.begin(session)
     await do(web, "delete", session.id, token)

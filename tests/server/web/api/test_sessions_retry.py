@@ -15,7 +15,8 @@ from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 
-async def test_a_retry_is_a_new_session_over_its_own_copy_of_the_photos(web: Web) -> None:
+async def test_retry_copies_photos_to_new_session(web: Web) -> None:
+    """The new session keeps params and expiry and names the old one, which stays."""
     session, token = await failed(web)
     old = (await do(web, "get", session.id, token)).json()
     answer = await do(web, "retry", session.id, token)
@@ -38,13 +39,15 @@ async def test_a_retry_is_a_new_session_over_its_own_copy_of_the_photos(web: Web
     assert (await do(web, "get", session.id, token)).json()["status"] == "failed"  # final for ever
 
 
-async def test_a_cancelled_session_can_be_tried_again(web: Web) -> None:
+async def test_retry_accepts_cancelled_session(web: Web) -> None:
+    """Not only failed sessions can be retried."""
     session, token = await web.submit()
     await do(web, "cancel", session.id, token)
     assert (await do(web, "retry", session.id, token)).json()["retry_of"] == session.id
 
 
-async def test_repeating_a_retry_answers_with_the_same_session_as_it_is_now(web: Web) -> None:
+async def test_repeated_retry_returns_same_session(web: Web) -> None:
+    """The answer shows the session as it is now, and is marked as a replay."""
     session, token = await failed(web)
     first = (await do(web, "retry", session.id, token)).json()
     row = await web.database.reading.get(first["session_id"])
@@ -55,7 +58,8 @@ async def test_repeating_a_retry_answers_with_the_same_session_as_it_is_now(web:
     assert (answer.json()["session_id"], answer.json()["status"]) == (first["session_id"], "processing")
 
 
-async def test_a_retry_that_failed_is_tried_again_itself(web: Web) -> None:
+async def test_failed_retry_is_retried_itself(web: Web) -> None:
+    """The third session names the second one, not the first."""
     session, token = await failed(web)
     second = (await do(web, "retry", session.id, token)).json()["session_id"]
     row = await web.database.reading.get(second)
@@ -67,7 +71,8 @@ async def test_a_retry_that_failed_is_tried_again_itself(web: Web) -> None:
 
 
 @pytest.mark.parametrize("status", ["created", "processing", "completed"])
-async def test_only_failed_or_cancelled_sessions_can_be_tried_again(web: Web, status: str) -> None:
+async def test_retry_refuses_unfinished_or_completed_session(web: Web, status: str) -> None:
+    """A session that waits, runs or is completed gets 409."""
     session, token = await web.submit()
     if status != "created":
         claim = await web.begin(session)
@@ -78,6 +83,7 @@ async def test_only_failed_or_cancelled_sessions_can_be_tried_again(web: Web, st
 
 
 async def test_parallel_retries_make_one_session(start_web: StartWeb, database_url: str) -> None:
+    """Two processes agree on one, and the other copies are deleted."""
     here, there = await start_web(), await start_web()
     session, token = await failed(here)
     before = len(files_of(here))
@@ -88,7 +94,8 @@ async def test_parallel_retries_make_one_session(start_web: StartWeb, database_u
     assert len(files_of(here)) == before + 2  # the losers' copies are gone
 
 
-async def test_a_retry_counts_against_the_rate_limit(start_web: StartWeb) -> None:
+async def test_retry_counts_against_rate_limit(start_web: StartWeb) -> None:
+    """A retry is an upload to the limiter, and so is its repetition."""
     web = await start_web(upload_rate=UploadRate(2, 60))
     session, token = await failed(web)
     first = await do(web, "retry", session.id, token)
@@ -99,12 +106,8 @@ async def test_a_retry_counts_against_the_rate_limit(start_web: StartWeb) -> Non
     assert int(answer.headers["retry-after"]) > 0
 
 
-async def test_a_retry_that_a_delete_overtakes_is_a_404_and_leaves_nothing(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The copied photo is stored already when the original is erased; the row comes
-    after.
-    """
+async def test_retry_is_404_when_delete_overtakes(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original is deleted after its photo was copied, before the row is written."""
     session, token = await failed(web)
     insert = web.database.writing.insert
 
@@ -119,7 +122,8 @@ async def test_a_retry_that_a_delete_overtakes_is_a_404_and_leaves_nothing(
     assert (await listed(web, token))["sessions"] == []
 
 
-async def test_a_retry_and_a_delete_at_once_leave_nothing(start_web: StartWeb, database_url: str) -> None:
+async def test_simultaneous_retry_and_delete_leave_nothing(start_web: StartWeb, database_url: str) -> None:
+    """Whichever wins, no file and no session of the owner is left."""
     here, there = await start_web(), await start_web()
     for _ in range(8):
         session, token = await failed(here)

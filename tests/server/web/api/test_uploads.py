@@ -21,14 +21,16 @@ from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, app, form, par
 from tryon.protocol.errors import TryOnError
 
 
-async def test_a_real_clients_form_is_understood(settings: Config, photos: Path) -> None:
+async def test_upload_reads_form_of_client(settings: Config, photos: Path) -> None:
+    """A real HTTP client's form with a large photo arrives unchanged."""
     photo = (photos / "large.jpg").read_bytes()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app(settings)), base_url="http://test") as client:
         response = await client.post("/", files={"image": ("foto ü.jpg", photo)}, data={"params": "{}"})
     assert response.json()["image"] == sha(photo)
 
 
-async def test_order_names_and_types_of_the_parts_do_not_matter(post: Post) -> None:
+async def test_fingerprint_ignores_order_names_and_types(post: Post) -> None:
+    """Unknown parts and white space in params don't count, either."""
     first = await post(
         form(part("image", JPEG, filename="a.jpg"), part("garment", PNG), part("params", b'{"a":1,"b":2}'))
     )
@@ -44,7 +46,8 @@ async def test_order_names_and_types_of_the_parts_do_not_matter(post: Post) -> N
     assert first["fingerprint"] == second["fingerprint"]
 
 
-async def test_any_difference_in_content_makes_another_fingerprint(post: Post) -> None:
+async def test_fingerprint_differs_with_content(post: Post) -> None:
+    """Any other image, garment or params make another one."""
     bodies = [
         form(part("image", JPEG)),
         form(part("image", JPEG + b"\0")),
@@ -58,9 +61,8 @@ async def test_any_difference_in_content_makes_another_fingerprint(post: Post) -
     assert len({(await post(body))["fingerprint"] for body in bodies}) == len(bodies)
 
 
-async def test_a_small_photo_stays_in_memory_and_a_large_one_goes_to_an_anonymous_file(
-    post: Post, settings: Config
-) -> None:
+async def test_large_photo_goes_to_anonymous_file(post: Post, settings: Config) -> None:
+    """A small one stays in memory; neither leaves a name in the folder."""
     large = JPEG + bytes(3 * SPOOL_BYTES + 17)
     assert (await post(form(part("image", JPEG))))["in_memory"]
     answer = await post([form(part("image", large))[at : at + 65536] for at in range(0, len(large) + 300, 65536)])
@@ -69,7 +71,8 @@ async def test_a_small_photo_stays_in_memory_and_a_large_one_goes_to_an_anonymou
     assert list(settings.uploads_dir.iterdir()) == []
 
 
-async def test_the_whole_body_has_a_cap_also_without_a_content_length(post: Post, tmp_path: Path) -> None:
+async def test_upload_limits_body_size(post: Post, tmp_path: Path) -> None:
+    """With and without Content-Length."""
     body = form(part("image", JPEG), part("padding", bytes(3000)))
     for cap, status in ((len(body), 201), (len(body) - 1, 413)):
         config = Config(data_dir=tmp_path, body_max_bytes=cap)
@@ -77,8 +80,8 @@ async def test_the_whole_body_has_a_cap_also_without_a_content_length(post: Post
         assert (await post([body[:2000], body[2000:]], config=config))["status"] == status
 
 
-async def test_only_what_is_needed_to_refuse_is_read(settings: Config) -> None:
-    """Counted in chunks of the body that the reader asked for."""
+async def test_refused_upload_is_read_no_further(settings: Config) -> None:
+    """The reader asks for no chunk after the one that decides."""
     endless_padding = part("padding", bytes(65536))[:-2]
     stories: dict[str, list[bytes]] = {
         "unsupported_image": [part("image", b"GIF89a" + bytes(26))[:-2]],
@@ -103,7 +106,9 @@ async def test_only_what_is_needed_to_refuse_is_read(settings: Config) -> None:
         assert read == len(beginning)
 
 
-async def test_a_declared_length_above_the_cap_is_refused_unread(settings: Config) -> None:
+async def test_declared_length_is_refused_unread(settings: Config) -> None:
+    """A Content-Length above the limit is enough."""
+
     async def receive() -> dict[str, Any]:
         raise AssertionError("read")
 
@@ -117,7 +122,8 @@ async def test_a_declared_length_above_the_cap_is_refused_unread(settings: Confi
     assert caught.value.code == "body_too_large"
 
 
-async def test_a_body_that_pauses_too_long_is_given_up(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_paused_body_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that pauses too long gets bad_multipart."""
     monkeypatch.setattr(uploads, "PAUSE_SECONDS", 0.05)
     silence = asyncio.Event()
     sent = [part("image", JPEG)]
@@ -138,8 +144,8 @@ async def test_a_body_that_pauses_too_long_is_given_up(settings: Config, monkeyp
     assert caught.value.code == "bad_multipart"
 
 
-async def test_a_body_that_drips_is_given_up(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte comes well within the pause that is allowed, yet the whole is too slow."""
+async def test_dripping_body_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes well within the allowed pause, yet the whole is too slow."""
     monkeypatch.setattr(uploads, "PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(uploads, "SLOWEST_RATE", 1000)
     body = iter(form(part("image", JPEG + bytes(5000))))
@@ -159,7 +165,8 @@ async def test_a_body_that_drips_is_given_up(settings: Config, monkeypatch: pyte
     assert caught.value.code == "bad_multipart"
 
 
-async def test_a_full_disk_is_told_and_leaves_nothing(post: Post, small_disk: Path) -> None:
+async def test_full_disk_is_507(post: Post, small_disk: Path) -> None:
+    """A full disk gets storage_full and keeps no file."""
     (small_disk / "uploads").mkdir()
     config = Config(data_dir=small_disk)
     body = form(part("image", JPEG + bytes(4 * SPOOL_BYTES)))
@@ -167,14 +174,15 @@ async def test_a_full_disk_is_told_and_leaves_nothing(post: Post, small_disk: Pa
     assert list(config.uploads_dir.iterdir()) == []
 
 
-async def test_a_missing_folder_is_unavailable(post: Post, tmp_path: Path) -> None:
+async def test_missing_folder_is_503(post: Post, tmp_path: Path) -> None:
+    """A folder that cannot be written gets unavailable."""
     body = form(part("image", JPEG + bytes(2 * SPOOL_BYTES)))
     answer = await post(body, config=Config(data_dir=tmp_path / "nowhere"))
     assert answer == {"status": 503, "code": "unavailable"}
 
 
 def open_files(folder: Path) -> list[str]:
-    """Files of this process in ``folder``, deleted ones too."""
+    """Return this process's open files in ``folder``, deleted ones included."""
     targets = []
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -185,7 +193,8 @@ def open_files(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc here")
-async def test_a_reader_that_is_cancelled_leaves_no_file_open(settings: Config) -> None:
+async def test_cancelled_reader_closes_its_files(settings: Config) -> None:
+    """The anonymous file is closed when the request is cancelled."""
     wanted = asyncio.Event()
     sent = [bytes(SPOOL_BYTES), part("image", JPEG + bytes(2 * SPOOL_BYTES))[:-2]]
 
@@ -212,7 +221,8 @@ async def test_a_reader_that_is_cancelled_leaves_no_file_open(settings: Config) 
     assert open_files(settings.uploads_dir) == []
 
 
-async def test_a_photo_of_pillow_arrives_as_it_was_sent(post: Post) -> None:
+async def test_upload_keeps_photo_of_pillow(post: Post) -> None:
+    """A real PNG arrives byte for byte."""
     out = io.BytesIO()
     Image.effect_noise((700, 900), 60).save(out, "PNG")
     assert (await post(form(part("image", out.getvalue()))))["image"] == sha(out.getvalue())

@@ -15,12 +15,12 @@ from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Answer, app, form, p
 
 class Server(uvicorn.Server):
     def install_signal_handlers(self) -> None:
-        """The test run's own signals stay as they are."""
+        """Leave the test run's own signals as they are."""
 
 
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[tuple[int, asyncio.Queue[Answer]]]:
-    """The app on a real uvicorn: its port, and what it understood of each request."""
+    """Serve the application on uvicorn: yield its port, and the answers it gave."""
     heard: asyncio.Queue[Answer] = asyncio.Queue()
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
     port = listening.getsockname()[1]
@@ -36,12 +36,13 @@ async def serving(config: Config) -> AsyncIterator[tuple[int, asyncio.Queue[Answ
 
 
 def head(*headers: str) -> bytes:
+    """Return the head of an upload's request."""
     lines = ["POST / HTTP/1.1", "Host: test", f"Content-Type: multipart/form-data; boundary={BOUNDARY}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 async def talk(port: int, *sent: bytes) -> bytes:
-    """What the server answers, up to the end of its JSON."""
+    """Send, and return the answer up to the end of its JSON."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for data in sent:
@@ -53,7 +54,8 @@ async def talk(port: int, *sent: bytes) -> bytes:
         writer.close()
 
 
-async def test_a_client_that_goes_away_at_any_byte_leaves_nothing(settings: Config) -> None:
+async def test_disconnected_client_leaves_nothing(settings: Config) -> None:
+    """A client disconnects at every byte in turn, and no file stays."""
     body = form(part("garment", PNG), part("image", JPEG))
     data = head(f"Content-Length: {len(body)}") + body
     start = len(data) - len(body)
@@ -70,7 +72,9 @@ async def test_a_client_that_goes_away_at_any_byte_leaves_nothing(settings: Conf
     assert list(settings.uploads_dir.iterdir()) == []
 
 
-async def test_chunked_transfer_is_understood_and_capped(settings: Config) -> None:
+async def test_chunked_upload_is_read_and_capped(settings: Config) -> None:
+    """Chunked encoding works, and its size is limited, too."""
+
     def chunked(data: bytes, size: int) -> bytes:
         pieces = (data[at : at + size] for at in range(0, len(data), size))
         return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
@@ -83,7 +87,8 @@ async def test_chunked_transfer_is_understood_and_capped(settings: Config) -> No
         assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_client_that_sends_everything_before_it_listens_gets_the_refusal(settings: Config) -> None:
+async def test_client_gets_refusal_after_sending_everything(settings: Config) -> None:
+    """The connection is not reset before the answer is read."""
     body = form(part("image", b"GIF89a" + bytes(20_000_000)))
     async with serving(settings) as (port, _):
         answer = await talk(port, head(f"Content-Length: {len(body)}"), body)
@@ -93,7 +98,8 @@ async def test_a_client_that_sends_everything_before_it_listens_gets_the_refusal
         assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_client_that_listens_gets_the_refusal_before_it_has_sent_the_rest(settings: Config) -> None:
+async def test_client_gets_refusal_before_sending_rest(settings: Config) -> None:
+    """The answer comes as early as it is known."""
     async with serving(settings) as (port, _):
         answer = await talk(port, head("Content-Length: 20000000"), part("image", b"GIF89a" + bytes(26))[:-2])
         assert answer.startswith(b"HTTP/1.1 415 ")
@@ -101,7 +107,8 @@ async def test_a_client_that_listens_gets_the_refusal_before_it_has_sent_the_res
         assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_one_slow_client_keeps_nobody_waiting(settings: Config) -> None:
+async def test_slow_client_delays_no_other(settings: Config) -> None:
+    """A second upload finishes while the first one pauses."""
     async with serving(settings) as (port, heard):
         _, slow = await asyncio.open_connection("127.0.0.1", port)
         body = form(part("image", JPEG))

@@ -1,6 +1,4 @@
-"""Who asks, and from where: each rule by itself; over real connections in test_http and
-test_sockets.
-"""
+"""Credentials, addresses and origins, each rule by itself."""
 
 from __future__ import annotations
 
@@ -29,6 +27,7 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 def connection(
     headers: dict[str, str] | list[tuple[str, str]] | None = None, *, peer: str | None = "10.0.0.1", query: str = ""
 ) -> HTTPConnection:
+    """Return a connection with these header fields."""
     pairs = headers.items() if isinstance(headers, dict) else headers or []
     scope: dict[str, Any] = {
         "type": "http",
@@ -54,7 +53,8 @@ def connection(
         {"Authorization": "Basic dXNlcjpwYXNz", "X-Client-Token": TOKEN},
     ],
 )
-def test_a_token_travels_in_any_of_three_ways(headers: dict[str, str]) -> None:
+def test_token_is_read_from_three_places(headers: dict[str, str]) -> None:
+    """Authorization wins over X-Client-Token, and that over the subprotocol pair."""
     assert token_of(connection(headers)) == TOKEN
     assert credential_of(connection(headers, query="ticket=x")).owner == token_hash(TOKEN)
 
@@ -68,7 +68,8 @@ def test_a_token_travels_in_any_of_three_ways(headers: dict[str, str]) -> None:
         {"Cookie": TOKEN},
     ],
 )
-def test_nothing_else_is_a_token(headers: dict[str, str]) -> None:
+def test_token_is_read_from_nowhere_else(headers: dict[str, str]) -> None:
+    """Then a ticket is the credential, or there is none."""
     assert token_of(connection(headers)) is None
     assert credential_of(connection(headers, query="ticket=abc")).ticket == "abc"
     assert credential_of(connection(headers)).owner is None
@@ -84,13 +85,15 @@ def test_nothing_else_is_a_token(headers: dict[str, str]) -> None:
         {"Sec-WebSocket-Protocol": "tryon.v1, tryon.bearer."},
     ],
 )
-def test_a_malformed_token_is_said_to_be_so(headers: dict[str, str]) -> None:
+def test_malformed_token_is_refused(headers: dict[str, str]) -> None:
+    """It gets invalid_token, not the answer to a missing one."""
     with pytest.raises(Unauthorized) as refusal:
         token_of(connection(headers))
     assert refusal.value.code == "invalid_token"
 
 
-def test_subprotocols_may_come_in_several_headers() -> None:
+def test_subprotocols_join_several_headers() -> None:
+    """Empty names are dropped."""
     asked = connection([("Sec-WebSocket-Protocol", "a, b"), ("Sec-WebSocket-Protocol", "c,,")])
     assert offered_subprotocols(asked) == ["a", "b", "c"]
 
@@ -114,9 +117,8 @@ def test_subprotocols_may_come_in_several_headers() -> None:
         ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
     ],
 )
-def test_the_client_is_the_first_address_from_the_right_that_is_no_proxy(
-    peer: str, forwarded: str, expected: str
-) -> None:
+def test_client_is_first_address_before_proxies(peer: str, forwarded: str, expected: str) -> None:
+    """Read from the right, the first address that is not a trusted proxy's."""
     asked = connection({"X-Forwarded-For": forwarded}, peer=peer)
     assert client_address(asked, Config(trusted_proxies=PROXIES)) == expected
     assert client_address(asked, Config()) == peer.removeprefix("::ffff:")
@@ -135,7 +137,8 @@ def test_the_client_is_the_first_address_from_the_right_that_is_no_proxy(
         ("no:address", "no:address"),
     ],
 )
-def test_an_ipv6_client_is_counted_by_its_network(address: str, expected: str) -> None:
+def test_ipv6_client_is_counted_by_network(address: str, expected: str) -> None:
+    """Its /64 is one client."""
     assert counted(address) == expected
 
 
@@ -149,12 +152,14 @@ def test_an_ipv6_client_is_counted_by_its_network(address: str, expected: str) -
         ("10.0.0.1", (), False),
     ],
 )
-def test_only_a_trusted_proxy_says_that_it_is_https(peer: str | None, proxies: Any, allowed: bool) -> None:
+def test_only_trusted_proxy_reports_https(peer: str | None, proxies: Any, allowed: bool) -> None:
+    """X-Forwarded-Proto counts only from a trusted proxy."""
     headers = {"Host": "shop.example", "Origin": "https://shop.example", "X-Forwarded-Proto": "https"}
     assert origin_allowed(connection(headers, peer=peer), Config(trusted_proxies=proxies)) is allowed
 
 
-def test_several_forwarded_headers_count_as_one() -> None:
+def test_forwarded_headers_count_as_one() -> None:
+    """Several fields are read as one list."""
     asked = connection([("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-For", "198.51.100.1")])
     assert client_address(asked, Config(trusted_proxies=PROXIES)) == "198.51.100.1"
 
@@ -178,6 +183,7 @@ def test_several_forwarded_headers_count_as_one() -> None:
         ("https://app.example.evil.example", ("https://app.example",), False),
     ],
 )
-def test_which_pages_may_connect(origin: str | None, origins: tuple[str, ...], allowed: bool) -> None:
+def test_origin_decides_whether_page_may_connect(origin: str | None, origins: tuple[str, ...], allowed: bool) -> None:
+    """The own origin always may; others as configured, else only this machine's."""
     headers = {"Host": "shop.example"} | ({} if origin is None else {"Origin": origin})
     assert origin_allowed(connection(headers), Config(origins=origins)) is allowed

@@ -1,6 +1,4 @@
-"""What is a WebSocket handshake and what is not (RFC 6455 section 4.2.1), before
-anything is answered.
-"""
+"""Valid and invalid WebSocket handshakes (RFC 6455 section 4.2.1)."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # the example of RFC 6455 section 1.3
 
 
 def changed(name: bytes, *values: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the good fields with other values for one name."""
     return [field for field in GOOD if field[0] != name] + [(name, value) for value in values]
 
 
@@ -34,7 +33,8 @@ def changed(name: bytes, *values: bytes) -> list[tuple[bytes, bytes]]:
         changed(b"sec-websocket-version", b" 13"),
     ],
 )
-def test_a_handshake_is_accepted_with_the_key_that_it_asks_for(fields: list[tuple[bytes, bytes]]) -> None:
+def test_valid_handshake_gets_accept_key(fields: list[tuple[bytes, bytes]]) -> None:
+    """Case, white space and several tokens in a field do not matter."""
     assert accept_key(fields) == ACCEPT
 
 
@@ -54,5 +54,6 @@ def test_a_handshake_is_accepted_with_the_key_that_it_asks_for(fields: list[tupl
         changed(b"sec-websocket-version", b"13", b"13"),
     ],
 )
-def test_what_is_no_handshake_is_none(fields: list[tuple[bytes, bytes]]) -> None:
+def test_invalid_handshake_gets_no_key(fields: list[tuple[bytes, bytes]]) -> None:
+    """A missing, repeated or malformed field is enough."""
     assert accept_key(fields) is None

@@ -18,7 +18,7 @@ from tryon.protocol.paths import SESSIONS
 
 
 async def exchange(web: Web, *parts: bytes, seconds: float = 5.0) -> bytes:
-    """Send these bytes over a bare connection, and return all that comes back."""
+    """Send these bytes over a bare connection, and return all bytes that come back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     try:
         async with asyncio.timeout(seconds):
