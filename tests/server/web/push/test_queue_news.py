@@ -13,14 +13,17 @@ from typing import Any, Final
 
 import pytest
 
-from server.domain.queue_place import expected_seconds
+from server.domain.queue_place import Waiting, expected_seconds
 from server.domain.session import Session
+from server.services import Services
 from server.sessions import queue_places as queue_places_module
 from server.web.push import queue_news as queue_news_module
+from server.web.push.hub import Hub
 from testkit.fixtures import StartValkey
 from testkit.following import blocks
-from testkit.running import Client, Web, until
+from testkit.running import Client, Web, new_session, until
 from tests.server.web.conftest import StartWeb
+from tests.server.web.push.kit import Page, join
 
 SESSIONS: Final = "/api/tryon/sessions"
 
@@ -241,6 +244,22 @@ async def test_a_session_that_runs_is_told_nothing_of_the_queue(web: Web) -> Non
         await client.next("progress")
         assert client.frames[seen:] == [client.frames[-1]]
         assert "queue_position" not in client.frames[-1]
+
+
+async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await services.database.writing.insert(new_session())
+    pages = [Page(session.id) for _ in range(20)]
+    frames: list[bytes] = []
+    monkeypatch.setattr(Page, "progress", lambda page, frame: frames.append(frame))
+    async with contextlib.AsyncExitStack() as stack:
+        for page in pages:
+            await join(hub, services, page, stack)
+        hub.queue_news.announce(session.id, Waiting(queue_position=3, eta_seconds=9.0), "2026-11-22T09:00:00.000Z")
+        assert len(frames) == 20
+        assert all(frame is frames[0] for frame in frames)
+        assert json.loads(frames[0])["queue_position"] == 3
 
 
 # -- full ------------------------------------------------------------------------------

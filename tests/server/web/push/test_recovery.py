@@ -1,294 +1,255 @@
-"""A database or a disk in trouble: honest refusals, sockets that stay, nothing half
-done, and nothing wrong afterwards.
-"""
+"""Followers are given from the database what pub/sub did not bring."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+import functools
 from typing import Any
 
-import asyncpg
-import httpx
 import pytest
 
-from server.adapters.database import migrations
-from server.config.settings import Config
-from server.domain.session import Session
-from server.reconciler import timing
-from testkit.fixtures import disk_of
-from testkit.running import Web, running_web, until
-from testkit.servers import PostgresServer
-from tests.server.web.conftest import StartWeb
-from tryon.protocol.errors import StorageFull, Unavailable
-from tryon.protocol.states import Status
-
-MakeConfig = Callable[..., Config]
-SESSIONS = "/api/tryon/sessions"
-
-
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "RECONCILE_SECONDS", 0.2)
-
-
-@pytest.fixture
-def photo(photos: Path) -> bytes:
-    return (photos / "photo.webp").read_bytes()
-
-
-async def upload(web: Web, photo: bytes) -> httpx.Response:
-    return await web.client.post(SESSIONS, files={"image": photo})
+from server.adapters.database.reading import SessionWithEvents
+from server.domain.bus_message import progress_message
+from server.domain.session import Progress
+from server.domain.tokens import Signer
+from server.services import Services, open_services
+from server.web.push import recovery as recovery_module
+from server.web.push.hub import Hub
+from testkit.fixtures import StartValkey
+from testkit.running import new_session, until
+from tests.server.web.push.kit import (
+    MakeConfig,
+    Page,
+    followed,
+    join,
+    make_hub,
+    message,
+    move,
+    step,
+    subscriber_of,
+    without_sweeps,
+)
+from tryon.protocol.errors import Unavailable
+from tryon.protocol.states import Event, GoneReason
 
 
-def assert_refused(answer: httpx.Response, status: int, code: str) -> None:
-    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (status, code, True), answer.text
-    if status == 503:
-        assert int(answer.headers["Retry-After"]) >= 1
-
-
-def files(web: Web) -> list[str]:
-    return sorted(path.name for path in web.config.uploads_dir.rglob("*") if path.is_file())
-
-
-async def rows(web: Web) -> int:
-    async with web.database.connections.read() as connection:
-        count = await connection.exec_driver_sql("SELECT count(*) FROM tryon_sessions")
-        return int(count.scalar_one())
-
-
-async def in_spite_of(call: Callable[[], Any], *, seconds: float = 20.0) -> Any:
-    """As a worker does it: again and again until the database takes it."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                return await call()
-            except Unavailable:
-                await asyncio.sleep(0.05)
-
-
-async def ends_well(web: Web, photo: bytes) -> None:
-    """Nothing is wrong: a photo goes its whole way, on a socket."""
-    answer = await upload(web, photo)
-    assert answer.status_code == 201, answer.text
-    session = await web.database.reading.get(answer.json()["session_id"])
-    assert session is not None
-    async with web.follow(session.id, answer.json()["client_token"]) as client:
-        await client.next("snapshot")
-        await web.complete(await web.begin(session))
-        assert await client.rest() == 1000
-        assert client.story() == [1, 2, 3]
-
-
-# -- SQLite: somebody else holds the write lock ----------------------------------------
-
-
-@contextlib.contextmanager
-def locked(sqlite_url: str) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(sqlite_url.partition(":///")[2], isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield other
-
-
-async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads(
-    start_web: StartWeb, sqlite_url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
+async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sweep(
+    hub: Hub, services: Services
 ) -> None:
-    monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 1.0)
-    web = await start_web(lease_seconds=1.0)
-    session, token = await web.submit()
-    claim = await web.begin(session)
-    async with web.follow(session.id, token) as client:
-        await client.next("snapshot")
-        with locked(sqlite_url):
-            begun = time.monotonic()
-            answers = await asyncio.gather(*(upload(web, photo) for _ in range(16)))
-            assert time.monotonic() - begun < 10, "nobody waits for all the others' turns"
-            for answer in answers:
-                assert_refused(answer, 503, "unavailable")
-            look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
-            assert look.status_code == 200, "readers never wait for the writer"
-            with pytest.raises(Unavailable):
-                await web.services.sessions.claims.renew(claim)
-            await until(lambda: web.database.clock.now() > claim.session.lease_expires_at.timestamp() + 0.3)  # type: ignore[union-attr]
-        assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
-        await web.complete(claim)
-        assert await client.rest() == 1000
-        assert client.story() == [2, 3]
-    await until(lambda: len(files(web)) == 2)
-    assert await rows(web) == 1
-    await ends_well(web, photo)
-
-
-# -- PostgreSQL: gone, and full --------------------------------------------------------
-
-
-@pytest.fixture
-async def own_postgres(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, str]]:
-    """A PostgreSQL for this test alone, which loses no commit, and the address of a
-    migrated database on it.
+    """Redis is slow to confirm, so the joiner reads without; then news passes before
+    the subscription is there.
     """
-    with contextlib.closing(PostgresServer(durable=True, max_connections="20")) as server:
-        await asyncio.to_thread(server.start)
-        url = server.url("postgres")
-        settings = Config(data_dir=tmp_path / "data", database_url=url)
-        await asyncio.to_thread(migrations.migrate, settings)
-        yield server, url
+    session = await services.database.writing.insert(new_session())
+    page = Page(session.id)
+    subscriber_of(hub).held = True
+    async with contextlib.AsyncExitStack() as stack:
+        await join(hub, services, page, stack)  # goes on after CONFIRM_SECONDS
+        moved = await move(services, session, Event.PROCESSING)
+        await services.bus.publish(session.id, message(services, moved.event))
+        subscriber_of(hub).let_go()
+        await subscriber_of(hub).settled()
+        assert page.seqs == [1]
+        hub.recovery._sweep_wanted.set()
+        await until(lambda: page.seqs == [1, 2])
 
 
-async def test_a_postgres_that_is_restarted_at_once_costs_nobody_more_than_a_503(
-    start_web: StartWeb, own_postgres: tuple[PostgresServer, str], photo: bytes
+async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, url = own_postgres
-    web = await start_web(database_url=url, lease_seconds=1.0)
-    session, token = await web.submit()
-    claim = await web.begin(session)
-    async with web.follow(session.id, token) as client:
-        await client.next("snapshot")
-        await asyncio.to_thread(server.kill)
-        for _ in range(3):
-            assert_refused(await upload(web, photo), 503, "unavailable")
-        look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
-        assert_refused(look, 503, "unavailable")
-        assert (await web.client.get("/api/health/ready")).status_code == 503
-        assert claim.session.lease_expires_at is not None
-        lapsed_at = claim.session.lease_expires_at.timestamp() + 0.3
-        await until(lambda: web.database.clock.now() > lapsed_at)
-        await asyncio.to_thread(server.start_again)
-        assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
-        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
-        assert await client.rest() == 1000
-        assert client.story() == [2, 3]
-    await until(lambda: len(files(web)) == 2)
-    await ends_well(web, photo)
+    """The catch-up of one follower has read already when a second one, further behind,
+    finds a hole.
+    """
+    session = await services.database.writing.insert(new_session())
+    ahead, behind = Page(session.id), Page(session.id)
+    gate, reading = asyncio.Event(), asyncio.Event()
+    story = services.database.reading.with_events
+
+    async def gated(session_id: str, since: int | None = None) -> SessionWithEvents | None:
+        result = await story(session_id, since)
+        if since is not None:
+            reading.set()
+            await gate.wait()
+        return result
+
+    two = await move(services, session, Event.PROCESSING)
+    three = await move(services, two.session, Event.REQUEUED)
+    four = await move(services, three.session, Event.PROCESSING)
+    monkeypatch.setattr(services.database.reading, "with_events", gated)
+    async with hub.following(ahead, transport="test"), hub.following(behind, transport="test"):
+        hub.release(ahead, two.session)
+        hub.receive(hub.registry.channel(session.id), message(services, four.event))
+        await reading.wait()
+        hub.release(behind, session)  # what it held, 4, shows a hole: 2 and 3 are missing
+        gate.set()
+        await until(lambda: ahead.seqs == [3, 4], seconds=3)
+        await until(lambda: behind.seqs == [2, 3, 4], seconds=3)
 
 
-async def test_a_postgres_without_a_free_connection_is_unavailable_until_it_has_one(
-    start_web: StartWeb, own_postgres: tuple[PostgresServer, str], photo: bytes
-) -> None:
-    server, url = own_postgres
-    web = await start_web(database_url=url)
-    session, token = await web.submit()
-    plain = server.url("postgres", "postgresql")
-    async with contextlib.AsyncExitStack() as stack, web.follow(session.id, token) as client:
-        await client.next("snapshot")
-        admin = await asyncpg.connect(plain)
-        stack.push_async_callback(admin.close)
-        while True:  # take each connection, also those that the web had
-            await admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE backend_type = 'client backend' AND application_name <> 'hog' AND pid <> pg_backend_pid()"
+async def test_progress_of_an_unseen_transition_brings_that_transition(hub: Hub, services: Services) -> None:
+    session = await services.database.writing.insert(new_session())
+    page = Page(session.id)
+    async with contextlib.AsyncExitStack() as stack:
+        await join(hub, services, page, stack)
+        moved = await move(services, session, Event.PROCESSING)  # its publish is lost
+        word = Progress(seq=moved.session.seq, attempt=1, at="2026-11-22T09:00:00.000Z", progress=0.1)
+        await services.bus.publish_progress(session.id, word, progress_message(session.id, word))
+        await until(lambda: page.seqs == [1, 2])
+
+
+async def test_an_erasure_whose_news_is_lost_is_told_by_the_next_sweep(config: MakeConfig) -> None:
+    async with open_services(config(sweep_seconds=0.2)) as services:
+        hub = make_hub(services)
+        async with hub.running(), contextlib.AsyncExitStack() as stack:
+            await until(lambda: hub.recovery._cursor is not None)
+            session, other = (
+                await services.database.writing.insert(new_session()),
+                await services.database.writing.insert(new_session()),
             )
-            try:
-                hog = await asyncpg.connect(plain, server_settings={"application_name": "hog"})
-            except asyncpg.TooManyConnectionsError:
-                break
-            stack.push_async_callback(hog.close)
-        answer = await upload(web, photo)
-        with contextlib.suppress(AssertionError):
-            assert_refused(answer, 503, "unavailable")  # the first ones may meet a connection that was cut
-        for _ in range(3):
-            assert_refused(await upload(web, photo), 503, "unavailable")
-        await stack.aclose()
-        claim = await in_spite_of(lambda: web.services.sessions.claims.begin(session.id, worker="w"))
-        assert claim is not None
-        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
-        assert await client.rest() == 1000
-        assert client.story() == [1, 2, 3]
-    await until(lambda: len(files(web)) == 2)
-    await ends_well(web, photo)
+            page, unconcerned = Page(session.id), Page(other.id)
+            await join(hub, services, page, stack)
+            await join(hub, services, unconcerned, stack)
+            await services.database.writing.erase(
+                {session.id: services.signer.tombstone_hash(session.id)}, GoneReason.EXPIRED
+            )
+            await until(lambda: "gone expired" in page.told, seconds=2)
+            assert unconcerned.told == ["snapshot 1"]
 
 
-# -- the disk is full ------------------------------------------------------------------
-
-
-def fill(folder: Path, *, but: int = 0) -> Path:
-    """Leave so many bytes, or a few less."""
-    filler = folder / "filler"
-    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    if but:
-        with filler.open("rb+") as file:
-            file.truncate(filler.stat().st_size - but)
-    return filler
-
-
-async def test_a_full_disk_under_the_photos_is_507_and_leaves_nothing(
-    start_web: StartWeb, small_disk: Path, photo: bytes
+async def test_news_goes_on_while_redis_is_gone_and_when_it_is_back(
+    config: MakeConfig, start_valkey: StartValkey
 ) -> None:
-    web = await start_web(data_dir=small_disk)
-    filler = fill(small_disk, but=4096 if len(photo) > 4096 else 0)
-    for _ in range(3):
-        assert_refused(await upload(web, photo), 507, "storage_full")
-        assert files(web) == []
-    assert await rows(web) == 0
-    filler.unlink()
-    await ends_well(web, photo)
+    valkey = start_valkey()
+    async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
+        await asyncio.gather(*(step(services, page, Event.PROCESSING) for page in pages))
+        await until(lambda: all(page.seqs == [1, 2] for page in pages))
+        valkey.kill()
+        await until(lambda: not hub.delivers)
+        assert not any([await step(services, page, Event.REQUEUED) for page in pages])
+        await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=5)
+        valkey.start()
+        await until(lambda: hub.delivers)
+        assert all([await step(services, page, Event.PROCESSING) for page in pages])
+        await until(lambda: all(page.seqs == [1, 2, 3, 4] for page in pages), seconds=1)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """With room for an SQLite database and its log."""
-    with disk_of(tmp_path / "database-disk", "2m") as folder:
-        yield folder
-
-
-async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
-    config: MakeConfig,
-    sqlite_url: str,
-    disk: Path,
-    tmp_path: Path,
-    photo: bytes,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_what_was_published_while_the_connection_was_cut_comes_with_the_reconnect(
+    config: MakeConfig, start_valkey: StartValkey
 ) -> None:
-    monkeypatch.setattr(timing, "SCRUB_SECONDS", 3600)  # emptying its log would make room
-    shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
-    settings = config(data_dir=tmp_path / "elsewhere", database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
-    async with running_web(settings) as web:
-        session, token = await web.submit()
-        async with web.follow(session.id, token) as client:
-            await client.next("snapshot")
-            claim = await web.begin(session)
-            answers: list[httpx.Response] = []
-            while not answers or answers[-1].status_code == 201:  # the log may still have room
-                filler = fill(disk)
-                answers.append(await upload(web, photo))
-                assert len(answers) < 50
-            assert_refused(answers[-1], 507, "storage_full")
-            assert_refused(await upload(web, photo), 507, "storage_full")
-            assert len(files(web)) == len(answers) == await rows(web)
-            look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
-            assert look.status_code == 200
-            with pytest.raises(Unavailable):
-                await web.services.sessions.claims.complete(claim, b"result", "jpg")
-            assert not any(name.startswith(f"{session.id}-1") for name in files(web))
-            filler.unlink()
-            await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
-            assert await client.rest() == 1000
-            assert client.story()[-1] == 3
-        await ends_well(web, photo)
+    """Redis itself stays up: only the subscriber's connection is killed, and the news
+    falls into the gap.
+    """
+    valkey = start_valkey()
+    async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
+        await without_sweeps(hub)
+        connections = hub._subscriber.connections
+        await services.redis.client_kill_filter(_type="pubsub")
+        assert all([await step(services, page, Event.PROCESSING) for page in pages])
+        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=3)
+        assert hub._subscriber.connections == connections + 1
 
 
-async def test_a_result_that_finds_the_disk_full_leaves_nothing_and_the_session_can_say_so(
-    start_web: StartWeb, small_disk: Path
+async def test_a_database_outage_only_delays_the_sweep(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with followed(config(sweep_seconds=0.1)) as (services, _, pages):
+        news = services.database.feed.page
+
+        async def away(cursor: Any) -> Any:
+            raise Unavailable
+
+        monkeypatch.setattr(services.database.feed, "page", away)
+        session = await services.database.reading.get(pages[0].session_id)
+        assert session is not None
+        await move(services, session, Event.PROCESSING)  # its publish is lost as well
+        monkeypatch.setattr(services.database.feed, "page", news)
+        await until(lambda: pages[0].seqs == [1, 2])
+
+
+async def test_what_no_news_told_is_found_by_the_look_at_every_session(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    web = await start_web(data_dir=small_disk)
-    session, token = await web.submit()
-    claim = await web.begin(session)
-    fill(small_disk)
-    async with web.follow(session.id, token) as client:
-        await client.next("snapshot")
-        for _ in range(3):
-            with pytest.raises(StorageFull):
-                await web.services.sessions.claims.complete(claim, bytes(100_000), "jpg")
-        assert files(web) == [f"{session.id}-image.jpg"]
-        assert await web.services.sessions.claims.fail(claim, "storage_full")
-        assert await client.rest() == 1000
-        assert client.frames[-2]["data"]["error"]["code"] == "storage_full"
-    ended: Session | None = await web.database.reading.get(session.id)
-    assert ended is not None and ended.status is Status.FAILED
+    """Neither Redis nor the sweep tells: the process was cut off for longer than an
+    erasure is remembered.
+    """
+    monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(recovery_module, "CHECK_BATCH", 3)
+    async with followed(config(sweep_seconds=60.0), sessions=8) as (services, hub, pages):
+        await without_sweeps(hub)
+        moved, deleted, rest = pages[0], pages[1], pages[2:]
+        other = Page(moved.session_id)
+        stranger = Page(new_session().id)
+        hub.join(stranger, transport="test")
+        async with contextlib.AsyncExitStack() as stack:
+            await join(hub, services, other, stack)
+            session = await services.database.reading.get(moved.session_id)
+            assert session is not None
+            two = await move(services, session, Event.PROCESSING)
+            await move(services, two.session, Event.COMPLETED)
+            await services.database.writing.erase(
+                {deleted.session_id: services.signer.tombstone_hash(deleted.session_id)}, GoneReason.DELETED
+            )
+            await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
+            await until(lambda: "gone deleted" in deleted.told, seconds=3)
+            assert all(page.told == ["snapshot 1"] for page in rest)
+            assert stranger.told == [], "who was not let in learns nothing"
+            assert moved.told == ["snapshot 1", 2, 3, "end completed"], "each once, however often it is looked at"
+        hub.leave(stranger, transport="test")
+
+
+async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.1)
+    async with open_services(config(sweep_seconds=60.0, retention_seconds=1.0)) as services:
+        hub = make_hub(services)
+        async with hub.running(), contextlib.AsyncExitStack() as stack:
+            await without_sweeps(hub)
+            page = Page((await services.database.writing.insert(new_session(retention_seconds=1.0))).id)
+            await join(hub, services, page, stack)
+            await until(lambda: "gone expired" in page.told, seconds=4)
+
+
+async def test_what_was_committed_before_the_first_sweep_knew_where_to_begin_is_told(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor, gate = services.database.feed.cursor, asyncio.Event()
+
+    async def late() -> Any:
+        await gate.wait()
+        return await cursor()
+
+    monkeypatch.setattr(services.database.feed, "cursor", late)
+    hub = make_hub(services)
+    async with hub.running(), contextlib.AsyncExitStack() as stack:
+        session = await services.database.writing.insert(new_session())
+        page = Page(session.id)
+        await join(hub, services, page, stack)
+        await move(services, session, Event.PROCESSING)  # its publish is lost
+        gate.set()
+        await until(lambda: page.seqs == [1, 2], seconds=3)
+
+
+async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [Page(new_session().id) for _ in range(500)]
+    for page in pages:
+        hub.join(page, transport="test")
+        page.resume(1)
+    hashed: list[str] = []
+    tombstone_hashes = functools.partial(Signer.tombstone_hashes, services.signer)
+
+    def counted(signer: Signer, session_id: str) -> tuple[str, ...]:
+        hashed.append(session_id)
+        return tombstone_hashes(session_id)
+
+    monkeypatch.setattr(Signer, "tombstone_hashes", counted)
+    other = new_session().id
+    hub.recovery._end_erased(
+        {tombstone_hashes(pages[7].session_id)[0]: GoneReason.EXPIRED, tombstone_hashes(other)[0]: GoneReason.DELETED}
+    )
+    assert [page for page in pages if page.told] == [pages[7]]
+    assert pages[7].told == ["gone expired"]
+    assert len(hashed) <= 2
+    for page in pages:
+        hub.leave(page, transport="test")
+    assert hub.registry._erasable == {}, "nothing is kept of who has left"

@@ -1,14 +1,23 @@
-"""How many streams there may be."""
+"""Limits of open connections by process, address and session."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import resource
 from collections.abc import Callable, Iterator
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from server.config.settings import Config
 from server.web.transports.connection_limits import ConnectionLimits
+from testkit.running import until
+from tests.server.web.conftest import StartWeb
+from tests.server.web.transports.kit import WRONG, refused
+
+BOTH_PATHS = True
 
 
 @pytest.fixture
@@ -42,3 +51,63 @@ def test_streams_leave_512_files_to_everything_else(
     soft_limit(600)
     assert places(config(sockets_per_process=20_000)) == 600 - 512
     assert places(config(sockets_per_process=50)) == 50
+
+
+async def test_one_address_has_so_many_sockets(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_address=2)
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as one, web.follow(session.id, token) as two:
+        await one.next("snapshot")
+        await two.next("snapshot")
+        client = await refused(web, session.id, token)
+        assert client.connection.close_code == 4029
+        assert client.frames[1]["retry_after_ms"] > 0
+    await until(lambda: web.hub.followers == 0)
+    async with web.follow(session.id, token) as again:
+        assert (await again.next())["type"] == "snapshot"
+
+
+async def test_one_session_has_so_many_sockets(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_session=2)
+    session, token = await web.submit()
+    other, others_token = await web.submit()
+    async with web.follow(session.id, token) as one, web.follow(session.id, token) as two:
+        await one.next("snapshot")
+        await two.next("snapshot")
+        client = await refused(web, session.id, token)
+        assert client.connection.close_code == 4029
+        async with web.follow(other.id, others_token) as unconcerned:
+            assert (await unconcerned.next())["type"] == "snapshot"
+
+
+async def test_the_limit_of_a_session_holds_when_all_come_at_once(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_session=3)
+    session, token = await web.submit()
+    async with contextlib.AsyncExitStack() as stack:
+        clients = await asyncio.gather(*(stack.enter_async_context(web.follow(session.id, token)) for _ in range(12)))
+        first = [(await client.next())["type"] for client in clients]
+        assert first.count("snapshot") == 3
+        assert first.count("error") == 9
+
+
+async def test_a_full_session_looks_like_any_other_to_a_stranger(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_session=1)
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as owner:
+        await owner.next("snapshot")
+        client = await refused(web, session.id, WRONG)
+        assert client.connection.close_code == 4504
+
+
+async def test_a_full_process_refuses_before_the_handshake(start_web: StartWeb) -> None:
+    web = await start_web(sockets_per_process=1)
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        with pytest.raises(InvalidStatus) as refusal:
+            async with web.follow(session.id, token):
+                pass
+        answer = refusal.value.response
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert json.loads(answer.body or b"")["code"] == "unavailable"

@@ -1,0 +1,145 @@
+"""The delivery probe finds connections that are up and deliver nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from server.services import open_services
+from server.web.push import probe as probe_module
+from testkit.fixtures import StartValkey
+from testkit.running import until
+from tests.server.web.push.kit import (
+    MakeConfig,
+    followed,
+    step,
+)
+from tryon.protocol.states import Event
+
+
+class DeafProxy:
+    """Stands before Redis; on demand it swallows what Redis says on the connections
+    that are open at that moment.
+    """
+
+    def __init__(self, socket_path: str) -> None:
+        self._socket_path = socket_path
+        self._deaf: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._redis: set[asyncio.StreamWriter] = set()
+        self._orphaned: set[asyncio.StreamWriter] = set()
+        self.swallowed = 0
+        self.port = 0
+
+    async def __aenter__(self) -> DeafProxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        for writer in list(self._open):
+            writer.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_unix_connection(self._socket_path)
+        self._open |= {writer, redis_writer}
+        self._redis.add(redis_writer)
+        pumps = [
+            asyncio.create_task(self._pump(reader, redis_writer)),
+            asyncio.create_task(self._pump(redis_reader, writer)),
+        ]
+        self._tasks |= set(pumps)
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        if redis_writer in self._orphaned:
+            await writer.wait_closed()
+        for each in (writer, redis_writer):
+            each.close()
+        for pump in pumps:
+            pump.cancel()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if writer in self._deaf:
+                    self.swallowed += len(data)
+                else:
+                    if b"tryon-subscriber" in data:
+                        self._subscriber = writer
+                    writer.write(data)
+                    await writer.drain()
+
+    def cut_from_redis(self) -> None:
+        """The connections that are open stay so for the client; Redis knows nothing of
+        them any more.
+        """
+        for writer in self._redis:
+            self._orphaned.add(writer)
+            writer.close()
+
+    def deafen(self) -> None:
+        self._deaf = set(self._open)
+
+
+async def test_a_connection_that_is_up_but_deaf_is_found_out_and_replaced(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No error, no close: only nothing comes any more.
+
+    The hub's probes to itself do not come back.
+    """
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
+    valkey = start_valkey()
+    async with DeafProxy(str(valkey.socket_path)) as proxy:
+        settings = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0", sweep_seconds=60.0)
+        async with followed(settings) as (_, hub, pages):
+            publisher = config(redis_url=valkey.url)
+            async with open_services(publisher) as others:
+                connections = hub._subscriber.connections
+                proxy.deafen()
+                assert all([await step(others, page, Event.PROCESSING) for page in pages])
+                await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
+                await until(lambda: hub._subscriber.connections > connections and hub.delivers)
+                assert all([await step(others, page, Event.COMPLETED) for page in pages])
+                await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=1)
+
+
+async def test_a_subscriber_that_redis_has_forgotten_connects_again(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover behind one address, or when a firewall has dropped an idle
+    connection: nobody says so.
+    """
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
+    valkey = start_valkey()
+    async with DeafProxy(str(valkey.socket_path)) as proxy:
+        settings = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0", sweep_seconds=60.0)
+        async with followed(settings) as (_, hub, pages):
+            connections = hub._subscriber.connections
+            proxy.cut_from_redis()
+            await until(lambda: hub._subscriber.connections > connections and hub.delivers, seconds=5)
+            async with open_services(config(redis_url=valkey.url)) as others:
+                assert all([await step(others, page, Event.PROCESSING) for page in pages])
+            await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=1)
+
+
+async def test_a_frozen_redis_does_not_keep_news_from_the_clients(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 0.2)
+    valkey = start_valkey()
+    async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
+        valkey.pause()
+        try:
+            assert not any(await asyncio.gather(*(step(services, page, Event.PROCESSING) for page in pages)))
+            await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
+        finally:
+            valkey.resume()
+        await until(lambda: hub.delivers)

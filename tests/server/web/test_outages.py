@@ -1,0 +1,293 @@
+"""Outages of the database and the disk: refusals, and sockets that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from server.adapters.database import migrations
+from server.config.settings import Config
+from server.domain.session import Session
+from server.reconciler import timing
+from testkit.fixtures import disk_of
+from testkit.running import Web, running_web, until
+from testkit.servers import PostgresServer
+from tests.server.web.conftest import StartWeb
+from tryon.protocol.errors import StorageFull, Unavailable
+from tryon.protocol.states import Status
+
+MakeConfig = Callable[..., Config]
+SESSIONS = "/api/tryon/sessions"
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "RECONCILE_SECONDS", 0.2)
+
+
+@pytest.fixture
+def photo(photos: Path) -> bytes:
+    return (photos / "photo.webp").read_bytes()
+
+
+async def upload(web: Web, photo: bytes) -> httpx.Response:
+    return await web.client.post(SESSIONS, files={"image": photo})
+
+
+def assert_refused(answer: httpx.Response, status: int, code: str) -> None:
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (status, code, True), answer.text
+    if status == 503:
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+def files(web: Web) -> list[str]:
+    return sorted(path.name for path in web.config.uploads_dir.rglob("*") if path.is_file())
+
+
+async def rows(web: Web) -> int:
+    async with web.database.connections.read() as connection:
+        count = await connection.exec_driver_sql("SELECT count(*) FROM tryon_sessions")
+        return int(count.scalar_one())
+
+
+async def in_spite_of(call: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+    """As a worker does it: again and again until the database takes it."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                await asyncio.sleep(0.05)
+
+
+async def ends_well(web: Web, photo: bytes) -> None:
+    """Nothing is wrong: a photo goes its whole way, on a socket."""
+    answer = await upload(web, photo)
+    assert answer.status_code == 201, answer.text
+    session = await web.database.reading.get(answer.json()["session_id"])
+    assert session is not None
+    async with web.follow(session.id, answer.json()["client_token"]) as client:
+        await client.next("snapshot")
+        await web.complete(await web.begin(session))
+        assert await client.rest() == 1000
+        assert client.story() == [1, 2, 3]
+
+
+# -- SQLite: somebody else holds the write lock ----------------------------------------
+
+
+@contextlib.contextmanager
+def locked(sqlite_url: str) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(sqlite_url.partition(":///")[2], isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads(
+    start_web: StartWeb, sqlite_url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 1.0)
+    web = await start_web(lease_seconds=1.0)
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        with locked(sqlite_url):
+            begun = time.monotonic()
+            answers = await asyncio.gather(*(upload(web, photo) for _ in range(16)))
+            assert time.monotonic() - begun < 10, "nobody waits for all the others' turns"
+            for answer in answers:
+                assert_refused(answer, 503, "unavailable")
+            look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
+            assert look.status_code == 200, "readers never wait for the writer"
+            with pytest.raises(Unavailable):
+                await web.services.sessions.claims.renew(claim)
+            await until(lambda: web.database.clock.now() > claim.session.lease_expires_at.timestamp() + 0.3)  # type: ignore[union-attr]
+        assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
+        await web.complete(claim)
+        assert await client.rest() == 1000
+        assert client.story() == [2, 3]
+    await until(lambda: len(files(web)) == 2)
+    assert await rows(web) == 1
+    await ends_well(web, photo)
+
+
+# -- PostgreSQL: gone, and full --------------------------------------------------------
+
+
+@pytest.fixture
+async def own_postgres(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, str]]:
+    """Start a PostgreSQL for this test alone; yield it and a migrated database's URL.
+
+    It is durable: a kill loses no commit.
+    """
+    with contextlib.closing(PostgresServer(durable=True, max_connections="20")) as server:
+        await asyncio.to_thread(server.start)
+        url = server.url("postgres")
+        settings = Config(data_dir=tmp_path / "data", database_url=url)
+        await asyncio.to_thread(migrations.migrate, settings)
+        yield server, url
+
+
+async def test_a_postgres_that_is_restarted_at_once_costs_nobody_more_than_a_503(
+    start_web: StartWeb, own_postgres: tuple[PostgresServer, str], photo: bytes
+) -> None:
+    server, url = own_postgres
+    web = await start_web(database_url=url, lease_seconds=1.0)
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        await asyncio.to_thread(server.kill)
+        for _ in range(3):
+            assert_refused(await upload(web, photo), 503, "unavailable")
+        look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
+        assert_refused(look, 503, "unavailable")
+        assert (await web.client.get("/api/health/ready")).status_code == 503
+        assert claim.session.lease_expires_at is not None
+        lapsed_at = claim.session.lease_expires_at.timestamp() + 0.3
+        await until(lambda: web.database.clock.now() > lapsed_at)
+        await asyncio.to_thread(server.start_again)
+        assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
+        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+        assert await client.rest() == 1000
+        assert client.story() == [2, 3]
+    await until(lambda: len(files(web)) == 2)
+    await ends_well(web, photo)
+
+
+async def test_a_postgres_without_a_free_connection_is_unavailable_until_it_has_one(
+    start_web: StartWeb, own_postgres: tuple[PostgresServer, str], photo: bytes
+) -> None:
+    server, url = own_postgres
+    web = await start_web(database_url=url)
+    session, token = await web.submit()
+    plain = server.url("postgres", "postgresql")
+    async with contextlib.AsyncExitStack() as stack, web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        admin = await asyncpg.connect(plain)
+        stack.push_async_callback(admin.close)
+        while True:  # take each connection, also those that the web had
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND application_name <> 'hog' AND pid <> pg_backend_pid()"
+            )
+            try:
+                hog = await asyncpg.connect(plain, server_settings={"application_name": "hog"})
+            except asyncpg.TooManyConnectionsError:
+                break
+            stack.push_async_callback(hog.close)
+        answer = await upload(web, photo)
+        with contextlib.suppress(AssertionError):
+            assert_refused(answer, 503, "unavailable")  # the first ones may meet a connection that was cut
+        for _ in range(3):
+            assert_refused(await upload(web, photo), 503, "unavailable")
+        await stack.aclose()
+        claim = await in_spite_of(lambda: web.services.sessions.claims.begin(session.id, worker="w"))
+        assert claim is not None
+        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+        assert await client.rest() == 1000
+        assert client.story() == [1, 2, 3]
+    await until(lambda: len(files(web)) == 2)
+    await ends_well(web, photo)
+
+
+# -- the disk is full ------------------------------------------------------------------
+
+
+def fill(folder: Path, *, but: int = 0) -> Path:
+    """Leave so many bytes, or a few less."""
+    filler = folder / "filler"
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    if but:
+        with filler.open("rb+") as file:
+            file.truncate(filler.stat().st_size - but)
+    return filler
+
+
+async def test_a_full_disk_under_the_photos_is_507_and_leaves_nothing(
+    start_web: StartWeb, small_disk: Path, photo: bytes
+) -> None:
+    web = await start_web(data_dir=small_disk)
+    filler = fill(small_disk, but=4096 if len(photo) > 4096 else 0)
+    for _ in range(3):
+        assert_refused(await upload(web, photo), 507, "storage_full")
+        assert files(web) == []
+    assert await rows(web) == 0
+    filler.unlink()
+    await ends_well(web, photo)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """With room for an SQLite database and its log."""
+    with disk_of(tmp_path / "database-disk", "2m") as folder:
+        yield folder
+
+
+async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
+    config: MakeConfig,
+    sqlite_url: str,
+    disk: Path,
+    tmp_path: Path,
+    photo: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "SCRUB_SECONDS", 3600)  # emptying its log would make room
+    shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
+    settings = config(data_dir=tmp_path / "elsewhere", database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
+    async with running_web(settings) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            claim = await web.begin(session)
+            answers: list[httpx.Response] = []
+            while not answers or answers[-1].status_code == 201:  # the log may still have room
+                filler = fill(disk)
+                answers.append(await upload(web, photo))
+                assert len(answers) < 50
+            assert_refused(answers[-1], 507, "storage_full")
+            assert_refused(await upload(web, photo), 507, "storage_full")
+            assert len(files(web)) == len(answers) == await rows(web)
+            look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
+            assert look.status_code == 200
+            with pytest.raises(Unavailable):
+                await web.services.sessions.claims.complete(claim, b"result", "jpg")
+            assert not any(name.startswith(f"{session.id}-1") for name in files(web))
+            filler.unlink()
+            await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+            assert await client.rest() == 1000
+            assert client.story()[-1] == 3
+        await ends_well(web, photo)
+
+
+async def test_a_result_that_finds_the_disk_full_leaves_nothing_and_the_session_can_say_so(
+    start_web: StartWeb, small_disk: Path
+) -> None:
+    web = await start_web(data_dir=small_disk)
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    fill(small_disk)
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        for _ in range(3):
+            with pytest.raises(StorageFull):
+                await web.services.sessions.claims.complete(claim, bytes(100_000), "jpg")
+        assert files(web) == [f"{session.id}-image.jpg"]
+        assert await web.services.sessions.claims.fail(claim, "storage_full")
+        assert await client.rest() == 1000
+        assert client.frames[-2]["data"]["error"]["code"] == "storage_full"
+    ended: Session | None = await web.database.reading.get(session.id)
+    assert ended is not None and ended.status is Status.FAILED

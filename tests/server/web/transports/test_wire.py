@@ -1,0 +1,193 @@
+"""A WebSocket byte by byte: early frames, floods, pings, and clients that do not read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket as sockets
+from collections import Counter
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from server.domain.bus_message import PROGRESS, bus_message
+from server.web.serving.handshake import Handshake
+from server.web.transports.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
+from server.web.transports.ws_frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
+from testkit.running import Web, until
+from tests.server.web.conftest import StartWeb
+from tests.server.web.transports.kit import PING_TEXT, raw
+from tests.server.web.transports.test_ws_frames import masked
+
+BOTH_PATHS = True
+
+
+async def test_pings_come_every_period(start_web: StartWeb) -> None:
+    web = await start_web(ping_seconds=0.1)
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        assert (await client.next())["ping_seconds"] == 0.1
+        for _ in range(3):
+            assert set(await client.next()) == {"type", "at"}
+        assert client.types == ["snapshot", "ping", "ping", "ping"]
+
+
+async def test_who_answers_no_ping_is_let_go_before_the_next_one(
+    start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not Handshake:
+        pytest.skip("there uvicorn pings, every 20 s")
+    pinged: Counter[WireSocket] = Counter()
+    ping = WireSocket.ping
+
+    def count(wire: WireSocket, frame: bytes) -> None:
+        pinged[wire] += 1
+        ping(wire, frame)
+
+    monkeypatch.setattr(WireSocket, "ping", count)
+    web = await start_web(ping_seconds=3600)  # the wheel turns when the test says so
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client, raw(web, session.id, token) as silent:
+        await client.next("snapshot")
+        assert b'"snapshot"' in (await silent.frame())[1]
+        both = [wire for wire in web.hub.registry.of(session.id) if isinstance(wire, WireSocket)]
+        for wire in both:  # it is their turn next
+            web.hub.pings._slots[wire.slot].pop(wire)
+            wire.slot = (web.hub.pings._turn + 1) % len(web.hub.pings._slots)
+            web.hub.pings._slots[wire.slot][wire] = None
+        web.hub.pings.turn()
+        await client.next("ping")
+        await until(lambda: [wire._pong_due for wire in both].count(True) == 1)  # it has answered
+        for _ in web.hub.pings._slots:
+            if web.hub.followers == 2:
+                web.hub.pings.turn()
+        [gone] = [wire for wire in both if wire not in web.hub.registry.of(session.id)]
+        assert pinged[gone] == 1
+        assert await silent.until_closed() == 4003
+
+
+async def test_a_frame_over_4_kib_is_1009(web: Web) -> None:
+    session, token = await web.submit()
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        await client.send("x" * 4097)
+        assert await client.rest() == 1009
+    await until(lambda: web.hub.followers == 0)
+
+
+async def test_what_came_before_the_answer_is_not_lost(web: Web, ws: type[asyncio.Protocol]) -> None:
+    """Frames without waiting for the 101, the last one cut anywhere."""
+    if ws is not Handshake:
+        pytest.skip("uvicorn's own drops them")
+    session, token = await web.submit()
+    for cut in range(len(PING_TEXT) + 1):
+        async with raw(web, session.id, token, masked(PING, b"early") + PING_TEXT[:cut]) as client:
+            async with asyncio.timeout(5):
+                heard: list[tuple[int, bytes]] = []
+                while not any(b'"snapshot"' in payload for _, payload in heard):
+                    heard.append(await client.frame())
+                client.writer.write(PING_TEXT[cut:] + masked(PING, b"late"))
+                while (PONG, b"late") not in heard:
+                    heard.append(await client.frame())
+            assert heard.count((PONG, b"early")) == 1
+            client.writer.write(masked(CLOSE, b"\x03\xe8"))
+            assert await client.until_closed() == 1000, "broken frame"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [masked(PONG), masked(PING), masked(TEXT, b"", final=False) + masked(CONTINUATION, final=False) * 20_000],
+    ids=["pongs", "pings", "fragments"],
+)
+async def test_a_flood_of_empty_frames_is_misuse(
+    web: Web, ws: type[asyncio.Protocol], flood: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not Handshake:
+        pytest.skip("only a detached socket sees what is no message")
+    session, token = await web.submit()
+    parsed = 0
+
+    def count(data: bytes) -> Any:
+        nonlocal parsed
+        frames, rest = parse_frames(data)
+        parsed += len(frames)
+        return frames, rest
+
+    monkeypatch.setattr("server.web.transports.wire.parse_frames", count)
+    async with raw(web, session.id, token) as client:
+        assert (await client.frame())[0] == TEXT
+        for _ in range(20):
+            client.writer.write(flood if len(flood) > 1000 else flood * 20_000)
+        assert await client.until_closed() == 4500
+        await until(lambda: web.hub.followers == 0)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                await client.reader.read()  # cut off although it never closes
+    assert parsed < 2 * MAX_FRAMES + MAX_AFTER_CLOSE_BYTES // 6
+
+
+async def test_answering_our_pings_is_no_misuse(
+    start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ws is not Handshake:
+        pytest.skip("the other path answers pings before we see them")
+    monkeypatch.setattr("server.web.transports.inbound.INBOUND_LIMIT", 3)
+    web = await start_web(ping_seconds=0.02)
+    session, token = await web.submit()
+    async with raw(web, session.id, token) as client, asyncio.timeout(10):
+        pings = 0
+        while pings < 8:
+            opcode, _ = await client.frame()
+            assert opcode != CLOSE
+            if opcode == PING:
+                pings += 1
+                client.writer.write(masked(PONG))
+        client.writer.write(masked(PONG) * 5)  # these answer nothing
+        assert await client.until_closed() == 4500
+
+
+async def test_what_was_on_its_way_when_we_closed_does_no_harm(web: Web) -> None:
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    async with raw(web, session.id, token) as client:
+        await client.frame()
+        await web.complete(claim)
+        assert await client.until_closed() == 1000
+        client.writer.write(PING_TEXT * 50 + masked(CLOSE, b"\x03\xe8"))
+        async with asyncio.timeout(1):  # at once: our patience with a silent one is longer
+            assert await client.reader.read() == b""
+
+
+async def test_a_reader_that_never_reads_stops_nobody_else_and_is_dropped(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.web.transports.asgi_socket.SEND_SECONDS", 0.3)
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    raw = sockets.socket()
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", web.port))
+    raw.setblocking(False)
+    deaf = connect(
+        web.ws_url(session.id),
+        sock=raw,
+        subprotocols=["tryon.v1", f"tryon.bearer.{token}"],  # type: ignore[list-item]
+        proxy=None,
+        max_queue=1,
+        close_timeout=0.1,
+    )
+    async with deaf as stuck, web.follow(session.id, token, max_size=None) as reader:
+        stuck.transport.pause_reading()
+        await reader.next("snapshot")
+        await until(lambda: web.hub.followers == 2)
+        large = json.dumps({"type": "progress", "seq": 2, "progress": 0.5, "stage": "x" * 1_000_000}).encode()
+        for _ in range(20):
+            await web.services.bus.publish(session.id, bus_message(PROGRESS, 2, 1, large))
+            await reader.next("progress")
+        await until(lambda: web.hub.followers == 1, seconds=5)
+        await web.complete(claim)
+        assert await reader.rest() == 1000
+        assert reader.story() == [2, 3]
+        stuck.transport.abort()
