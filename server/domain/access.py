@@ -43,7 +43,7 @@ class Access:
         return self.signer.link(key, expires=expires if self.until is None else min(expires, self.until))
 
     def ticket(self, session_id: str) -> str:
-        """Return the query that opens the session's streams; empty for a ticket holder."""
+        """Return the query for the session's streams; empty for a ticket holder."""
         if self.until is not None:
             return ""
         return f"?ticket={self.signer.ticket(session_id, expires=int(self.now) + self.ticket_seconds)}"

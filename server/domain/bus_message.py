@@ -1,9 +1,9 @@
-"""The message that carries one frame through Redis.
+r"""The message that carries one frame through Redis.
 
 It is a fixed prefix of 18 bytes, then the frame, byte for byte as clients will see it::
 
     e0000000003000001 {"type":"event",...}
-    |\\________/\\____/
+    |\________/\____/
     |  seq      attempt
     kind: e event, w event after which the session waits, t terminal event,
           p progress, g gone

@@ -31,9 +31,9 @@ def disturbance(last: Use | None, now: Use, *, failed: bool, calm_seconds: float
     """Return what may have kept workers from renewing leases since the last use.
 
     ``outage``: the database could not be used in between (``failed``). ``clock``: its
-    clock was set, or the machine slept. ``late``: more than ``calm_seconds`` lie between
-    the two uses; the database hung, or this process was stopped and perhaps the workers
-    with it. None: nothing happened, or there was no earlier use to compare with.
+    clock was set, or the machine slept. ``late``: more than ``calm_seconds`` lie
+    between the two uses; the database hung, or this process was stopped and perhaps the
+    workers with it. None: nothing happened, or there was no earlier use to compare to.
     """
     if failed:
         return "outage"

@@ -25,7 +25,7 @@ def signed_data(data: EventData, link: LinkFile) -> EventData:
 
 
 def event_frame(event: AuditEvent, link: LinkFile) -> EventFrame:
-    """Return the frame of one transition; the actor stays in the database."""
+    """Return the frame of one transition, without its actor."""
     return EventFrame(
         session_id=event.session_id,
         seq=event.seq,
@@ -39,7 +39,7 @@ def event_frame(event: AuditEvent, link: LinkFile) -> EventFrame:
 
 
 def history_event(event: AuditEvent, link: LinkFile) -> HistoryEvent:
-    """Return one transition as a row of the history; the actor stays in the database."""
+    """Return one transition as a row of the history, without its actor."""
     return HistoryEvent(
         seq=event.seq,
         event=event.event,

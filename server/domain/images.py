@@ -43,7 +43,7 @@ class ImageFormat(Enum):
         return STORED[self][1]
 
     def stored_as(self, *, alpha: bool) -> ImageFormat:
-        """Return the format to store it in, which every browser and every model reads."""
+        """Return the format to store it in, which all browsers and models read."""
         if self in STORED:
             return self
         return ImageFormat.PNG if alpha else ImageFormat.JPEG

@@ -39,7 +39,7 @@ def valid_session_id(text: str) -> bool:
 
 
 def timestamp(at: datetime) -> str:
-    """Return RFC 3339 in UTC with milliseconds: ``2026-11-22T09:00:00.000Z``."""
+    """Return RFC 3339 in UTC, to the millisecond: ``2026-11-22T09:00:00.000Z``."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
@@ -111,7 +111,7 @@ class AuditEvent:
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest progress of the current transition; it belongs to one (attempt, seq)."""
+    """The latest progress of one transition (``seq``) and ``attempt``."""
 
     seq: int
     attempt: int

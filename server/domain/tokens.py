@@ -85,7 +85,7 @@ class Signer:
         return _encode(hmac.digest(key, f"{expires}.{subject}".encode(), "sha256")[:16])
 
     def _valid(self, purpose: str, subject: str, expires: str, key_id: str, signature: str, now: float) -> int | None:
-        """Return the expiry of a good signature, else None; compares in constant time."""
+        """Return the expiry of a valid signature, else None, in constant time."""
         key = self._purposes[purpose].get(key_id)
         if key is None or not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
             return None
@@ -138,7 +138,10 @@ class Signer:
         return key_id, _encode(_receipt_key(seed).sign(body))
 
     def receipt_keys(self) -> list[tuple[str, str]]:
-        """Return id and public key (32 bytes, base64url) of each key, the signing first."""
+        """Return the id and the public key of each key, the signing one first.
+
+        A public key is 32 bytes in base64url.
+        """
         return [(key_id, _encode(_receipt_key(seed).public_key().public_bytes_raw())) for key_id, seed in self._receipt]
 
 

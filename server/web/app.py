@@ -1,4 +1,4 @@
-"""The web process: builds its parts once, and makes its routes of the operations' rows."""
+"""The web process: builds its parts once, and makes its routes of the operations."""
 
 from __future__ import annotations
 
@@ -162,7 +162,10 @@ class Follow:
 
 
 def make_routes(running: Running) -> list[BaseRoute]:
-    """Return a route for each operation, sockets first: thousands may connect at once."""
+    """Return a route for each operation.
+
+    Sockets are matched first, since thousands of clients may connect at once.
+    """
     rows = sorted(OPERATIONS, key=lambda row: isinstance(row.handler, Http))
     return [_route(row, running) for row in rows]
 

@@ -1,5 +1,6 @@
-"""`docs/protocol.md` is true: its session with wscat is replayed, its receipt checked,
-its tables held to the code.
+"""`docs/protocol.md` is true.
+
+Its session with wscat is replayed, its receipt checked, its tables held to the code.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from testkit.documents import Reader, frames_in, keys_of
 from testkit.fixtures import StartStack
 from testkit.plugin import missing
 from testkit.processes import ROOT
-from tryon.protocol import errors
+from tryon.protocol import backoff, errors
 from tryon.protocol.close_codes import CLOSE_CODES
+from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from tryon.protocol.paths import SESSIONS
 from tryon.protocol.states import Event
 
 PAGE: Final = (ROOT / "docs" / "protocol.md").read_text()
@@ -40,18 +43,19 @@ Frame = dict[str, Any]
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    """(mark, block) of every marked block, in order."""
+    """Yield the mark and the text of every marked block, in order."""
     yield from re.findall(r"<!-- ([\w: ]+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
 
 
 def table(first_column: str) -> list[list[str]]:
-    """The rows of the table whose first column is called so."""
+    """Return the rows of the table with this first column."""
     found = re.search(rf"^\| {re.escape(first_column)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     assert found, first_column
     return [[cell.strip() for cell in row.strip("|").split(" |")] for row in found[1].splitlines()]
 
 
 def names(cell: str) -> list[str]:
+    """Return the names in backticks of a cell."""
     return re.findall(r"`(\w+)`", cell)
 
 
@@ -60,18 +64,18 @@ def names(cell: str) -> list[str]:
 
 class Terminal(Protocol):
     async def frame(self, kind: str) -> Frame:
-        """The next frame of that type."""
+        """Return the next frame of that type."""
         ...
 
     async def say(self, text: str) -> None: ...
 
     async def shows(self, line: str) -> None:
-        """A line that is no frame."""
+        """Wait for a line that is not a frame."""
         ...
 
 
 class Wscat:
-    """The real one, in a terminal of its own."""
+    """The real wscat, in a terminal of its own."""
 
     def __init__(self, command: str, folder: Path) -> None:
         self._ours, theirs = pty.openpty()
@@ -129,7 +133,7 @@ class Wscat:
 
 
 class Library:
-    """The same session without Node."""
+    """The same session by a Python library."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -151,9 +155,7 @@ class Library:
 
 
 def replays(line: str, frame: Frame) -> None:
-    """What the page shows of a frame is in the frame: its fields, and the values that
-    do not depend on the moment.
-    """
+    """Check that a frame has the fields that the page shows, and their fixed values."""
     assert set(re.findall(r'"(\w+)":', line)) <= keys_of(frame), line
     for name, value in re.findall(r'"(event|from|code|reason|reconnect|terminal)":("?[\w]+"?)(?=[,}])', line):
         assert f'"{name}":{value}' in json.dumps(frame, separators=(",", ":")), (name, value, frame)
@@ -163,6 +165,7 @@ def replays(line: str, frame: Frame) -> None:
 
 
 async def replay(block: str, terminal: Terminal) -> None:
+    """Type the lines of a session, and check the frames between them."""
     for line in block.splitlines()[1:]:
         if line.startswith("< "):
             kind = re.search(r'"type":"(\w+)"', line)
@@ -176,7 +179,7 @@ async def replay(block: str, terminal: Terminal) -> None:
 
 @pytest.fixture
 async def reader(stack: StartStack, tmp_path: Path) -> Reader:
-    """Somebody who has typed what the page says, up to the session with wscat."""
+    """Return a reader who has typed the commands of the page, up to wscat."""
     if shutil.which("curl") is None:
         missing("curl")
     reader = Reader(await stack(TRYON_MOCK_SECONDS="5"), tmp_path)
@@ -204,7 +207,8 @@ def wscat() -> None:
 
 
 @pytest.mark.usefixtures("wscat")
-async def test_the_session_with_wscat_is_what_wscat_shows(reader: Reader) -> None:
+async def test_wscat_session_is_what_wscat_shows(reader: Reader) -> None:
+    """The session on the page is typed into the real wscat."""
     block = wscat_block()
     terminal = Wscat(reader.filled_in(block.splitlines()[0].removeprefix("$ ")), reader.folder)
     try:
@@ -214,14 +218,16 @@ async def test_the_session_with_wscat_is_what_wscat_shows(reader: Reader) -> Non
         print(terminal.screen)
 
 
-async def test_the_session_is_what_any_client_sees(reader: Reader) -> None:
+async def test_wscat_session_is_what_any_client_sees(reader: Reader) -> None:
+    """The same frames come to a client in Python."""
     address = re.search(r'"(ws://\S+)"', wscat_block())
     assert address
     async with connect(reader.filled_in(address[1]), proxy=None) as connection:
         await replay(wscat_block(), Library(connection))
 
 
-async def test_a_receipt_is_checked_as_the_page_says(reader: Reader) -> None:
+async def test_receipt_verifies_as_documented(reader: Reader) -> None:
+    """Both ways of the page accept a receipt; a changed one is refused."""
     rest = list(blocks())
     rest = rest[[mark for mark, _ in rest].index("wscat") + 1 :]
     assert [mark for mark, _ in rest] == ["run", "python: verify", "run: openssl"]
@@ -249,31 +255,35 @@ def fields_by_tag(structs: Mapping[type, Any]) -> dict[str, list[str]]:
     return found
 
 
-def test_the_frames_are_those_of_the_code() -> None:
+def test_frame_table_is_the_code() -> None:
+    """Each frame's fields stand in the table, in order."""
     assert {names(row[0])[0]: names(row[1]) for row in table("Frame")} == fields_by_tag(FRAMES)
 
 
-def test_what_a_client_may_send_is_that_of_the_code() -> None:
+def test_client_frame_table_is_the_code() -> None:
+    """The same for the frames that a client may send."""
     on_page = {names(row[0])[0]: names(row[1]) for row in table("Client's frame")}
     assert on_page == fields_by_tag(CLIENT_MESSAGES)
 
 
-def test_the_close_codes_are_those_of_the_code() -> None:
-    in_code = [(str(row.code), row.reconnect.value.partition(",")[0]) for row in CLOSE_CODES]
-    assert [(row[0], row[2].partition(",")[0]) for row in table("Code")] == in_code
+def test_close_code_table_is_the_code() -> None:
+    """Codes, meanings and reconnection, row by row."""
+    assert table("Code") == [[str(row.code), row.meaning, row.reconnect.value] for row in CLOSE_CODES]
 
 
-def test_the_errors_are_those_of_the_code() -> None:
+def test_error_tables_are_the_code() -> None:
+    """Codes, statuses, texts and retries, row by row, of refusals and failures."""
     in_code = [
-        (code, str(error.status), "yes" if error.codes[code].retryable else "no")
+        (code, str(error.status), error.codes[code].detail, "yes" if error.codes[code].retryable else "no")
         for code, error in errors.CODES.items()
     ]
-    assert [(row[0].strip("`"), row[1], row[3]) for row in table("`code`")] == in_code
+    assert [(row[0].strip("`"), *row[1:4]) for row in table("`code`")] == in_code
     failures = [(code, known.detail, "yes" if known.retryable else "no") for code, known in errors.FAILURES.items()]
     assert [(row[0].strip("`"), row[1], row[2]) for row in table("`error.code`")] == failures
 
 
-def test_the_calls_are_those_of_the_code() -> None:
+def test_call_table_is_the_operations() -> None:
+    """Every operation on sessions, with the statuses of its answers."""
     in_code = {
         f"{row.method} {row.path}": {status for status in row.answers if status < 400}
         for row in OPERATIONS
@@ -285,9 +295,13 @@ def test_the_calls_are_those_of_the_code() -> None:
     assert on_page == in_code
 
 
-def test_the_numbers_are_those_of_the_code() -> None:
+def test_numbers_are_the_code() -> None:
+    """Limits, waiting times, subprotocols and events on the page are those in use."""
     assert f"{inbound.INBOUND_LIMIT} messages in {inbound.INBOUND_SECONDS:g} seconds" in PAGE
     assert f"S at most {polls.MAX_WAIT_SECONDS:g} s" in PAGE
     assert f"waits up to {in_flight.IN_FLIGHT_SECONDS:g} s" in " ".join(PAGE.split())
+    assert f"min({backoff.MOST_SECONDS:g} s, {backoff.FIRST_SECONDS:g} s × 2ⁿ)" in PAGE
+    assert f"`{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<token>`" in PAGE
+    assert SESSIONS in PAGE
     for event in Event:
         assert f"`{event}`" in PAGE

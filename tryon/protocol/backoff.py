@@ -39,7 +39,7 @@ OVERLOADED_SECONDS: Final = 1.0
 """Shortest pause after an event stream that opened and ended without a frame."""
 
 CLIMB_FIRST_SECONDS: Final = 15.0
-"""First pause before better transports are tried again; it doubles with each failure."""
+"""First pause before better transports are tried again; failures double it."""
 
 CLIMB_MOST_SECONDS: Final = 300.0
 """Upper bound of the pause before better transports are tried again."""

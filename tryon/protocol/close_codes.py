@@ -12,7 +12,7 @@ from typing import Final
 
 
 class CloseCode(IntEnum):
-    """The close codes of ``tryon.v1``; those below 4000 are RFC 6455's (section 7.4.1)."""
+    """The close codes of ``tryon.v1``; below 4000 those of RFC 6455 (section 7.4.1)."""
 
     DONE = 1000
     GOING_AWAY = 1001
@@ -82,7 +82,7 @@ AT_ONCE: Final = frozenset(row.code for row in CLOSE_CODES if row.reconnect is R
 """Codes after which a client reconnects without a pause, the first time."""
 
 BROKEN: Final = frozenset(row.code for row in CLOSE_CODES if row.reconnect is Reconnect.NO and row.code < 4000)
-"""Codes that end a transport for this session if they come before its terminal event."""
+"""Codes that end a transport for a session if they come before the terminal event."""
 
 
 def may_reconnect(code: int) -> bool:

@@ -35,7 +35,7 @@ from tryon.protocol.close_codes import CloseCode
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One error code: its title, a message safe to show, whether a retry may succeed."""
+    """One error code: a title, a message safe to show, whether a retry may succeed."""
 
     title: str
     detail: str
@@ -87,7 +87,7 @@ class Unauthorized(TryOnError):
 
 
 class NotFound(TryOnError):
-    """An unknown id or path; also a session of another owner, or no credential for it."""
+    """An unknown path or session; also a session without a credential for it."""
 
     status = 404
     close_code = CloseCode.NOT_FOUND

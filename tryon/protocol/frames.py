@@ -47,10 +47,11 @@ class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="progress"):
-    """The latest progress of the transition ``seq``; no event: it may be dropped or merged.
+    """The latest progress of the transition ``seq``.
 
-    While a session waits, it carries the place in the queue, ``queue_position``;
-    otherwise that field is missing.
+    It is not an event, and may be dropped or merged with a later one. While a session
+    waits, it carries the place in the queue, ``queue_position``; otherwise that field
+    is missing.
     """
 
     session_id: str
@@ -82,7 +83,7 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class ByeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
-    """The last frame: the close code that follows, and whether and when to reconnect."""
+    """The last frame: the close code that follows, whether and when to reconnect."""
 
     code: int
     reason: str

@@ -55,7 +55,7 @@ TERMINAL: Final = frozenset(set(Status) - {before for before, _ in TRANSITIONS})
 
 
 class GoneReason(StrEnum):
-    """The reason why a session no longer exists: its row, events and files are removed."""
+    """The reason why a session is gone: its row, events and files are erased."""
 
     DELETED = "deleted"
     EXPIRED = "expired"

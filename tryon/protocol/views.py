@@ -9,7 +9,7 @@ import msgspec
 from tryon.protocol.states import Event, Status
 
 EventData = dict[str, Any]
-"""The details of an event as JSON: the attempt, file keys or signed links, the error."""
+"""The details of an event as JSON: the attempt, file keys or links, the error."""
 
 
 class SessionError(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ class SessionError(msgspec.Struct, frozen=True):
 
 
 class Links(msgspec.Struct, frozen=True):
-    """Paths of the session's other views and files: signed and expiring, except ``self``."""
+    """Paths of the session's views and files: signed and expiring, except ``self``."""
 
     self: str
     ws: str
@@ -99,8 +99,8 @@ class ReceiptBody(msgspec.Struct, frozen=True):
 class Receipt(ReceiptBody, frozen=True):
     """The answer to a DELETE.
 
-    ``signature``: Ed25519 over the body, base64url; ``key_id`` names the public key, one
-    of the receipt keys.
+    ``signature``: Ed25519 over the body, base64url. ``key_id``: which of the receipt
+    keys verifies it.
     """
 
     key_id: str

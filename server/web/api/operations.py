@@ -1,4 +1,4 @@
-"""Every operation of the API, one row each: where it is, what answers it, and how.
+"""Every operation of the API, one row each: path, method, handler, answers, errors.
 
 The application makes its routes of :data:`OPERATIONS`, the OpenAPI document its paths,
 and the tests hold both to this table. To add an operation, add a row.
@@ -32,7 +32,7 @@ from tryon.protocol.views import History, Receipt
 
 
 class Documents(Protocol):
-    """The generated documents; made from these rows, so by a layer above."""
+    """The endpoints of the generated documents, which are made from these rows."""
 
     async def openapi(self, request: Request) -> Response: ...
     async def asyncapi(self, request: Request) -> Response: ...
@@ -125,7 +125,7 @@ _UPLOAD_ERRORS: Final = (
 )  # fmt: skip
 _RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
 _PICTURE: Final = Answer(text="Ok or degraded.", body=Health)
-_DOWN: Final = Answer(text="Down: the database or the storage does not answer, or the server stops.", body=Health)
+_DOWN: Final = Answer(text="Down: the database or the storage is unavailable, or the server is stopping.", body=Health)
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
@@ -135,14 +135,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.submit.upload),
         tag="sessions",
         summary="Upload a photo",
-        text="Answers at once with the session; the work is done elsewhere. The stored photo is upright and carries no "
-        "metadata. An upload without a token gets one, told once as `client_token`. A refused upload leaves nothing.",
+        text="Answers at once with the session, which a worker then processes. The stored photo is upright and without "
+        "metadata. The answer to an upload without a token carries a new one, `client_token`. A refused upload "
+        "leaves nothing.",
         parameters=("idempotency_key",),
         form="upload",
         security=MAY_SEND_TOKEN,
         answers={
             201: Answer(
-                text="Accepted and stored; queued, or about to be.",
+                text="The session: stored, and queued or about to be.",
                 body=SessionAnswer,
                 headers=("Location", "Idempotent-Replay", *_RATE_HEADERS),
             )
@@ -156,11 +157,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="list",
         handler=Http(lambda web: web.sessions.list),
         tag="sessions",
-        summary="My sessions",
-        text="Those of the client token, newest first.",
+        summary="List sessions",
+        text="The sessions of the client token, newest first.",
         parameters=("limit", "cursor"),
         security=TOKEN,
-        answers={200: Answer(text="A page.", body=SessionList)},
+        answers={200: Answer(text="A page of sessions.", body=SessionList)},
         errors=("bad_request", "invalid_token", "token_required", "unavailable"),
     ),
     Operation(
@@ -169,8 +170,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="session",
         handler=Http(lambda web: web.polls.session),
         tag="sessions",
-        summary="Look at a session",
-        text="Exactly what a snapshot on the socket shows. `Retry-After` tells how soon the next poll is worth it; it is "
+        summary="Read a session",
+        text="The same as a snapshot on the socket. `Retry-After` gives the seconds until the next poll; it is "
         "missing once the session has ended. With `since` the answer also holds `missed`; with `wait` it is a long poll.",
         parameters=("session_id", "since", "wait", "if_none_match"),
         security=TOKEN_OR_TICKET,
@@ -181,7 +182,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 headers=("ETag", "Retry-After"),
             ),
             304: Answer(
-                text="Nothing has changed since the ETag in `If-None-Match`, or no news came in time.",
+                text="Nothing has changed since the ETag in `If-None-Match`, or before the wait was over.",
                 headers=("ETag", "Retry-After"),
             ),
         },
@@ -194,8 +195,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.sessions.delete),
         tag="sessions",
         summary="Erase a session now",
-        text="With all retries of the same photo: files, rows and keys. Running work is stopped, whoever follows is told "
-        f"({CloseCode.GONE}), and from then on it is a 404. The receipt is signed.",
+        text="Erases files, rows and keys, of all retries of the same photo, too. Running work is stopped, following clients "
+        f"are closed with {CloseCode.GONE}, and later requests are a 404. The receipt is signed.",
         parameters=("session_id",),
         security=TOKEN,
         answers={200: Answer(text="Erased.", body=Receipt)},
@@ -208,12 +209,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.sessions.cancel),
         tag="sessions",
         summary="Cancel a session",
-        text="What waits is cancelled at once, what runs is asked to stop, what has ended stays as it is.",
+        text="A waiting session is cancelled at once, a running one is asked to stop, one that has ended stays as it is.",
         parameters=("session_id",),
         security=TOKEN,
         answers={
-            200: Answer(text="Cancelled, or at its end before.", body=SessionAnswer),
-            202: Answer(text="It runs, and will be cancelled.", body=SessionAnswer),
+            200: Answer(text="The session: cancelled, or ended before.", body=SessionAnswer),
+            202: Answer(text="The session: still running, about to be cancelled.", body=SessionAnswer),
         },
         errors=_OWNER_ERRORS,
     ),
@@ -223,9 +224,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="retry",
         handler=Http(lambda web: web.submit.retry),
         tag="sessions",
-        summary="Try a failed or cancelled session again",
-        text="Without a new upload: a new session over its own copy of the photos, with `retry_of` set and the time of "
-        "erasure kept. Repeated while that one lives, it answers with it. Counts as an upload.",
+        summary="Retry a failed or cancelled session",
+        text="Creates a session with its own copy of the photos, with `retry_of` set and the same time of erasure; no "
+        "upload is needed. A repeated request answers with the same session while it exists. It counts as an upload.",
         parameters=("session_id",),
         security=TOKEN,
         answers={
@@ -244,9 +245,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="history",
         handler=Http(lambda web: web.sessions.history),
         tag="sessions",
-        summary="Every transition of a session",
-        text="The audit trail, from the beginning; it is also the event log that `since` resumes from. `delivered_at` is when "
-        "the terminal event was first handed to a client, noted within a second; null before that.",
+        summary="Read every transition of a session",
+        text="The audit trail from the beginning, which is also the event log that `since` resumes from. `delivered_at` is "
+        "when a client was first sent the terminal event, recorded within a second; null before that.",
         parameters=("session_id",),
         security=TOKEN_OR_TICKET,
         answers={200: Answer(text="The events in order.", body=History)},
@@ -260,13 +261,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="sessions",
         summary="Follow a session over WebSocket",
         text=f"Subprotocol `{SUBPROTOCOL}`; frames and close codes are in [the AsyncAPI document]({paths.ASYNCAPI}). The "
-        f"token may also come as the subprotocol pair `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<token>`. Refusals that a person "
-        "should understand are accepted, told as an `error` frame, and closed.",
+        f"token may also come as the subprotocol pair `{SUBPROTOCOL}, {BEARER_SUBPROTOCOL}<token>`. Refusals that a user "
+        "should understand are accepted, then closed after an `error` frame.",
         parameters=("session_id", "since"),
         security=TOKEN_OR_TICKET,
         answers={
             101: Answer(text="The socket."),
-            403: Answer(text="A page of that origin may not connect.", media="text/plain"),
+            403: Answer(text="Pages of that origin may not connect.", media="text/plain"),
         },
         errors=("not_found", "unavailable"),
     ),
@@ -277,14 +278,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.streams.endpoint),
         tag="sessions",
         summary="Follow a session as Server-Sent Events",
-        text="The frames of the socket, one an event: `data` is the frame, `id` the seq on snapshot and event frames; no "
+        text="The frames of the socket, each as one event: `data` is the frame, `id` the seq on snapshot and event frames; no "
         "`event` field. The stream ends after `bye`. Overload is a stream of one `retry` line, because any other status "
-        "would end an EventSource for good.",
+        "would stop an EventSource from reconnecting.",
         parameters=("session_id", "since", "last_event_id"),
         security=TOKEN_OR_TICKET,
         answers={
             200: Answer(text="The stream.", media="text/event-stream"),
-            204: Answer(text="You have seen its end: don't come back."),
+            204: Answer(text="The client has seen the end: it must not reconnect."),
         },
         errors=("invalid_token", "invalid_ticket", "not_found"),
     ),
@@ -294,8 +295,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="receipt_key",
         handler=Http(lambda web: web.sessions.receipt_key),
         tag="sessions",
-        summary="The public keys of the receipts",
-        answers={200: Answer(text="The first signs, all verify.", body=ReceiptKeys)},
+        summary="Read the public keys of receipts",
+        answers={200: Answer(text="The keys: the first signs, all verify.", body=ReceiptKeys)},
     ),
     Operation(
         method="GET",
@@ -303,9 +304,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="file",
         handler=Http(lambda web: web.files.file),
         tag="sessions",
-        summary="A photo or a result, by its signed link",
-        text="Take the link from a session or an event as it is. A link that was tampered with or has expired, and a file "
-        "that was erased, are a 404. Knows `Range`.",
+        summary="Read a photo or a result by its signed link",
+        text="The link comes from a session or an event. A changed or expired link and an erased file are a 404. "
+        "Supports `Range`.",
         parameters=("key", "link_expires", "link_key", "link_signature"),
         answers={
             200: Answer(text="The image.", media="image/*"),
@@ -319,8 +320,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="health",
         handler=Http(lambda web: web.health.health),
         tag="service",
-        summary="How everything is",
-        text="`degraded`: uploads are accepted, but something is slower or missing. `down`: they cannot be.",
+        summary="Read the health of all parts",
+        text="`degraded`: uploads are accepted, but something is slower or missing. `down`: uploads cannot be accepted.",
         answers={200: _PICTURE, 503: _DOWN},
     ),
     Operation(
@@ -329,9 +330,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="live",
         handler=Http(lambda web: web.health.live),
         tag="service",
-        summary="Whether the process turns",
-        text="Fails only when a restart would help.",
-        answers={200: Answer(text="It does.", body=Health)},
+        summary="Check liveness",
+        text="Fails only if a restart would help.",
+        answers={200: Answer(text="The process answers.", body=Health)},
     ),
     Operation(
         method="GET",
@@ -339,9 +340,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="ready",
         handler=Http(lambda web: web.health.ready),
         tag="service",
-        summary="Whether to send requests here",
-        text="Redis away is `degraded`, not unready: uploads and pushes go on without it.",
-        answers={200: Answer(text="Yes.", body=Health), 503: _DOWN},
+        summary="Check readiness",
+        text="Without Redis the process is `degraded`, but ready: uploads and pushes go on.",
+        answers={200: Answer(text="Ready: ok or degraded.", body=Health), 503: _DOWN},
     ),
     Operation(
         method="GET",
@@ -349,7 +350,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="metrics",
         handler=Http(lambda web: web.health.metrics),
         tag="service",
-        summary="Metrics for Prometheus",
+        summary="Read metrics for Prometheus",
         answers={200: Answer(text="All names begin with `tryon_`.", media="text/plain")},
     ),
     Operation(
@@ -358,7 +359,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="page",
         handler=Http(lambda web: web.pages.page),
         tag="pages",
-        summary="The demo page",
+        summary="Show the demo page",
         answers={200: Answer(text="A page.", media="text/html")},
     ),
     Operation(
@@ -367,8 +368,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="docs",
         handler=Http(lambda web: web.pages.docs),
         tag="pages",
-        summary="This documentation as a page",
-        answers={200: Answer(text="A page that needs no other server.", media="text/html")},
+        summary="Show this documentation",
+        answers={200: Answer(text="A page that loads nothing from other servers.", media="text/html")},
     ),
     Operation(
         method="GET",
@@ -376,7 +377,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="openapi",
         handler=Http(lambda web: web.documents.openapi),
         tag="pages",
-        summary="The OpenAPI document",
+        summary="Read the OpenAPI document",
         answers={200: Answer(text="OpenAPI 3.1.", media="application/json")},
     ),
     Operation(
@@ -385,7 +386,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="asyncapi",
         handler=Http(lambda web: web.documents.asyncapi),
         tag="pages",
-        summary="The AsyncAPI document",
+        summary="Read the AsyncAPI document",
         answers={200: Answer(text="AsyncAPI 3.", media="application/json")},
     ),
     Operation(
@@ -394,7 +395,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="static",
         handler=Http(lambda web: web.pages.static),
         tag="pages",
-        summary="A part of the demo page or of the documentation",
+        summary="Read a static file of the demo page or of the documentation",
         answers={200: Answer(text="The file.", media="*/*")},
         documented=False,
     ),

@@ -17,18 +17,18 @@ from tryon.protocol.errors import CODES
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
 
 ABOUT: Final = (
-    "The server speaks first; a client never has to send anything. One JSON object per text frame. "
-    "The first frame is always a snapshot, on the first connect and on every other. Unknown types and fields are to "
-    "be ignored. The last frame is `bye`, then the close code."
+    "The server sends first; a client never has to send anything. One JSON object per text frame. "
+    "The first frame of every connection is a snapshot. Clients ignore unknown types and fields. "
+    "The last frame is `bye`, then the close code."
 )
 SAY: Final = (
-    f"What a client may send; anything else is ignored. {INBOUND_LIMIT} messages in {INBOUND_SECONDS:g} seconds at most, "
-    f"then {CloseCode.MISUSE}."
+    "Frames that a client may send; any other is ignored. "
+    f"{INBOUND_LIMIT} messages in {INBOUND_SECONDS:g} seconds at most, then {CloseCode.MISUSE}."
 )
 
 
 def _errors_closed_with(code: int) -> list[str]:
-    """Only those with a close code of their own are ever met on a socket."""
+    """Return the errors that set this close code; only those ever close a socket."""
     return [name for name, error in CODES.items() if error.close_code == code and "close_code" in vars(error)]
 
 
@@ -101,7 +101,7 @@ def asyncapi() -> Schema:
             "here": {
                 "host": "{host}",
                 "protocol": "ws",
-                "variables": {"host": {"default": "127.0.0.1:8000", "description": "Where the service listens."}},
+                "variables": {"host": {"default": "127.0.0.1:8000", "description": "Host and port of the service."}},
                 "security": [ref("securitySchemes", name) for name in TOKEN_OR_TICKET],
             }
         },
@@ -118,7 +118,7 @@ def asyncapi() -> Schema:
             }
         },
         "operations": {
-            "follow": _operation("send", "What the server sends.", sent),
+            "follow": _operation("send", "Frames that the server sends.", sent),
             "say": _operation("receive", SAY, received),
         },
         "components": {

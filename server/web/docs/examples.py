@@ -138,7 +138,7 @@ ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {
     ("receipt_key", 200): {"one": plain(_RECEIPT_KEYS)},
     ("health", 200): {"ok": plain(_HEALTH)},
 }
-"""By operation and status: each example's name and the JSON that is sent."""
+"""Examples by operation and status: the name of each, and the JSON that is sent."""
 
 FRAMES: Final[dict[type, Any]] = {
     SnapshotFrame: SnapshotFrame(_RUNNING, [], 25),
@@ -149,9 +149,9 @@ FRAMES: Final[dict[type, Any]] = {
     ErrorFrame: ErrorFrame("not_found", CODES["not_found"].codes["not_found"].detail),
     ByeFrame: ByeFrame(CloseCode.DONE, Status.COMPLETED, reconnect=False),
 }
-"""What the server sends, each with an example."""
+"""Frames that the server sends, each with an example."""
 
 CLIENT_MESSAGES: Final[dict[type, Any]] = {ClientPing: ClientPing(), ClientSync: ClientSync(since=2)}
-"""What a client may send; anything else is ignored, and all of it counts."""
+"""Frames that a client may send, each with an example."""
 
 assert set(FRAMES) == set(get_args(Frame))

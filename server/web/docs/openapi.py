@@ -20,17 +20,17 @@ from server.web.docs.schemas import BODIES, HEADERS, JSON, MEDIA, PARAMETERS, PR
 from tryon.protocol.errors import CODES, FAILURES
 
 WAITS: Final = frozenset({"rate_limited", "queue_full", "unavailable", "storage_full", "idempotency_in_flight"})
-"""Codes whose answers may carry Retry-After."""
+"""Error codes whose answers may carry Retry-After."""
 
 EVERYWHERE: Final = ("not_found", "method_not_allowed", "internal_error")
-"""May be the answer to any request: an unknown path, a wrong method, our own fault."""
+"""Error codes of any request: an unknown path, a wrong method, a server fault."""
 
 DOCUMENTED: Final = tuple(row for row in OPERATIONS if row.documented)
 
 TAGS: Final = {
-    "sessions": "Upload a photo and follow what becomes of it.",
-    "service": "For operators.",
-    "pages": "For people, and these documents.",
+    "sessions": "Upload a photo and follow its session.",
+    "service": "Health and metrics for operators.",
+    "pages": "Pages for users, and these documents.",
 }
 
 INFO: Final[Schema] = {"version": __version__, "license": {"name": "MIT", "url": "https://opensource.org/license/mit"}}
@@ -38,10 +38,10 @@ INFO: Final[Schema] = {"version": __version__, "license": {"name": "MIT", "url":
 
 ABOUT: Final = """\
 Upload a photo, get a session at once, and follow it to its end: pushed over a
-WebSocket or as Server-Sent Events, or polled. All show the same story.
+WebSocket or as Server-Sent Events, or polled. All transports show the same events.
 
-**Who may.** A client holds one anonymous token and shows it with every call. Whoever cannot set headers uses the ticket in
-the session's links. A wrong, missing or foreign credential and an unknown id look the same: 404.
+**Access.** A client holds one anonymous token and shows it with every request. A client that cannot set headers uses the
+ticket in the session's links. A wrong, missing or foreign credential and an unknown id look the same: 404.
 
 **Errors** are `application/problem+json` (RFC 9457) with `code`, `retryable` and `request_id`; unknown paths and methods,
 too. Every response has `X-Request-ID`.

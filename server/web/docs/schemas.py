@@ -1,7 +1,7 @@
 """The schemas and the descriptions that OpenAPI and AsyncAPI share, as tables.
 
-Schemas come from the structs that are sent, with the units and limits of
-:data:`FIELDS` added: what a type cannot say.
+Schemas come from the structs that are sent; :data:`FIELDS` adds units, limits and
+descriptions, which a type cannot express.
 """
 
 from __future__ import annotations
@@ -32,56 +32,59 @@ _SECONDS: Final[Schema] = {"minimum": 0, "description": "In seconds."}
 
 FIELDS: Final[dict[str, Schema]] = {
     "session_id": {"format": "uuid"},
-    "retry_of": {"format": "uuid", "description": "The session that this one tries again."},
+    "retry_of": {"format": "uuid", "description": "The session that this one retries."},
     "seq": {"minimum": 1, "description": "Counts the session's transitions from 1."},
     "ErrorFrame.code": {"description": "An error code."},
-    "attempt": _WHOLE | {"description": "How often a worker has claimed it; 0 before the first time."},
-    "terminal": {"description": "Nothing follows: completed, failed or cancelled."},
-    "stage": {"description": "What is being done, in a few words."},
+    "attempt": _WHOLE | {"description": "Number of times a worker has claimed it."},
+    "terminal": {"description": "True once it is completed, failed or cancelled: no event follows."},
+    "stage": {"description": "The current step of the work, in a few words."},
     "progress": {"minimum": 0, "maximum": 1},
-    "queue_position": {"minimum": 1, "description": "1 is next; null when not waiting, or unknown."},
-    "eta_seconds": _WHOLE | {"description": "To the expected end, in seconds; null if nobody knows."},
+    "queue_position": {
+        "minimum": 1,
+        "description": "Place in the queue, 1 is next; null while it does not wait or the place is unknown.",
+    },
+    "eta_seconds": _WHOLE | {"description": "Seconds to the expected end; null without an estimate."},
     "created_at": _TIME,
     "updated_at": _TIME,
     "at": _TIME,
-    "deadline": _TIME | {"description": "At the latest then it has ended, waiting included."},
-    "expires_at": _TIME | {"description": "Then everything of it is erased."},
-    "processor": {"description": "What makes the picture."},
-    "Links.self": _LINK | {"description": "Needs the client token, or a ticket."},
+    "deadline": _TIME | {"description": "The latest time of its end, waiting included."},
+    "expires_at": _TIME | {"description": "The time of its erasure."},
+    "processor": {"description": "Name of the processor that makes the picture."},
+    "Links.self": _LINK | {"description": "Path of the session; a request needs the client token or a ticket."},
     "Links.ws": _LINK
-    | {"description": "With a ticket for those who showed a token, without for those who showed a ticket."},
-    "Links.events": _LINK,
-    "Links.input": _LINK | {"description": "The stored photo. Signed, expires."},
-    "Links.garment": _LINK,
-    "Links.output": _LINK | {"description": "The result. Signed, expires. Null until there is one."},
+    | {"description": "Path of the WebSocket; with a ticket if the request showed a token, else without."},
+    "Links.events": _LINK | {"description": "Path of the Server-Sent Events; with a ticket like `ws`."},
+    "Links.input": _LINK | {"description": "The stored photo: signed, expires."},
+    "Links.garment": _LINK | {"description": "The stored garment: signed, expires. Null without one."},
+    "Links.output": _LINK | {"description": "The result: signed, expires. Null until it is completed."},
     "missed": {"description": "The events after `since`, in order."},
     "client_token": {
         "pattern": f"^{TOKEN_PATTERN.pattern}$",
-        "description": "Only in the answer to an upload that brought no token: keep it, it is told once.",
+        "description": "Only in the answer to an upload without a token. Keep it: no later answer repeats it.",
     },
     "from": {"description": "The status before; null for `created`."},
-    "data": {"description": "Depends on the event: the attempt, signed links, the error, why it was queued again."},
+    "data": {"description": "Depends on the event: the attempt, signed links, the error, the reason of a requeue."},
     "Problem.status": {"minimum": 400, "maximum": 599},
-    "Problem.type": {"description": "Always `about:blank`: look at `code`."},
+    "Problem.type": {"description": "Always `about:blank`; programs read `code`."},
     "Problem.code": {"enum": sorted(CODES)},
-    "Problem.retryable": {"description": "Whether the same again may succeed."},
+    "Problem.retryable": {"description": "Whether the same request may succeed later."},
     "Health.status": {"enum": ["ok", "degraded", "down"]},
     "Check.status": {"enum": ["ok", "degraded", "down"]},
     "Check.seconds": _SECONDS,
     "Check.count": _WHOLE,
     "SessionError.code": {"description": "One of the failure codes, or one of the processor's own."},
-    "SessionError.message": {"description": "Safe to show to a person."},
-    "SessionError.retryable": {"description": "Whether trying again may help."},
-    "next_cursor": {"description": "Opens the next page; null: this was the last."},
+    "SessionError.message": {"description": "Safe to show to a user."},
+    "SessionError.retryable": {"description": "Whether a retry may succeed."},
+    "next_cursor": {"description": "Value of `cursor` for the next page; null on the last page."},
     "deleted_at": _TIME,
     "reason": {"enum": [GoneReason.DELETED.value]},
     "role": {"enum": ["image", "garment", "output"]},
     "sha256": {
         "pattern": "^[0-9a-f]{64}$",
-        "description": "Of what was stored, which is not byte for byte what was sent.",
+        "description": "Hash of the stored bytes, which differ from the uploaded ones.",
     },
     "bytes": _WHOLE,
-    "key_id": {"description": f"Which of the keys at {RECEIPT_KEY}."},
+    "key_id": {"description": f"Id of one of the keys at {RECEIPT_KEY}."},
     "Receipt.signature": {
         "description": "Ed25519, base64url without padding, over the JSON of `session_id`, `reason`, `deleted_at` and `files`: "
         "keys sorted, no white space, UTF-8."
@@ -89,26 +92,30 @@ FIELDS: Final[dict[str, Schema]] = {
     "ReceiptKey.algorithm": {"enum": ["Ed25519"]},
     "ping_seconds": {
         "exclusiveMinimum": 0,
-        "description": "How often a `ping` comes; two periods without: connect again.",
+        "description": "Seconds between two `ping` frames; reconnect after two periods without one.",
     },
     "ByeFrame.code": {"minimum": 1000, "maximum": 4999, "description": "The close code that follows."},
-    "ByeFrame.reason": {"description": "How it ended, or an error code."},
+    "ByeFrame.reason": {"description": "The final status, an error code, or a reason listed with the close code."},
     "ByeFrame.retry_after_ms": _WHOLE
-    | {"description": "Wait so long before you connect again; null: at once, then back off."},
+    | {"description": "Milliseconds to wait before reconnecting; null: reconnect at once, then back off."},
     "ClientSync.since": _WHOLE,
 }
-"""What a type cannot say, by field name or by ``Struct.field`` (which wins)."""
+"""Units, limits and descriptions of fields, by name or by ``Struct.field``.
+
+The second takes precedence.
+"""
 
 
 def markdown(text: str) -> str:
-    """reStructuredText of a docstring as the Markdown that both documents want."""
+    """Return a docstring's reStructuredText as Markdown on one line."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     return " ".join(text.replace("``", "`").split())
 
 
 def _refine(schema: Schema, more: Schema) -> Schema:
-    """Add what :data:`FIELDS` says; of ``X or null`` to X, the description to the
-    whole.
+    """Return a field's schema with a rule of :data:`FIELDS` added.
+
+    Of ``X or null``, the limits are added to X and the description to the whole.
     """
     schema = {name: value for name, value in schema.items() if name != "default" or value is not None}
     rules = {name: value for name, value in more.items() if name != "description"}
@@ -137,7 +144,7 @@ def _tidy(name: str, component: Schema) -> Schema:
 
 
 def schemas(types: Sequence[Any]) -> dict[str, Schema]:
-    """The structs and all they are made of, by name."""
+    """Return the schemas of these structs and of all structs in them, by name."""
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {name: _tidy(name, component) for name, component in sorted(components.items())}
 
@@ -153,28 +160,28 @@ PROBLEM: Final = "application/problem+json"
 
 HEADERS: Final[dict[str, Schema]] = {
     "X-Request-ID": {
-        "description": "The caller's own if it is 1 to 64 of A-Z a-z 0-9 and -, else a new one. Stands in the logs.",
+        "description": "The request's own id if it is 1 to 64 of A-Z a-z 0-9 and -, else a new one. It stands in the logs.",
         "schema": {"type": "string"},
     },
     "Location": {"description": "Path of the session.", "schema": {"type": "string", "format": "uri-reference"}},
-    "ETag": {"description": "Weak; changes with seq and progress.", "schema": {"type": "string"}},
+    "ETag": {"description": "Weak; it changes with seq and progress.", "schema": {"type": "string"}},
     "Retry-After": {
-        "description": "Seconds to wait before the next try; of a session, before the next poll is worth it.",
+        "description": "Seconds to wait before the next request; of a session, before the next poll.",
         "schema": {"type": "integer", "minimum": 0},
     },
     "RateLimit": {
-        "description": 'Uploads left for this address, and seconds until one more is free: `"uploads";r=9;t=60`. '
-        "Missing while nothing is limited.",
+        "description": 'Uploads left for this address, and seconds until one more is allowed: `"uploads";r=9;t=60`. '
+        "Missing without a limit.",
         "schema": {"type": "string"},
         "example": '"uploads";r=9;t=60',
     },
     "RateLimit-Policy": {
-        "description": 'Uploads in any window of so many seconds: `"uploads";q=10;w=60`.',
+        "description": 'Uploads (q) in any window of w seconds: `"uploads";q=10;w=60`.',
         "schema": {"type": "string"},
         "example": '"uploads";q=10;w=60',
     },
     "Idempotent-Replay": {
-        "description": "The session was made by an earlier request; this one changed nothing.",
+        "description": "The session was created by an earlier request; this one changed nothing.",
         "schema": {"type": "string", "const": "true"},
     },
 }
@@ -190,52 +197,52 @@ PARAMETERS: Final[dict[str, Schema]] = {
     "since": {
         "name": "since",
         "in": "query",
-        "description": "The last seq you have seen: `missed` then holds the events after it.",
+        "description": "The last seq the client has seen: `missed` then holds the events after it.",
         "schema": {"type": "integer", "minimum": 0},
     },
     "wait": {
         "name": "wait",
         "in": "query",
-        "description": f"Long poll: wait so many seconds for news, {MAX_WAIT_SECONDS:g} at most. Answered at once when there is "
-        "an event after `since`, with 304 when the time is over. Progress counts as news only against `If-None-Match`.",
+        "description": f"Long poll: seconds to wait for a change, {MAX_WAIT_SECONDS:g} at most. Answered at once if there is "
+        "an event after `since`, with 304 when the time is over. Progress is a change only against `If-None-Match`.",
         "schema": {"type": "number", "minimum": 0},
     },
     "last_event_id": {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "What a browser sends when it comes back: the last seq it has seen. Wins over `since`.",
+        "description": "Sent by a browser that reconnects: the last seq it has seen. It takes precedence over `since`.",
         "schema": {"type": "string"},
     },
     "idempotency_key": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "1 to 255 visible ASCII characters: repeating a request under the same key makes no second session. "
+        "description": "1 to 255 visible ASCII characters: repeating a request with the same key creates no second session. "
         "Needs a client token; lives as long as the session.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     },
     "limit": {
         "name": "limit",
         "in": "query",
-        "description": "Sessions a page.",
+        "description": "Sessions on a page.",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": LIMIT},
     },
     "cursor": {
         "name": "cursor",
         "in": "query",
-        "description": "`next_cursor` of the page before.",
+        "description": "`next_cursor` of the previous page.",
         "schema": {"type": "string"},
     },
     "if_none_match": {
         "name": "If-None-Match",
         "in": "header",
-        "description": "The ETag of the last answer: 304 if nothing has changed.",
+        "description": "The ETag of the last answer; 304 if nothing has changed.",
         "schema": {"type": "string"},
     },
     "key": {
         "name": "key",
         "in": "path",
         "required": True,
-        "description": "Key of the file, with its slash; from a link.",
+        "description": "Key of the file, with its slash, from a link.",
         "schema": {"type": "string"},
         "example": f"inputs/{SESSION_ID}-image.jpg",
     },
@@ -243,14 +250,14 @@ PARAMETERS: Final[dict[str, Schema]] = {
         "name": "expires",
         "in": "query",
         "required": True,
-        "description": "Unix seconds.",
+        "description": "End of the link, in Unix seconds.",
         "schema": {"type": "string"},
     },
     "link_key": {
         "name": "key",
         "in": "query",
         "required": True,
-        "description": "Id of the key that signed.",
+        "description": "Id of the key that signed the link.",
         "schema": {"type": "string"},
     },
     "link_signature": {"name": "signature", "in": "query", "required": True, "schema": {"type": "string"}},
@@ -273,7 +280,7 @@ SECURITY: Final[dict[str, Schema]] = {
         "type": "apiKey",
         "in": "query",
         "name": "ticket",
-        "description": "A signed, expiring, read-only pass for one session, from its links. For clients that can set no "
+        "description": "A signed, expiring, read-only pass for one session, from its links. For clients that cannot set "
         "headers: EventSource, a pasted link, wscat.",
     },
 }
@@ -285,14 +292,14 @@ _UPLOAD_PARTS: Final[Schema] = {
         "image": {
             "type": "string",
             "format": "binary",
-            "description": "The person: JPEG, PNG or WebP, judged by its content. At most 10 MiB, 40 megapixels, 64 to 8192 "
-            "pixels a side, unless configured otherwise.",
+            "description": "The photo of a person: JPEG, PNG or WebP, judged by its content. At most 10 MiB and "
+            "40 megapixels, 64 to 8192 pixels a side, unless configured otherwise.",
         },
-        "garment": {"type": "string", "format": "binary", "description": "What to wear; the same rules."},
+        "garment": {"type": "string", "format": "binary", "description": "The photo of a garment; the same limits."},
         "params": {
             "type": "string",
             "contentMediaType": JSON,
-            "description": f"A JSON object of at most {MAX_PARAMS_BYTES} bytes, handed to the processor.",
+            "description": f"A JSON object of at most {MAX_PARAMS_BYTES} bytes, passed to the processor.",
         },
     },
 }
@@ -314,15 +321,15 @@ BODIES: Final[dict[str, Schema]] = {
 
 _EVENT: Final[Schema] = {
     "type": "object",
-    "description": "One event of the stream, as an EventSource gives it.",
+    "description": "One event of the stream, as an EventSource receives it.",
     "properties": {
         "data": {
             "type": "string",
             "contentMediaType": JSON,
-            "description": f"A frame, as {ASYNCAPI} describes it.",
+            "description": f"A frame, as described in {ASYNCAPI}.",
         },
         "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The seq, on snapshot and event frames."},
-        "retry": {"type": "integer", "minimum": 0, "description": "In milliseconds."},
+        "retry": {"type": "integer", "minimum": 0, "description": "Milliseconds until the browser reconnects."},
     },
 }
 
