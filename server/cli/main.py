@@ -18,7 +18,7 @@ def main() -> None:
 
     A failure before it starts is one line on standard error and exit status 2.
     """
-    from server.up import UpError
+    from server.up.errors import UpError
 
     try:
         cli(prog_name="tryon")

@@ -40,11 +40,11 @@ def serve(reuse_port: bool) -> None:
 @click.command()
 def worker() -> None:
     """Run one worker process; the same as `arq worker.Settings`."""
-    from server.up import environment, python
+    from server.system.processes import python, python_environment
 
     Config.load()  # a malformed setting is reported here, in one line
     command = python("-m", "arq", "worker.Settings")
-    os.execve(command[0], command, environment())  # noqa: S606 - no shell is the point
+    os.execve(command[0], command, python_environment(os.environ))  # noqa: S606 - no shell is the point
 
 
 @click.command()

