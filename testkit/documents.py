@@ -23,7 +23,7 @@ from testkit.processes import ROOT
 from testkit.stack import Stack
 
 ADDRESS: Final = "http://127.0.0.1:8000"
-PAGES: Final = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MARKED: Final = re.compile(r"<!-- (run|output)(?:: (\w+))? -->\n```\w+\n(.*?)```", re.DOTALL)
 RUN_SECONDS: Final = 60
 

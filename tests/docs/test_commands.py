@@ -1,0 +1,168 @@
+"""The commands of the documents run, and print what the pages show."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from server.chaos.verdict import KINDS
+from testkit.documents import Reader, frames_in, keys_of, marked, text_of
+from testkit.plugin import missing
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+    from testkit.fixtures import StartStack
+
+
+@pytest.fixture
+def wscat() -> None:
+    """`npx wscat` as the pages have it, without a download."""
+    for tool in ("curl", "npx"):
+        if shutil.which(tool) is None:
+            missing(tool)
+    if subprocess.run(["npx", "--no-install", "wscat", "--version"], capture_output=True, check=False).returncode != 0:
+        missing("wscat (npm install --global wscat)")
+
+
+def check_the_story(frames: list[dict[str, Any]]) -> None:
+    assert frames[0]["type"] == "snapshot"
+    assert (frames[-1]["type"], frames[-1]["code"], frames[-1]["reason"]) == ("bye", 1000, "completed")
+    seqs = [frame["seq"] for frame in frames if frame["type"] == "event"]
+    assert seqs == list(range(frames[0]["session"]["seq"] + 1, 4))
+
+
+def check_against_the_page(screen: str, printed: str) -> None:
+    """Compare a page's view of a terminal with the terminal: lines, frames in their order,
+    field names.
+    """
+    frames = iter(frames_in(screen))
+    for line in printed.splitlines():
+        if not line.startswith("< "):
+            assert line in screen, line
+            continue
+        kind = re.search(r'"type":"(\w+)"', line)
+        assert kind, line
+        frame = next((frame for frame in frames if frame["type"] == kind[1]), None)
+        assert frame is not None, f"no such frame (any more): {line}"
+        assert set(re.findall(r'"(\w+)":', line)) <= keys_of(frame), line
+
+
+async def read_page(name: str, reader: Reader, checks: Mapping[str, Callable[[str], None]]) -> None:
+    """Type every marked block in order, and check what it prints by its name."""
+    screen = ""
+    for kind, what, block in marked(name):
+        if kind == "output":
+            check_against_the_page(screen, block)
+        elif what == "wscat":
+            screen = await reader.types_in_a_terminal(block)
+            check_the_story(frames_in(screen))
+        else:
+            out = await reader.types(block)
+            if what == "upload":
+                reader.session = json.loads(out)
+                assert (reader.session["status"], reader.session["seq"]) == ("created", 1)
+            elif what:
+                checks[what](out)
+
+
+@pytest.fixture
+async def reader(stack: StartStack, tmp_path: Path) -> Reader:
+    # Long enough for npx to start while something is left to be seen.
+    return Reader(await stack(TRYON_MOCK_SECONDS="8"), tmp_path)
+
+
+def ended(out: str) -> None:
+    answer = json.loads(out)
+    assert (answer["status"], answer["terminal"], answer["seq"]) == ("completed", True, 3)
+
+
+@pytest.mark.usefixtures("wscat")
+async def test_readme_commands_do_what_it_says(reader: Reader) -> None:
+    """A reader types every block, and sees what the page shows."""
+    await read_page("README.md", reader, {"poll": ended})
+
+
+@pytest.mark.usefixtures("wscat")
+async def test_quick_start_commands_do_what_it_says(reader: Reader) -> None:
+    """The same for the quick start, to the erased session."""
+
+    def streamed(out: str) -> None:
+        data = [json.loads(line.removeprefix("data: ")) for line in out.splitlines() if line.startswith("data: ")]
+        assert [frame["type"] for frame in data] == ["snapshot", "bye"]
+
+    def history(out: str) -> None:
+        assert [event["event"] for event in json.loads(out)["events"]] == ["created", "processing", "completed"]
+
+    def erased(out: str) -> None:
+        assert {file["role"] for file in json.loads(out)["files"]} == {"image", "garment", "output"}
+
+    def gone(out: str) -> None:
+        assert json.loads(out)["code"] == "not_found"
+
+    checks = {"events": streamed, "poll": ended, "history": history, "erase": erased, "gone": gone}
+    await read_page("docs/quick-start.md", reader, checks)
+
+
+async def test_chaos_page_commands_find_nothing(stack: StartStack, tmp_path: Path) -> None:
+    """A run of the page and its verdict have no finding."""
+
+    def nothing_found(out: str) -> None:
+        counts = dict(re.findall(r"^([a-z ]+?)  +(\d+)  ", out, re.MULTILINE))
+        assert {counts[kind] for kind in KINDS} == {"0"}
+
+    reader = Reader(await stack(), tmp_path)
+    await read_page("docs/chaos.md", reader, {"chaos": nothing_found, "verdict": nothing_found})
+
+
+@pytest.mark.xdist_group("chromium")
+@pytest.mark.parametrize("name", ["README.md", "docs/quick-start.md"])
+async def test_page_link_opens_session_in_browser(
+    name: str, stack: StartStack, chromium: Browser, tmp_path: Path
+) -> None:
+    """The link with a ticket shows the result of the upload."""
+    reader = Reader(await stack(), tmp_path)
+    link = re.search(r"`(http://\S+#session=<id>&ticket=<ticket>)`", text_of(name))
+    assert link
+    for _, what, block in marked(name):
+        if what in ("", "upload"):
+            out = await reader.types(block)
+    reader.session = json.loads(out)
+    context = await chromium.new_context()
+    try:
+        page = await context.new_page()
+        await page.goto(reader.filled_in(link[1]))
+        await page.get_by_role("heading", name="Your result is ready").wait_for()
+    finally:
+        await context.close()
+
+
+async def test_architecture_page_processor_works(photos: Path) -> None:
+    """The class of the page makes a picture."""
+    from tryon.processor import Job
+
+    (block,) = [block for _, what, block in marked("docs/architecture.md") if what == "processor"]
+    namespace: dict[str, Any] = {}
+    exec(compile(block, "docs/architecture.md", "exec", dont_inherit=True), namespace)
+    reports: list[tuple[float | None, str | None]] = []
+
+    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
+        reports.append((progress, stage))
+
+    run: Callable[..., Awaitable[Any]] = namespace["Mirror"]().run
+    output = await run(Job("id", 1, (photos / "photo.webp").read_bytes(), "image/webp"), report)
+    assert (output.data[:3], output.extension) == (b"\xff\xd8\xff", "jpg")
+    assert reports == [(0.1, "looking into the mirror")]
+
+
+def test_pages_have_commands_to_run() -> None:
+    """The tests above would pass on a page without any."""
+    assert [what for kind, what, _ in marked("README.md") if kind == "run"] == ["", "upload", "wscat", "poll"]
+    assert len(list(marked("docs/quick-start.md"))) >= 8
