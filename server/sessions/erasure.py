@@ -47,19 +47,19 @@ class Erasure:
         *,
         reading: SessionReader,
         writing: SessionWriter,
+        database_clock: DatabaseClock,
+        signer: Signer,
         files: Files,
         bus: RedisBus,
         queue: ArqQueue,
-        signer: Signer,
-        database_clock: DatabaseClock,
     ) -> None:
         self._reading = reading
         self._writing = writing
+        self._database_clock = database_clock
+        self._signer = signer
         self._files = files
         self._bus = bus
         self._queue = queue
-        self._signer = signer
-        self._database_clock = database_clock
         self._unforgotten: dict[str, Session] = {}
         self.erased = asyncio.Event()
         """Set while SQLite's write-ahead log may hold bytes of an erased session."""

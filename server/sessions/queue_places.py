@@ -8,7 +8,6 @@ from typing import Final
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
 from server.domain.queue_place import Waiting, expected_seconds
-from server.domain.session import Session
 
 WAITING_SECONDS: Final = 1.0
 """Maximum age of a place in the queue when a client gets it."""
@@ -63,12 +62,12 @@ class QueuePlaces:
                 self._read_at = loop.time()
             return self._places
 
-    def join(self, session: Session, position: int) -> None:
+    def join(self, session_id: str, position: int) -> None:
         """Add a session that was just enqueued at ``position`` (from 1).
 
         The last reading of the queue does not contain it.
         """
-        self._places[session.id] = self._joined[session.id] = self._place(position)
+        self._places[session_id] = self._joined[session_id] = self._place(position)
 
     def _place(self, position: int) -> Waiting:
         return Waiting(position, expected_seconds(position, run_seconds=self._run_seconds, slots=self._slots))

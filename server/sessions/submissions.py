@@ -195,7 +195,7 @@ class Submissions:
         log.info("Created session %s for user %s", session.id, session.owner[:8])
         metrics.transitions.labels(Event.CREATED).inc()
         if position := await self._queueing.enqueue(session):
-            self._queue_places.join(session, position)
+            self._queue_places.join(session.id, position)
         return session
 
     async def _discard(self, session_id: str, keys: list[str]) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from server.domain.session import session_id_of
 from server.services import Services, open_services
+from server.system.clock import SystemClock
+from server.system.randomness import SystemRandomness
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO
 from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, status, submit
@@ -70,3 +73,24 @@ async def test_submission_is_quick_when_redis_is_silent(config: MakeConfig, star
         finally:
             valkey.resume()
         assert await status(services, session) == (Status.COMPLETED, 3)
+
+
+async def test_session_id_comes_from_the_injected_clock(config: MakeConfig) -> None:
+    """Make the same id from the same time and the same random bytes."""
+
+    class Seeded:
+        uniform = staticmethod(SystemRandomness.uniform)
+        randint = staticmethod(SystemRandomness.randint)
+
+        def bytes(self, count: int) -> bytes:
+            """Return the same bytes each time."""
+            return b"\x07" * count
+
+    class Stopped(SystemClock):
+        def wall(self) -> float:
+            """Return the same time each time."""
+            return 1_700_000_000.0
+
+    async with open_services(config(), clock=Stopped(), randomness=Seeded()) as services:
+        session = await submit(services)
+    assert session.id == session_id_of(1_700_000_000.0, b"\x07" * 10)
