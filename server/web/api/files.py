@@ -55,7 +55,7 @@ class FileEndpoints:
     """The endpoint that signed links lead to."""
 
     def __init__(self, services: Services) -> None:
-        self._sessions = services.sessions.reads
+        self._reads = services.sessions.reads
         self._files = services.files
 
     async def file(self, request: Request) -> Response:
@@ -65,7 +65,7 @@ class FileEndpoints:
         file.
         """
         query = request.query_params
-        key = await self._sessions.file(
+        key = await self._reads.file(
             request.path_params["key"],
             expires=query.get("expires", ""),
             key_id=query.get("key", ""),

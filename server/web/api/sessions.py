@@ -58,8 +58,10 @@ class SessionEndpoints:
     """The endpoints of an owner's sessions."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
-        self._sessions = services.sessions
+        self._reads = services.sessions.reads
+        self._cancelling = services.sessions.cancelling
+        self._erasure = services.sessions.erasure
+        self._signer = services.signer
 
     async def list(self, request: Request) -> Response:
         """Answer with one page of the owner's sessions.
@@ -70,7 +72,7 @@ class SessionEndpoints:
         owner = credential_of(request).owner
         if owner is None:
             raise Unauthorized("token_required")
-        views, following = await self._sessions.reads.mine(
+        views, following = await self._reads.mine(
             owner, limit=_limit(request.query_params.get("limit")), before=_position(request.query_params.get("cursor"))
         )
         return json_response(encode(SessionList(views, None if following is None else _cursor(*following))))
@@ -82,22 +84,22 @@ class SessionEndpoints:
         asked to stop.
         """
         owner = credential_of(request).owner
-        cancelled = await self._sessions.cancelling.cancel(request.path_params["session_id"], owner)
+        cancelled = await self._cancelling.cancel(request.path_params["session_id"], owner)
         return json_response(session_answer(cancelled.view), 202 if cancelled.pending else 200)
 
     async def delete(self, request: Request) -> Response:
         """Delete a session with all retries of its photo; answer with the receipt."""
         owner = credential_of(request).owner
-        return json_response(encode(await self._sessions.erasure.delete(request.path_params["session_id"], owner)))
+        return json_response(encode(await self._erasure.delete(request.path_params["session_id"], owner)))
 
     async def history(self, request: Request) -> Response:
         """Answer with every transition of a session; a ticket is enough."""
-        history = await self._sessions.reads.history(request.path_params["session_id"], credential_of(request))
+        history = await self._reads.history(request.path_params["session_id"], credential_of(request))
         return json_response(encode(history))
 
     async def receipt_key(self, request: Request) -> Response:
         """Answer with the public keys that receipts are verified with."""
-        keys = [ReceiptKey(key_id, public_key) for key_id, public_key in self._services.signer.receipt_keys()]
+        keys = [ReceiptKey(key_id, public_key) for key_id, public_key in self._signer.receipt_keys()]
         return json_response(encode(ReceiptKeys(keys)))
 
 

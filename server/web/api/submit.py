@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from typing import BinaryIO, Final
@@ -28,9 +28,8 @@ from server.web.common.problems import problem
 from tryon.protocol.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
 from tryon.protocol.paths import SESSIONS
 
-log = logging.getLogger("tryon.web")
-
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+"""An Idempotency-Key: 1 to 255 visible ASCII characters."""
 
 
 class SubmitEndpoints:
@@ -41,8 +40,13 @@ class SubmitEndpoints:
     """
 
     def __init__(self, services: Services, imaging: Imaging) -> None:
-        self._services = services
-        self._sessions = services.sessions
+        self._config = services.config
+        self._clock = services.clock
+        self._limiter = services.limiter
+        self._queue = services.queue
+        self._database = services.database.reading
+        self._reads = services.sessions.reads
+        self._submissions = services.sessions.submissions
         self._imaging = imaging
         self._in_flight = KeysInFlight()
 
@@ -66,7 +70,7 @@ class SubmitEndpoints:
         """
         headers: dict[str, str] = {}
         try:
-            verdict = await self._services.limiter.take(counted(client_address(request, self._services.config)))
+            verdict = await self._limiter.take(counted(client_address(request, self._config)))
             headers = _rate_headers(verdict)
             if verdict is not None and not verdict.allowed:
                 raise RateLimited(retry_after=verdict.reset_seconds)
@@ -83,9 +87,8 @@ class SubmitEndpoints:
         made = None if token is not None else new_token()
         owner = token_hash(token or made or "")
         await self._check_queue()
-        with await read_upload(
-            request, self._services.config, self._services.clock, fingerprint=key is not None
-        ) as upload:
+        upload = await read_upload(request, self._config, self._clock, fingerprint=key is not None)
+        with contextlib.closing(upload):
             if key is None:
                 session, replayed = await self._submit(owner, upload, None), False
             else:
@@ -96,14 +99,14 @@ class SubmitEndpoints:
         self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
     ) -> Response:
         """Answer 201 with the session as it is now, and mark a replay as such."""
-        now = await self._sessions.reads.view_of(session)
+        now = await self._reads.view_of(session)
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
     async def _submit(self, owner: str, upload: Upload, idempotency: Idempotency | None) -> Session:
         image, garment = await asyncio.gather(self._clean(upload.image), self._clean(upload.garment))
         assert image is not None
-        return await self._sessions.submissions.submit(
+        return await self._submissions.submit(
             owner=owner,
             image=image,
             garment=garment,
@@ -121,12 +124,12 @@ class SubmitEndpoints:
         long.
         """
         async with self._in_flight.serialized(owner, idempotency.key_hash):
-            if (session := await self._sessions.submissions.replay(owner, idempotency)) is not None:
+            if (session := await self._submissions.replay(owner, idempotency)) is not None:
                 return session, True
             try:
                 return await self._submit(owner, upload, idempotency), False
             except Taken:
-                session = await self._sessions.submissions.replay(owner, idempotency)
+                session = await self._submissions.replay(owner, idempotency)
                 if session is None:  # its session has expired and is not erased yet
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
@@ -134,7 +137,7 @@ class SubmitEndpoints:
     async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner
         await self._check_queue()
-        session, replayed = await self._sessions.submissions.retry(
+        session, replayed = await self._submissions.retry(
             request.path_params["session_id"], owner, request_id=logs.request_id.get()
         )
         return await self._created(session, headers, replayed=replayed)
@@ -151,15 +154,15 @@ class SubmitEndpoints:
         Redis is asked first because it is quick; but a session may have several jobs
         there, and Redis may be unavailable: the database has the last word.
         """
-        limit = self._services.config.queue_limit
-        if self._services.queue.surely_below(limit):
+        limit = self._config.queue_limit
+        if self._queue.surely_below(limit):
             return
         try:
-            if await self._services.queue.depth() < limit:
+            if await self._queue.depth() < limit:
                 return
         except QueueUnavailable:
             pass
-        if await self._services.database.reading.count_waiting() >= limit:
+        if await self._database.count_waiting() >= limit:
             raise Unavailable("queue_full", retry_after=10)
 
 

@@ -13,8 +13,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -42,7 +41,7 @@ It is taken for an attack: a byte every 29 s would hold its connection for years
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Upload:
-    """The content of one upload. A context manager: closing it leaves nothing.
+    """The content of one upload; after :meth:`close` nothing of it is left.
 
     ``fingerprint``: SHA-256 over the parts' contents, 64 hex digits; empty if it was
     not asked for. Names, types, order, boundary and the white space in ``params`` don't
@@ -62,14 +61,6 @@ class Upload:
         self.image.close()
         if self.garment is not None:
             self.garment.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 async def read_upload(request: Request, config: Config, clock: Clock, *, fingerprint: bool) -> Upload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import random
@@ -23,10 +24,7 @@ BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
 JPEG = b"\xff\xd8\xff\xe0" + random.Random(1).randbytes(300)
 PNG = b"\x89PNG\r\n\x1a\n" + random.Random(2).randbytes(200) + b"\r\n--" + BOUNDARY.encode()[:20] + b"\r\n-"
 
-
 Answer = dict[str, Any]
-
-
 Post = Callable[..., Any]
 
 
@@ -39,7 +37,7 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
 
     async def submit(request: Request) -> JSONResponse:
         try:
-            with await read_upload(request, config, SystemClock(), fingerprint=True) as upload:
+            with contextlib.closing(await read_upload(request, config, SystemClock(), fingerprint=True)) as upload:
                 answer = {
                     "code": "ok",
                     "image": hashlib.sha256(upload.image.read()).hexdigest(),

@@ -12,11 +12,13 @@ import httpx
 import pytest
 from PIL import Image
 from starlette.requests import Request
+from starlette.types import Receive
 
 from server.config.settings import Config
-from server.system.clock import SystemClock
+from server.system.clock import Clock, SystemClock
 from server.web.api import uploads
 from server.web.api.uploads import SPOOL_BYTES, read_upload
+from testkit.clocks import ManualClock
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, app, form, part, sha
 from tryon.protocol.errors import TryOnError
 
@@ -80,6 +82,19 @@ async def test_upload_limits_body_size(post: Post, tmp_path: Path) -> None:
         assert (await post([body[:2000], body[2000:]], config=config))["status"] == status
 
 
+def request_of(receive: Receive, *headers: tuple[bytes, bytes]) -> Request:
+    """Return the request of an upload whose body ``receive`` gives."""
+    form_type = (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": [form_type, *headers]}, receive)
+
+
+async def refusal_of(request: Request, settings: Config, clock: Clock | None = None) -> str:
+    """Return the code that the upload is refused with."""
+    with pytest.raises(TryOnError) as caught:
+        await read_upload(request, settings, clock or SystemClock(), fingerprint=True)
+    return caught.value.code
+
+
 async def test_refused_upload_is_read_no_further(settings: Config) -> None:
     """The reader asks for no chunk after the one that decides."""
     endless_padding = part("padding", bytes(65536))[:-2]
@@ -98,11 +113,7 @@ async def test_refused_upload_is_read_no_further(settings: Config) -> None:
             chunk = beginning[read - 1] if read <= len(beginning) else bytes(65536)
             return {"type": "http.request", "body": chunk, "more_body": True}
 
-        headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
-        request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
-        with pytest.raises(TryOnError) as caught:
-            await read_upload(request, settings, SystemClock(), fingerprint=True)
-        assert caught.value.code == code
+        assert await refusal_of(request_of(receive), settings) == code
         assert read == len(beginning)
 
 
@@ -112,14 +123,8 @@ async def test_declared_length_is_refused_unread(settings: Config) -> None:
     async def receive() -> dict[str, Any]:
         raise AssertionError("read")
 
-    headers = [
-        (b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode()),
-        (b"content-length", str(settings.body_max_bytes + 1).encode()),
-    ]
-    request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
-    with pytest.raises(TryOnError) as caught:
-        await read_upload(request, settings, SystemClock(), fingerprint=True)
-    assert caught.value.code == "body_too_large"
+    length = (b"content-length", str(settings.body_max_bytes + 1).encode())
+    assert await refusal_of(request_of(receive, length), settings) == "body_too_large"
 
 
 async def test_paused_body_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,36 +138,24 @@ async def test_paused_body_is_refused(settings: Config, monkeypatch: pytest.Monk
             await silence.wait()
         return {"type": "http.request", "body": sent.pop(), "more_body": True}
 
-    headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
-    with pytest.raises(TryOnError) as caught:
-        await read_upload(
-            Request({"type": "http", "method": "POST", "headers": headers}, receive),
-            settings,
-            SystemClock(),
-            fingerprint=True,
-        )
-    assert caught.value.code == "bad_multipart"
+    assert await refusal_of(request_of(receive), settings) == "bad_multipart"
 
 
-async def test_dripping_body_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dripping_body_is_refused(settings: Config) -> None:
     """Each byte comes well within the allowed pause, yet the whole is too slow."""
-    monkeypatch.setattr(uploads, "PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(uploads, "SLOWEST_RATE", 1000)
-    body = iter(form(part("image", JPEG + bytes(5000))))
+    clock = ManualClock()
+    body = form(part("image", JPEG))
+    sent = 0
 
     async def receive() -> dict[str, Any]:
-        await asyncio.sleep(0.01)
-        return {"type": "http.request", "body": bytes([next(body)]), "more_body": True}
+        nonlocal sent
+        await asyncio.sleep(0)  # a body that is out of time is refused here
+        clock.advance(0.9)
+        sent += 1
+        return {"type": "http.request", "body": body[sent - 1 : sent], "more_body": True}
 
-    headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
-    with pytest.raises(TryOnError) as caught:
-        await read_upload(
-            Request({"type": "http", "method": "POST", "headers": headers}, receive),
-            settings,
-            SystemClock(),
-            fingerprint=True,
-        )
-    assert caught.value.code == "bad_multipart"
+    assert await refusal_of(request_of(receive), settings, clock) == "bad_multipart"
+    assert sent == 34  # the first at which 0.9 s a byte has used up the pause
 
 
 async def test_full_disk_is_507(post: Post, small_disk: Path) -> None:
@@ -204,15 +197,7 @@ async def test_cancelled_reader_closes_its_files(settings: Config) -> None:
             await asyncio.Event().wait()
         return {"type": "http.request", "body": sent.pop(), "more_body": True}
 
-    headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
-    reading = asyncio.ensure_future(
-        read_upload(
-            Request({"type": "http", "method": "POST", "headers": headers}, receive),
-            settings,
-            SystemClock(),
-            fingerprint=True,
-        )
-    )
+    reading = asyncio.ensure_future(read_upload(request_of(receive), settings, SystemClock(), fingerprint=True))
     await wanted.wait()
     assert len(open_files(settings.uploads_dir)) == 1
     reading.cancel()

@@ -96,8 +96,8 @@ async def test_logs_hold_no_secrets(stack: StartStack, form: str) -> None:
             assert re.search(line, running.output), line
     else:
         entries = [json.loads(line) for line in running.output.splitlines() if line.startswith("{")]
-        told = [entry for entry in entries if entry.get("request_id") == "the-upload"]
-        assert any(entry["message"].startswith("Processing session") for entry in told), "the worker carries it too"
+        logged = [entry for entry in entries if entry.get("request_id") == "the-upload"]
+        assert any(entry["message"].startswith("Processing session") for entry in logged), "the worker carries it, too"
 
 
 async def test_path_cannot_forge_log_line(stack: StartStack, redis_url: str, config: MakeConfig) -> None:
