@@ -263,8 +263,10 @@ async def test_rate_limit_counts_by_address(start_web: StartWeb) -> None:
     assert statuses == [201, 201, 429] * 3
 
 
-async def test_rate_limit_is_exact_under_concurrency(start_web: StartWeb) -> None:
+async def test_rate_limit_is_exact_under_concurrency(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 24 uploads at once to two processes, ten are accepted."""
+    # Each process counts alone if Redis takes longer, as it may on a busy machine.
+    monkeypatch.setattr("server.adapters.redis.limits.LIMIT_SECONDS", 30)
     one, other = await start_web(upload_rate=TEN_A_MINUTE), await start_web(upload_rate=TEN_A_MINUTE)
     answers = await asyncio.gather(*(upload(web) for web in (one, other) for _ in range(12)))
     assert sorted(answer.status_code for answer in answers) == [201] * 10 + [429] * 14
