@@ -5,16 +5,14 @@ hub with that many followers, no network.
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import tempfile
 import time
 from pathlib import Path
 
-from server.adapters.redis.subscriber import RedisSubscriber
 from server.config.settings import Config
 from server.services import open_services
-from server.web.push.hub import Hub
+from server.web.app import make_hub
 from server.web.transports.wire import WireSocket
 from testkit.report import heading, table
 from testkit.values import new_session_id
@@ -43,16 +41,7 @@ async def main(*, clients: int) -> None:
     with tempfile.TemporaryDirectory(prefix="tryon-benchmark-") as folder:
         config = Config(data_dir=Path(folder), redis_url=settings["redis_url"])
         async with open_services(config) as services:
-            hub = Hub(
-                config=config,
-                database=services.database,
-                bus=services.bus,
-                sessions=services.sessions,
-                signer=services.signer,
-                clock=services.clock,
-                randomness=services.randomness,
-                subscriber=functools.partial(RedisSubscriber, config.redis, randomness=services.randomness),
-            )
+            hub = make_hub(config, services)
             gc.collect()
             gc.freeze()  # as `tryon serve` does when it has loaded everything
             keeper, wires = _Nobody(), []

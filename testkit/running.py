@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -124,6 +124,10 @@ class Web:
         options = {"proxy": None, "ping_interval": None, "compression": None, "close_timeout": 2} | options
         async with connect(self.ws_url(session_id, query), **options) as connection:
             yield Client(connection)
+
+
+StartWeb = Callable[..., Awaitable[Web]]
+"""Starts a web process with these settings; every call shares the same data."""
 
 
 class Client:

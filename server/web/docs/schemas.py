@@ -53,9 +53,9 @@ FIELDS: Final[dict[str, Schema]] = {
     "Links.self": _LINK | {"description": "Path of the session; a request needs the client token or a ticket."},
     "Links.ws": _LINK
     | {"description": "Path of the WebSocket; with a ticket if the request showed a token, else without."},
-    "Links.events": _LINK | {"description": "Path of the Server-Sent Events; with a ticket like `ws`."},
+    "Links.events": _LINK,
     "Links.input": _LINK | {"description": "The stored photo: signed, expires."},
-    "Links.garment": _LINK | {"description": "The stored garment: signed, expires. Null without one."},
+    "Links.garment": _LINK,
     "Links.output": _LINK | {"description": "The result: signed, expires. Null until it is completed."},
     "missed": {"description": "The events after `since`, in order."},
     "client_token": {

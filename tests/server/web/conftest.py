@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from server.config.settings import Config
 from server.web.serving.handshake import Handshake
-from testkit.running import Web, running_web
-
-StartWeb = Callable[..., Awaitable[Web]]
+from testkit.running import StartWeb, Web, running_web
 
 
 @pytest.fixture
 def ws() -> type[asyncio.Protocol]:
-    """What speaks WebSocket: ours, which detaches sockets.
+    """Return the class that speaks WebSocket: the product's, which detaches sockets.
 
-    A module that wants to see the other path too overrides this.
+    A test module that covers plain ASGI, too, overrides this fixture.
     """
     return Handshake
 
 
 @pytest.fixture
 async def start_web(config: Callable[..., Config], ws: type[asyncio.Protocol]) -> AsyncIterator[StartWeb]:
-    """Start a web process in this one, with these settings; as many as the test likes,
-    on the same data.
-    """
+    """Return a function that starts a web process, in this one, on shared data."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Web:
@@ -40,5 +36,5 @@ async def start_web(config: Callable[..., Config], ws: type[asyncio.Protocol]) -
 
 @pytest.fixture
 async def web(start_web: StartWeb) -> Web:
-    """A web process with the tests' usual settings."""
+    """Return a web process with the usual settings of tests."""
     return await start_web()

@@ -8,10 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from server.domain.tokens import token_hash
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from testkit.uploads import assert_problem
 from testkit.values import new_session_id
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 

@@ -8,9 +8,8 @@ import httpx
 import pytest
 
 from server.web.app import ALLOWED_HEADERS, EXPOSED_HEADERS
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from testkit.uploads import assert_problem, upload
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 

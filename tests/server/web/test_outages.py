@@ -20,9 +20,8 @@ from server.config.settings import Config
 from server.domain.session import Session
 from server.reconciler import timing
 from testkit.fixtures import disk_of
-from testkit.running import Web, running_web, until
+from testkit.running import StartWeb, Web, running_web, until
 from testkit.servers import PostgresServer
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Status
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from testkit.fixtures import StartValkey
-from testkit.running import Web, until
+from testkit.running import StartWeb, Web, until
 from testkit.uploads import unavailable_database
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 

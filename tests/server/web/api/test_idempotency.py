@@ -16,8 +16,7 @@ from sqlalchemy import text
 from server.config.parsing import UploadRate
 from server.domain.tokens import new_token
 from server.web.api import in_flight
-from testkit.running import Web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, until
 
 SESSIONS: Final = "/api/tryon/sessions"
 

@@ -9,10 +9,9 @@ import pytest
 from sqlalchemy import text
 
 from server.domain.tokens import new_token
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from testkit.values import new_session_id
 from tests.server.web.api.calls import bearer, do, failed, listed
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 

@@ -15,9 +15,8 @@ from server.domain.tokens import new_token
 from server.sessions.claims import Claim
 from testkit.fixtures import StartStack
 from testkit.following import follow
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from tests.server.web.api.calls import bearer, do, files_of
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 

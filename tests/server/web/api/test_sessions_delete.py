@@ -16,9 +16,8 @@ from sqlalchemy import text
 from server.adapters.redis.queue import job_id
 from server.domain.tokens import new_token
 from testkit.following import NOT_FOUND, TRANSPORTS, follow
-from testkit.running import Web, until
+from testkit.running import StartWeb, Web, until
 from tests.server.web.api.calls import do, failed, files_of, traces, with_garment
-from tests.server.web.conftest import StartWeb
 
 
 async def test_delete_leaves_nothing(start_web: StartWeb, database_url: str) -> None:

@@ -9,9 +9,8 @@ import pytest
 from server.adapters.database.changes import NewSession
 from server.config.parsing import UploadRate
 from server.domain.session import Session
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from tests.server.web.api.calls import do, failed, files_of, listed
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 
 

@@ -20,9 +20,8 @@ from server.adapters.imaging import sample_photos
 from server.config.parsing import UploadRate
 from server.domain.tokens import new_token, token_hash
 from testkit.fixtures import StartValkey
-from testkit.running import Web, until
+from testkit.running import StartWeb, Web, until
 from testkit.uploads import NOTHING, assert_problem, form, picture, stored, unavailable_database, upload
-from tests.server.web.conftest import StartWeb
 from tryon.protocol.paths import SESSIONS
 from tryon.protocol.states import Status
 

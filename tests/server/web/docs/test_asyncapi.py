@@ -12,7 +12,7 @@ import pytest
 
 from server.web import docs
 from server.web.docs.asyncapi import asyncapi
-from tests.server.web.docs.documents import references, validator
+from testkit.schemas import references, validator
 from tryon.protocol import errors, paths
 from tryon.protocol.close_codes import CloseCode
 

@@ -15,7 +15,7 @@ import pytest
 from server.web.api.operations import OPERATIONS
 from server.web.docs.openapi import DOCUMENTED, EVERYWHERE, WAITS, openapi
 from server.web.docs.schemas import PARAMETERS
-from tests.server.web.docs.documents import references, validator, walk
+from testkit.schemas import references, validator, walk
 from tryon.protocol import errors, paths
 
 if TYPE_CHECKING:

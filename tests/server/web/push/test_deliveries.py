@@ -18,8 +18,7 @@ from server.services import open_services
 from server.web.push import deliveries as receipts
 from server.web.transports.wire import WireSocket
 from testkit.fixtures import StartValkey
-from testkit.running import Web, running_web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, running_web, until
 from tryon.protocol.errors import Unavailable
 
 MakeConfig = Callable[..., Config]

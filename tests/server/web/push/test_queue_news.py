@@ -21,8 +21,7 @@ from server.web.push import queue_news as queue_news_module
 from server.web.push.hub import Hub
 from testkit.fixtures import StartValkey
 from testkit.following import blocks
-from testkit.running import Client, Web, new_session, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import Client, StartWeb, Web, new_session, until
 from tests.server.web.push.kit import Page, join
 
 SESSIONS: Final = "/api/tryon/sessions"

@@ -13,8 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from server.config.settings import Config
 from server.web.transports.connection_limits import ConnectionLimits
-from testkit.running import until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, until
 from tests.server.web.transports.kit import WRONG, refused
 
 BOTH_PATHS = True

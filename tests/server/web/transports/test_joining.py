@@ -12,8 +12,7 @@ import pytest
 
 from server.web.serving.handshake import Handshake
 from server.web.transports.connection_limits import ConnectionLimits
-from testkit.running import Web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, until
 from tests.server.web.transports.kit import WRONG, refused, slow_read, upgrade
 
 BOTH_PATHS = True

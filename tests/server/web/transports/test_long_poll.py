@@ -17,8 +17,7 @@ from sqlalchemy import event
 from server.domain.session import Session
 from server.services import Services
 from server.web.transports import long_poll as polls
-from testkit.running import Web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, until
 
 
 @dataclass

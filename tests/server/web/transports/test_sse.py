@@ -15,8 +15,7 @@ from sqlalchemy import text
 from server.domain.session import Session
 from server.web.transports.sse import _Stream
 from testkit.following import Block, blocks, parse_stream
-from testkit.running import Web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, until
 
 
 class Stream:

@@ -14,8 +14,7 @@ import pytest
 
 from server.domain.session import Session
 from testkit.following import GONE, NOT_FOUND, TRANSPORTS, Step, end, follow
-from testkit.running import Web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, until
 
 
 class Play:

@@ -17,9 +17,8 @@ from websockets.exceptions import InvalidStatus
 from server.config.settings import Config
 from server.domain.tokens import Signer, new_token
 from testkit.fixtures import StartStack
-from testkit.running import Client, Web, running_web, until
+from testkit.running import Client, StartWeb, Web, running_web, until
 from testkit.values import new_session_id
-from tests.server.web.conftest import StartWeb
 from tests.server.web.transports.kit import WRONG, assert_denied, refused
 from tryon.protocol.states import GoneReason
 

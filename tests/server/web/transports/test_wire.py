@@ -16,8 +16,7 @@ from server.domain.bus_message import PROGRESS, bus_message
 from server.web.serving.handshake import Handshake
 from server.web.transports.wire import MAX_AFTER_CLOSE_BYTES, WireSocket
 from server.web.transports.ws_frames import CLOSE, CONTINUATION, MAX_FRAMES, PING, PONG, TEXT, parse_frames
-from testkit.running import Web, until
-from tests.server.web.conftest import StartWeb
+from testkit.running import StartWeb, Web, until
 from tests.server.web.transports.kit import PING_TEXT, raw
 from tests.server.web.transports.test_ws_frames import masked
 

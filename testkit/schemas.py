@@ -1,4 +1,4 @@
-"""Helpers for the tests of the two generated documents."""
+"""Checks of JSON documents against the schemas they contain."""
 
 from __future__ import annotations
 
