@@ -29,9 +29,6 @@ import asyncio
 class Endless:
     name = "endless"
 
-    def __init__(self, config):
-        pass
-
     async def run(self, job, report):
         try:
             await asyncio.Event().wait()
