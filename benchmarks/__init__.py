@@ -1,4 +1,4 @@
-"""What the project's figures come from:
+"""The source of the project's figures: ``python -m benchmarks NAME``.
 
-``python -m benchmarks NAME``. Each prints a table and the machine's facts.
+Each benchmark prints the facts of the machine and a table.
 """

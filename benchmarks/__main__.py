@@ -10,8 +10,9 @@ from benchmarks import avalanche, collecting, delivery, fanout, holding, pickup,
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Measure the product as it is: real server, worker, database, Valkey and sockets,
-    on this machine.
+    """Measure the product as it is, on this machine.
+
+    Server, worker, database, Valkey and sockets are real.
     """
 
 
@@ -23,7 +24,7 @@ def main() -> None:
 @click.option("--mock-seconds", default=1.0, help="How long the mock works on each session, about.")
 @click.option("--storm", default=0, help="Connections over which 12-megapixel photos are uploaded meanwhile.")
 def push_command(clients: int, rate: float, seconds: float, rounds: int, mock_seconds: float, storm: int) -> None:
-    """From a transition's commit to its frame on a client's socket."""
+    """Measure from a transition's commit to its frame on a client's socket."""
     uvloop.run(
         delivery.main(
             clients=clients, rate=rate, seconds=seconds, rounds=rounds, mock_seconds=mock_seconds, storm=storm
@@ -36,7 +37,7 @@ def push_command(clients: int, rate: float, seconds: float, rounds: int, mock_se
 @click.option("--rate", default=20.0, help="Events a second.")
 @click.option("--seconds", default=10.0)
 def fanout_command(clients: int, rate: float, seconds: float) -> None:
-    """One event to many clients: CPU per delivery, beside plain Starlette."""
+    """Measure one event to many clients: CPU per delivery, beside plain Starlette."""
     uvloop.run(fanout.main(clients=clients, rate=rate, seconds=seconds))
 
 
@@ -46,7 +47,7 @@ def fanout_command(clients: int, rate: float, seconds: float) -> None:
 @click.option("--ping-seconds", default=25.0)
 @click.option("--queued", is_flag=True, help="Their sessions wait for a worker, instead of being processed.")
 def idle_command(clients: int, seconds: float, ping_seconds: float, queued: bool) -> None:
-    """Connected clients without news: memory and CPU of each, beside plain Starlette."""
+    """Measure memory and CPU of connected clients without news, beside Starlette."""
     uvloop.run(holding.idle(clients=clients, seconds=seconds, ping_seconds=ping_seconds, queued=queued))
 
 
@@ -54,9 +55,9 @@ def idle_command(clients: int, seconds: float, ping_seconds: float, queued: bool
 @click.option("--clients", default=1000)
 @click.option("--rounds", default=3)
 def connect_command(clients: int, rounds: int) -> None:
-    """Letting a client in, credentials and snapshot included:
+    """Measure CPU and time of a connect, with credentials and snapshot.
 
-    CPU and time, beside plain Starlette.
+    Plain Starlette stands beside it.
     """
     uvloop.run(holding.connect(clients=clients, rounds=rounds))
 
@@ -67,7 +68,7 @@ def connect_command(clients: int, rounds: int) -> None:
 @click.option("--poll-seconds", default=2.0)
 @click.option("--news-seconds", default=5.0, help="Each session has news so often.")
 def waiting_command(clients: int, seconds: float, poll_seconds: float, news_seconds: float) -> None:
-    """A waiting client-minute, by push and by polling."""
+    """Measure a waiting client-minute, by push and by polling."""
     uvloop.run(waiting.main(clients=clients, seconds=seconds, poll_seconds=poll_seconds, news_seconds=news_seconds))
 
 
@@ -76,8 +77,9 @@ def waiting_command(clients: int, seconds: float, poll_seconds: float, news_seco
 @click.option("--connections", multiple=True, default=(1, 8))
 @click.option("--size", "sizes", multiple=True, type=click.Choice(["small", "large"]), default=("small", "large"))
 def upload_command(seconds: float, connections: tuple[int, ...], sizes: tuple[str, ...]) -> None:
-    """Uploads of 196 kB and of 12 megapixels: rate, latency and CPU, beside Pillow
-    alone.
+    """Measure uploads of 196 kB and of 12 megapixels: rate, latency and CPU.
+
+    Pillow alone stands beside them.
     """
     uvloop.run(uploads.main(seconds=seconds, connections=connections, sizes=sizes))
 
@@ -88,15 +90,16 @@ def upload_command(seconds: float, connections: tuple[int, ...], sizes: tuple[st
 @click.option("--idle-seconds", default=20.0)
 @click.option("--mock-seconds", default=0.3)
 def pickup_command(sessions: int, rate: float, idle_seconds: float, mock_seconds: float) -> None:
-    """From an accepted upload to a worker that has started; CPU of an idle worker."""
+    """Measure from an accepted upload to a started worker; and an idle worker."""
     uvloop.run(pickup.main(sessions=sessions, rate=rate, idle_seconds=idle_seconds, mock_seconds=mock_seconds))
 
 
 @main.command("avalanche")
 @click.option("--clients", default=1000)
 def avalanche_command(clients: int) -> None:
-    """Everybody comes back after a restart and after a crash: how long it takes, and
-    whether all is right.
+    """Measure how long all clients take to reconnect after a restart and a crash.
+
+    Each must then be at the newest event of its session.
     """
     uvloop.run(avalanche.main(clients=clients))
 
@@ -104,14 +107,14 @@ def avalanche_command(clients: int) -> None:
 @main.command("start")
 @click.option("--starts", default=3)
 def start_command(starts: int) -> None:
-    """From the command to a server that is ready; memory of the idle stack."""
+    """Measure from the command to a ready server; and memory of the idle stack."""
     uvloop.run(starting.main(starts=starts))
 
 
 @main.command("collect")
 @click.option("--clients", default=10000)
 def collect_command(clients: int) -> None:
-    """How long the garbage collector holds up a process with so many clients."""
+    """Measure the pauses of Python's garbage collector with this many clients."""
     uvloop.run(collecting.main(clients=clients))
 
 

@@ -1,10 +1,9 @@
-"""Everybody is cut off at once and comes back: after SIGTERM, with the pause the server
-announced, and after SIGKILL.
+"""All clients are cut off at once and come back: after SIGTERM, and after SIGKILL.
 
-Clients behave as the browser client does: they wait ``retry_after_ms`` if it was told,
-else full jitter that doubles with each failure, and ask for what they missed. A new web
-process is started as soon as the old one has ended. While none runs, some sessions
-change: their clients must learn of exactly that.
+Clients behave as the browser client does: they wait ``retry_after_ms`` if it was
+announced, else full jitter that doubles with each failure, and ask for missed events. A
+new web process is started as soon as the old one has ended. While none runs, some
+sessions change: their clients must learn of exactly that.
 """
 
 from __future__ import annotations
@@ -100,9 +99,9 @@ class _Avalanche:
         ]
 
     async def _change(self) -> None:
-        """Some sessions change hands while nobody can be told, two transitions each.
+        """Requeue and claim some sessions while no client is connected.
 
-        It takes half a second.
+        Each gets two transitions; all of it takes half a second.
         """
         for each in random.sample(self.held, min(CHANGED, len(self.held))):
             await self.services.sessions.claims.requeue(each.claim, burnt=False, reason="benchmark")

@@ -1,5 +1,6 @@
-"""How long Python's garbage collector holds up a web process with so many clients: a
-hub with that many followers, no network.
+"""Pauses of Python's garbage collector in a web process with many clients.
+
+It is a hub with its followers, without a network.
 """
 
 from __future__ import annotations

@@ -77,8 +77,9 @@ def _figures(delays: list[float]) -> list[float]:
 
 @contextlib.asynccontextmanager
 async def _storm(port: int, connections: int) -> AsyncIterator[list[int]]:
-    """Large photos, each deleted when it is there so that the worker's time is not for
-    them. Yields how many so far.
+    """Upload large photos without a pause; yield the number so far.
+
+    Each is deleted when it is there, so that the worker's time is not for them.
     """
     body, done = form(large()), [0]
 
@@ -98,7 +99,7 @@ async def _storm(port: int, connections: int) -> AsyncIterator[list[int]]:
 
 
 class _Crowd:
-    """So many sessions, each with its client; one that ends is followed by a new one."""
+    """A fixed number of sessions with a client each; an ended one is replaced."""
 
     def __init__(self, cluster: Cluster, size: int) -> None:
         self._port = cluster.port
@@ -116,7 +117,7 @@ class _Crowd:
 
     @contextlib.asynccontextmanager
     async def running(self, slots: int, rate: float) -> AsyncIterator[None]:
-        """Yields when all are connected."""
+        """Keep the sessions going; the block begins when all are connected."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._upload_for_ever(number)) for number in range(UPLOADERS)]
             for number in range(self._size):

@@ -1,5 +1,4 @@
-"""One session with many followers: what one delivery costs the web process, beside
-plain Starlette.
+"""One session with many followers: the cost of a delivery, beside plain Starlette.
 
 Events of the product's own form are published on the session's channel at a fixed rate,
 so that both servers pass on the same bytes.
@@ -71,7 +70,10 @@ async def main(*, clients: int, rate: float, seconds: float) -> None:
 async def _measure(
     port: int, path: str, pid: int, publish: Publish, clients: int, rate: float, seconds: float, *, greeted: bool
 ) -> list[float | int]:
-    """Delays are counted from the moment at which an event was to be published."""
+    """Publish at a fixed rate; return the figures of one server.
+
+    Delays are counted from the moment at which an event was to be published.
+    """
     sent: dict[int, float] = {}
     delays: list[float] = []
     count = 0

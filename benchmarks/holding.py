@@ -1,10 +1,8 @@
-"""What it costs to let clients in, and to keep them:
+"""The cost of connecting clients, and of keeping them connected.
 
-CPU and memory of the web process, beside plain Starlette.
-
-The product checks a ticket, reads the session and sends a snapshot for each; the peer
-does none of it. Every client has a session of its own, which is being processed and has
-nothing to tell.
+CPU and memory of the web process, beside plain Starlette. The product checks a ticket,
+reads the session and sends a snapshot for each; the peer does none of it. Every client
+has a session of its own, which is being processed and has no news.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The installation that is measured: Valkey with its append-only file, as `tryon up`
-runs it, SQLite, one web process, and a worker where one is needed.
+"""The installation that is measured.
+
+Valkey has its append-only file, as `tryon up` runs it; the database is SQLite; there is
+one web process, and a worker where one is needed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""How long `tryon serve` and the whole of `tryon up` take until they are ready, and
-what the idle stack holds in memory.
+"""How long `tryon serve` and `tryon up` take until they are ready; and idle memory.
 
 The stack is what ``./run`` starts when everything is installed: Valkey, migrations, web
 process, worker, and the processes that photos and sessions run in. Memory is counted in

@@ -1,8 +1,7 @@
-"""What an upload costs: the web process alone, and everything; beside what Pillow needs
-for the same picture.
+"""The cost of an upload: the web process alone, and everything; beside Pillow alone.
 
-A closed loop over so many connections; no worker runs, the sessions wait. Pillow alone:
-decode, turn upright, encode in this process, nothing else.
+A closed loop over some connections; no worker runs, the sessions wait. Pillow alone
+decodes, turns upright and encodes in this process, nothing else.
 """
 
 from __future__ import annotations
@@ -73,12 +72,12 @@ async def _storm(cluster: Cluster, body: bytes, connections: int, seconds: float
 
 
 def _everything(cluster: Cluster) -> float:
-    """The web process with its children, and Valkey."""
+    """Return the CPU seconds of the web process with its children, and of Valkey."""
     return tree_cpu_seconds(cluster.web.pid) + cpu_seconds(cluster.valkey.pid)
 
 
 def _pillow(data: bytes, seconds: float) -> float:
-    """CPU ms of decode, turn and encode."""
+    """Return the CPU ms of decode, turn and encode."""
     over, times = time.perf_counter() + seconds, 0
     cpu = time.thread_time()
     while times == 0 or time.perf_counter() < over:

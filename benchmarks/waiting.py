@@ -1,9 +1,9 @@
-"""What a waiting client costs in a minute: told by push, or asking every two seconds.
+"""The cost of a waiting client in a minute: pushed, or polling every two seconds.
 
 The same clients, sessions and server, one after the other. Meanwhile every session has
 one piece of news in five seconds (its progress), which a pushed client gets at once and
-an asking one on average a second late. The clients that ask keep their connection and
-send ``If-None-Match``: polling as cheap as it can be.
+a polling one on average a second late. Polling clients keep their connection and send
+``If-None-Match``: polling as cheap as it can be.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def main(*, clients: int, seconds: float, poll_seconds: float, news_second
 
 
 async def _cost(cluster: Cluster, seconds: float) -> tuple[float, float]:
-    """Share of a core that the web process and Valkey take."""
+    """Return the share of a core that the web process and Valkey take."""
     before, started = (cpu_seconds(cluster.web.pid), cpu_seconds(cluster.valkey.pid)), time.perf_counter()
     await asyncio.sleep(seconds)
     passed = time.perf_counter() - started
@@ -84,7 +84,7 @@ async def _cost(cluster: Cluster, seconds: float) -> tuple[float, float]:
 
 @contextlib.asynccontextmanager
 async def _news(services: Services, held: Sequence[Held], news_seconds: float) -> AsyncIterator[None]:
-    """Every session makes a little progress now and then."""
+    """Report a little progress of every session now and then."""
 
     async def tell() -> None:
         started, number = time.perf_counter(), 0

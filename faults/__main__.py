@@ -1,5 +1,6 @@
-"""``python -m faults matrix`` and ``python -m faults soak``: break things under load,
-and check every promise.
+"""``python -m faults matrix`` and ``python -m faults soak``.
+
+Both break things under load, and check every promise.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from faults.soak.run import main as run_soak
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Break the product as it is: real servers, workers, databases, Valkey and sockets,
-    on this machine.
+    """Break the product as it is, on this machine.
+
+    Servers, workers, databases, Valkey and sockets are real.
     """
 
 
 @main.command("soak")
 @click.option("--sessions", default=10_000)
 @click.option("--rate", default=20.0, help="Sessions a second.")
-@click.option("--seed", default=1, help="Draws who does what, and the order of the faults.")
+@click.option("--seed", default=1, help="Draws the actions of clients and the order of faults.")
 @click.option("--every", default=12.0, help="Seconds from fault to fault; things stay broken in proportion.")
 @click.option("--lease-seconds", default=5.0)
 @click.option("--deadline-seconds", default=60.0)
@@ -35,11 +37,12 @@ def main() -> None:
 @click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite")
 @click.option("--only", multiple=True, help="This kind of fault alone, with underscores: web_killed.")
 @click.option(
-    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write what everybody saw to this file."
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the sights of all clients to this file."
 )
 def soak_command(database: str, **options: Any) -> None:
-    """Sessions without end while everything breaks: nothing lost, stuck, wrong, seen by
-    another or left over.
+    """Run sessions without end while everything breaks.
+
+    Nothing may be lost, stuck, wrong, seen by another client or left over.
     """
     verdict = run_soak(Soak(postgres=database == "postgresql", **options))
     sys.exit(1 if verdict.findings else 0)
@@ -49,10 +52,11 @@ def soak_command(database: str, **options: Any) -> None:
 @click.option("--only", multiple=True, metavar="NAME", help="A row, or the beginning of its name; may be repeated.")
 @click.option("--seeds", default=1, help="How often each row is run; each time the load is another.")
 @click.option("--scaled", is_flag=True, help="Shorter faults and leases, as the tests run them.")
-@click.option("--list", "listed", is_flag=True, help="Print the rows and what happens in each.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows and the fault of each.")
 def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool) -> None:
-    """Break one thing after the other under load: what clients see, how stale they get,
-    how long recovery takes.
+    """Break one thing after the other under load.
+
+    The table shows what clients see, how stale they get, and how long recovery takes.
     """
     from faults import matrix
 

@@ -1,4 +1,4 @@
-"""The clients of a row: they upload, follow over every transport in turn, and cancel."""
+"""The clients of a row: they upload, follow over each transport in turn, and cancel."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.paths import SESSIONS
 
 POLL_SECONDS: Final = 0.25
-"""Interval between two polls of a client: up to that much of its staleness is its own."""
+"""Interval between two polls of a client, which is part of its staleness."""
 
 SETTLE_SECONDS: Final = 90.0
-"""Longest that everything may take to end once a fault is over; usually a few seconds."""
+"""Longest time from the end of a fault to the end of all sessions."""
 
 UPLOAD_SECONDS: Final = 30.0
 """Longest that a client waits for the answer to an upload or a cancel."""
@@ -69,10 +69,10 @@ class Clients:
     async def upload(
         self, *, seconds: float = 0.2, patient: bool = True, **params: Any
     ) -> tuple[dict[str, Any], str] | None:
-        """Return a new session and its owner's token, as the browser gets one: with the
-        same Idempotency-Key until an answer is not "come back later".
+        """Return a new session and its owner's token, made as the browser makes them.
 
-        None for the first refusal, if not ``patient``.
+        It sends the same Idempotency-Key until an answer is not "come back later". None
+        for the first refusal, if not ``patient``.
         """
         token, key = new_token(), secrets.token_hex(16)
         pause = 0.25
@@ -145,8 +145,9 @@ class Clients:
             await until(lambda each=each: each.connected or each.outcome is not None)  # type: ignore[misc]
 
     def lost(self, since: float) -> list[Screen]:
-        """Return the screens that lost a connection, or were refused one, since then
-        (Unix seconds).
+        """Return the screens that lost a connection or were refused one.
+
+        ``since``: Unix seconds.
         """
         ends = [each for each in self.record.records if isinstance(each, Closed) and each.t >= since]
         names = {each.client for each in ends if each.code not in (1000, 204)}
@@ -154,11 +155,11 @@ class Clients:
 
     @contextlib.asynccontextmanager
     async def load(self, rate: float, *, longest: float = 2.0, cancelled: float = 0.4) -> AsyncIterator[None]:
-        """Upload while the block runs: one session for each transport at once, then
-        ``rate`` a second, each followed over the next transport.
+        """Upload while the block runs, and follow over the transports in turn.
 
-        They take up to ``longest`` seconds; a share is cancelled before, so that
-        something happens also where no worker can.
+        One session for each transport comes at once, then ``rate`` a second. They take
+        up to ``longest`` seconds; a share is cancelled before, so that something
+        happens also where no worker can.
         """
         pushing = asyncio.create_task(self._push(rate, longest, cancelled), name="load")
         try:
@@ -201,8 +202,9 @@ class Clients:
             self.record(Refused(t=time.time(), owner=token, call="cancel", status=status, code=code))
 
     async def finish(self) -> int:
-        """Wait for every upload and screen to end, :data:`SETTLE_SECONDS` at most; return
-        the number of uploads that were never accepted.
+        """Wait for uploads and screens; return the number of uploads never accepted.
+
+        It waits for :data:`SETTLE_SECONDS` at most.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):

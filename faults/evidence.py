@@ -1,4 +1,4 @@
-"""What the database and the disk of a cluster hold, read past its web processes."""
+"""Rows and files of a cluster, read past its web processes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ async def sessions(cluster: Cluster) -> list[Session]:
 
 
 async def strangers(cluster: Cluster, known: Collection[str]) -> set[str]:
-    """Return the rows of sessions that are not ``known``, and the files that no row
-    names.
-    """
+    """Return the rows of sessions that are not ``known``, and files without a row."""
     rows = await sessions(cluster)
     named = {key for session in rows for key in session.file_keys}
     uploads = cluster.data / "uploads"

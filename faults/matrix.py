@@ -1,5 +1,6 @@
-"""Runs the rows at full length and prints the fault matrix: what clients saw, the worst
-staleness, the time to recover.
+"""The fault matrix: rows at full length, and the table of their figures.
+
+It shows what clients saw, the worst staleness, and the time to recover.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROWS: Final[dict[str, Row]] = {name: row for group in GROUPS for name, row in gr
 
 
 async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
-    """Whether every promise was kept in every run.
+    """Run rows and print the table; return whether every promise was kept.
 
     ``only``: names, or beginnings of names; none: all.
     """

@@ -1,4 +1,4 @@
-"""What one run of a row came to, and the row itself."""
+"""The outcome of one run of a row, and the row itself."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ POLLED: Final = frozenset(TRANSPORTS) - PUSHED
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to upload: its start (Unix seconds), its length, the status of the answer
-    (0: none) and its Retry-After.
+    """One try to upload.
+
+    Its start (Unix seconds), its length, the status of the answer (0: none) and its
+    Retry-After.
     """
 
     began: float

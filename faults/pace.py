@@ -9,11 +9,11 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Lengths and sizes of a row: in full, with the product's own defaults, or scaled
-    down for the tests.
+    """Lengths and sizes of a row: in full, or scaled down for the tests.
 
-    ``slack``: factor by which a promised time may be exceeded before a row fails; tests
-    share their machine with others.
+    In full they are those of the product's own defaults. ``slack``: factor by which a
+    promised time may be exceeded before a row fails; tests share their machine with
+    others.
     """
 
     settings: dict[str, Any]

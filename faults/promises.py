@@ -13,8 +13,9 @@ from tryon.protocol.states import Event, Status
 
 
 class Promises:
-    """Notes each broken promise in the outcome; ``fault``: when it began and was over
-    (Unix seconds).
+    """The promises of a run; each broken one is noted in its outcome.
+
+    ``fault``: when it began and was over (Unix seconds).
     """
 
     def __init__(self, outcome: Outcome, pace: Pace) -> None:
@@ -43,14 +44,15 @@ class Promises:
         self.expect(not self.outcome.losses, f"clients were cut off: {_listed(self.outcome.losses)}")
 
     def streams_stayed(self) -> None:
-        """Expect that connected clients stayed connected; polls and new connections may
-        be refused.
+        """Expect that connected clients stayed connected.
+
+        Polls and new connections may be refused.
         """
         cut = Counter({loss: count for loss, count in self.outcome.losses.items() if loss.over in PUSHED and loss.live})
         self.expect(not cut, f"streams were cut off: {_listed(cut)}")
 
     def losses_mean_unavailable(self) -> None:
-        """Expect that every lost or refused connection was answered with "unavailable".
+        """Expect that lost and refused connections were answered with "unavailable".
 
         A poll may have got no answer until its time was over.
         """
@@ -59,8 +61,9 @@ class Promises:
             self.expect(loss.code in allowed, f"{count} x {loss.over} was cut off or refused by {loss.code}")
 
     def pushed_during_fault(self, limit: float) -> None:
-        """Expect that commits during the fault were pushed within ``limit`` seconds; a
-        first snapshot does not count.
+        """Expect that commits during the fault were pushed within ``limit`` seconds.
+
+        A first snapshot does not count.
         """
         began_at, repaired_at = self.fault
         times = [
@@ -92,7 +95,7 @@ class Promises:
         self.within(self.outcome.slowest_upload, limit, "the slowest upload")
 
     def refusals_have_retry_after(self, *statuses: int) -> None:
-        """Expect that uploads were a 201, or one of these statuses with a Retry-After."""
+        """Expect that uploads were a 201, or one of these with a Retry-After."""
         for each in self.outcome.uploads:
             if each.status != 201:
                 self.expect(
@@ -101,8 +104,9 @@ class Promises:
                 )
 
     def fault_was_felt(self, seconds: float) -> None:
-        """Expect that a client was refused, or waited for ``seconds``: else the row broke
-        nothing.
+        """Expect that a client was refused, or waited for ``seconds``.
+
+        Else the row broke nothing.
         """
         refused = self.outcome.refused + self.outcome.told_to_wait + self.outcome.cancels[503]
         self.expect(refused > 0 or self.outcome.slowest_upload >= seconds, "no client was refused or had to wait")
@@ -110,8 +114,9 @@ class Promises:
     # -- sessions and processes --------------------------------------------------------
 
     def resumed(self, trails: dict[str, list[AuditEvent]]) -> None:
-        """Note the recovery: until the last session from before the end of the fault was
-        claimed, or ended.
+        """Note the recovery of the sessions from before the end of the fault.
+
+        It ends when the last of them was claimed, or ended.
         """
         repaired_at = self.fault[1]
         for trail in trails.values():

@@ -1,6 +1,4 @@
-"""The same in every row: a cluster under a steady load of uploads and followers, and
-what came of it.
-"""
+"""The common part of every row: a cluster, a steady load, and the checks at the end."""
 
 from __future__ import annotations
 
@@ -90,7 +88,7 @@ class Scene:
         self.promises.fault = (time.time(), self.promises.fault[1])
 
     def repaired(self) -> None:
-        """Note that the fault is over: delays from here on are the product's recovery."""
+        """Note that the fault is over: delays from here on are recovery."""
         self.promises.fault = (self.promises.fault[0], time.time())
         self._repaired = time.monotonic()
 
@@ -115,8 +113,9 @@ class Scene:
                 await asyncio.sleep(0.05)
 
     async def metric(self, name: str) -> float:
-        """Return a metric of the web process that answers, summed over all labels that
-        the name does not choose.
+        """Return a metric of the web process that answers.
+
+        It is summed over all labels that the name does not choose.
         """
         text = (await self.http.get(f"{self.cluster.url}/metrics")).text
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
@@ -150,8 +149,9 @@ class Scene:
         await self._nothing_else(orphans=orphans)
 
     def _stale(self, sight: Sight, *, unreadable: bool) -> float:
-        """Return the staleness of a sight; a poll of an unreadable database is stale from
-        the end of the fault on only.
+        """Return the staleness of a sight.
+
+        A poll of an unreadable database is stale from the end of the fault on only.
         """
         if unreadable and sight.over in POLLED and sight.t >= self.repaired_at:
             return min(sight.stale, sight.t - self.repaired_at)

@@ -1,8 +1,8 @@
 """The flow between the packages, drawn from their imports.
 
 ``python -m testkit.architecture`` prints the Mermaid diagram of
-``docs/architecture.md``; with ``--write`` it puts the diagram into the page. A test holds
-the page to it.
+``docs/architecture.md``; with ``--write`` it puts the diagram into the page. A test
+holds the page to it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def boxes() -> dict[str, Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted names that a module imports, also inside functions; those for
-    type checkers alone are left out.
+    """Yield the dotted names that a module imports, also inside functions.
+
+    Names that only a type checker imports are left out.
     """
     todo: list[ast.AST] = [ast.parse(path.read_text())]
     while todo:
@@ -67,7 +68,7 @@ def arrows(found: Mapping[str, Path]) -> dict[str, set[str]]:
 
 
 def reduced(drawn: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Return the arrows without those that a longer way tells as well."""
+    """Return the arrows without those that a longer way shows as well."""
 
     def reach(box: str, seen: set[str]) -> set[str]:
         for target in drawn[box] - seen:

@@ -11,8 +11,8 @@ from typing import Final
 FAKETIME: Final = {
     "FAKETIME_NO_CACHE": "1",  # a clock that is set is read at once
     "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    # or else it mistakes the time limit of whoever waits for Python's lock, which then
-    # spins and lets nobody else in for seconds
+    # or else it mistakes the time limit of a thread that waits for Python's lock,
+    # which then spins and keeps every other thread out for seconds
     "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     # or else touching a file stamps it with the process's time: the kernel does that,
     # and its clock (a file server's) is another
@@ -22,8 +22,10 @@ FAKETIME: Final = {
 
 
 def own_clock() -> dict[str, str]:
-    """The environment in which a process has a clock of its own, as ``FAKETIME`` or a
-    file says. Raises ImportError without libfaketime.
+    """Return the environment that gives a process a clock of its own.
+
+    The clock follows the variable ``FAKETIME`` or a file. Raises ImportError without
+    libfaketime.
     """
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:

@@ -1,10 +1,9 @@
-"""A whole installation as processes that can be hurt:
+"""A whole installation as processes that can be broken.
 
-Valkey, the database, several web processes and workers.
-
-Each is started alone, as in production, writes its log to ``<folder>/logs``, and may be
-killed, frozen, stopped and started again while the others run. Everything ends with the
-block, and with this process. Linux only.
+Valkey, the database, several web processes and workers: each is started alone, as in
+production, writes its log to ``<folder>/logs``, and may be killed, frozen, stopped and
+started again while the others run. Everything ends with the block, and with this
+process. Linux only.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from testkit.servers import PostgresServer, ValkeyServer
 
 
 class Cluster:
-    """See :func:`running_cluster`.
+    """Servers and programs of one installation; made by :func:`running_cluster`.
 
-    ``webs`` and ``workers`` in the order in which they were started.
+    ``webs`` and ``workers`` are in the order in which they were started.
     """
 
     def __init__(self, folder: Path, valkey: ValkeyServer, settings: Mapping[str, Any]) -> None:
@@ -78,8 +77,9 @@ class Cluster:
         self.environ = variables(settings)
 
     def make_web(self, environ: Mapping[str, str] | None = None, **settings: Any) -> Program:
-        """A web process, not yet started; ``settings`` on top of the cluster's,
-        ``environ`` besides.
+        """Return a web process that is not yet started.
+
+        ``settings`` come on top of the cluster's, ``environ`` besides.
         """
         environ = self.environ | variables(settings) | {"TRYON_PORT": str(self.port)} | dict(environ or {})
         name = f"web{len(self.webs) + 1}"
@@ -95,9 +95,9 @@ class Cluster:
         return self.workers[-1]
 
     async def start_web(self, web: Program) -> None:
-        """Start it and wait until it listens itself: others may share its port.
+        """Start a web process and wait until it listens itself.
 
-        Raises SystemExit if it ends instead.
+        Others may share its port. Raises SystemExit if it ends instead.
         """
         await web.start()
         async with asyncio.timeout(START_SECONDS):
@@ -119,8 +119,9 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def services(self, **settings: Any) -> AsyncIterator[Services]:
-        """The product's own use cases, in this process: to look into the database, or
-        to play a part.
+        """Open the product's own use cases in this process.
+
+        They look into the database, or play a part.
         """
         config = Config.load(self.environ | variables(settings), env_file=None)
         async with open_services(config) as services:
@@ -128,7 +129,7 @@ class Cluster:
             yield services
 
     async def workers_seen(self, count: int) -> None:
-        """Wait until so many workers have noted themselves in Redis."""
+        """Wait until this many workers are registered in Redis."""
         async with self.services() as services, asyncio.timeout(START_SECONDS):
             seen = 0
             while seen < count:
@@ -148,11 +149,11 @@ async def running_cluster(
     valkey_options: tuple[str, ...] = (),
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
-    """Everything up and ready: web processes listen, workers are seen.
+    """Run an installation; when the block begins, webs listen and workers are seen.
 
-    Settings in small letters, without ``TRYON_``.
+    Settings are in small letters, without ``TRYON_``. Web processes share one port; a
+    frozen one keeps what the kernel gave it.
 
-    Web processes share one port; a frozen one keeps what the kernel gave it.
     ``postgres``: instead of SQLite; a mapping sets its options. ``proxy``: between the
     product and Valkey. ``disk_bytes``: photos and results on a file system of that
     size.

@@ -21,15 +21,17 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process, from its own clock (nanoseconds,
-    clock_getcpuclockid(3)): other load does not show in it.
+    """Return the CPU time of a process, from its own clock.
+
+    It has nanoseconds (clock_getcpuclockid(3)), and other load does not show in it.
     """
     return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and all its descendants, the ended ones (in ticks
-    of 10 ms) included.
+    """Return the CPU time of a process and all its descendants.
+
+    Descendants that have ended are included, in ticks of 10 ms.
     """
     total = 0.0
     for each in tree(pid):
@@ -41,8 +43,9 @@ def tree_cpu_seconds(pid: int) -> float:
 
 
 def pss_bytes(pid: int) -> int:
-    """Return the memory of a process and its descendants, shared pages counted in
-    proportion (PSS).
+    """Return the memory of a process and its descendants (PSS).
+
+    Shared pages are counted in proportion.
     """
     total = 0
     for each in tree(pid):

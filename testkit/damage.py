@@ -1,5 +1,6 @@
-"""Damage to the servers of a cluster: each function breaks one thing, and most mend it
-when their block ends.
+"""Damage to the servers of a cluster.
+
+Each function breaks one thing; a context manager mends it when its block ends.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from testkit.servers import ValkeyServer
 
 @contextlib.asynccontextmanager
 async def full_valkey(valkey: ValkeyServer) -> AsyncIterator[None]:
-    """Run Valkey out of memory, without eviction: it refuses every command that would
-    add something.
+    """Run Valkey out of memory, without eviction.
+
+    It refuses every command that would add something.
     """
     await valkey.command("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
     try:
@@ -41,8 +43,9 @@ def frozen_valkey(valkey: ValkeyServer) -> Iterator[None]:
 
 
 async def overrun_subscribers(valkey: ValkeyServer, channel: str, message: bytes, *, copies: int = 400) -> None:
-    """Have Valkey cut the subscribers of ``channel`` off, by its own limit on output
-    buffers.
+    """Have Valkey cut off the subscribers of ``channel``.
+
+    It does so by its own limit on output buffers.
     """
     await valkey.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
     # One turn of Valkey's loop: nothing is written to the subscribers meanwhile.
@@ -77,8 +80,9 @@ async def restart_postgres(cluster: Cluster) -> None:
 
 @contextlib.asynccontextmanager
 async def exhausted_postgres(cluster: Cluster) -> AsyncIterator[int]:
-    """Take every connection that PostgreSQL has to give, the product's included; yield
-    their number.
+    """Take every connection of PostgreSQL; yield their number.
+
+    The product's connections are ended and taken, too.
     """
     assert cluster.postgres is not None
     url = cluster.postgres.url("tryon", "postgresql")
@@ -97,9 +101,7 @@ async def exhausted_postgres(cluster: Cluster) -> AsyncIterator[int]:
 
 
 async def _end_others(ours: list[asyncpg.Connection]) -> int:
-    """End the product's connections, so that they can be taken too; return their
-    number.
-    """
+    """End the product's connections, so that they can be taken; return their number."""
     rows = await ours[0].fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE backend_type = 'client backend' AND pid <> ALL($1::int[])",
@@ -112,8 +114,9 @@ async def _end_others(ours: list[asyncpg.Connection]) -> int:
 
 
 async def freeze(cluster: Cluster, program: Program) -> None:
-    """Freeze a program (SIGSTOP) at a moment when it does not hold SQLite's one write
-    lock: with that, it would stop all other processes.
+    """Freeze a program (SIGSTOP) while it does not hold SQLite's one write lock.
+
+    A process that is frozen with the lock stops all others.
     """
     while True:
         program.freeze()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def mounted_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of this size (bytes, or ``256k``, ``1m``) at a folder that is
-    made if missing. Raises PermissionError without the right to mount.
+    """Mount a file system of this size (bytes, or ``256k``, ``1m``) at a folder.
+
+    The folder is made if missing. Raises PermissionError without the right to mount.
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]

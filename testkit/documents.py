@@ -46,8 +46,9 @@ def marked(name: str) -> Iterator[tuple[str, str, str]]:
 
 @dataclass
 class Reader:
-    """Somebody who types what a page says, into one shell, and fills in `<id>` and
-    `<ticket>` from the last answer.
+    """A reader who types the blocks of a page into one shell.
+
+    `<id>` and `<ticket>` are filled in from the last answer.
     """
 
     stack: Stack
@@ -70,7 +71,7 @@ class Reader:
         return os.environ | {"PYTHONPATH": str(ROOT), "TOKEN": self.token, "TERM": "xterm"}
 
     async def types(self, block: str) -> str:
-        """What the block writes to stdout; AssertionError if a command fails."""
+        """Run a block; return its stdout. Raises AssertionError if a command fails."""
         shell = await asyncio.create_subprocess_exec(
             *("bash", "-euc", f'{self.filled_in(block)}\nprintf %s "${{TOKEN-}}" >token'),
             cwd=self.folder,
@@ -85,8 +86,9 @@ class Reader:
         return out.decode()
 
     async def types_in_a_terminal(self, block: str) -> str:
-        """As :meth:`types`, with everything a person would see, less the colours: wscat
-        tells a pipe less than a terminal.
+        """Run a block in a terminal; return the screen without colours.
+
+        wscat prints less to a pipe than to a terminal.
         """
         return await asyncio.wait_for(asyncio.to_thread(self._terminal, block), RUN_SECONDS)
 

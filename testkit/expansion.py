@@ -11,8 +11,9 @@ EXPANSION: Final = (
     "ALTER TABLE tryon_events ADD COLUMN next_release INTEGER DEFAULT 0",
     "CREATE TABLE tryon_next_release (session_id VARCHAR(36) PRIMARY KEY, next_release VARCHAR(16))",
 )
-"""All that a next release's migrations may do while this one runs
-(``docs/operations.md``).
+"""Every change that a next release's migrations may make while this one runs.
+
+See ``docs/operations.md``.
 """
 
 

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    """One Valkey for all tests of this process; tests ask for `redis_url`, which
-    empties it first.
+    """Start one Valkey for all tests of this process.
+
+    Tests ask for `redis_url`, which empties it first.
     """
     try:
         server = ValkeyServer()
@@ -80,8 +81,9 @@ async def _migrate(database_url: str, data_dir: Path) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """One PostgreSQL for all tests of this process; tests ask for `postgres_url` or
-    `database_url`.
+    """Start one PostgreSQL for all tests of this process.
+
+    Tests ask for `postgres_url` or `database_url`.
     """
     try:
         server = PostgresServer()
@@ -93,7 +95,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 async def postgres_template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The name of a migrated database to copy from."""
+    """Return the name of a migrated database to copy from."""
     await _postgres_do(postgres, "CREATE DATABASE tryon_template")
     await _migrate(postgres.url("tryon_template"), tmp_path_factory.mktemp("template"))
     return "tryon_template"
@@ -119,21 +121,21 @@ async def _postgres_database(server: PostgresServer, template: str) -> AsyncIter
 
 @pytest.fixture
 async def empty_postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
-    """A fresh PostgreSQL database without tables."""
+    """Make a PostgreSQL database without tables."""
     async with _postgres_database(postgres, "template0") as url:
         yield url
 
 
 @pytest.fixture
 async def postgres_url(postgres: PostgresServer, postgres_template: str) -> AsyncIterator[str]:
-    """A fresh, migrated PostgreSQL database."""
+    """Make a migrated PostgreSQL database."""
     async with _postgres_database(postgres, postgres_template) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file to copy from."""
+    """Return a migrated SQLite file to copy from."""
     folder = tmp_path_factory.mktemp("sqlite")
     path = folder / "tryon.sqlite3"
     await _migrate(f"sqlite+aiosqlite:///{path}", folder)
@@ -144,7 +146,7 @@ async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """A fresh, migrated SQLite file, where the product itself would have it."""
+    """Make a migrated SQLite file, in the folder where the product would have it."""
     path = tmp_path / "data" / "tryon.sqlite3"
     path.parent.mkdir(exist_ok=True)
     shutil.copy(sqlite_template, path)
@@ -153,7 +155,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, migrated database: the test runs once on each kind."""
+    """Make a migrated database: the test runs once on each kind."""
     if request.param == "postgresql":
         note(request, "PostgreSQL")
         return str(request.getfixturevalue("postgres_url"))
@@ -165,9 +167,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def config(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Callable[..., Config]:
-    """Make a Config: own data folder, `redis_url`, `database_url` if the test asks for
-    it (else SQLite); fast settings.
+    """Make a Config with a data folder of its own and fast settings.
 
+    It names `redis_url`, and `database_url` if the test asks for it (else SQLite).
     Every call in one test names the same folder and servers, as two processes of one
     installation would.
     """
@@ -201,10 +203,10 @@ class StartStack(Protocol):
 
 @pytest.fixture
 async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StartStack]:
-    """Start `tryon up` (or another command) for real, on a free port and an own data
-    folder, and wait until it is ready.
+    """Start `tryon up` (or another command) and wait until it is ready.
 
-    Keywords are its environment. The output is shown when the test fails.
+    It gets a free port and a data folder of its own; keywords are its environment. The
+    output is shown when the test fails.
     """
     stacks: list[Stack] = []
 
@@ -230,14 +232,15 @@ async def stack(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the photos of `tryon sample-photos`."""
+    """Write the photos of `tryon sample-photos`; return their folder."""
     return sample_photos.make_samples(tmp_path_factory.mktemp("photos"))
 
 
 @contextlib.contextmanager
 def disk_of(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of this size (``256k``, ``1m``); skip the test without the
-    right to.
+    """Mount a file system of this size (``256k``, ``1m``).
+
+    The test is skipped without the right to.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -251,7 +254,7 @@ def disk_of(folder: Path, size: str) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """Mount a file system of 256 KiB."""
     with disk_of(tmp_path / "disk", "256k") as folder:
         yield folder
 
@@ -261,7 +264,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 async def chromium() -> AsyncIterator[Browser]:
-    """The system's Chromium, which phones no one.
+    """Start the system's Chromium, without its calls home.
 
     Put ``@pytest.mark.xdist_group("chromium")`` on its tests: one browser then serves
     them all.
@@ -283,7 +286,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def page(chromium: Browser) -> AsyncIterator[Page]:
-    """A page in a browser context of its own."""
+    """Open a page in a browser context of its own."""
     context = await chromium.new_context()
     yield await context.new_page()
     await context.close()

@@ -1,11 +1,10 @@
-"""One client per transport, all with one face:
+"""One client per transport, all behind one function.
 
-`async for step in follow(transport, url, id, token, since=N)`.
-
-Each is as simple as a client may be that keeps the contract: it holds one cursor and
-takes what the server says. What the wire promises besides (a snapshot first, ids, the
-last frame) is asserted on the way. Closing the generator cuts the connection without a
-word; following again from the last step's `seq` is coming back.
+`async for step in follow(transport, url, id, token, since=N)`: each is as simple as a
+client may be that keeps the contract. It holds one cursor and takes the frames as they
+come. Further promises of the wire (a snapshot first, ids, the last frame) are asserted
+on the way. Closing the generator cuts the connection without a word; following again
+from the last step's `seq` is coming back.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ WAIT_SECONDS: Final = 10
 
 
 class Step(NamedTuple):
-    """One thing that a client learned: a transition, or (``seq`` 0) how following
-    ended.
-    """
+    """One thing that a client learned: a transition, or (``seq`` 0) the end."""
 
     seq: int
     event: str
@@ -73,7 +70,7 @@ def _client(token: str) -> httpx.AsyncClient:
 
 
 async def _steps_of(frames: AsyncIterator[dict[str, Any]]) -> Steps:
-    """What frames tell, however they travel."""
+    """Yield the steps that frames of any transport show."""
     first = True
     last: dict[str, Any] = {}
     async for frame in frames:
@@ -130,7 +127,7 @@ async def _ws(session_url: str, token: str, since: int) -> Steps:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What stands between two blank lines of an event stream, as it was sent."""
+    """The lines between two blank lines of an event stream, as they were sent."""
 
     data: str | None = None
     id: str | None = None
@@ -146,8 +143,9 @@ class Block:
 
 
 def parse_block(lines: list[str]) -> Block:
-    """One block of an event stream (WHATWG HTML, section 9.2.6), strictly: an unknown
-    field is an error.
+    """Parse one block of an event stream (WHATWG HTML, section 9.2.6).
+
+    An unknown field is an error.
     """
     fields: dict[str, list[str]] = {"data": [], "id": [], "event": [], "retry": [], "": []}
     for line in lines:
@@ -163,9 +161,9 @@ def parse_block(lines: list[str]) -> Block:
 
 
 async def blocks(response: httpx.Response) -> AsyncIterator[Block]:
-    """The blocks of a stream as they come.
+    """Yield the blocks of a stream as they arrive.
 
-    One without its blank line is not handed out, as in a browser.
+    A block without its blank line is not handed out, as in a browser.
     """
     lines: list[str] = []
     async for line in response.aiter_lines():
@@ -177,7 +175,7 @@ async def blocks(response: httpx.Response) -> AsyncIterator[Block]:
 
 
 def parse_stream(text: str) -> Iterator[Block]:
-    """The blocks of a stream that has ended."""
+    """Yield the blocks of a stream that has ended."""
     assert text.endswith("\n\n")
     for block in text.split("\n\n"):
         if block:

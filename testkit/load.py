@@ -1,10 +1,9 @@
-"""The load generator: thousands of WebSocket clients in one process, on bare asyncio
-protocols.
+"""The load generator: thousands of WebSocket clients on bare asyncio protocols.
 
 A client of a library takes 30 us and 30 KB a message and a connection; these take 3 us
-and 2 KB, so that what is measured is the server. They do what a client must: upgrade,
-answer pings, answer the close. They come from several addresses of 127.0.0.0/8, as the
-ports of one would not last for reconnects.
+and 2 KB, so that the figures are those of the server. They do what a client must:
+upgrade, answer pings, answer the close. They come from several addresses of
+127.0.0.0/8, as the ports of one would not last for reconnects.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ async def connect(
     on_end: OnEnd | None = None,
     greeted: bool = True,
 ) -> Client:
-    """One client that has its first frame.
+    """Connect one client and wait for its first frame.
 
     Raises OSError (a refusal is one) or TimeoutError.
     """
@@ -176,8 +175,9 @@ async def connect(
 async def connect_all(
     port: int, paths: Sequence[str], *, on_text: OnText = _ignore, greeted: bool = True
 ) -> tuple[list[Client], list[float]]:
-    """All of them, :data:`CONCURRENT` at a time, in order; and how long each took, in
-    seconds.
+    """Connect clients, :data:`CONCURRENT` at a time; return them in order.
+
+    The second value is the time that each took, in seconds.
     """
     clients: list[Client | None] = [None] * len(paths)
     seconds: list[float] = []
@@ -231,9 +231,9 @@ class Http:
         return status, answer, await reader.readexactly(size)
 
     async def upload(self, form: bytes) -> dict[str, Any]:
-        """A new session from a multipart body made by :func:`form`.
+        """Upload a multipart body made by :func:`form`; return the session.
 
-        SystemExit if it is refused.
+        Raises SystemExit if it is refused.
         """
         status, _, body = await self.request(
             "POST", SESSIONS, f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n", form
@@ -253,7 +253,7 @@ BOUNDARY: Final = "benchmark-boundary-0123456789"
 
 
 def form(image: bytes) -> bytes:
-    """The body of an upload of one JPEG."""
+    """Return the body of an upload of one JPEG."""
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
@@ -266,9 +266,7 @@ def form(image: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Held:
-    """A session that is being processed, by nobody: quiet until the benchmark says
-    something.
-    """
+    """A session in ``processing`` that no worker works on; callers make its events."""
 
     claim: Claim
     path: str
@@ -280,8 +278,9 @@ class Held:
 
 
 async def hold(services: Services, count: int) -> list[Held]:
-    """So many sessions in ``processing``: real rows, events and files, made by the
-    product's use cases without HTTP.
+    """Make sessions in ``processing``.
+
+    Rows, events and files are real, made by the product's use cases without HTTP.
     """
     held: list[Held] = []
     for made, path in await queue(services, count):
@@ -293,8 +292,9 @@ async def hold(services: Services, count: int) -> list[Held]:
 
 
 async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
-    """So many sessions in ``created``, waiting for a worker; each with the path of its
-    socket.
+    """Make sessions in ``created`` that wait for a worker.
+
+    Each comes with the path of its socket.
     """
     photo = Photo(b"\xff\xd8\xff\xe0 no picture", "jpg")
     expires = int(services.database.clock.now()) + services.config.ticket_seconds
@@ -309,8 +309,9 @@ async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
 
 
 class Times:
-    """Reads the ``at`` of a frame quickly: only the seconds are parsed, what stands
-    before them is looked up.
+    """A quick reader of the ``at`` of frames.
+
+    It parses the seconds alone and looks up the minute before them.
     """
 
     def __init__(self) -> None:

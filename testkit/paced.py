@@ -1,6 +1,7 @@
-"""A processor that takes as long as its session asks for, ``params={"seconds": 2.5}``,
-and next to no CPU; or that does what no processor should: ``params={"does":
-"segfault"}``, ``eat`` (memory), ``spin`` or ``hang``.
+"""A processor that takes as long as its session asks for, and next to no CPU.
+
+``params={"seconds": 2.5}`` sets the time. ``params={"does": "segfault"}``, ``eat``
+(memory), ``spin`` or ``hang`` make it do what no processor should.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from tryon.processor import Job, Output, Report
 
 REPORT_SECONDS = 0.2
 EATEN_BYTES = 5 * 2**30
-"""Of memory, if nobody stops it."""
+"""Most memory that it takes, unless it is stopped before."""
 
 
 class Paced:
     name = "paced"
 
     async def run(self, job: Job, report: Report) -> Output:
-        """The result is the photo itself."""
+        """Return the photo itself as the result."""
         match job.params.get("does"):
             case "segfault":
                 ctypes.string_at(0)

@@ -14,8 +14,9 @@ from PIL import Image
 
 @cache
 def photo(width: int = 96, height: int = 128, quality: int = 85, grain: float = 0.3, orientation: int = 1) -> bytes:
-    """Return a JPEG; ``orientation`` as a phone notes it (EXIF tag 0x0112), with the place
-    where it was taken.
+    """Return a JPEG with the place where it was taken.
+
+    ``orientation`` is noted as a phone does it (EXIF tag 0x0112).
     """
     noise = Image.effect_noise((width, height), 24).convert("L")
     ramp = Image.linear_gradient("L").resize((width, height))

@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    # A worker of xdist has counted; the controller, which prints, has collected nothing.
+    # A worker of xdist has counted; the controller prints and has collected nothing.
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left_out"] = _left_out["slow"]
 

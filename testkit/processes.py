@@ -1,5 +1,7 @@
-"""One way to start a program from the checkout: without the shell's own TRYON_*
-settings, and never outliving the process that started it (Linux).
+"""One way to start a program from the checkout.
+
+It gets none of the shell's own TRYON_* settings, and does not outlive the process that
+started it (Linux).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 """The folder of the checkout."""
 
 START_SECONDS: Final = 30.0
-"""Longest start of a program: the machine may be busy; a start takes a second or two."""
+"""Longest start of a program; it takes a second or two on an idle machine."""
 
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -88,8 +90,9 @@ async def stop(process: asyncio.subprocess.Process, number: int = signal.SIGTERM
 
 
 async def listening(port: int, process: asyncio.subprocess.Process) -> None:
-    """Wait until the port accepts connections. Raises SystemExit if the process ends
-    first.
+    """Wait until the port accepts connections.
+
+    Raises SystemExit if the process ends first.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_SECONDS):
@@ -111,8 +114,9 @@ def free_port() -> int:
 
 
 def reserved_port() -> socket.socket:
-    """Return a socket that is bound and never listens: its port stays reserved for
-    SO_REUSEPORT servers while they restart.
+    """Return a socket that is bound and never listens.
+
+    Its port stays reserved for SO_REUSEPORT servers while they restart.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,6 @@
-"""Settings of the product, in small letters without ``TRYON_``, that faults and
-benchmarks change.
+"""Settings of the product that faults and benchmarks change.
+
+They are in small letters, without ``TRYON_``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A TCP proxy that breaks what goes through it: silence in one direction, cut
-connections.
+"""A TCP proxy that breaks its connections: silence in one direction, cuts.
 
-Linux's ``tc netem`` does this better where it is to be had; this needs no rights and
+Linux's ``tc netem`` does this better where it is available; this needs no rights and
 works per connection.
 """
 
@@ -33,7 +32,7 @@ class _Pair:
 
 
 class Proxy:
-    """Forwards to ``127.0.0.1:<to>`` until told otherwise."""
+    """A proxy to ``127.0.0.1:<to>``: it forwards, until a method breaks something."""
 
     SAID_BYTES = 4096
 
@@ -69,8 +68,9 @@ class Proxy:
         return len(pairs)
 
     def deafen(self, which: Callable[[bytes], bool] = lambda said: True) -> None:
-        """Throw away what the server says to these clients, of old and new connections;
-        judged by what they said first.
+        """Drop the server's answers to these clients, on old and new connections.
+
+        Clients are judged by their first bytes.
         """
         self._deaf = which
 

@@ -15,9 +15,7 @@ Row = Sequence[str | float | int | None]
 
 
 def heading(what: str, settings: Mapping[str, Any]) -> None:
-    """What is measured, on which machine, with which settings of the product that are
-    not its defaults.
-    """
+    """Print the subject, the machine, and the settings that are not the defaults."""
     print(f"# {what}")
     print(f"# {machine()}")
     print(
@@ -58,7 +56,7 @@ def _text(value: str | float | int | None) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile; not a number if there are no values."""
+    """Return the nearest-rank percentile; not a number if there are no values."""
     if not values:
         return float("nan")
     ordered = sorted(values)

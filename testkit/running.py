@@ -1,5 +1,6 @@
-"""The product's own web server inside the test process: the real application, on a real
-port, with real clients.
+"""The product's own web server inside the test process.
+
+It is the real application, on a real port, with real clients.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ _owners = itertools.count()
 
 
 async def until(true: Callable[[], Any], *, seconds: float = 10.0) -> None:
-    """Wait for something that nobody announces.
+    """Wait for a condition that no event announces.
 
-    AssertionError if it does not come true.
+    Raises TimeoutError if it does not come true.
     """
     async with asyncio.timeout(seconds):
         while not true():
@@ -49,7 +50,7 @@ async def until(true: Callable[[], Any], *, seconds: float = 10.0) -> None:
 
 
 def new_session(**overrides: Any) -> NewSession:
-    """A session as an upload makes it, for the database alone; its files do not exist."""
+    """Return a session as an upload makes it, for the database alone: without files."""
     id = overrides.pop("id", None) or new_session_id()
     settings: dict[str, Any] = {
         "id": id,
@@ -79,7 +80,7 @@ def outcome_of(event: Event) -> Outcome:
 
 @dataclass(frozen=True)
 class Web:
-    """A running web process; ``services`` are its own, so a test may play the worker."""
+    """A running web process with its own ``services``: a test may play the worker."""
 
     config: Config
     port: int
@@ -92,8 +93,9 @@ class Web:
         return self.services.database
 
     async def submit(self, token: str | None = None) -> tuple[Session, str]:
-        """A new session and its owner's token, without HTTP and without a decodable
-        photo.
+        """Make a session; return it and its owner's token.
+
+        It takes no HTTP and no photo that could be decoded.
         """
         token = token or new_token()
         session = await self.services.sessions.submissions.submit(
@@ -116,8 +118,9 @@ class Web:
     async def follow(
         self, session_id: str, token: str | None = None, query: str = "", **options: Any
     ) -> AsyncIterator[Client]:
-        """A WebSocket client; with ``token`` it shows the subprotocol pair, as a
-        browser does.
+        """Connect a WebSocket client.
+
+        With ``token`` it sends the subprotocol pair, as a browser does.
         """
         if token is not None:
             options["subprotocols"] = ["tryon.v1", f"tryon.bearer.{token}"]
@@ -131,15 +134,16 @@ StartWeb = Callable[..., Awaitable[Web]]
 
 
 class Client:
-    """What a person's page sees: frames, then a close code."""
+    """A person's page: it reads frames, then a close code."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self.frames: list[dict[str, Any]] = []
 
     async def next(self, *types: str, seconds: float = 10.0) -> dict[str, Any]:
-        """The next frame, or the next of these types (others are kept in ``frames`` all
-        the same).
+        """Return the next frame, or the next frame of these types.
+
+        Frames of other types are kept in ``frames`` all the same.
         """
         async with asyncio.timeout(seconds):
             while True:
@@ -149,7 +153,7 @@ class Client:
                     return frame
 
     async def rest(self, seconds: float = 10.0) -> int:
-        """Read to the end; the close code."""
+        """Read to the end; return the close code."""
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await self.next(seconds=seconds)
@@ -164,8 +168,9 @@ class Client:
         return [frame["type"] for frame in self.frames]
 
     def story(self) -> list[int]:
-        """The seqs in the order in which this client learned of them, from the last
-        snapshot on.
+        """Return the seqs in the order in which the client learned of them.
+
+        They begin with the last snapshot.
         """
         seqs: list[int] = []
         for frame in self.frames:
@@ -178,8 +183,9 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake) -> AsyncIterator[Web]:
-    """Serve on a free port until the end of the block; connected to Redis before it
-    begins, if Redis is there.
+    """Serve on a free port until the end of the block.
+
+    It is connected to Redis before the block begins, if Redis is available.
     """
     app = create_app(config, clock=SystemClock(), randomness=SystemRandomness())
     server = make_server(app, ws=ws)

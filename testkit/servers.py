@@ -1,7 +1,7 @@
-"""The real servers that tests run against: Valkey and PostgreSQL, each in a process of
-its own.
+"""The real servers that tests run against: Valkey and PostgreSQL.
 
-They die with the test process, even if it is killed (Linux), and need no fixed port.
+Each is a process of its own that dies with the test process, even if that is killed
+(Linux), and needs no fixed port.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from testkit.processes import START_SECONDS, free_port
 
 
 class ValkeyServer:
-    """A Valkey of one's own on a Unix socket (``url``), and on a loopback port if asked
-    (``tcp_url``).
+    """A Valkey on a Unix socket (``url``), and on a port (``tcp_url``) if asked.
 
     It persists to its folder when ``persistent``, so that a restart brings the data
     back; else a restart comes back empty.
@@ -142,10 +141,9 @@ class ValkeyServer:
 
 
 class PostgresServer:
-    """A PostgreSQL of one's own, as ``nobody`` when the tests run as root (it refuses
-    to be root), without fsync.
+    """A PostgreSQL without fsync, as the user ``nobody`` when the tests run as root.
 
-    ``durable``: no commit is lost when it is ended at once. ``options`` win over these:
+    ``durable``: no commit is lost when it is killed. ``options`` win over these:
     ``max_connections="20"``.
     """
 
@@ -221,7 +219,7 @@ class PostgresServer:
         return self.start_again()
 
     def start_again(self) -> PostgresServer:
-        """After :meth:`kill`, on the same port, with what it held."""
+        """Start after :meth:`kill`, on the same port, with the same data."""
         assert self._process is None, "it runs already"
         status = self._data / "postmaster.pid"  # its last line says "ready" when it takes connections
         status.unlink(missing_ok=True)
@@ -249,9 +247,9 @@ class PostgresServer:
         self._send_all(signal.SIGCONT)
 
     def _send_all(self, number: signal.Signals) -> None:
-        """To the one that starts the others first.
+        """Signal the first process, then its children.
 
-        Not to its group: each of its processes makes one of its own.
+        Its group would not do: each of its processes makes one of its own.
         """
         assert self._process is not None
         first = psutil.Process(self._process.pid)
@@ -261,8 +259,9 @@ class PostgresServer:
                 child.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once, as ``pg_ctl stop -m immediate`` does: no goodbye to anybody,
-        and it must recover at its next start.
+        """End it at once, as ``pg_ctl stop -m immediate`` does.
+
+        Its clients are cut off, and it must recover at its next start.
         """
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)

@@ -1,6 +1,4 @@
-"""A `tryon` command, or a worker, as a process of its own, with its output line by
-line.
-"""
+"""A `tryon` command or a worker as a process, with its output line by line."""
 
 from __future__ import annotations
 
@@ -17,8 +15,9 @@ from testkit.processes import START_SECONDS, spawn
 
 
 class Stack:
-    """A `tryon up` (or another `tryon` command) as a process of its own; its output
-    line by line.
+    """A `tryon up` (or another `tryon` command) as a process of its own.
+
+    Its output is read line by line.
     """
 
     READY: Final = re.compile(r"TryOn Push is ready at (\S+)")
@@ -42,9 +41,7 @@ class Stack:
 
     @classmethod
     async def open(cls, folder: Path, *command: str, env: Mapping[str, str] | None = None) -> Stack:
-        """Start ``python -m server <command>`` with no other TRYON_* setting than
-        ``env``.
-        """
+        """Start ``python -m server <command>`` with no TRYON_* setting but ``env``."""
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"TRYON_DATA_DIR": str(folder / "data"), **(env or {})}
         process = await spawn(
@@ -88,13 +85,13 @@ class Stack:
         return "\n".join((*self.lines, *self.errors))
 
     async def wait(self, seconds: float = START_SECONDS) -> int:
-        """Its exit status, when it has ended and all its output is read."""
+        """Return its exit status, when it has ended and all its output is read."""
         async with asyncio.timeout(seconds):
             await asyncio.gather(*self._readers)
             return await self.process.wait()
 
     async def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 15) -> int:
-        """Send a signal and wait for the end; its exit status."""
+        """Send a signal and wait for the end; return the exit status."""
         if self.process.returncode is None:
             self.process.send_signal(number)
         return await self.wait(seconds)

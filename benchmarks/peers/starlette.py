@@ -1,7 +1,7 @@
-"""Plain Starlette, as a sensible tutorial builds it: one redis pub/sub reader, ``await
-ws.send_text()`` for each follower.
+"""Plain Starlette, as a sensible tutorial builds it.
 
-It does less than the product: no credentials, no snapshot, no row, no second try.
+One redis pub/sub reader, and ``await ws.send_text()`` for each follower. It does less
+than the product: no credentials, no snapshot, no row, no second try.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Every benchmark runs in a tiny size, ends by itself and prints its table; no figure is
-judged here.
-"""
+"""Every benchmark runs in a tiny size and prints its table; figures are not judged."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Clocks that are wrong: machines two days apart, and one machine whose clock is set
-while it works (libfaketime).
+"""Wrong clocks (libfaketime).
+
+Machines are two days apart, or the clock of one machine is set while it works.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ DAYS_SECONDS: Final = 10 * 86400.0
 
 
 async def apart(pace: Pace) -> Outcome:
-    """Two web processes and two workers on PostgreSQL, the one pair two days ahead of
-    the other, while the cleanup works.
+    """Run two web processes and two workers on PostgreSQL, one pair two days ahead.
+
+    The cleanup works meanwhile.
     """
     clocks = [own_clock() | {"FAKETIME": f"{sign}{HOURS}h"} for sign in "+-"]
     async with running_scene(pace, webs=0, workers=0, postgres=True, cleanup_seconds=1) as scene:
@@ -46,8 +48,9 @@ async def apart(pace: Pace) -> Outcome:
 
 
 async def _everything_is_there(scene: Scene) -> None:
-    """Each session is there, with its files, and every ticket and link is honoured,
-    whoever has signed it.
+    """Expect each session with its files, and every ticket and link honoured.
+
+    It does not matter which process signed them.
     """
     line = scene.clients.network.line(0)
     paths = [f"{SESSIONS}/{made['session_id']}?{made['links']['ws'].partition('?')[2]}" for made in scene.clients.made]
@@ -68,8 +71,9 @@ async def _everything_is_there(scene: Scene) -> None:
 
 
 async def jumps(pace: Pace) -> Outcome:
-    """The clock of a single machine (SQLite) is set, a day forward and then back, while
-    sessions run.
+    """Set the clock of a single machine (SQLite) a day forward and back.
+
+    Sessions run meanwhile.
     """
     lasts = {"deadline_seconds": DAYS_SECONDS, "retention_seconds": DAYS_SECONDS}
     async with running_scene(pace, webs=0, workers=0, **lasts) as scene:
@@ -98,7 +102,7 @@ async def jumps(pace: Pace) -> Outcome:
 
 
 def _set_clock(folder: Path, offset: str) -> None:
-    """For every process that looks there; at once, and never half."""
+    """Set the clock of every process that reads this file; at once, and never half."""
     written = folder / "clock.new"
     written.write_text(f"{offset}\n")
     written.replace(folder / "clock")

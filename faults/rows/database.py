@@ -1,7 +1,7 @@
 """The database or the disk cannot be used for a while.
 
-What needs them says so honestly, with a time to come back; whoever is connected stays;
-and nothing is wrong afterwards.
+Calls that need them are refused with a time to come back; connected clients stay
+connected; and nothing is wrong afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ up.
 
 @contextlib.asynccontextmanager
 async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) -> AsyncIterator[Scene]:
-    """``felt_seconds``: somebody waits for so long, if nobody is refused."""
+    """Load a cluster, break its database in the block, and expect a good end.
+
+    ``felt_seconds``: a client waits for this long, if none is refused.
+    """
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("database", "redis", "workers")
         async with scene.clients.load(RATE, longest=2.0):
@@ -60,8 +63,9 @@ async def locked(pace: Pace) -> Outcome:
 
 
 async def restarted(pace: Pace) -> Outcome:
-    """``pg_ctl restart -m immediate``, three times: every connection dies without a
-    word, and it recovers from its log.
+    """Restart PostgreSQL three times (``pg_ctl restart -m immediate``).
+
+    Every connection dies without a word, and the server recovers from its log.
     """
     async with _without_database(pace, felt_seconds=0.0, postgres=True) as scene:
         for _ in range(3):
@@ -72,7 +76,7 @@ async def restarted(pace: Pace) -> Outcome:
 
 
 async def gone(pace: Pace) -> Outcome:
-    """PostgreSQL is away for a while: connections are refused."""
+    """Kill PostgreSQL for a while: connections are refused."""
     async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
         await asyncio.to_thread(scene.cluster.postgres.kill)
@@ -83,8 +87,9 @@ async def gone(pace: Pace) -> Outcome:
 
 
 async def frozen(pace: Pace) -> Outcome:
-    """Every process of PostgreSQL is stopped: connections stay open and nothing
-    answers.
+    """Freeze every process of PostgreSQL.
+
+    Connections stay open and nothing answers.
     """
     async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
@@ -96,7 +101,7 @@ async def frozen(pace: Pace) -> Outcome:
 
 
 async def exhausted(pace: Pace) -> Outcome:
-    """Somebody else holds every connection that PostgreSQL has to give."""
+    """Hold every connection that PostgreSQL has to give."""
     few = {"max_connections": "30"}
     async with _without_database(pace, felt_seconds=pace.locked_seconds / 2, postgres=few) as scene:
         async with exhausted_postgres(scene.cluster):
@@ -106,7 +111,7 @@ async def exhausted(pace: Pace) -> Outcome:
 
 
 async def disk_full_upload(pace: Pace) -> Outcome:
-    """No room for a photo: 507, and nothing is left of it."""
+    """Fill the disk for a photo: 507, and nothing is left of it."""
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")
         await scene.submit()
@@ -134,8 +139,10 @@ async def disk_full_upload(pace: Pace) -> Outcome:
 
 
 async def disk_full_output(pace: Pace) -> Outcome:
-    """No room for a result: the worker tries again for some seconds, then the person is
-    told; if there is room by then, it ends well.
+    """Fill the disk for a result.
+
+    The worker tries again for some seconds, then the session fails; if there is room by
+    then, it ends well.
     """
     async with running_scene(pace, disk_bytes=2**20) as scene:
         await scene.healthy("storage", "workers")

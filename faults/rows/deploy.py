@@ -1,5 +1,6 @@
-"""A new release takes over under load, one process at a time; old and new serve side by
-side.
+"""A new release takes over under load, one process at a time.
+
+Old and new serve side by side.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ RATE: Final = 8.0
 
 
 async def rolling(pace: Pace) -> Outcome:
-    """Migrations while the old ones run and go on running, then every worker, then
-    every web process: start the new one, stop the old one.
+    """Migrate, then replace every worker, then every web process.
+
+    The new process starts before the old one stops; the old ones go on on the new
+    schema.
     """
     async with running_scene(pace, webs=2, workers=2) as scene:
         cluster = scene.cluster

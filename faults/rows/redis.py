@@ -1,7 +1,7 @@
-"""Redis goes away in every way it knows.
+"""Redis is unavailable in every way it can be.
 
-In all of them clients stay connected and keep learning, uploads are taken, the worker
-survives, and everything that was accepted is done once Redis is back.
+In all of them clients stay connected and learn of transitions, uploads are accepted,
+the worker survives, and every accepted session runs once Redis is back.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ up.
 
 @contextlib.asynccontextmanager
 async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any) -> AsyncIterator[Scene]:
-    """Before the block all is well and loaded; in it Redis is lost and found; after it
-    everything must have ended well.
+    """Load a cluster, break Redis in the block, and expect a good end.
 
-    ``push_seconds``: what happens meanwhile is on the screens so soon: the database is
-    read every second as soon as it is known that Redis is away, and every four seconds
-    before.
+    ``push_seconds``: transitions during the fault are on the screens within this time.
+    The database is read every second as soon as Redis is known to be unavailable, and
+    every four seconds before.
     """
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("redis", "workers")
@@ -85,9 +84,7 @@ async def out_of_memory(pace: Pace) -> Outcome:
 
 @contextlib.asynccontextmanager
 async def _cutting(scene: Scene, cuts: int) -> AsyncIterator[None]:
-    """In the block the subscriber of the web process is cut off so many times: it must
-    have noticed each.
-    """
+    """Expect that the web process notices this many cuts of its subscriber."""
     before = await scene.metric(RECONNECTS)
     yield
     noticed = await scene.metric(RECONNECTS) - before
@@ -95,8 +92,9 @@ async def _cutting(scene: Scene, cuts: int) -> AsyncIterator[None]:
 
 
 async def cut_off(pace: Pace) -> Outcome:
-    """By the limit on output buffers, several times: each loses what was published at
-    that moment.
+    """Have Redis cut its subscribers off, by the limit on output buffers.
+
+    Each cut loses the messages of that moment.
     """
     async with _without_redis(pace) as scene:
         cuts = 3
@@ -119,7 +117,7 @@ async def cut_off(pace: Pace) -> Outcome:
 
 
 async def _followed(scene: Scene) -> str:
-    """A session to whose channel somebody is subscribed."""
+    """Return a session whose channel has a subscriber."""
     async with asyncio.timeout(10):
         while not (channels := await scene.cluster.valkey.command("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
             await asyncio.sleep(0.01)
@@ -127,8 +125,9 @@ async def _followed(scene: Scene) -> str:
 
 
 async def deaf(pace: Pace) -> Outcome:
-    """Subscriptions are confirmed by nobody and deliver nothing, those of new
-    connections too; all else works.
+    """Drop everything that Redis says to subscribers.
+
+    Subscriptions of new connections are not confirmed either; all else works.
     """
     async with _without_redis(pace, push_seconds=5.0, proxy=True) as scene:
         proxy = scene.cluster.proxy

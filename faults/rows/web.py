@@ -1,6 +1,6 @@
-"""A web process is stopped, killed, or met by clients that behave badly.
+"""A web process is stopped or killed, or its clients behave badly.
 
-The others notice nothing, or come back by themselves and are right again.
+Other clients notice nothing, or come back by themselves and are right again.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def _upgrade(path: str) -> bytes:
 
 
 def _deaf_socket(port: int, path: str) -> socket.socket:
-    """A WebSocket, or by its path a stream, that has read its snapshot and reads no
-    more; its window is as small as may be. Blocks.
+    """Open a WebSocket, or by its path a stream, that reads its snapshot and no more.
+
+    Its window is as small as may be. Blocks.
     """
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -71,9 +72,10 @@ async def _deaf_sockets(port: int, paths: Sequence[str]) -> list[socket.socket]:
 
 
 async def _stuff(services: Services, held: Sequence[Held], *, bytes_each: int = 8 * 2**20) -> int:
-    """Progress enough for these sessions that whoever follows them and does not read
-    has full buffers everywhere: here the kernel takes 4 MiB a connection
-    (``net.ipv4.tcp_wmem``). How many frames that is for each follower.
+    """Fill every buffer of clients that follow these sessions and do not read.
+
+    The kernel takes 4 MiB a connection (``net.ipv4.tcp_wmem``). Returns the number of
+    progress frames for each follower.
     """
     count = 0
     for each in held:
@@ -88,7 +90,7 @@ async def _stuff(services: Services, held: Sequence[Held], *, bytes_each: int = 
 
 
 async def _settled(scene: Scene) -> None:
-    """Wait until the web process has handed out all that was published."""
+    """Wait until the web process has handed out every published message."""
     before, now = -1.0, 0.0
     while before != now:
         await asyncio.sleep(0.2)
@@ -96,14 +98,15 @@ async def _settled(scene: Scene) -> None:
 
 
 async def _followers(scene: Scene, transport: str = "ws") -> int:
-    """Those whom the web process counts; a client that does not read may not hear of
-    its end.
+    """Return the number of followers that the web process counts.
+
+    A client that does not read may not learn of its end.
     """
     return int(await scene.metric(f'tryon_followers{{transport="{transport}"}}'))
 
 
 async def _until_left(scene: Scene, count: int, seconds: float) -> float:
-    """How long it took until no more than so many sockets were there."""
+    """Wait until at most this many followers are left; return the seconds."""
     began = time.monotonic()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -116,8 +119,9 @@ async def _until_left(scene: Scene, count: int, seconds: float) -> float:
 
 
 async def terminated(pace: Pace) -> Outcome:
-    """SIGTERM with many sockets, some of which don't read: everybody else is told, and
-    it is gone in time.
+    """Stop a web process (SIGTERM) with many sockets, some of which don't read.
+
+    All other clients are notified, and it ends in time.
     """
     raise_file_limit()
     async with running_scene(pace, workers=0, **CROWD) as scene, scene.cluster.services() as services:
@@ -162,8 +166,9 @@ async def terminated(pace: Pace) -> Outcome:
 
 
 async def killed(pace: Pace) -> Outcome:
-    """SIGKILL of one web process, then of the other, under load; each is started again
-    as its supervisor would do it.
+    """Kill one web process, then the other, under load.
+
+    Each is started again as its supervisor would do it.
     """
     async with running_scene(pace, webs=2) as scene:
         await scene.healthy("redis", "workers")
@@ -214,8 +219,9 @@ def _cut_points(pace: Pace, head: bytes, body: bytes) -> dict[str, int]:
 
 
 async def upload_cut(pace: Pace) -> Outcome:
-    """An upload ends in the middle, at every kind of place, by FIN and by RST, from a
-    small photo and from one that no longer fits into memory.
+    """End uploads in the middle, at every kind of place, by FIN and by RST.
+
+    One photo is small, one no longer fits into memory.
     """
     async with running_scene(pace) as scene:
         await scene.healthy("storage")
@@ -262,7 +268,7 @@ async def _cut(port: int, data: bytes, *, reset: bool) -> None:
 
 
 def _held_open(scene: Scene) -> list[str]:
-    """Anonymous files and connections that the web process has open."""
+    """Return anonymous files and connections that the web process has open."""
     import psutil
 
     web = psutil.Process(scene.cluster.web.pid)
@@ -275,8 +281,9 @@ def _held_open(scene: Scene) -> list[str]:
 
 
 async def half_open(pace: Pace) -> Outcome:
-    """Peers that are gone without a word, right after they answered a ping: their
-    kernel takes what comes, nobody reads.
+    """Silence peers without a word, right after they answered a ping.
+
+    Their kernel takes what comes, no program reads.
     """
     async with running_scene(pace, workers=0, **CROWD) as scene, scene.cluster.services() as services:
         held = await hold(services, 10)
@@ -305,8 +312,9 @@ async def half_open(pace: Pace) -> Outcome:
 
 
 async def _oldest(scene: Scene, silent: Sequence[float], limit: float) -> float:
-    """How long the last of them was kept after it fell silent; ``silent``: when each
-    did, the last one first.
+    """Return how long the last of them was kept after it fell silent.
+
+    ``silent``: when each did, the last one first.
     """
     oldest = 0.0
     while (count := await _followers(scene)) and oldest < limit:
@@ -316,7 +324,7 @@ async def _oldest(scene: Scene, silent: Sequence[float], limit: float) -> float:
 
 
 async def stalled(pace: Pace) -> Outcome:
-    """Some of many clients stop reading while there is news for all."""
+    """Let some of many clients stop reading while there is news for all."""
     raise_file_limit()
     async with running_scene(pace, workers=0, **CROWD) as scene, scene.cluster.services() as services:
         held = await hold(services, 30)
@@ -359,7 +367,7 @@ async def stalled(pace: Pace) -> Outcome:
 
 
 async def _talk(services: Services, slow: Sequence[Held], quick: Sequence[Held]) -> None:
-    """Two transitions a turn for the ones, a word of progress for the others."""
+    """Make two transitions a turn for quick sessions, and progress for slow ones."""
     while True:
         for each in quick:
             await services.sessions.claims.requeue(each.claim, burnt=False, reason="benchmark")
@@ -373,9 +381,7 @@ async def _talk(services: Services, slow: Sequence[Held], quick: Sequence[Held])
 
 
 async def flooded(pace: Pace) -> Outcome:
-    """Clients that send as many pings as they can and read nothing of the answers,
-    while others are served.
-    """
+    """Send pings without end and read no answer, while other clients are served."""
     ping = b"\x89\xfd\0\0\0\0" + b"p" * 125
     async with running_scene(pace, workers=0, **CROWD) as scene:
         async with scene.cluster.services() as services:
@@ -412,7 +418,7 @@ async def flooded(pace: Pace) -> Outcome:
 
 
 def _flood(each: socket.socket, pings: bytes) -> int:
-    """Send until the other side has had enough, 64 MiB at most; how many bytes went.
+    """Send until the other side closes, 64 MiB at most; return the bytes sent.
 
     Blocks.
     """

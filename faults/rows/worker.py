@@ -1,6 +1,6 @@
-"""A worker dies, freezes or is told to stop, in every moment of a job.
+"""A worker dies, freezes or is stopped, in every moment of a job.
 
-Each session runs again or is told that it failed, and ends once.
+Each session runs again or fails with a reason, and ends once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ SESSIONS: Final = 8
 
 
 async def _running(scene: Scene, *, seconds: float, count: int = SESSIONS) -> list[str]:
-    """So many sessions that are being processed, each followed over one transport;
-    their ids.
-    """
+    """Make sessions that are being processed, each followed; return their ids."""
     made = await asyncio.gather(*(scene.clients.upload(seconds=seconds) for _ in range(count)))
     screens = [scene.clients.follow(*each) for each in made if each is not None]
     await scene.until(lambda: all(each.cursor >= 2 for each in screens))
@@ -36,7 +34,7 @@ def _starts(trail: Sequence[AuditEvent]) -> list[AuditEvent]:
 
 
 def _end(trail: Sequence[AuditEvent]) -> tuple[str, str | None]:
-    """Its last status and error code."""
+    """Return the last status and error code of a trail."""
     error = trail[-1].data.get("error") or {}
     return trail[-1].status.value, error.get("code")
 
@@ -53,7 +51,7 @@ def _good_ending(scene: Scene) -> None:
 
 
 async def killed(pace: Pace) -> Outcome:
-    """One of two workers is killed in the middle of its jobs."""
+    """Kill one of two workers in the middle of its jobs."""
     async with running_scene(pace, workers=2) as scene:
         one, other = scene.cluster.workers
         await freeze(scene.cluster, other)
@@ -79,7 +77,7 @@ async def killed(pace: Pace) -> Outcome:
 
 
 async def all_killed(pace: Pace) -> Outcome:
-    """Every worker is killed, and none comes back."""
+    """Kill every worker; none comes back."""
     deadline = 3 * pace.lease_seconds
     async with running_scene(pace, deadline_seconds=deadline) as scene:
         await _running(scene, seconds=60)
@@ -102,8 +100,9 @@ async def all_killed(pace: Pace) -> Outcome:
 
 
 async def killed_again(pace: Pace) -> Outcome:
-    """Every worker that takes the session is killed: it is given up after the last
-    attempt.
+    """Kill every worker that takes the session.
+
+    It is given up after the last attempt.
     """
     async with running_scene(pace) as scene:
         (session_id,) = await _running(scene, seconds=60, count=1)
@@ -127,8 +126,9 @@ async def killed_again(pace: Pace) -> Outcome:
 
 
 async def zombie(pace: Pace) -> Outcome:
-    """A worker is frozen until its leases have lapsed and another has taken over, and
-    then wakes up and goes on.
+    """Freeze a worker until its leases have lapsed and another has taken over.
+
+    Then it wakes up and goes on.
     """
     async with running_scene(pace) as scene:
         ids = await _running(scene, seconds=max(2.5, pace.lease_seconds / 2))
@@ -161,8 +161,9 @@ async def zombie(pace: Pace) -> Outcome:
 
 
 async def terminated(pace: Pace) -> Outcome:
-    """SIGTERM with short and long jobs: the short ones end, the long ones are handed
-    back without burning an attempt.
+    """Stop a worker (SIGTERM) with short and long jobs.
+
+    The short ones end, the long ones are handed back without burning an attempt.
     """
     drain = 2.0 if pace.slack > 1 else 5.0
     async with running_scene(pace, workers=2, drain_seconds=drain) as scene:
@@ -200,8 +201,9 @@ async def terminated(pace: Pace) -> Outcome:
 
 
 async def killed_before_its_claim(pace: Pace) -> Outcome:
-    """A worker has taken jobs out of the queue and dies before it has claimed their
-    sessions: it waits for the database's write lock, which somebody else holds.
+    """Kill a worker that took jobs out of the queue and has not claimed their sessions.
+
+    It waits for the database's write lock, which the row holds.
     """
     async with running_scene(pace) as scene, scene.cluster.services() as services:
         worker = scene.cluster.worker
@@ -229,8 +231,9 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
 
 
 async def delivered_five_times(pace: Pace) -> Outcome:
-    """The same jobs come five times each, to two workers at once, and once more after
-    they have ended.
+    """Deliver the same jobs five times each, to two workers at once.
+
+    They come once more after they have ended.
     """
     async with running_scene(pace, workers=2) as scene, scene.cluster.services() as services:
         for worker in scene.cluster.workers:
@@ -266,7 +269,7 @@ async def delivered_five_times(pace: Pace) -> Outcome:
 
 
 async def jobs_forgotten(pace: Pace) -> Outcome:
-    """Somebody empties the queue while sessions wait in it."""
+    """Empty the queue while sessions wait in it."""
     async with running_scene(pace) as scene:
         worker = scene.cluster.worker
         await freeze(scene.cluster, worker)
@@ -296,9 +299,7 @@ HARMS: Final = {
 
 
 async def processor_harms(pace: Pace) -> Outcome:
-    """Processors that crash, eat memory, spin or never return, beside others that
-    behave.
-    """
+    """Crash, eat memory, spin and hang in processors, beside others that behave."""
     deadline = 10 if pace.slack > 1 else 30
     async with running_scene(
         pace,

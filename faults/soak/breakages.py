@@ -18,12 +18,13 @@ from testkit.damage import frozen_valkey, full_disk, full_valkey, locked_sqlite,
 from testkit.programs import Program
 
 EXIT_SECONDS: Final = 15.0
-"""Longest exit after SIGTERM; 5 s are promised where nothing else needs the processor."""
+"""Longest exit after SIGTERM; 5 s are promised on an idle machine."""
 
 
 class Breakages:
-    """Each public method breaks one thing and mends it again; its name is the fault's,
-    and its return value is printed.
+    """Everything that can break: each public method breaks one thing and mends it.
+
+    Its name is the fault's, and its return value is printed.
     """
 
     def __init__(self, cluster: Cluster, network: Network, choice: random.Random, soak: Soak) -> None:
@@ -33,7 +34,7 @@ class Breakages:
         self._soak = soak
 
     def table(self) -> Mapping[str, Callable[[], Awaitable[str]]]:
-        """Every fault that this cluster can have."""
+        """Return every fault that this cluster can have, by name."""
         names = [name for name, method in vars(Breakages).items() if not name.startswith("_") and name != "table"]
         without = {"postgresql_restarted"} if self._cluster.postgres is None else {"sqlite_locked"}
         if os.geteuid() != 0:
@@ -63,7 +64,10 @@ class Breakages:
         return await self._stopped(self._choice.choice(self._cluster.workers))
 
     async def _stopped(self, program: Program) -> str:
-        """Raises FaultFailed unless it ends by itself, well and in time."""
+        """Stop a program and start it again.
+
+        Raises FaultFailed unless it ends by itself, well and in time.
+        """
         began = time.monotonic()
         try:
             status = await program.terminate()
@@ -79,8 +83,9 @@ class Breakages:
         return await self._frozen(self._choice.choice(self._cluster.webs), 3 * self._soak.scale)
 
     async def worker_frozen(self) -> str:
-        """For longer than its leases: it comes back as a zombie that holds nothing any
-        more.
+        """Freeze a worker for longer than its leases.
+
+        It comes back as a zombie that holds nothing any more.
         """
         return await self._frozen(self._choice.choice(self._cluster.workers), self._soak.lease_seconds + 2.5)
 
@@ -93,7 +98,7 @@ class Breakages:
         return f"{program.name} for {seconds:.1f} s"
 
     async def everything_killed(self) -> str:
-        """As when the power goes, and comes back."""
+        """Kill everything, as when the power goes, and start it again."""
         programs = [*self._cluster.webs, *self._cluster.workers]
         await asyncio.gather(*(program.kill() for program in programs), asyncio.to_thread(self._cluster.valkey.kill))
         await asyncio.to_thread(self._cluster.valkey.start)

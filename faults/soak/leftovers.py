@@ -1,4 +1,4 @@
-"""Whatever is left of a soak's sessions when all of them have expired."""
+"""The remains of a soak's sessions when all of them have expired."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
 
 
 async def leftovers(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: Sequence[AnyRecord]) -> list[Remains]:
-    """Wait until all sessions have expired; return whatever is left.
+    """Wait until all sessions have expired; return the remains.
 
     A photo whose upload was killed, and half a file of a killed writer, are cleaned up
     when they are an hour old: they are made older than that. No other file is excused.

@@ -1,4 +1,4 @@
-"""What a soak was asked to do."""
+"""The options of a soak."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Soak:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the product that are not its defaults."""
+        """Return the settings of the product that are not its defaults."""
         return {
             "upload_rate": "6000/minute",
             "sockets_per_address": 20000,
@@ -46,14 +46,16 @@ class Soak:
 
     @property
     def quiet_seconds(self) -> float:
-        """Time after the last deadline in which every client must have seen the end; a
-        client that was cut off waits for up to 30 s.
+        """Return how long after the last deadline every client must have seen the end.
+
+        A client that was cut off waits for up to 30 s.
         """
         return 10 + 20 * self.scale
 
     @property
     def scale(self) -> float:
-        """Factor of how long things stay broken: the shorter the time between two faults,
-        the shorter they are.
+        """Return the factor of how long things stay broken.
+
+        The shorter the time between two faults, the shorter they are.
         """
         return self.every / 12

@@ -84,8 +84,7 @@ def _database(cluster: Cluster) -> str:
 
 
 def stack_traces(cluster: Cluster, keep: Path | None) -> list[Trouble]:
-    """Return the stack traces in the logs of the product: none is expected, whatever
-    breaks.
+    """Return the stack traces in the logs of the product; none is expected.
 
     ``keep``: a folder to copy the logs to.
     """

@@ -1,5 +1,6 @@
-"""Every row of the fault matrix, scaled down: the same real processes as in ``python -m
-faults matrix``, hurt for seconds.
+"""Rows of the fault matrix, scaled down, as tests.
+
+The real processes are those of ``python -m faults matrix``, broken for seconds.
 """
 
 from __future__ import annotations

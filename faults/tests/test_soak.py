@@ -1,6 +1,4 @@
-"""The soak in small: a real cluster, broken in every way, keeps every promise, and the
-checker notices a sabotaged one.
-"""
+"""The soak in small: every promise is kept, and a sabotaged cluster is noticed."""
 
 from __future__ import annotations
 
@@ -100,7 +98,7 @@ def findings(out: str) -> dict[str, int]:
 
 @pytest.mark.timeout(SECONDS + 5)
 async def test_soak_keeps_promises_while_everything_breaks(tmp_path: Path) -> None:
-    """Nothing is lost, stuck, wrong or left over, and each kind of fault has happened."""
+    """Nothing is lost, stuck, wrong or left over; each kind of fault happened."""
     records = tmp_path / "soak.jsonl"
     status, out = await soak(f"{SMALL} --record {records}")
     assert status == 0, out
@@ -111,7 +109,7 @@ async def test_soak_keeps_promises_while_everything_breaks(tmp_path: Path) -> No
 
 
 async def sabotaged(folder: Path, sabotage: str, options: str) -> str:
-    """Run a soak whose cluster lacks a part; return what it printed."""
+    """Run a soak whose cluster lacks a part; return its output."""
     (folder / "sitecustomize.py").write_text(sabotage)
     status, out = await soak(f"{HASTY} {options}", "-c", SABOTAGED, f"{folder}:{ROOT}")
     assert status == 1, out

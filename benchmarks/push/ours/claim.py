@@ -1,8 +1,7 @@
-"""Takes up the sessions whose links stand in the file named: as a worker does, but
-nobody works on them.
+"""Claims the sessions whose links stand in the named file, and runs none of them.
 
-So that ten thousand clients that have nothing to hear follow sessions that run, not a
-queue of ten thousand.
+So ten thousand clients without news follow sessions that run, and not a queue of ten
+thousand.
 """
 
 import asyncio
