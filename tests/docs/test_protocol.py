@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import httpx
 import pytest
 from websockets.asyncio.client import connect
 
@@ -218,10 +219,22 @@ async def test_wscat_session_is_what_wscat_shows(reader: Reader) -> None:
         print(terminal.screen)
 
 
+async def processing(reader: Reader) -> None:
+    """Return when a worker has the session, as the page's snapshot shows it.
+
+    wscat takes longer to start than a worker to claim a session; this client does not.
+    """
+    session, ticket = reader.session["links"]["self"], reader.session["links"]["ws"].partition("?")[2]
+    async with asyncio.timeout(SECONDS), httpx.AsyncClient(base_url=reader.stack.url, trust_env=False) as http:
+        while (await http.get(f"{session}?{ticket}")).json()["status"] == "created":
+            await asyncio.sleep(0.01)
+
+
 async def test_wscat_session_is_what_any_client_sees(reader: Reader) -> None:
     """The same frames come to a client in Python."""
     address = re.search(r'"(ws://\S+)"', wscat_block())
     assert address
+    await processing(reader)
     async with connect(reader.filled_in(address[1]), proxy=None) as connection:
         await replay(wscat_block(), Library(connection))
 
