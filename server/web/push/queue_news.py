@@ -1,4 +1,4 @@
-"""Places in the queue, announced to the followers of sessions that wait for a worker."""
+"""Places in the queue, announced to the followers of waiting sessions."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ async def rows(web: Web) -> int:
 
 
 async def in_spite_of(call: Callable[[], Any], *, seconds: float = 20.0) -> Any:
-    """As a worker does it: again and again until the database takes it."""
+    """Retry as a worker does, until the database takes the call."""
     async with asyncio.timeout(seconds):
         while True:
             try:
@@ -70,7 +70,7 @@ async def in_spite_of(call: Callable[[], Any], *, seconds: float = 20.0) -> Any:
 
 
 async def ends_well(web: Web, photo: bytes) -> None:
-    """Nothing is wrong: a photo goes its whole way, on a socket."""
+    """Check that nothing is wrong: a photo goes its whole way, on a socket."""
     answer = await upload(web, photo)
     assert answer.status_code == 201, answer.text
     session = await web.database.reading.get(answer.json()["session_id"])
@@ -82,7 +82,7 @@ async def ends_well(web: Web, photo: bytes) -> None:
         assert client.story() == [1, 2, 3]
 
 
-# -- SQLite: somebody else holds the write lock ----------------------------------------
+# -- SQLite: another program holds the write lock --------------------------------------
 
 
 @contextlib.contextmanager
@@ -92,9 +92,10 @@ def locked(sqlite_url: str) -> Iterator[sqlite3.Connection]:
         yield other
 
 
-async def test_a_locked_sqlite_refuses_what_writes_in_time_and_serves_what_reads(
+async def test_locked_sqlite_refuses_writes_and_serves_reads(
     start_web: StartWeb, sqlite_url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another program holds the write lock: uploads get a 503, reads go on."""
     monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 1.0)
     web = await start_web(lease_seconds=1.0)
     session, token = await web.submit()
@@ -138,9 +139,10 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, st
         yield server, url
 
 
-async def test_a_postgres_that_is_restarted_at_once_costs_nobody_more_than_a_503(
+async def test_postgres_restart_costs_only_a_503(
     start_web: StartWeb, own_postgres: tuple[PostgresServer, str], photo: bytes
 ) -> None:
+    """The socket stays, the lease is granted again, and nothing is left behind."""
     server, url = own_postgres
     web = await start_web(database_url=url, lease_seconds=1.0)
     session, token = await web.submit()
@@ -165,9 +167,10 @@ async def test_a_postgres_that_is_restarted_at_once_costs_nobody_more_than_a_503
     await ends_well(web, photo)
 
 
-async def test_a_postgres_without_a_free_connection_is_unavailable_until_it_has_one(
+async def test_postgres_without_connections_is_a_503(
     start_web: StartWeb, own_postgres: tuple[PostgresServer, str], photo: bytes
 ) -> None:
+    """Until a connection is free, and everything works afterwards."""
     server, url = own_postgres
     web = await start_web(database_url=url)
     session, token = await web.submit()
@@ -205,7 +208,7 @@ async def test_a_postgres_without_a_free_connection_is_unavailable_until_it_has_
 
 
 def fill(folder: Path, *, but: int = 0) -> Path:
-    """Leave so many bytes, or a few less."""
+    """Fill the disk but for this many bytes, or a few less."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -216,9 +219,8 @@ def fill(folder: Path, *, but: int = 0) -> Path:
     return filler
 
 
-async def test_a_full_disk_under_the_photos_is_507_and_leaves_nothing(
-    start_web: StartWeb, small_disk: Path, photo: bytes
-) -> None:
+async def test_full_photo_disk_is_507(start_web: StartWeb, small_disk: Path, photo: bytes) -> None:
+    """A refused upload leaves no file and no row."""
     web = await start_web(data_dir=small_disk)
     filler = fill(small_disk, but=4096 if len(photo) > 4096 else 0)
     for _ in range(3):
@@ -231,12 +233,12 @@ async def test_a_full_disk_under_the_photos_is_507_and_leaves_nothing(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """With room for an SQLite database and its log."""
+    """Mount a disk with room for an SQLite database and its log."""
     with disk_of(tmp_path / "database-disk", "2m") as folder:
         yield folder
 
 
-async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
+async def test_full_sqlite_disk_is_507(
     config: MakeConfig,
     sqlite_url: str,
     disk: Path,
@@ -244,6 +246,7 @@ async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
     photo: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Reads go on, and a refused upload leaves nothing."""
     monkeypatch.setattr(timing, "SCRUB_SECONDS", 3600)  # emptying its log would make room
     shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
     settings = config(data_dir=tmp_path / "elsewhere", database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
@@ -272,9 +275,8 @@ async def test_a_full_disk_under_sqlite_is_507_and_leaves_nothing(
         await ends_well(web, photo)
 
 
-async def test_a_result_that_finds_the_disk_full_leaves_nothing_and_the_session_can_say_so(
-    start_web: StartWeb, small_disk: Path
-) -> None:
+async def test_result_without_disk_space_fails_the_session(start_web: StartWeb, small_disk: Path) -> None:
+    """No part of the result is left, and the session fails with ``storage_full``."""
     web = await start_web(data_dir=small_disk)
     session, token = await web.submit()
     claim = await web.begin(session)

@@ -23,7 +23,7 @@ async def services(config: MakeConfig) -> AsyncIterator[Services]:
 
 @pytest.fixture
 async def hub(services: Services) -> AsyncIterator[Hub]:
-    """A hub that is connected and will not sweep by itself for a minute."""
+    """Yield a hub that is connected and does not sweep by itself for a minute."""
     hub = make_hub(services)
     async with hub.running():
         await without_sweeps(hub)

@@ -25,7 +25,7 @@ MakeConfig = Callable[..., Config]
 
 
 class Page(Follower):
-    """A client of the hub that notes what it is told, in order."""
+    """A follower that records its frames, in order."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(session_id)
@@ -65,8 +65,9 @@ class Page(Follower):
 
 
 class HeldSubscriber(RedisSubscriber):
-    """The real one, but SUBSCRIBE leaves only when the test says so; and one can wait
-    until all that was sent is here.
+    """A subscriber whose SUBSCRIBE leaves only when the test says so.
+
+    A test can also wait until everything that was sent to it has arrived.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -92,7 +93,7 @@ class HeldSubscriber(RedisSubscriber):
             super()._reply(reply)
 
     async def settled(self) -> None:
-        """Everything that Redis had for this connection has been handed over."""
+        """Wait until everything that Redis had for this connection was handed over."""
         assert self._connection is not None
         word = b"settled %d" % next(self._numbers)
         self._pongs[word] = asyncio.get_running_loop().create_future()
@@ -148,7 +149,7 @@ async def move(services: Services, session: Session, event: Event) -> Moved:
 
 @contextlib.asynccontextmanager
 async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Services, Hub, list[Page]]]:
-    """A hub with followers, all joined."""
+    """Yield services, a hub and one joined follower for each session."""
     async with open_services(config) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
@@ -160,7 +161,7 @@ async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Ser
 
 
 async def step(services: Services, page: Page, event: Event) -> bool:
-    """One transition, committed and published; whether Redis took it."""
+    """Commit and publish one transition; return whether Redis took it."""
     session = await services.database.reading.get(page.session_id)
     assert session is not None
     moved = await move(services, session, event)

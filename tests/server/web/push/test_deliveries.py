@@ -1,6 +1,4 @@
-"""When a session's end first reached a client: noted on every way it can, once, in
-batches, and told in the history.
-"""
+"""The delivery log: when a session's end first reached a client, written once."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ async def finished(web: Web) -> tuple[Session, str]:
 
 
 async def written(web: Web, session: Session) -> Session:
-    """Its row, once somebody has noted that its end was delivered."""
+    """Return the session's row as soon as its delivery is written."""
     async with asyncio.timeout(5):
         while True:
             row = await web.database.reading.get(session.id)
@@ -70,7 +68,8 @@ WAYS = {"socket": by_socket, "stream": by_stream, "poll": by_poll}
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_who_follows_to_the_end_has_been_delivered_it(web: Web, way: str) -> None:
+async def test_followed_end_is_noted(web: Web, way: str) -> None:
+    """Over each transport the end counts as delivered when it is handed over."""
     session, token = await web.submit()
     claim = await web.begin(session)
     following = asyncio.create_task(WAYS[way](web, session, token))
@@ -85,15 +84,15 @@ async def test_who_follows_to_the_end_has_been_delivered_it(web: Web, way: str) 
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_who_comes_after_the_end_has_been_delivered_it_then(web: Web, way: str) -> None:
+async def test_end_is_noted_when_joining_later(web: Web, way: str) -> None:
+    """A snapshot that shows the end counts as its delivery."""
     session, token = await finished(web)
     await WAYS[way](web, session, token)
     await written(web, session)
 
 
-async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_held_end_is_noted_with_the_release(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end that arrives during the join is delivered with the release."""
     session, token = await web.submit()
     claim = await web.begin(session)
     look = web.services.sessions.reads.read
@@ -109,7 +108,8 @@ async def test_what_was_held_for_a_joiner_is_delivered_with_its_release(
     await written(web, session)
 
 
-async def test_who_is_cut_off_over_the_end_has_not_been_delivered_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_is_not_noted_when_cut(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose buffers are full is cut at the end, so it was not given it."""
     session, token = await web.submit()
     claim = await web.begin(session)
     async with web.follow(session.id, token) as client:
@@ -127,7 +127,8 @@ async def test_who_is_cut_off_over_the_end_has_not_been_delivered_it(web: Web, m
     assert row is not None and row.delivered_at is None
 
 
-async def test_what_only_the_sweep_told_is_delivered_too(config: MakeConfig, start_valkey: StartValkey) -> None:
+async def test_swept_end_is_noted(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """Without Redis the sweep brings the end, and it counts as delivered."""
     valkey = start_valkey()
     async with running_web(config(redis_url=valkey.url)) as web:
         session, token = await web.submit()
@@ -140,7 +141,8 @@ async def test_what_only_the_sweep_told_is_delivered_too(config: MakeConfig, sta
         await written(web, session)
 
 
-async def test_history_tells_when_and_does_not_count_as_delivery(web: Web) -> None:
+async def test_history_shows_the_delivery_but_is_none(web: Web) -> None:
+    """Reading the history does not deliver the end; afterwards it shows the time."""
     session, token = await finished(web)
     history = f"{path(session)}/history"
     for _ in range(2):
@@ -155,7 +157,8 @@ async def test_history_tells_when_and_does_not_count_as_delivery(web: Web) -> No
     )
 
 
-async def test_the_first_delivery_counts_in_whatever_process(start_web: StartWeb, database_url: str) -> None:
+async def test_first_delivery_counts_across_processes(start_web: StartWeb, database_url: str) -> None:
+    """A second process neither notes nor overwrites a delivered end."""
     one, other = await start_web(), await start_web()
     session, token = await finished(one)
     await by_socket(one, session, token)
@@ -167,9 +170,10 @@ async def test_the_first_delivery_counts_in_whatever_process(start_web: StartWeb
     assert (await written(one, session)).delivered_at == first
 
 
-async def test_ends_of_one_moment_are_written_down_together(
+async def test_simultaneous_ends_are_written_in_one_batch(
     start_web: StartWeb, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Twenty ends within BATCH_SECONDS cost one transaction."""
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.5)
     web = await start_web()
     batches: list[int] = []
@@ -190,7 +194,8 @@ async def test_ends_of_one_moment_are_written_down_together(
     await until(lambda: REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 20)
 
 
-async def test_nothing_is_said_of_a_session_that_has_not_ended(web: Web) -> None:
+async def test_running_session_has_no_delivery(web: Web) -> None:
+    """A note for a session that has not ended is dropped by the database."""
     session, _ = await web.submit()
     web.hub.deliveries.note(session.id)
     await until(lambda: not web.hub.deliveries._handed)
@@ -198,9 +203,8 @@ async def test_nothing_is_said_of_a_session_that_has_not_ended(web: Web) -> None
     assert row is not None and row.delivered_at is None
 
 
-async def test_a_stopping_process_writes_down_the_last_ones(
-    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stopping_process_writes_the_last_notes(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes that wait for their batch are written when the process stops."""
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 60.0)
     async with running_web(config()) as web:
         session, token = await finished(web)
@@ -211,7 +215,8 @@ async def test_a_stopping_process_writes_down_the_last_ones(
         assert row is not None and row.delivered_at is not None
 
 
-async def test_an_outage_of_the_database_only_delays_it(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_database_outage_only_delays_the_note(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note that could not be written is kept and written later."""
     session, _ = await finished(web)
     failed = asyncio.Event()
     with monkeypatch.context() as patch:
@@ -227,7 +232,8 @@ async def test_an_outage_of_the_database_only_delays_it(web: Web, monkeypatch: p
     await written(web, session)
 
 
-async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_before_an_outage_are_not_repeated(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three batches the second fails; the first is not written again."""
     monkeypatch.setattr(receipts, "BATCH", 2)
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.1)
     sessions = [(await finished(web))[0] for _ in range(5)]
@@ -251,7 +257,8 @@ async def test_what_was_written_down_before_an_outage_counts(web: Web, monkeypat
     assert REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 5
 
 
-async def test_memory_is_bounded_while_nothing_can_be_written(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_notes_are_dropped_above_the_limit(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is unavailable no more than MAX_WAITING notes are kept."""
     monkeypatch.setattr(receipts, "MAX_WAITING", 3)
     for n in range(10):
         web.hub.deliveries.note(f"none-{n}")

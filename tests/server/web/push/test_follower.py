@@ -26,12 +26,10 @@ def frame(seq: int, last: int) -> tuple[int, int, bytes]:
     progress=st.sets(st.integers(0, 19)),
 )
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_arrives_in_whatever_order_a_follower_never_repeats_skips_or_steps_back(
+def test_follower_never_repeats_skips_or_steps_back(
     snapshot: int, last: int, before: list[int], after: list[int], progress: set[int]
 ) -> None:
-    """News in any order, doubled and dropped; a hole is always reported, and nothing
-    else is.
-    """
+    """In any order, doubled or dropped: each hole is reported, and nothing else."""
     page = Page("id")
     page.snapshot(snapshot)
     for seq in before:
@@ -58,8 +56,8 @@ def test_whatever_arrives_in_whatever_order_a_follower_never_repeats_skips_or_st
 
 @given(order=st.permutations(range(2, 8)), snapshot=st.integers(1, 7))
 @settings(deadline=None)
-def test_whoever_fills_each_reported_hole_ends_whole(order: list[int], snapshot: int) -> None:
-    """As the hub does: after a hole everything missing is offered once more, in order."""
+def test_follower_is_whole_when_holes_are_filled(order: list[int], snapshot: int) -> None:
+    """As the hub does, everything missing is offered in order after each hole."""
     page = Page("id")
     page.snapshot(snapshot)
     page.resume(snapshot)
@@ -70,6 +68,7 @@ def test_whoever_fills_each_reported_hole_ends_whole(order: list[int], snapshot:
 
 
 def test_progress_of_an_older_transition_is_dropped() -> None:
+    """Progress counts only for the transition that the client was given last."""
     page = Page("id")
     page.resume(4)
     assert page.offer(PROGRESS, 3, encode({"progress": 0.9}))
@@ -77,7 +76,8 @@ def test_progress_of_an_older_transition_is_dropped() -> None:
     assert page.told == ["progress 0.1"]
 
 
-def test_of_the_progress_held_for_a_joiner_the_newest_is_kept() -> None:
+def test_newest_progress_is_held_for_a_joiner() -> None:
+    """Held progress is replaced by the next; only the newest is delivered."""
     page = Page("id")
     for step in range(1, 10):
         page.offer(PROGRESS, 2, encode({"progress": step / 10}))

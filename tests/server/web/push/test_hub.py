@@ -12,7 +12,7 @@ import pytest
 
 from server.adapters.database.changes import Moved
 from server.adapters.redis.subscriber import RedisSubscriber
-from server.domain.bus_message import gone_message, progress_message
+from server.domain.bus_message import EVENT, WAITING, bus_message, gone_message, progress_message
 from server.domain.session import Progress
 from server.services import Services
 from server.web.push import hub as hub_module
@@ -52,7 +52,7 @@ EVENTS: Final = {
 
 
 def interleavings(first: tuple[str, ...], second: list[str]) -> Iterator[list[str]]:
-    """Every order that keeps the order of each."""
+    """Yield every order of all steps that keeps the order of each list."""
     for places in itertools.combinations(range(len(first) + len(second)), len(second)):
         ours, theirs = iter(first), iter(second)
         yield [next(theirs) if at in places else next(ours) for at in range(len(first) + len(second))]
@@ -129,11 +129,12 @@ CASES = [
 @pytest.mark.parametrize(
     ("ending", "order"), [(e, o) for _, e, o in CASES], ids=[f"{m}, {e}: {'-'.join(o)}" for m, e, o in CASES]
 )
-async def test_a_client_that_joins_while_the_session_moves_has_the_whole_story(
+async def test_joiner_gets_every_event_once_in_any_order(
     hub: Hub, services: Services, ending: str, order: list[str]
 ) -> None:
-    """In every order of the joiner's five steps and of the commits and publishes: a
-    snapshot, then the rest, each once.
+    """In every order of the joiner's five steps and of the commits and publishes.
+
+    The client gets a snapshot, then the rest, each once.
     """
     events = EVENTS[ending][len({step.split()[1] for step in order})]
     last = len(events) + 1
@@ -149,7 +150,8 @@ async def test_a_client_that_joins_while_the_session_moves_has_the_whole_story(
             assert sum(str(word).startswith("end") for word in page.told) == 1, steps
 
 
-async def test_many_followers_of_a_session_get_the_same_story(hub: Hub, services: Services) -> None:
+async def test_followers_of_one_session_get_the_same_events(hub: Hub, services: Services) -> None:
+    """Fifty clients join while the session moves; each is whole from its snapshot."""
     session = await services.database.writing.insert(new_session())
     pages = [Page(session.id) for _ in range(50)]
     async with contextlib.AsyncExitStack() as stack:
@@ -165,7 +167,8 @@ async def test_many_followers_of_a_session_get_the_same_story(hub: Hub, services
     assert hub.followers == 0
 
 
-async def test_progress_reaches_followers_and_a_fenced_out_workers_does_not(hub: Hub, services: Services) -> None:
+async def test_progress_of_an_older_attempt_is_refused(hub: Hub, services: Services) -> None:
+    """Progress reaches followers, but not that of a worker which lost its lease."""
     session = await services.database.writing.insert(new_session())
     two = await move(services, session, Event.PROCESSING)
     page = Page(session.id)
@@ -185,7 +188,8 @@ async def test_progress_reaches_followers_and_a_fenced_out_workers_does_not(hub:
         assert held is not None and held.progress == 0.6
 
 
-async def test_a_message_that_is_none_of_ours_is_ignored(hub: Hub, services: Services) -> None:
+async def test_foreign_message_is_ignored(hub: Hub, services: Services) -> None:
+    """Garbage on a session's channel disturbs no follower."""
     session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
@@ -197,7 +201,8 @@ async def test_a_message_that_is_none_of_ours_is_ignored(hub: Hub, services: Ser
         await until(lambda: page.seqs == [1, 2])
 
 
-async def test_an_erasure_is_told_at_once_by_its_news(hub: Hub, services: Services) -> None:
+async def test_erasure_is_delivered_by_its_message(hub: Hub, services: Services) -> None:
+    """A follower gets the end of an erased session without a sweep."""
     session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
@@ -206,7 +211,8 @@ async def test_an_erasure_is_told_at_once_by_its_news(hub: Hub, services: Servic
         await until(lambda: page.told[-1] == "gone deleted")
 
 
-async def test_draining_spreads_the_return_of_the_clients(hub: Hub, services: Services) -> None:
+async def test_drain_spreads_the_return_of_clients(hub: Hub, services: Services) -> None:
+    """5,000 clients are asked to reconnect over 2.5 s, the first after RESTART_MS."""
     pages = [Page(new_session().id) for _ in range(5000)]
     for page in pages:
         hub.join(page, transport="test")
@@ -219,9 +225,10 @@ async def test_draining_spreads_the_return_of_the_clients(hub: Hub, services: Se
         hub.leave(page, transport="test")
 
 
-async def test_every_subscription_is_back_after_a_reconnect(
+async def test_subscriptions_are_restored_after_a_reconnect(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Every channel is subscribed once again when the connection was lost."""
     monkeypatch.setattr(RedisSubscriber, "BATCH", 7)
     valkey = start_valkey()
     async with followed(config(redis_url=valkey.url, sweep_seconds=60.0), sessions=50) as (services, hub, pages):
@@ -234,7 +241,7 @@ async def test_every_subscription_is_back_after_a_reconnect(
 
 
 class Broken(Page):
-    """A client whose transport raises."""
+    """A follower whose transport raises."""
 
     def event(self, frame: bytes) -> None:
         raise RuntimeError("no transport")
@@ -248,7 +255,8 @@ class Broken(Page):
         raise RuntimeError("no transport")
 
 
-async def test_a_client_that_cannot_be_told_keeps_nothing_from_the_others(hub: Hub, services: Services) -> None:
+async def test_failing_follower_does_not_affect_others(hub: Hub, services: Services) -> None:
+    """A follower that raises is asked to reconnect; the others get every frame."""
     session = await services.database.writing.insert(new_session())
     pages = [page(session.id) for page in (Broken, Page, Broken, Page, Broken)]
     whole = [page for page in pages if not isinstance(page, Broken)]
@@ -268,9 +276,8 @@ async def test_a_client_that_cannot_be_told_keeps_nothing_from_the_others(hub: H
         assert [page.told[-1] for page in whole] == ["gone deleted"] * 2
 
 
-async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
-    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failing_chore_is_retried_alone(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes and pings fail for a while; both go on afterwards."""
     monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.05)
     monkeypatch.setattr(hub_module, "FAILED_SECONDS", 0.05)
     async with followed(config(ping_seconds=0.05)) as (services, _, pages):
@@ -291,7 +298,8 @@ async def test_a_chore_that_fails_is_tried_again_and_takes_no_other_with_it(
         await until(lambda: pages[0].pings > pings, seconds=3)
 
 
-async def test_who_asks_for_a_new_snapshot_still_counts_as_a_follower(hub: Hub, services: Services) -> None:
+async def test_resyncing_follower_still_counts(hub: Hub, services: Services) -> None:
+    """A follower without a snapshot for now counts; one never admitted does not."""
     session = await services.database.writing.insert(new_session())
     page, stranger = Page(session.id), Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
@@ -304,10 +312,8 @@ async def test_who_asks_for_a_new_snapshot_still_counts_as_a_follower(hub: Hub, 
         hub.leave(stranger, transport="test")
 
 
-async def test_an_erasure_is_told_only_to_who_may_see_the_session(hub: Hub, services: Services) -> None:
-    """Who has just joined is told when let in: else a stranger would learn that there
-    was a session.
-    """
+async def test_erasure_is_delivered_only_when_admitted(hub: Hub, services: Services) -> None:
+    """A joiner gets an erasure with its release, so a stranger never learns of it."""
     session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with hub.following(page, transport="test"):
@@ -315,3 +321,29 @@ async def test_an_erasure_is_told_only_to_who_may_see_the_session(hub: Hub, serv
         assert page.told == []
         hub.release(page, session)  # it was read just before
         assert page.told == ["gone deleted"]
+
+
+async def test_prefix_tells_whether_a_session_waits(hub: Hub, services: Services) -> None:
+    """The hub reads the kind in the message's prefix, never the JSON behind it."""
+    session = await services.database.writing.insert(new_session())
+    page = Page(session.id)
+    async with contextlib.AsyncExitStack() as stack:
+        await join(hub, services, page, stack)
+        channel = hub.registry.channel(session.id)
+        for seq, kind, waits in ((2, EVENT, False), (3, WAITING, True), (4, EVENT, False)):
+            hub.receive(channel, bus_message(kind, seq, 1, b'{"seq":%d,"at":"2026-11-22T09:00:00.000Z"}' % seq))
+            assert (session.id in hub.queue_news._waiting) is waits
+        assert page.seqs == [1, 2, 3, 4]
+
+
+async def test_drain_follows_the_order_of_joining(hub: Hub) -> None:
+    """Later joiners are asked to reconnect later, so every run is the same."""
+    pages = [Page(session_id) for session_id in [new_session().id for _ in range(3)] for _ in range(20)]
+    for page in pages:
+        hub.join(page, transport="test")
+    hub.drain()
+    delays = [page.drained for page in pages]
+    assert None not in delays
+    assert delays == sorted(delays, key=lambda delay: delay or 0)
+    for page in pages:
+        hub.leave(page, transport="test")

@@ -18,6 +18,7 @@ from tests.server.web.push.kit import (
 
 
 async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:
+    """A follower is pinged again and again."""
     async with open_services(config(ping_seconds=0.05)) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
@@ -28,6 +29,7 @@ async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:
 
 
 async def test_pings_are_spread_over_the_period(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one turn of the wheel 2,000 followers are pinged once, 20 at a time."""
     pages = [Page(new_session().id) for _ in range(2000)]
     pinged: list[Page] = []
     monkeypatch.setattr(Page, "ping", lambda page, frame: pinged.append(page))

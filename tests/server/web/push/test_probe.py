@@ -20,9 +20,7 @@ from tryon.protocol.states import Event
 
 
 class DeafProxy:
-    """Stands before Redis; on demand it swallows what Redis says on the connections
-    that are open at that moment.
-    """
+    """A proxy before Redis that swallows the answers on open connections on demand."""
 
     def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
@@ -76,24 +74,20 @@ class DeafProxy:
                     await writer.drain()
 
     def cut_from_redis(self) -> None:
-        """The connections that are open stay so for the client; Redis knows nothing of
-        them any more.
-        """
+        """Close the connections to Redis and keep the clients' open."""
         for writer in self._redis:
             self._orphaned.add(writer)
             writer.close()
 
     def deafen(self) -> None:
+        """Swallow everything that Redis sends on the connections open now."""
         self._deaf = set(self._open)
 
 
-async def test_a_connection_that_is_up_but_deaf_is_found_out_and_replaced(
+async def test_deaf_connection_is_replaced(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No error, no close: only nothing comes any more.
-
-    The hub's probes to itself do not come back.
-    """
+    """No error and no close, but nothing comes any more: the probes do not return."""
     monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
@@ -110,12 +104,10 @@ async def test_a_connection_that_is_up_but_deaf_is_found_out_and_replaced(
                 await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=1)
 
 
-async def test_a_subscriber_that_redis_has_forgotten_connects_again(
+async def test_forgotten_connection_is_replaced(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a failover behind one address, or when a firewall has dropped an idle
-    connection: nobody says so.
-    """
+    """As after a failover behind one address, or when a firewall drops a connection."""
     monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
@@ -129,9 +121,10 @@ async def test_a_subscriber_that_redis_has_forgotten_connects_again(
             await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=1)
 
 
-async def test_a_frozen_redis_does_not_keep_news_from_the_clients(
+async def test_events_arrive_while_redis_is_frozen(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Followers get events from the database while Redis answers nothing."""
     monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 0.2)
     valkey = start_valkey()

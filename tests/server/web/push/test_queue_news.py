@@ -1,6 +1,4 @@
-"""The place in the queue, honestly: told everywhere the same, pushed when it changes,
-and refused when there is none left.
-"""
+"""Places in the queue: shown everywhere alike, pushed when they change, and limited."""
 
 from __future__ import annotations
 
@@ -29,14 +27,14 @@ SESSIONS: Final = "/api/tryon/sessions"
 
 @pytest.fixture
 async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> Web:
-    """Places are read and told every 20 ms."""
+    """Start a web process that reads and announces places every 20 ms."""
     monkeypatch.setattr(queue_places_module, "WAITING_SECONDS", 0.02)
     monkeypatch.setattr(queue_news_module, "WAITING_SECONDS", 0.02)
     return await start_web(worker_jobs=2)
 
 
 async def experience(web: Web, seconds: float = 4.0) -> None:
-    """One worker lives, and sessions usually run for so long."""
+    """Register one worker and the usual run time of sessions, in seconds."""
     await web.services.queue.note_worker("w1")
     await web.services.queue.note_run("mock", seconds)
 
@@ -53,14 +51,14 @@ async def waiting_at(web: Web, session: Session, token: str) -> tuple[int | None
 
 
 async def eventually(web: Web, session: Session, token: str, place: tuple[int | None, float | None]) -> None:
-    """Places are read afresh after WAITING_SECONDS."""
+    """Wait until a read shows this place; places are read every WAITING_SECONDS."""
     async with asyncio.timeout(5):
         while await waiting_at(web, session, token) != place:
             await asyncio.sleep(0.01)
 
 
 async def take(web: Web, session: Session) -> Any:
-    """As a worker does: the job leaves the queue, then the session is claimed."""
+    """Do as a worker does: take the job from the queue, then claim the session."""
     await web.services.queue.forget(session.id, session.attempt, session.enqueues)
     return await web.begin(session)
 
@@ -72,10 +70,11 @@ async def until_told(client: Client, position: int | None, eta: float | None) ->
             return frame
 
 
-# -- told ------------------------------------------------------------------------------
+# -- shown -----------------------------------------------------------------------------
 
 
-async def test_an_upload_is_told_its_place_at_once(web: Web, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_upload_is_answered_with_its_place(web: Web, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a process that has not read the queue lately."""
     monkeypatch.setattr(
         queue_places_module, "WAITING_SECONDS", 3600
     )  # also by a process that has not read the queue lately
@@ -90,7 +89,8 @@ async def test_an_upload_is_told_its_place_at_once(web: Web, photos: Path, monke
         assert await waiting_at(web, session, body["client_token"]) == place
 
 
-async def test_places_and_times_follow_from_the_queue_the_workers_and_their_experience(web: Web) -> None:
+async def test_place_follows_from_queue_and_workers(web: Web) -> None:
+    """Two workers' slots take two sessions a round; more workers shorten the time."""
     await experience(web)
     waiting = [await web.submit() for _ in range(5)]
     for (session, token), place in zip(
@@ -101,7 +101,8 @@ async def test_places_and_times_follow_from_the_queue_the_workers_and_their_expe
     await eventually(web, *waiting[4], (5, 8.0))
 
 
-async def test_without_a_worker_or_experience_nobody_pretends_to_know_the_time(web: Web) -> None:
+async def test_eta_is_unknown_without_workers_or_experience(web: Web) -> None:
+    """The expected time is null until a worker lives and a session has completed."""
     session, token = await web.submit()
     await eventually(web, session, token, (1, None))
     await web.services.queue.note_run("mock", 4.0)
@@ -111,7 +112,8 @@ async def test_without_a_worker_or_experience_nobody_pretends_to_know_the_time(w
     await eventually(web, session, token, (1, None))
 
 
-async def test_experience_is_made_by_sessions_that_complete(web: Web) -> None:
+async def test_run_time_comes_from_completed_sessions(web: Web) -> None:
+    """A completed session records how long it ran."""
     session, _ = await web.submit()
     assert await web.services.queue.run_seconds("mock") is None
     await web.complete(await take(web, session))
@@ -124,11 +126,13 @@ async def test_experience_is_made_by_sessions_that_complete(web: Web) -> None:
     ("position", "slots", "seconds"), [(1, 10, 3.0), (10, 10, 3.0), (11, 10, 6.0), (1, 0, None), (21, 10, 9.0)]
 )
 def test_expected_seconds(position: int, slots: int, seconds: float | None) -> None:
+    """Each full round before a session adds one run time."""
     assert expected_seconds(position, run_seconds=3.0, slots=slots) == seconds
     assert expected_seconds(position, run_seconds=None, slots=slots) is None
 
 
-async def test_the_place_is_gone_when_it_starts(web: Web) -> None:
+async def test_place_is_null_when_the_session_starts(web: Web) -> None:
+    """A running or ended session has no place."""
     await experience(web)
     session, token = await web.submit()
     await eventually(web, session, token, (1, 4.0))
@@ -138,14 +142,16 @@ async def test_the_place_is_gone_when_it_starts(web: Web) -> None:
     assert await waiting_at(web, session, token) == (None, None)
 
 
-async def test_who_is_handed_back_has_a_place_again(web: Web) -> None:
+async def test_requeued_session_has_a_place_again(web: Web) -> None:
+    """A session whose worker lost its lease waits again."""
     await experience(web)
     session, token = await web.submit()
     await web.services.sessions.claims.requeue(await take(web, session), burnt=True, reason="lease_lost")
     await eventually(web, session, token, (1, 4.0))
 
 
-async def test_a_list_tells_places_too(web: Web) -> None:
+async def test_list_shows_places(web: Web) -> None:
+    """An owner's list shows the same place as the session."""
     await experience(web)
     session, token = await web.submit()
     await eventually(web, session, token, (1, 4.0))
@@ -153,7 +159,8 @@ async def test_a_list_tells_places_too(web: Web) -> None:
     assert [(s["queue_position"], s["eta_seconds"]) for s in listed.json()["sessions"]] == [(1, 4.0)]
 
 
-async def test_a_deadline_is_always_there(web: Web) -> None:
+async def test_deadline_is_always_shown(web: Web) -> None:
+    """Waiting or running, the deadline lies between creation and expiry."""
     session, token = await web.submit()
     for act in (None, web.begin):
         if act is not None:
@@ -165,7 +172,8 @@ async def test_a_deadline_is_always_there(web: Web) -> None:
 # -- pushed ----------------------------------------------------------------------------
 
 
-async def test_a_change_of_place_is_pushed_to_a_socket(web: Web) -> None:
+async def test_place_is_pushed_to_a_socket(web: Web) -> None:
+    """Each move reaches the socket as progress, and never backwards."""
     await experience(web)
     first, _ = await web.submit()
     second, _ = await web.submit()
@@ -185,7 +193,8 @@ async def test_a_change_of_place_is_pushed_to_a_socket(web: Web) -> None:
     assert places == sorted(places, reverse=True)
 
 
-async def test_a_change_of_place_is_pushed_to_a_stream(web: Web) -> None:
+async def test_place_is_pushed_to_a_stream(web: Web) -> None:
+    """Each move reaches an event stream as progress."""
     await experience(web)
     first, _ = await web.submit()
     last, token = await web.submit()
@@ -201,7 +210,8 @@ async def test_a_change_of_place_is_pushed_to_a_stream(web: Web) -> None:
                 assert frame["type"] == "progress"
 
 
-async def test_a_change_of_place_is_news_for_a_poll_with_an_etag(web: Web) -> None:
+async def test_place_answers_a_poll_with_an_etag(web: Web) -> None:
+    """A move answers a long poll that knows the ETag of the old place."""
     await experience(web)
     first, _ = await web.submit()
     last, token = await web.submit()
@@ -218,7 +228,8 @@ async def test_a_change_of_place_is_news_for_a_poll_with_an_etag(web: Web) -> No
     assert (answer.status_code, answer.json()["queue_position"], answer.json()["seq"]) == (200, 1, 1)
 
 
-async def test_nobody_is_told_the_same_place_twice(web: Web) -> None:
+async def test_place_is_not_announced_twice(web: Web) -> None:
+    """A socket gets an unchanged place once."""
     await experience(web)
     session, token = await web.submit()
     await eventually(web, session, token, (1, 4.0))
@@ -230,7 +241,8 @@ async def test_nobody_is_told_the_same_place_twice(web: Web) -> None:
     assert client.types.count("progress") <= 1
 
 
-async def test_a_session_that_runs_is_told_nothing_of_the_queue(web: Web) -> None:
+async def test_running_session_gets_no_place(web: Web) -> None:
+    """Also while its job still stands in the queue."""
     await experience(web)
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
@@ -245,9 +257,10 @@ async def test_a_session_that_runs_is_told_nothing_of_the_queue(web: Web) -> Non
         assert "queue_position" not in client.frames[-1]
 
 
-async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
+async def test_place_is_encoded_once_for_all_followers(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Twenty followers of one session get the same bytes object."""
     session = await services.database.writing.insert(new_session())
     pages = [Page(session.id) for _ in range(20)]
     frames: list[bytes] = []
@@ -266,7 +279,7 @@ async def test_a_place_in_the_queue_is_written_once_for_all_who_wait_with_it(
 
 @contextlib.asynccontextmanager
 async def half_an_upload(web: Web) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Only the head of an upload of 5 MB; its body never comes."""
+    """Send the head of a 5 MB upload, and never its body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(
         b"POST /api/tryon/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
@@ -278,7 +291,8 @@ async def half_an_upload(web: Web) -> AsyncIterator[tuple[asyncio.StreamReader, 
         writer.close()
 
 
-async def test_a_full_queue_refuses_before_the_body_is_read(start_web: StartWeb) -> None:
+async def test_full_queue_refuses_before_the_body(start_web: StartWeb) -> None:
+    """The refusal comes after the head of the upload."""
     web = await start_web(queue_limit=2)
     for _ in range(2):
         await web.submit()
@@ -291,7 +305,8 @@ async def test_a_full_queue_refuses_before_the_body_is_read(start_web: StartWeb)
     assert (problem["code"], problem["retryable"]) == ("queue_full", True)
 
 
-async def test_room_for_one_more_is_room(start_web: StartWeb, photos: Path) -> None:
+async def test_queue_admits_up_to_its_limit(start_web: StartWeb, photos: Path) -> None:
+    """The last free place is given, and again when a worker has taken a session."""
     web = await start_web(queue_limit=2)
     image = (photos / "photo.webp").read_bytes()
     answers = [await web.client.post(SESSIONS, files={"image": image}) for _ in range(3)]
@@ -302,7 +317,8 @@ async def test_room_for_one_more_is_room(start_web: StartWeb, photos: Path) -> N
     assert (await web.client.post(SESSIONS, files={"image": image})).status_code == 201
 
 
-async def test_a_retry_needs_room_too(start_web: StartWeb) -> None:
+async def test_retry_is_refused_when_the_queue_is_full(start_web: StartWeb) -> None:
+    """A retry counts against the limit like an upload."""
     web = await start_web(queue_limit=1)
     session, token = await web.submit()
     await web.services.sessions.claims.fail(await take(web, session), "mock_failure")
@@ -311,9 +327,8 @@ async def test_a_retry_needs_room_too(start_web: StartWeb) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
 
 
-async def test_without_redis_the_database_knows_how_many_wait(
-    start_web: StartWeb, start_valkey: StartValkey, photos: Path
-) -> None:
+async def test_queue_limit_holds_without_redis(start_web: StartWeb, start_valkey: StartValkey, photos: Path) -> None:
+    """The database counts the waiting sessions while Redis is unavailable."""
     own = start_valkey()
     web = await start_web(queue_limit=2, redis_url=own.url)
     await web.submit()
@@ -324,7 +339,8 @@ async def test_without_redis_the_database_knows_how_many_wait(
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
 
 
-async def test_a_session_with_two_jobs_has_one_place_and_takes_one(start_web: StartWeb, photos: Path) -> None:
+async def test_session_with_two_jobs_takes_one_place(start_web: StartWeb, photos: Path) -> None:
+    """A second job of the same session does not fill the queue."""
     web = await start_web(queue_limit=2)
     session, _ = await web.submit()
     late = int(session.created_at.timestamp() * 1000) + 1

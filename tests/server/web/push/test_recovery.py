@@ -34,12 +34,8 @@ from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import Event, GoneReason
 
 
-async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sweep(
-    hub: Hub, services: Services
-) -> None:
-    """Redis is slow to confirm, so the joiner reads without; then news passes before
-    the subscription is there.
-    """
+async def test_sweep_covers_an_unconfirmed_subscription(hub: Hub, services: Services) -> None:
+    """Redis is slow to confirm; a message passes before the subscription is there."""
     session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     subscriber_of(hub).held = True
@@ -54,12 +50,10 @@ async def test_what_is_lost_before_an_unconfirmed_joiner_listens_comes_by_the_sw
         await until(lambda: page.seqs == [1, 2])
 
 
-async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
+async def test_second_hole_is_filled_while_catching_up(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The catch-up of one follower has read already when a second one, further behind,
-    finds a hole.
-    """
+    """One follower's read is done when another one, further behind, reports a hole."""
     session = await services.database.writing.insert(new_session())
     ahead, behind = Page(session.id), Page(session.id)
     gate, reading = asyncio.Event(), asyncio.Event()
@@ -86,7 +80,8 @@ async def test_a_hole_that_appears_while_another_is_filled_is_filled_too(
         await until(lambda: behind.seqs == [2, 3, 4], seconds=3)
 
 
-async def test_progress_of_an_unseen_transition_brings_that_transition(hub: Hub, services: Services) -> None:
+async def test_progress_of_an_unseen_transition_is_a_hole(hub: Hub, services: Services) -> None:
+    """The transition's message was lost; progress of it makes the hub read it."""
     session = await services.database.writing.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
@@ -97,7 +92,8 @@ async def test_progress_of_an_unseen_transition_brings_that_transition(hub: Hub,
         await until(lambda: page.seqs == [1, 2])
 
 
-async def test_an_erasure_whose_news_is_lost_is_told_by_the_next_sweep(config: MakeConfig) -> None:
+async def test_sweep_delivers_a_lost_erasure(config: MakeConfig) -> None:
+    """The tombstone ends the followers of that session and of no other."""
     async with open_services(config(sweep_seconds=0.2)) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
@@ -116,9 +112,8 @@ async def test_an_erasure_whose_news_is_lost_is_told_by_the_next_sweep(config: M
             assert unconcerned.told == ["snapshot 1"]
 
 
-async def test_news_goes_on_while_redis_is_gone_and_when_it_is_back(
-    config: MakeConfig, start_valkey: StartValkey
-) -> None:
+async def test_events_arrive_without_redis_and_after_its_return(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """The sweep brings events while Redis is down, messages when it is back."""
     valkey = start_valkey()
     async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
         await asyncio.gather(*(step(services, page, Event.PROCESSING) for page in pages))
@@ -133,12 +128,8 @@ async def test_news_goes_on_while_redis_is_gone_and_when_it_is_back(
         await until(lambda: all(page.seqs == [1, 2, 3, 4] for page in pages), seconds=1)
 
 
-async def test_what_was_published_while_the_connection_was_cut_comes_with_the_reconnect(
-    config: MakeConfig, start_valkey: StartValkey
-) -> None:
-    """Redis itself stays up: only the subscriber's connection is killed, and the news
-    falls into the gap.
-    """
+async def test_reconnect_sweeps_the_messages_it_missed(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """Only the subscriber's connection is killed; the messages fall into the gap."""
     valkey = start_valkey()
     async with followed(config(redis_url=valkey.url, sweep_seconds=60.0)) as (services, hub, pages):
         await without_sweeps(hub)
@@ -149,7 +140,8 @@ async def test_what_was_published_while_the_connection_was_cut_comes_with_the_re
         assert hub._subscriber.connections == connections + 1
 
 
-async def test_a_database_outage_only_delays_the_sweep(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_database_outage_only_delays_the_sweep(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep keeps its cursor and reads on when the database is back."""
     async with followed(config(sweep_seconds=0.1)) as (services, _, pages):
         news = services.database.feed.page
 
@@ -164,12 +156,8 @@ async def test_a_database_outage_only_delays_the_sweep(config: MakeConfig, monke
         await until(lambda: pages[0].seqs == [1, 2])
 
 
-async def test_what_no_news_told_is_found_by_the_look_at_every_session(
-    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither Redis nor the sweep tells: the process was cut off for longer than an
-    erasure is remembered.
-    """
+async def test_check_finds_changes_that_nothing_delivered(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was cut off from the database for longer than tombstones are kept."""
     monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(recovery_module, "CHECK_BATCH", 3)
     async with followed(config(sweep_seconds=60.0), sessions=8) as (services, hub, pages):
@@ -195,9 +183,8 @@ async def test_what_no_news_told_is_found_by_the_look_at_every_session(
         hub.leave(stranger, transport="test")
 
 
-async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
-    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_check_reports_an_old_session_as_expired(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a tombstone the age in the id decides between expiry and deletion."""
     monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.1)
     async with open_services(config(sweep_seconds=60.0, retention_seconds=1.0)) as services:
         hub = make_hub(services)
@@ -208,9 +195,8 @@ async def test_an_expired_session_that_no_news_told_of_is_said_to_have_expired(
             await until(lambda: "gone expired" in page.told, seconds=4)
 
 
-async def test_what_was_committed_before_the_first_sweep_knew_where_to_begin_is_told(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_first_sweep_checks_every_session(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event committed before the first cursor is delivered all the same."""
     cursor, gate = services.database.feed.cursor, asyncio.Event()
 
     async def late() -> Any:
@@ -228,9 +214,10 @@ async def test_what_was_committed_before_the_first_sweep_knew_where_to_begin_is_
         await until(lambda: page.seqs == [1, 2], seconds=3)
 
 
-async def test_an_erasure_costs_what_was_erased_not_who_is_connected(
+async def test_tombstone_lookup_does_not_hash_every_session(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With 500 followers, two tombstones cost two hashes at most."""
     pages = [Page(new_session().id) for _ in range(500)]
     for page in pages:
         hub.join(page, transport="test")

@@ -18,6 +18,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def ws(request: pytest.FixtureRequest) -> type[asyncio.Protocol]:
-    """The server's WebSocket protocol: our own, or uvicorn's that cannot detach."""
+    """Return the server's WebSocket protocol: our own, or uvicorn's."""
     protocol: type[asyncio.Protocol] = getattr(request, "param", Handshake)
     return protocol

@@ -19,9 +19,7 @@ WRONG = "wrong-" + "w" * 40
 
 
 async def refused(web: Web, session_id: str, token: str | None = None, query: str = "", **options: Any) -> Client:
-    """A client that was refused in the way a person can read: accepted, told why,
-    closed.
-    """
+    """Connect a client that is accepted, sent the reason and closed; return it."""
     async with web.follow(session_id, token, query, **options) as client:
         await client.rest()
     assert client.types == ["error", "bye"]
@@ -31,7 +29,7 @@ async def refused(web: Web, session_id: str, token: str | None = None, query: st
 
 
 def assert_denied(refusal: InvalidStatus, status: int, code: str) -> None:
-    """Refused before the handshake, and told why like any other request."""
+    """Check a refusal before the handshake: a problem like that of any request."""
     answer = refusal.response
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -41,7 +39,7 @@ def assert_denied(refusal: InvalidStatus, status: int, code: str) -> None:
 
 
 async def slow_read(web: Web, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Nobody is shown anything before the event is set."""
+    """Hold all reads of sessions until the event is set; return the event."""
     look, gate = web.services.sessions.reads.read, asyncio.Event()
 
     async def wait(*args: Any, **options: Any) -> Any:
@@ -60,14 +58,14 @@ class Raw:
         self.writer = writer
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame's opcode and payload."""
+        """Return the next frame's opcode and payload."""
         first, length = await self.reader.readexactly(2)
         if length == 126:
             length = int.from_bytes(await self.reader.readexactly(2), "big")
         return first & 0x0F, await self.reader.readexactly(length)
 
     async def until_closed(self) -> int:
-        """The code of the close frame; what comes before it does not matter."""
+        """Read up to the close frame and return its code."""
         async with asyncio.timeout(10):
             while True:
                 opcode, payload = await self.frame()
@@ -76,6 +74,7 @@ class Raw:
 
 
 def upgrade(session_id: str, token: str, headers: str = "") -> bytes:
+    """Return the head of a WebSocket's handshake."""
     return (
         f"GET /api/tryon/sessions/{session_id}/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Client-Token: {token}\r\n"
@@ -85,8 +84,9 @@ def upgrade(session_id: str, token: str, headers: str = "") -> bytes:
 
 @contextlib.asynccontextmanager
 async def raw(web: Web, session_id: str, token: str, early: bytes = b"", headers: str = "") -> AsyncIterator[Raw]:
-    """Connected; ``early`` is sent in one piece with the head, before anything was
-    answered.
+    """Connect and yield a raw client.
+
+    ``early`` is sent in one piece with the head, before anything was answered.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(upgrade(session_id, token, headers) + early)

@@ -31,8 +31,8 @@ def soft_limit() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def places(config: Config) -> int:
-    """So many are taken until it is full."""
+def opened(config: Config) -> int:
+    """Return how many connections are counted until the limits are full."""
     room, taken = ConnectionLimits(config), 0
     while not room.full:
         room.take(f"address {taken}")
@@ -40,19 +40,20 @@ def places(config: Config) -> int:
     return taken
 
 
-def test_a_process_takes_as_many_streams_as_it_is_told(config: Callable[..., Config]) -> None:
-    assert places(config(sockets_per_process=7)) == 7
+def test_process_opens_up_to_its_limit(config: Callable[..., Config]) -> None:
+    """TRYON_SOCKETS_PER_PROCESS is the limit when there are enough files."""
+    assert opened(config(sockets_per_process=7)) == 7
 
 
-def test_streams_leave_512_files_to_everything_else(
-    config: Callable[..., Config], soft_limit: Callable[[int], None]
-) -> None:
+def test_streams_leave_512_files_free(config: Callable[..., Config], soft_limit: Callable[[int], None]) -> None:
+    """The limit of open files lowers the limit of connections."""
     soft_limit(600)
-    assert places(config(sockets_per_process=20_000)) == 600 - 512
-    assert places(config(sockets_per_process=50)) == 50
+    assert opened(config(sockets_per_process=20_000)) == 600 - 512
+    assert opened(config(sockets_per_process=50)) == 50
 
 
-async def test_one_address_has_so_many_sockets(start_web: StartWeb) -> None:
+async def test_address_is_limited(start_web: StartWeb) -> None:
+    """The third socket of an address gets 4029; afterwards there is room again."""
     web = await start_web(sockets_per_address=2)
     session, token = await web.submit()
     async with web.follow(session.id, token) as one, web.follow(session.id, token) as two:
@@ -66,7 +67,8 @@ async def test_one_address_has_so_many_sockets(start_web: StartWeb) -> None:
         assert (await again.next())["type"] == "snapshot"
 
 
-async def test_one_session_has_so_many_sockets(start_web: StartWeb) -> None:
+async def test_session_is_limited(start_web: StartWeb) -> None:
+    """The third socket of a session gets 4029; other sessions are not affected."""
     web = await start_web(sockets_per_session=2)
     session, token = await web.submit()
     other, others_token = await web.submit()
@@ -79,7 +81,8 @@ async def test_one_session_has_so_many_sockets(start_web: StartWeb) -> None:
             assert (await unconcerned.next())["type"] == "snapshot"
 
 
-async def test_the_limit_of_a_session_holds_when_all_come_at_once(start_web: StartWeb) -> None:
+async def test_session_limit_holds_under_concurrency(start_web: StartWeb) -> None:
+    """Of twelve sockets that open at once three are admitted."""
     web = await start_web(sockets_per_session=3)
     session, token = await web.submit()
     async with contextlib.AsyncExitStack() as stack:
@@ -89,7 +92,8 @@ async def test_the_limit_of_a_session_holds_when_all_come_at_once(start_web: Sta
         assert first.count("error") == 9
 
 
-async def test_a_full_session_looks_like_any_other_to_a_stranger(start_web: StartWeb) -> None:
+async def test_full_session_is_not_found_for_strangers(start_web: StartWeb) -> None:
+    """A stranger gets 4504, so it does not learn that the session exists."""
     web = await start_web(sockets_per_session=1)
     session, token = await web.submit()
     async with web.follow(session.id, token) as owner:
@@ -98,7 +102,8 @@ async def test_a_full_session_looks_like_any_other_to_a_stranger(start_web: Star
         assert client.connection.close_code == 4504
 
 
-async def test_a_full_process_refuses_before_the_handshake(start_web: StartWeb) -> None:
+async def test_full_process_refuses_before_the_handshake(start_web: StartWeb) -> None:
+    """The refusal is a 503 with Retry-After."""
     web = await start_web(sockets_per_process=1)
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:

@@ -19,9 +19,10 @@ from tryon.protocol.errors import Unavailable
 BOTH_PATHS = True
 
 
-async def test_who_speaks_before_being_let_in_is_told_nothing(
+async def test_messages_before_the_snapshot_are_not_answered(
     web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A stranger that sends sync and ping gets the refusal and nothing else."""
     session, _ = await web.submit()
     look, gate = web.services.sessions.reads.read, asyncio.Event()
 
@@ -52,7 +53,8 @@ async def until_then(condition: Callable[[], bool], act: Callable[[], None]) -> 
     act()
 
 
-async def test_a_ping_is_answered_by_a_pong(web: Web) -> None:
+async def test_ping_is_answered_by_a_pong(web: Web) -> None:
+    """The pong holds the time."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -74,7 +76,8 @@ async def test_a_ping_is_answered_by_a_pong(web: Web) -> None:
         b"\x00\xff",
     ],
 )
-async def test_what_makes_no_sense_is_ignored(web: Web, message: str | bytes) -> None:
+async def test_unknown_message_is_ignored(web: Web, message: str | bytes) -> None:
+    """No message closes the connection or is answered."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -84,7 +87,8 @@ async def test_what_makes_no_sense_is_ignored(web: Web, message: str | bytes) ->
         assert client.types == ["snapshot", "pong"]
 
 
-async def test_a_sync_brings_a_new_snapshot_with_what_was_missed(web: Web) -> None:
+async def test_sync_brings_a_snapshot_with_missed_events(web: Web) -> None:
+    """The snapshot's ``missed`` holds the events after ``since``."""
     session, token = await web.submit()
     await web.begin(session)
     async with web.follow(session.id, token) as client:
@@ -96,6 +100,7 @@ async def test_a_sync_brings_a_new_snapshot_with_what_was_missed(web: Web) -> No
 
 
 async def test_one_sync_a_second_is_answered(web: Web) -> None:
+    """Of five syncs at once the first is answered."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -108,7 +113,8 @@ async def test_one_sync_a_second_is_answered(web: Web) -> None:
 
 
 @pytest.mark.parametrize("since", [-5, 10**9, 2**31, 2**63, 10**30])
-async def test_a_sync_with_an_absurd_seq_harms_nobody(web: Web, since: int) -> None:
+async def test_sync_accepts_any_seq(web: Web, since: int) -> None:
+    """A seq that is negative or larger than any is harmless."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -118,7 +124,8 @@ async def test_a_sync_with_an_absurd_seq_harms_nobody(web: Web, since: int) -> N
         await client.next("pong")
 
 
-async def test_a_sync_never_steps_back_while_events_flow(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sync_never_steps_back_while_events_flow(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No snapshot is older than an event sent before it, and no event is lost."""
     monkeypatch.setattr("server.web.transports.inbound.SYNC_SECONDS", 0.0)
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
@@ -152,7 +159,9 @@ async def test_a_sync_never_steps_back_while_events_flow(web: Web, monkeypatch: 
         assert client.types.count("snapshot") > 3
 
 
-async def test_a_sync_that_fails_is_told_to_come_again(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_sync_asks_to_reconnect(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected error closes the socket with 4001."""
+
     async def fail(*args: Any, **options: Any) -> Any:
         raise ValueError("a bug")
 
@@ -165,9 +174,8 @@ async def test_a_sync_that_fails_is_told_to_come_again(web: Web, monkeypatch: py
         assert client.frames[-1]["reason"] == "internal_error"
 
 
-async def test_a_sync_while_the_database_is_away_leaves_the_client_where_it_was(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sync_without_a_database_keeps_the_cursor(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client gets a ping, and the event that came during the read."""
     asked, read = asyncio.Event(), asyncio.Event()
 
     async def away(*args: Any, **options: Any) -> Any:

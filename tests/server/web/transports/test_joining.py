@@ -18,7 +18,8 @@ from tests.server.web.transports.kit import WRONG, refused, slow_read, upgrade
 BOTH_PATHS = True
 
 
-async def test_a_client_sees_the_session_from_its_snapshot_to_the_end(web: Web) -> None:
+async def test_client_follows_a_session_to_its_end(web: Web) -> None:
+    """Snapshot, event, progress, terminal event, bye: field by field."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         snapshot = await client.next()
@@ -55,7 +56,8 @@ async def test_a_client_sees_the_session_from_its_snapshot_to_the_end(web: Web) 
         assert await client.rest() == 1000
 
 
-async def test_a_failure_is_told_with_its_reason(web: Web) -> None:
+async def test_failure_is_delivered_with_its_error(web: Web) -> None:
+    """The failed event holds the error's code and whether it is retryable."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")  # else it may be read after the end, and the event is in it
@@ -71,7 +73,8 @@ async def test_a_failure_is_told_with_its_reason(web: Web) -> None:
 @pytest.mark.parametrize(
     ("query", "missed"), [("", []), ("?since=0", [1, 2, 3]), ("?since=1", [2, 3]), ("?since=3", [])]
 )
-async def test_joining_after_the_end_is_snapshot_bye_1000(web: Web, query: str, missed: list[int]) -> None:
+async def test_joining_after_the_end_gets_snapshot_and_bye(web: Web, query: str, missed: list[int]) -> None:
+    """``missed`` follows ``since``, and the socket is closed with 1000."""
     session, token = await web.submit()
     await web.complete(await web.begin(session))
     async with web.follow(session.id, token, query) as client:
@@ -82,7 +85,8 @@ async def test_joining_after_the_end_is_snapshot_bye_1000(web: Web, query: str, 
     assert all(event["type"] == "event" and event["session_id"] == session.id for event in client.frames[0]["missed"])
 
 
-async def test_since_brings_what_was_missed_in_order_and_then_the_news(web: Web) -> None:
+async def test_since_brings_missed_events_then_live_ones(web: Web) -> None:
+    """The snapshot's ``missed`` and the live events are one sequence."""
     session, token = await web.submit()
     claim = await web.begin(session)
     await web.services.sessions.claims.requeue(claim, burnt=False, reason="drained")
@@ -96,13 +100,15 @@ async def test_since_brings_what_was_missed_in_order_and_then_the_news(web: Web)
 
 
 @pytest.mark.parametrize("since", ["-1", "abc", "", "1e3", "9" * 30, "٣", "4294967296"])
-async def test_a_since_that_makes_no_sense_harms_nobody(web: Web, since: str) -> None:
+async def test_invalid_since_counts_as_zero(web: Web, since: str) -> None:
+    """Any text as ``since`` gets a snapshot."""
     session, token = await web.submit()
     async with web.follow(session.id, token, f"?since={since}") as client:
         assert (await client.next())["type"] == "snapshot"
 
 
-async def test_a_late_joiner_sees_the_progress_so_far(web: Web) -> None:
+async def test_late_joiner_sees_the_last_progress(web: Web) -> None:
+    """The snapshot shows the last reported progress and stage."""
     session, token = await web.submit()
     claim = await web.begin(session)
     async with web.follow(session.id, token) as early:
@@ -114,7 +120,8 @@ async def test_a_late_joiner_sees_the_progress_so_far(web: Web) -> None:
             assert (view["progress"], view["stage"]) == (0.8, "rendering")
 
 
-async def test_every_tab_sees_the_same_bytes(web: Web) -> None:
+async def test_all_sockets_get_the_same_events(web: Web) -> None:
+    """Five sockets of one session get equal events."""
     session, token = await web.submit()
     async with contextlib.AsyncExitStack() as stack:
         tabs = [await stack.enter_async_context(web.follow(session.id, token)) for _ in range(5)]
@@ -128,7 +135,8 @@ async def test_every_tab_sees_the_same_bytes(web: Web) -> None:
         assert all(each == events[0] for each in events)
 
 
-async def test_sessions_do_not_see_each_other(web: Web) -> None:
+async def test_socket_gets_no_other_session(web: Web) -> None:
+    """A socket gets only the frames of its own session."""
     (one, token), (other, _) = await web.submit(), await web.submit()
     async with web.follow(one.id, token) as client:
         await client.next("snapshot")
@@ -138,9 +146,8 @@ async def test_sessions_do_not_see_each_other(web: Web) -> None:
         assert {frame["session_id"] for frame in client.frames if "session_id" in frame} == {one.id}
 
 
-async def test_the_first_frame_is_the_snapshot_even_when_the_database_is_slow_and_pings_are_due(
-    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_snapshot_comes_before_pings(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings are due while the database is slow; the snapshot still comes first."""
     web = await start_web(ping_seconds=0.05)
     session, token = await web.submit()
     look, gate = web.services.sessions.reads.read, asyncio.Event()
@@ -163,9 +170,8 @@ async def test_the_first_frame_is_the_snapshot_even_when_the_database_is_slow_an
             assert (await client.next())["type"] == "snapshot"
 
 
-async def test_who_is_let_in_while_the_server_begins_to_stop_is_told_so(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_joiner_is_drained_when_the_server_stops(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server begins to stop while the client's session is read."""
     session, token = await web.submit()
     gate = await slow_read(web, monkeypatch)
 
@@ -182,9 +188,10 @@ async def test_who_is_let_in_while_the_server_begins_to_stop_is_told_so(
     await until(lambda: web.hub.followers == 0)
 
 
-async def test_who_goes_away_while_it_is_looked_up_leaves_nothing(
+async def test_client_lost_while_joining_leaves_nothing(
     web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither a follower nor a counted connection remains."""
     if ws is not Handshake:
         pytest.skip("there it is answered first")
     session, token = await web.submit()
@@ -207,9 +214,10 @@ async def test_who_goes_away_while_it_is_looked_up_leaves_nothing(
     assert taken.total() == 0
 
 
-async def test_a_failure_after_the_handshake_is_4001(
+async def test_error_after_the_handshake_is_4001(
     web: Web, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An unexpected error asks the client to reconnect, and nothing remains."""
     if ws is not Handshake:
         pytest.skip("there it is the server's own 1011")
 
@@ -224,14 +232,16 @@ async def test_a_failure_after_the_handshake_is_4001(
 
 
 @pytest.mark.parametrize("id", ["garbage", "x" * 2000, "019A0000-0000-7000-8000-000000000000"])
-async def test_what_cannot_be_an_id_is_not_followed(web: Web, monkeypatch: pytest.MonkeyPatch, id: str) -> None:
+async def test_invalid_id_is_not_followed(web: Web, monkeypatch: pytest.MonkeyPatch, id: str) -> None:
+    """It is refused like any unknown session, and no channel is subscribed."""
     joined: list[Any] = []
     monkeypatch.setattr("server.web.push.hub.Hub.join", lambda self, follower, **options: joined.append(follower))
     assert (await refused(web, id, WRONG)).connection.close_code == 4504
     assert joined == []
 
 
-async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
+async def test_client_that_disconnects_is_forgotten(web: Web) -> None:
+    """With a close frame or without, no follower remains."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -243,7 +253,8 @@ async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
     await until(lambda: web.hub.followers == 0)
 
 
-async def test_a_client_comes_back_to_another_server_and_misses_nothing(start_web: StartWeb) -> None:
+async def test_client_resumes_on_another_server(start_web: StartWeb) -> None:
+    """The second process goes on from the client's cursor."""
     first, second = await start_web(), await start_web()
     session, token = await first.submit()
     async with first.follow(session.id, token) as client:

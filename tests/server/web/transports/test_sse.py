@@ -26,9 +26,13 @@ class Stream:
         self.blocks: list[Block] = []
         self._blocks = blocks(response)
 
-    async def next(self) -> Block:
-        self.blocks.append(await anext(self._blocks))
-        return self.blocks[-1]
+    async def next(self, kind: str | None = None) -> Block:
+        """Return the next block, or the next whose frame is of this kind."""
+        while True:
+            block = await anext(self._blocks)
+            self.blocks.append(block)
+            if kind is None or (block.data is not None and block.frame["type"] == kind):
+                return block
 
     async def rest(self) -> list[Block]:
         with contextlib.suppress(StopAsyncIteration):
@@ -57,8 +61,9 @@ async def opened(
 
 
 async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
-    """A stream that has brought its snapshot and is read no more; the buffers on the
-    way to it are full.
+    """Open a stream and stop reading after its snapshot; return its socket.
+
+    The buffers on the way to it are full.
     """
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -78,18 +83,20 @@ async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
     return made
 
 
-async def test_who_does_not_read_is_dropped_and_keeps_nobody_waiting(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_reader_is_dropped_alone(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another client of the same session gets its events meanwhile."""
     monkeypatch.setattr("server.web.transports.sse.SEND_SECONDS", 0.3)
     session, token = await web.submit()
     with contextlib.closing(await not_reading(web, session, token)):
         async with opened(web, session, token) as stream:
             assert (await stream.next()).frame["type"] == "snapshot"
             await web.begin(session)
-            assert (await stream.next()).frame["seq"] == 2
+            assert (await stream.next("event")).frame["seq"] == 2
             await until(lambda: web.hub.followers_of(session.id) == 1)
 
 
-async def test_who_does_not_read_keeps_no_server_from_its_end(web: Web) -> None:
+async def test_slow_reader_does_not_delay_a_drain(web: Web) -> None:
+    """A client that does not read is cut soon after the server begins to stop."""
     session, token = await web.submit()
     with contextlib.closing(await not_reading(web, session, token)):
         assert web.hub.drain() == 1
@@ -102,7 +109,8 @@ async def finished(web: Web) -> tuple[Session, str]:
     return session, token
 
 
-async def test_headers_that_keep_proxies_from_holding_events_back(web: Web) -> None:
+async def test_headers_prevent_buffering_by_proxies(web: Web) -> None:
+    """No cache and no buffer may hold events back."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         headers = stream.response.headers
@@ -113,7 +121,8 @@ async def test_headers_that_keep_proxies_from_holding_events_back(web: Web) -> N
     assert headers["x-request-id"]
 
 
-async def test_the_first_block_is_a_snapshot_that_tells_how_to_come_back(web: Web) -> None:
+async def test_first_block_is_snapshot_with_retry(web: Web) -> None:
+    """It has the seq as id and the time after which a browser reconnects."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         first = await stream.next()
@@ -123,7 +132,8 @@ async def test_the_first_block_is_a_snapshot_that_tells_how_to_come_back(web: We
     assert int(first.retry) > 0
 
 
-async def test_only_snapshots_and_events_have_an_id_and_nothing_has_an_event_name(web: Web) -> None:
+async def test_only_snapshots_and_events_have_ids(web: Web) -> None:
+    """No block has an event name, so ``onmessage`` gets them all."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         await stream.next()
@@ -146,7 +156,8 @@ async def test_only_snapshots_and_events_have_an_id_and_nothing_has_an_event_nam
     assert (bye["code"], bye["reason"], bye["reconnect"]) == (1000, "completed", False)
 
 
-async def test_the_frames_are_those_of_the_socket(web: Web) -> None:
+async def test_frames_equal_those_of_a_socket(web: Web) -> None:
+    """Both transports bring the same frames."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream, web.follow(session.id, token) as socket:
         await stream.next()
@@ -158,15 +169,16 @@ async def test_the_frames_are_those_of_the_socket(web: Web) -> None:
         await stream.rest()
         await socket.rest()
 
-    def told(frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def comparable(frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for frame in frames:  # signed at its own moment
             frame.get("session", {}).pop("links", None)
         return [frame for frame in frames if frame["type"] != "progress"]
 
-    assert told(stream.frames) == told(socket.frames)
+    assert comparable(stream.frames) == comparable(socket.frames)
 
 
-async def test_last_event_id_brings_what_was_missed(web: Web) -> None:
+async def test_last_event_id_brings_missed_events(web: Web) -> None:
+    """The snapshot holds the events after that id."""
     session, token = await finished(web)
     async with opened(web, session, token, last_event_id="1") as stream:
         first = await stream.next()
@@ -175,13 +187,14 @@ async def test_last_event_id_brings_what_was_missed(web: Web) -> None:
 
 
 async def test_last_event_id_wins_over_since(web: Web) -> None:
-    """A browser comes back with the URL it was given at first."""
+    """A browser reconnects with the URL that it was given at first."""
     session, token = await finished(web)
     async with opened(web, session, token, "?since=0", last_event_id="2") as stream:
         assert [event["seq"] for event in (await stream.next()).frame["missed"]] == [3]
 
 
-async def test_since_counts_at_the_first_time(web: Web) -> None:
+async def test_since_counts_without_last_event_id(web: Web) -> None:
+    """The first connect has no Last-Event-ID."""
     session, token = await finished(web)
     async with opened(web, session, token, "?since=2") as stream:
         assert [event["seq"] for event in (await stream.next()).frame["missed"]] == [3]
@@ -190,7 +203,8 @@ async def test_since_counts_at_the_first_time(web: Web) -> None:
 
 
 @pytest.mark.parametrize("last_event_id", ["", "x", "-1", "1.0", "９"])
-async def test_a_last_event_id_that_is_none_of_ours_means_everything(web: Web, last_event_id: str) -> None:
+async def test_foreign_last_event_id_counts_as_zero(web: Web, last_event_id: str) -> None:
+    """Everything is missed then."""
     session, token = await finished(web)
     headers = {"Authorization": f"Bearer {token}", "Last-Event-ID": last_event_id.encode()}
     async with web.client.stream("GET", path(session), headers=headers) as response:  # type: ignore[arg-type]
@@ -199,7 +213,8 @@ async def test_a_last_event_id_that_is_none_of_ours_means_everything(web: Web, l
 
 
 @pytest.mark.parametrize("how", ["header", "since"])
-async def test_who_has_seen_the_end_gets_204_and_an_eventsource_stops(web: Web, how: str) -> None:
+async def test_reconnect_after_the_end_is_204(web: Web, how: str) -> None:
+    """204 makes an EventSource stop."""
     session, token = await finished(web)
     last_event_id = "3" if how == "header" else None
     async with opened(web, session, token, "?since=3" if how == "since" else "", last_event_id) as stream:
@@ -207,13 +222,15 @@ async def test_who_has_seen_the_end_gets_204_and_an_eventsource_stops(web: Web, 
         assert await stream.response.aread() == b""
 
 
-async def test_the_stream_ends_after_the_end(web: Web) -> None:
+async def test_stream_ends_after_the_terminal_event(web: Web) -> None:
+    """``bye`` is the last block."""
     session, token = await finished(web)
     answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
     assert [block.frame["type"] for block in parse_stream(answer.text)] == ["snapshot", "bye"]
 
 
-async def test_a_ticket_opens_a_stream_without_headers(web: Web) -> None:
+async def test_ticket_opens_a_stream(web: Web) -> None:
+    """The link of the session opens without any header."""
     session, token = await web.submit()
     own = await web.client.get(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
     async with web.client.stream("GET", own.json()["links"]["events"]) as response:
@@ -221,10 +238,11 @@ async def test_a_ticket_opens_a_stream_without_headers(web: Web) -> None:
         links = (await stream.next()).frame["session"]["links"]
         assert "ticket" not in links["ws"] + links["events"]
         await web.begin(session)
-        assert (await stream.next()).frame["seq"] == 2
+        assert (await stream.next("event")).frame["seq"] == 2  # after its place in the queue, perhaps
 
 
-async def test_refusals_that_are_for_good_are_problems(web: Web) -> None:
+async def test_final_refusal_is_a_problem(web: Web) -> None:
+    """An EventSource must not try again."""
     session, token = await web.submit()
     strange = {"Authorization": f"Bearer {token[::-1]}"}
     for headers, query, status, code in (
@@ -239,7 +257,8 @@ async def test_refusals_that_are_for_good_are_problems(web: Web) -> None:
     assert web.hub.followers == 0
 
 
-async def test_heartbeats_are_comments_for_proxies_and_pings_for_the_watchdog(start_web: StartWeb) -> None:
+async def test_ping_is_a_comment_and_a_frame(start_web: StartWeb) -> None:
+    """The comment keeps proxies, the frame the page's watchdog quiet."""
     web = await start_web(ping_seconds=0.1)
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
@@ -252,7 +271,8 @@ async def test_heartbeats_are_comments_for_proxies_and_pings_for_the_watchdog(st
             assert block.id is None
 
 
-async def test_erasing_ends_the_stream_for_good(web: Web) -> None:
+async def test_erasure_ends_the_stream(web: Web) -> None:
+    """``bye`` holds 4510, the reason, and not to reconnect."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         await stream.next()
@@ -261,7 +281,8 @@ async def test_erasing_ends_the_stream_for_good(web: Web) -> None:
     assert (bye["type"], bye["code"], bye["reason"], bye["reconnect"]) == ("bye", 4510, "deleted", False)
 
 
-async def test_a_stopping_server_says_when_to_come_back(web: Web) -> None:
+async def test_drain_says_when_to_reconnect(web: Web) -> None:
+    """A ``retry`` line and ``bye`` hold the same delay."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         await stream.next()
@@ -273,10 +294,7 @@ async def test_a_stopping_server_says_when_to_come_back(web: Web) -> None:
 
 
 def only_retry(answer: httpx.Response) -> int:
-    """What keeps an EventSource trying: 200, one retry line, nothing else.
-
-    Its milliseconds.
-    """
+    """Check that an answer keeps an EventSource trying; return its delay in ms."""
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     (block,) = parse_stream(answer.text)
@@ -285,7 +303,8 @@ def only_retry(answer: httpx.Response) -> int:
     return int(block.retry)
 
 
-async def test_a_server_that_is_stopping_takes_no_more_streams(web: Web) -> None:
+async def test_draining_server_accepts_no_streams(web: Web) -> None:
+    """The answer is a 200 with one ``retry`` line."""
     session, token = await web.submit()
     web.hub.drain()
     answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
@@ -293,9 +312,8 @@ async def test_a_server_that_is_stopping_takes_no_more_streams(web: Web) -> None
 
 
 @pytest.mark.parametrize("limit", ["sockets_per_process", "sockets_per_address", "sockets_per_session"])
-async def test_overload_is_a_retry_line_because_any_other_status_would_be_for_good(
-    start_web: StartWeb, limit: str
-) -> None:
+async def test_overload_is_a_retry_line(start_web: StartWeb, limit: str) -> None:
+    """Any other status would end the EventSource for good."""
     web = await start_web(**{limit: 1})
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
@@ -303,11 +321,12 @@ async def test_overload_is_a_retry_line_because_any_other_status_would_be_for_go
         answer = await web.client.get(path(session), headers={"Authorization": f"Bearer {token}"})
         assert only_retry(answer) >= 1000
     await until(lambda: web.hub.followers == 0)
-    async with opened(web, session, token) as stream:  # the place is free again
+    async with opened(web, session, token) as stream:  # there is room again
         assert (await stream.next()).frame["type"] == "snapshot"
 
 
-async def test_without_a_database_a_stream_comes_back_later(web: Web) -> None:
+async def test_database_outage_is_a_retry_line(web: Web) -> None:
+    """The stream is refused for now, not for good."""
     session, token = await web.submit()
     async with web.database.connections.engine.begin() as connection:
         await connection.execute(text("ALTER TABLE tryon_sessions RENAME TO away"))
@@ -316,7 +335,8 @@ async def test_without_a_database_a_stream_comes_back_later(web: Web) -> None:
     assert web.hub.followers == 0
 
 
-async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
+async def test_client_that_disconnects_is_forgotten(web: Web) -> None:
+    """No follower remains."""
     session, token = await web.submit()
     async with opened(web, session, token) as stream:
         await stream.next()
@@ -324,7 +344,8 @@ async def test_a_client_that_leaves_is_forgotten(web: Web) -> None:
     await until(lambda: web.hub.followers == 0)
 
 
-async def test_head_has_the_headers_and_follows_nobody(web: Web) -> None:
+async def test_head_answers_without_following(web: Web) -> None:
+    """HEAD answers with the headers and registers nothing."""
     session, token = await web.submit()
     answer = await web.client.head(path(session), headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")

@@ -1,6 +1,4 @@
-"""Four views of one event log: whatever the transport, the same story, no gap, no
-repeat, from any point on.
-"""
+"""All transports show the same event log: no gap, no repeat, from any point on."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ from testkit.running import StartWeb, Web, until
 
 
 class Play:
-    """A session, and the worker and the person who move it; each act is one transition
-    (or none).
+    """A session, and the worker and the client that move it.
+
+    Each act is one transition, or none.
     """
 
     def __init__(self, web: Web, session: Session, token: str) -> None:
@@ -63,8 +62,9 @@ Act = Callable[[Play], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Story:
-    """Acts, each with the steps that follow from it; the first step is there before all
-    acts.
+    """Acts, each with the steps that follow from it.
+
+    The first step is there before all acts.
     """
 
     acts: tuple[tuple[Act, tuple[Step, ...]], ...]
@@ -119,9 +119,7 @@ WITH_AN_END: Final = {name: story for name, story in STORIES.items() if GONE not
 
 
 class Reader:
-    """A client that reads on its own, as fast as it can, until the end or until it is
-    cut.
-    """
+    """A client that reads as fast as it can, until the end or until it is cut."""
 
     def __init__(self, web: Web, transport: str, session_id: str, token: str, since: int) -> None:
         self.transport = transport
@@ -135,17 +133,19 @@ class Reader:
                 self.steps.append(step)
 
     async def has(self, count: int) -> None:
+        """Wait for this many steps, or for the end of the stream."""
         await until(lambda: len(self.steps) >= count or self._task.done())
         if self._task.done():
             self._task.result()
 
     async def rest(self) -> list[Step]:
+        """Read to the end; return all steps."""
         async with asyncio.timeout(15):
             await self._task
         return self.steps
 
     async def cut(self) -> int:
-        """Drop the connection without a word; the cursor."""
+        """Drop the connection without a close; return the cursor."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -159,7 +159,8 @@ async def play(web: Web) -> Play:
 
 @pytest.mark.parametrize("name", STORIES)
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_the_story_is_told_as_it_happens(play: Play, transport: str, name: str) -> None:
+async def test_transport_delivers_every_step(play: Play, transport: str, name: str) -> None:
+    """Each step arrives before the next act."""
     reader = play.follow(transport)
     told = 1
     await reader.has(told)
@@ -171,7 +172,8 @@ async def test_the_story_is_told_as_it_happens(play: Play, transport: str, name:
 
 
 @pytest.mark.parametrize("name", STORIES)
-async def test_all_transports_together_tell_the_same_however_fast_it_goes(play: Play, name: str) -> None:
+async def test_transports_agree_at_full_speed(play: Play, name: str) -> None:
+    """Two readers of each transport follow without waiting for each other."""
     readers = [play.follow(transport) for transport in (*TRANSPORTS, *TRANSPORTS)]
     for reader in readers:
         await reader.has(1)
@@ -187,7 +189,8 @@ async def test_all_transports_together_tell_the_same_however_fast_it_goes(play: 
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_joining_at_every_moment_of_a_story_misses_nothing(play: Play, transport: str) -> None:
+async def test_joining_at_any_moment_misses_nothing(play: Play, transport: str) -> None:
+    """Clients join before, during and after each act."""
     story = STORIES["requeued"]
     readers = [play.follow(transport)]
     for act, _ in story.acts:
@@ -200,14 +203,16 @@ async def test_joining_at_every_moment_of_a_story_misses_nothing(play: Play, tra
 
 @pytest.mark.parametrize("name", WITH_AN_END)
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_who_joins_after_the_end_is_told_all_of_it(play: Play, transport: str, name: str) -> None:
+async def test_joining_after_the_end_gets_everything(play: Play, transport: str, name: str) -> None:
+    """The whole history is in the first answer."""
     for act, _ in STORIES[name].acts:
         await act(play)
     assert await play.follow(transport).rest() == STORIES[name].steps
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_any_seq_is_a_place_to_resume_from(play: Play, transport: str) -> None:
+async def test_client_resumes_from_any_seq(play: Play, transport: str) -> None:
+    """The client gets exactly the steps after its cursor."""
     story = STORIES["lost three times"]
     for act, _ in story.acts:
         await act(play)
@@ -216,7 +221,8 @@ async def test_any_seq_is_a_place_to_resume_from(play: Play, transport: str) -> 
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_client_that_is_cut_after_every_step_has_no_gap_and_no_repeat(play: Play, transport: str) -> None:
+async def test_client_cut_after_every_step_is_whole(play: Play, transport: str) -> None:
+    """It reconnects with its cursor each time."""
     story = STORIES["lost three times"]
     seen: list[Step] = []
     cursor = 0
@@ -232,7 +238,8 @@ async def test_a_client_that_is_cut_after_every_step_has_no_gap_and_no_repeat(pl
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_what_happens_while_a_client_is_away_waits_for_it(play: Play, transport: str) -> None:
+async def test_disconnected_client_catches_up(play: Play, transport: str) -> None:
+    """Everything that happened meanwhile is delivered after the reconnect."""
     reader = play.follow(transport)
     await reader.has(1)
     cursor = await reader.cut()
@@ -241,7 +248,8 @@ async def test_what_happens_while_a_client_is_away_waits_for_it(play: Play, tran
     assert await play.follow(transport, cursor).rest() == STORIES["requeued"].steps[1:]
 
 
-async def test_a_client_may_go_on_over_another_transport(play: Play) -> None:
+async def test_client_resumes_over_another_transport(play: Play) -> None:
+    """The cursor is the same for all transports."""
     story = STORIES["lost three times"]
     seen: list[Step] = []
     for n, (act, _) in enumerate(story.acts):
@@ -255,7 +263,8 @@ async def test_a_client_may_go_on_over_another_transport(play: Play) -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_cursor_from_the_future_is_no_reason_to_miss_the_end(play: Play, transport: str) -> None:
+async def test_cursor_beyond_the_end_still_gets_it(play: Play, transport: str) -> None:
+    """A cursor that is too large does not hide the terminal event."""
     await play.begin()
     reader = play.follow(transport, 2**40)
     if transport in ("ws", "sse"):
@@ -265,20 +274,23 @@ async def test_a_cursor_from_the_future_is_no_reason_to_miss_the_end(play: Play,
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_afterwards_nothing_is_left_to_follow(play: Play, transport: str) -> None:
+async def test_deleted_session_is_not_found(play: Play, transport: str) -> None:
+    """After the deletion every transport answers not found."""
     await play.delete()
     assert await play.follow(transport).rest() == [NOT_FOUND]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_somebody_elses_session_looks_like_no_session(play: Play, transport: str) -> None:
+async def test_foreign_session_is_not_found(play: Play, transport: str) -> None:
+    """A stranger's token gets the same answer as an unknown id."""
     _, other = await play.web.submit()
     reader = Reader(play.web, transport, play.id, other, 0)
     assert await reader.rest() == [NOT_FOUND]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_second_process_tells_the_same_story(play: Play, start_web: StartWeb, transport: str) -> None:
+async def test_second_process_delivers_the_same(play: Play, start_web: StartWeb, transport: str) -> None:
+    """The acts happen in one process, the client follows in another."""
     reader = Reader(await start_web(), transport, play.id, play.token, 0)
     await reader.has(1)
     for act, _ in STORIES["requeued"].acts:
@@ -287,7 +299,8 @@ async def test_a_second_process_tells_the_same_story(play: Play, start_web: Star
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_nobody_stays_registered_after_the_end(play: Play, transport: str) -> None:
+async def test_follower_is_removed_after_the_end(play: Play, transport: str) -> None:
+    """The hub forgets a client whose session has ended."""
     reader = play.follow(transport)
     await reader.has(1)
     for act, _ in STORIES["completed"].acts:
@@ -297,7 +310,8 @@ async def test_nobody_stays_registered_after_the_end(play: Play, transport: str)
 
 
 @pytest.mark.parametrize("transport", ["ws", "sse", "long-poll"])
-async def test_nobody_stays_registered_who_is_cut(play: Play, transport: str) -> None:
+async def test_follower_is_removed_when_cut(play: Play, transport: str) -> None:
+    """The hub forgets a client whose connection is lost."""
     reader = play.follow(transport, 0)
     await reader.has(1)
     await until(lambda: play.web.hub.followers_of(play.id) == 1)

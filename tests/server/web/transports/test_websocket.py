@@ -31,7 +31,8 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-async def test_the_bearer_subprotocol_opens_and_only_tryon_v1_is_echoed(web: Web) -> None:
+async def test_bearer_subprotocol_opens_a_socket(web: Web) -> None:
+    """Only ``tryon.v1`` is echoed, never the token."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         assert (await client.next())["type"] == "snapshot"
@@ -39,7 +40,8 @@ async def test_the_bearer_subprotocol_opens_and_only_tryon_v1_is_echoed(web: Web
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-Client-Token"])
-async def test_a_token_in_a_header_opens(web: Web, header: str) -> None:
+async def test_token_in_a_header_opens_a_socket(web: Web, header: str) -> None:
+    """Either header works, and no subprotocol is needed."""
     session, token = await web.submit()
     value = f"Bearer {token}" if header == "Authorization" else token
     async with web.follow(session.id, additional_headers={header: value}) as client:
@@ -47,7 +49,8 @@ async def test_a_token_in_a_header_opens(web: Web, header: str) -> None:
         assert client.connection.subprotocol is None
 
 
-async def test_the_link_of_the_session_opens_as_it_is(web: Web) -> None:
+async def test_link_of_the_session_opens_a_socket(web: Web) -> None:
+    """A ticket opens it, and begets no ticket."""
     session, token = await web.submit()
     answer = await web.client.get(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
     link = answer.json()["links"]["ws"]
@@ -59,7 +62,8 @@ async def test_the_link_of_the_session_opens_as_it_is(web: Web) -> None:
 
 
 @pytest.mark.parametrize("how", ["wrong", "none", "another session's owner", "unknown id", "no id at all"])
-async def test_whatever_is_wrong_with_id_or_owner_looks_the_same(web: Web, how: str) -> None:
+async def test_wrong_id_or_owner_is_4504(web: Web, how: str) -> None:
+    """Every reason gets the same frames."""
     session, token = await web.submit()
     _, another = await web.submit()
     client = await refused(
@@ -74,14 +78,16 @@ async def test_whatever_is_wrong_with_id_or_owner_looks_the_same(web: Web, how: 
 
 
 @pytest.mark.parametrize("token", ["short", "x" * 129, "x" * 22 + "!"])
-async def test_a_malformed_token_is_4501(web: Web, token: str) -> None:
+async def test_malformed_token_is_4501(web: Web, token: str) -> None:
+    """It says nothing about the session."""
     session, _ = await web.submit()
     client = await refused(web, session.id, additional_headers={"Authorization": f"Bearer {token}"})
     assert (client.frames[0]["code"], client.connection.close_code) == ("invalid_token", 4501)
 
 
 @pytest.mark.parametrize("how", ["expired", "forged", "of another session", "by another key", "garbage"])
-async def test_a_ticket_that_is_not_good_is_4501(web: Web, how: str) -> None:
+async def test_invalid_ticket_is_4501(web: Web, how: str) -> None:
+    """It says nothing about the session."""
     session, _ = await web.submit()
     now = int(web.database.clock.now())
     signer = web.services.signer
@@ -96,7 +102,8 @@ async def test_a_ticket_that_is_not_good_is_4501(web: Web, how: str) -> None:
     assert (client.frames[0]["code"], client.connection.close_code) == ("invalid_ticket", 4501)
 
 
-async def test_an_open_socket_outlives_its_ticket(start_web: StartWeb) -> None:
+async def test_socket_outlives_its_ticket(start_web: StartWeb) -> None:
+    """The ticket is needed to open the socket only."""
     web = await start_web(ticket_seconds=1)
     session, _ = await web.submit()
     expires = int(web.database.clock.now()) + 1
@@ -110,7 +117,8 @@ async def test_an_open_socket_outlives_its_ticket(start_web: StartWeb) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost.evil.example", "null", "http://[", ""])
-async def test_a_foreign_origin_is_refused_before_the_handshake(web: Web, origin: str) -> None:
+async def test_foreign_origin_is_refused(web: Web, origin: str) -> None:
+    """The refusal comes before the handshake."""
     session, token = await web.submit()
     with pytest.raises(InvalidStatus) as refusal:
         async with web.follow(session.id, token, additional_headers={"Origin": origin}):
@@ -119,14 +127,17 @@ async def test_a_foreign_origin_is_refused_before_the_handshake(web: Web, origin
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/tryon/sessions", "/api/tryon/sessions/x/y/ws"])
-async def test_a_socket_where_there_is_none_is_404(web: Web, path: str) -> None:
+async def test_unknown_path_is_404(web: Web, path: str) -> None:
+    """The refusal comes before the handshake."""
     with pytest.raises(InvalidStatus) as refusal:
         async with connect(f"ws://127.0.0.1:{web.port}{path}", proxy=None):
             pass
     assert_denied(refusal.value, 404, "not_found")
 
 
-async def test_a_failure_before_the_handshake_is_500(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_error_before_the_handshake_is_500(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is a problem, without the error's text."""
+
     def fail(*args: Any) -> bool:
         raise ValueError("a bug")
 
@@ -137,7 +148,8 @@ async def test_a_failure_before_the_handshake_is_500(web: Web, monkeypatch: pyte
     assert_denied(refusal.value, 500, "internal_error")
 
 
-async def test_a_handshake_has_its_request_id(web: Web) -> None:
+async def test_handshake_echoes_the_request_id(web: Web) -> None:
+    """The client's own id comes back."""
     session, token = await web.submit()
     async with web.follow(session.id, token, additional_headers={"X-Request-ID": "mine-1"}) as client:
         assert client.connection.response is not None
@@ -145,14 +157,15 @@ async def test_a_handshake_has_its_request_id(web: Web) -> None:
 
 
 class Plain(WebSocketsSansIOProtocol):
-    """A server that offers no ASGI extension at all; they are optional."""
+    """A server's protocol that offers no ASGI extension; all are optional."""
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         del self.scope["extensions"]
 
 
-async def test_a_server_without_extensions_will_do(config: Callable[..., Config]) -> None:
+async def test_server_without_extensions_serves_sockets(config: Callable[..., Config]) -> None:
+    """Sockets go over plain ASGI, and refusals are bare."""
     async with running_web(config(), ws=Plain) as web:
         session, token = await web.submit()
         async with web.follow(session.id, token) as client:
@@ -163,7 +176,8 @@ async def test_a_server_without_extensions_will_do(config: Callable[..., Config]
         assert refusal.value.response.status_code == 403
 
 
-async def test_localhost_the_same_origin_and_no_origin_may_connect(web: Web) -> None:
+async def test_own_and_local_origins_may_connect(web: Web) -> None:
+    """Localhost, the same origin and no origin at all."""
     session, token = await web.submit()
     for origin in (
         "http://localhost:5173",
@@ -177,7 +191,8 @@ async def test_localhost_the_same_origin_and_no_origin_may_connect(web: Web) -> 
             assert (await client.next())["type"] == "snapshot"
 
 
-async def test_configured_origins_replace_the_localhost_rule(start_web: StartWeb) -> None:
+async def test_configured_origins_replace_localhost(start_web: StartWeb) -> None:
+    """Only the configured and the same origin may connect then."""
     web = await start_web(origins=("https://shop.example",))
     session, token = await web.submit()
     for origin in ("https://shop.example", f"http://127.0.0.1:{web.port}"):
@@ -189,7 +204,8 @@ async def test_configured_origins_replace_the_localhost_rule(start_web: StartWeb
 
 
 @pytest.mark.parametrize("reason", GoneReason)
-async def test_an_erasure_is_told_with_its_reason(web: Web, reason: GoneReason) -> None:
+async def test_erasure_closes_with_its_reason(web: Web, reason: GoneReason) -> None:
+    """The socket is closed with 4510, and a reconnect is refused."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -207,9 +223,8 @@ async def test_an_erasure_is_told_with_its_reason(web: Web, reason: GoneReason) 
     assert (await refused(web, session.id, token)).connection.close_code == 4504
 
 
-async def test_a_stopping_server_tells_every_socket_when_to_come_back(
-    stack: StartStack, redis_url: str, config: Callable[..., Config]
-) -> None:
+async def test_drain_spreads_reconnects(stack: StartStack, redis_url: str, config: Callable[..., Config]) -> None:
+    """Each socket is closed with 4000 and its own delay."""
     settings = config()
     env: dict[str, Any] = {
         "TRYON_REDIS_URL": redis_url,

@@ -1,4 +1,4 @@
-"""A WebSocket byte by byte: early frames, floods, pings, and clients that do not read."""
+"""A WebSocket byte by byte: early frames, floods, pings and slow readers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from tests.server.web.transports.test_ws_frames import masked
 BOTH_PATHS = True
 
 
-async def test_pings_come_every_period(start_web: StartWeb) -> None:
+async def test_ping_is_sent_every_period(start_web: StartWeb) -> None:
+    """The page's watchdog can rely on ``ping_seconds``."""
     web = await start_web(ping_seconds=0.1)
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
@@ -33,9 +34,10 @@ async def test_pings_come_every_period(start_web: StartWeb) -> None:
         assert client.types == ["snapshot", "ping", "ping", "ping"]
 
 
-async def test_who_answers_no_ping_is_let_go_before_the_next_one(
+async def test_silent_client_is_closed_before_the_next_ping(
     start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is closed with 4003, and a client that answers is kept."""
     if ws is not Handshake:
         pytest.skip("there uvicorn pings, every 20 s")
     pinged: Counter[WireSocket] = Counter()
@@ -67,7 +69,8 @@ async def test_who_answers_no_ping_is_let_go_before_the_next_one(
         assert await silent.until_closed() == 4003
 
 
-async def test_a_frame_over_4_kib_is_1009(web: Web) -> None:
+async def test_frame_over_4_kib_is_1009(web: Web) -> None:
+    """The limit of a message is 4096 bytes."""
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
@@ -76,8 +79,8 @@ async def test_a_frame_over_4_kib_is_1009(web: Web) -> None:
     await until(lambda: web.hub.followers == 0)
 
 
-async def test_what_came_before_the_answer_is_not_lost(web: Web, ws: type[asyncio.Protocol]) -> None:
-    """Frames without waiting for the 101, the last one cut anywhere."""
+async def test_frames_before_the_answer_are_kept(web: Web, ws: type[asyncio.Protocol]) -> None:
+    """Frames are sent without waiting for the 101, the last one cut anywhere."""
     if ws is not Handshake:
         pytest.skip("uvicorn's own drops them")
     session, token = await web.submit()
@@ -100,9 +103,10 @@ async def test_what_came_before_the_answer_is_not_lost(web: Web, ws: type[asynci
     [masked(PONG), masked(PING), masked(TEXT, b"", final=False) + masked(CONTINUATION, final=False) * 20_000],
     ids=["pongs", "pings", "fragments"],
 )
-async def test_a_flood_of_empty_frames_is_misuse(
+async def test_flood_of_empty_frames_is_misuse(
     web: Web, ws: type[asyncio.Protocol], flood: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The flood is cut after a bounded number of parsed frames."""
     if ws is not Handshake:
         pytest.skip("only a detached socket sees what is no message")
     session, token = await web.submit()
@@ -127,9 +131,10 @@ async def test_a_flood_of_empty_frames_is_misuse(
     assert parsed < 2 * MAX_FRAMES + MAX_AFTER_CLOSE_BYTES // 6
 
 
-async def test_answering_our_pings_is_no_misuse(
+async def test_pongs_to_our_pings_do_not_count(
     start_web: StartWeb, ws: type[asyncio.Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only pongs that answer nothing count as messages."""
     if ws is not Handshake:
         pytest.skip("the other path answers pings before we see them")
     monkeypatch.setattr("server.web.transports.inbound.INBOUND_LIMIT", 3)
@@ -147,7 +152,8 @@ async def test_answering_our_pings_is_no_misuse(
         assert await client.until_closed() == 4500
 
 
-async def test_what_was_on_its_way_when_we_closed_does_no_harm(web: Web) -> None:
+async def test_frames_after_our_close_are_ignored(web: Web) -> None:
+    """The connection ends as soon as the client answers the close frame."""
     session, token = await web.submit()
     claim = await web.begin(session)
     async with raw(web, session.id, token) as client:
@@ -159,9 +165,8 @@ async def test_what_was_on_its_way_when_we_closed_does_no_harm(web: Web) -> None
             assert await client.reader.read() == b""
 
 
-async def test_a_reader_that_never_reads_stops_nobody_else_and_is_dropped(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_reader_is_dropped_alone(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another client of the same session gets every frame meanwhile."""
     monkeypatch.setattr("server.web.transports.asgi_socket.SEND_SECONDS", 0.3)
     session, token = await web.submit()
     claim = await web.begin(session)

@@ -1,6 +1,4 @@
-"""The parser of WebSocket frames by itself: strict, and the same however the bytes
-arrive.
-"""
+"""The parser of WebSocket frames: strict, and the same in any pieces."""
 
 from __future__ import annotations
 
@@ -24,6 +22,7 @@ from server.web.transports.ws_frames import (
     TEXT,
     FrameError,
     Inbound,
+    assemble,
     check_close,
     check_text,
     close_frame,
@@ -36,7 +35,7 @@ KEY = b"\x01\x80\xff\x00"
 
 
 def masked(opcode: int, payload: bytes = b"", *, final: bool = True, key: bytes = KEY) -> bytes:
-    """A client's frame, lengths in their shortest form."""
+    """Return a client's frame, lengths in their shortest form."""
     length = len(payload)
     if length < 126:
         size = bytes((0x80 | length,))
@@ -49,7 +48,7 @@ def masked(opcode: int, payload: bytes = b"", *, final: bool = True, key: bytes 
 
 
 def parse_all(pieces: list[bytes]) -> list[Inbound]:
-    """As a connection does: what is left over stands before the next piece."""
+    """Parse pieces as a connection does: the rest stands before the next piece."""
     frames, rest = [], b""
     for piece in pieces:
         rest += piece
@@ -73,7 +72,8 @@ STORY = [
 ]
 
 
-def test_a_story_reads_the_same_at_every_split() -> None:
+def test_frames_parse_alike_at_every_split() -> None:
+    """One conversation, cut at every byte."""
     data = b"".join(masked(opcode, payload, final=final) for opcode, payload, final in STORY)
     expected = [Inbound(opcode, final, payload) for opcode, payload, final in STORY]
     for at in range(len(data) + 1):
@@ -92,9 +92,8 @@ FRAMES = st.lists(
 
 
 @given(FRAMES, st.binary(min_size=4, max_size=4), st.lists(st.integers(0, 5000), max_size=8))
-def test_any_frames_read_the_same_in_any_pieces(
-    frames: list[tuple[int, bytes, bool]], key: bytes, cuts: list[int]
-) -> None:
+def test_any_frames_parse_in_any_pieces(frames: list[tuple[int, bytes, bool]], key: bytes, cuts: list[int]) -> None:
+    """Any frames, cut anywhere."""
     data = b"".join(masked(opcode, payload, final=final, key=key) for opcode, payload, final in frames)
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     pieces = [data[a:b] for a, b in itertools.pairwise(edges)]
@@ -102,7 +101,8 @@ def test_any_frames_read_the_same_in_any_pieces(
 
 
 @given(st.binary(max_size=600))
-def test_no_bytes_raise_anything_but_a_frame_error(data: bytes) -> None:
+def test_any_bytes_raise_only_frame_errors(data: bytes) -> None:
+    """Whatever a client sends is parsed or a FrameError."""
     with contextlib.suppress(FrameError):
         frames, rest = parse_frames(data)
         assert len(frames) <= MAX_FRAMES
@@ -110,7 +110,9 @@ def test_no_bytes_raise_anything_but_a_frame_error(data: bytes) -> None:
 
 
 @given(st.binary(max_size=600), st.integers(0, 600))
-def test_an_error_is_an_error_in_any_pieces(data: bytes, at: int) -> None:
+def test_errors_do_not_depend_on_pieces(data: bytes, at: int) -> None:
+    """Wrong bytes are wrong, however they arrive."""
+
     def verdict(pieces: list[bytes]) -> int | None:
         rest = b""
         try:
@@ -124,7 +126,8 @@ def test_an_error_is_an_error_in_any_pieces(data: bytes, at: int) -> None:
     assert verdict([data]) == verdict([data[:at], data[at:]])
 
 
-def test_so_many_frames_are_read_at_once() -> None:
+def test_parsing_stops_after_max_frames() -> None:
+    """The rest is returned unparsed."""
     data = masked(PING) * (MAX_FRAMES + 5)
     frames, rest = parse_frames(data)
     assert len(frames) == MAX_FRAMES
@@ -146,30 +149,35 @@ def test_so_many_frames_are_read_at_once() -> None:
         (b"\x81\xff", 1009),  # in eight bytes; whatever they are
     ],
 )
-def test_a_wrong_header_is_refused_before_its_payload(data: bytes, close_code: int) -> None:
+def test_wrong_header_is_refused_at_once(data: bytes, close_code: int) -> None:
+    """The payload is not awaited."""
     with pytest.raises(FrameError) as error:
         parse_frames(data)
     assert error.value.close_code == close_code
 
 
-def test_4_kib_are_read() -> None:
+def test_message_of_4_kib_is_parsed() -> None:
+    """MAX_MESSAGE_BYTES is allowed."""
     payload = os.urandom(MAX_MESSAGE_BYTES)
     assert parse_frames(masked(BINARY, payload)) == ([Inbound(BINARY, True, payload)], b"")
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 4000, 4999])
-def test_a_close_code_that_may_be_sent(code: int) -> None:
+def test_allowed_close_code_is_returned(code: int) -> None:
+    """Codes of RFC 6455 section 7.4 that a client may send."""
     assert check_close(code.to_bytes(2, "big") + "später".encode()) == code
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535])
-def test_a_close_code_that_may_not(code: int) -> None:
+def test_forbidden_close_code_is_refused(code: int) -> None:
+    """Codes that must not be on the wire, or are of no range."""
     with pytest.raises(FrameError) as error:
         check_close(code.to_bytes(2, "big"))
     assert error.value.close_code == 1002
 
 
-def test_a_close_without_a_code_and_with_half_of_one() -> None:
+def test_close_frame_without_a_code() -> None:
+    """No code is 1005; half a code is an error."""
     assert check_close(b"") == 1005
     with pytest.raises(FrameError) as error:
         check_close(b"\x03")
@@ -177,22 +185,57 @@ def test_a_close_without_a_code_and_with_half_of_one() -> None:
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"])
-def test_what_is_not_utf_8_is_1007(text: bytes) -> None:
+def test_invalid_utf_8_is_1007(text: bytes) -> None:
+    """In a text message and in the reason of a close frame."""
     for check in (lambda: check_text(text), lambda: check_close(b"\x03\xe8" + text)):
         with pytest.raises(FrameError) as error:
             check()
         assert error.value.close_code == 1007
 
 
+def test_fragments_are_assembled_to_a_text() -> None:
+    """Each part but the last leaves an unfinished message and no text."""
+    fragments, text = assemble(None, Inbound(TEXT, False, b"one "))
+    assert text == ""
+    fragments, text = assemble(fragments, Inbound(CONTINUATION, False, b"two "))
+    assert text == ""
+    assert assemble(fragments, Inbound(CONTINUATION, True, b"three")) == (None, "one two three")
+
+
+def test_binary_message_has_no_text() -> None:
+    """Clients speak text; a binary message only counts."""
+    fragments, _ = assemble(None, Inbound(BINARY, False, b"\xff"))
+    assert assemble(fragments, Inbound(CONTINUATION, True, b"\xff")) == (None, "")
+    assert assemble(None, Inbound(BINARY, True, b"\xff")) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("fragments", "frame", "close_code"),
+    [
+        (None, Inbound(CONTINUATION, True, b""), 1002),
+        (b"\x01part", Inbound(TEXT, True, b""), 1002),
+        (bytes((TEXT,)) + b"x" * MAX_MESSAGE_BYTES, Inbound(CONTINUATION, True, b"x"), 1009),
+        (bytes((TEXT,)) + b"\xc3", Inbound(CONTINUATION, True, b"x"), 1007),
+    ],
+)
+def test_wrong_fragment_is_refused(fragments: bytes | None, frame: Inbound, close_code: int) -> None:
+    """A continuation of nothing, a message inside a message, too long, or not UTF-8."""
+    with pytest.raises(FrameError) as error:
+        assemble(fragments, frame)
+    assert error.value.close_code == close_code
+
+
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 65535, 65536])
-def test_what_is_built_is_what_another_library_builds(length: int) -> None:
+def test_built_frames_equal_another_librarys(length: int) -> None:
+    """The same bytes as the websockets library."""
     payload = os.urandom(length)
     assert text_frame(payload) == Frame(Opcode.TEXT, payload).serialize(mask=False)
     if length <= 125:
         assert pong_frame(payload) == Frame(Opcode.PONG, payload).serialize(mask=False)
 
 
-def test_a_long_reason_is_cut_between_characters() -> None:
+def test_long_reason_is_cut_between_characters() -> None:
+    """The close frame stays within its 125 bytes and valid UTF-8."""
     frame = close_frame(4000, "ü" * 100)
     assert len(frame) <= 2 + 125
     assert frame[4:].decode() == "ü" * 61
