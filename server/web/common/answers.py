@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from starlette.responses import Response
 
 from tryon.protocol.frames import EventFrame, encode
@@ -23,8 +24,7 @@ def session_answer(
     view: SessionView, *, missed: list[EventFrame] | None = None, client_token: str | None = None
 ) -> bytes:
     """Return the session as JSON."""
-    fields = {name: getattr(view, name) for name in view.__struct_fields__}
-    return encode(SessionAnswer(**fields, missed=missed, client_token=client_token))
+    return encode(SessionAnswer(**msgspec.structs.asdict(view), missed=missed, client_token=client_token))
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -285,29 +285,3 @@ async def test_key_is_free_after_expiry(web: Web, photo: bytes) -> None:
         answer = await upload(web, photo, token=token)
     assert answer.status_code == 201
     assert answer.json()["session_id"] != first
-
-
-async def test_serialized_key_admits_one_at_a_time() -> None:
-    """A request that comes between a release and the next turn waits, too.
-
-    The first is done and the second has not got its turn: at that moment the lock is
-    free.
-    """
-    keys = in_flight.KeysInFlight()
-    inside = most = 0
-
-    async def request() -> None:
-        nonlocal inside, most
-        async with keys.serialized("owner", "key"):
-            inside += 1
-            most = max(most, inside)
-            await asyncio.sleep(0)
-            inside -= 1
-
-    async with asyncio.TaskGroup() as group:
-        async with keys.serialized("owner", "key"):
-            group.create_task(request())
-            await asyncio.sleep(0)  # it waits
-        await asyncio.gather(request(), request())
-    assert most == 1
-    assert not len(keys)
