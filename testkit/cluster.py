@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 import psutil
 
-from server.adapters.redis.queue import QueueAway
+from server.adapters.redis.errors import QueueUnavailable
 from server.config.settings import Config
 from server.services import Services, open_services
 from testkit.disks import mounted_disk
@@ -133,7 +133,7 @@ class Cluster:
         async with self.services() as services, asyncio.timeout(START_SECONDS):
             seen = 0
             while seen < count:
-                with contextlib.suppress(QueueAway):  # a busy machine is not a broken one
+                with contextlib.suppress(QueueUnavailable):  # a busy machine is not a broken one
                     seen = await services.queue.workers()
                 await asyncio.sleep(0.02)
 

@@ -27,7 +27,7 @@ from server.system.randomness import Randomness
 from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
 from server.web.api.operations import OPERATIONS, Endpoints, Http, Operation, Socket
-from server.web.api.pages import Pages
+from server.web.api.pages import PageEndpoints
 from server.web.api.sessions import SessionEndpoints
 from server.web.api.submit import SubmitEndpoints
 from server.web.common.problems import deny, on_http_exception, on_refusal
@@ -127,7 +127,7 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
         polls=Polls(services, hub, limits, joining),
         streams=Streams(services, hub, limits, joining),
         sockets=Sockets(services, hub, limits, joining),
-        pages=Pages(),
+        pages=PageEndpoints(),
         documents=GeneratedDocuments(),
     )
 

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from server.web.api.files import FileEndpoints
 from server.web.api.health import Health, HealthEndpoints
-from server.web.api.pages import Pages
+from server.web.api.pages import PageEndpoints
 from server.web.api.sessions import ReceiptKeys, SessionEndpoints, SessionList
 from server.web.api.submit import SubmitEndpoints
 from server.web.common.answers import SessionAnswer
@@ -49,7 +49,7 @@ class Endpoints:
     polls: Polls
     streams: Streams
     sockets: Sockets
-    pages: Pages
+    pages: PageEndpoints
     documents: Documents
 
 

@@ -16,6 +16,7 @@ PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+"""Content-Security-Policy of every page: scripts and styles of this server only."""
 
 
 def static_directory() -> Path:
@@ -31,16 +32,22 @@ def static_directory() -> Path:
     raise ConfigError("the static files are missing from this installation")
 
 
-class Pages:
+class PageEndpoints:
     """The endpoints of everything that a browser shows as a page."""
 
     async def page(self, request: Request) -> Response:
+        """Answer with the demo page."""
         return await _static("index.html")
 
     async def docs(self, request: Request) -> Response:
+        """Answer with the page of the API's documentation."""
         return await _static("docs/index.html")
 
     async def static(self, request: Request) -> Response:
+        """Answer with a static file of the two pages.
+
+        Raises NotFound for any name that is not a file below the static folder.
+        """
         return await _static(request.path_params["path"])
 
 

@@ -70,15 +70,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Start the idle timer: a connection without a single byte is closed, too."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timers."""
         self._unset_keepalive_if_required()
         self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse; refuse a head that is too large, malformed or an invalid upgrade."""
         if self._refused:
             return
         self._unset_keepalive_if_required()
@@ -103,11 +106,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_late)
 
     def on_message_begin(self) -> None:
+        """Note where the head begins."""
         super().on_message_begin()
         self._in_head = self._awaits_head = True
         self._head_from = self._received
 
     def on_headers_complete(self) -> None:
+        """Check the size of the whole head, which may have come in one piece."""
         self._in_head = self._awaits_head = False
         self._stop_head_timer()
         if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > MAX_HEAD_BYTES:
@@ -115,6 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        """Expect the next head."""
         self._awaits_head = True
         super().on_message_complete()
 

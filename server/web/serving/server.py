@@ -44,6 +44,7 @@ class Server(uvicorn.Server):
         self._application = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, notify all followers, then let uvicorn end the requests."""
         for server in self.servers:  # before its listeners: asyncio cannot take a closed one out of its selector
             server.close()
         for listener in sockets or []:
