@@ -72,7 +72,7 @@ let idempotencyKey = null; // of the upload that may be repeated
 let expiryTimer = 0;
 let mine = { at: 0, sessions: [] }; // this browser's last sessions, and when they were read
 
-// --- what happens ---------------------------------------------------------------------------------------------------
+// --- actions ------------------------------------------------------------------------------------------------------
 
 function reset() {
   following?.close();
@@ -90,12 +90,12 @@ function busy() {
   return state.phase === "uploading" || (state.phase === "following" && !state.session?.terminal);
 }
 
-/** One photo at a time, and none in somebody else's session. */
+/** Whether a photo may be added: one at a time, and none to another person's session. */
 function accepts() {
   return !busy() && !state.shared;
 }
 
-/** A picture came in, by whatever way. */
+/** Takes a picture that was chosen, dropped, pasted or photographed. */
 function arrive(file, kind) {
   if (!accepts()) return;
   if (surelyNoPicture(file)) {
@@ -214,7 +214,7 @@ function gone(code) {
   render();
 }
 
-/** Once more: what was refused is sent again; what failed or was cancelled needs no new upload. */
+/** Retries: a refused upload is sent again; a failed or cancelled session needs no new upload. */
 async function again() {
   if (busy()) return;
   if (state.phase === "refused" && !state.session) {
@@ -330,7 +330,7 @@ function leaveHash() {
   if (location.hash) history.pushState(null, "", location.pathname);
 }
 
-/** Shows what the address names, else this browser's last session, else the drop zones. */
+/** Shows the session in the address, else this browser's last session, else the drop zones. */
 function enter() {
   reset();
   const hash = new URLSearchParams(location.hash.slice(1));
@@ -369,7 +369,7 @@ function open(session) {
   watch(session.session_id);
 }
 
-// --- what is seen ---------------------------------------------------------------------------------------------------
+// --- rendering -----------------------------------------------------------------------------------------------------
 
 function announce(text) {
   if ($.announcer.textContent !== text) $.announcer.textContent = text;

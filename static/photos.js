@@ -5,7 +5,7 @@ export function surelyNoPicture(file) {
   return file.type !== "" && !file.type.startsWith("image/");
 }
 
-/** Calls `onFile` with what is chosen through the input; the same file may be chosen twice in a row. */
+/** Calls `onFile` with each file chosen through the input; the same file may be chosen twice in a row. */
 export function onChoose(input, onFile) {
   input.addEventListener("change", () => {
     const [file] = input.files;

@@ -7,7 +7,7 @@
  *     const { links } = await following.done;
  *
  * A following climbs down a ladder (WebSocket, Server-Sent Events, long poll, poll) as far as the network makes it, and up
- * again when it can. All rungs share one cursor, the last `seq`: whatever breaks, `onEvent` sees every event once, in order.
+ * again when it can. All rungs share one cursor, the last `seq`, so `onEvent` sees every event once, in order.
  * Types: tryon.d.ts. Guide: docs/browser-client.md.
  */
 
@@ -82,7 +82,7 @@ export class TryOn {
     this.#token = token;
   }
 
-  /** Made on first use, kept in localStorage: whoever holds it owns the sessions. */
+  /** Made on first use, kept in localStorage. Its holder owns the sessions. */
   get token() {
     return (this.#token ??= browserToken());
   }
@@ -224,7 +224,7 @@ class Following {
     this.#rungs = RUNGS.filter((rung) => transports.includes(rung));
     this.session = session;
     this.cursor = since;
-    this.#done.promise.catch(() => {}); // whoever wants to know asks
+    this.#done.promise.catch(() => {}); // a caller that wants the error awaits `done`
     const options = { signal: this.#abort.signal };
     addEventListener("online", () => this.#wake(), options);
     addEventListener("offline", () => this.#link?.live || this.#report("reconnecting"), options);
@@ -359,7 +359,7 @@ class Following {
     if (link.rung !== this.#rungs[0] && !this.#timers.climb) this.#climbLater();
   }
 
-  /** A connection is gone. The close code or the problem says what to do; `bye` and Retry-After say when. */
+  /** A connection is lost. The close code or the problem decides the next step, `bye` and Retry-After the time. */
   #lost(link, { code = 1006, bye = null, problem = null, told = null } = {}) {
     if (link.over || this.#over) return;
     const { rung, live, worked, refusal } = link;
@@ -400,7 +400,7 @@ class Following {
     this.#after("connect", wait, () => this.#next && visible() && this.#connect(this.#next.rung));
   }
 
-  /** The page is back, or the network: a socket must prove that it lives, what waits to connect does so at once. */
+  /** The page or the network is back: a socket must prove that it lives, a waiting attempt starts at once. */
   #wake() {
     if (this.#over) return;
     const link = this.#link;
@@ -444,7 +444,7 @@ class Following {
     if (!link.over) link.timer = setTimeout(action, wait);
   }
 
-  // --- what comes in ------------------------------------------------------------------------------------------------
+  // --- incoming frames ---------------------------------------------------------------------------------------------
 
   #receive(link, text) {
     if (link.over) return;
@@ -482,7 +482,7 @@ class Following {
     if (session.terminal && session.seq <= this.cursor) this.#finish();
   }
 
-  /** Hands the next event on; what was seen already is dropped. */
+  /** Passes the next event on; events seen before are dropped. */
   #pass(event) {
     if (this.#over || event.seq !== this.cursor + 1) return false;
     this.cursor = event.seq;
@@ -562,7 +562,7 @@ class Following {
     this.#say("onConnection", connection, this.transport);
   }
 
-  /** Calls back; what a callback throws is reported and stops nothing. */
+  /** Calls a callback; an error in it is reported, and stops nothing. */
   #say(name, ...news) {
     try {
       this.#tell[name]?.(...news);

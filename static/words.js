@@ -105,7 +105,7 @@ export function kilobytes(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-/** `{ title, text }` for what a receipt vouches for. */
+/** `{ title, text }` for the files of a receipt. */
 export function receiptWords({ files, deleted_at }) {
   const what = files.length === 1 ? "One file was" : `${files.length} files were`;
   const time = new Date(deleted_at).toLocaleTimeString("en-GB");

@@ -62,6 +62,7 @@ class Running:
         return f"<Running {'started' if self._endpoints else 'not started'}>"
 
     def start(self, endpoints: Endpoints) -> None:
+        """Fill the slot, before the server accepts its first connection."""
         self._endpoints = endpoints
 
     @property
@@ -104,6 +105,7 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
 
 
 def make_hub(config: Config, services: Services) -> Hub:
+    """Return the hub between Redis and the clients of this process."""
     return Hub(
         config=config,
         database=services.database,
@@ -117,6 +119,7 @@ def make_hub(config: Config, services: Services) -> Hub:
 
 
 def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hub) -> Endpoints:
+    """Return the parts that answer requests; all transports share the limits."""
     limits = ConnectionLimits(config)
     joining = Joining(config=config, hub=hub, reads=services.sessions.reads, limits=limits)
     return Endpoints(
@@ -133,6 +136,7 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
 
 
 def image_limits(config: Config) -> Limits:
+    """Return the configured sizes of accepted images."""
     return Limits(
         max_bytes=config.image_max_bytes,
         min_side=config.image_min_side,

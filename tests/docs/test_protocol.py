@@ -180,7 +180,7 @@ async def replay(block: str, terminal: Terminal) -> None:
 
 @pytest.fixture
 async def reader(stack: StartStack, tmp_path: Path) -> Reader:
-    """Return a reader who has typed the commands of the page, up to wscat."""
+    """Return a reader that has typed the commands of the page, up to wscat."""
     if shutil.which("curl") is None:
         missing("curl")
     reader = Reader(await stack(TRYON_MOCK_SECONDS="5"), tmp_path)

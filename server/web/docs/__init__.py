@@ -1,1 +1,5 @@
-"""OpenAPI and AsyncAPI, generated from the code."""
+"""The OpenAPI and AsyncAPI documents, made from the rows of ``api.operations``.
+
+``schemas`` and ``examples`` are tables, ``openapi`` and ``asyncapi`` the generators;
+``documents`` serves them.
+"""
