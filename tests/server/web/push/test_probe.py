@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import pytest
 
+from server.config.settings import Config
 from server.services import open_services
 from server.web.push import probe as probe_module
+from server.web.push.hub import Hub
 from testkit.fixtures import StartValkey
 from testkit.running import until
 from tests.server.web.push.kit import (
     MakeConfig,
+    Page,
     followed,
     step,
 )
@@ -84,41 +88,47 @@ class DeafProxy:
         self._deaf = set(self._open)
 
 
-async def test_deaf_connection_is_replaced(
+@contextlib.asynccontextmanager
+async def behind_a_proxy(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No error and no close, but nothing comes any more: the probes do not return."""
+) -> AsyncIterator[tuple[DeafProxy, Hub, list[Page], Config]]:
+    """Yield a proxy, a hub with followers behind it, and settings that go around it."""
     monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
     valkey = start_valkey()
     async with DeafProxy(str(valkey.socket_path)) as proxy:
         settings = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0", sweep_seconds=60.0)
         async with followed(settings) as (_, hub, pages):
-            publisher = config(redis_url=valkey.url)
-            async with open_services(publisher) as others:
-                connections = hub._subscriber.connections
-                proxy.deafen()
-                assert all([await step(others, page, Event.PROCESSING) for page in pages])
-                await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
-                await until(lambda: hub._subscriber.connections > connections and hub.delivers)
-                assert all([await step(others, page, Event.COMPLETED) for page in pages])
-                await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=1)
+            yield proxy, hub, pages, config(redis_url=valkey.url)
+
+
+async def test_deaf_connection_is_replaced(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No error and no close, but nothing comes any more: the probes do not return."""
+    async with (
+        behind_a_proxy(config, start_valkey, monkeypatch) as (proxy, hub, pages, publisher),
+        open_services(publisher) as others,
+    ):
+        connections = hub._subscriber.connections
+        proxy.deafen()
+        assert all([await step(others, page, Event.PROCESSING) for page in pages])
+        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
+        await until(lambda: hub._subscriber.connections > connections and hub.delivers)
+        assert all([await step(others, page, Event.COMPLETED) for page in pages])
+        await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=1)
 
 
 async def test_forgotten_connection_is_replaced(
     config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a failover behind one address, or when a firewall drops a connection."""
-    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 0.1)
-    valkey = start_valkey()
-    async with DeafProxy(str(valkey.socket_path)) as proxy:
-        settings = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0", sweep_seconds=60.0)
-        async with followed(settings) as (_, hub, pages):
-            connections = hub._subscriber.connections
-            proxy.cut_from_redis()
-            await until(lambda: hub._subscriber.connections > connections and hub.delivers, seconds=5)
-            async with open_services(config(redis_url=valkey.url)) as others:
-                assert all([await step(others, page, Event.PROCESSING) for page in pages])
-            await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=1)
+    async with behind_a_proxy(config, start_valkey, monkeypatch) as (proxy, hub, pages, publisher):
+        connections = hub._subscriber.connections
+        proxy.cut_from_redis()
+        await until(lambda: hub._subscriber.connections > connections and hub.delivers, seconds=5)
+        async with open_services(publisher) as others:
+            assert all([await step(others, page, Event.PROCESSING) for page in pages])
+        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=1)
 
 
 async def test_events_arrive_while_redis_is_frozen(
