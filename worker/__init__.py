@@ -1,12 +1,9 @@
-"""The worker: takes session ids from the arq queue, runs a processor, says how it
-ended.
+"""The worker: takes session ids from the arq queue, runs a processor, records the end.
 
-``settings`` is what ``arq worker.Settings`` runs, ``pickup`` how a job is noticed
-within milliseconds, ``tasks`` the one task. It hands the job to ``children``, which
-runs it in a process of its own: forked by the ``forkserver``, in which it is a
-``child`` with a processor; ``messages`` is what they say to each other, ``processes``
-what the worker holds of them. ``processors`` is the plug for the AI part. Nothing here
-knows HTTP.
+``settings`` is what ``arq worker.Settings`` runs, ``pickup`` notices a job within
+milliseconds, ``tasks`` is the one task. It hands the job to ``isolation.pool``, which
+runs it in a child process. ``processors`` has the processors that come with the product
+and the registry that finds others. Nothing here knows HTTP.
 """
 
 from __future__ import annotations
@@ -20,8 +17,8 @@ __all__ = ["Settings"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: the settings of the process are read when arq asks for them, not whenever
-    # a processor is imported.
+    # Lazily: the settings of the process are read when arq asks for them, not when a
+    # processor is imported.
     if name == "Settings":
         from worker.settings import Settings
 

@@ -1,7 +1,7 @@
-"""What the stock ``arq worker.Settings`` runs: one worker process.
+"""One worker process, as the stock ``arq worker.Settings`` runs it.
 
-arq reads only what stands in the class body itself, and reads it once, when the process
-starts.
+arq reads only attributes of the class body itself, and reads them once, when the
+process starts. :class:`Lifetime` builds everything that a worker needs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -22,9 +21,12 @@ from typing import Any, ClassVar, Final, NoReturn
 from arq import func
 from arq.connections import RedisSettings
 
-from server.adapters.redis.queue import FUNCTION, ArqQueue, QueueAway, deserialize, serialize
+from server.adapters.redis.errors import QueueUnavailable
+from server.adapters.redis.queue import FUNCTION, ArqQueue, deserialize, serialize
 from server.config.settings import Config, ConfigError
 from server.services import open_services
+from server.system.clock import SystemClock
+from server.system.randomness import SystemRandomness
 from server.telemetry import logs
 from worker.isolation.pool import ProcessPool
 from worker.pickup import DoorbellRedis
@@ -33,28 +35,30 @@ from worker.tasks import SessionRunner, run_session
 log = logging.getLogger("tryon.worker")
 
 NOTE_SECONDS: Final = 3.0
-"""How often a worker says that it lives."""
+"""Time between two presence records of a worker."""
 
 HEALTH_SECONDS: Final = 5.0
-"""How often arq's own health record (``arq --check worker.Settings``) is written."""
+"""Time between two of arq's own health records, which ``arq --check worker.Settings``
+reads.
+"""
 
 EXIT_SECONDS: Final = 0.5
-"""How long a worker may take to close its connections, all sessions written down.
+"""Time for a worker to close its connections after its sessions were handed back.
 
-Then it is gone, whatever thread of a processor still runs and whatever server does not
-answer.
+Then the process ends, even if a server does not answer.
 """
 
 POLL_DELAY_SECONDS: Final = 0.002
 """arq's pause between two looks at the queue.
 
-An idle worker spends its time in the doorbell instead; this bounds how long a freed
-slot of a full worker stays empty. Looking for one costs a full worker 2.6 % of a core
+An idle worker waits for the doorbell instead; this bounds how long a freed slot of a
+full worker stays empty. Looking for one costs a full worker 2.6 % of a core
 (5 ms: 1.1 %).
 """
 
 
 def _read() -> tuple[Config, str]:
+    """Return the settings and the URL of Redis; end the process if they are wrong."""
     try:
         config = Config.load()
         return config, config.redis
@@ -63,13 +67,16 @@ def _read() -> tuple[Config, str]:
 
 
 def _refuse(error: ConfigError) -> NoReturn:
+    """End the process with one line and status 2, which ``tryon up`` does not retry."""
     print(f"tryon worker: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 
 
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Not each job's start and end, which our own lines say better; not the trace of
-    each that is handed back at the end.
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Return whether a line of arq's tells an operator more than our own lines do.
+
+    Not each job's start and end, and not the trace of each job that is handed back when
+    the worker stops.
     """
     handed_back = record.exc_info and record.exc_info[0] is asyncio.CancelledError
     return record.levelno >= logging.WARNING and not handed_back
@@ -77,13 +84,11 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 config, redis_url = _read()
 redis_settings = RedisSettings.from_dsn(redis_url)
-logging.getLogger("arq.worker").addFilter(_worth_telling)  # a level would be reset by arq's own logging configuration
+logging.getLogger("arq.worker").addFilter(_worth_logging)  # a level would be reset by arq's own logging configuration
 
 
 class Lifetime:
-    """Everything a worker has open, opened and closed by one task: some of it insists
-    on that.
-    """
+    """The open parts of a worker, opened and closed by one task (some must be)."""
 
     def __init__(self) -> None:
         self._ready: asyncio.Future[SessionRunner] = asyncio.get_running_loop().create_future()
@@ -91,23 +96,25 @@ class Lifetime:
         self._task = asyncio.create_task(self._live(), name="lifetime")
 
     async def open(self) -> SessionRunner:
-        """Raises whatever kept something from opening."""
+        """Wait until everything is open; raise the error that kept a part closed."""
         return await self._ready
 
     async def close(self) -> None:
+        """Close everything, in order; wait until it is done."""
         self._ended.set()
         if not self._ready.done() or self._ready.cancelled():  # the processor's code may take minutes to load
             self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _live(self) -> None:
-        worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
+        clock, randomness = SystemClock(), SystemRandomness()
+        worker_id = f"{socket.gethostname()}:{os.getpid()}:{randomness.bytes(2).hex()}"
         try:
             async with AsyncExitStack() as stack:
                 pool = ProcessPool(config, on_start_error=_stop)
                 stack.push_async_callback(pool.close)
                 pool.start()
-                services = await stack.enter_async_context(open_services(config))
+                services = await stack.enter_async_context(open_services(config, clock=clock, randomness=randomness))
                 await pool.built()
                 await stack.enter_async_context(services.reconciling.maintenance.running())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
@@ -121,41 +128,46 @@ class Lifetime:
 
 
 def _stop(error: Exception) -> None:
-    """A processor that cannot start makes a worker that hands everything back: better
-    none, and one that tries again.
+    """Stop the worker: without a processor it would only hand sessions back.
+
+    Another worker, or this one started again, may do better.
     """
     log.error("The processor did not start; the worker stops", exc_info=error)
     signal.raise_signal(signal.SIGTERM)
 
 
 async def _note(queue: ArqQueue, worker_id: str) -> None:
+    """Record the worker's presence, as long as it lives."""
     while True:
-        with suppress(QueueAway):
+        with suppress(QueueUnavailable):
             await queue.note_worker(worker_id)
         await asyncio.sleep(NOTE_SECONDS)
 
 
 async def _unnote(noting: asyncio.Task[None], queue: ArqQueue, worker_id: str) -> None:
+    """Delete the worker's presence record."""
     noting.cancel()
     with suppress(asyncio.CancelledError):
         await noting
-    with suppress(QueueAway):
+    with suppress(QueueUnavailable):
         await queue.drop_worker(worker_id)
 
 
 async def startup(ctx: dict[Any, Any]) -> None:
+    """Open everything; arq calls this before its first look at the queue."""
     logging.getLogger("arq").handlers.clear()  # arq has just given itself one; all lines go through ours
     logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
     lifetime = ctx["lifetime"] = Lifetime()
     try:
         ctx["runner"] = await lifetime.open()
-        ctx["redis"].on_cancel = ctx["runner"].look_now
-        _on_signal(ctx["redis"].take_no_more)
+        ctx["redis"].on_cancel = ctx["runner"].hurry
+        _on_stop_signal(ctx["redis"].take_no_more)
     except ConfigError as error:
         _refuse(error)
 
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
+    """Close everything; arq calls this when no job runs any more."""
     if "runner" in ctx:
         last = threading.Timer(EXIT_SECONDS, os._exit, (0,))
         last.daemon = True
@@ -163,13 +175,14 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
     await ctx["redis"].hang_up()
     if "lifetime" in ctx:
         await ctx["lifetime"].close()
-    gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free what is gone with the process
+    gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free memory that ends with the process
 
 
-def _on_signal(call: Callable[[], None]) -> None:
-    """Call it on SIGINT and SIGTERM too. arq's own handlers go on: asyncio hears of a
-    signal by its wakeup fd, whatever handler Python has for it
-    (``loop.add_signal_handler`` would replace arq's).
+def _on_stop_signal(call: Callable[[], None]) -> None:
+    """Call a function on SIGINT and SIGTERM, beside arq's own handlers.
+
+    asyncio notices a signal by its wakeup descriptor, whatever handler Python has for
+    it; ``loop.add_signal_handler`` would replace arq's.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -178,10 +191,10 @@ def _on_signal(call: Callable[[], None]) -> None:
 
 
 class Settings:
-    """Of arq.
+    """The settings that arq reads.
 
-    The database decides what becomes of a session: arq keeps no result and tries
-    nothing again.
+    The database decides what becomes of a session: arq keeps no result and retries
+    nothing.
     """
 
     functions: ClassVar = [func(run_session, name=FUNCTION, max_tries=1_000_000)]
@@ -191,7 +204,7 @@ class Settings:
     job_serializer: ClassVar = serialize
     job_deserializer: ClassVar = deserialize
     max_jobs: ClassVar = config.worker_jobs
-    job_timeout: ClassVar = config.deadline_seconds + 60  # never the one that strikes: `tasks` watches the deadline
+    job_timeout: ClassVar = config.deadline_seconds + 60  # never reached: `tasks` watches the deadline
     job_completion_wait: ClassVar = config.drain_seconds
     keep_result: ClassVar = 0
     retry_jobs: ClassVar = False

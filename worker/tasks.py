@@ -1,8 +1,9 @@
-"""The one task: claim a session, run the processor, say how it ended.
+"""The one task: claim a session, run the processor, record how it ended.
 
-The database decides everything: ``sessions.begin`` whether there is something to do,
+The database decides everything: ``claims.begin`` whether there is something to do,
 ``renew`` whether the claim still counts, ``complete`` and ``fail`` whether the end
-does. Whatever is left undone here, a lapsed lease and the reconciler put right.
+counts. A session that is left unfinished here is found by its lapsed lease, and the
+reconciler puts it right.
 """
 
 from __future__ import annotations
@@ -27,35 +28,34 @@ log = logging.getLogger("tryon.worker")
 STORE_DELAYS: Final = (0.5, 1.0, 2.0)
 """Pauses between attempts to store an output in a full storage."""
 
-AGAIN_SECONDS: Final = 1.0
-"""Pause between attempts while the database or the storage is away."""
+RETRY_SECONDS: Final = 1.0
+"""Pause between attempts while the database or the storage is unavailable."""
 
 SETTLE_SECONDS: Final = 1.0
-"""How long a worker that is told to stop still tries to write down how a session ended;
-then its lease will lapse.
+"""Time for a stopping worker to record how a session ended; then its lease will lapse.
 """
 
 
 async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
-    """The arq function, by this name on the wire."""
+    """Run one session; arq knows the function by this name."""
     await ctx["runner"].run(session_id)
 
 
 class SessionRunner:
-    """Runs sessions on one worker; as many at once as arq starts."""
+    """Runs sessions on one worker, as many at once as arq starts.
+
+    ``processor`` must take several jobs at once and end soon after a cancel, as
+    :class:`~worker.isolation.pool.ProcessPool` does.
+    """
 
     def __init__(self, services: Services, processor: Processor, worker_id: str) -> None:
-        """``processor`` must take several jobs at once and end soon after a cancel:
-
-        :class:`~worker.isolation.pool.ProcessPool` does.
-        """
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
         self._processor = processor
         self._worker_id = worker_id
-        self._looks: dict[asyncio.Event, str] = {}
-        """For every run its session; set, the event makes its next heartbeat come at
+        self._hurries: dict[asyncio.Event, str] = {}
+        """The session of every run, by the event that makes its next heartbeat come at
         once.
         """
 
@@ -63,23 +63,24 @@ class SessionRunner:
         return f"<SessionRunner {self._worker_id} {self._processor.name}>"
 
     async def run(self, session_id: str) -> None:
-        """From the claim to the end.
+        """Run a session from its claim to its end.
 
-        Cancelled (the worker stops): hands the session back, no attempt burnt.
+        If this is cancelled, because the worker stops, the session is handed back and
+        no attempt is burnt.
         """
-        look = asyncio.Event()
-        self._looks[look] = session_id  # before the claim: a cancel may follow it closely
+        hurry = asyncio.Event()
+        self._hurries[hurry] = session_id  # before the claim: a cancel may follow it closely
         try:
-            await self._run(session_id, look)
+            await self._run(session_id, hurry)
         finally:
-            del self._looks[look]
+            del self._hurries[hurry]
 
-    async def _run(self, session_id: str, look: asyncio.Event) -> None:
+    async def _run(self, session_id: str, hurry: asyncio.Event) -> None:
         # A task of its own: a cancel that strikes while the claim is being committed
         # must not lose the claim.
         beginning = asyncio.create_task(self._sessions.claims.begin(session_id, worker=self._worker_id))
         stopping = await _see_out(beginning)
-        if not beginning.done():  # the database lets nobody write, and the worker stops
+        if not beginning.done():  # the database takes no write, and the worker stops
             beginning.cancel()
             await asyncio.wait({beginning}, timeout=SETTLE_SECONDS)
         if not beginning.done() or beginning.cancelled():
@@ -91,20 +92,21 @@ class SessionRunner:
             return
         if claim is not None:
             logs.request_id.set(claim.session.request_id)
-            stopping = await self._hold(claim, look, stopping=stopping)
+            stopping = await self._hold(claim, hurry, stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
 
-    def look_now(self, session_id: str) -> None:
-        """Somebody has cancelled or erased this session: if it runs here, its next
-        heartbeat is now.
-        """
-        for look, each in self._looks.items():
-            if each == session_id:
-                look.set()
+    def hurry(self, session_id: str) -> None:
+        """Renew a session's lease now, if it runs here.
 
-    async def _hold(self, claim: Claim, look: asyncio.Event, *, stopping: bool) -> bool:
-        """Work under a heartbeat until there is an end to write down, and write it.
+        It was cancelled or erased, which the renewal will learn.
+        """
+        for hurry, each in self._hurries.items():
+            if each == session_id:
+                hurry.set()
+
+    async def _hold(self, claim: Claim, hurry: asyncio.Event, *, stopping: bool) -> bool:
+        """Work under a heartbeat until there is an end to record, and record it.
 
         Returns whether the worker stops.
         """
@@ -113,11 +115,9 @@ class SessionRunner:
         seconds_left = (claim.session.deadline_at - claim.session.updated_at).total_seconds()
         deadline = asyncio.get_running_loop().time() + seconds_left
         if stopping:
-            await _see_out(
-                asyncio.create_task(self._write_down(claim, self._hand_back(claim), deadline)), SETTLE_SECONDS
-            )
+            await _see_out(asyncio.create_task(self._record(claim, self._hand_back(claim), deadline)), SETTLE_SECONDS)
             return True
-        beat = asyncio.create_task(self._beat(claim, look), name="heartbeat")
+        beat = asyncio.create_task(self._beat(claim, hurry), name="heartbeat")
         work = asyncio.create_task(self._work(claim), name="processor")
         try:
             async with asyncio.timeout_at(deadline):
@@ -129,7 +129,7 @@ class SessionRunner:
             stopping = True
             end = self._hand_back(claim)
         stopping |= await self._stop(work)
-        writing = asyncio.create_task(self._write_down(claim, end, deadline))
+        writing = asyncio.create_task(self._record(claim, end, deadline))
         stopping |= await _see_out(writing, SETTLE_SECONDS if stopping else None)
         for task in (writing, beat):
             task.cancel()
@@ -138,6 +138,7 @@ class SessionRunner:
         return stopping
 
     async def _work(self, claim: Claim) -> Output:
+        """Read the photos, run the processor, and return its output."""
         image = await self._input(claim.image_key)
         garment = await self._input(claim.garment_key) if claim.garment_key else None
         job = Job(
@@ -159,35 +160,38 @@ class SessionRunner:
         try:
             output = await self._processor.run(job, report)
         except ProcessorError as error:
-            if error.requeue:  # what kept it from working needs a moment, and the queue would give it none
-                await asyncio.sleep(AGAIN_SECONDS * 2**claim.session.burnt)
+            if error.requeue:  # the cause needs a moment to pass, and the queue would give it none
+                await asyncio.sleep(RETRY_SECONDS * 2**claim.session.burnt)
             raise
         if not isinstance(output, Output) or not output.data or not EXTENSION.fullmatch(output.extension):
             raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
         return output
 
     async def _input(self, key: str) -> bytes:
-        """While the storage is away the session waits, under its lease and until its
-        deadline.
+        """Return a file of the session.
+
+        While the storage is unavailable the session waits, under its lease and until
+        its deadline.
         """
         while True:
             try:
                 return await self._files.get(key)
             except Unavailable as error:
                 log.warning("%s could not be read now: %s", key, error.detail)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
-    async def _beat(self, claim: Claim, look: asyncio.Event) -> Literal["cancelled", "lost"]:
-        """Renew the lease until somebody else decided otherwise; soon again after it
-        could not be.
+    async def _beat(self, claim: Claim, hurry: asyncio.Event) -> Literal["cancelled", "lost"]:
+        """Renew the lease until the claim does not count any more, and return why.
+
+        A renewal that failed is retried soon.
         """
         period = pause = self._lease_seconds / 3
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):  # wait_for may swallow a cancel (bpo-42130)
-                    await look.wait()
-            look.clear()
-            pause = min(period, AGAIN_SECONDS)
+                    await hurry.wait()
+            hurry.clear()
+            pause = min(period, RETRY_SECONDS)
             try:
                 verdict = await self._sessions.claims.renew(claim)
             except Unavailable as error:
@@ -208,15 +212,15 @@ class SessionRunner:
             return False
         work.cancel()
         stopping = await _see_out(work)
-        work.add_done_callback(_forget)  # it may still be at it, if the worker is in a hurry
+        work.add_done_callback(_forget)  # it may still be running, if the worker is stopping
         return stopping
 
-    # -- how it ends: what to write down, tried until it is written or makes no sense
-    # any more
+    # -- the end of a session, recorded as soon as the database takes it ---------------
 
     def _end(
         self, claim: Claim, work: asyncio.Task[Output] | None, beat: asyncio.Task[Literal["cancelled", "lost"]]
     ) -> Callable[[], Awaitable[bool]]:
+        """Return the call that records the end, by the outcome of the processor."""
         if work is None:
             return self._hand_back(claim, "cancelled") if beat.result() == "cancelled" else _nothing
         if work.cancelled():
@@ -229,7 +233,7 @@ class SessionRunner:
             case NotStarted():  # not the session's fault: it costs no attempt, and another worker may be warm
                 return self._hand_back(claim, "not_started")
             case ProcessorError(requeue=True):
-                log.warning("Session %s goes back to the queue: %s", claim.session.id, error)
+                log.warning("Requeueing session %s: %s", claim.session.id, error)
                 return lambda: self._sessions.claims.requeue(claim, burnt=True, reason=error.code)
             case ProcessorError():
                 return self._fail(claim, error.code, error.message, error.retryable)
@@ -240,6 +244,7 @@ class SessionRunner:
                 return self._fail(claim, "processor_error")
 
     def _hand_back(self, claim: Claim, reason: str = "drained") -> Callable[[], Awaitable[bool]]:
+        """Return the call that requeues a session at no cost to it."""
         return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason)
 
     def _fail(
@@ -248,6 +253,7 @@ class SessionRunner:
         return lambda: self._sessions.claims.fail(claim, code, message, retryable=retryable)
 
     async def _complete(self, claim: Claim, output: Output) -> bool:
+        """Store the output and complete the session; fail it if storage stays full."""
         for delay in (*STORE_DELAYS, None):
             try:
                 if await self._sessions.claims.complete(claim, output.data, output.extension):
@@ -257,37 +263,38 @@ class SessionRunner:
                 if delay is None:
                     return await self._sessions.claims.fail(claim, "storage_full")
                 await asyncio.sleep(delay)
-        # Refused: the claim was lost, the deadline has passed, or the person cancelled
+        # Refused: the claim was lost, the deadline has passed, or the client cancelled
         # at the last moment.
         if await self._sessions.claims.renew(claim) == "cancelled":
             return await self._sessions.claims.requeue(claim, burnt=False, reason="cancelled")
         return False
 
-    async def _write_down(self, claim: Claim, end: Callable[[], Awaitable[bool]], deadline: float) -> None:
+    async def _record(self, claim: Claim, end: Callable[[], Awaitable[bool]], deadline: float) -> None:
+        """Record the end, again and again while the database is unavailable."""
         while True:
             try:
                 await end()
                 return
             except Unavailable as error:
-                log.warning("The end of session %s could not be written down now: %s", claim.session.id, error.detail)
+                log.warning("The end of session %s could not be recorded now: %s", claim.session.id, error.detail)
             except Exception:
-                log.exception("The end of session %s could not be written down", claim.session.id)
+                log.exception("The end of session %s could not be recorded", claim.session.id)
                 return
             if asyncio.get_running_loop().time() >= deadline:
                 return  # the reconciler has ended it, or will
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _nothing() -> bool:
+    """Record nothing: the claim was lost."""
     return False
 
 
 async def _see_out(task: asyncio.Task[Any], seconds: float | None = None) -> bool:
-    """Wait until the task has ended.
+    """Wait until a task has ended, and return whether the waiter was cancelled.
 
-    A cancel of the waiting one does not reach it, but bounds the wait to
-    :data:`SETTLE_SECONDS`; returns whether there was one. ``seconds`` bounds it in any
-    case.
+    A cancellation of the waiter does not reach the task, but bounds the wait to
+    :data:`SETTLE_SECONDS`. ``seconds`` bounds the wait in any case.
     """
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds
@@ -306,7 +313,7 @@ async def _see_out(task: asyncio.Task[Any], seconds: float | None = None) -> boo
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
-    """Look at a result nobody wants, so that asyncio does not complain about it."""
+    """Take a result that is not wanted, so that asyncio does not complain about it."""
     if not task.cancelled():
         task.exception()
 

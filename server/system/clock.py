@@ -1,4 +1,4 @@
-"""The one clock: every part of the product asks it for the time, so a test can move it."""
+"""The one clock: every part of the product asks it, so a test can move the time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Clock(Protocol):
         """Return Unix time; it may jump when someone sets the machine's clock."""
 
     def monotonic(self) -> float:
-        """Return time that no user can set; it may stand still while the machine
-        sleeps.
+        """Return time that no user can set.
+
+        It may stand still while the machine sleeps.
         """
 
     def steady(self) -> float:

@@ -34,15 +34,14 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 def python(*arguments: str) -> list[str]:
-    """Return the command line of a Python that does not import from the working
-    directory (``-P``).
-    """
+    """Return a command line of Python that ignores the working directory (``-P``)."""
     return [sys.executable, "-P", *arguments]
 
 
 def python_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return ``variables`` with a path by which a Python finds this very code, whether
-    it is installed or a checkout.
+    """Return ``variables`` with a path by which a Python finds this very code.
+
+    Whether it is installed or a checkout.
     """
     found = dict(variables)
     if (ROOT / "pyproject.toml").exists():
@@ -75,8 +74,10 @@ def dying_with_parent(number: int = signal.SIGKILL) -> Callable[[], None] | None
 
 
 def ignore_stop_signals() -> None:
-    """Ignore the signals that stop programs: sent to all processes at once, they are
-    meant for the parent, which stops its children in order.
+    """Ignore the signals that stop programs.
+
+    Sent to all processes at once, they are meant for the parent, which stops its
+    children in order.
 
     By a handler: SIG_IGN would be inherited by programs that this process starts, and
     it could not terminate them.

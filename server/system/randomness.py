@@ -1,5 +1,4 @@
-"""The one source of chance: jitter and identifiers come from here, so a test can seed
-it.
+"""The one source of chance: jitter and identifiers, so that a test can seed them.
 
 Secrets (tokens, keys) do not: they always come from :mod:`secrets`.
 """
@@ -25,7 +24,7 @@ class Randomness(Protocol):
 
 
 class SystemRandomness:
-    """Chance from this process's generator for jitter, and from the system for bytes."""
+    """Jitter from this process's generator, and bytes from the system."""
 
     __slots__ = ()
 

@@ -120,7 +120,7 @@ async def test_a_cancel_right_behind_the_claim_is_heard(feed: Feed, monkeypatch:
     async def cancelled_meanwhile(bus: RedisBus, session_id: str, message: bytes) -> bool:
         monkeypatch.setattr(RedisBus, "publish", publish)
         assert (await feed.services.sessions.cancelling.cancel(session_id, OWNER)).pending  # the claim is committed
-        runner.look_now(session_id)
+        runner.hurry(session_id)
         return await publish(bus, session_id, message)
 
     monkeypatch.setattr(RedisBus, "publish", cancelled_meanwhile)
@@ -142,8 +142,8 @@ async def test_a_ring_for_a_claim_that_counts_changes_nothing(feed: Feed) -> Non
     await processor.began.wait()
     leased = (await feed.story(session.id)).session.lease_expires_at
 
-    runner.look_now("01990000-0000-7000-8000-000000000000")
-    runner.look_now(session.id)
+    runner.hurry("01990000-0000-7000-8000-000000000000")
+    runner.hurry(session.id)
 
     async def renewed() -> bool:
         return (await feed.story(session.id)).session.lease_expires_at != leased

@@ -294,7 +294,7 @@ async def test_a_command_that_redis_refuses_does_not_end_the_worker(redis_url: s
         await bench.redis.set("jobs", "not a sorted set")  # WRONGTYPE for every look at the queue
 
         async def noticed() -> bool:
-            return "away" in repr(bench.pool)
+            return "unavailable" in repr(bench.pool)
 
         await until(noticed)
         await bench.redis.delete("jobs")

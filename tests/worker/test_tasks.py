@@ -145,7 +145,7 @@ async def test_the_trace_of_an_unknown_error_is_logged(feed: Feed, caplog: pytes
 
 
 async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.0)
     script = raising(ProcessorError("gpu_gone", requeue=True))
     session, _ = await play(feed, script)
     assert (session.status, session.burnt) == (Status.CREATED, 1)
@@ -172,7 +172,7 @@ async def test_what_kept_a_session_from_working_is_given_a_moment(feed: Feed) ->
 
 
 async def test_a_storage_that_is_away_for_a_while_costs_no_attempt(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.01)
     session = await feed.submit()
     get, left = feed.services.files.get, 5
 

@@ -136,7 +136,7 @@ async def test_a_redis_restart_is_survived_with_a_session_running(
     await feed.reaches(running.id, Status.PROCESSING)
 
     valkey.kill()
-    await process.line("Redis is away")
+    await process.line("Redis unavailable")
     assert (await feed.reaches(running.id)).session.status is Status.COMPLETED  # needs no Redis
     lost = await feed.submit()  # cannot be queued now
     valkey.start()
@@ -158,7 +158,7 @@ async def test_a_worker_may_start_before_redis(
     feed = await feeds(settings)
     valkey.kill()
     process = await worker(settings)
-    await process.line("Redis is away")
+    await process.line("Redis unavailable")
 
     valkey.start()
 
@@ -231,7 +231,7 @@ async def test_an_idle_worker_stops_at_once_even_without_redis(
     process = await worker(settings)
     await feed.workers()
     valkey.kill()
-    await process.line("Redis is away")
+    await process.line("Redis unavailable")
 
     told = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0

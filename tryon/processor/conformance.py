@@ -110,7 +110,7 @@ class ProcessorConformance:
         return asyncio.run(live())
 
     def test_processor_has_name(self) -> None:
-        """A processor names itself, and the interface it was written for, if any."""
+        """A processor names itself, and the interface version it was made for."""
         processor = self.make()
         assert isinstance(processor.name, str)
         assert processor.name.strip()
@@ -129,7 +129,7 @@ class ProcessorConformance:
         assert self.use(lambda processor: processor.run(self.make_job(garment=True), Reports())).data
 
     def test_reports_are_in_range(self) -> None:
-        """Progress is from 0 to 1 or unknown, a stage is a text, an ETA not negative."""
+        """Progress is 0 to 1 or unknown, a stage is a text, an ETA is not negative."""
         reports: list[Progress] = []
 
         async def run(processor: Processor) -> None:

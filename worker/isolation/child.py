@@ -202,16 +202,13 @@ class _Child:
             self._exit_orphaned()
 
     def _exit_orphaned(self) -> NoReturn:
-        """End this process and all that it has started: the worker's connection has
-        ended.
-        """
+        """End this process and its group: the worker's connection has ended."""
         if not self._copied:
             processes.kill_group(0)
         os._exit(BROKEN)
 
     def _in_a_copy(self) -> None:
-        """Cut a copy of this process off: the processor has forked, as multiprocessing
-        does.
+        """Cut off a copy of this process, which the processor has forked.
 
         The copy must not send messages, and can be stopped by a signal: also at this
         very moment, so its signals have been held back.
@@ -287,8 +284,9 @@ class _Child:
 
 
 class _Reports:
-    """The ``Report`` of one run: sends the newest, at most every
-    :data:`REPORT_SECONDS`.
+    """The ``Report`` of one run.
+
+    It sends the newest report, at most every :data:`REPORT_SECONDS`.
     """
 
     def __init__(self, send: Callable[[FromChild], None]) -> None:

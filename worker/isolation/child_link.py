@@ -163,8 +163,7 @@ class ChildLink:
         return True
 
     def receive(self) -> list[FromChild] | None:
-        """Return the messages that have arrived whole; None if there is nothing to
-        read.
+        """Return the messages that have arrived whole; None without new bytes.
 
         Raises ConnectionError when the child has closed the connection, and
         :class:`BadMessage`.

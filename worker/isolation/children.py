@@ -3,7 +3,7 @@
 Plain functions, all of them on the event loop. What a child sends is judged by the
 table in :mod:`~worker.isolation.child_link`; what its end means depends on its state::
 
-    STARTING, WARMING   another process is asked for; the third failure in a row is final
+    STARTING, WARMING   another process is asked for; three failures in a row are final
     READY               nothing is lost
     BUSY                its session fails, no other notices
     LEAVING             it was asked to
@@ -62,14 +62,14 @@ class Children:
     # -- more of them ------------------------------------------------------------------
 
     def add(self) -> ChildLink:
-        """Return a new child. It has a process as soon as the fork server gives one."""
+        """Return a new child, whose process the fork server will give."""
         child = ChildLink()
         self._all.add(child)
         self._ask(child)
         return child
 
     def keep_one(self) -> None:
-        """Add a child if there is none, so that the next session need not wait for it."""
+        """Add a child if there is none, so that the next session waits less."""
         if not self._all and not self._closing.is_set() and self._startup.error is None:
             self.idle.put(self.add())
 
@@ -124,8 +124,9 @@ class Children:
     # -- how they end ------------------------------------------------------------------
 
     def _hung_up(self, child: ChildLink) -> None:
-        """Kill a child that has closed its connection, and wait for the fork server to
-        report how it ended.
+        """Kill a child that has closed its connection.
+
+        The fork server will report how it ended.
         """
         child.stop_reading()
         if not child.pid:
@@ -145,8 +146,9 @@ class Children:
             self._over(child, status)
 
     def _over(self, child: ChildLink, status: int | None) -> None:
-        """Draw the consequences of a child's end; ``status`` is as ``exit_text`` has
-        it.
+        """Act on a child's end.
+
+        ``status`` is as ``exit_text`` has it.
         """
         if child.state is State.GONE:
             return

@@ -19,8 +19,9 @@ LOSS_CODES: Final[dict[Reason, str]] = {"crashed": "processor_crashed", "memory"
 
 
 class NotStarted(Exception):
-    """No processor: it cannot be made, its ``start()`` failed, or no process could be
-    started for it.
+    """No processor.
+
+    It cannot be made, its ``start()`` failed, or no process could be started for it.
     """
 
 

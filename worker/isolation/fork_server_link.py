@@ -1,5 +1,4 @@
-"""The worker's fork server: started, asked for children, and started again when it
-ends.
+"""The worker's fork server: started, asked for children, and restarted.
 
 :class:`ForkServerLink` is the connection to one fork-server process,
 :class:`ForkServer` keeps one running. What it learns about children it passes on to a
@@ -54,19 +53,19 @@ class ForkServerListener(Protocol):
     """What the fork server reports. Plain functions, called on the event loop."""
 
     def not_forked(self, child: ChildLink, reason: str) -> None:
-        """A child was asked for and could not be forked: no process or memory is left."""
+        """Handle a failed fork: no process or memory is left."""
 
     def ended(self, pid: int, status: int) -> None:
-        """A child has ended, with an exit status or minus the number of a signal."""
+        """Handle a child's end; ``status`` is an exit status or minus a signal."""
 
     def fork_server_lost(self) -> None:
-        """The fork server has ended: it answers no request and reports no end."""
+        """Handle the end of the fork server: it answers and reports no more."""
 
     def fork_server_started(self) -> None:
-        """Another one has started: children can be asked for again."""
+        """Handle the start of another one: children can be asked for again."""
 
     def fork_server_failed(self, error: Exception) -> None:
-        """None can be started any more."""
+        """Handle the last failure: no fork server can be started any more."""
 
 
 class ForkServerLink:
@@ -136,8 +135,7 @@ class ForkServerLink:
                 timers.append(asyncio.get_running_loop().call_later(self._fork_seconds, self.process.kill))
 
     def receive(self) -> list[FromServer] | None:
-        """Return the messages that have arrived whole; None if there is nothing to
-        read.
+        """Return the messages that have arrived whole; None without new bytes.
 
         Raises ConnectionError when the process has closed the connection.
         """
@@ -159,8 +157,10 @@ class ForkServerLink:
 
 
 class ForkServer:
-    """Keeps one fork server running: replaces one that had loaded the processor's code,
-    however often; one that cannot load it is tried a few times.
+    """Keeps one fork server running.
+
+    It replaces one that had loaded the processor's code, however often; one that cannot
+    load it is tried a few times.
     """
 
     def __init__(
@@ -253,8 +253,9 @@ class ForkServer:
             self._restart = asyncio.create_task(self._start_another(link), name="fork server")
 
     async def _start_another(self, link: ForkServerLink) -> None:
-        """Replace a fork server that has ended, or report that none can be started: a
-        worker without one would take sessions and never run them.
+        """Replace a fork server that has ended, or report that none can be started.
+
+        A worker without one would take sessions and never run them.
         """
         await _reaped(link.process)
         if self._closing.is_set():

@@ -1,5 +1,6 @@
-"""The fork server of a worker: a process that has loaded the processor's code once, and
-forks a child from it on request.
+"""The fork server of a worker: a process that forks its children.
+
+It has loaded the processor's code once.
 
 ``python -m worker.isolation.forkserver <pid of the worker>`` is what
 :mod:`~worker.isolation.fork_server_link` starts, and talks to over the socket that is

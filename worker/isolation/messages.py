@@ -82,8 +82,10 @@ class Refused(msgspec.Struct, tag=True):
 
 
 class Run(msgspec.Struct, tag=True):
-    """Run a job. Comes with descriptors: the image, the garment (if it has a type) and
-    an empty file for the result.
+    """Run a job.
+
+    Comes with descriptors: the image, the garment (if it has a type) and an empty file
+    for the result.
     """
 
     number: int
@@ -180,9 +182,7 @@ class BadMessage(Exception):
 
 
 def send(to: socket.socket, message: msgspec.Struct, files: Sequence[int] = ()) -> None:
-    """Send all of a message, with descriptors; raise OSError if that cannot be done
-    now.
-    """
+    """Send all of a message, with descriptors; raise OSError if that fails."""
     data = msgspec.json.encode(message)
     data = len(data).to_bytes(_LENGTH_BYTES) + data
     sent = socket.send_fds(to, [data], files) if files else to.send(data)

@@ -1,20 +1,21 @@
-"""The process pool: every session runs in a child process, so that nothing a processor
-does to its process harms another session or the worker.
+"""The process pool: every session runs in a child process.
+
+So nothing a processor does to its process harms another session or the worker.
 
 :class:`ProcessPool` stands between :mod:`~worker.tasks`, which has a job and awaits its
 output, and the processor, which runs in a child. To ``tasks`` the pool is itself a
 processor. Its parts, each with one kind of state::
 
-    worker process                                     other processes
+    worker process                                other processes
 
-    ProcessPool          sessions on children
-      Children           the set of children      <-->   child.py (one session at a time)
-        IdleChildren     those without a session
-        ChildLink        one child: its state
-          SessionRun     its session
-      ForkServer         keeps one running        <-->   forkserver.py (forks children)
-      Startup            failures to start
-      MemoryWatch        memory of children at work
+    ProcessPool         sessions on children
+      Children          the set of children       child.py (one session at a time)
+        IdleChildren    those without a session       ^
+        ChildLink       one child: its state  <-------+
+          SessionRun    its session
+      ForkServer        keeps one running     <---> forkserver.py (forks children)
+      Startup           failures to start
+      MemoryWatch       memory of children at work
 
 How it works:
 
@@ -76,8 +77,7 @@ NICENESS: Final = 5
 
 
 class ProcessPool:
-    """The configured processor, run in children: as many at once as :meth:`run` is
-    called.
+    """The configured processor, run in as many children as :meth:`run` has calls.
 
     :meth:`start`, then :meth:`built`; :meth:`close` ends every process within a second.
     ``on_start_error`` is called once, when no processor can be started any more.
@@ -225,8 +225,9 @@ class ProcessPool:
         self._children.keep_one()
 
     def _fits_next(self, child: ChildLink, run: SessionRun) -> bool:
-        """Return whether the next session may have the child: a session must not pay
-        for what another one has left.
+        """Return whether the next session may have the child.
+
+        A session must not pay for the remains of another one.
         """
         return (
             isinstance(run.answer, Answer)

@@ -15,8 +15,10 @@ from worker.isolation.errors import Reason
 
 
 class MemoryWatch:
-    """Looks at the children at work, as long as there are any, and hands those that use
-    too much to ``lose``. Linux only: elsewhere nothing is watched.
+    """Looks at the children at work, as long as there are any.
+
+    Those that use too much memory go to ``lose``. Linux only: elsewhere nothing is
+    watched.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class MemoryWatch:
             self._look()
 
     def fits_next(self, child: ChildLink) -> bool:
-        """Return whether the child has released enough for another session: one must
-        not be charged for the memory that another has kept.
+        """Return whether the child has released enough memory for another session.
+
+        One must not be charged for the memory that another has kept.
         """
         return self._max_bytes is None or rss_bytes(child.pid) <= (child.fresh_bytes + self._max_bytes) / 2
 

@@ -1,5 +1,6 @@
-"""The default processor: no AI, but a worker's whole life with visible stages, and a
-picture made from the input.
+"""The default processor: a worker's whole life without an AI model.
+
+It has visible stages, and makes a picture from the input.
 
 A run takes ``seconds``; the share ``failure_rate`` of the runs fails (finally, as
 ``mock_failure``). With a ``seed`` the failures are repeatable: whether the n-th run of

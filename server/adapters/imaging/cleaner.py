@@ -8,11 +8,11 @@ it raise at least eight different classes.
 CPU of one clean() on one core, with Pillow 13; in brackets the same decode,
 ``exif_transpose`` and encode alone::
 
-    JPEG, 196 kB, 1024 x 768, lying on its side      5.2 ms  (5.2)
-    JPEG, 3.9 MB, 4000 x 3000, upright              78   ms  (112, ``exif_transpose`` copies)
-    the same in Display P3                         231   ms
-    WebP, 2.8 MB, 4000 x 3000                      0.7   s
-    PNG,  23 MB, 4000 x 3000                       1.4   s
+    JPEG, 196 kB, 1024 x 768, on its side     5.2 ms  (5.2)
+    JPEG, 3.9 MB, 12 MP, upright               78 ms  (112, ``exif_transpose`` copies)
+    the same in Display P3                    231 ms
+    WebP, 2.8 MB, 12 MP                       0.7 s
+    PNG,  23 MB, 12 MP                        1.4 s
 
 It takes up to 24 bytes of memory a pixel (lossless WebP; JPEG 8, progressive CMYK 12,
 PNG and AVIF 11).
@@ -206,8 +206,9 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return the picture in sRGB; unchanged if its profile is broken or made for
-    another kind of pixel.
+    """Return the picture in sRGB.
+
+    It is unchanged if its profile is broken or made for another kind of pixel.
     """
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -282,8 +283,10 @@ def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
 
 
 def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result: int, limits: Limits) -> str:
-    """Return the answer: format and size of the picture that now stands in ``result``,
-    or an error's code and detail.
+    """Clean a photo, and return the answer.
+
+    Format and size of the picture that now stands in ``result``, or an error's code and
+    detail.
     """
     try:
         with open(source, "rb", buffering=0) as file:
@@ -312,17 +315,14 @@ def _keep_memory() -> None:
 
 
 def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
-    """Clean one small photo, so that code that is loaded late is loaded before the
-    first real one.
-    """
+    """Clean one small photo, which loads code that is loaded late."""
     photo = io.BytesIO()
     Image.new("RGB", (64, 64)).save(photo, "JPEG")
     clean(photo, Limits())
 
 
 def _confine(limits: Limits) -> None:
-    """Give up every right that cleaning does not need: from here on untrusted bytes are
-    decoded.
+    """Give up every right that cleaning untrusted bytes does not need.
 
     Standard error is closed, there is no core, few files, and a limit of memory.
     """

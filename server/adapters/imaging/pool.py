@@ -1,5 +1,6 @@
-"""A few limited child processes that clean uploaded photos; the event loop never
-decodes.
+"""A few limited child processes that clean uploaded photos.
+
+The event loop never decodes.
 
 Between ``web.api.uploads``, which has the bytes, and ``sessions.submissions``, which
 stores the clean photo. What "clean" means, and Pillow, stands in
@@ -121,9 +122,7 @@ class Imaging:
         return len(self._waiting)
 
     def warm(self) -> None:
-        """Start the first process (60 ms of CPU), so that the first photo need not wait
-        for it.
-        """
+        """Start the first process (60 ms of CPU), so that no photo waits for it."""
         if not self._processes:
             self._start()
 
@@ -204,8 +203,9 @@ class Imaging:
             process.set_timer(START_SECONDS, self._too_late)
 
     def _cannot_start(self, reason: object) -> None:
-        """Refuse all waiting photos if there is no process at all; the next photo tries
-        again.
+        """Refuse all waiting photos if there is no process at all.
+
+        The next photo tries again.
         """
         log.error("No process for images could be started: %s", reason)
         if not self._processes:
@@ -247,8 +247,9 @@ class Imaging:
         self._lost(process, "took too long")
 
     def _lost(self, process: ImageProcess, how: str) -> None:
-        """Refuse the photo of a process that crashed, met a limit or was killed; other
-        photos go on.
+        """Refuse the photo of a process that crashed, met a limit or was killed.
+
+        Other photos go on.
         """
         self._processes.end(process)
         if not process.ready:

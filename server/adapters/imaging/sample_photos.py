@@ -106,7 +106,7 @@ XMP: Final = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><note>XMP-of-Elm-Street</note
 
 
 def make_samples(folder: Path) -> Path:
-    """Write all of :data:`SIZES` into ``folder`` (made if missing); return the folder."""
+    """Write all of :data:`SIZES` into ``folder`` (made if missing), and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     # Orientation 6: the camera lay on its side, show it turned by 90 degrees clockwise;
     # 8 is the other way round.
