@@ -90,6 +90,10 @@ class Handshake(asyncio.Protocol):
         self._asked = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def __repr__(self) -> str:
+        state = "lost" if self._lost.done() else "accepted" if self._accepted else "pending"
+        return f"<Handshake {state} early={len(self._early)}>"
+
     def begin(self, request: Scope, url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes) -> None:
         """Take over a connection, and let the application answer.
 
