@@ -24,7 +24,7 @@ NETWORK = {
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Return the names of all modules that a fresh interpreter holds after a statement."""
+    """Return the modules that a fresh interpreter holds after a statement."""
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in run.stdout.split()} | set(run.stdout.split())
@@ -46,7 +46,7 @@ def test_unknown_name_raises_attribute_error() -> None:
 
 @pytest.mark.parametrize("module", ["tryon", "tryon.protocol", "tryon.protocol.frames", "tryon.processor"])
 def test_module_loads_no_network_library(module: str) -> None:
-    """Keep HTTP and WebSocket libraries out of the protocol and the plug for a model."""
+    """Keep network libraries out of the protocol and the plug for a model."""
     loaded = loaded_by(f"import {module}")
     assert not loaded & NETWORK
     assert not {name for name in loaded if name.startswith(("server", "worker"))}

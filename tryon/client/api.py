@@ -62,7 +62,9 @@ class AsyncTryOn:
         trust_env: bool = True,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """``token``: the owner's, 22 to 128 characters of ``A-Z a-z 0-9 _ -``; made if
+        """Make a client; nothing is sent yet.
+
+        ``token``: the owner's, 22 to 128 characters of ``A-Z a-z 0-9 _ -``; made if
         left out. Keep it: it is the only way back to the sessions. ``attempts``: per
         call, while there is no answer or a refusal that passes within 5 seconds.
         ``timeout``: of each attempt, in seconds. ``trust_env``: honour HTTPS_PROXY and
@@ -91,7 +93,7 @@ class AsyncTryOn:
 
     @property
     def token(self) -> str:
-        """Return the owner's token: whoever holds it owns the sessions."""
+        """Return the owner's token, which opens all of its sessions."""
         return self._calls.token
 
     # -- making and following ----------------------------------------------------------
@@ -179,8 +181,9 @@ class AsyncTryOn:
         return await self._calls.session(History, "GET", f"/{_id(session)}/history")
 
     async def cancel(self, session: SessionOrId) -> SessionView:
-        """Cancel a session and return it: cancelled, or processing until its worker
-        stops.
+        """Cancel a session and return it.
+
+        It is cancelled, or still processing until its worker stops.
         """
         return await self._calls.session(SessionView, "POST", f"/{_id(session)}/cancel")
 
@@ -189,9 +192,7 @@ class AsyncTryOn:
         return await self._calls.session(SessionView, "POST", f"/{_id(session)}/retry")
 
     async def delete(self, session: SessionOrId) -> Receipt:
-        """Erase a session, its photos and all its retries now; return the signed
-        receipt.
-        """
+        """Erase a session, its photos and retries now; return the signed receipt."""
         return await self._calls.session(Receipt, "DELETE", f"/{_id(session)}")
 
     async def download(self, link: str) -> bytes:

@@ -114,7 +114,9 @@ class Connection(ABC):
         progress: bool = True,
         poll_seconds: float | None = None,
     ) -> None:
-        """``cursor``: returns the last seq seen. ``on_request``: called before each
+        """Prepare a connection; nothing is sent before :meth:`received`.
+
+        ``cursor``: returns the last seq seen. ``on_request``: called before each
         request. ``progress``: progress ends a long poll too. ``poll_seconds``: between
         polls, instead of the server's hint.
         """

@@ -167,9 +167,7 @@ class Following:
         self._inbox.put_nowait((link, end))
 
     async def _next(self) -> tuple[_Link, Received | Exception]:
-        """Return the next item of a connection that counts; try a better one when it is
-        time.
-        """
+        """Return the next item of a connection that counts; climb when it is time."""
         while True:
             try:
                 async with asyncio.timeout_at(self._climb_at):
@@ -216,9 +214,7 @@ class Following:
         self._climb_at = asyncio.get_running_loop().time() + self._ladder.climb_pause()
 
     def _climb(self, after: str | None) -> None:
-        """Try the best transport, or the best one below ``after``, beside the present
-        one.
-        """
+        """Try the best transport below ``after`` beside the present connection."""
         assert self._link is not None
         better = self._ladder.better(self._link.transport, after) if self._link.live_at is not None else None
         if better is not None:
@@ -231,7 +227,9 @@ class Following:
         self._drop(link)
         self._state.behind = False
         if is_final(link.transport, lost):
-            raise self._gone(link.refusal or lost.reason or _CODES.get(lost.code, f"closed_{lost.code}"), lost)
+            raise self._gone(
+                link.refusal or lost.reason or _CODES.get(lost.code, f"closed_{lost.code}"), lost
+            ) from None
         if link is self._probe:
             self._probe = None
             self._ladder.failed_climb(link.transport, lost)

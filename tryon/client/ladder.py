@@ -32,11 +32,10 @@ _PASSING_REFUSALS: Final = frozenset({408, 425, 429})
 
 
 def is_final(transport: str, lost: Lost) -> bool:
-    """Return whether nothing more can come: the session is gone, or refuses this
-    client.
+    """Return whether the session is gone, or refuses this client.
 
-    An HTTP status in a WebSocket handshake is not: our server refuses a session by a
-    close code, so the status comes from a proxy that knows no WebSockets.
+    An HTTP status in a WebSocket handshake says neither: our server refuses a session
+    by a close code, so the status comes from a proxy that knows no WebSockets.
     """
     if not lost.refused:
         return not may_reconnect(lost.code)
@@ -76,7 +75,7 @@ class Ladder:
         return self._rungs[0]
 
     def worked(self, transport: str) -> None:
-        """Note that a transport has done all that it needs from the network."""
+        """Note that a transport works on this network."""
         self._proven.add(transport)
         self._attempts[transport] = 0
 
@@ -103,9 +102,7 @@ class Ladder:
         return Step(next_one, pause)
 
     def better(self, than: str, after: str | None = None) -> str | None:
-        """Return the best transport to try instead of ``than``; ``after`` was tried in
-        vain.
-        """
+        """Return the best transport above ``than``, but below ``after``."""
         start = TRANSPORTS.index(after) + 1 if after is not None else 0
         end = TRANSPORTS.index(than)
         return next((each for each in self._rungs if start <= TRANSPORTS.index(each) < end), None)

@@ -1,5 +1,4 @@
-"""The port between the client and the network: requests, streams and WebSockets to one
-server.
+"""The port between the client and the network: requests, streams, WebSockets.
 
 :class:`~tryon.client.http.HttpNetwork` is the implementation for users. A load
 generator that needs a source address for each client, or wants to break connections,
@@ -124,8 +123,9 @@ class Network(Protocol):
     def stream(
         self, method: str, path: str, *, headers: Mapping[str, str], seconds: float
     ) -> AbstractAsyncContextManager[Stream]:
-        """Return a stream whose head arrives within ``seconds``; the body may take
-        longer.
+        """Return a stream whose head arrives within ``seconds``.
+
+        The body may take longer.
         """
 
     def socket(self, path: str, *, subprotocols: Sequence[str], seconds: float) -> AbstractAsyncContextManager[Socket]:

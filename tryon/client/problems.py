@@ -22,12 +22,12 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 class Problem(Exception):
-    """A refusal (RFC 9457), or a call without an answer (``status`` 0, ``code``
-    "network").
+    """A refusal (RFC 9457), or a call without an answer.
 
-    ``code``: one of ``tryon.protocol.errors.CODES``; ``detail`` is safe to show;
-    ``retryable``: the same call may succeed later; ``retry_after``: in seconds, if the
-    server named them; ``request_id``: finds the call in the server's log.
+    ``code``: one of ``tryon.protocol.errors.CODES``, or "network" (``status`` 0);
+    ``detail`` is safe to show; ``retryable``: the same call may succeed later;
+    ``retry_after``: in seconds, if the server named them; ``request_id``: finds the
+    call in the server's log.
     """
 
     def __init__(
@@ -72,8 +72,9 @@ class NotCompleted(Problem):
 
 
 def problem_of(answer: Answer) -> Problem:
-    """Return the problem that an answer carries; one that is not ours has the code
-    "unknown".
+    """Return the problem that an answer carries.
+
+    An answer that is not this product's has the code "unknown".
     """
     try:
         body = msgspec.json.decode(answer.body, type=_Body)

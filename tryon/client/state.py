@@ -1,9 +1,8 @@
-"""The rule of following on the client's side, without I/O: one cursor, the last
-``seq``.
+"""The rule of following on the client's side, without I/O.
 
-Every transition is taken once and in order, whichever connection brings it: one that
-was seen is dropped, a hole is noted and fills itself with the next snapshot. The
-session never steps back to an older state.
+There is one cursor, the last ``seq``. Every transition is taken once and in order,
+whichever connection brings it: one that was seen is dropped, a hole is noted and fills
+itself with the next snapshot. The session never steps back to an older state.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ class Update:
 
     @property
     def progress(self) -> float | None:
-        """Return the share that is done, from 0 to 1; None if nobody knows."""
+        """Return the share that is done, from 0 to 1; None if it is unknown."""
         return self.session.progress
 
     @property
     def stage(self) -> str | None:
-        """Return what the processor is doing, in a word."""
+        """Return the processor's present stage, in a word."""
         return self.session.stage
 
     @property
@@ -87,7 +86,7 @@ class FollowedSession:
         return self.session is not None and self.session.terminal and self.session.seq <= self.cursor
 
     def snapshot(self, session: SessionView, missed: Iterable[EventFrame]) -> list[Update]:
-        """Return an update for each new transition, else one if anything else changed."""
+        """Return an update for each new transition, or one for any other change."""
         updates: list[Update] = []
         for event in missed:
             if self._is_next(event):
@@ -111,9 +110,7 @@ class FollowedSession:
         return []
 
     def progress(self, frame: ProgressFrame) -> list[Update]:
-        """Return the update of a word about the present transition, none for an older
-        one.
-        """
+        """Return the update of progress, none if it is of an older transition."""
         known = self.session
         self.behind |= frame.seq > self.cursor
         if known is None or known.terminal or frame.seq != known.seq:

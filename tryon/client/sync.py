@@ -66,7 +66,7 @@ class TryOn:
     """
 
     def __init__(self, url: str = DEFAULT_URL, **options: Any) -> None:
-        """``options``: those of AsyncTryOn."""
+        """Make a client; ``options`` are those of AsyncTryOn."""
         self._loop = _Loop()
         try:
             self._client = AsyncTryOn(url, **options)
@@ -93,7 +93,7 @@ class TryOn:
 
     @property
     def token(self) -> str:
-        """Return the owner's token: whoever holds it owns the sessions."""
+        """Return the owner's token, which opens all of its sessions."""
         return self._client.token
 
     def upload(
@@ -117,8 +117,9 @@ class TryOn:
         ticket: str | None = None,
         transports: Sequence[str] = TRANSPORTS,
     ) -> Iterator[Update]:
-        """Yield each change of a session until it has ended; closing the iterator
-        disconnects.
+        """Yield each change of a session until it has ended.
+
+        Closing the iterator disconnects.
         """
         updates = self._client.follow(session, since=since, ticket=ticket, transports=transports)
         try:
@@ -149,8 +150,9 @@ class TryOn:
         return self._loop.run(self._client.history(session))
 
     def cancel(self, session: SessionOrId) -> SessionView:
-        """Cancel a session and return it: cancelled, or processing until its worker
-        stops.
+        """Cancel a session and return it.
+
+        It is cancelled, or still processing until its worker stops.
         """
         return self._loop.run(self._client.cancel(session))
 
@@ -159,9 +161,7 @@ class TryOn:
         return self._loop.run(self._client.retry(session))
 
     def delete(self, session: SessionOrId) -> Receipt:
-        """Erase a session, its photos and all its retries now; return the signed
-        receipt.
-        """
+        """Erase a session, its photos and retries now; return the signed receipt."""
         return self._loop.run(self._client.delete(session))
 
     def download(self, link: str) -> bytes:

@@ -35,8 +35,9 @@ class WebSocket:
             raise SocketClosed(self.connection.close_code or CloseCode.ABNORMAL) from None
 
     async def send(self, message: str) -> None:
-        """Send a text message; a closed socket drops it, so that frames before the
-        close are read.
+        """Send a text message; a closed socket drops it.
+
+        So a caller that sends still reads the frames before the close.
         """
         with contextlib.suppress(ConnectionClosed):
             await self.connection.send(message)
@@ -60,7 +61,9 @@ async def open_websocket(url: str, *, subprotocols: Sequence[str], seconds: floa
         )
     except InvalidStatus as error:
         response = error.response
-        raise SocketRefused(response.status_code, retry_after(dict(response.headers.raw_items()))) from None
+        raise SocketRefused(
+            response.status_code, retry_after({name.lower(): value for name, value in response.headers.raw_items()})
+        ) from None
     except (OSError, TimeoutError, WebSocketException) as error:
         raise NoAnswer(type(error).__name__) from None
     return WebSocket(connection)
