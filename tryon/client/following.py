@@ -187,7 +187,8 @@ class Following:
     async def _close(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # else it is closing its connection
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- the ladder --------------------------------------------------------------------

@@ -122,7 +122,10 @@ class HttpNetwork:
         try:
             yield socket
         finally:
-            await socket.connection.close()
+            try:
+                await socket.connection.close()
+            finally:
+                socket.connection.transport.abort()
 
 
 def _cause(error: Exception) -> str:

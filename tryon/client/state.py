@@ -90,12 +90,13 @@ class FollowedSession:
         updates: list[Update] = []
         for event in missed:
             if self._is_next(event):
-                self.session = session if event.seq >= session.seq else _after(self.session or session, event)
+                if self.session is None or event.seq > self.session.seq:
+                    self.session = session if event.seq >= session.seq else _after(self.session or session, event)
                 updates.append(Update(self.session, event))
-        known = self.session
-        if known is None or session.seq > known.seq or (session.seq == known.seq and not updates and session != known):
+        if self.session is None or (session.seq >= self.session.seq and session != self.session):
             self.session = session
-            updates.append(Update(session))
+            last = updates.pop() if updates and updates[-1].seq == session.seq else Update(session)
+            updates.append(Update(session, last.event))
         self.behind = session.seq > self.cursor
         return updates
 
