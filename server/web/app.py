@@ -104,7 +104,7 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
 # -- the parts -------------------------------------------------------------------------
 
 
-def make_hub(config: Config, services: Services) -> Hub:
+def make_hub(config: Config, services: Services, *, subscriber: type[RedisSubscriber] = RedisSubscriber) -> Hub:
     """Return the hub between Redis and the clients of this process."""
     return Hub(
         config=config,
@@ -114,7 +114,7 @@ def make_hub(config: Config, services: Services) -> Hub:
         signer=services.signer,
         clock=services.clock,
         randomness=services.randomness,
-        subscriber=functools.partial(RedisSubscriber, config.redis, randomness=services.randomness),
+        subscriber=functools.partial(subscriber, config.redis, randomness=services.randomness),
     )
 
 

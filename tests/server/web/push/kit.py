@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,7 @@ from server.config.settings import Config
 from server.domain.bus_message import event_message
 from server.domain.session import AuditEvent, Session
 from server.services import Services, open_services
+from server.web import app
 from server.web.push.follower import Follower
 from server.web.push.hub import Hub
 from testkit.running import new_session, outcome_of, until
@@ -102,16 +102,8 @@ class HeldSubscriber(RedisSubscriber):
 
 
 def make_hub(services: Services) -> Hub:
-    return Hub(
-        config=services.config,
-        database=services.database,
-        bus=services.bus,
-        sessions=services.sessions,
-        signer=services.signer,
-        clock=services.clock,
-        randomness=services.randomness,
-        subscriber=functools.partial(HeldSubscriber, services.config.redis, randomness=services.randomness),
-    )
+    """Return the hub of a web process, with a subscriber that can be held."""
+    return app.make_hub(services.config, services, subscriber=HeldSubscriber)
 
 
 def subscriber_of(hub: Hub) -> HeldSubscriber:
