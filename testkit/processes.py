@@ -61,11 +61,16 @@ async def spawn(
 
 
 async def run_python(*arguments: str, seconds: float, folder: Path = ROOT) -> tuple[int, str, str]:
-    """Run ``python ARGUMENTS``; return its exit status, stdout and stderr.
+    """Run ``python ARGUMENTS`` as :func:`run_program` does."""
+    return await run_program(sys.executable, *arguments, seconds=seconds, folder=folder)
+
+
+async def run_program(*command: str, seconds: float, folder: Path = ROOT) -> tuple[int, str, str]:
+    """Run a program to its end; return its exit status, stdout and stderr.
 
     It is killed after ``seconds``; then TimeoutError is raised.
     """
-    process = await spawn(sys.executable, *arguments, folder=folder, piped=True)
+    process = await spawn(*command, folder=folder, piped=True)
     try:
         async with asyncio.timeout(seconds):
             out, err = await process.communicate()

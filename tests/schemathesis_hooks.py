@@ -1,5 +1,4 @@
-"""What schemathesis cannot know: what a photo is, and that nobody may see another's
-session.
+"""Hooks of schemathesis: how a photo looks, and that sessions are private.
 
 Named by `tests/schemathesis.toml` and loaded by schemathesis itself.
 """
@@ -29,8 +28,9 @@ for _media_type in ("image/jpeg", "image/png", "image/webp"):  # judged by its c
 
 @schemathesis.check
 def a_stranger_finds_nothing(ctx: Any, response: Any, case: Any) -> None:
-    """In place of `ignored_auth`, which wants a 401: without the token, or with
-    another, a session does not exist.
+    """Fail unless a session is hidden without its token, or with another.
+
+    It stands in place of `ignored_auth`, which wants a 401.
     """
     if "{session_id}" not in case.operation.path or not 200 <= response.status_code < 300:
         return

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from faults.outcome import Outcome, Row
 from faults.pace import Pace
 from faults.scene import Scene, running_scene
 from server.domain.session import AuditEvent
 from testkit.damage import freeze, locked_sqlite
+from testkit.programs import Program
 from tryon.protocol.states import Event, Status
 
 SESSIONS: Final = 8
@@ -27,6 +28,16 @@ async def _running(scene: Scene, *, seconds: float, count: int = SESSIONS) -> li
     screens = [scene.clients.follow(*each) for each in made if each is not None]
     await scene.until(lambda: all(each.cursor >= 2 for each in screens))
     return [each.session for each in screens]
+
+
+async def _frozen_before(scene: Scene, *, count: int) -> Program:
+    """Freeze the worker, then upload and follow sessions; return the worker."""
+    await freeze(scene.cluster, scene.cluster.worker)
+    for made in await asyncio.gather(*(scene.clients.upload() for _ in range(count))):
+        assert made is not None
+        scene.clients.follow(*made)
+    await scene.clients.live()
+    return scene.cluster.worker
 
 
 def _starts(trail: Sequence[AuditEvent]) -> list[AuditEvent]:
@@ -48,6 +59,15 @@ def _good_ending(scene: Scene) -> None:
     scene.promises.no_connection_lost()
     scene.promises.still_running(*scene.cluster.webs)
     scene.promises.nothing_stale()
+
+
+async def _claimed_soon(scene: Scene) -> None:
+    """Expect that every session completed, claimed within 10 s of the repair."""
+    trails = await scene.trails()
+    _ended_as(scene, trails, Status.COMPLETED)
+    scene.promises.resumed(trails)
+    scene.promises.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was claimed")
+    _good_ending(scene)
 
 
 async def killed(pace: Pace) -> Outcome:
@@ -206,13 +226,7 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
     It waits for the database's write lock, which the row holds.
     """
     async with running_scene(pace) as scene, scene.cluster.services() as services:
-        worker = scene.cluster.worker
-        await freeze(scene.cluster, worker)
-        made = await asyncio.gather(*(scene.clients.upload() for _ in range(4)))
-        for each in made:
-            assert each is not None
-            scene.clients.follow(*each)
-        await scene.clients.live()
+        worker = await _frozen_before(scene, count=4)
         with locked_sqlite(scene.cluster):
             worker.thaw()
             async with asyncio.timeout(20):
@@ -222,11 +236,7 @@ async def killed_before_its_claim(pace: Pace) -> Outcome:
         scene.repaired()
         await worker.start()
         await scene.finish()
-        trails = await scene.trails()
-        _ended_as(scene, trails, Status.COMPLETED)
-        scene.promises.resumed(trails)
-        scene.promises.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was taken up")
-        _good_ending(scene)
+        await _claimed_soon(scene)
     return scene.outcome
 
 
@@ -271,21 +281,12 @@ async def delivered_five_times(pace: Pace) -> Outcome:
 async def jobs_forgotten(pace: Pace) -> Outcome:
     """Empty the queue while sessions wait in it."""
     async with running_scene(pace) as scene:
-        worker = scene.cluster.worker
-        await freeze(scene.cluster, worker)
-        made: list[Any] = list(await asyncio.gather(*(scene.clients.upload() for _ in range(4))))
-        for each in made:
-            scene.clients.follow(*each)
-        await scene.clients.live()
+        worker = await _frozen_before(scene, count=4)
         await scene.cluster.valkey.command("DEL", "tryon:queue")
         worker.thaw()
         scene.repaired()
         await scene.finish()
-        trails = await scene.trails()
-        _ended_as(scene, trails, Status.COMPLETED)
-        scene.promises.resumed(trails)
-        scene.promises.within(scene.outcome.recovery_seconds or 0, 10.0, "the last one was taken up")
-        _good_ending(scene)
+        await _claimed_soon(scene)
     return scene.outcome
 
 

@@ -1,5 +1,6 @@
-"""A bad network between the browser and the server: a TCP relay that cuts, refuses and
-swallows.
+"""A bad network between the browser and the server: a TCP relay.
+
+It cuts, refuses and swallows.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ CHUNK_BYTES: Final = 65536
 
 
 class Gate:
-    """Listens on a port of its own and passes every byte on to ``target``, until told
-    otherwise.
+    """A relay to ``target`` on a port of its own.
+
+    It passes every byte on, until a method breaks something.
     """
 
     def __init__(self, target: int) -> None:
@@ -36,8 +38,9 @@ class Gate:
         return sum(part in head for head in self.heads)
 
     def cut(self, part: str = "") -> int:
-        """Break what is open (reset, no goodbye); with ``part`` only those that began
-        with such a request.
+        """Reset open connections, without a close.
+
+        With ``part`` only those that began with such a request.
         """
         cut = [relay for relay in self._open if part in relay.head]
         for relay in cut:
@@ -45,9 +48,7 @@ class Gate:
         return len(cut)
 
     def swallow(self) -> None:
-        """From now on nothing comes out of the connections that are open; they stay
-        open.
-        """
+        """Drop all output of the connections that are open; they stay open."""
         for relay in self._open:
             relay.swallows = True
 

@@ -1,9 +1,7 @@
-"""Take the README's picture of the demo page:
+"""The README's picture of the demo page.
 
-``python -m tests.browser.screenshot [docs/demo.png]``.
-
-Starts a stack of its own, uploads a drawn portrait and a coat in the system's Chromium,
-and waits for the result.
+``python -m tests.browser.screenshot [docs/demo.png]`` starts a stack of its own,
+uploads a drawn portrait and a coat in the system's Chromium, and waits for the result.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ GREEN, DARK, HORN = "#18685f", "#104f49", "#eee2c8"
 
 
 def portrait(folder: Path) -> Path:
-    """A person before a calm wall, 900 x 1200."""
+    """Draw a person before a calm wall, 900 x 1200."""
     scale = 20  # the drawing below is in hundredths of the width, twice as large as what is saved
     wall = Image.linear_gradient("L").resize((90 * scale, 120 * scale))
     picture = Image.composite(Image.new("RGB", wall.size, "#d2c1ae"), Image.new("RGB", wall.size, "#eee4d6"), wall)
@@ -54,7 +52,7 @@ def portrait(folder: Path) -> Path:
 
 
 def coat(folder: Path) -> Path:
-    """A green coat on nothing, 600 x 720."""
+    """Draw a green coat on nothing, 600 x 720."""
     picture = Image.new("RGBA", (1200, 1440))
     draw = ImageDraw.Draw(picture)
 

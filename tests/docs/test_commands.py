@@ -40,9 +40,7 @@ def check_the_story(frames: list[dict[str, Any]]) -> None:
 
 
 def check_against_the_page(screen: str, printed: str) -> None:
-    """Compare a page's view of a terminal with the terminal: lines, frames in their order,
-    field names.
-    """
+    """Compare a terminal with the page: lines, frames in their order, field names."""
     frames = iter(frames_in(screen))
     for line in printed.splitlines():
         if not line.startswith("< "):
@@ -56,7 +54,7 @@ def check_against_the_page(screen: str, printed: str) -> None:
 
 
 async def read_page(name: str, reader: Reader, checks: Mapping[str, Callable[[str], None]]) -> None:
-    """Type every marked block in order, and check what it prints by its name."""
+    """Type every marked block in order, and check its output by its name."""
     screen = ""
     for kind, what, block in marked(name):
         if kind == "output":

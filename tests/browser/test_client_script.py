@@ -1,0 +1,244 @@
+"""static/tryon.js as a library: options, the guide, the types, its size."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from playwright.async_api import BrowserContext
+
+from server.config.settings import Config
+from testkit.plugin import missing
+from testkit.processes import ROOT, free_port
+from testkit.running import Web, running_web, until
+
+if TYPE_CHECKING:
+    pass
+
+
+from tests.browser.play import FOLLOW, TRANSPORTS, Start, followers, open_page
+
+pytestmark = pytest.mark.xdist_group("chromium")
+
+
+# -- the rest of the client ------------------------------------------------------------
+
+
+async def test_following_starts_after_since(start: Start) -> None:
+    """No earlier event comes."""
+    play = await start()
+    await play.begin()
+    await play.follow(since=2)
+    await play.on("ws")
+    await play.complete()
+    await play.until("story.end !== null")
+    assert [event["seq"] for event in (await play.story())["events"]] == [3]
+
+
+async def test_ended_session_is_read_at_once(start: Start) -> None:
+    """With all its events."""
+    play = await start()
+    await play.begin()
+    await play.complete()
+    await play.follow()
+    await play.ends_whole()
+
+
+async def test_throwing_callback_stops_nothing(start: Start) -> None:
+    """The error is reported, and following goes on."""
+    play = await start()
+    thrown: list[Any] = []
+
+    def note(error: Any) -> None:
+        thrown.append(error)
+
+    play.page.on("pageerror", note)
+    given = {"base": "", "id": play.session.id, "token": play.token, "options": {}}
+    await play.page.evaluate(FOLLOW.replace("story.sessions.push", "window.noSuchFunction"), given)
+    await play.begin()
+    await play.complete()
+    await play.until("story.end !== null")
+    assert len((await play.story())["events"]) == 3
+    assert thrown
+
+
+async def test_closed_following_is_silent(start: Start, web: Web) -> None:
+    """No callback runs, and the connection ends."""
+    play = await start()
+    await play.follow()
+    await play.on("ws")
+    await play.page.evaluate("following.close()")
+    await until(lambda: not followers(web))
+    await play.begin()
+    await play.complete()
+    story = await play.story()
+    assert len(story["events"]) == 1
+    assert story["end"] == "AbortError"
+
+
+async def test_other_origin_can_use_every_call(context: BrowserContext, config: Callable[..., Config]) -> None:
+    """A page that is hosted elsewhere."""
+    async with running_web(config()) as web:
+        noted: dict[str, Any] = {"requests": [], "said": []}
+        page = await open_page(context, f"http://localhost:{free_port()}", noted)
+        made = await page.evaluate(
+            """
+            async (base) => {
+              const { Problem, TryOn } = await import(`${base}/static/tryon.js`);
+              const tryon = new TryOn({ base });
+              const canvas = Object.assign(document.createElement("canvas"), { width: 200, height: 300 });
+              canvas.getContext("2d").fillRect(20, 20, 90, 90);
+              const photo = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg"));
+              const parts = [];
+              const options = { params: { a: 1 }, idempotencyKey: "once", onProgress: (part) => parts.push(part) };
+              const session = await tryon.upload(photo, options);
+              const again = await tryon.upload(photo, options);
+              const aborted = new AbortController();
+              const stopped = tryon.upload(photo, { signal: aborted.signal });
+              aborted.abort();
+              const abort = await stopped.catch((error) => error.name);
+              const transports = [];
+              for (const transport of ["ws", "sse", "long-poll", "poll"]) {
+                const following = tryon.follow(session.session_id, { transports: [transport] });
+                await new Promise((resolve) => {
+                  const timer = setInterval(() => following.transport && resolve(clearInterval(timer)), 10);
+                });
+                transports.push(following.transport);
+                following.close();
+              }
+              const photoOf = await fetch(session.links.input).then((answer) => answer.status);
+              const following = tryon.follow(session);
+              const early = await tryon.retry(session.session_id).catch((problem) => problem);
+              const cancelled = await tryon.cancel(session.session_id);
+              const end = await following.done;
+              const next = await tryon.retry(session.session_id);
+              const page = await tryon.list({ limit: 1 });
+              const receipt = await tryon.remove(next.session_id);
+              const gone = await tryon.read(session.session_id).catch((problem) => problem);
+              return {
+                session, again: again.session_id, progress: parts.at(-1), abort, transports, photoOf,
+                early: [early instanceof Problem, early.status, early.code], cancelled: cancelled.status, end: end.status,
+                retryOf: next.retry_of, listed: page.sessions.map(({ session_id }) => session_id), more: page.next_cursor,
+                next: next.session_id, files: receipt.files.length, signature: receipt.signature.length,
+                gone: [gone.status, gone.code], token: tryon.token,
+              };
+            }
+            """,
+            f"http://127.0.0.1:{web.port}",
+        )
+        await page.close()
+    session = made["session"]
+    assert made["again"] == session["session_id"], "the same idempotency key, the same session"
+    assert session["links"]["input"].startswith(f"http://127.0.0.1:{web.port}/api/tryon/files/")
+    assert made["progress"] == 1
+    assert made["abort"] == "AbortError"
+    assert made["transports"] == list(TRANSPORTS)
+    assert made["photoOf"] == 200
+    assert made["early"] == [True, 409, "not_finished"]
+    assert (made["cancelled"], made["end"]) == ("cancelled", "cancelled")
+    assert made["retryOf"] == session["session_id"]
+    assert made["listed"] == [made["next"]]
+    assert made["more"]
+    assert made["files"] == 2, "the photo and its copy"
+    assert made["signature"] == 86
+    assert made["gone"] == [404, "not_found"]
+
+
+# -- the guide -------------------------------------------------------------------------
+
+GUIDE: Final = (ROOT / "docs" / "browser-client.md").read_text()
+
+
+async def test_guide_example_works(context: BrowserContext, config: Callable[..., Config], photos: Path) -> None:
+    """As it stands on the page."""
+    example = re.search(r"```js\n(.*?)```", GUIDE, re.DOTALL)
+    assert example is not None
+    code = re.sub(r'import (\{.*?\}) from (".*?");', r"const \1 = await import(\2);", example[1])
+    async with running_web(config()) as web:
+        code = code.replace("https://tryon.example", f"http://127.0.0.1:{web.port}")
+        page = await open_page(context, f"http://localhost:{free_port()}", {"requests": [], "said": []})
+        await page.set_content("<input type=file>")
+        await page.set_input_files("input", photos / "photo.jpg")
+        await page.evaluate("() => { window.shown = []; window.show = (...news) => shown.push(news); }")
+        await page.evaluate(
+            f"() => {{ const file = document.querySelector('input').files[0];"
+            f"window.example = (async () => {{ {code} return {{ status, links }}; }})(); }}"
+        )
+        await page.wait_for_function("shown.length > 0")
+        (waiting,) = (await web.services.sessions.queue_places.current()).keys()
+        claim = await web.services.sessions.claims.begin(waiting, worker="test")
+        assert claim is not None
+        await web.complete(claim)
+        end = await page.evaluate("example")
+        await page.close()
+    assert end["status"] == "completed"
+    assert end["links"]["output"].startswith(f"http://127.0.0.1:{web.port}/")
+
+
+def test_guide_names_every_option_and_call() -> None:
+    """Of the types."""
+    types = (ROOT / "static" / "tryon.d.ts").read_text()
+    for name in ("UploadOptions", "FollowOptions", "Following", "Problem extends Error", "TryOn"):
+        block = re.search(rf"(?:interface|class) {name} {{\n(.*?)^}}", types, re.DOTALL | re.MULTILINE)
+        assert block is not None
+        for member in re.findall(r"^  (?:readonly )?(\w+)\??[:(]", block[1], re.MULTILINE):
+            if member not in ("constructor", "clockOffset", "base"):
+                assert re.search(rf"[`(., ]{member}\b", GUIDE), (name, member)
+
+
+# -- the types -------------------------------------------------------------------------
+
+USE: Final = """
+import { TryOn, Problem, randomText, type Session, type SessionEvent } from "./tryon.js";
+import * as declared from "./tryon.js";
+import * as made from "./implementation.js";
+
+const same: Pick<typeof declared, "randomText"> = made;
+const problem: declared.Problem = new made.Problem({ code: "network" }) as unknown as declared.Problem;
+const names: Record<keyof declared.TryOn, unknown> = new made.TryOn({ base: "https://tryon.example" });
+const following: Record<Exclude<keyof declared.Following, "x">, unknown> = new made.TryOn().follow("id");
+
+export async function use(file: File): Promise<string | null> {
+  const tryon = new TryOn({ base: "https://tryon.example" });
+  const session: Session = await tryon.upload(file, { params: { size: "M" }, onProgress: (part) => part.toFixed(2) });
+  const seen: SessionEvent[] = [];
+  const following = tryon.follow(session, { onEvent: (event) => seen.push(event), onGone: (code) => code.length });
+  // @ts-expect-error no such transport
+  tryon.follow(session, { transports: ["pigeon"] });
+  // @ts-expect-error a status is one of five
+  if (session.status === "done") return null;
+  return (await following.done).links.output;
+}
+void [same, problem, names, following, Problem, randomText];
+"""
+
+
+def test_types_match_script(tmp_path: Path) -> None:
+    """A use of every call compiles with tsc."""
+    tsc = shutil.which("tsc")
+    if tsc is None:
+        missing("TypeScript (npm install --global typescript)")
+    shutil.copy(ROOT / "static" / "tryon.js", tmp_path / "implementation.js")
+    for name in ("tryon.js", "tryon.d.ts"):
+        shutil.copy(ROOT / "static" / name, tmp_path)
+    (tmp_path / "use.ts").write_text(USE)
+    options = {
+        "strict": True, "noEmit": True, "allowJs": True, "checkJs": False, "target": "es2022", "module": "es2022",
+        "moduleResolution": "bundler", "lib": ["es2022", "dom", "dom.iterable"], "types": [],
+    }  # fmt: skip
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "include": ["use.ts"]}))
+    done = subprocess.run([tsc, "-p", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_script_is_small_and_alone() -> None:
+    """No import, and a bound on its size."""
+    code = (ROOT / "static" / "tryon.js").read_text()
+    assert not re.search(r"^\s*import\b", code, re.MULTILINE)
+    assert len(code) < 25_000

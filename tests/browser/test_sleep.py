@@ -1,0 +1,125 @@
+"""static/tryon.js in a page that sleeps, hides or loses its network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testkit.running import until
+
+if TYPE_CHECKING:
+    pass
+
+
+from tests.browser.play import Start
+
+pytestmark = pytest.mark.xdist_group("chromium")
+
+
+# -- sleep and silence -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ping_seconds", [0.2])
+async def test_silent_connection_is_replaced(start: Start) -> None:
+    """After two pings that did not come."""
+    play = await start()
+    await play.follow()
+    await play.on("ws")
+    play.gate.swallow()
+    await play.begin()
+    await play.knows(2)  # over another connection, after 2.2 pings and an unanswered sync
+    assert {"type": "sync", "since": 1} in play.said
+    await play.complete()
+    await play.ends_whole()
+
+
+@pytest.mark.parametrize("event", ["online", "visible", "pageshow", "resume"])
+async def test_waking_page_checks_its_socket(start: Start, event: str) -> None:
+    """Each event that ends a sleep does it."""
+    play = await start()
+    await play.follow()
+    await play.on("ws")
+    wake = {
+        "online": "dispatchEvent(new Event('online'))",
+        "visible": "look('visible')",
+        "pageshow": "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))",
+        "resume": "document.dispatchEvent(new Event('resume'))",
+    }[event]
+    await play.page.evaluate(wake)
+    await until(lambda: play.said == [{"type": "sync", "since": 1}])
+    await play.begin()
+    await play.complete()
+    await play.ends_whole()
+    assert await play.page.evaluate("spied.sockets.length") == 1
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_frozen_tab_catches_up(start: Start, cut: bool) -> None:
+    """With its connection, and without."""
+    play = await start()
+    await play.follow()
+    await play.on("ws")
+    devtools = await play.page.context.new_cdp_session(play.page)
+    await devtools.send("Page.setWebLifecycleState", {"state": "frozen"})
+    await play.begin()
+    await play.requeue()
+    if cut:
+        play.gate.cut()
+    await devtools.send("Page.setWebLifecycleState", {"state": "active"})
+    await play.knows(3)
+    await play.begin()
+    await play.complete()
+    await play.ends_whole()
+
+
+async def test_online_event_reconnects_at_once(start: Start) -> None:
+    """Offline is reported meanwhile."""
+    play = await start()
+    await play.page.clock.install()
+    await play.follow()
+    await play.on("ws")
+    await play.page.context.set_offline(True)
+    play.gate.cut()
+    await play.until("story.connections.at(-1).connection === 'offline'")
+    await play.begin()
+    await play.page.clock.pause_at(await play.page.evaluate("Date.now() + 1000"))  # no timer helps it from here on
+    await play.page.evaluate("() => { window.back = new Promise((tell) => addEventListener('online', tell)); }")
+    await play.page.context.set_offline(False)
+    await play.page.evaluate("back.then(() => 0)")
+    await play.page.clock.run_for(1)
+    await play.knows(2)
+    await play.page.clock.resume()
+    await play.complete()
+    await play.ends_whole()
+
+
+async def test_hidden_page_retries_when_seen(start: Start) -> None:
+    """No attempt is made before."""
+    play = await start()
+    await play.page.clock.install()
+    await play.follow()
+    await play.on("ws")
+    await play.page.evaluate("look('hidden')")
+    play.gate.cut()
+    await play.until("story.connections.at(-1).connection === 'reconnecting'")
+    await play.begin()
+    tried, asked = len(play.gate.heads), len(play.requests)
+    await play.page.clock.fast_forward(3_600_000)
+    assert (len(play.gate.heads), len(play.requests)) == (tried, asked)
+    await play.page.evaluate("look('visible')")
+    await play.knows(2)
+    await play.complete()
+    await play.ends_whole()
+
+
+async def test_hidden_page_stays_connected(start: Start) -> None:
+    """Hiding alone changes nothing."""
+    play = await start()
+    await play.follow()
+    await play.on("ws")
+    await play.page.evaluate("look('hidden')")
+    await play.begin()
+    await play.complete()
+    await play.ends_whole()
+    assert await play.page.evaluate("spied.sockets.length") == 1
