@@ -66,9 +66,6 @@ return redis.call('ZCOUNT', KEYS[1], '(' .. (redis.call('TIME')[1] - ARGV[1]), '
 """
 
 
-QueueAway = QueueUnavailable  # until every caller has the new name
-
-
 def serialize(job: dict[str, Any]) -> bytes:
     """Return arq's job as JSON.
 
