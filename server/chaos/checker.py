@@ -1,9 +1,8 @@
-"""Whether every promise was kept, from the records of a run alone: no I/O, no clock, no
-knowledge of the product's code.
+"""The checker: whether every promise was kept, from the records of a run alone.
 
-A finding is a broken promise, never a matter of taste: a refusal that says so (429,
-503, 507) is none, and neither is a reconnect. :data:`~server.chaos.verdict.KINDS` is
-the whole list.
+No I/O, no clock, no knowledge of the product's code. A finding is a broken promise,
+never a matter of taste: a refusal that says so (429, 503, 507) is none, and neither is
+a reconnect. :data:`~server.chaos.verdict.KINDS` is the whole list.
 
 :class:`~server.chaos.facts.Facts` reads all records first; then each record is judged
 in turn, by :class:`~server.chaos.screens.Screens` or
@@ -132,7 +131,7 @@ def _check_unknown_sessions(facts: Facts, abandoned: int, verdict: Verdict) -> N
 
 
 def _check_ends(facts: Facts, screens: Screens, verdict: Verdict) -> None:
-    """Judge whether each accepted session ended, and was shown to end on each screen."""
+    """Judge whether each accepted session ended, and was shown to end."""
     followed: dict[str, list[ScreenHistory]] = defaultdict(list)
     for screen in screens:
         followed[screen.session].append(screen)

@@ -1,4 +1,4 @@
-"""What is known about the sessions of a run before any screen is judged.
+"""The facts about the sessions of a run, known before any screen is judged.
 
 Accepted sessions, the audit trail and the deletions are collected first: a record about
 them may come later than what it explains.

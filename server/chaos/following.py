@@ -1,9 +1,9 @@
-"""One screen: follows one session to its end over one transport, reconnects as
-static/tryon.js does, and records what it is shown.
+"""One screen: follows one session to its end over one transport.
 
-It uses the client's connections, which lie below the cursor, and reads every frame by
-itself. It stays on its transport, so that each is judged by itself, and never hides
-what came: a repeat is recorded, not dropped.
+It reconnects as static/tryon.js does, and records everything that it is shown. It uses
+the client's connections, which lie below the cursor, and reads every frame by itself.
+It stays on its transport, so that each is judged by itself, and hides nothing: a repeat
+is recorded, not dropped.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ class Screen:
         syncs: bool = False,
         poll_seconds: float | None = None,
     ) -> None:
-        """``syncs``: ask each WebSocket for a second snapshot.
+        """Prepare a screen; :meth:`run` connects.
 
-        ``poll_seconds``: between two polls, instead of the server's hint.
+        ``syncs``: ask each WebSocket for a second snapshot. ``poll_seconds``: between
+        two polls, instead of the server's hint.
         """
         self.client = client
         self.session = session
@@ -161,7 +162,7 @@ class Screen:
             await self._speak(connection)
 
     async def _speak(self, connection: WebSocketConnection) -> None:
-        """Ask for the server's time, and for a second snapshot if this screen does so."""
+        """Ask for the server's time, and perhaps for a second snapshot."""
         self._pinged = self._clock.wall()
         await connection.send('{"type":"ping"}')
         if self._syncs:

@@ -1,7 +1,7 @@
-"""One person with one photo: uploads it until it is accepted, follows it to its end,
-and does what the plan says besides.
+"""One person with one photo, and strangers.
 
-And strangers, who try every door of somebody else's session.
+A person uploads the photo until it is accepted, follows the session to its end, and
+does what the plan says besides. Strangers try every door of another owner's session.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tryon.protocol.backoff import FIRST_SECONDS, OPEN_SECONDS
 from tryon.protocol.paths import SESSIONS
 
 MOST_PAUSE_SECONDS: Final = 5.0
-"""Between two tries of the same call, unless the answer says otherwise."""
+"""Longest pause before a call is repeated, unless the answer names one."""
 
 DOORS: Final[Mapping[str, tuple[str, str]]] = {
     "get": ("GET", ""),
@@ -54,14 +54,14 @@ DOORS: Final[Mapping[str, tuple[str, str]]] = {
     "delete": ("DELETE", ""),
     "ws": ("", "/ws"),
 }
-"""Every way to a session that somebody else may try: method and the end of the path."""
+"""Every way to another owner's session: the method, and the end of the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all people share.
+    """Everything that all people share.
 
-    ``patience``: seconds that a person tries a call until giving up.
+    ``patience``: seconds until a person gives up a call.
     """
 
     network: Network
@@ -72,7 +72,7 @@ class World:
 
 
 class Person:
-    """See the module. Owner and screens are named after its number."""
+    """One person; owner and screens are named after its number."""
 
     def __init__(self, world: World, plan: Plan) -> None:
         self._world = world
@@ -88,7 +88,7 @@ class Person:
         return f"<Person {self.owner}>"
 
     async def live(self) -> None:
-        """All that the plan says; an answer that nobody can read ends it, and is noted."""
+        """Follow the plan; an answer that cannot be read ends it, and is recorded."""
         try:
             await self._live()
         except* UNREADABLE as errors:
@@ -135,9 +135,9 @@ class Person:
         body: bytes = b"",
         cut: bool = False,
     ) -> Answer | None:
-        """The first answer with a ``good`` status; refusals are noted and waited for.
+        """Return the first answer with a ``good`` status; record each refusal and wait.
 
-        None: given up, or 404.
+        None: the person gave up, or the answer was one that repeating would not change.
         """
         until = self._world.clock.monotonic() + self._world.patience
         failures = 0
@@ -211,7 +211,7 @@ class Person:
             self._did("cancel", session_id, answer.status)
 
     async def _delete(self, session: Mapping[str, Any], after: float) -> None:
-        """And afterwards nothing of it may be left to see."""
+        """Delete a session, and look for anything that is left of it."""
         await asyncio.sleep(after)
         session_id = session["session_id"]
         self._did("delete", session_id)
@@ -246,9 +246,7 @@ class Person:
         )
 
     async def _look_at_pictures(self, session_id: str) -> None:
-        """The result, and for who looks back the photo too: are they there, and are
-        they this person's?
-        """
+        """Fetch the result, perhaps the photo too, and record what they are."""
         answer = await self._call("look", "GET", f"/{session_id}", good=(200,), session=session_id)
         if answer is None:
             return
@@ -280,9 +278,7 @@ class Person:
             await asyncio.sleep(1)
 
     async def _look_back(self, session_id: str) -> None:
-        """What the system itself says about this person: the audit trail, and the list
-        of sessions.
-        """
+        """Record the list of this person's sessions, and the audit trail of each."""
         listed = await self._call("list", "GET", "?limit=100", good=(200,))
         if listed is None:
             return
@@ -326,7 +322,7 @@ class Person:
     # -- others ------------------------------------------------------------------------
 
     async def _strangers(self, session_id: str) -> None:
-        """Two of all doors, with a token that is valid and somebody else's."""
+        """Try two of all doors, with a valid token of another owner."""
         for call in self._choice.sample(sorted(DOORS), 2):
             answer, saw = await (self._stranger_by_socket if call == "ws" else self._stranger_by_http)(
                 session_id, call, new_token()

@@ -1,4 +1,4 @@
-"""Who does what and when: drawn from a seed, so that a run can be repeated."""
+"""Plans of people, drawn from a seed, so that a run can be repeated."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ SHARES: Final = {
     "stranger": 0.15,
     "history": 0.3,
 }
-"""How many of the people do it.
+"""Share of the people who do it.
 
 ``retry``: of those whose session failed or was cancelled.
 """
 
 MOST_SECONDS: Final = 1.5
-"""Cancels, deletes and second screens come within this time of the upload."""
+"""Longest time from the upload to a cancel, delete or second screen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One person. Times in seconds after the upload was accepted; None: does not."""
+    """The plan of one person.
+
+    Times in seconds after the upload was accepted; None: does not.
+    """
 
     number: int
     seed: int
@@ -42,19 +45,19 @@ class Plan:
     by_ticket: bool
     syncs: bool
     cut_upload: bool
-    """The first try breaks in the middle."""
+    """The first attempt breaks in the middle."""
     cancel_after: float | None
     delete_after: float | None
     delete_at_end: bool
     retries: bool
     strangers: bool
     looks_back: bool
-    """Asks for the history and the list at the end."""
+    """Reads the history and the list at the end."""
     second_after: float
 
 
 def plans(seed: int, *, everybody_looks_back: bool = False) -> Iterator[Plan]:
-    """One person after the other, without end."""
+    """Yield one plan after the other, without end."""
     number = 0
     while True:
         choice = random.Random(f"{seed} {number}")
@@ -87,7 +90,7 @@ def plans(seed: int, *, everybody_looks_back: bool = False) -> Iterator[Plan]:
 
 
 def photos(seed: int, count: int = 8, side: int = 160) -> Sequence[bytes]:
-    """Small pictures that differ, in their shape too, as JPEG."""
+    """Return small pictures that differ, in their shape too, as JPEG."""
     from PIL import Image
 
     made = []
@@ -103,7 +106,7 @@ def photos(seed: int, count: int = 8, side: int = 160) -> Sequence[bytes]:
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as it is shown, upright; None: it is no picture."""
+    """Return width and height of an upright picture, None for other data."""
     from PIL import Image, ImageOps
 
     try:

@@ -1,9 +1,9 @@
-"""What a run leaves behind: one JSON line for everything that a client asked, saw or
-was told, in the order of time.
+"""The records of a run: one JSON line for every request, frame and answer.
 
-``t`` is the observer's clock, in Unix seconds; ``at`` the server's, as it wrote it.
-``client`` names one screen: it follows one session and has one cursor, whatever it
-reconnects over. The checker knows nothing but these lines.
+They are in the order of time. ``t`` is the observer's clock, in Unix seconds; ``at``
+the server's, as it wrote it. ``client`` names one screen: it follows one session and
+has one cursor, over any number of connections. The checker knows nothing but these
+lines.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import msgspec
 
 
 class Transition(msgspec.Struct, frozen=True, array_like=True):
-    """One event of a session, as an event frame, ``missed`` or the audit trail shows
-    it.
-    """
+    """One event of a session, from an event frame, ``missed`` or the audit trail."""
 
     seq: int
     event: str
@@ -38,7 +36,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_d
 class Accepted(Record, frozen=True, kw_only=True, tag="accepted"):
     """A 201: from now on the session may not get lost.
 
-    ``key``: which upload (or retry) it answers, repeats included.
+    ``key``: names the upload or retry that it answers, repeats included.
     """
 
     owner: str
@@ -49,7 +47,7 @@ class Accepted(Record, frozen=True, kw_only=True, tag="accepted"):
 
 
 class Refused(Record, frozen=True, kw_only=True, tag="refused"):
-    """Any other answer to a call. ``status`` 0: none came."""
+    """Any other answer to a call. ``status`` 0: there was none."""
 
     owner: str
     call: str
@@ -59,17 +57,16 @@ class Refused(Record, frozen=True, kw_only=True, tag="refused"):
 
 
 class GaveUp(Record, frozen=True, kw_only=True, tag="gave_up"):
-    """An upload that was never accepted, or a call that was never answered, for as long
-    as this person would try.
-    """
+    """A call that was refused or unanswered until this person gave up."""
 
     owner: str
     call: str
 
 
 class Asked(Record, frozen=True, kw_only=True, tag="asked"):
-    """A client asks to see a session, from its cursor on: it connects, polls, or
-    (``sync``) asks an open socket.
+    """A client's request for a session, from its cursor on.
+
+    It connects, polls, or (``sync``) asks over an open socket.
     """
 
     client: str
@@ -80,9 +77,7 @@ class Asked(Record, frozen=True, kw_only=True, tag="asked"):
 
 
 class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
-    """The answer to the last ``asked``: the session, and what was missed since that
-    cursor.
-    """
+    """The answer to the last ``asked``: the session, and events after that cursor."""
 
     client: str
     session: str
@@ -90,7 +85,7 @@ class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
     status: str
     missed: list[Transition]
     pictures: list[str] = []
-    """Where its links to files lead, without what signs them."""
+    """Paths of its links to files, without signatures."""
 
 
 class Heard(Record, frozen=True, kw_only=True, tag="event"):
@@ -103,7 +98,7 @@ class Heard(Record, frozen=True, kw_only=True, tag="event"):
 
 
 class Progressed(Record, frozen=True, kw_only=True, tag="progress"):
-    """A pushed word about the transition ``seq``."""
+    """Pushed progress of the transition ``seq``."""
 
     client: str
     session: str
@@ -111,8 +106,10 @@ class Progressed(Record, frozen=True, kw_only=True, tag="progress"):
 
 
 class Closed(Record, frozen=True, kw_only=True, tag="closed"):
-    """A connection's end: the close code, or 204, 401, 404, 503 of HTTP; 1006 where
-    none came. ``reason``: what ``bye`` said.
+    """The end of a connection.
+
+    ``code``: of the close, or 204, 401, 404, 503 of HTTP; 1006 without either.
+    ``reason``: that of ``bye``.
     """
 
     client: str
@@ -124,7 +121,7 @@ class Closed(Record, frozen=True, kw_only=True, tag="closed"):
 class Did(Record, frozen=True, kw_only=True, tag="did"):
     """An owner's call about a session: cancel, retry or delete.
 
-    Once asked it may have happened; ``status`` 0: asked, and no answer yet.
+    Once it is sent it may have happened; ``status`` 0: sent, and not answered yet.
     """
 
     owner: str
@@ -134,7 +131,7 @@ class Did(Record, frozen=True, kw_only=True, tag="did"):
 
 
 class Stranger(Record, frozen=True, kw_only=True, tag="stranger"):
-    """Somebody else tried to see or change a session.
+    """A stranger's attempt to see or change a session.
 
     ``answer``: HTTP status or close code; ``saw``: any of its content.
     """
@@ -147,10 +144,10 @@ class Stranger(Record, frozen=True, kw_only=True, tag="stranger"):
 
 
 class Result(Record, frozen=True, kw_only=True, tag="result"):
-    """A session's picture was asked for by its fresh link.
+    """An answer to a request for a session's picture, by its fresh link.
 
-    ``role``: ``input`` or ``output``; ``size``: its width and height, if it is one;
-    ``own``: those of the photo of its owner, where they tell people apart.
+    ``role``: ``input`` or ``output``; ``size``: its width and height, if it is a
+    picture; ``own``: those of its owner's photo, where photos differ.
     """
 
     session: str
@@ -162,38 +159,38 @@ class Result(Record, frozen=True, kw_only=True, tag="result"):
 
 
 class Audit(Record, frozen=True, kw_only=True, tag="audit"):
-    """What the audit trail holds, or a part of it: later records of the same session
-    add to it.
-    """
+    """The audit trail of a session, or a part of it; later records add to it."""
 
     session: str
     events: list[Transition]
 
 
 class Listed(Record, frozen=True, kw_only=True, tag="listed"):
-    """All sessions that an owner has, after the last of its uploads was answered."""
+    """All sessions of an owner, after the last of its uploads was answered."""
 
     owner: str
     sessions: list[str]
 
 
 class Remains(Record, frozen=True, kw_only=True, tag="remains"):
-    """Something that should have been erased: a file, row, key or link."""
+    """A remnant that should have been erased: a file, row, key or link."""
 
     what: str
     name: str
 
 
 class Fault(Record, frozen=True, kw_only=True, tag="fault"):
-    """Something was broken on purpose at this time."""
+    """A fault that was brought about at this time."""
 
     name: str
     detail: str = ""
 
 
 class Clock(Record, frozen=True, kw_only=True, tag="clock"):
-    """The server's clock is ahead of the observer's by ``offset`` seconds, give or take
-    half of ``round_trip``.
+    """A comparison of clocks.
+
+    The server's is ahead of the observer's by ``offset`` seconds, give or take half of
+    ``round_trip``.
     """
 
     offset: float
@@ -201,8 +198,9 @@ class Clock(Record, frozen=True, kw_only=True, tag="clock"):
 
 
 class Trouble(Record, frozen=True, kw_only=True, tag="trouble"):
-    """What no system does that works: an answer that nobody can read, a stack trace in
-    a log. ``who``: the person, screen or process that has it.
+    """A sign that the system does not work: an unreadable answer, a logged stack trace.
+
+    ``who``: the person, screen or process that has it.
     """
 
     who: str
@@ -210,7 +208,7 @@ class Trouble(Record, frozen=True, kw_only=True, tag="trouble"):
 
 
 class Quiet(Record, frozen=True, kw_only=True, tag="quiet"):
-    """The end: nobody follows any more, every deadline has passed."""
+    """The end: no client follows any more, every deadline has passed."""
 
 
 AnyRecord = (
@@ -239,7 +237,10 @@ _decoder: Final = msgspec.json.Decoder(AnyRecord)
 
 
 def read(lines: Iterable[bytes]) -> Iterator[AnyRecord]:
-    """Raises ValueError with the number of a line that is no record."""
+    """Yield the records of a file.
+
+    Raises ValueError with the number of a line that is no record.
+    """
     for number, line in enumerate(lines, 1):
         try:
             yield _decoder.decode(line)
@@ -248,7 +249,7 @@ def read(lines: Iterable[bytes]) -> Iterator[AnyRecord]:
 
 
 class Recorder:
-    """Keeps the records of a run, and writes each to ``file`` too if there is one."""
+    """The records of a run; ``file`` gets each as a line."""
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         self.records: list[AnyRecord] = []

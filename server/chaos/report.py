@@ -1,4 +1,4 @@
-"""A verdict in words: what is wrong first, then how it went."""
+"""A verdict in words: findings first, then figures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from server.chaos.verdict import KINDS, Loss, Sight, Verdict
 
 EXAMPLES: Final = 5
-"""So many findings of a kind are printed in full."""
+"""Findings of a kind that are printed in full."""
 
 
 def report(verdict: Verdict) -> str:
-    """Several tables; the first says how often each promise was broken."""
+    """Return the tables of a verdict, the counts of findings first."""
     kinds = [[kind.value, verdict.count(kind), meaning] for kind, meaning in KINDS.items()]
     parts = [table(["finding", "count", "meaning"], kinds)]
     for kind in KINDS:
@@ -50,7 +50,10 @@ def _by_code(losses: Counter[Loss]) -> Counter[str]:
 
 
 FIGURES: Final = ("sights", "stale p50", "p99", "worst", "late p99", "worst")
-"""Seconds. Stale: while connected and not shown it. Late: since the commit."""
+"""Columns, in seconds.
+
+Stale: while connected and not shown it. Late: since the commit.
+"""
 
 
 def staleness(what: str, sights: Sequence[Sight], group: Callable[[Sight], str]) -> str:
@@ -74,7 +77,7 @@ def _figures(sights: Sequence[Sight]) -> list[str]:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Nearest rank, of sorted values."""
+    """Return a percentile of sorted values, by nearest rank."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
@@ -83,7 +86,7 @@ def _counts(counter: dict[str, int]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns of figures to the right, the first and any text to the left."""
+    """Return a table: figures to the right, the first column and text to the left."""
     texts = [list(columns), *([str(value) for value in row] for row in rows)]
     widths = [max(len(row[n]) for row in texts) for n in range(len(columns))]
     words = [n == 0 or any(row[n][:1].isalpha() for row in texts[1:]) for n in range(len(columns))]

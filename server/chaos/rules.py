@@ -1,4 +1,4 @@
-"""What ``tryon.v1`` promises, written down once more and by hand.
+"""The promises of ``tryon.v1``, written down once more and by hand.
 
 These tables share nothing with :mod:`tryon.protocol`, so that a fault of the product,
 its client included, hides nothing from the checker. A test compares them with the
@@ -54,5 +54,5 @@ LOST: Final = 1006
 
 
 def stops(code: int) -> bool:
-    """Return whether a client that got this close code or HTTP status must not return."""
+    """Return whether a client must not return after a close code or HTTP status."""
     return code in (401, 403) or 4500 <= code <= 4999

@@ -1,5 +1,6 @@
-"""A run: people come at a steady rate, something breaks every few seconds, and
-everybody stays until their session ends.
+"""A run: people come at a steady rate, and something breaks every few seconds.
+
+Every person stays until their session ends.
 """
 
 from __future__ import annotations
@@ -28,25 +29,26 @@ from server.chaos.verdict import Verdict
 from server.system.clock import Clock
 
 FAULT_SECONDS: Final = 120.0
-"""A fault's command may take so long."""
+"""Longest time for a fault's command."""
 
 END_SECONDS: Final = 5.0
-"""And so long to end when it is told to."""
+"""Longest time for such a command to end after SIGTERM."""
 
 FaultFunction = Callable[[], Awaitable[str]]
-"""Breaks something and mends it again; what it returns goes into the records.
+"""Breaks something and repairs it; returns a detail for the records.
 
 Raises :class:`FaultFailed`.
 """
 
 
 class FaultFailed(Exception):
-    """What was to be broken could not be."""
+    """A fault that could not be brought about."""
 
 
 async def come(world: World, who: Iterator[Plan], *, sessions: int, rate: float, seconds: float | None = None) -> None:
-    """``sessions`` people, ``rate`` a second, none after ``seconds``; ends when the
-    last of them has seen the end.
+    """Let ``sessions`` people come, ``rate`` a second, none after ``seconds``.
+
+    Returns when the last of them has seen the end.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -68,11 +70,11 @@ async def while_things_break(
     clock: Clock,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Until the people are done.
+    """Break one thing after the other until the people are done.
 
-    A fault that has begun is waited for, also when this is cancelled: what it broke it
-    has to mend. Raises FaultFailed as soon as one could not happen: a run in which
-    nothing broke would prove nothing.
+    A fault that has begun is awaited, also after a cancellation: it has to repair what
+    it broke. Raises FaultFailed as soon as one could not happen: a run in which nothing
+    broke would prove nothing.
     """
     over = asyncio.Event()
     coming = asyncio.create_task(people, name="people")
@@ -96,8 +98,9 @@ async def _break(
     clock: Clock,
     say: Callable[[str], None],
 ) -> None:
-    """One fault every ``every`` seconds, in an order drawn round by round, until it is
-    over; a fault that takes longer delays the next.
+    """Bring about one fault every ``every`` seconds until ``over`` is set.
+
+    Their order is drawn round by round; a fault that takes longer delays the next.
     """
     loop = asyncio.get_running_loop()
     due = loop.time()
@@ -118,10 +121,10 @@ async def _break(
 
 
 def shell(command: str) -> FaultFunction:
-    """A fault that is a shell command of the user.
+    """Return a fault that is a shell command of the user.
 
-    In a session of its own: the Ctrl-C that ends a run is not for what mends the system
-    again.
+    It runs in a session of its own: the Ctrl-C that ends a run must not end a command
+    that repairs the system.
     """
 
     async def run() -> str:
@@ -142,7 +145,7 @@ def shell(command: str) -> FaultFunction:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """The shell and all that it has started: SIGTERM, and SIGKILL for what is left."""
+    """End a shell and its children: SIGTERM, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -153,7 +156,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chaos:
-    """What ``tryon chaos`` was asked to do.
+    """The options of ``tryon chaos``.
 
     Times in seconds, ``rate`` in people a second.
     """
@@ -173,9 +176,9 @@ class Chaos:
 
 
 def chaos(options: Chaos, clock: Clock) -> Verdict:
-    """Run it, print as it goes, and judge it.
+    """Run, print while it runs, and return the verdict.
 
-    Raises FaultFailed, and ValueError for an address that is none.
+    Raises FaultFailed, and ValueError for a URL that is none.
     """
     if options.record is None:
         record = Recorder()
@@ -213,14 +216,14 @@ async def _chaos(options: Chaos, record: Recorder, clock: Clock) -> None:
 
 
 def judge(records: Iterable[AnyRecord], *, stale_seconds: float, stuck_seconds: float) -> Verdict:
-    """Check the records and print what came of it."""
+    """Check the records, and print the verdict."""
     verdict = check(records, stale_seconds=stale_seconds, stuck_seconds=stuck_seconds)
     print(report(verdict), flush=True)
     return verdict
 
 
 def judge_file(path: Path, *, stale_seconds: float, stuck_seconds: float) -> Verdict:
-    """The same from a file.
+    """Check the records of a file, and print the verdict.
 
     Raises ValueError where it holds anything else than records.
     """

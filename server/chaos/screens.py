@@ -63,9 +63,7 @@ class ScreenHistory:
         self.live, self.asked = False, []
 
     def stale_seconds(self, at: float, t: float) -> float:
-        """Return the longest time that a connection did not show what it shows at
-        ``t``.
-        """
+        """Return the longest time a connection held back what it shows at ``t``."""
         spans = [*self.spans, Span(self.over, self.asked or [at], t)]
         return max(span.blind_seconds(at) for span in spans)
 
@@ -78,7 +76,10 @@ class Screens:
     """
 
     def __init__(self, facts: Facts, verdict: Verdict, stale_seconds: float) -> None:
-        """``stale_seconds``: maximum delay until a connected client sees a transition."""
+        """Begin without screens.
+
+        ``stale_seconds``: maximum delay until a connected client sees a transition.
+        """
         self.fault = ""
         self.gone: dict[str, str] = {}
         self._facts = facts
@@ -183,7 +184,7 @@ class Screens:
     # -- one record --------------------------------------------------------------------
 
     def _screen_of(self, record: Snapshot | Heard | Progressed | Closed) -> ScreenHistory | None:
-        """Return the screen of a record, None after a finding that it is not its own."""
+        """Return the screen of a record; None, and a finding, if it is not its own."""
         screen = self._screens.get(record.client)
         if screen is None:
             detail = "shown something before it asked"
@@ -229,9 +230,7 @@ class Screens:
         return last
 
     def _check_vanished(self, screen: ScreenHistory, record: Closed) -> None:
-        """Judge whether the session's deletion was requested, or its time was over and
-        its end reached.
-        """
+        """Judge whether a session was erased by request, or after its time."""
         session = screen.session
         expired = self._facts.has_expired(session, record.t)
         if self._facts.was_deleted(session, record.t):
@@ -265,7 +264,7 @@ class Screens:
         return self._facts.event(session, seq) or self._seen[session].get(seq)
 
     def _compare(self, screen: ScreenHistory, event: Transition, t: float) -> None:
-        """Compare a transition with the audit trail; without one, with other screens."""
+        """Compare a transition with the audit trail, or with other screens."""
         known = self._known(screen.session, event.seq)
         if known is None:
             self._seen[screen.session][event.seq] = event
