@@ -176,7 +176,7 @@ async def disk_full_output(pace: Pace) -> Outcome:
 ROWS: Final[dict[str, Row]] = {
     "sqlite-locked": Row("SQLite is locked by another process", locked, sample=True),
     "postgres-restarted": Row("PostgreSQL is restarted (`-m immediate`)", restarted),
-    "postgres-gone": Row("PostgreSQL is away: connections are refused", gone),
+    "postgres-gone": Row("PostgreSQL is unavailable: connections are refused", gone),
     "postgres-frozen": Row("PostgreSQL is frozen (SIGSTOP)", frozen),
     "postgres-exhausted": Row("All of PostgreSQL's connections are taken", exhausted),
     "disk-full-upload": Row("No room for a photo", disk_full_upload, sample=True),

@@ -433,7 +433,7 @@ def _flood(each: socket.socket, pings: bytes) -> int:
 
 ROWS: Final[dict[str, Row]] = {
     "web-terminated": Row(
-        "A web process is told to stop (SIGTERM) with many sockets, some of which don't read", terminated, sample=True
+        "A web process is stopped (SIGTERM) with many sockets, some of which don't read", terminated, sample=True
     ),
     "web-killed": Row("One web process after the other is killed", killed),
     "upload-cut": Row("Uploads end in the middle, at every kind of place", upload_cut, sample=True),
