@@ -18,7 +18,7 @@ def main() -> None:
 
 @main.command("push")
 @click.option("--clients", default=100, help="Sessions, each followed by one WebSocket.")
-@click.option("--rate", default=20.0, help="Sessions a second that are taken up, and end.")
+@click.option("--rate", default=20.0, help="Sessions a second that are claimed, and end.")
 @click.option("--seconds", default=10.0, help="Length of a round.")
 @click.option("--rounds", default=3, help="How often; the median of the rounds is printed too.")
 @click.option("--mock-seconds", default=1.0, help="How long the mock works on each session, about.")

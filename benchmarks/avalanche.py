@@ -85,13 +85,13 @@ class _Avalanche:
         right = sum(self.seen[n] == each.seq for n, each in enumerate(self.held))
         await close_all([*connected, *clients])
         times = list(self.back.values())
-        everybody = len(times) == len(self.held)
+        complete = len(times) == len(self.held)
         return [
             max(self.hints.values(), default=None),
             away,
             *(percentile(times, share) if len(times) > share * len(self.held) else None for share in (0.5, 0.95, 0.99)),
-            max(times) if everybody else None,
-            max(times) - away if everybody else None,
+            max(times) if complete else None,
+            max(times) - away if complete else None,
             len(times),
             right,
             self.attempts,

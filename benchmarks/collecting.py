@@ -28,7 +28,7 @@ class _Pipe(asyncio.Transport):
         pass
 
 
-class _Nobody:
+class _Keeper:
     def heard(self, wire: WireSocket, text: str) -> None:
         pass
 
@@ -37,7 +37,7 @@ class _Nobody:
 
 
 async def main(*, clients: int) -> None:
-    settings = {"redis_url": "redis://127.0.0.1:1/0"}  # where nobody listens
+    settings = {"redis_url": "redis://127.0.0.1:1/0"}  # a port without a server
     heading(f"collect: {clients} followers in one process", settings)
     with tempfile.TemporaryDirectory(prefix="tryon-benchmark-") as folder:
         config = Config(data_dir=Path(folder), redis_url=settings["redis_url"])
@@ -45,7 +45,7 @@ async def main(*, clients: int) -> None:
             hub = make_hub(config, services)
             gc.collect()
             gc.freeze()  # as `tryon serve` does when it has loaded everything
-            keeper, wires = _Nobody(), []
+            keeper, wires = _Keeper(), []
             for number in range(clients):
                 wire = WireSocket(new_session_id(), keeper, f"127.0.0.{number % 250}", services.clock)
                 wire.connection_made(_Pipe())

@@ -38,7 +38,7 @@ async def main(*, clients: int, seconds: float, poll_seconds: float, news_second
     async with running_installation(**settings) as cluster, cluster.services() as services:
         held = await hold(services, clients)
         await asyncio.sleep(SETTLE_SECONDS)
-        nobody = await _cost(cluster, seconds / 2)
+        idle = await _cost(cluster, seconds / 2)
         async with _news(services, held, news_seconds):
             heard = 0
 
@@ -50,7 +50,7 @@ async def main(*, clients: int, seconds: float, poll_seconds: float, news_second
             await asyncio.sleep(SETTLE_SECONDS)
             heard = 0
             pushed = await _cost(cluster, seconds)
-            told = heard
+            frames = heard
             await close_all(connected)
             await asyncio.sleep(SETTLE_SECONDS)
             asked = [0, 0]
@@ -61,14 +61,14 @@ async def main(*, clients: int, seconds: float, poll_seconds: float, news_second
                 answers, changed = asked
     minutes = clients * seconds / 60
     rows: list[list[str | float | int | None]] = [
-        ["nobody there, no news", None, None, None, nobody[0] * 100, nobody[1] * 100],
-        ["push", told, told, pushed[0] * seconds * 1000 / minutes, pushed[0] * 100, pushed[1] * 100],
+        ["no client, no progress", None, None, None, idle[0] * 100, idle[1] * 100],
+        ["push", frames, frames, pushed[0] * seconds * 1000 / minutes, pushed[0] * 100, pushed[1] * 100],
         ["polling", answers, changed, polled[0] * seconds * 1000 / minutes, polled[0] * 100, polled[1] * 100],
     ]
     columns = ("way", "frames or answers", "news", "web CPU ms a client-minute", "web CPU %", "Valkey CPU %")
     table(columns, rows)
     print(f"polling / push, CPU of a client-minute: {polled[0] / pushed[0]:.1f}")
-    base = nobody[0]
+    base = idle[0]
     if pushed[0] > base:
         print(f"without what the process does anyway: {(polled[0] - base) / (pushed[0] - base):.1f}")
 
@@ -86,7 +86,7 @@ async def _cost(cluster: Cluster, seconds: float) -> tuple[float, float]:
 async def _news(services: Services, held: Sequence[Held], news_seconds: float) -> AsyncIterator[None]:
     """Report a little progress of every session now and then."""
 
-    async def tell() -> None:
+    async def report() -> None:
         started, number = time.perf_counter(), 0
         while True:
             number += 1
@@ -94,7 +94,7 @@ async def _news(services: Services, held: Sequence[Held], news_seconds: float) -
             each = held[number % len(held)]
             await services.sessions.claims.report(each.claim, number / len(held) % 100 / 100, "rendering", 10)
 
-    async with _tasks([tell()]):
+    async with _tasks([report()]):
         yield
 
 

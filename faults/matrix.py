@@ -63,7 +63,9 @@ async def main(*, only: Sequence[str], seeds: int, scaled: bool) -> bool:
     print(
         "stale, recovery: median and worst of the seeds; seconds from a commit to the stalest client's sight of it, and"
     )
-    print("from the end of the fault until everything that had been accepted is taken up. What each row does: --list")
+    print(
+        "from the end of the fault until every accepted session is claimed or has ended. The fault of each row: --list"
+    )
     return kept
 
 

@@ -78,7 +78,7 @@ async def _steps_of(frames: AsyncIterator[dict[str, Any]]) -> Steps:
         if first:
             assert frame["type"] in ("snapshot", "error")
         if frame["type"] == "snapshot":
-            assert first, "a second snapshot that nobody asked for"
+            assert first, "a second snapshot without a request"
             assert [event["seq"] for event in frame["missed"]] == sorted({event["seq"] for event in frame["missed"]})
             for event in frame["missed"]:
                 yield _step(event)

@@ -88,7 +88,7 @@ class ValkeyServer:
             except (redis.RedisError, OSError):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"Valkey did not start: {(self.folder / 'log').read_text()}") from None
-                time.sleep(0.005)  # it has no way to tell that it listens
+                time.sleep(0.005)  # nothing announces that it listens
 
     def flush(self) -> None:
         """Forget every key, function and script."""
@@ -160,9 +160,9 @@ class PostgresServer:
         if os.geteuid() == 0:
             import pwd
 
-            nobody = pwd.getpwnam("nobody")
-            self._identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            user = pwd.getpwnam("nobody")
+            self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
         self._options = {
             "fsync": "off",
             "synchronous_commit": "on" if durable else "off",
@@ -171,7 +171,7 @@ class PostgresServer:
             "shared_buffers": "32MB",
         } | options
         self._bin = package / "pginstall" / "bin"
-        if not self._runs():  # nobody may not read the virtual environment, in /root for example
+        if not self._runs():  # the user may not read the virtual environment, in /root for example
             shutil.copytree(package, self.folder / package.name)
             libraries = package.with_name(package.name + ".libs")
             if libraries.exists():

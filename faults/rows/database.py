@@ -162,10 +162,10 @@ async def disk_full_output(pace: Pace) -> Outcome:
         trails = await scene.trails()
         for session, _ in filter(None, made):
             last = trails[session["session_id"]][-1]
-            told = (last.status, last.data.get("error", {}).get("code"))
-            scene.expect(told == (Status.FAILED, "storage_full"), f"with the disk full it ended as {told}")
-        ended = terminal(trails[patient.session])
-        scene.expect(ended is Status.COMPLETED, f"with room again it ended as {ended}")
+            ended = (last.status, last.data.get("error", {}).get("code"))
+            scene.expect(ended == (Status.FAILED, "storage_full"), f"with the disk full it ended as {ended}")
+        patiently = terminal(trails[patient.session])
+        scene.expect(patiently is Status.COMPLETED, f"with room again it ended as {patiently}")
         scene.note("`failed: storage_full` after 3.5 s, `completed` if there is room by then")
         scene.promises.no_connection_lost()
         scene.promises.still_running(scene.cluster.web, scene.cluster.worker)

@@ -141,23 +141,24 @@ async def terminated(pace: Pace) -> Outcome:
         await _stuff(services, held[:20])
         await _settled(scene)
         there = await _followers(scene), await _followers(scene, "sse")
-        scene.expect(there == (pace.sockets, len(streams)), f"only {there} were left to be told")
+        scene.expect(there == (pace.sockets, len(streams)), f"only {there} followers were left")
         began = time.monotonic()
         scene.cluster.web.send(signal.SIGTERM)
         status = await scene.cluster.web.ended(30)
         exit_seconds = time.monotonic() - began
-        told = max((at - began for at, _ in byes.values()), default=0.0)
+        notified = max((at - began for at, _ in byes.values()), default=0.0)
         pauses = [bye["retry_after_ms"] for _, bye in byes.values()]
-        scene.expect(len(byes) == reading, f"{reading - len(byes)} of {reading} were told nothing")
-        scene.expect({bye["code"] for _, bye in byes.values()} == {4000}, "not everybody was told 4000")
+        scene.expect(len(byes) == reading, f"{reading - len(byes)} of {reading} were not notified")
+        scene.expect({bye["code"] for _, bye in byes.values()} == {4000}, "a client was not notified with 4000")
         scene.expect(all(client.code == 4000 for client in clients), "not every socket was closed with 4000")
         scene.expect(len(set(pauses)) > reading / 4, "they were all asked back at once")
         scene.expect(status in (0, -signal.SIGTERM), f"it ended with {status}")
-        scene.promises.within(told, 1.0, "the last one was told")
+        scene.promises.within(notified, 1.0, "the last one was notified")
         scene.promises.within(exit_seconds, 5.0, "it was gone")
+        earliest, latest = min(pauses, default=0) / 1000, max(pauses, default=0) / 1000
         scene.note(
-            f"{len(byes)} of {reading} told 4000 within {told:.2f} s, to come back in {min(pauses, default=0) / 1000:.1f} "
-            f"to {max(pauses, default=0) / 1000:.1f} s; {len(deaf)} that don't read cut off; exit after {exit_seconds:.2f} s"
+            f"{len(byes)} of {reading} notified with 4000 within {notified:.2f} s, to come back in {earliest:.1f} "
+            f"to {latest:.1f} s; {len(deaf)} that don't read cut off; exit after {exit_seconds:.2f} s"
         )
         await close_all(clients)
         for each in deaf:

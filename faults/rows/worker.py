@@ -213,7 +213,7 @@ async def terminated(pace: Pace) -> Outcome:
         scene.outcome.recovery_seconds = again - handed
         scene.promises.within(exit_seconds, drain + 3, "it was gone")
         scene.note(
-            f"{len(short)} jobs ended, {len(long)} handed back and taken up {again - handed:.2f} s later, none burnt; "
+            f"{len(short)} jobs ended, {len(long)} handed back and claimed {again - handed:.2f} s later, none burnt; "
             f"exit after {exit_seconds:.1f} s"
         )
         _good_ending(scene)

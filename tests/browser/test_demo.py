@@ -164,7 +164,7 @@ async def test_ticket_link_shows_session_read_only(visitor: Visitor) -> None:
     for name in ("Try again", "New photo", "Choose another photo", "Cancel", "Delete now"):
         await expect(visitor.page.get_by_role("button", name=name)).to_have_count(0)
     await expect(visitor.page.locator("#photo-input")).to_be_hidden()
-    assert await visitor.token() is None, "no token is made or sent for somebody else's session"
+    assert await visitor.token() is None, "no token is made or sent for another owner's session"
     assert not [request for request in visitor.requests if "authorization" in request.headers]
 
     await visitor.page.get_by_role("link", name="Make your own").click()

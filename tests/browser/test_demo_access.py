@@ -27,9 +27,7 @@ pytestmark = pytest.mark.xdist_group("chromium")
 async def test_keyboard_alone_is_enough(visitor: Visitor) -> None:
     """From the photo to the result."""
     page = visitor.page
-    page.on(
-        "filechooser", lambda _: None
-    )  # the browser is told early to hand choosers over, not only as Enter is pressed
+    page.on("filechooser", lambda _: None)  # the browser hands choosers over from here on, not only as Enter is pressed
     await visitor.arrive()
 
     async def tab_to(element_id: str) -> None:

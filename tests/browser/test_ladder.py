@@ -56,7 +56,7 @@ async def test_each_transport_delivers_every_event(start: Start, transport: str)
     await play.begin()
     await play.complete()
     await play.ends_whole()
-    assert CONNECTION_OF[transport] in [told["connection"] for told in (await play.story())["connections"]]
+    assert CONNECTION_OF[transport] in [each["connection"] for each in (await play.story())["connections"]]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -196,7 +196,9 @@ async def test_client_waits_for_draining_server(start: Start, web: Web) -> None:
     await play.on("ws")
     (follower,) = followers(web)
     follower.drain(700)
-    await play.page.evaluate("look('visible')")  # whoever comes back to the page must not break the promise either
+    await play.page.evaluate(
+        "look('visible')"
+    )  # a person that comes back to the page must not break the promise either
     await play.until("spied.sockets.length === 2")
     bye, sockets = await play.page.evaluate("[spied.byes[0], spied.sockets]")
     assert bye["retry_after_ms"] == 700
