@@ -1,4 +1,4 @@
-"""`tryon chaos` as somebody with a staging system types it."""
+"""`tryon chaos` and `tryon verdict` as their users type them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.chaos.verdict import KINDS
 from server.cli.main import cli
 from testkit.fixtures import StartStack
 from testkit.processes import ROOT
-from tests.server.chaos.stories import eventful
+from tests.server.chaos.histories import eventful
 
 
 async def tryon(*arguments: str) -> tuple[int | None, str, str]:
@@ -31,9 +31,8 @@ async def tryon(*arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_people_use_a_stack_whose_worker_is_killed_and_nothing_is_wrong(
-    stack: StartStack, tmp_path: Path
-) -> None:
+async def test_run_finds_nothing_when_workers_die(stack: StartStack, tmp_path: Path) -> None:
+    """Find nothing while workers are killed; find a remnant in the record."""
     up = await stack(TRYON_LEASE_SECONDS="1")
     record = tmp_path / "run.jsonl"
     kill = f"pkill -KILL -P {up.process.pid} -f arq || true"  # it may not be back yet
@@ -62,7 +61,8 @@ async def test_people_use_a_stack_whose_worker_is_killed_and_nothing_is_wrong(
     assert "remains: : file inputs/a.jpg" in worse
 
 
-async def test_the_limits_of_the_target_are_waited_for_and_counted(stack: StartStack) -> None:
+async def test_rate_limit_is_awaited_and_counted(stack: StartStack) -> None:
+    """Wait for as long as the target's rate limit says."""
     up = await stack(TRYON_UPLOAD_RATE="3/second")
     status, out, err = await tryon("chaos", up.url, "--sessions", "8", "--rate", "100")
     assert status == 0, out
@@ -71,7 +71,8 @@ async def test_the_limits_of_the_target_are_waited_for_and_counted(stack: StartS
     assert int(limited[1]) >= 5
 
 
-async def test_a_fault_that_does_not_happen_stops_the_run(stack: StartStack) -> None:
+async def test_failed_fault_stops_the_run(stack: StartStack) -> None:
+    """Exit with 2 when a fault cannot be brought about."""
     up = await stack()
     status, _, err = await tryon(
         "chaos", up.url, "--sessions", "50", "--rate", "5", "--every", "0.3", "--fault", "a=exit 3"
@@ -79,14 +80,16 @@ async def test_a_fault_that_does_not_happen_stops_the_run(stack: StartStack) -> 
     assert (status, err) == (2, "tryon: 'exit 3' ended with status 3\n")
 
 
-async def test_a_run_in_which_nothing_broke_proves_nothing(stack: StartStack) -> None:
+async def test_run_without_a_fault_fails(stack: StartStack) -> None:
+    """Exit with 2 when every session ended before the first fault."""
     up = await stack()
     status, out, err = await tryon("chaos", up.url, "--sessions", "1", "--every", "60", "--fault", "a=true")
     assert status == 2, out
     assert err.startswith("tryon: nothing broke: ")
 
 
-async def test_a_system_that_is_not_there_serves_nobody() -> None:
+async def test_missing_system_is_a_finding() -> None:
+    """Exit with 1 when no upload is answered."""
     status, out, _ = await tryon("chaos", "http://127.0.0.1:1", "--sessions", "2", "--patience", "0.5")
     assert status == 1
     assert re.search(r"^unserved +3 ", out, re.MULTILINE), out
@@ -100,14 +103,16 @@ async def test_a_system_that_is_not_there_serves_nobody() -> None:
         (["chaos", "http://127.0.0.1:1", "--rate", "0"], "--rate"),
     ],
 )
-async def test_nonsense_is_told_in_one_line(arguments: list[str], says: str) -> None:
+async def test_bad_arguments_fail_in_one_line(arguments: list[str], says: str) -> None:
+    """Exit with 2 and one line that names the argument."""
     status, out, err = await tryon(*arguments)
     assert (status, out) == (2, "")
     assert says in err
     assert "Traceback" not in err
 
 
-def test_a_file_that_is_no_record_is_told_by_its_line(tmp_path: Path) -> None:
+def test_bad_record_is_named_by_line(tmp_path: Path) -> None:
+    """Exit with 2 and the number of the line that is no record."""
     path = tmp_path / "record"
     with path.open("wb") as file:
         record = Recorder(file)
@@ -118,6 +123,7 @@ def test_a_file_that_is_no_record_is_told_by_its_line(tmp_path: Path) -> None:
     assert "line 2" in done.output
 
 
-def test_no_other_command_loads_it() -> None:
+def test_other_commands_load_no_chaos() -> None:
+    """Keep chaos out of the start of every other command."""
     code = "import sys, server.cli.main, server.web, worker; sys.exit('server.chaos' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

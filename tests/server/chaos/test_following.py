@@ -1,11 +1,8 @@
-"""A screen stays with its session whatever it is told, and hides nothing of what it was
-shown.
-"""
+"""A screen stays with its session, and hides nothing of what it was shown."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -18,9 +15,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from server.chaos.checker import check
 from server.chaos.following import Screen
 from server.chaos.http import Network
-from server.chaos.people import DOORS, Person, World
+from server.chaos.people import Person, World
 from server.chaos.plans import photos, plans
-from server.chaos.records import Clock, Closed, Heard, Recorder, Refused, Result, Snapshot, Stranger, Trouble
+from server.chaos.records import Clock, Closed, Heard, Recorder, Snapshot, Trouble
 from server.chaos.verdict import Kind
 from server.config.settings import Config
 from server.domain.tokens import new_token
@@ -59,7 +56,8 @@ async def web(config: MakeConfig) -> AsyncIterator[Web]:
 
 
 @pytest.mark.parametrize("over", TRANSPORTS)
-async def test_a_screen_notes_every_transition_over_every_transport(web: Web, over: str) -> None:
+async def test_screen_records_each_transition(web: Web, over: str) -> None:
+    """Record each transition once, over each transport."""
     session, token = await web.submit()
     record = Recorder()
     watching = asyncio.create_task(
@@ -76,7 +74,8 @@ async def test_a_screen_notes_every_transition_over_every_transport(web: Web, ov
 
 
 @pytest.mark.parametrize("over", ["ws", "sse", "long-poll"])
-async def test_a_connection_that_breaks_is_noted_and_made_again(web: Web, over: str) -> None:
+async def test_broken_connection_is_recorded_and_reopened(web: Web, over: str) -> None:
+    """Record 1006 for a connection that was cut, and reconnect."""
     session, token = await web.submit()
     record, network = Recorder(), Network(f"http://127.0.0.1:{web.port}")
     watching = asyncio.create_task(screen(network, record, over, session.id, token).run())
@@ -91,7 +90,8 @@ async def test_a_connection_that_breaks_is_noted_and_made_again(web: Web, over: 
 
 
 @pytest.mark.parametrize("over", TRANSPORTS)
-async def test_an_erased_session_ends_a_screen(web: Web, over: str) -> None:
+async def test_erased_session_ends_the_screen(web: Web, over: str) -> None:
+    """End as gone when the session is deleted."""
     session, token = await web.submit()
     record = Recorder()
     watching = asyncio.create_task(
@@ -103,7 +103,8 @@ async def test_an_erased_session_ends_a_screen(web: Web, over: str) -> None:
 
 
 @pytest.mark.parametrize("over", ["ws", "sse"])
-async def test_the_clocks_are_compared_by_every_socket(web: Web, over: str) -> None:
+async def test_each_socket_compares_the_clocks(web: Web, over: str) -> None:
+    """Compare the clocks over WebSockets, which answer a ping."""
     session, token = await web.submit()
     record = Recorder()
     watching = asyncio.create_task(
@@ -115,65 +116,6 @@ async def test_the_clocks_are_compared_by_every_socket(web: Web, over: str) -> N
     await web.complete(await web.begin(session))
     await asyncio.wait_for(watching, 10)
     assert check(record.records).clocks == (over == "ws")
-
-
-async def test_a_person_notices_the_picture_of_somebody_else(web: Web) -> None:
-    record = Recorder()
-    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5, clock=SystemClock())
-    one, other = itertools.islice(plans(1, everybody_looks_back=True), 2)
-    mine, their = Person(world, one), Person(world, other)
-    session = await mine._upload()
-    theirs = await their._upload()
-    assert session
-    assert theirs
-    for photo, found in ((mine._photo, set()), (their._photo, {Kind.FOREIGN})):
-        (web.config.data_dir / "uploads" / "inputs" / f"{session['session_id']}-image.jpg").write_bytes(photo)
-        record.records.clear()
-        await mine._look_at_pictures(session["session_id"])
-        assert any(isinstance(each, Result) and each.role == "input" for each in record.records)
-        kinds = {finding.kind for finding in check(record.records).findings}
-        assert kinds - {Kind.UNSERVED, Kind.LOST} == found
-
-
-async def test_strangers_learn_nothing_by_any_door(web: Web) -> None:
-    session, _ = await web.submit()
-    record = Recorder()
-    world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=5, clock=SystemClock())
-    person = Person(world, next(plans(1)))
-    for call in DOORS:
-        knock = person._stranger_by_socket if call == "ws" else person._stranger_by_http
-        answer, saw = await knock(session.id, call, new_token())
-        assert (answer, saw) == (4504 if call == "ws" else 404, False), call
-
-
-async def test_a_stranger_who_is_let_in_says_so(web: Web) -> None:
-    session, token = await web.submit()
-    person = Person(
-        World(Network(f"http://127.0.0.1:{web.port}"), Recorder(), photos(1), patience=5, clock=SystemClock()),
-        next(plans(1)),
-    )
-    for call in ("get", "history", "events"):
-        assert await person._stranger_by_http(session.id, call, token) == (200, True), call
-    knocking = asyncio.create_task(person._stranger_by_socket(session.id, "ws", token))
-    await until(lambda: web.hub.followers_of(session.id))
-    await web.complete(await web.begin(session))
-    assert await knocking == (1000, True)
-    answer = Stranger(t=1, owner="x", session=session.id, call="ws", answer=1000, saw=True)
-    assert Kind.FOREIGN in {finding.kind for finding in check([answer]).findings}
-
-
-async def test_a_person_waits_for_as_long_as_a_rate_limit_says(config: MakeConfig) -> None:
-    from server.config.parsing import UploadRate
-
-    async with running_web(config(upload_rate=UploadRate(1, 1))) as web:
-        record = Recorder()
-        world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=30, clock=SystemClock())
-        people = plans(1)
-        sessions = await asyncio.gather(*(Person(world, next(people))._upload() for _ in range(3)))
-    assert all(sessions)
-    refused = [each for each in record.records if isinstance(each, Refused)]
-    assert {each.status for each in refused} == {429}
-    assert len(refused) >= 2
 
 
 # -- against a server that lies --------------------------------------------------------
@@ -203,7 +145,7 @@ def bye(code: int, retry_after_ms: int | None = None) -> dict[str, Any]:
 
 @asynccontextmanager
 async def lying(*frames: dict[str, Any]) -> AsyncIterator[Network]:
-    """A server that says these frames to everybody."""
+    """Serve these frames to every client."""
 
     async def tell(connection: ServerConnection) -> None:
         for frame in frames:
@@ -223,7 +165,8 @@ LIES: dict[Kind, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", LIES)
-async def test_a_screen_hides_no_lie(kind: Kind) -> None:
+async def test_screen_hides_no_lie(kind: Kind) -> None:
+    """Record frames as they come, so that the checker finds each lie."""
     record = Recorder()
     async with lying(*LIES[kind]) as network:
         await asyncio.wait_for(screen(network, record).run(), 10)
@@ -242,7 +185,8 @@ NONSENSE: list[str] = [
 
 
 @pytest.mark.parametrize("text", NONSENSE)
-async def test_nonsense_is_noted_and_ends_nobodys_run(text: str) -> None:
+async def test_unreadable_frame_is_recorded(text: str) -> None:
+    """Record frames that cannot be read, and reconnect."""
     record = Recorder()
 
     async def tell(connection: ServerConnection) -> None:
@@ -258,7 +202,9 @@ async def test_nonsense_is_noted_and_ends_nobodys_run(text: str) -> None:
 
 
 @pytest.mark.parametrize("over", ["sse", "long-poll", "poll"])
-async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
+async def test_unreadable_answer_is_recorded(over: str) -> None:
+    """Record answers that cannot be read, and reconnect."""
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
         writer.write(
@@ -278,7 +224,8 @@ async def test_an_http_server_that_talks_nonsense_is_noted(over: str) -> None:
     assert [each.who for each in record.records if isinstance(each, Trouble)][-1] == "p0"
 
 
-async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
+async def test_following_ends_with_the_deadline() -> None:
+    """Give up a session that has not ended by its deadline."""
     record = Recorder()
     async with lying(snapshot(1), bye(4000, retry_after_ms=50)) as network:
         person = Person(World(network, record, photos(1), patience=0.1, clock=SystemClock()), next(plans(1)))
@@ -287,7 +234,8 @@ async def test_nobody_follows_a_session_for_ever_that_does_not_end() -> None:
         assert await asyncio.wait_for(person._follow(session, "c", "ws"), 10) == "lost"
 
 
-async def test_what_came_before_the_close_is_read_by_who_was_about_to_speak() -> None:
+async def test_screen_reads_on_when_it_cannot_send() -> None:
+    """Read the frames before the close, although a ping cannot be sent."""
     record = Recorder()
     async with lying(snapshot(2), EVENTS[2], bye(1000)) as network:
         talkative = screen(network, record)
@@ -300,7 +248,7 @@ async def test_what_came_before_the_close_is_read_by_who_was_about_to_speak() ->
 
 
 def pauses(*ways: Lost, times: int = 200) -> list[float]:
-    """The longest pause after each of these in a row, of many screens."""
+    """Return the longest pause after each loss in a row, of many screens."""
     network = Network("http://127.0.0.1:1")
     screens = [screen(network, Recorder()) for _ in range(times)]
     for number, each in enumerate(screens):
@@ -308,22 +256,26 @@ def pauses(*ways: Lost, times: int = 200) -> list[float]:
     return [max(each._pause(lost) for each in screens) for lost in ways]
 
 
-def test_whoever_is_lost_comes_back_with_full_jitter_that_doubles_up_to_30_s() -> None:
+def test_pauses_double_up_to_thirty_seconds() -> None:
+    """Draw each pause from a bound that doubles with each failure."""
     longest = pauses(*[Lost(1006)] * 10)
     bounds = [min(30.0, 0.5 * 2**n) for n in range(10)]
     assert all(0.8 * bound < pause <= bound for pause, bound in zip(longest, bounds, strict=True))
 
 
-def test_whoever_was_told_when_waits_that_long_and_no_shorter() -> None:
+def test_named_pause_is_kept() -> None:
+    """Wait exactly as long as the server says."""
     assert pauses(Lost(4000, retry_after=1.25), Lost(503, retry_after=7.0)) == [1.25, 7.0]
 
 
-def test_resync_comes_back_at_once_and_then_backs_off() -> None:
+def test_resync_reconnects_at_once_then_backs_off() -> None:
+    """Reconnect at once the first time, after a pause the second."""
     assert pauses(Lost(4001))[0] == 0.0
     assert pauses(Lost(4002), Lost(4002))[1] > 0.5
 
 
-async def test_a_bye_with_a_time_is_honoured() -> None:
+async def test_bye_with_a_pause_is_kept() -> None:
+    """Stay away for as long as a `bye` says."""
     record = Recorder()
     async with lying(snapshot(1), bye(4000, retry_after_ms=60_000)) as network:
         watching = asyncio.create_task(screen(network, record).run())

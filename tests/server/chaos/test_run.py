@@ -39,11 +39,12 @@ async def broken_by(fault: FaultFunction, people: asyncio.Future[None] | None = 
 
 
 def breaks_and_mends(folder: Path) -> FaultFunction:
-    """Until somebody lets it go on."""
+    """Return a fault that lasts until the file `go` exists."""
     return shell(f"cd {folder}; touch broken; while [ ! -e go ]; do sleep 0.02; done; touch mended")
 
 
-async def test_a_fault_that_has_begun_ends_when_the_last_person_is_done(tmp_path: Path) -> None:
+async def test_fault_in_progress_outlasts_the_people(tmp_path: Path) -> None:
+    """Wait for a fault in progress after the last person is done."""
     people: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(broken_by(breaks_and_mends(tmp_path), people))
     await until((tmp_path / "broken").exists)
@@ -53,7 +54,8 @@ async def test_a_fault_that_has_begun_ends_when_the_last_person_is_done(tmp_path
     assert (tmp_path / "mended").exists()
 
 
-async def test_a_fault_that_has_begun_ends_when_the_run_is_broken_off(tmp_path: Path) -> None:
+async def test_fault_in_progress_outlasts_a_cancel(tmp_path: Path) -> None:
+    """Wait for a fault in progress after the run was cancelled."""
     running = asyncio.create_task(broken_by(breaks_and_mends(tmp_path)))
     await until((tmp_path / "broken").exists)
     running.cancel()
@@ -64,7 +66,8 @@ async def test_a_fault_that_has_begun_ends_when_the_run_is_broken_off(tmp_path: 
     assert (tmp_path / "mended").exists()
 
 
-async def test_no_fault_begins_once_the_people_are_done() -> None:
+async def test_no_fault_begins_after_the_people() -> None:
+    """Break nothing once every person is done."""
     record = Recorder()
     await while_things_break(
         nobody(), {"a": shell("true")}, every=60, choice=random.Random(1), record=record, clock=SystemClock()
@@ -72,9 +75,8 @@ async def test_no_fault_begins_once_the_people_are_done() -> None:
     assert not any(isinstance(each, Fault) for each in record.records)
 
 
-async def test_a_command_that_does_not_end_is_ended_with_all_it_has_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_endless_fault_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill a command that ignores SIGTERM, and its children."""
     monkeypatch.setattr(run, "FAULT_SECONDS", 0.5)
     monkeypatch.setattr(run, "END_SECONDS", 0.2)
     stubborn = f"trap '' TERM; (trap '' TERM; sleep 600) & echo $! > {tmp_path}/child; sleep 600"
@@ -85,13 +87,14 @@ async def test_a_command_that_does_not_end_is_ended_with_all_it_has_started(
 
 
 def alive(pid: int) -> bool:
-    """Not so is also who is dead and was not collected."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-async def test_a_fault_that_fails_sends_the_people_home() -> None:
+async def test_failed_fault_cancels_the_people() -> None:
+    """Cancel every person when a fault cannot be brought about."""
     with pytest.raises(FaultFailed, match="status 3"):
         await broken_by(shell("exit 3"))
