@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from testkit.processes import ROOT
 
@@ -41,3 +42,12 @@ def test_locks_agree_on_versions() -> None:
     """An environment made by ./test serves ./run."""
     run, test = (set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE)) for lock in LOCKS)
     assert run <= test
+
+
+def test_pre_commit_needs_no_network() -> None:
+    """Each hook is a program of .venv, which ./test made."""
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [each["repo"] for each in repositories] == ["local"]
+    for hook in repositories[0]["hooks"]:
+        assert hook["language"] == "system"
+        assert (ROOT / hook["entry"].split()[0]).exists(), hook["id"]

@@ -159,7 +159,7 @@ def test_contributing_names_at_most_two_files_per_question() -> None:
     rows = re.findall(r"^\| an? (.*?) \| (.*) \|$", table, re.MULTILINE)
     assert len(rows) >= 10
     for question, answer in rows:
-        assert 1 <= len(set(re.findall(r"\]\(([^)]+)\)", answer))) <= 3, question
+        assert 1 <= len(set(re.findall(r"\]\(([^)]+)\)", answer))) <= 2, question
 
 
 # -- the words -------------------------------------------------------------------------
