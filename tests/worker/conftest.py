@@ -1,6 +1,4 @@
-"""A real worker process, sessions to feed it, and a way to wait for what becomes of
-them.
-"""
+"""A real worker process, sessions for it, and a way to await their end."""
 
 from __future__ import annotations
 
@@ -70,7 +68,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
 
 
 async def until(what: Callable[[], Awaitable[Any]], *, seconds: float = 20.0) -> Any:
-    """The first true answer. Raises TimeoutError."""
+    """Return the first true answer. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not (answer := await what()):
             await asyncio.sleep(0.01)
@@ -99,8 +97,9 @@ class Feed:
         return story
 
     async def reaches(self, session_id: str, *wanted: Status, seconds: float = 20.0) -> SessionWithEvents:
-        """The session's story as soon as it is in one of these states (any terminal one
-        if none is given).
+        """Return the session and its events once it is in one of these states.
+
+        Any terminal state if none is given.
         """
 
         async def there() -> SessionWithEvents | None:
@@ -112,7 +111,7 @@ class Feed:
         return found
 
     async def workers(self, wanted: int = 1) -> None:
-        """Wait until so many workers are there."""
+        """Wait until this number of workers is present."""
 
         async def counted() -> bool:
             return await self.services.queue.workers() == wanted

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC220, ASYNC221, ASYNC251 - blocking is what is wanted here
-"""A processor that does what a job's params say, and worse: it obeys ``{"do": ...}``."""
+"""A processor that does what a job's params ask for: ``{"do": ...}``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Faulty:
         return os.getpid()
 
     async def secrets(self, job: Job, report: Report) -> str:
-        """Return the environment, and all that looks like a secret in the memory."""
+        """Return the environment, and every match of the pattern in memory."""
         return repr((dict(os.environ), matches_in_memory(SECRET)))
 
     async def circumstances(self, job: Job, report: Report) -> str:
@@ -55,7 +55,7 @@ class Faulty:
         return f"{os.getpgid(0) == os.getpid()} {os.nice(0)} {core} {sys.stdin.read()!r}"
 
     async def wait(self, job: Job, report: Report) -> bytes:
-        """Tells by one named pipe that it has begun, and ends when another is opened."""
+        """Report by one named pipe that it has begun; end when another is opened."""
         reached, release = job.params["reached"], job.params["release"]
         file = os.open(reached, os.O_WRONLY)
         os.write(file, b"!")
@@ -104,9 +104,7 @@ class Faulty:
         return os.getpid()
 
     async def helpers(self, job: Job, report: Report) -> bytes:
-        """Uses what a model may use: a program, a shell, a process of multiprocessing
-        that must be told to stop.
-        """
+        """Use a program, a shell and a process that must be stopped, as a model may."""
         assert subprocess.run(["true"], check=False).returncode == 0
         sleeper = subprocess.Popen(["sleep", "60"])
         sleeper.terminate()
@@ -177,16 +175,14 @@ class Faulty:
         return socket.socket(fileno=os.dup(file))
 
     async def orphans(self, job: Job, report: Report) -> None:
-        """Crashes, and leaves behind a program, a copy of itself and a process group of
-        a shell, with every file open.
-        """
+        """Crash, and leave a program, a copy and a shell's process group behind."""
         if os.fork() == 0:
             time.sleep(60)
         os.system("sleep 60 & echo $! >orphan.pid")
         ctypes.string_at(0)
 
     async def two_of_us(self, job: Job, report: Report) -> int:
-        """Forks in the middle of its loop; both go on."""
+        """Fork in the middle of the loop; both copies go on."""
         os.fork()
         await asyncio.sleep(0.1)
         await report(0.5, "two of us")
@@ -233,7 +229,10 @@ class Faulty:
 
 
 def _peer_of(file: int) -> int | None:
-    """The process at the other end of a socket; our own has ours for its event loop."""
+    """Return the process at the other end of a socket.
+
+    The event loop has a socket pair within this process.
+    """
     try:
         with socket.socket(fileno=os.dup(file)) as connection:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -257,14 +256,14 @@ def matches_in_memory(pattern: re.Pattern[bytes]) -> list[bytes]:
 
 
 def filled(size: int) -> bytearray:
-    """Memory that is there, not just promised."""
+    """Return memory that is resident, not just promised."""
     memory = bytearray(size)
     memory[::4096] = b"x" * len(memory[::4096])
     return memory
 
 
 class Slow:
-    """Warm when a file is there."""
+    """A processor that is ready when a file is there."""
 
     name = "slow"
 

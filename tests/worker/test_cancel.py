@@ -1,6 +1,4 @@
-"""Cancelling and erasing what runs: by the ring at once, by the heartbeat if nobody
-heard it.
-"""
+"""Cancel and erase running sessions, with and without the ring."""
 
 from __future__ import annotations
 
@@ -37,9 +35,10 @@ class Endless:
 """
 
 
-async def test_a_cancel_reaches_a_running_mock_at_once(
+async def test_cancel_reaches_running_mock_at_once(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A cancel stops a run in milliseconds, long before the next heartbeat."""
     settings = config(mock_seconds=60, lease_seconds=60)  # its heartbeat alone would come after 20 s
     feed = await feeds(settings)
     process = await worker(settings)
@@ -61,9 +60,10 @@ async def test_a_cancel_reaches_a_running_mock_at_once(
     await process.line("was cancelled.*upload-1")
 
 
-async def test_a_delete_stops_what_runs_and_leaves_no_file(
+async def test_delete_stops_run_and_its_files(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
+    """A deleted session's run is cancelled, and none of its files is left."""
     (tmp_path / "endless.py").write_text(ENDLESS)
     settings = config(lease_seconds=60)
     feed = await feeds(settings)
@@ -96,7 +96,8 @@ def feed(services: Services, photos: Path) -> Feed:
     return Feed(services, photos)
 
 
-async def test_a_lost_ring_is_made_up_for_by_the_heartbeat(config: MakeConfig, photos: Path) -> None:
+async def test_heartbeat_notices_cancel_without_ring(config: MakeConfig, photos: Path) -> None:
+    """A cancel whose message is lost is noticed by the next heartbeat."""
     async with open_services(config(lease_seconds=0.6)) as services:
         feed, processor = Feed(services, photos), Scripted(forever)
         session = await feed.submit()
@@ -111,7 +112,8 @@ async def test_a_lost_ring_is_made_up_for_by_the_heartbeat(config: MakeConfig, p
         assert (await feed.story(session.id)).session.status is Status.CANCELLED
 
 
-async def test_a_cancel_right_behind_the_claim_is_heard(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancel_right_after_claim_is_noticed(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel between the claim and the first heartbeat is not lost."""
     processor = Scripted(forever)
     runner = SessionRunner(feed.services, processor, "w1")
     session = await feed.submit()
@@ -128,7 +130,8 @@ async def test_a_cancel_right_behind_the_claim_is_heard(feed: Feed, monkeypatch:
     assert (await feed.story(session.id)).session.status is Status.CANCELLED
 
 
-async def test_a_ring_for_a_claim_that_counts_changes_nothing(feed: Feed) -> None:
+async def test_ring_for_valid_claim_changes_nothing(feed: Feed) -> None:
+    """A claim that still counts is renewed, and the run goes on."""
     go_on = asyncio.Event()
 
     async def when_told(job: Job, report: Report) -> Output:
@@ -154,9 +157,8 @@ async def test_a_ring_for_a_claim_that_counts_changes_nothing(feed: Feed) -> Non
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
 
 
-async def test_an_output_stored_while_its_session_is_erased_is_deleted(
-    feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_output_of_erased_session_is_deleted(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that is stored while its session is erased does not stay."""
     session = await feed.submit()
     put = feed.services.files.put
 

@@ -1,6 +1,4 @@
-"""A worker's beginning and end: a processor that warms up or can't, and how soon a
-worker is gone.
-"""
+"""A worker's start and stop, with processors that warm up, fail or ignore it."""
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ class Stubborn:
 
 
 async def warming(feed: Feed, session: Session) -> None:
-    """Wait until the session says so to whoever watches."""
+    """Wait until the session reports that its processor warms up."""
 
     async def told() -> bool:
         progress = (await feed.services.bus.last_progress([session.id])).get(session.id)
@@ -70,9 +68,10 @@ async def warming(feed: Feed, session: Session) -> None:
     await until(told)
 
 
-async def test_a_session_says_that_its_processor_warms_up_and_then_runs(
+async def test_session_reports_warming_then_runs(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
+    """A session that waits for its processor says so; a later one does not."""
     (tmp_path / "starter.py").write_text(SLOW_STARTER)
     settings = config()
     feed = await feeds(settings)
@@ -92,9 +91,10 @@ async def test_a_session_says_that_its_processor_warms_up_and_then_runs(
     assert "closed" in process.lines
 
 
-async def test_a_processor_that_cannot_start_stops_the_worker_at_no_cost_to_the_sessions(
+async def test_failed_start_stops_worker(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
+    """A processor that cannot start stops the worker, and burns no attempt."""
     (tmp_path / "starter.py").write_text(SLOW_STARTER)
     settings = config(drain_seconds=10)
     feed = await feeds(settings)
@@ -118,9 +118,10 @@ async def test_a_processor_that_cannot_start_stops_the_worker_at_no_cost_to_the_
     assert await feed.services.queue.depth() == 3  # it has not taken them once more
 
 
-async def test_a_worker_may_be_stopped_while_its_processor_warms_up(
+async def test_worker_stops_while_warming(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
+    """A worker that stops while its processor warms up hands its session back."""
     (tmp_path / "starter.py").write_text(SLOW_STARTER)
     settings = config(drain_seconds=0.2)
     feed = await feeds(settings)
@@ -136,9 +137,10 @@ async def test_a_worker_may_be_stopped_while_its_processor_warms_up(
     assert "ERROR" not in process.output
 
 
-async def test_a_worker_without_work_is_gone_at_once(
+async def test_idle_worker_stops_at_once(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A worker without a session does not wait for its drain."""
     settings = config(drain_seconds=30)
     feed = await feeds(settings)
     process = await worker(settings)
@@ -156,13 +158,14 @@ async def test_a_worker_without_work_is_gone_at_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_busy_worker_is_gone_soon_after_its_drain(
+async def test_busy_worker_stops_after_drain(
     config: MakeConfig,
     worker: StartWorker,
     feeds: OpenFeed,
     capsys: pytest.CaptureFixture[str],
     number: signal.Signals,
 ) -> None:
+    """A worker with ten sessions ends soon after its drain."""
     settings = config(mock_seconds=60, drain_seconds=1.0)
     feed = await feeds(settings)
     process = await worker(settings)
@@ -180,9 +183,10 @@ async def test_a_busy_worker_is_gone_soon_after_its_drain(
     assert await feed.services.queue.depth() == len(sessions)
 
 
-async def test_a_processor_that_hears_nothing_does_not_keep_the_worker(
+async def test_stubborn_processor_does_not_keep_worker(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
+    """A thread that works on and a close() without an end do not keep a worker."""
     (tmp_path / "stubborn.py").write_text(STUBBORN)
     settings = config(drain_seconds=0.2)
     feed = await feeds(settings)
@@ -197,9 +201,10 @@ async def test_a_processor_that_hears_nothing_does_not_keep_the_worker(
     assert (await feed.story(session.id)).session.status is Status.CREATED
 
 
-async def test_a_redis_that_hangs_does_not_keep_the_worker(
+async def test_hanging_redis_does_not_keep_worker(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
 ) -> None:
+    """A worker ends although Redis answers nothing."""
     valkey = start_valkey()
     settings = config(redis_url=valkey.url, mock_seconds=60, drain_seconds=0.2)
     feed = await feeds(settings)
@@ -219,7 +224,8 @@ async def test_a_redis_that_hangs_does_not_keep_the_worker(
     assert (await feed.story(session.id)).session.status is Status.CREATED
 
 
-async def test_a_stopping_worker_takes_no_more(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+async def test_stopping_worker_takes_no_job(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """A job that comes while a worker stops waits for another one."""
     settings = config(mock_seconds=60, drain_seconds=1.0)
     feed = await feeds(settings)
     process = await worker(settings)

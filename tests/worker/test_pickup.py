@@ -21,7 +21,7 @@ from worker.pickup import DoorbellRedis
 
 
 class Bench:
-    """A queue, a worker on it, and what ran.
+    """A queue, a worker on it, and the sessions that ran.
 
     Jobs whose id is in ``hold`` run until they are released.
     """
@@ -52,7 +52,7 @@ class Bench:
             await self.hold[session_id].wait()
 
     async def put(self, session_id: str, *, ahead_ms: int = 0) -> float:
-        """Enqueue it; returns when."""
+        """Enqueue a job, and return the time."""
         at = time.monotonic()
         await self.queue.enqueue(session_id, 0, 1, score_ms=int(time.time() * 1000) + ahead_ms)
         return at
@@ -61,7 +61,7 @@ class Bench:
         return await asyncio.wait_for(self.ran.get(), 10)
 
     async def calls(self, command: str) -> int:
-        """How often the server has seen this command."""
+        """Return how often the server has seen this command."""
         stats: Any = await self.redis.info("commandstats")
         return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
@@ -69,7 +69,7 @@ class Bench:
         return all(task.done() for task in self.worker.tasks.values())
 
     async def kept_of(self, session_id: str) -> list[bytes]:
-        """The keys that name this session."""
+        """Return the keys that name this session."""
         return [key async for key in self.redis.scan_iter(f"*{session_id}*")]
 
     async def listens(self) -> bool:
@@ -98,7 +98,8 @@ async def working(redis_url: str, *, jobs: int = 10) -> AsyncIterator[Bench]:
         await bench.queue.close()
 
 
-async def test_a_job_starts_long_before_the_next_poll(redis_url: str) -> None:
+async def test_job_starts_before_next_poll(redis_url: str) -> None:
+    """A job starts when the doorbell rings."""
     async with working(redis_url) as bench:
         waits = []
         for n in range(20):
@@ -107,10 +108,8 @@ async def test_a_job_starts_long_before_the_next_poll(redis_url: str) -> None:
         assert sorted(waits)[10] < 0.05  # 1.5 ms on an idle machine; polling alone would give 250
 
 
-async def test_a_running_job_is_neither_in_the_queue_nor_anywhere_else_in_redis(redis_url: str) -> None:
-    """Whenever its worker is killed, nothing of the session stays that somebody would
-    have to know of.
-    """
+async def test_running_job_leaves_no_key(redis_url: str) -> None:
+    """Whenever its worker is killed, no key that names the session stays."""
     async with working(redis_url) as bench:
         bench.hold["s1"] = asyncio.Event()
         await bench.put("s1")
@@ -123,9 +122,10 @@ async def test_a_running_job_is_neither_in_the_queue_nor_anywhere_else_in_redis(
         assert await bench.kept_of("s1") == []
 
 
-async def test_a_job_that_runs_here_is_not_started_again(redis_url: str) -> None:
-    """A Redis that is back with an older state offers it once more. arq would lose
-    sight of the first run.
+async def test_running_job_is_not_started_again(redis_url: str) -> None:
+    """A Redis that came back with an older state offers a running job once more.
+
+    arq would lose track of it.
     """
     async with working(redis_url) as bench:
         bench.hold["s1"] = asyncio.Event()
@@ -146,7 +146,8 @@ async def test_a_job_that_runs_here_is_not_started_again(redis_url: str) -> None
         assert (await bench.next())[0] == "s1", "it is over, so it may come again"
 
 
-async def test_a_hundred_and_more_running_jobs_hide_no_waiting_one(redis_url: str) -> None:
+async def test_running_jobs_hide_no_waiting_one(redis_url: str) -> None:
+    """More running jobs than arq reads at once do not hide a waiting job."""
     async with working(redis_url, jobs=150) as bench:
         for n in range(120):  # more than arq's queue_read_limit of a small worker
             bench.hold[f"s{n}"] = asyncio.Event()
@@ -163,6 +164,7 @@ async def test_a_hundred_and_more_running_jobs_hide_no_waiting_one(redis_url: st
 
 
 async def test_two_workers_run_each_job_once(redis_url: str) -> None:
+    """Of two workers on one queue, one takes each job."""
     async with working(redis_url) as one, working(redis_url) as two:
         for n in range(60):
             await one.put(f"s{n}")
@@ -175,7 +177,8 @@ async def test_two_workers_run_each_job_once(redis_url: str) -> None:
         assert sorted(ran) == sorted(f"s{n}" for n in range(60))
 
 
-async def test_a_freed_slot_is_filled_at_once(redis_url: str) -> None:
+async def test_freed_slot_is_filled_at_once(redis_url: str) -> None:
+    """A full worker starts the next job when one has ended."""
     async with working(redis_url, jobs=1) as bench:
         bench.hold["s1"] = asyncio.Event()
         await bench.put("s1")
@@ -191,7 +194,8 @@ async def test_a_freed_slot_is_filled_at_once(redis_url: str) -> None:
         assert started - freed < 0.1  # a few milliseconds on an idle machine
 
 
-async def test_a_full_worker_reads_nothing(redis_url: str) -> None:
+async def test_full_worker_reads_nothing(redis_url: str) -> None:
+    """A worker without a free slot does not read the queue."""
     async with working(redis_url, jobs=1) as bench:
         bench.hold["s1"] = asyncio.Event()
         await bench.put("s1")
@@ -206,7 +210,7 @@ async def test_a_full_worker_reads_nothing(redis_url: str) -> None:
         assert await bench.calls("zrange") <= reads + 1
 
 
-async def test_a_job_that_cannot_be_taken_does_not_make_the_loop_spin(start_valkey: StartValkey) -> None:
+async def test_untakable_job_makes_no_busy_loop(start_valkey: StartValkey) -> None:
     """A replica, for example, shows the queue and refuses to change it."""
     async with working(start_valkey().url) as bench:
         await bench.redis.execute_command("ACL", "SETUSER", "default", "-zrem")
@@ -222,7 +226,8 @@ async def test_a_job_that_cannot_be_taken_does_not_make_the_loop_spin(start_valk
         assert (await bench.next())[0] == "stuck"
 
 
-async def test_a_redis_without_memory_still_gives_its_jobs_away(start_valkey: StartValkey) -> None:
+async def test_full_redis_still_gives_jobs(start_valkey: StartValkey) -> None:
+    """Taking a job needs no memory in Redis."""
     async with working(start_valkey().url, jobs=1) as bench:
         bench.hold["first"] = asyncio.Event()
         await bench.put("first")
@@ -234,14 +239,16 @@ async def test_a_redis_without_memory_still_gives_its_jobs_away(start_valkey: St
         assert await bench.kept_of("second") == []
 
 
-async def test_a_job_of_a_clock_that_is_ahead_starts_at_once(redis_url: str) -> None:
+async def test_job_of_fast_clock_starts_at_once(redis_url: str) -> None:
+    """The clock of the machine that enqueued a job does not delay it."""
     async with working(redis_url) as bench:
         put = await bench.put("tomorrow", ahead_ms=90_000_000)
         _, started = await bench.next()
         assert started - put < 0.45  # not even as late as the next poll
 
 
-async def test_a_deaf_doorbell_is_replaced(redis_url: str) -> None:
+async def test_dead_subscription_is_replaced(redis_url: str) -> None:
+    """A job without a ring makes the worker subscribe anew."""
     async with working(redis_url) as bench:
         clients: Any = await bench.redis.client_list(_type="pubsub")
         deaf = clients[0]["id"]
@@ -260,7 +267,8 @@ async def test_a_deaf_doorbell_is_replaced(redis_url: str) -> None:
         await until(other_ear)
 
 
-async def test_redis_errors_at_every_step_leave_the_worker_alive(start_valkey: StartValkey) -> None:
+async def test_redis_errors_leave_worker_alive(start_valkey: StartValkey) -> None:
+    """A Redis that is killed at any step of a job does not end the worker."""
     valkey = start_valkey()
     async with working(valkey.url) as bench:
         for round_ in range(8):  # it strikes at another step each time
@@ -289,7 +297,8 @@ def kill_and_start(valkey: ValkeyServer) -> None:
     valkey.start()
 
 
-async def test_a_command_that_redis_refuses_does_not_end_the_worker(redis_url: str) -> None:
+async def test_refused_command_does_not_end_worker(redis_url: str) -> None:
+    """A command that Redis refuses counts as an outage."""
     async with working(redis_url) as bench:
         await bench.redis.set("jobs", "not a sorted set")  # WRONGTYPE for every look at the queue
 
@@ -303,7 +312,8 @@ async def test_a_command_that_redis_refuses_does_not_end_the_worker(redis_url: s
 
 
 @pytest.mark.parametrize("payload", [b"\x80\x04.", b"[]", b'{"f":"other","a":[],"k":{},"t":null,"et":1}'])
-async def test_a_foreign_job_is_dropped(redis_url: str, payload: bytes) -> None:
+async def test_foreign_job_is_dropped(redis_url: str, payload: bytes) -> None:
+    """A job that is none of ours is dropped, and the next one runs."""
     async with working(redis_url) as bench:
         await bench.redis.set("arq:job:odd", payload)
         await bench.redis.zadd("jobs", {"odd": 1})

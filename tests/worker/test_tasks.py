@@ -1,5 +1,6 @@
-"""How every end of a processor becomes an end of its session: real services, scripted
-processors.
+"""Every end of a processor becomes an end of its session.
+
+Real services, scripted processors.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ Play = Callable[[Job, Report], Awaitable[Output]]
 
 
 class Scripted:
-    """A processor that does what the test says, and tells when it begins and how it
-    ends.
-    """
+    """A processor that runs the test's script, and keeps what happened to it."""
 
     name = "scripted"
 
@@ -84,7 +83,8 @@ async def play(feed: Feed, script: Play, session: Session | None = None) -> tupl
     return (await feed.story(session.id)).session, processor
 
 
-async def test_the_processor_gets_the_photos_and_its_output_is_stored(feed: Feed) -> None:
+async def test_processor_gets_photos_output_is_stored(feed: Feed) -> None:
+    """A job has the session's photos and params, and its output becomes a file."""
     session = await feed.submit(garment=True)
 
     ended, processor = await play(feed, done, session)
@@ -115,9 +115,8 @@ async def test_the_processor_gets_the_photos_and_its_output_is_stored(feed: Feed
         (raising(TimeoutError("of the model")), "processor_error", None, True),
     ],
 )
-async def test_a_failure_fails_the_session(
-    feed: Feed, script: Play, code: str, message: str | None, retryable: bool
-) -> None:
+async def test_failure_fails_session(feed: Feed, script: Play, code: str, message: str | None, retryable: bool) -> None:
+    """Each kind of error becomes the code, message and flag of the session."""
     session, _ = await play(feed, script)
 
     assert session.status is Status.FAILED
@@ -129,7 +128,9 @@ async def test_a_failure_fails_the_session(
 
 
 @pytest.mark.parametrize("output", [None, Output(b"", "png"), Output(b"x", "../x"), Output(b"x", "PNG")])
-async def test_what_is_no_output_fails_the_session(feed: Feed, output: Any) -> None:
+async def test_invalid_output_fails_session(feed: Feed, output: Any) -> None:
+    """A value that is no output fails the session as a processor error."""
+
     async def wrong(job: Job, report: Report) -> Output:
         return output  # type: ignore[no-any-return]
 
@@ -137,14 +138,16 @@ async def test_what_is_no_output_fails_the_session(feed: Feed, output: Any) -> N
     assert session.error_code == "processor_error"
 
 
-async def test_the_trace_of_an_unknown_error_is_logged(feed: Feed, caplog: pytest.LogCaptureFixture) -> None:
+async def test_trace_of_unknown_error_is_logged(feed: Feed, caplog: pytest.LogCaptureFixture) -> None:
+    """An error without a name is logged with its traceback."""
     session, _ = await play(feed, raising(ValueError("deep inside")))
     [record] = [record for record in caplog.records if record.exc_info]
     assert session.id in record.getMessage()
     assert "deep inside" in caplog.text
 
 
-async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requeued_error_burns_attempts(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each requeue burns an attempt; the last one fails the session."""
     monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.0)
     script = raising(ProcessorError("gpu_gone", requeue=True))
     session, _ = await play(feed, script)
@@ -156,8 +159,8 @@ async def test_a_retryable_error_burns_attempts_until_none_is_left(feed: Feed, m
     assert (session.status, session.error_code) == (Status.FAILED, "worker_lost")
 
 
-async def test_what_kept_a_session_from_working_is_given_a_moment(feed: Feed) -> None:
-    """Queued again at once, all its attempts would be burnt within milliseconds."""
+async def test_requeue_waits_a_moment(feed: Feed) -> None:
+    """Queued again at once, all attempts would be burnt within milliseconds."""
     session = await feed.submit()
     processor = Scripted(raising(ProcessorError("gpu_gone", requeue=True)))
     running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
@@ -171,7 +174,8 @@ async def test_what_kept_a_session_from_working_is_given_a_moment(feed: Feed) ->
     assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
 
 
-async def test_a_storage_that_is_away_for_a_while_costs_no_attempt(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unavailable_storage_costs_no_attempt(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session waits while its photos cannot be read."""
     monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.01)
     session = await feed.submit()
     get, left = feed.services.files.get, 5
@@ -188,9 +192,8 @@ async def test_a_storage_that_is_away_for_a_while_costs_no_attempt(feed: Feed, m
     assert (session.status, session.attempt, session.burnt) == (Status.COMPLETED, 1, 0)
 
 
-async def test_a_worker_that_stops_waits_for_no_claim_that_the_database_withholds(
-    feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stopping_worker_gives_blocked_claim_up(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that the database does not answer does not keep a worker."""
     monkeypatch.setattr(tasks, "SETTLE_SECONDS", 0.05)
     asked = asyncio.Event()
     ended = asyncio.Event()
@@ -212,7 +215,8 @@ async def test_a_worker_that_stops_waits_for_no_claim_that_the_database_withhold
     assert ended.is_set(), "nothing goes on"
 
 
-async def test_a_lost_photo_fails_the_session(feed: Feed) -> None:
+async def test_lost_photo_fails_session(feed: Feed) -> None:
+    """A photo that is missing from the storage fails the session."""
     session = await feed.submit()
     await feed.services.files.delete([session.input_key])
     session, processor = await play(feed, done, session)
@@ -221,9 +225,10 @@ async def test_a_lost_photo_fails_the_session(feed: Feed) -> None:
 
 
 @pytest.mark.parametrize(("refusals", "status"), [(2, Status.COMPLETED), (99, Status.FAILED)])
-async def test_a_full_storage_is_tried_again_and_then_told(
+async def test_full_storage_is_retried_then_fails(
     feed: Feed, monkeypatch: pytest.MonkeyPatch, refusals: int, status: Status
 ) -> None:
+    """An output that cannot be stored for long fails the session."""
     monkeypatch.setattr(tasks, "STORE_DELAYS", (0, 0, 0))
     session = await feed.submit()
     put, left = feed.services.files.put, refusals
@@ -241,14 +246,17 @@ async def test_a_full_storage_is_tried_again_and_then_told(
     assert session.error_code == ("storage_full" if status is Status.FAILED else None)
 
 
-async def test_the_deadline_ends_a_run(config: MakeConfig, photos: Path) -> None:
+async def test_deadline_ends_run(config: MakeConfig, photos: Path) -> None:
+    """A run that reaches the deadline is cancelled and fails as a timeout."""
     async with open_services(config(deadline_seconds=0.4)) as services:
         session, processor = await play(Feed(services, photos), forever)
     assert processor.cancelled
     assert (session.status, session.error_code) == (Status.FAILED, "timeout")
 
 
-async def test_the_lease_is_renewed_as_long_as_it_takes(feed: Feed) -> None:
+async def test_lease_is_renewed_during_run(feed: Feed) -> None:
+    """A run that takes several leases keeps its claim."""
+
     async def longer_than_the_lease(job: Job, report: Report) -> Output:
         await asyncio.sleep(1.0)
         await feed.services.reconciling.reconciler.maintain()  # finds nothing lapsed
@@ -258,7 +266,8 @@ async def test_the_lease_is_renewed_as_long_as_it_takes(feed: Feed) -> None:
     assert (session.status, session.attempt) == (Status.COMPLETED, 1)
 
 
-async def test_a_worker_that_was_replaced_stops_and_changes_nothing(feed: Feed) -> None:
+async def test_replaced_worker_changes_nothing(feed: Feed) -> None:
+    """A worker whose lease was lost stops its run and records no end."""
     old = Scripted(forever)
     session = await feed.submit()
     running = asyncio.create_task(SessionRunner(feed.services, old, "old").run(session.id))
@@ -282,7 +291,8 @@ async def test_a_worker_that_was_replaced_stops_and_changes_nothing(feed: Feed) 
 
 
 @pytest.mark.parametrize("moment", ["before the claim", "while it runs"])
-async def test_a_stopping_worker_hands_its_session_back(feed: Feed, moment: str) -> None:
+async def test_stopping_worker_hands_session_back(feed: Feed, moment: str) -> None:
+    """A worker that stops at any moment of a run requeues the session unburnt."""
     processor = Scripted(forever)
     session = await feed.submit()
     running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
@@ -299,7 +309,8 @@ async def test_a_stopping_worker_hands_its_session_back(feed: Feed, moment: str)
     assert story.events[-1].data == {"reason": "drained"}
 
 
-async def test_an_unknown_or_ended_session_is_nothing_to_do(feed: Feed) -> None:
+async def test_ended_session_is_not_run(feed: Feed) -> None:
+    """A job whose session is unknown or has ended does nothing."""
     session, _ = await play(feed, done)
     again, processor = await play(feed, forever, session)
     assert again == session
@@ -310,7 +321,8 @@ async def test_an_unknown_or_ended_session_is_nothing_to_do(feed: Feed) -> None:
     assert processor.jobs == []
 
 
-async def test_progress_is_reported_and_nonsense_in_it_harms_nothing(feed: Feed) -> None:
+async def test_invalid_progress_harms_nothing(feed: Feed) -> None:
+    """Progress is published, and values out of range do no harm."""
     seen = []
 
     async def chatty(job: Job, report: Report) -> Output:

@@ -1,6 +1,4 @@
-"""A real `arq worker.Settings`: how fast it is, what it survives, how it stops, what it
-refuses.
-"""
+"""A real `arq worker.Settings`: speed, outages, stops and wrong settings."""
 
 from __future__ import annotations
 
@@ -21,9 +19,8 @@ OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]
 
 
-async def test_a_session_runs_to_its_end_and_the_log_tells_its_request(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_session_completes_and_is_logged(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """The log lines of a session carry the request id of its upload."""
     settings = config()
     feed = await feeds(settings)
     process = await worker(settings)
@@ -50,9 +47,8 @@ async def test_a_session_runs_to_its_end_and_the_log_tells_its_request(
     await until(nothing_left)  # arq tidies up after the line is logged
 
 
-async def test_every_line_carries_the_upload_of_its_own_session(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_lines_carry_their_own_request(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """Sessions that run at once do not mix their request ids."""
     settings = config(mock_seconds=0.3, mock_failure_rate=1.0, worker_jobs=4)
     feed = await feeds(settings)
     process = await worker(settings, TRYON_LOG_FORMAT="json")
@@ -70,9 +66,10 @@ async def test_every_line_carries_the_upload_of_its_own_session(
         assert [line["request_id"] for line in about] == [upload] * 4
 
 
-async def test_jobs_are_picked_up_within_milliseconds(
+async def test_jobs_start_within_milliseconds(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The time from the queue to the claim is short."""
     settings = config(mock_seconds=0)
     feed = await feeds(settings)
     await worker(settings)
@@ -89,9 +86,8 @@ async def test_jobs_are_picked_up_within_milliseconds(
     assert p50 < 100  # half of arq's own poll interval would be 250; 2-4 on an idle machine
 
 
-async def test_a_freed_slot_takes_the_next_session_at_once(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_freed_slot_takes_next_session(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """A full worker takes the next session when one has ended."""
     settings = config(mock_seconds=0.3, worker_jobs=1)
     feed = await feeds(settings)
     await worker(settings)
@@ -107,9 +103,8 @@ async def test_a_freed_slot_takes_the_next_session_at_once(
     assert 0 <= (began - ended).total_seconds() < 0.15
 
 
-async def test_never_more_than_the_configured_jobs_run_at_once(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_jobs_stay_within_their_number(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """No more sessions run at once than configured."""
     settings = config(mock_seconds=0.2, worker_jobs=3)
     feed = await feeds(settings)
     sessions = [await feed.submit() for _ in range(10)]
@@ -125,9 +120,10 @@ async def test_never_more_than_the_configured_jobs_run_at_once(
     assert most == 3
 
 
-async def test_a_redis_restart_is_survived_with_a_session_running(
+async def test_redis_restart_costs_no_session(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
 ) -> None:
+    """A session that runs while Redis restarts completes, and new ones run."""
     valkey = start_valkey()
     settings = config(redis_url=valkey.url, mock_seconds=1.0)
     feed = await feeds(settings)
@@ -150,9 +146,10 @@ async def test_a_redis_restart_is_survived_with_a_session_running(
     assert "Traceback" not in process.output
 
 
-async def test_a_worker_may_start_before_redis(
+async def test_worker_starts_before_redis(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
 ) -> None:
+    """A worker that finds no Redis waits for it."""
     valkey = start_valkey()
     settings = config(redis_url=valkey.url)
     feed = await feeds(settings)
@@ -166,7 +163,8 @@ async def test_a_worker_may_start_before_redis(
     assert (await feed.reaches(session.id)).session.status is Status.COMPLETED
 
 
-async def test_a_cut_doorbell_is_mended(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+async def test_cut_doorbell_is_restored(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """A worker subscribes again when its connection was killed."""
     settings = config(mock_seconds=0)
     feed = await feeds(settings)
     await worker(settings)
@@ -183,9 +181,8 @@ async def test_a_cut_doorbell_is_mended(config: MakeConfig, worker: StartWorker,
     await until(listens, seconds=3)
 
 
-async def test_sigterm_hands_running_sessions_back_unburnt(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_sigterm_hands_sessions_back(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """Sessions that outlast the drain are handed back unburnt."""
     settings = config(mock_seconds=60, drain_seconds=0.3)
     feed = await feeds(settings)
     process = await worker(settings)
@@ -208,7 +205,8 @@ async def test_sigterm_hands_running_sessions_back_unburnt(
     assert "Traceback" not in process.output
 
 
-async def test_sigterm_lets_sessions_end_that_will(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+async def test_sigterm_drains_short_sessions(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """Sessions that end within the drain complete."""
     settings = config(mock_seconds=0.8, drain_seconds=10)
     feed = await feeds(settings)
     process = await worker(settings)
@@ -222,9 +220,10 @@ async def test_sigterm_lets_sessions_end_that_will(config: MakeConfig, worker: S
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
 
 
-async def test_an_idle_worker_stops_at_once_even_without_redis(
+async def test_idle_worker_stops_without_redis(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
 ) -> None:
+    """An idle worker stops at once while Redis is unavailable."""
     valkey = start_valkey()
     settings = config(redis_url=valkey.url, drain_seconds=10)
     feed = await feeds(settings)
@@ -238,9 +237,8 @@ async def test_an_idle_worker_stops_at_once_even_without_redis(
     assert time.monotonic() - told < 5
 
 
-async def test_a_killed_worker_leaves_a_session_that_runs_again(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_session_of_killed_worker_runs_again(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """Another worker takes the session when its lease has lapsed."""
     settings = config(mock_seconds=60, lease_seconds=1.0)
     feed = await feeds(settings)
     process = await worker(settings)
@@ -261,9 +259,8 @@ async def test_a_killed_worker_leaves_a_session_that_runs_again(
     assert (story.session.attempt, story.session.burnt) == (2, 1)
 
 
-async def test_a_job_that_is_delivered_five_times_has_one_end(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_repeated_job_has_one_end(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """A job that is delivered five times runs once."""
     settings = config(mock_seconds=0.2)
     feed = await feeds(settings)
     session = await feed.submit()
@@ -292,23 +289,24 @@ async def test_a_job_that_is_delivered_five_times_has_one_end(
         ("TRYON_PROCESSOR", "no.such.module:Thing"),
     ],
 )
-async def test_a_bad_setting_is_one_line_and_exit_status_2(
-    config: MakeConfig, worker: StartWorker, variable: str, value: str
-) -> None:
+async def test_wrong_setting_is_one_line(config: MakeConfig, worker: StartWorker, variable: str, value: str) -> None:
+    """A wrong setting is one line on standard error, and exit status 2."""
     process = await worker(config(), **{variable: value})
     assert await process.wait() == 2
     assert len(process.errors) == 1
     assert variable in process.errors[0]
 
 
-async def test_a_missing_redis_address_is_one_line(config: MakeConfig, worker: StartWorker) -> None:
+async def test_missing_redis_address_is_one_line(config: MakeConfig, worker: StartWorker) -> None:
+    """A worker without an address of Redis says so in one line."""
     process = await worker(config(), TRYON_REDIS_URL="")
     assert await process.wait() == 2
     assert len(process.errors) == 1
     assert "TRYON_REDIS_URL" in process.errors[0]
 
 
-async def test_arqs_own_health_check_finds_the_worker(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+async def test_arq_health_check_finds_worker(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """`arq --check worker.Settings` works."""
     settings = config()
     feed = await feeds(settings)
     await worker(settings)

@@ -45,7 +45,7 @@ MESSAGES: dict[type, FromChild] = {
 
 @pytest.fixture
 async def link() -> AsyncIterator[ChildLink]:
-    """A child without a process."""
+    """Make a child without a process."""
     link = ChildLink()
     link.connect(lambda child: None).close()
     yield link

@@ -1,5 +1,6 @@
-"""A real worker whose processor crashes, spins, eats and hangs: each session ends
-rightly, and nothing stays behind.
+"""A real worker whose processor crashes, spins, eats memory and hangs.
+
+Each session has its own end, and no process stays behind.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ ENDS = {
 
 
 def family(worker: Stack) -> list[psutil.Process]:
-    """The fork server and the children."""
+    """Return the fork server and the children."""
     return psutil.Process(worker.process.pid).children(recursive=True)
 
 
-async def test_ten_at_once_each_end_as_they_should(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+async def test_ten_sessions_end_each_its_own_way(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """Crashes, limits, errors and pictures at once: each session has its own end."""
     settings = config(deadline_seconds=12.0)
     feed = await feeds(settings)
     limits = {"TRYON_PROCESSOR_MEMORY_BYTES": str(200 * 2**20), "TRYON_PROCESSOR_CPU_SECONDS": "1"}
@@ -62,9 +64,10 @@ async def test_ten_at_once_each_end_as_they_should(config: MakeConfig, worker: S
 
 
 @pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc")
-async def test_a_killed_worker_leaves_no_process_behind(
+async def test_killed_worker_leaves_no_process(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
+    """The children, and programs that they have started, end with a killed worker."""
     settings = config()
     feed = await feeds(settings)
     process = await worker(settings, **FAULTY)
@@ -84,9 +87,8 @@ async def test_a_killed_worker_leaves_no_process_behind(
         await gone(pid)
 
 
-async def test_a_killed_fork_server_is_noticed_by_no_session(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_killed_fork_server_costs_no_session(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """Running and new sessions complete at the first attempt."""
     settings = config(mock_seconds=1.5)
     feed = await feeds(settings)
     process = await worker(settings)
@@ -105,9 +107,7 @@ async def test_a_killed_fork_server_is_noticed_by_no_session(
     assert await process.stop() == 0
 
 
-async def test_a_sigterm_to_all_processes_is_the_workers(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_sigterm_to_all_drains_worker(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
     """As a service manager sends it: sessions that end within the drain do."""
     settings = config(mock_seconds=1.0, drain_seconds=10)
     feed = await feeds(settings)
@@ -123,9 +123,10 @@ async def test_a_sigterm_to_all_processes_is_the_workers(
 
 
 @pytest.mark.parametrize("do", ["spin_in_c", "stubborn", "in_a_thread"])
-async def test_sigterm_hands_back_what_does_not_hear_it(
+async def test_sigterm_hands_stubborn_session_back(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, do: str
 ) -> None:
+    """A session whose processor ignores its cancellation is handed back unburnt."""
     settings = config(drain_seconds=0.2)
     feed = await feeds(settings)
     process = await worker(settings, **FAULTY)
@@ -145,9 +146,10 @@ async def test_sigterm_hands_back_what_does_not_hear_it(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
-async def test_a_worker_can_be_stopped_while_its_processor_is_loaded(
+async def test_worker_stops_while_loading_processor(
     config: MakeConfig, worker: StartWorker, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
+    """A stop or a kill during a long import ends the fork server too."""
     (tmp_path / "heavy.py").write_text("import os, time; os.mkfifo('loading'); time.sleep(60)")
     process = await worker(config(), TRYON_PROCESSOR="heavy:Model")
 
@@ -161,9 +163,8 @@ async def test_a_worker_can_be_stopped_while_its_processor_is_loaded(
     assert "Traceback" not in process.output
 
 
-async def test_what_a_processor_prints_and_how_it_crashed_is_in_the_workers_output(
-    config: MakeConfig, worker: StartWorker, feeds: OpenFeed
-) -> None:
+async def test_crash_is_in_worker_output(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
+    """The signal, the stack and log lines come out with the request id."""
     settings = config()
     feed = await feeds(settings)
     process = await worker(settings, **FAULTY)

@@ -48,7 +48,7 @@ def test_mock_is_built_in() -> None:
 
 
 def test_mock_options_come_from_settings() -> None:
-    """The settings ``TRYON_MOCK_*`` are the options of the mock, and of nothing else."""
+    """The settings ``TRYON_MOCK_*`` are the options of the mock alone."""
     config = Config(mock_seconds=1.5, mock_failure_rate=0.25, mock_seed=7)
     assert options_of(config) == {"seconds": 1.5, "failure_rate": 0.25, "seed": 7}
     assert repr(load("mock", **options_of(config))) == "<MockProcessor 1.5s failure_rate=0.25 seed=7>"  # type: ignore[arg-type]

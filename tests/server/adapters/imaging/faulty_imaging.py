@@ -1,4 +1,7 @@
-"""The image process with a decoder that does what the photo says:
+"""The image process with a decoder that obeys the photo.
+
+``test_pool`` starts this file instead of the product's own process, which knows none of
+these words.
 
 ``test_imaging_pool`` starts this file instead.
 

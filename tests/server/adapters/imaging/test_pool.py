@@ -1,12 +1,10 @@
-"""The processes that decode photos: what one photo does to its own process, no other
-photo and no caller notices.
-"""
+"""Image processes: what one photo does, no other photo and no caller notices."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
+import itertools
 import os
 import resource
 import signal
@@ -14,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,120 +21,37 @@ import pytest
 from PIL import Image
 
 from server.adapters.imaging import cleaner as imaging_child
-from server.adapters.imaging.pool import ACCEPTED, MAX_WAITING, NICENESS, Imaging
-from server.adapters.imaging.sample_photos import metadata
-from server.domain.images import CleanImage, ImageFormat, Limits
+from server.adapters.imaging.pool import MAX_WAITING, Imaging
+from server.adapters.imaging.sample_photos import SIZES, metadata
+from server.domain.images import ImageFormat, Limits
+from tests.server.adapters.imaging.pictures import LIMITS
+from tests.server.adapters.imaging.pools import (
+    FAULTY,
+    LINUX,
+    ROOT,
+    Gate,
+    Start,
+    gone,
+    imaging_program,
+    outcome,
+    photo,
+    pid_of,
+)
 from tryon.protocol.errors import TryOnError, Unavailable
 
-ROOT = Path(__file__).resolve().parents[4]
-FAULTY = (str(Path(__file__).with_name("faulty_imaging.py")),)
-SMALL = Limits(max_pixels=1_000_000)
-LINUX = pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc and prctl")
-
-Start = Callable[..., Imaging]
+# -- what a photo may do ---------------------------------------------------------------
 
 
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts pools whose decoder obeys the photo; all of them are closed in the end."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        def begin(limits: Limits = SMALL, *, program: Any = FAULTY, **options: Any) -> Imaging:
-            imaging = Imaging(limits, program=program, **options)
-            stack.push_async_callback(imaging.close)
-            return imaging
-
-        yield begin
-
-
-def photo(side: int = 100, format: str = "PNG", **options: Any) -> io.BytesIO:
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), "teal").save(file, format, **options)
-    return file
-
-
-async def outcome(work: asyncio.Future[CleanImage] | Any) -> str:
-    try:
-        return str((await work).width)
-    except TryOnError as error:
-        return error.code
-
-
-async def pid_of(imaging: Imaging) -> int:
-    """Of the process that would take the next photo."""
-    with pytest.raises(TryOnError) as caught:
-        await imaging.clean(io.BytesIO(b"pid"))
-    return int(caught.value.detail)
-
-
-async def gone(pid: int) -> None:
-    """Waits until the process has ended, reaped or not."""
-    try:
-        file = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(file, ended.set)
-    try:
-        await asyncio.wait_for(ended.wait(), 10)
-    finally:
-        asyncio.get_running_loop().remove_reader(file)
-        os.close(file)
-
-
-class Gate:
-    """A photo that is being worked on for as long as the test wants."""
-
-    def __init__(self, folder: Path) -> None:
-        self._paths = (folder / "reached", folder / "open")
-        for path in self._paths:
-            os.mkfifo(path)
-        self._reached, self._open = (os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in self._paths)
-
-    def __enter__(self) -> Gate:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._reached)
-        os.close(self._open)
-
-    @property
-    def words(self) -> bytes:
-        return "wait {} {}".format(*self._paths).encode()
-
-    def photo(self) -> io.BytesIO:
-        return io.BytesIO(self.words)
-
-    async def reached(self) -> None:
-        """Waits until a process works on it."""
-        loop, reached = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._reached, reached.set)
-        try:
-            await asyncio.wait_for(reached.wait(), 10)
-        finally:
-            loop.remove_reader(self._reached)
-
-    def open(self) -> None:
-        os.write(self._open, b"!")
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with Gate(tmp_path) as gate:
-        yield gate
-
-
-# What a photo may do
-
-
-async def test_a_crash_refuses_its_own_photo_and_no_other(start: Start) -> None:
+async def test_crash_refuses_its_own_photo(start: Start) -> None:
+    """A decoder that crashes refuses its own photo and no other."""
     imaging = start()
     photos = [io.BytesIO(b"crash") if at % 4 == 1 else photo(100 + at) for at in range(12)]
     outcomes = await asyncio.gather(*(outcome(imaging.clean(source)) for source in photos))
     assert outcomes == ["unreadable_image" if at % 4 == 1 else str(100 + at) for at in range(12)]
 
 
-async def test_a_loop_is_cut_off_while_others_go_on(start: Start) -> None:
+async def test_loop_is_cut_off(start: Start) -> None:
+    """A decoder that loops is ended in time, while other photos go on."""
     imaging = start(work_seconds=1.0)
     looping = asyncio.ensure_future(outcome(imaging.clean(io.BytesIO(b"loop"))))
     assert [await outcome(imaging.clean(photo())) for _ in range(5)] == ["100"] * 5
@@ -146,7 +61,8 @@ async def test_a_loop_is_cut_off_while_others_go_on(start: Start) -> None:
 
 
 @LINUX
-async def test_a_loop_ends_by_its_cpu_time_should_nobody_watch(start: Start) -> None:
+async def test_loop_meets_cpu_limit(start: Start) -> None:
+    """A decoder that loops ends by its own limit of CPU time, too."""
     imaging = start()
     child = psutil.Process(await pid_of(imaging))
     assert child.rlimit(resource.RLIMIT_CPU)[0] <= imaging_child.CPU_SECONDS + 2
@@ -156,24 +72,28 @@ async def test_a_loop_ends_by_its_cpu_time_should_nobody_watch(start: Start) -> 
     await gone_by_itself
 
 
-async def test_eating_memory_ends_at_the_limit(start: Start) -> None:
+async def test_memory_ends_at_limit(start: Start) -> None:
+    """A decoder that takes memory without end refuses its own photo."""
     imaging = start()
     assert await outcome(imaging.clean(io.BytesIO(b"eat"))) == "unreadable_image"
     assert await outcome(imaging.clean(photo())) == "100"
 
 
-async def test_a_result_beyond_all_bounds_is_never_read(start: Start) -> None:
+async def test_oversized_result_is_not_read(start: Start) -> None:
+    """A result beyond the limit is refused without being read."""
     imaging = start()
     assert await outcome(imaging.clean(io.BytesIO(b"fill"))) == "unreadable_image"
     assert await outcome(imaging.clean(photo())) == "100"
 
 
 @pytest.mark.parametrize("answer", ["EXE 1 1", "no_such_code", "PNG 1 1 1", "\xff\xfe", "PNG 123456 1"])
-async def test_whatever_a_decoder_says_is_judged(start: Start, answer: str) -> None:
+async def test_invalid_answer_is_refused(start: Start, answer: str) -> None:
+    """An answer that no honest process gives refuses the photo."""
     assert await outcome(start().clean(io.BytesIO(b"say " + answer.encode("latin-1")))) == "unreadable_image"
 
 
-async def test_a_process_that_speaks_unasked_is_ended(start: Start) -> None:
+async def test_unasked_answer_ends_process(start: Start) -> None:
+    """A process that sends an answer without a photo is ended."""
     imaging = start()
     pid = await pid_of(imaging)
     await outcome(imaging.clean(io.BytesIO(b"chatter")))
@@ -182,8 +102,8 @@ async def test_a_process_that_speaks_unasked_is_ended(start: Start) -> None:
 
 
 @pytest.mark.parametrize("format", ["WEBP", "JPEG"])
-async def test_an_honest_photo_of_the_largest_size_has_memory_enough(start: Start, format: str) -> None:
-    """Lossless WebP and progressive CMYK JPEG, turned, are the hungriest."""
+async def test_largest_photo_has_memory_enough(start: Start, format: str) -> None:
+    """Lossless WebP and progressive CMYK JPEG, turned, take the most memory."""
     limits = Limits()
     picture = Image.new("RGBA" if format == "WEBP" else "CMYK", (8000, 5000), (10, 20, 30, 40))
     with tempfile.TemporaryFile() as file:
@@ -193,14 +113,11 @@ async def test_an_honest_photo_of_the_largest_size_has_memory_enough(start: Star
     assert (image.width, image.height) == (5000, 8000)
 
 
-def imaging_program() -> tuple[str, ...]:
-    return ("-m", "server.adapters.imaging.cleaner")
+# -- what may happen to a process ------------------------------------------------------
 
 
-# What somebody else may do to a process
-
-
-async def test_a_process_killed_at_work_costs_one_photo(start: Start, gate: Gate) -> None:
+async def test_process_killed_at_work_costs_one_photo(start: Start, gate: Gate) -> None:
+    """The next photo has a new process."""
     imaging = start(workers=1)
     pid = await pid_of(imaging)
     working = asyncio.ensure_future(outcome(imaging.clean(gate.photo())))
@@ -212,7 +129,8 @@ async def test_a_process_killed_at_work_costs_one_photo(start: Start, gate: Gate
     assert await pid_of(imaging) != pid
 
 
-async def test_a_process_killed_while_idle_costs_nothing(start: Start) -> None:
+async def test_process_killed_while_idle_costs_nothing(start: Start) -> None:
+    """The next photo is cleaned by a new process."""
     imaging = start()
     pid = await pid_of(imaging)
     os.kill(pid, signal.SIGKILL)
@@ -221,7 +139,8 @@ async def test_a_process_killed_while_idle_costs_nothing(start: Start) -> None:
     assert await pid_of(imaging) != pid
 
 
-async def test_a_stopped_process_is_replaced(start: Start) -> None:
+async def test_stopped_process_is_replaced(start: Start) -> None:
+    """A process that was stopped by a signal is ended in time."""
     imaging = start(workers=1, work_seconds=0.5)
     pid = await pid_of(imaging)
     os.kill(pid, signal.SIGSTOP)
@@ -230,7 +149,8 @@ async def test_a_stopped_process_is_replaced(start: Start) -> None:
     assert await outcome(imaging.clean(photo())) == "100"
 
 
-async def test_signals_meant_for_the_server_do_not_refuse_photos(start: Start) -> None:
+async def test_stop_signals_refuse_no_photo(start: Start) -> None:
+    """Signals that are meant for the server do not end a process."""
     imaging = start()
     pid = await pid_of(imaging)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -238,7 +158,8 @@ async def test_signals_meant_for_the_server_do_not_refuse_photos(start: Start) -
     assert await pid_of(imaging) == pid
 
 
-async def test_no_process_at_all_is_said_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_process_is_unavailable_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos are refused at once if no process can be started."""
     broken = start(program=("-c", "raise SystemExit(1)"))
     answers = await asyncio.gather(*(outcome(broken.clean(photo())) for _ in range(5)))
     assert answers == ["unavailable"] * 5
@@ -247,7 +168,8 @@ async def test_no_process_at_all_is_said_at_once(start: Start, monkeypatch: pyte
 
 
 @LINUX
-async def test_nothing_outlives_a_killed_server(gate: Gate) -> None:
+async def test_no_process_outlives_killed_server(gate: Gate) -> None:
+    """Busy and looping processes end with a killed server."""
     script = f"""
 import asyncio, io
 from server.adapters.imaging.pool import Imaging
@@ -271,10 +193,11 @@ asyncio.run(main())
         await gone(pid)
 
 
-# Whose turn it is
+# -- the queue -------------------------------------------------------------------------
 
 
-async def test_processes_are_started_when_needed_and_let_go_when_not(start: Start) -> None:
+async def test_processes_follow_the_demand(start: Start) -> None:
+    """Processes start when photos wait; of the idle ones, one is kept."""
     imaging = start(idle_seconds=0.05)
     assert imaging.pids == []
     imaging.warm()
@@ -292,7 +215,8 @@ async def test_processes_are_started_when_needed_and_let_go_when_not(start: Star
     assert await outcome(imaging.clean(photo())) == "100"
 
 
-async def test_photos_are_taken_in_the_order_in_which_they_came(start: Start) -> None:
+async def test_photos_are_taken_in_order(start: Start) -> None:
+    """Photos are cleaned in the order of their arrival."""
     imaging = start(workers=1)
     done: list[int] = []
 
@@ -304,7 +228,8 @@ async def test_photos_are_taken_in_the_order_in_which_they_came(start: Start) ->
     assert done == list(range(20))
 
 
-async def test_too_many_waiting_are_told_to_come_back(start: Start, gate: Gate) -> None:
+async def test_full_queue_is_unavailable(start: Start, gate: Gate) -> None:
+    """A photo beyond the longest queue is refused with a time to retry."""
     imaging = start(workers=1)
     working = asyncio.ensure_future(imaging.clean(gate.photo()))
     await gate.reached()
@@ -319,7 +244,8 @@ async def test_too_many_waiting_are_told_to_come_back(start: Start, gate: Gate) 
     assert await asyncio.gather(*waiting) == ["100"] * MAX_WAITING
 
 
-async def test_who_is_cancelled_while_waiting_gives_up_its_place(start: Start, gate: Gate) -> None:
+async def test_cancelled_waiter_gives_up_its_place(start: Start, gate: Gate) -> None:
+    """A caller that is cancelled while it waits leaves the queue."""
     imaging = start(workers=1)
     working = asyncio.ensure_future(imaging.clean(gate.photo()))
     await gate.reached()
@@ -334,7 +260,8 @@ async def test_who_is_cancelled_while_waiting_gives_up_its_place(start: Start, g
     assert [await pid_of(imaging)] == pids
 
 
-async def test_who_is_cancelled_at_work_leaves_a_sound_process_and_no_result(start: Start, gate: Gate) -> None:
+async def test_cancelled_work_spares_the_process(start: Start, gate: Gate) -> None:
+    """A process whose caller was cancelled cleans the next photo rightly."""
     imaging = start(workers=1)
     pid = await pid_of(imaging)
     working = asyncio.ensure_future(imaging.clean(gate.photo()))
@@ -347,7 +274,8 @@ async def test_who_is_cancelled_at_work_leaves_a_sound_process_and_no_result(sta
     assert await pid_of(imaging) == pid
 
 
-async def test_who_is_cancelled_at_work_that_never_ends_holds_no_process_for_long(start: Start) -> None:
+async def test_cancelled_loop_holds_no_process(start: Start) -> None:
+    """Work without an end is ended although its caller was cancelled."""
     imaging = start(workers=1, work_seconds=0.5)
     pid = await pid_of(imaging)
     working = asyncio.ensure_future(imaging.clean(io.BytesIO(b"loop")))
@@ -357,14 +285,16 @@ async def test_who_is_cancelled_at_work_that_never_ends_holds_no_process_for_lon
     await gone(pid)
 
 
-async def test_a_process_is_replaced_before_leaks_add_up(start: Start) -> None:
+async def test_process_is_replaced_after_many_images(start: Start) -> None:
+    """A process cleans a limited number of photos."""
     imaging = start(images_per_process=3, workers=1)
     pids = [await pid_of(imaging) for _ in range(9)]
     assert len(set(pids)) == 3
     assert pids == sorted(pids, key=pids.index)
 
 
-async def test_a_photo_whose_owner_has_closed_it_disturbs_nobody(start: Start) -> None:
+async def test_closed_photo_disturbs_no_other(start: Start) -> None:
+    """A photo that its caller has closed is refused, the next is cleaned."""
     imaging = start(workers=1)
     closed = photo()
     refused = asyncio.ensure_future(outcome(imaging.clean(closed)))
@@ -376,7 +306,8 @@ async def test_a_photo_whose_owner_has_closed_it_disturbs_nobody(start: Start) -
     assert [await refused, await other] == ["unavailable", "unavailable"]
 
 
-async def test_closing_ends_everything_within_a_second(start: Start) -> None:
+async def test_close_ends_all_within_a_second(start: Start) -> None:
+    """Looping and waiting photos are refused when the pool closes."""
     imaging = start()
     work = [asyncio.ensure_future(outcome(imaging.clean(io.BytesIO(what)))) for what in (b"loop", b"loop", b"pid")]
     await asyncio.sleep(0)
@@ -389,85 +320,41 @@ async def test_closing_ends_everything_within_a_second(start: Start) -> None:
     assert await outcome(imaging.clean(photo())) == "unavailable"
 
 
-# What a process is given
+# -- real photos -----------------------------------------------------------------------
 
 
-@LINUX
-async def test_a_process_is_confined(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRYON_SECRET_KEY", "a secret")
-    imaging = start(Limits(), program=imaging_program())
-    await imaging.clean(photo())
-    child = psutil.Process(imaging.pids[0])
-    assert child.rlimit(resource.RLIMIT_CORE) == (0, 0)
-    assert child.rlimit(resource.RLIMIT_NOFILE)[1] <= 16
-    assert child.rlimit(resource.RLIMIT_AS)[1] <= 1_700_000_000
-    assert child.rlimit(resource.RLIMIT_FSIZE)[1] <= 210_000_000
-    assert child.nice() == min(19, psutil.Process().nice() + NICENESS)
-    assert "NoNewPrivs:\t1" in Path(f"/proc/{child.pid}/status").read_text()
-    assert "a secret" not in child.environ().values()
-    assert child.num_fds() <= 4
-    assert os.readlink(f"/proc/{child.pid}/fd/2") == "/dev/null"
-
-
-def test_neither_side_loads_what_it_does_not_need() -> None:
-    assert loaded("server.web.app") & {"PIL", "PIL.Image"} <= {"PIL"}
-    child = loaded("server.adapters.imaging.cleaner")
-    assert "PIL.Image" in child
-    assert not child & {
-        "asyncio",
-        "sqlalchemy",
-        "redis",
-        "starlette",
-        "msgspec",
-        "server.config.settings",
-        "server.telemetry.metrics",
-    }
-
-
-def loaded(module: str) -> set[str]:
-    script = f"import {module}, sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
-
-
-def test_what_is_promised_is_what_the_decoders_take() -> None:
-    assert imaging_child.ACCEPTED == ACCEPTED
-
-
-async def test_a_photo_in_a_file_is_handed_over_unread(start: Start) -> None:
-    imaging = start(Limits(), program=imaging_program())
-    with tempfile.TemporaryFile() as file:
-        Image.effect_noise((1500, 1500), 100).save(file, "PNG")
-        file.seek(0)
-        image = await imaging.clean(file)
-    assert (image.format, image.width) == (ImageFormat.PNG, 1500)
-    assert len(image.data) > 2**20
-    assert Image.open(io.BytesIO(image.data)).size == (1500, 1500)
-
-
-@LINUX
-async def test_memory_is_given_back_when_no_photo_follows(start: Start) -> None:
-    imaging = start(Limits(), program=imaging_program())
-    await imaging.clean(photo())
-    child = psutil.Process(imaging.pids[0])
-    before = child.memory_info().rss
-    await imaging.clean(photo(3000, "JPEG", exif=metadata(6)))
-    async with asyncio.timeout(10):
-        while child.memory_info().rss > before + 5_000_000:
-            await asyncio.sleep(0.02)  # nothing tells when a foreign process gives memory back
-    assert imaging.pids == [child.pid]
-
-
-@LINUX
-async def test_no_descriptor_is_left_open(start: Start) -> None:
-    imaging = start()
-    await imaging.clean(photo())
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        cancelled = asyncio.ensure_future(imaging.clean(photo()))
-        await asyncio.sleep(0)
-        cancelled.cancel()
-        outcomes = [outcome(imaging.clean(source)) for source in (photo(), io.BytesIO(b"eat"), io.BytesIO(b"GIF89a"))]
-        await asyncio.gather(*outcomes)
+@pytest.fixture
+async def imaging() -> AsyncIterator[Imaging]:
+    imaging = Imaging(LIMITS)
+    yield imaging
     await imaging.close()
-    assert len(os.listdir("/proc/self/fd")) < before
+
+
+async def test_many_photos_are_cleaned_at_once(imaging: Imaging, photos: Path) -> None:
+    """Nine photos in two processes come back to their own callers."""
+    names = list(itertools.islice(itertools.cycle(("photo.jpg", "garment.png", "photo.webp")), 9))
+    images = await asyncio.gather(*(imaging.clean(io.BytesIO((photos / name).read_bytes())) for name in names))
+    assert [(image.width, image.height) for image in images] == [SIZES[name] for name in names]
+
+
+async def test_refusal_reaches_caller(imaging: Imaging) -> None:
+    """A refusal in the process is the same error for the caller."""
+    with pytest.raises(TryOnError) as caught:
+        await imaging.clean(io.BytesIO(b"GIF89a"))
+    assert caught.value.code == "unsupported_image"
+
+
+async def test_source_is_read_from_its_beginning(imaging: Imaging, photos: Path) -> None:
+    """A source that was read before is read from its beginning."""
+    source = io.BytesIO((photos / "photo.webp").read_bytes())
+    source.read(100)
+    assert (await imaging.clean(source)).format is ImageFormat.WEBP
+
+
+async def test_closing_waits_for_running_work(imaging: Imaging, photos: Path) -> None:
+    """A photo that is being worked on is finished before the pool closes."""
+    await imaging.clean(io.BytesIO((photos / "photo.webp").read_bytes()))
+    work = asyncio.ensure_future(imaging.clean(io.BytesIO((photos / "photo.jpg").read_bytes())))
+    await asyncio.sleep(0)
+    await imaging.close()
+    assert (await work).width == 900

@@ -1,0 +1,110 @@
+"""The photos that are refused, most of them before they are decoded."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from server.adapters.imaging.cleaner import MAX_JPEG_SCANS
+from server.adapters.imaging.pool import ACCEPTED
+from server.adapters.imaging.sample_photos import person
+from server.domain.images import ImageFormat, Limits
+from tests.server.adapters.imaging.pictures import (
+    cleaned,
+    encode,
+    refusal,
+    with_chunk,
+)
+
+
+def png_header(width: int, height: int, *, depth: int = 8, colour: int = 6) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + b"IHDR"
+        + header
+        + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+
+
+def test_bomb_is_refused_by_its_header() -> None:
+    """These files have no pixel: decoding them would find them unreadable."""
+    start = png_header(20_000, 20_000) + b"\0\0\0\x08IDAT"
+    assert refusal(start) == "too_many_pixels"
+    assert refusal(png_header(2**31 - 1, 2**31 - 1) + start[33:]) == "too_many_pixels"
+    assert refusal(png_header(9000, 100) + start[33:]) == "image_too_large"
+    assert refusal(png_header(100, 63) + start[33:]) == "image_too_small"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_size_limits_hold_for_every_format(format: str) -> None:
+    """Pixels and sides are judged before the picture is decoded."""
+    limits = Limits(min_side=64, max_side=300, max_pixels=80_000)
+    for size, code in (
+        ((63, 100), "image_too_small"),
+        ((301, 100), "image_too_large"),
+        ((290, 290), "too_many_pixels"),
+    ):
+        assert refusal(encode(Image.new("RGB", size), format), limits) == code
+    assert cleaned(encode(Image.new("RGB", (64, 300)), format), limits).height == 300
+
+
+def test_long_file_is_refused_unopened() -> None:
+    """A file of too many bytes is refused before a decoder sees it."""
+    assert refusal(b"\xff\xd8\xff" + bytes(1021), Limits(max_bytes=1024)) == "unreadable_image"
+    assert refusal(b"\xff\xd8\xff" + bytes(1021), Limits(max_bytes=1023)) == "body_too_large"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9, 0.98])
+def test_truncated_photo_is_refused(format: str, share: float) -> None:
+    """A photo with missing pixels is refused."""
+    if format == "AVIF" and ImageFormat.AVIF not in ACCEPTED:
+        pytest.skip("no AVIF decoder here")
+    data = encode(person((400, 400)), format, quality=85)
+    assert refusal(data[: int(len(data) * share)]) == "unreadable_image"
+
+
+def test_truncated_progressive_photo_is_refused() -> None:
+    """A progressive photo is accepted whole and refused truncated."""
+    data = encode(person((400, 400)), "JPEG", progressive=True)
+    assert cleaned(data).width == 400
+    assert refusal(data[: len(data) // 2]) == "unreadable_image"
+
+
+def test_other_formats_are_refused() -> None:
+    """Formats that Pillow reads and the product does not accept are refused."""
+    picture = person((100, 100))
+    for format in ("GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "PDF", "EPS", "JPEG2000"):
+        assert refusal(encode(picture, format)) == "unsupported_image"
+    assert refusal(b"") == "unsupported_image"
+    assert refusal(b"<svg xmlns='http://www.w3.org/2000/svg' width='100' height='100'/>") == "unsupported_image"
+
+
+def test_jpeg_of_many_scans_is_refused() -> None:
+    """A JPEG of countless scans is refused before it is decoded."""
+    data = encode(person((200, 200)), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    last = data[at:-2]
+
+    def scans(count: int) -> bytes:
+        return data[:-2] + last * (count - data.count(b"\xff\xda")) + b"\xff\xd9"
+
+    assert cleaned(scans(MAX_JPEG_SCANS)).width == 200
+    assert refusal(scans(MAX_JPEG_SCANS + 1)) == "unreadable_image"
+
+
+def test_scan_codes_in_metadata_are_no_scans() -> None:
+    """Bytes in metadata that look like scans are not counted."""
+    data = encode(person((200, 200)), "JPEG", comment=b"\xff\xda" * 1000)
+    assert cleaned(data).width == 200
+
+
+def test_text_bomb_in_png_is_refused() -> None:
+    """Compressed text that grows to 50 MB is refused."""
+    bomb = b"Comment\0\0" + zlib.compress(bytes(50_000_000), 9)
+    assert refusal(with_chunk(encode(person((100, 100)), "PNG"), b"zTXt", bomb)) == "unreadable_image"

@@ -1,0 +1,133 @@
+"""Lost children: a crash or a limit ends one session, and no neighbour notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.worker.conftest import gone
+from tests.worker.isolation.sessions import LINUX, Start, job, quiet, run
+from worker.isolation.errors import NotStarted
+
+CRASHES = [
+    ("segfault", "was killed by SIGSEGV"),
+    ("abort", "was killed by SIGABRT"),
+    ("exit_quietly", "ended with status 0"),
+    ("kill_itself", "was killed by SIGKILL"),
+    ("close_everything", ""),
+    ("babble", "sent no message"),
+    ("flood", "sent no message"),
+    ("answer_for_another", "sent an unexpected Done message"),
+]
+
+
+@pytest.mark.parametrize(("do", "how"), CRASHES)
+async def test_crash_ends_its_own_session(
+    start: Start, neighbours: Any, caplog: pytest.LogCaptureFixture, do: str, how: str
+) -> None:
+    """However a child is lost, its session fails and its neighbours go on."""
+    pool = await start()
+    end_neighbours = await neighbours(pool)
+    before = set(pool.pids)
+
+    assert await run(pool, do) == "processor_crashed"
+
+    assert f"The process of session s1 {how}" in caplog.text
+    for pid in before - set(pool.pids):
+        await gone(pid)
+    await end_neighbours()
+    assert (await run(pool)).isdigit()
+
+
+@pytest.mark.parametrize("do", ["spin", "spin_in_c", "spin_in_threads"])
+async def test_spinning_child_meets_cpu_limit(
+    start: Start, neighbours: Any, caplog: pytest.LogCaptureFixture, do: str
+) -> None:
+    """A loop ends as a timeout when the CPU time is used up, in C or threads too."""
+    pool = await start(processor_cpu_seconds=1.0)
+    end_neighbours = await neighbours(pool)
+    assert await run(pool, do) == "timeout"
+    assert "TRYON_PROCESSOR_CPU_SECONDS allows (1)" in caplog.text
+    await end_neighbours()
+
+
+async def test_cpu_time_is_per_session(start: Start) -> None:
+    """A child that lives long is not charged for its earlier sessions."""
+    pool = await start(processor_cpu_seconds=1.0)
+    assert len({await run(pool, "burn") for _ in range(6)}) == 1  # 2.4 s together
+
+
+@LINUX
+async def test_crash_takes_started_programs_along(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs and copies that a crashed child had started are killed."""
+    monkeypatch.chdir(tmp_path)
+    pool = await start()
+    [pid] = pool.pids
+
+    assert await run(pool, "orphans") == "processor_crashed"  # although they hold every file of it open
+
+    await gone(int((tmp_path / "orphan.pid").read_text()))
+    for each in [each.pid for each in psutil.process_iter() if _group(each.pid) == pid]:
+        await gone(each)  # it has been killed; the kernel may need a moment
+
+
+def _group(pid: int) -> int | None:
+    with contextlib.suppress(ProcessLookupError):
+        if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            return os.getpgid(pid)
+    return None
+
+
+async def test_forked_processor_answers_once(start: Start) -> None:
+    """A copy of a child sends nothing: the session has one answer."""
+    pool = await start()
+    [pid] = pool.pids
+    assert await run(pool, "two_of_us") == str(pid)
+    assert (await run(pool)).isdigit()
+
+
+async def test_crash_while_warming_is_not_started(start: Start, tmp_path: Path) -> None:
+    """Sessions that wait for a processor that crashes are not blamed for it."""
+    cold: list[Exception] = []
+    pool = await start(processor="tests.worker.faulty:Slow", on_start_error=cold.append)
+    running = [asyncio.create_task(pool.run(job(), quiet)) for _ in range(3)]
+    await asyncio.sleep(0)
+    (tmp_path / "new").write_text("crash")
+    (tmp_path / "new").rename(tmp_path / "warm")
+    assert {type(each) for each in await asyncio.gather(*running, return_exceptions=True)} == {NotStarted}
+    [error] = cold
+    assert "was killed by SIGABRT" in str(error)
+    with pytest.raises(NotStarted):
+        await pool.run(job(), quiet)
+
+
+async def test_child_killed_while_warming_is_replaced(start: Start, tmp_path: Path) -> None:
+    """One child that dies before it is ready is started again."""
+    pool = await start(processor="tests.worker.faulty:Slow")
+    [pid] = pool.pids
+    running = asyncio.create_task(run(pool))
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)
+    (tmp_path / "warm").touch()
+    assert (await running).isdigit()
+
+
+async def test_killed_idle_child_is_replaced(start: Start) -> None:
+    """An idle child that is killed costs no session."""
+    pool = await start()
+    [pid] = pool.pids
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)
+    async with asyncio.timeout(10):
+        while pool.pids:
+            await asyncio.sleep(0.01)
+    assert await run(pool) != str(pid)

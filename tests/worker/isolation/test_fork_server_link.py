@@ -1,0 +1,127 @@
+"""Fork servers that are killed, hang or cannot fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.conftest import gone
+from tests.worker.isolation.sessions import Start, job, quiet, run
+from worker.isolation import fork_server_link
+from worker.isolation.errors import NotStarted
+from worker.isolation.fork_server_link import ForkServerLink
+from worker.isolation.timing import Timing
+
+
+async def test_killed_fork_server_is_replaced(start: Start, neighbours: Any) -> None:
+    """Running sessions go on, and the next one has a new fork server."""
+    pool = await start()
+    end_neighbours = await neighbours(pool)
+    killed = pool.fork_server_pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    assert (await run(pool)).isdigit()  # by a child of the next one
+    assert pool.fork_server_pid not in (None, killed)
+    await end_neighbours()
+
+
+def _failing(times: int) -> Callable[..., ForkServerLink]:
+    left = iter(range(times))
+
+    def start_link(*arguments: Any, **options: Any) -> ForkServerLink:
+        if next(left, None) is not None:
+            raise OSError("no memory")
+        return ForkServerLink(*arguments, **options)
+
+    return start_link
+
+
+async def test_fork_server_start_is_retried(start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that fails for a moment is tried again."""
+    pool = await start(timing=Timing(restart_seconds=0.05))
+    end_neighbours = await neighbours(pool)  # so nobody waits for it when it dies
+    monkeypatch.setattr(fork_server_link, "ForkServerLink", _failing(2))
+    assert pool.fork_server_pid is not None
+    os.kill(pool.fork_server_pid, signal.SIGKILL)
+    await gone(pool.fork_server_pid)
+    assert (await run(pool)).isdigit()
+    await end_neighbours()
+
+
+async def test_no_session_begins_without_fork_server(
+    start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for its deadline, and so would all sessions after it."""
+    cold: asyncio.Queue[Exception] = asyncio.Queue()
+    pool = await start(on_start_error=cold.put_nowait, timing=Timing(restart_seconds=0.05))
+    end_neighbours = await neighbours(pool)
+    monkeypatch.setattr(fork_server_link, "ForkServerLink", _failing(99))
+    assert pool.fork_server_pid is not None
+    os.kill(pool.fork_server_pid, signal.SIGKILL)
+    assert "no memory" in str(await asyncio.wait_for(cold.get(), 10))
+    with pytest.raises(NotStarted):
+        await asyncio.wait_for(pool.run(job(), quiet), 10)
+    await end_neighbours()
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1, "runs"), (99, "not started")])
+async def test_failed_fork_is_retried(
+    start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch, times: int, outcome: str
+) -> None:
+    """A fork that fails is tried again a few times; running sessions go on."""
+    cold: list[Exception] = []
+    pool = await start(on_start_error=cold.append, timing=Timing(restart_seconds=0.05))
+    end_neighbours = await neighbours(pool)
+    server = pool._fork_server
+    forked, left = server._forked, iter(range(times))
+
+    def no_memory(child: Any, pid: int) -> None:
+        if next(left, None) is None:
+            forked(child, pid)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            pool._children.not_forked(child, "no memory")
+
+    monkeypatch.setattr(server, "_forked", no_memory)
+    if outcome == "runs":
+        assert (await run(pool)).isdigit()
+    else:
+        with pytest.raises(NotStarted):
+            await asyncio.wait_for(pool.run(job(), quiet), 10)
+    assert bool(cold) == (outcome != "runs")
+    await end_neighbours()
+
+
+@pytest.mark.parametrize(("do", "outcome"), [("segfault", "processor_crashed"), ("exit_quietly", "processor_crashed")])
+async def test_crash_is_noticed_without_fork_server(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do: str, outcome: str
+) -> None:
+    """A closed connection is enough to notice a crash."""
+    pool = await start(timing=Timing(status_seconds=0.1))
+    server = pool.fork_server_pid
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)  # it forks nothing and tells nothing
+    try:
+        assert await run(pool, do) == outcome
+        waiting = asyncio.create_task(run(pool))
+        await asyncio.sleep(0)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert (await waiting).isdigit()
+
+
+async def test_hanging_fork_server_is_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork server that does not answer is killed, and another one started."""
+    pool = await start(timing=Timing(fork_seconds=0.2))
+    server = pool.fork_server_pid
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    assert await run(pool, "segfault") == "processor_crashed"
+    assert (await run(pool)).isdigit()
+    await gone(server)
