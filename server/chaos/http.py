@@ -65,7 +65,10 @@ class Exchange:
         self._over = True
 
     async def _feed(self) -> None:
-        data = await self._reader.read(READ_BYTES)
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except OSError as error:
+            raise NoAnswer(str(error) or type(error).__name__) from None
         if not data:
             raise NoAnswer("the connection was closed")
         try:
@@ -189,20 +192,20 @@ class Line:
         """
         reader, writer = await self._network.connect(self._source, seconds)
         with self._network.holding(writer.transport):
+            exchange = Exchange(reader)
             try:
                 writer.write(self._network.head(method, path, headers, body) + body[:cut_after])
                 if cut_after is not None:
                     await writer.drain()
                     reset(writer.transport)
                     raise NoAnswer("cut on purpose")
-                exchange = Exchange(reader)
                 async with asyncio.timeout(seconds):
                     await exchange.head()
-                yield exchange
             except TimeoutError:
                 raise NoAnswer("silent") from None
             except OSError as error:
                 raise NoAnswer(str(error) or type(error).__name__) from None
+            yield exchange
 
     async def request(
         self,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
@@ -185,14 +187,41 @@ class NetworkContract:
                 await reader.read()
             left.set()
 
+        async with raw_server(answer) as url, open_network(url) as network, AsyncExitStack() as stack:
+            stream = await stack.enter_async_context(network.stream("GET", "/", headers={}, seconds=5))
+            assert await stream.piece() == b"one"
+            await stack.aclose()
+            async with asyncio.timeout(5):
+                await left.wait()
+
+    async def test_errors_inside_a_block_stay_themselves(self, open_network: OpenNetwork) -> None:
+        """Raise what the caller's own code raises, also a time-out."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none"
+        async with raw_server(sending(head)) as url, open_network(url) as network:
+            with pytest.raises(TimeoutError):
+                async with network.stream("GET", "/", headers={}, seconds=5):
+                    raise TimeoutError
+
+    async def test_reset_stream_is_no_answer(self, open_network: OpenNetwork) -> None:
+        """Raise NoAnswer from the read that meets the reset."""
+
+        async def answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none")
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            await asked.wait()
+            writer.transport.abort()
+
+        asked = asyncio.Event()
         async with (
             raw_server(answer) as url,
             open_network(url) as network,
             network.stream("GET", "/", headers={}, seconds=5) as stream,
         ):
             assert await stream.piece() == b"one"
-            async with asyncio.timeout(5):
-                await left.wait()
+            asked.set()
+            with pytest.raises(NoAnswer):
+                await stream.piece()
 
     async def test_socket_carries_messages_both_ways(self, open_network: OpenNetwork) -> None:
         """Offer subprotocols, carry messages, and raise the close code at the end."""
