@@ -11,9 +11,9 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, ParamSpec, TypeVar
 
 from server.adapters.files.errors import storage_error
 from server.adapters.files.port import FOLDERS, KEY, PAGE_KEYS, Entry, MissingFile, Page
@@ -21,6 +21,9 @@ from tryon.protocol.errors import Unavailable
 
 DRAFT_SUFFIX: Final = ".part"
 """End of the name of a file that is being written, or that a killed process left."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _DRAFT: Final = re.compile(KEY.pattern + r"\.[0-9a-f]{16}" + re.escape(DRAFT_SUFFIX), re.ASCII)
 
@@ -42,22 +45,22 @@ class LocalFiles:
 
     async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
         """Store a file (0600) under a temporary name, then rename it."""
-        path = self._path(key)
-        if isinstance(data, bytes):
-            await _finished(asyncio.to_thread(self._put, path, data))
+        draft = _Draft(self._path(key))
+        if not isinstance(data, AsyncIterable):
+            await _finished(self._put, draft, data)
             return
-        draft = await asyncio.to_thread(_Draft, path)
         try:
+            await _finished(draft.open)
             async for chunk in data:
-                await _finished(asyncio.to_thread(draft.write, chunk))
-            await _finished(asyncio.to_thread(draft.finish))
+                await _finished(draft.write, chunk)
+            await _finished(draft.finish)
         except BaseException:
-            draft.discard()
+            await _finished(draft.discard)
             raise
 
-    def _put(self, path: Path, data: bytes) -> None:
-        draft = _Draft(path)
+    def _put(self, draft: _Draft, data: bytes) -> None:
         try:
+            draft.open()
             draft.write(data)
             draft.finish()
         except BaseException:
@@ -97,12 +100,12 @@ class LocalFiles:
         return found
 
     async def list_page(self, *, after: str | None = None, limit: int = PAGE_KEYS) -> Page:
-        """Read both folders once per page; only entries of the page are looked at."""
+        """Read each folder behind ``after`` once; look at entries of the page alone."""
         return await asyncio.to_thread(self._list_page, after or "", limit)
 
     def _list_page(self, after: str, limit: int) -> Page:
         try:
-            names = heapq.nsmallest(limit + 1, (key for key in self._keys() if key > after))
+            names = heapq.nsmallest(limit + 1, (key for key in self._keys(after) if key > after))
             clocks = {folder: self._now(folder) for folder in {key.partition("/")[0] for key in names}}
             entries = []
             for key in names[:limit]:
@@ -114,8 +117,11 @@ class LocalFiles:
             raise storage_error(error) from error
         return Page(entries, names[limit - 1] if len(names) > limit else None)
 
-    def _keys(self) -> Iterator[str]:
+    def _keys(self, after: str) -> Iterator[str]:
+        """Yield the keys of all folders that may have one behind ``after``."""
         for folder in FOLDERS:
+            if folder < after.partition("/")[0]:
+                continue
             for name in os.listdir(self.root / folder):
                 key = f"{folder}/{name}"
                 if KEY.fullmatch(key) or _DRAFT.fullmatch(key):
@@ -187,9 +193,13 @@ class LocalFile:
         return f"<LocalFile {self.size} bytes{' closed' if self._file.closed else ''}>"
 
     async def read(self, count: int) -> bytes:
-        """Return the next ``count`` bytes; fewer only at the end."""
+        """Return the next ``count`` bytes; fewer only at the end.
+
+        A cancelled read ends in its thread before this returns: else that thread could
+        read from the descriptor of another file, opened after :meth:`aclose`.
+        """
         try:
-            return await asyncio.to_thread(self._file.read, count) or b""
+            return await _finished(self._file.read, count) or b""
         except OSError as error:
             raise storage_error(error) from error
 
@@ -203,13 +213,24 @@ class LocalFile:
 
 
 class _Draft:
-    """A file that is being written under a name of its own, beside its final one."""
+    """A file that is being written under a name of its own, beside its final one.
+
+    :meth:`open` is the first call, :meth:`finish` or :meth:`discard` the last.
+    """
 
     __slots__ = ("_draft", "_file", "_path")
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
+        self._file: io.BufferedWriter | None = None
+
+    def __repr__(self) -> str:
+        state = "unopened" if self._file is None else "closed" if self._file.closed else "open"
+        return f"<_Draft {self._draft.name} {state}>"
+
+    def open(self) -> None:
+        """Create the file (0600), empty."""
         try:
             descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
@@ -217,6 +238,8 @@ class _Draft:
         self._file = os.fdopen(descriptor, "wb")
 
     def write(self, data: bytes) -> None:
+        """Append to the file."""
+        assert self._file is not None
         try:
             self._file.write(data)
         except OSError as error:
@@ -224,6 +247,7 @@ class _Draft:
 
     def finish(self) -> None:
         """Give the file its final name."""
+        assert self._file is not None
         try:
             self._file.close()
             self._draft.replace(self._path)
@@ -231,7 +255,9 @@ class _Draft:
             raise storage_error(error) from error
 
     def discard(self) -> None:
-        """Remove what was written; may follow a failed :meth:`finish`."""
+        """Remove what was written; may follow a failed :meth:`open`, :meth:`finish`."""
+        if self._file is None:
+            return
         with contextlib.suppress(OSError):  # a full disk may refuse the last buffered bytes
             self._file.close()
         with contextlib.suppress(OSError):
@@ -248,17 +274,20 @@ def _reading(key: str) -> Iterator[None]:
         raise storage_error(error) from error
 
 
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Await work in a thread to its end, also when the caller is cancelled.
+async def _finished(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Run work in a thread and await its end, also when the caller is cancelled.
 
-    The thread goes on regardless: a caller that deletes the file next must not be
-    earlier than the write.
+    The thread goes on regardless: a caller that deletes or closes the file next must
+    not be earlier than the thread's last use of it. Further cancels while the work ends
+    are one with the first.
     """
-    writing = asyncio.ensure_future(work)
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
-        await asyncio.shield(writing)
+        return await asyncio.shield(working)
     except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        if not writing.cancelled():
-            writing.exception()
+        while not working.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([working])
+        if not working.cancelled():
+            working.exception()  # noted, so that nothing complains of it
         raise

@@ -77,7 +77,8 @@ class OpenFile(Protocol):
     async def read(self, count: int) -> bytes:
         """Return the next ``count`` bytes; fewer only at the end.
 
-        Raises Unavailable.
+        A cancelled call uses the object no more once it has returned. Raises
+        Unavailable.
         """
 
     async def seek(self, position: int) -> int:
@@ -93,9 +94,9 @@ class Files(Protocol):
     async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
         """Store an object, replacing a previous one with the same key.
 
-        ``data``: the whole content, or its chunks in order. Raises StorageFull,
-        Unavailable, ValueError for a malformed key, and what ``data`` raises; then
-        nothing is stored.
+        ``data``: the whole content (any buffer of bytes), or its chunks in order.
+        Raises StorageFull, Unavailable, ValueError for a malformed key, and what
+        ``data`` raises; then nothing is stored, and neither is by a cancelled call.
         """
 
     async def get(self, key: str) -> bytes:
@@ -130,13 +131,16 @@ class Files(Protocol):
     def link(self, key: str, *, seconds: int) -> str | None:
         """Return an absolute URL at which the storage itself serves the object.
 
-        None: it cannot; the web process serves it. The link works for ``seconds``.
+        None: it cannot; the web process serves it. The link works for ``seconds``. No
+        caller asks yet: the web serves every file itself until the first implementation
+        that returns a link.
         """
 
     async def free_bytes(self) -> int | None:
         """Return how much room is left; None where the storage has no such limit.
 
-        Raises Unavailable.
+        For operators and tests: no upload depends on it, a full storage raises
+        StorageFull. Raises Unavailable.
         """
 
     async def check(self) -> None:

@@ -7,8 +7,9 @@ Subclass :class:`FilesContract` in the implementation's own test file and give i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -100,6 +101,28 @@ class FilesContract:
             await putting
         assert await keys_of(files) == []
 
+    async def test_put_cancelled_before_the_first_chunk(self, files: Files) -> None:
+        """An upload that is cancelled as early as possible leaves no object either."""
+
+        async def endless() -> AsyncIterator[bytes]:
+            await asyncio.Event().wait()
+            yield b"never"
+
+        for turns in range(12):
+            putting = asyncio.ensure_future(files.put(KEY, endless()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            putting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await putting
+            assert await keys_of(files) == [], f"after {turns} turns of the loop"
+
+    @pytest.mark.parametrize("kind", [bytearray, memoryview])
+    async def test_put_takes_any_buffer(self, files: Files, kind: Any) -> None:
+        """A buffer that is no ``bytes`` is the whole content, not a stream."""
+        await files.put(KEY, kind(b"photo"))
+        assert await files.get(KEY) == b"photo"
+
     async def test_put_replaces_the_whole_object(self, files: Files) -> None:
         """Nothing of a longer previous version shines through."""
         await files.put(KEY, b"a longer first version")
@@ -146,6 +169,25 @@ class FilesContract:
             assert await opened.read(100) == b"photo"
         finally:
             await opened.aclose()
+
+    async def test_cancelled_read_does_not_outlive_its_file(self, files: Files) -> None:
+        """A file closed after a cancelled read takes nothing from the next one."""
+        await files.put(KEY, b"1" * 300_000)
+        await files.put(OTHER, b"2" * 300_000)
+        for turns in range(12):
+            first = await files.open(KEY)
+            reading = asyncio.ensure_future(first.read(300_000))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            await first.aclose()
+            second = await files.open(OTHER)
+            try:
+                assert await second.read(300_000) == b"2" * 300_000
+            finally:
+                await second.aclose()
 
     async def test_delete_returns_the_keys_that_existed(self, files: Files) -> None:
         """Deleting twice is no error and returns nothing the second time."""

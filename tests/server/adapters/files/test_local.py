@@ -7,8 +7,10 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,94 @@ async def test_put_leaves_no_draft_behind(files: LocalFiles) -> None:
     """After concurrent writes only the file itself is there."""
     await asyncio.gather(*(files.put(KEY, bytes([number]) * 100_000) for number in range(10)))
     assert everything(files) == [KEY]
+
+
+async def test_cancelled_read_ends_before_its_file_is_closed(files: LocalFiles) -> None:
+    """However often it is cancelled: a closed descriptor soon is another file's."""
+    begun, go_on = threading.Event(), threading.Event()
+    story = []
+
+    class Slow:
+        closed = False
+
+        def read(self, count: int) -> bytes:
+            begun.set()
+            go_on.wait()
+            story.append("read")
+            return b""
+
+        def close(self) -> None:
+            story.append("closed")
+
+    await files.put(KEY, b"photo")
+    opened: Any = await files.open(KEY)
+    opened._file.close()
+    opened._file = Slow()
+
+    async def download() -> None:
+        try:
+            await opened.read(5)
+        finally:
+            await opened.aclose()
+
+    downloading = asyncio.create_task(download())
+    await asyncio.to_thread(begun.wait)
+    for _ in range(3):
+        downloading.cancel()
+        await asyncio.sleep(0)
+    assert story == []
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await downloading
+    assert story == ["read", "closed"]
+
+
+async def test_put_cancelled_while_its_draft_opens(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft that a thread is about to create is deleted, off the loop."""
+    begun, go_on = threading.Event(), threading.Event()
+    os_open, unlink, unlinked_by = os.open, Path.unlink, []
+
+    def slow(*what: Any, **more: Any) -> int:
+        begun.set()
+        go_on.wait()
+        return os_open(*what, **more)
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        unlinked_by.append(threading.get_ident())
+        unlink(path, missing_ok=missing_ok)
+
+    async def none() -> Any:
+        yield b""
+
+    monkeypatch.setattr(os, "open", slow)
+    monkeypatch.setattr(Path, "unlink", noted)
+    putting = asyncio.ensure_future(files.put(KEY, none()))
+    await asyncio.to_thread(begun.wait)
+    putting.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert everything(files) == []
+    assert unlinked_by and threading.get_ident() not in unlinked_by
+
+
+async def test_list_reads_no_folder_before_its_page(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that begins among the results does not list the photos again."""
+    for key in (KEY, OTHER):
+        await files.put(key, b"photo")
+    read = []
+    listdir = os.listdir
+
+    def noted(path: Path) -> list[str]:
+        read.append(path.name)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", noted)
+    assert [entry.key for entry in (await files.list_page(after=KEY)).entries] == [OTHER]
+    assert read == ["inputs", "outputs"]
+    assert (await files.list_page(after=OTHER)).entries == []
+    assert read[2:] == ["outputs"]
 
 
 async def test_list_returns_the_age_of_old_files(files: LocalFiles) -> None:

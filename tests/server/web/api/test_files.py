@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpx
 import pytest
 
 from server.config.settings import Config
 from server.domain.tokens import Signer
+from server.web.api.files import StoredFileResponse
 from testkit.running import Web, running_web
 from testkit.uploads import assert_problem
 from testkit.values import new_session_id
@@ -83,6 +85,50 @@ async def test_link_is_404_after_erasure(web: Web) -> None:
     row, link = await linked(web)
     await web.services.sessions.erasure.erase(row, GoneReason.DELETED)
     assert_problem(await web.client.get(link), 404, "not_found")
+
+
+class Stored:
+    """An open file that exists nowhere in the file system."""
+
+    size, modified_at = 11, 0.0
+
+    def __init__(self) -> None:
+        self._position = 0
+        self.closed = False
+
+    async def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        part = b"0123456789x"[self._position : self._position + count]
+        self._position += len(part)
+        return part
+
+    async def seek(self, position: int) -> int:
+        """Continue at this byte."""
+        self._position = position
+        return position
+
+    async def aclose(self) -> None:
+        """Note that the file was let go."""
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "content"),
+    [
+        ({}, 200, b"0123456789x"),
+        ({"Range": "bytes=5-10"}, 206, b"56789x"),
+        ({"Range": "bytes=0-1,5-6"}, 206, b"56"),
+    ],
+)
+async def test_download_reads_the_opened_file(headers: dict[str, str], status: int, content: bytes) -> None:
+    """Starlette reads from the file that the storage opened, and opens no path."""
+    stored = Stored()
+    transport = httpx.ASGITransport(StoredFileResponse(stored, "outputs/of-an-object-store.jpg"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/", headers=headers)
+    assert answer.status_code == status
+    assert content in answer.content
+    assert stored.closed
 
 
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-10"}])
