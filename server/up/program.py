@@ -70,7 +70,7 @@ class Migrations:
         return held
 
     def release(self) -> None:
-        """Let all that are held back begin."""
+        """Let the modules that are held back begin."""
         self._done.set()
         for held in self._held:
             assert held.stdin is not None
@@ -143,7 +143,7 @@ class Program:
                 self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it and all that it has started, at once and for good."""
+        """Kill it with its process group, and start it no more."""
         self._stopping.set()
         if self._process is not None:
             kill_group(self._process.pid)

@@ -252,7 +252,7 @@ async def test_dead_subscription_is_replaced(redis_url: str) -> None:
     async with working(redis_url) as bench:
         clients: Any = await bench.redis.client_list(_type="pubsub")
         deaf = clients[0]["id"]
-        # A job that nobody rang for: to the worker the same as a doorbell it did not
+        # A job without a ring: to the worker the same as a doorbell that it did not
         # hear.
         await bench.redis.set(
             "arq:job:quiet:0:1", serialize({"t": None, "f": "run_session", "a": ["quiet"], "k": {}, "et": 1})

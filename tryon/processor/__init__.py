@@ -1,4 +1,4 @@
-"""The plug for a model: what a processor is given, what it returns, how it fails.
+"""The plug for a model: a processor's job, its output and its errors.
 
 :mod:`~tryon.processor.interface` is all that a model's author imports, and loads
 nothing but the standard library; :mod:`~tryon.processor.conformance` holds the checks

@@ -1,6 +1,6 @@
 """The worker's end of the connection to one child: a state and a table of transitions.
 
-The table is the only truth about what a child may send when::
+The table alone says which messages a child may send in which state::
 
     STARTING --Warming--> WARMING --Ready--> READY <--(answer taken)-- BUSY
        |  `-----------------Ready------------->|  `------(a job)------->|
@@ -42,11 +42,11 @@ from worker.isolation.messages import (
     Run,
     StartFailed,
     Warming,
+    receive,
     send,
 )
 from worker.isolation.session_run import SessionRun
 
-_READ_BYTES: Final = 65536
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -163,21 +163,9 @@ class ChildLink:
         return True
 
     def receive(self) -> list[FromChild] | None:
-        """Return the messages that have arrived whole; None without new bytes.
-
-        Raises ConnectionError when the child has closed the connection, and
-        :class:`BadMessage`.
-        """
+        """Return the messages that have arrived, as :func:`messages.receive` does."""
         assert self._socket is not None
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise ConnectionResetError from error
-        if not data:
-            raise ConnectionResetError
-        return self._inbox.take(data)
+        return receive(self._socket, self._inbox)
 
     # -- the state ---------------------------------------------------------------------
 

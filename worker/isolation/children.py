@@ -189,7 +189,7 @@ class Children:
         return leaving
 
     def end(self, child: ChildLink, error: Exception | None = None) -> None:
-        """Take a child out, and kill it with all that it has started.
+        """Take a child out, and kill it with its process group.
 
         Sessions that wait for it to become ready fail with ``error``, or as not
         started.

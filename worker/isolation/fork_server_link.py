@@ -31,6 +31,7 @@ from worker.isolation.messages import (
     NotForked,
     Refused,
     Setup,
+    receive,
     send,
 )
 from worker.isolation.startup import START_TRIES, Startup
@@ -45,8 +46,6 @@ REAP_SECONDS: Final = 0.01
 """Between two looks at a process that is ending."""
 REAP_TRIES: Final = 50
 """Looks at a process that is ending; then it is killed."""
-
-_READ_BYTES: Final = 65536
 
 
 class ForkServerListener(Protocol):
@@ -135,19 +134,8 @@ class ForkServerLink:
                 timers.append(asyncio.get_running_loop().call_later(self._fork_seconds, self.process.kill))
 
     def receive(self) -> list[FromServer] | None:
-        """Return the messages that have arrived whole; None without new bytes.
-
-        Raises ConnectionError when the process has closed the connection.
-        """
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise ConnectionResetError from error
-        if not data:
-            raise ConnectionResetError
-        return self._inbox.take(data)
+        """Return the messages that have arrived, as :func:`messages.receive` does."""
+        return receive(self._socket, self._inbox)
 
     def disconnect(self) -> None:
         """Close the connection: the process ends its children and itself."""

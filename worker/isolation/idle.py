@@ -24,7 +24,7 @@ class IdleChildren:
         return f"<IdleChildren {len(self._list)}>"
 
     def all(self) -> list[ChildLink]:
-        """Return those that are still there."""
+        """Return the idle children that are not gone."""
         self._list = [child for child in self._list if child.state is not State.GONE]
         return list(self._list)
 

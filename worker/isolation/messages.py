@@ -18,6 +18,7 @@ end is kept.
 """
 
 _LENGTH_BYTES: Final = 4
+_READ_BYTES: Final = 65536
 
 
 # -- from the worker to the fork server ------------------------------------------------
@@ -190,6 +191,22 @@ def send(to: socket.socket, message: msgspec.Struct, files: Sequence[int] = ()) 
         if not to.getblocking():
             raise BlockingIOError("it does not read")
         to.sendall(data[sent:])
+
+
+def receive(connection: socket.socket, inbox: Inbox) -> list[Any] | None:
+    """Return the messages that have arrived whole; None without new bytes.
+
+    Raises ConnectionError when the other end is closed, and :class:`BadMessage`.
+    """
+    try:
+        data = connection.recv(_READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise ConnectionResetError from error
+    if not data:
+        raise ConnectionResetError
+    return inbox.take(data)
 
 
 class Inbox:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from testkit.pipes import readable
 from tryon.processor import Job, ProcessorError
 from worker.isolation.errors import RaisedInChild
 from worker.isolation.pool import ProcessPool
@@ -56,12 +57,7 @@ class Waiting:
         self.outcome = asyncio.create_task(run(pool, "wait", **params))
 
     async def reached(self) -> None:
-        loop, reached = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._reached, reached.set)
-        try:
-            await asyncio.wait_for(reached.wait(), 10)
-        finally:
-            loop.remove_reader(self._reached)
+        await readable(self._reached)
 
     async def end(self) -> str:
         os.write(self._release, b"!")

@@ -1,4 +1,4 @@
-"""The table of transitions: what a child may send when, and what it means."""
+"""The table of transitions: the messages that a child may send in each state."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from server.adapters.imaging.pool import Imaging
 from server.domain.images import CleanImage, Limits
+from testkit.pipes import readable
 from tryon.protocol.errors import TryOnError
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -91,12 +92,7 @@ class Gate:
 
     async def reached(self) -> None:
         """Wait until a process works on it."""
-        loop, reached = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._reached, reached.set)
-        try:
-            await asyncio.wait_for(reached.wait(), 10)
-        finally:
-            loop.remove_reader(self._reached)
+        await readable(self._reached)
 
     def open(self) -> None:
         os.write(self._open, b"!")

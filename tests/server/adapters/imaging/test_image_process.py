@@ -1,4 +1,4 @@
-"""An image process: its rights, its code, and what it holds."""
+"""An image process: its rights, its code, its memory and its descriptors."""
 
 from __future__ import annotations
 
