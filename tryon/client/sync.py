@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from types import TracebackType
@@ -65,11 +66,22 @@ class TryOn:
     Calls may come from several threads.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, **options: Any) -> None:
-        """Make a client; ``options`` are those of AsyncTryOn."""
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        attempts: int = 3,
+        timeout: float = 15.0,
+        trust_env: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Make a client; the options are those of AsyncTryOn."""
         self._loop = _Loop()
         try:
-            self._client = AsyncTryOn(url, **options)
+            self._client = AsyncTryOn(
+                url, token=token, attempts=attempts, timeout=timeout, trust_env=trust_env, ssl_context=ssl_context
+            )
         except BaseException:
             self._loop.close()
             raise

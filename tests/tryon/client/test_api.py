@@ -15,6 +15,7 @@ from testkit.running import Web, running_web
 from tryon.client.api import AsyncTryOn
 from tryon.client.network import Answer, NoAnswer
 from tryon.client.problems import NotCompleted, Problem
+from tryon.protocol.backoff import TRANSPORTS
 
 MakeConfig = Callable[..., Config]
 
@@ -156,6 +157,17 @@ async def test_deleted_session_leaves_a_receipt(tryon: AsyncTryOn) -> None:
         with pytest.raises(Problem) as raised:
             await gone
         assert raised.value.status == 404
+
+
+async def test_ticket_opens_one_session_to_read(web: Web, tryon: AsyncTryOn) -> None:
+    """Follow a session by its ticket, without its owner's token."""
+    session = await tryon.upload(small())
+    ticket = session.links.ws.partition("ticket=")[2]
+    await tryon.cancel(session)
+    async with AsyncTryOn(f"http://127.0.0.1:{web.port}", trust_env=False) as guest:
+        for transport in TRANSPORTS:
+            updates = guest.follow(session.session_id, since=1, ticket=ticket, transports=(transport,))
+            assert [(update.seq, update.status) async for update in updates] == [(2, "cancelled")]
 
 
 async def test_links_become_whole_urls(web: Web, tryon: AsyncTryOn) -> None:
