@@ -21,29 +21,19 @@ EXIT_SECONDS: Final = 15.0
 """Longest exit after SIGTERM; 5 s are promised on an idle machine."""
 
 
-class Breakages:
-    """Everything that can break: each public method breaks one thing and mends it.
+class ProgramBreakages:
+    """Faults of web processes and workers: each public method breaks and mends.
 
     Its name is the fault's, and its return value is printed.
     """
 
-    def __init__(self, cluster: Cluster, network: Network, choice: random.Random, soak: Soak) -> None:
+    def __init__(self, cluster: Cluster, choice: random.Random, soak: Soak) -> None:
         self._cluster = cluster
-        self._network = network
         self._choice = choice
         self._soak = soak
 
-    def table(self) -> Mapping[str, Callable[[], Awaitable[str]]]:
-        """Return every fault that this cluster can have, by name."""
-        names = [name for name, method in vars(Breakages).items() if not name.startswith("_") and name != "table"]
-        without = {"postgresql_restarted"} if self._cluster.postgres is None else {"sqlite_locked"}
-        if os.geteuid() != 0:
-            without.add("disk_full")
-        chosen = [name for name in names if name not in without and (not self._soak.only or name in self._soak.only)]
-        return {name.replace("_", " "): getattr(self, name) for name in chosen}
-
-    async def _pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds * self._soak.scale)
+    def __repr__(self) -> str:
+        return f"<ProgramBreakages of {self._cluster!r}>"
 
     async def web_killed(self) -> str:
         return await self._killed(self._choice.choice(self._cluster.webs))
@@ -53,7 +43,7 @@ class Breakages:
 
     async def _killed(self, program: Program) -> str:
         await program.kill()
-        await self._pause(1)
+        await asyncio.sleep(self._soak.scale)
         await program.start()
         return program.name
 
@@ -106,6 +96,22 @@ class Breakages:
             await program.start()
         return "web, workers and Valkey"
 
+
+class ServerBreakages:
+    """Faults of Valkey, the database, the disk and the network, likewise."""
+
+    def __init__(self, cluster: Cluster, network: Network, choice: random.Random, soak: Soak) -> None:
+        self._cluster = cluster
+        self._network = network
+        self._choice = choice
+        self._soak = soak
+
+    def __repr__(self) -> str:
+        return f"<ServerBreakages of {self._cluster!r}>"
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self._soak.scale)
+
     async def valkey_killed(self) -> str:
         await asyncio.to_thread(self._cluster.valkey.kill)
         await self._pause(2)
@@ -155,3 +161,22 @@ class Breakages:
         with full_disk(self._cluster):
             await self._pause(3)
         return ""
+
+
+KINDS: Final = tuple(
+    name for group in (ProgramBreakages, ServerBreakages) for name in vars(group) if not name.startswith("_")
+)
+"""Names of all faults, as methods."""
+
+
+def breakages(
+    cluster: Cluster, network: Network, choice: random.Random, soak: Soak
+) -> Mapping[str, Callable[[], Awaitable[str]]]:
+    """Return every fault that this cluster can have, by name."""
+    without = {"postgresql_restarted"} if cluster.postgres is None else {"sqlite_locked"}
+    if os.geteuid() != 0:
+        without.add("disk_full")
+    programs = ProgramBreakages(cluster, choice, soak)
+    servers = ServerBreakages(cluster, network, choice, soak)
+    chosen = [name for name in KINDS if name not in without and (not soak.only or name in soak.only)]
+    return {name.replace("_", " "): getattr(programs if hasattr(programs, name) else servers, name) for name in chosen}

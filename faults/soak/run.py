@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from faults.soak.breakages import Breakages
+from faults.soak.breakages import breakages
 from faults.soak.leftovers import leftovers
 from faults.soak.plan import Soak
 from faults.soak.trail import exporting
@@ -49,7 +49,7 @@ async def run(soak: Soak, record: Recorder) -> None:
     ) as cluster:
         network = Network(cluster.url, sources=ADDRESSES)
         choice = random.Random(soak.seed)
-        faults = Breakages(cluster, network, choice, soak).table()
+        faults = breakages(cluster, network, choice, soak)
         print(f"# {len(faults)} kinds of fault, one every {soak.every:g} s: {', '.join(faults)}")
         world = World(network, record, photos(soak.seed), patience=soak.deadline_seconds, clock=SystemClock())
         engine = create_async_engine(_database(cluster))
@@ -95,7 +95,7 @@ def stack_traces(cluster: Cluster, keep: Path | None) -> list[Trouble]:
         text = log.read_text(errors="replace")
         if traces := text.count("Traceback (most recent call last)"):
             print(f"{log.name}: {traces} stack traces, the last one:", file=sys.stderr)
-            print(text[text.rindex("Traceback") :][:4000], file=sys.stderr)
+            print(text[text.rindex("Traceback") :][:20_000], file=sys.stderr)
             found.append(Trouble(t=time.time(), who=log.name, what=f"{traces} stack traces"))
     return found
 
