@@ -104,7 +104,8 @@ class HttpNetwork:
         try:
             yield HttpStream(response)
         finally:
-            await response.aclose()
+            with contextlib.suppress(httpx.HTTPError):  # a broken connection is closed all the same
+                await response.aclose()
 
     @contextlib.asynccontextmanager
     async def socket(self, path: str, *, subprotocols: Sequence[str], seconds: float) -> AsyncIterator[WebSocket]:
