@@ -26,13 +26,15 @@ from server.reconciler.chores import Chores
 from server.reconciler.cleanup import Cleanup
 from server.reconciler.disturbances import Disturbances
 from server.reconciler.expiry import Expiry
-from server.reconciler.isolation import Isolation
+from server.reconciler.failure_guard import FailureGuard
 from server.reconciler.lost_jobs import LostJobs
+from server.reconciler.lost_leases import LostLeases
 from server.reconciler.maintenance import Maintenance
 from server.reconciler.reconciler import Reconciler
 from server.sessions.access import AccessIssuer
 from server.sessions.cancelling import Cancelling
 from server.sessions.claims import Claims
+from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
 from server.sessions.queue_places import QueuePlaces
 from server.sessions.queueing import Queueing
@@ -63,6 +65,7 @@ class Sessions:
     requeueing: Requeueing
     cancelling: Cancelling
     erasure: Erasure
+    erased_bytes: ErasedBytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,7 @@ async def open_services(
         yield Services(
             config=config,
             clock=clock,
-            randomness=adapters.randomness,
+            randomness=randomness,
             database=database,
             files=adapters.files,
             redis=redis,
@@ -169,6 +172,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
     queueing = Queueing(queue=queue, reading=database.reading)
     transitions = Transitions(writing=database.writing, bus=bus, access=access)
     requeueing = Requeueing(transitions=transitions, queueing=queueing, max_attempts=config.max_attempts)
+    erased_bytes = ErasedBytes()
     reads = SessionReads(
         reading=database.reading,
         shared_reads=SharedReads(reading=database.reading, bus=bus),
@@ -190,13 +194,13 @@ def _sessions(adapters: _Adapters) -> Sessions:
         cancelling=Cancelling(
             reading=database.reading, writing=database.writing, transitions=transitions, queue=queue, reads=reads
         ),
-        erasure=_erasure(adapters),
+        erasure=_erasure(adapters, erased_bytes),
+        erased_bytes=erased_bytes,
     )
 
 
 def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePlaces) -> Submissions:
     return Submissions(
-        config=adapters.config,
         files=adapters.files,
         writing=adapters.database.writing,
         reading=adapters.database.reading,
@@ -204,6 +208,9 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
         queue_places=queue_places,
         clock=adapters.clock,
         randomness=adapters.randomness,
+        processor=adapters.config.processor,
+        deadline_seconds=adapters.config.deadline_seconds,
+        retention_seconds=adapters.config.retention_seconds,
     )
 
 
@@ -221,7 +228,7 @@ def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeuein
     )
 
 
-def _erasure(adapters: _Adapters) -> Erasure:
+def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes) -> Erasure:
     return Erasure(
         reading=adapters.database.reading,
         writing=adapters.database.writing,
@@ -230,13 +237,28 @@ def _erasure(adapters: _Adapters) -> Erasure:
         queue=adapters.queue,
         signer=adapters.signer,
         database_clock=adapters.database.clock,
+        erased_bytes=erased_bytes,
     )
 
 
 def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
     config, clock, database = adapters.config, adapters.clock, adapters.database
-    disturbances = Disturbances(config=config, writing=database.writing, database_clock=database.clock, clock=clock)
-    isolation = Isolation(reading=database.reading, disturbances=disturbances)
+    disturbances = Disturbances(
+        writing=database.writing,
+        database_clock=database.clock,
+        clock=clock,
+        lease_seconds=config.lease_seconds,
+        deadline_seconds=config.deadline_seconds,
+        retention_seconds=config.retention_seconds,
+    )
+    failure_guard = FailureGuard(reading=database.reading, disturbances=disturbances)
+    lost_leases = LostLeases(
+        due=database.due,
+        transitions=sessions.transitions,
+        requeueing=sessions.requeueing,
+        disturbances=disturbances,
+        failure_guard=failure_guard,
+    )
     lost_jobs = LostJobs(
         due=database.due,
         writing=database.writing,
@@ -245,15 +267,15 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         disturbances=disturbances,
         clock=clock,
     )
-    expiry = Expiry(due=database.due, files=adapters.files, erasure=sessions.erasure, isolation=isolation, clock=clock)
+    expiry = Expiry(
+        due=database.due, files=adapters.files, erasure=sessions.erasure, failure_guard=failure_guard, clock=clock
+    )
     reconciler = Reconciler(
         due=database.due,
         upkeep=database.upkeep,
         database_clock=database.clock,
-        transitions=sessions.transitions,
-        requeueing=sessions.requeueing,
         disturbances=disturbances,
-        isolation=isolation,
+        lost_leases=lost_leases,
         lost_jobs=lost_jobs,
         expiry=expiry,
     )
@@ -264,9 +286,10 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         bus=adapters.bus,
         queue=adapters.queue,
         erasure=sessions.erasure,
+        erased_bytes=sessions.erased_bytes,
     )
     chores = Chores(
-        leases=database.leases,
+        leases=database.chore_leases,
         database_clock=database.clock,
         disturbances=disturbances,
         process_name=f"{socket.gethostname()}:{os.getpid()}:{adapters.randomness.bytes(2).hex()}",
@@ -277,7 +300,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         cleanup=cleanup,
         submissions=sessions.submissions,
         queueing=sessions.queueing,
-        erasure=sessions.erasure,
+        erased_bytes=sessions.erased_bytes,
         cleanup_seconds=config.cleanup_seconds,
     )
     return Reconciling(

@@ -8,8 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from server.adapters.database.chore_leases import ChoreLeases
 from server.adapters.database.clock import DatabaseClock
-from server.adapters.database.leases import Leases
 from server.reconciler import timing
 from server.reconciler.disturbances import Disturbances
 from tryon.protocol.errors import Unavailable
@@ -31,10 +31,13 @@ class Chore:
 
 
 class Chores:
-    """The leases that this process may hold, and the loop of a chore."""
+    """Runs chores, each as soon as this process gets its lease.
+
+    State: the leases that this process may hold.
+    """
 
     def __init__(
-        self, *, leases: Leases, database_clock: DatabaseClock, disturbances: Disturbances, process_name: str
+        self, *, leases: ChoreLeases, database_clock: DatabaseClock, disturbances: Disturbances, process_name: str
     ) -> None:
         self._leases = leases
         self._database_clock = database_clock

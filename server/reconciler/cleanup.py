@@ -1,4 +1,4 @@
-"""The hourly sweep: files, events and Redis keys that no session owns any more.
+"""The hourly cleanup: files, events and Redis keys that no session owns any more.
 
 A process that is killed at the wrong moment leaves them behind. Two small chores follow
 each erasure: Redis and SQLite forget the bytes that they still hold in their logs.
@@ -12,12 +12,13 @@ import logging
 
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.upkeep import Upkeep
-from server.adapters.files.port import Entry, Files
+from server.adapters.files.port import PAGE_KEYS, Entry, Files
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
 from server.domain.session import valid_session_id
 from server.reconciler import timing
+from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
 from server.sessions.file_keys import session_of
 from tryon.protocol.errors import Unavailable
@@ -26,7 +27,10 @@ log = logging.getLogger("tryon.reconciler")
 
 
 class Cleanup:
-    """The hourly sweep, and two chores that follow erasures; stateless."""
+    """Deletes the leftovers of killed processes, and the traces of erasures; stateless.
+
+    ``page_keys``: the number of files whose sessions are looked up at a time.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,8 @@ class Cleanup:
         bus: RedisBus,
         queue: ArqQueue,
         erasure: Erasure,
+        erased_bytes: ErasedBytes,
+        page_keys: int = PAGE_KEYS,
     ) -> None:
         self._reading = reading
         self._upkeep = upkeep
@@ -44,22 +50,24 @@ class Cleanup:
         self._bus = bus
         self._queue = queue
         self._erasure = erasure
+        self._erased_bytes = erased_bytes
+        self._page_keys = page_keys
 
-    async def sweep(self) -> None:
+    async def clean_up(self) -> None:
         """Delete the files, events and Redis keys that belong to no session.
 
         Unfinished files of killed writers are among them. Raises Unavailable.
         """
-        page = await self._files.list_page()
+        page = await self._files.list_page(limit=self._page_keys)
         while True:
             await self._delete_orphans(page.entries)
             if page.after is None:
                 break
-            page = await self._files.list_page(after=page.after)
+            page = await self._files.list_page(after=page.after, limit=self._page_keys)
         if strays := await self._upkeep.delete_stray_events():
             log.info("Deleted %d events without a session", strays)
-        await self._sweep_redis()
-        self._erasure.erased.set()
+        await self._clean_up_redis()
+        self._erased_bytes.note()
 
     async def forget_traces(self) -> None:
         """Delete the Redis keys that could not be deleted before.
@@ -72,21 +80,21 @@ class Cleanup:
     async def scrub_forever(self) -> None:
         """Empty SQLite's write-ahead log soon after each erasure, until cancelled."""
         while True:
-            await self._erasure.erased.wait()
+            await self._erased_bytes.wait()
             await asyncio.sleep(timing.SCRUB_SECONDS)
             await self.scrub()
 
     async def scrub(self) -> None:
         """Empty SQLite's write-ahead log once.
 
-        If that is not possible now, the event ``erased`` stays set.
+        If that is not possible now, or cancelled, it stays to be done.
         """
-        self._erasure.erased.clear()
         try:
-            if not await self._upkeep.scrub():
-                self._erasure.erased.set()
+            with self._erased_bytes.being_emptied():
+                if not await self._upkeep.scrub():
+                    self._erased_bytes.note()
         except Unavailable:
-            self._erasure.erased.set()
+            self._erased_bytes.note()
         except Exception:
             log.exception("SQLite's log could not be emptied")
 
@@ -105,7 +113,7 @@ class Cleanup:
         for key in await self._files.delete(orphans):
             log.info("Deleted orphaned file: %s", key)
 
-    async def _sweep_redis(self) -> None:
+    async def _clean_up_redis(self) -> None:
         with contextlib.suppress(QueueUnavailable):
             known = await self._bus.remembered() | {
                 id for id in await self._queue.order(1_000_000) if valid_session_id(id)

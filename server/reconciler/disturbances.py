@@ -15,7 +15,6 @@ from typing import Final
 
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.writing import SessionWriter
-from server.config.settings import Config
 from server.domain.disturbances import Disturbance, Use, disturbance
 from server.reconciler import timing
 from server.system.clock import Clock
@@ -33,13 +32,25 @@ REASONS: Final[dict[Disturbance, str]] = {
 
 
 class Disturbances:
-    """The uses that this process made of the database, and the last disturbance.
+    """Notices disturbances, and extends the leases after one.
 
-    A failure, a gap or a jump of the clock between two uses is a disturbance.
+    A failure, a gap or a jump of the clock between two uses of the database is a
+    disturbance. State: the last use, and the disturbance that is pending.
     """
 
-    def __init__(self, *, config: Config, writing: SessionWriter, database_clock: DatabaseClock, clock: Clock) -> None:
-        self._config = config
+    def __init__(
+        self,
+        *,
+        writing: SessionWriter,
+        database_clock: DatabaseClock,
+        clock: Clock,
+        lease_seconds: float,
+        deadline_seconds: float,
+        retention_seconds: float,
+    ) -> None:
+        self._lease_seconds = lease_seconds
+        self._deadline_seconds = deadline_seconds
+        self._retention_seconds = retention_seconds
         self._writing = writing
         self._database_clock = database_clock
         self._clock = clock
@@ -50,7 +61,7 @@ class Disturbances:
         the leases, or a whole lease has passed.
         """
         self._granted: deque[tuple[datetime, datetime]] = deque(maxlen=16)
-        """Between which times the leases end that were extended, for each of the last
+        """First and last end of the leases that were extended, for each of the last 16
         extensions.
         """
 
@@ -77,22 +88,21 @@ class Disturbances:
         began = self._clock.monotonic()
         yield
         # A heartbeat had to wait as long: with short leases, longer than one lasts.
-        self._failed |= self._clock.monotonic() - began > self._config.lease_seconds / 3
+        self._failed |= self._clock.monotonic() - began > self._lease_seconds / 3
 
     def note_use(self) -> None:
         """Note a successful use of the database; judge the time since the last one."""
         now = Use(self._clock.monotonic(), self._database_clock.now())
-        lease_seconds = self._config.lease_seconds
         found = disturbance(
             self._last_use,
             now,
             failed=self._failed,
-            calm_seconds=max(lease_seconds / 3, 2 * timing.RECONCILE_SECONDS),  # a heartbeat may be this late
+            calm_seconds=max(self._lease_seconds / 3, 2 * timing.RECONCILE_SECONDS),  # a heartbeat may be this late
         )
         self._last_use, self._failed = now, False
         if found is not None:
             self._pending = (found, now.at)
-        elif self._pending is not None and now.at - self._pending[1] > lease_seconds:
+        elif self._pending is not None and now.at - self._pending[1] > self._lease_seconds:
             self._pending = None  # every living worker has renewed its leases since
 
     async def grant_leases(self) -> None:
@@ -102,16 +112,18 @@ class Disturbances:
         disturbance after the next would keep the sessions of a dead worker for ever. A
         living worker tries to renew every second. Raises Unavailable.
         """
-        if self._pending is None:
+        pending = self._pending
+        if pending is None:
             return
-        why, _ = self._pending
+        why, _ = pending
         if why == "clock":
             self._granted.clear()  # times of another clock
             await self._writing.bound_ends(
-                deadline_seconds=self._config.deadline_seconds, retention_seconds=self._config.retention_seconds
+                deadline_seconds=self._deadline_seconds, retention_seconds=self._retention_seconds
             )
-        granted, ends = await self._writing.renew_all(lease_seconds=self._config.lease_seconds, but=self._granted)
-        self._pending = None
+        granted, ends = await self._writing.renew_all(lease_seconds=self._lease_seconds, but=self._granted)
+        if self._pending is pending:  # else a newer one was noticed during the writes, which need not cover it
+            self._pending = None
         if ends is not None:
             self._granted.append(ends)
         metrics.reconciled.labels("lease_granted").inc(granted)

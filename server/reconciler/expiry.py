@@ -13,7 +13,7 @@ from server.adapters.files.port import Files
 from server.domain.session import Session
 from server.reconciler import timing
 from server.reconciler.budget import Budget
-from server.reconciler.isolation import Isolation
+from server.reconciler.failure_guard import FailureGuard
 from server.sessions.erasure import Erasure
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.system.clock import Clock
@@ -35,7 +35,11 @@ class _Stuck:
 
 
 class Expiry:
-    """The expired sessions whose files could not be deleted."""
+    """Erases expired sessions.
+
+    State: the expired sessions whose files could not be deleted, and when each is tried
+    again.
+    """
 
     def __init__(
         self,
@@ -43,13 +47,13 @@ class Expiry:
         due: DueSessions,
         files: Files,
         erasure: Erasure,
-        isolation: Isolation,
+        failure_guard: FailureGuard,
         clock: Clock,
     ) -> None:
         self._due = due
         self._files = files
         self._erasure = erasure
-        self._isolation = isolation
+        self._failure_guard = failure_guard
         self._clock = clock
         self._stuck: dict[str, _Stuck] = {}
 
@@ -76,7 +80,7 @@ class Expiry:
         for session in due:
             reason = GoneReason.DELETED if session.id in deleted else GoneReason.EXPIRED
             erasing = self._erasure.erase(session, reason, outputs=outputs.get(session.id))
-            if await self._isolation.run(session, erasing):
+            if await self._failure_guard.run(session, erasing):
                 self._stuck.pop(session.id, None)
             else:
                 before = self._stuck.get(session.id)

@@ -10,7 +10,7 @@ from server.reconciler import timing
 from server.reconciler.chores import Chore, Chores
 from server.reconciler.cleanup import Cleanup
 from server.reconciler.reconciler import Reconciler
-from server.sessions.erasure import Erasure
+from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.queueing import Queueing
 from server.sessions.submissions import Submissions
 from tryon.protocol.errors import Unavailable
@@ -27,7 +27,7 @@ class Maintenance:
         cleanup: Cleanup,
         submissions: Submissions,
         queueing: Queueing,
-        erasure: Erasure,
+        erased_bytes: ErasedBytes,
         cleanup_seconds: float,
     ) -> None:
         self._chores = chores
@@ -35,7 +35,7 @@ class Maintenance:
         self._cleanup = cleanup
         self._submissions = submissions
         self._queueing = queueing
-        self._erasure = erasure
+        self._erased_bytes = erased_bytes
         self._cleanup_seconds = cleanup_seconds
 
     @contextlib.asynccontextmanager
@@ -44,7 +44,7 @@ class Maintenance:
         every, reconciler = timing.RECONCILE_SECONDS, self._reconciler
         chores = [
             Chore("reconcile", reconciler.maintain, every, reconciler.until_due),
-            Chore("cleanup", self._cleanup.sweep, self._cleanup_seconds),
+            Chore("cleanup", self._cleanup.clean_up, self._cleanup_seconds),
             Chore("traces", self._cleanup.forget_traces, timing.TRACES_SECONDS, shared=False),
             Chore("discard", self._submissions.clean_up_failed_uploads, every, shared=False),
             Chore("enqueue", self._queueing.retry_enqueues, timing.ENQUEUE_SECONDS, shared=False),
@@ -61,5 +61,5 @@ class Maintenance:
                 with contextlib.suppress(Unavailable, TimeoutError):
                     async with asyncio.timeout(timing.END_SECONDS):
                         await self._chores.drop_leases()
-                        if self._erasure.erased.is_set():
+                        if self._erased_bytes.in_log:
                             await self._cleanup.scrub()

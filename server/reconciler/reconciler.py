@@ -17,7 +17,8 @@ so two passes at the same time do everything once.
 
 1. A session past its deadline fails with ``timeout``.
 2. A session whose worker let its lease lapse goes back to the queue, or fails with
-   ``worker_lost`` when its attempts are used up, or is cancelled if that was requested.
+   ``worker_lost`` when its attempts are used up, or is cancelled if that was requested
+   (both :mod:`.lost_leases`).
 3. A waiting session without a job is enqueued again (:mod:`.lost_jobs`).
 4. A session that has expired, or that a client deleted, is erased (:mod:`.expiry`).
 5. Now and then, old tombstones are deleted.
@@ -25,7 +26,7 @@ so two passes at the same time do everything once.
 Steps 1 and 2 are never cut short by the others. Steps 3 and 4 each have a budget
 (:mod:`.budget`); work that is left over makes the next pass follow at once, and that
 pass begins with step 1 again. One session that cannot be helped delays no other
-(:mod:`.isolation`).
+(:mod:`.failure_guard`).
 
 *When the next pass runs.* At the latest after ``RECONCILE_SECONDS``, and earlier if the
 database says that a lease, deadline or expiry ends before that. Ends that the last pass
@@ -52,20 +53,18 @@ from datetime import UTC, datetime
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.due import DueSessions
 from server.adapters.database.upkeep import Upkeep
-from server.domain.session import Session
 from server.reconciler import timing
 from server.reconciler.disturbances import Disturbances
 from server.reconciler.expiry import Expiry
-from server.reconciler.isolation import Isolation
 from server.reconciler.lost_jobs import LostJobs
-from server.sessions.requeueing import Requeueing
-from server.sessions.transitions import Transitions
-from server.telemetry import metrics
-from tryon.protocol.states import Status
+from server.reconciler.lost_leases import LostLeases
 
 
 class Reconciler:
-    """The time of the last pass, and whether it came to the end of its work."""
+    """Runs the passes, and says when the next one is due.
+
+    State: the time of the last pass, and whether it came to the end of its work.
+    """
 
     def __init__(
         self,
@@ -73,20 +72,16 @@ class Reconciler:
         due: DueSessions,
         upkeep: Upkeep,
         database_clock: DatabaseClock,
-        transitions: Transitions,
-        requeueing: Requeueing,
         disturbances: Disturbances,
-        isolation: Isolation,
+        lost_leases: LostLeases,
         lost_jobs: LostJobs,
         expiry: Expiry,
     ) -> None:
         self._due = due
         self._upkeep = upkeep
         self._database_clock = database_clock
-        self._transitions = transitions
-        self._requeueing = requeueing
         self._disturbances = disturbances
-        self._isolation = isolation
+        self._lost_leases = lost_leases
         self._lost_jobs = lost_jobs
         self._expiry = expiry
         self._pass_at: datetime | None = None
@@ -121,35 +116,10 @@ class Reconciler:
         await self._disturbances.grant_leases()
         self._pass_at = datetime.fromtimestamp(self._database_clock.now() - timing.CLOCK_SECONDS, UTC)
         self._left_over = False
-        await self._move_stalled_sessions()
+        await self._lost_leases.move_stalled_sessions()
         self._left_over |= await self._lost_jobs.enqueue_again()
         self._left_over |= await self._expiry.erase_expired()
         now = asyncio.get_running_loop().time()
-        if now - self._tombstones_at >= timing.TOMBSTONE_SECONDS:
+        if now - self._tombstones_at >= timing.TOMBSTONE_PERIOD_SECONDS:
             self._tombstones_at = now
             await self._upkeep.delete_old_tombstones()
-
-    async def _move_stalled_sessions(self) -> None:
-        """Fail sessions past their deadline, and take back sessions whose lease lapsed.
-
-        Page by page: many sessions in good order must not hide one that needs help. A
-        page that was read in or after a disturbance proves nothing, and ends this.
-        """
-        page = await self._due.due()
-        while page:
-            self._disturbances.note_use()
-            if self._disturbances.pending:
-                await self._disturbances.grant_leases()
-                return
-            timed_out = await self._transitions.time_out([session.id for session in page])
-            metrics.reconciled.labels("timeout").inc(len(timed_out))
-            self._disturbances.note_use()
-            for session in page:
-                running = session.id not in timed_out and session.status is Status.PROCESSING
-                if running and not self._disturbances.pending:
-                    await self._isolation.run(session, self._take_back(session))
-            page = await self._due.due(after=page[-1])
-
-    async def _take_back(self, session: Session) -> None:
-        if await self._requeueing.take_back(session):
-            metrics.reconciled.labels("lease_lost").inc()

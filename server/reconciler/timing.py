@@ -31,19 +31,19 @@ CLOCK_SECONDS: Final = 0.1
 STUCK_SECONDS: Final = 30.0
 """Maximum delay until a session whose files cannot be deleted is tried again."""
 
-TOMBSTONE_SECONDS: Final = 10.0
+TOMBSTONE_PERIOD_SECONDS: Final = 10.0
 """Period in which old tombstones are deleted."""
 
 CHORE_SECONDS: Final = 20.0
-"""Maximum period in which the holder of a chore renews its lease; another process takes
-over when it has not for twice as long.
+"""Maximum period in which the holder of a chore renews its lease, which lasts twice as
+long; then another process takes over.
 """
 
 END_SECONDS: Final = 1.0
 """Maximum time for the writes at the end of a process."""
 
 SCRUB_SECONDS: Final = 0.5
-"""Delay from an erasure until SQLite's log is emptied, so that many are one."""
+"""Delay from an erasure until SQLite's log is emptied: once for all erasures in it."""
 
 TRACES_SECONDS: Final = 5.0
 """Period in which Redis is asked again to forget erased sessions, and whether its file

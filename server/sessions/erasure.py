@@ -25,6 +25,7 @@ from server.domain.access import signed_receipt
 from server.domain.bus_message import gone_message
 from server.domain.session import Session, timestamp
 from server.domain.tokens import Signer
+from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.sessions.ownership import owned_session
 from tryon.protocol.errors import NotFound
@@ -40,7 +41,10 @@ finds the rest.
 
 
 class Erasure:
-    """The erased sessions whose keys Redis could not delete yet."""
+    """Erases sessions: their files, rows, events and keys in Redis.
+
+    State: the erased sessions whose keys Redis could not delete yet.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Erasure:
         files: Files,
         bus: RedisBus,
         queue: ArqQueue,
+        erased_bytes: ErasedBytes,
     ) -> None:
         self._reading = reading
         self._writing = writing
@@ -60,9 +65,8 @@ class Erasure:
         self._files = files
         self._bus = bus
         self._queue = queue
+        self._erased_bytes = erased_bytes
         self._unforgotten: dict[str, Session] = {}
-        self.erased = asyncio.Event()
-        """Set while SQLite's write-ahead log may hold bytes of an erased session."""
 
     def __repr__(self) -> str:
         return f"<Erasure unforgotten={len(self._unforgotten)}>"
@@ -112,7 +116,7 @@ class Erasure:
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
         erased = await self._writing.erase({session.id: self._signer.tombstone_hash(session.id)}, reason)
-        self.erased.set()
+        self._erased_bytes.note()
         for row in erased:
             # An output that was completed between the two steps is named only by the
             # row that was just removed.

@@ -18,7 +18,6 @@ from server.adapters.database.errors import Taken
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files, MissingFile
-from server.config.settings import Config
 from server.domain.session import Session, session_id_of
 from server.sessions.file_keys import garment_key, image_key
 from server.sessions.ownership import owned_session
@@ -56,15 +55,15 @@ class Idempotency:
 
 
 class Submissions:
-    """The way of a session into the product; remembers the files of failed uploads.
+    """Creates sessions: stores the photos, commits the row and enqueues it.
 
-    They stay until the database is available to decide whether the commit went through.
+    State: the files of failed uploads. They stay until the database is available to
+    decide whether the commit went through.
     """
 
     def __init__(
         self,
         *,
-        config: Config,
         files: Files,
         writing: SessionWriter,
         reading: SessionReader,
@@ -72,8 +71,13 @@ class Submissions:
         queue_places: QueuePlaces,
         clock: Clock,
         randomness: Randomness,
+        processor: str,
+        deadline_seconds: float,
+        retention_seconds: float,
     ) -> None:
-        self._config = config
+        self._processor = processor
+        self._deadline_seconds = deadline_seconds
+        self._retention_seconds = retention_seconds
         self._files = files
         self._writing = writing
         self._reading = reading
@@ -111,13 +115,13 @@ class Submissions:
         new = NewSession(
             id=session_id,
             owner=owner,
-            processor=self._config.processor,
+            processor=self._processor,
             params=params,
             input_key=input,
             garment_key=garment_key(session_id, garment.extension) if garment is not None else None,
             request_id=request_id,
-            deadline_seconds=self._config.deadline_seconds,
-            retention_seconds=self._config.retention_seconds,
+            deadline_seconds=self._deadline_seconds,
+            retention_seconds=self._retention_seconds,
             idempotency_key=idempotency.key_hash if idempotency else None,
             idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
         )
@@ -157,13 +161,13 @@ class Submissions:
         new = NewSession(
             id=new_id,
             owner=original.owner,
-            processor=self._config.processor,
+            processor=self._processor,
             params=original.params,
             input_key=copies[original.input_key],
             garment_key=copies[original.garment_key] if original.garment_key else None,
             request_id=request_id,
-            deadline_seconds=self._config.deadline_seconds,
-            retention_seconds=self._config.retention_seconds,
+            deadline_seconds=self._deadline_seconds,
+            retention_seconds=self._retention_seconds,
             expires_at=original.expires_at,
             retry_of=original.id,
         )
@@ -186,8 +190,8 @@ class Submissions:
                 await self._files.put(key, data)
             session = await self._writing.insert(new)
         except BaseException:
-            # Also when the client disconnected: no file may stay of an upload that has
-            # no row.
+            # Also when the client has disconnected: an upload that has no row may leave
+            # no file.
             await asyncio.shield(self._discard(new.id, keys))
             raise
         for key in keys:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.adapters.database.chore_leases import ChoreLeases
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.due import DueSessions
 from server.adapters.database.engine import Connections, create_engine
 from server.adapters.database.feed import Feed
-from server.adapters.database.leases import Leases
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.upkeep import Upkeep
 from server.adapters.database.writing import SessionWriter
@@ -28,7 +28,7 @@ class Database:
     reading: SessionReader
     due: DueSessions
     feed: Feed
-    leases: Leases
+    chore_leases: ChoreLeases
     upkeep: Upkeep
 
     async def close(self) -> None:
@@ -47,6 +47,6 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         reading=SessionReader(connections),
         due=DueSessions(connections),
         feed=Feed(connections),
-        leases=Leases(connections),
+        chore_leases=ChoreLeases(connections),
         upkeep=Upkeep(connections),
     )

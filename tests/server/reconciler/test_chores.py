@@ -19,7 +19,7 @@ async def test_another_process_takes_over_after_the_end(config: MakeConfig, data
     """Expire a session in a second process after the first has ended."""
     async with running_web(config(retention_seconds=2.0)) as first:
         async with asyncio.timeout(5):  # it holds the lease
-            while not await first.database.leases.take(
+            while not await first.database.chore_leases.take(
                 "reconcile", owner=first.services.reconciling.chores.process_name, seconds=9
             ):
                 await asyncio.sleep(0.02)
@@ -34,7 +34,7 @@ async def test_another_process_takes_over_after_the_end(config: MakeConfig, data
 async def test_ending_process_drops_its_leases(config: MakeConfig, database_url: str) -> None:
     """Let other processes take every chore as soon as its holder ends."""
     async with open_services(config(cleanup_seconds=3600.0)) as services:
-        chores, leases = services.reconciling.chores, services.database.leases
+        chores, leases = services.reconciling.chores, services.database.chore_leases
         async with services.reconciling.maintenance.running():
             await until(lambda: chores._held == {"reconcile", "cleanup"})
             await leases.take("cleanup", owner=chores.process_name, seconds=60)
@@ -59,7 +59,7 @@ async def test_long_turn_keeps_its_lease(
             await begun.wait()
             ends = time.monotonic() + 3 * 2 * timing.RECONCILE_SECONDS
             while time.monotonic() < ends:
-                assert not await services.database.leases.take("reconcile", owner="another", seconds=1)
+                assert not await services.database.chore_leases.take("reconcile", owner="another", seconds=1)
                 await asyncio.sleep(0.02)
             go_on.set()
 
@@ -67,7 +67,7 @@ async def test_long_turn_keeps_its_lease(
 async def test_lease_of_killed_process_is_taken_over(config: MakeConfig, database_url: str) -> None:
     """Do a killed process's chore once its lease has ended."""
     async with open_services(config()) as services:
-        await services.database.leases.take("reconcile", owner="killed", seconds=2 * timing.RECONCILE_SECONDS)
+        await services.database.chore_leases.take("reconcile", owner="killed", seconds=2 * timing.RECONCILE_SECONDS)
         late = await services.database.writing.insert(new_session(deadline_seconds=-1))
         async with services.reconciling.maintenance.running():
             await until_status(services, late, Status.FAILED)

@@ -1,7 +1,8 @@
-"""The hourly sweep of files, events and keys without a session."""
+"""The hourly cleanup of files, events and keys without a session."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -12,15 +13,18 @@ from sqlalchemy import insert, literal
 
 from server.adapters.database import tables
 from server.adapters.database.tables import database_time
+from server.adapters.files.port import Page
 from server.reconciler import timing
-from server.services import open_services
+from server.reconciler.cleanup import Cleanup
+from server.services import Services, open_services
 from testkit.running import PHOTO
 from testkit.values import new_session_id
 from tests.server.reconciler.conftest import MakeConfig, submitted
 from tests.server.sessions.conftest import files
+from tryon.protocol.errors import Unavailable
 
 
-async def test_sweep_deletes_events_and_keys_without_session(config: MakeConfig, database_url: str) -> None:
+async def test_cleanup_deletes_events_and_keys_without_session(config: MakeConfig, database_url: str) -> None:
     """Delete events, jobs and progress of a lost session, and no other key."""
     async with open_services(config(key_prefix="a[b]*:")) as services:
         admin: Any = services.redis
@@ -38,17 +42,17 @@ async def test_sweep_deletes_events_and_keys_without_session(config: MakeConfig,
             await connection.execute(
                 insert(tables.events).values(session_id=lost, at=database_time(), from_status=literal(None), **event)
             )
-        await services.reconciling.cleanup.sweep()
+        await services.reconciling.cleanup.clean_up()
         keys = " ".join(key.decode() for key in await services.redis.keys("*"))
         assert lost not in keys and all(key in keys for key in elsewhere)
         assert keys.count(living.id) == 3, "two jobs and its progress"
         assert lost not in await services.queue.order(10) and living.id in await services.queue.order(10)
-        story = await services.database.reading.with_events(living.id, 0)
-        assert story is not None and len(story.events) == 1
+        found = await services.database.reading.with_events(living.id, 0)
+        assert found is not None and len(found.events) == 1
         assert await services.database.upkeep.delete_stray_events() == 0
 
 
-async def test_sweep_deletes_orphaned_files_only(
+async def test_cleanup_deletes_orphaned_files_only(
     config: MakeConfig, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Delete orphans and old unfinished files, and keep uploads in flight."""
@@ -70,7 +74,85 @@ async def test_sweep_deletes_orphaned_files_only(
         for key in (orphan, session.input_key, draft):
             past = time.time() - 2 * timing.ORPHAN_SECONDS
             os.utime(services.config.uploads_dir / key, (past, past))
-        await services.reconciling.cleanup.sweep()
+        await services.reconciling.cleanup.clean_up()
         assert files(services) == sorted([fresh, session.input_key, result, written])
         assert f"Deleted orphaned file: {orphan}" in caplog.messages
         assert f"Deleted orphaned file: {erased}" in caplog.messages
+
+
+def in_pages(services: Services, page_keys: int) -> Cleanup:
+    """Return a cleanup that looks at this many files at a time."""
+    return Cleanup(
+        reading=services.database.reading,
+        upkeep=services.database.upkeep,
+        files=services.files,
+        bus=services.bus,
+        queue=services.queue,
+        erasure=services.sessions.erasure,
+        erased_bytes=services.sessions.erased_bytes,
+        page_keys=page_keys,
+    )
+
+
+async def test_cleanup_goes_through_every_page(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip no orphan because the files of the page before were deleted."""
+    async with open_services(config()) as services:
+        living = [await submitted(services) for _ in range(3)]
+        for _ in range(5):
+            await services.files.put(f"outputs/{new_session_id()}-1.jpg", b"orphan")
+        pages: list[Page] = []
+        list_page = services.files.list_page
+
+        async def noted(**what: Any) -> Page:
+            pages.append(await list_page(**what))
+            return pages[-1]
+
+        monkeypatch.setattr(services.files, "list_page", noted)
+        await in_pages(services, 2).clean_up()
+        assert [len(page.entries) for page in pages] == [2, 2, 2, 2]
+        assert files(services) == sorted(session.input_key for session in living)
+
+
+async def test_cancelled_scrub_stays_to_be_done(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty the log at the end of a process that stops in the middle of a scrub."""
+    monkeypatch.setattr(timing, "SCRUB_SECONDS", 0.0)
+    async with open_services(config()) as services:
+        begun, scrubs = asyncio.Event(), 0
+
+        async def slow() -> bool:
+            nonlocal scrubs
+            scrubs += 1
+            if scrubs == 1:
+                begun.set()
+                await asyncio.Event().wait()
+            return True
+
+        monkeypatch.setattr(services.database.upkeep, "scrub", slow)
+        erased_bytes = services.sessions.erased_bytes
+        async with services.reconciling.maintenance.running():
+            erased_bytes.note()
+            await begun.wait()
+            assert not erased_bytes.in_log
+        assert scrubs == 2
+        assert not erased_bytes.in_log
+
+
+async def test_failed_scrub_is_tried_again(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the note of an erasure while a reader or an outage prevents the scrub."""
+    async with open_services(config()) as services:
+
+        async def busy() -> bool:
+            return False
+
+        async def unavailable() -> bool:
+            raise Unavailable
+
+        erased_bytes = services.sessions.erased_bytes
+        for failing in (busy, unavailable):
+            erased_bytes.note()
+            with monkeypatch.context() as patch:
+                patch.setattr(services.database.upkeep, "scrub", failing)
+                await services.reconciling.cleanup.scrub()
+            assert erased_bytes.in_log
+            await services.reconciling.cleanup.scrub()
+            assert not erased_bytes.in_log

@@ -73,6 +73,11 @@ def times_of(services: Services) -> Times:
     return times
 
 
+def pending(services: Services) -> bool:
+    """Return whether leases are still to be extended."""
+    return services.reconciling.disturbances.pending
+
+
 @pytest.mark.parametrize("disturbance", ["outage", "late", "clock ahead", "clock back"])
 async def test_disturbance_extends_every_lease_once(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, disturbance: str
@@ -181,13 +186,13 @@ async def test_slow_write_counts_as_disturbance(config: MakeConfig, monkeypatch:
         assert await services.reconciling.chores.hold("reconcile", seconds=60)
         await services.reconciling.reconciler.maintain()
         session = await lapsed(services)
-        take_lease = services.database.leases.take
+        take_lease = services.database.chore_leases.take
 
         async def late(*what: Any, **more: Any) -> bool:
             times.pass_by(seconds=0.15, clock_seconds=0.15)  # half of the lease
             return await take_lease(*what, **more)
 
-        monkeypatch.setattr(services.database.leases, "take", late)
+        monkeypatch.setattr(services.database.chore_leases, "take", late)
         assert await services.reconciling.chores.hold("reconcile", seconds=60)
         await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
@@ -198,13 +203,13 @@ async def test_successor_extends_leases_after_an_outage(config: MakeConfig, data
     async with open_services(config()) as services:
         times = times_of(services)
         chores = services.reconciling.chores
-        await services.database.leases.take("reconcile", owner="another", seconds=60)
+        await services.database.chore_leases.take("reconcile", owner="another", seconds=60)
         assert not await chores.hold("reconcile", seconds=60)
         session = await lapsed(services)
         times.pass_by(seconds=60, clock_seconds=60)
         for _ in range(2):  # the other one still has the lease, but is dead
             assert not await chores.hold("reconcile", seconds=60)
-        await services.database.leases.drop("reconcile", owner="another")
+        await services.database.chore_leases.drop("reconcile", owner="another")
         assert await chores.hold("reconcile", seconds=60)
         await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
@@ -219,11 +224,55 @@ async def test_clock_set_back_bounds_every_end(config: MakeConfig, database_url:
         waiting = await services.database.writing.insert(
             new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
         )
-        assert await services.database.leases.take("cleanup", owner="dead", seconds=60 + ahead)
+        assert await services.database.chore_leases.take("cleanup", owner="dead", seconds=60 + ahead)
         times.pass_by(seconds=0, clock_seconds=-ahead)
         now = services.database.clock.now()
         await services.reconciling.reconciler.maintain()
         bounded = await row(services, waiting)
         assert bounded.deadline_at.timestamp() == pytest.approx(now + 600, abs=30)
         assert bounded.expires_at.timestamp() == pytest.approx(now + 86400, abs=30)
-        assert await services.database.leases.take("cleanup", owner="alive", seconds=60)
+        assert await services.database.chore_leases.take("cleanup", owner="alive", seconds=60)
+
+
+async def test_disturbance_during_the_extension_stays_pending(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Extend once more after a disturbance that was noticed during the writes."""
+    async with open_services(config()) as services:
+        times, disturbances = times_of(services), services.reconciling.disturbances
+        renew_all, extensions = services.database.writing.renew_all, 0
+
+        async def disturbed(**what: Any) -> Any:
+            nonlocal extensions
+            extensions += 1
+            answer = await renew_all(**what)
+            if extensions == 1:
+                times.pass_by(seconds=60, clock_seconds=60)
+                disturbances.note_use()  # of another chore of this process
+            return answer
+
+        monkeypatch.setattr(services.database.writing, "renew_all", disturbed)
+        disturbances.note_use()
+        times.pass_by(seconds=60, clock_seconds=60)
+        disturbances.note_use()
+        await disturbances.grant_leases()
+        assert pending(services)
+        await disturbances.grant_leases()
+        assert not pending(services)
+        assert extensions == 2
+
+
+async def test_disturbance_ends_after_a_whole_lease(config: MakeConfig) -> None:
+    """Extend nothing after a lease in which every living worker has renewed."""
+    async with open_services(config(lease_seconds=3.0)) as services:
+        times, disturbances = times_of(services), services.reconciling.disturbances
+        disturbances.note_use()
+        times.pass_by(seconds=60, clock_seconds=60)
+        disturbances.note_use()
+        for seconds in (0.9, 0.9, 0.9):
+            times.pass_by(seconds=seconds, clock_seconds=seconds)
+            disturbances.note_use()
+            assert pending(services)
+        times.pass_by(seconds=0.4, clock_seconds=0.4)
+        disturbances.note_use()
+        assert not pending(services)

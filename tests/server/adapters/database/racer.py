@@ -41,7 +41,7 @@ async def perform(database: Database, order: dict[str, Any]) -> Any:
         case "erase":
             return bool(await database.writing.erase({order["session_id"]: "hash"}, GoneReason.DELETED))
         case "take_lease":
-            return await database.leases.take(order["lease"], owner=order["name"], seconds=60)
+            return await database.chore_leases.take(order["lease"], owner=order["name"], seconds=60)
         case "count":
             return await count(database, order["session_id"], order["times"], order["name"])
     raise ValueError(order["call"])

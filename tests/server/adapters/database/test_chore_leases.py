@@ -19,20 +19,20 @@ async def test_named_lease_has_one_owner(database: Database, racers: Racers) -> 
 
 async def test_dropped_lease_is_free(database: Database) -> None:
     """Another owner gets a lease only after its owner has dropped it."""
-    assert await database.leases.take("chore", owner="a", seconds=60)
-    assert not await database.leases.take("chore", owner="b", seconds=60)
-    await database.leases.drop("chore", owner="b")
-    assert not await database.leases.take("chore", owner="b", seconds=60)
-    await database.leases.drop("chore", owner="a")
-    assert await database.leases.take("chore", owner="b", seconds=60)
+    assert await database.chore_leases.take("chore", owner="a", seconds=60)
+    assert not await database.chore_leases.take("chore", owner="b", seconds=60)
+    await database.chore_leases.drop("chore", owner="b")
+    assert not await database.chore_leases.take("chore", owner="b", seconds=60)
+    await database.chore_leases.drop("chore", owner="a")
+    assert await database.chore_leases.take("chore", owner="b", seconds=60)
 
 
 async def test_lapsed_lease_is_free(database: Database) -> None:
-    assert await database.leases.take("chore", owner="a", seconds=-1)
-    assert await database.leases.take("chore", owner="b", seconds=60)
+    assert await database.chore_leases.take("chore", owner="a", seconds=-1)
+    assert await database.chore_leases.take("chore", owner="b", seconds=60)
 
 
 async def test_lease_from_the_future_is_free(database: Database) -> None:
     """A lease left behind when the clock was set back must not block a chore."""
-    assert await database.leases.take("chore", owner="a", seconds=500)
-    assert await database.leases.take("chore", owner="b", seconds=60)
+    assert await database.chore_leases.take("chore", owner="a", seconds=500)
+    assert await database.chore_leases.take("chore", owner="b", seconds=60)

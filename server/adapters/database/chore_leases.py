@@ -1,4 +1,7 @@
-"""Named leases: each chore is done by one process at a time."""
+"""Leases of chores, by name: each chore is done by one process at a time.
+
+The lease of a worker on a session is a column of the session, see :mod:`.writing`.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,15 @@ _TAKE_SQLITE: Final = _take(sqlite)
 _TAKE_POSTGRESQL: Final = _take(postgresql)
 
 
-class Leases:
-    """The named leases of all processes. Methods raise Unavailable."""
+class ChoreLeases:
+    """Grants the named leases of all processes. Methods raise Unavailable."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._take = _TAKE_SQLITE if connections.sqlite else _TAKE_POSTGRESQL
 
     def __repr__(self) -> str:
-        return f"<Leases of {self._connections!r}>"
+        return f"<ChoreLeases of {self._connections!r}>"
 
     async def take(self, name: str, *, owner: str, seconds: float) -> bool:
         """Take or extend a lease; return False if another owner holds it.

@@ -1,4 +1,4 @@
-"""A guard around the work for one session, so that its failure delays no other."""
+"""A guard around the work for one session: one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tryon.protocol.errors import TryOnError
 log = logging.getLogger("tryon.reconciler")
 
 
-class Isolation:
-    """A stateless guard: runs the work for one session at a time."""
+class FailureGuard:
+    """Runs the work for one session, and keeps its failure to it; stateless."""
 
     def __init__(self, *, reading: SessionReader, disturbances: Disturbances) -> None:
         self._reading = reading
