@@ -283,6 +283,16 @@ class Slow:
         (self.folder / f"closed-{os.getpid()}").touch()
 
 
+class Wrapped:
+    """A slow processor behind a wrapper that has no method of its own."""
+
+    def __init__(self, *, folder: str) -> None:
+        self._wrapped = Slow(folder=folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+
 class Unmakeable:
     def __init__(self) -> None:
         raise OSError("no GPU\nhere")

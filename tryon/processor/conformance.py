@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, TypeVar
 
-from tryon.processor.interface import EXTENSION, VERSION, Closes, Job, Output, Processor, ProcessorError, Starts
+from tryon.processor.interface import EXTENSION, VERSION, Job, Output, Processor, ProcessorError
 
 T = TypeVar("T")
 
@@ -99,13 +99,13 @@ class ProcessorConformance:
 
         async def live() -> T:
             processor = (make or self.make)()
-            if isinstance(processor, Starts):
-                await processor.start()
+            if (start := getattr(processor, "start", None)) is not None:  # as a child process looks for it
+                await start()
             try:
                 return await asyncio.wait_for(body(processor), self.run_seconds)
             finally:
-                if isinstance(processor, Closes):
-                    await asyncio.wait_for(processor.close(), self.stop_seconds)
+                if (close := getattr(processor, "close", None)) is not None:
+                    await asyncio.wait_for(close(), self.stop_seconds)
 
         return asyncio.run(live())
 

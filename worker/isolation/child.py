@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 from server.config.settings import ConfigError
 from server.system import processes
 from server.system.memory_files import write_all
-from tryon.processor import Closes, Job, Output, Processor, ProcessorError, Starts
+from tryon.processor import Job, Output, Processor, ProcessorError
 from worker.isolation.messages import (
     Answer,
     Cancel,
@@ -153,18 +153,19 @@ class _Child:
         except ConfigError as error:
             self._send(Refused(str(error)))
             return
-        if isinstance(processor, Starts):
+        # getattr: a runtime protocol would not find a method that a wrapper delegates
+        if (start := getattr(processor, "start", None)) is not None:
             self._send(Warming())
             try:
-                await processor.start()
+                await start()
             except BaseException as error:
                 self._send(StartFailed(_trace(error)))
                 return
         self._processor = processor
         self._send(Ready())
         await self._ending.wait()
-        if isinstance(processor, Closes):
-            await processor.close()
+        if (close := getattr(processor, "close", None)) is not None:
+            await close()
 
     # -- with the worker ---------------------------------------------------------------
 

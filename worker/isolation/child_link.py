@@ -88,7 +88,10 @@ TRANSITIONS: Final[dict[tuple[State, type[FromChild]], tuple[Action, State]]] = 
     (State.STARTING, Warming): (Action.NOTE_MADE, State.WARMING),
     (State.STARTING, Ready): (Action.NOTE_READY, State.READY),
     (State.STARTING, Refused): (Action.GIVE_UP, State.STARTING),
+    (State.STARTING, StartFailed): (Action.GIVE_UP, State.STARTING),
+    (State.WARMING, Warming): (Action.NOTE_MADE, State.WARMING),
     (State.WARMING, Ready): (Action.NOTE_READY, State.READY),
+    (State.WARMING, Refused): (Action.GIVE_UP, State.WARMING),
     (State.WARMING, StartFailed): (Action.GIVE_UP, State.WARMING),
 }
 """What a message means and the state after it, by the state before it."""

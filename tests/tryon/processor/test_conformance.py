@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -46,6 +47,31 @@ class OnlyOnce(Honest):
     async def run(self, job: Job, report: Report) -> Output:
         data, self.used = b"" if self.used else job.image, True
         return Output(data, "png")
+
+
+class Wrapper:
+    """A processor that must be started, behind a wrapper that only delegates."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self._wrapped = Started(calls)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+
+class Started(Honest):
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    async def run(self, job: Job, report: Report) -> Output:
+        self.calls.append("run")
+        return await super().run(job, report)
+
+    async def close(self) -> None:
+        self.calls.append("close")
 
 
 class Stubborn(Honest):
@@ -92,6 +118,14 @@ def test_faulty_processor_fails_its_check(processor: Callable[[], Processor], ch
     """Each fault fails the check that is there for it."""
     with pytest.raises(AssertionError):
         getattr(suite(processor), check)()
+
+
+@pytest.mark.parametrize("processor", [Started, Wrapper])
+def test_processor_is_started_and_closed(processor: Callable[[list[str]], Processor]) -> None:
+    """Methods that a wrapper delegates are found as well."""
+    calls: list[str] = []
+    suite(lambda: processor(calls)).test_run_returns_image()
+    assert calls == ["start", "run", "close"]
 
 
 def test_sample_photo_is_readable() -> None:

@@ -23,7 +23,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             options: dict[str, Any] = {
                 name: settings.pop(name) for name in ("on_start_error", "timing") if name in settings
             }
-            if processor.endswith(":Slow"):
+            if processor.endswith((":Slow", ":Wrapped")):
                 options["options"] = {"folder": str(tmp_path)}
             pool = ProcessPool(Config(data_dir=tmp_path, processor=processor, **settings), **options)
             stack.push_async_callback(pool.close)

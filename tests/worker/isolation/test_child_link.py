@@ -84,6 +84,20 @@ async def test_child_becomes_ready_after_warming(link: ChildLink) -> None:
     assert (link.ready.done(), link.state) == (True, State.READY)
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.WARMING])
+@pytest.mark.parametrize("kind", [Refused, StartFailed])
+async def test_start_that_fails_gives_up(link: ChildLink, state: State, kind: type) -> None:
+    """Without a processor the child is given up, also where it fails unusually late."""
+    assert in_state(link, state).take(MESSAGES[kind]) is Action.GIVE_UP
+    assert link.state is state
+
+
+async def test_repeated_warming_is_harmless(link: ChildLink) -> None:
+    """A child may say again that its processor was made."""
+    assert [link.take(Warming()), link.take(Warming())] == [Action.NOTE_MADE] * 2
+    assert (link.state, link.built.done(), link.ready.done()) == (State.WARMING, True, False)
+
+
 async def test_answer_to_another_run_breaks_off(link: ChildLink) -> None:
     """An answer names its run: one to another run is not believed."""
     run = in_state(link, State.BUSY).run

@@ -205,9 +205,10 @@ async def test_stubborn_child_is_replaced(start: Start, do: str) -> None:
     assert await run(pool) != str(pid)
 
 
-async def test_cancel_while_warming_spares_child(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Slow", "Wrapped"])
+async def test_cancel_while_warming_spares_child(start: Start, tmp_path: Path, name: str) -> None:
     """A session that is cancelled while it waits leaves the child to the next."""
-    pool = await start(processor="tests.worker.faulty:Slow", timing=Timing(idle_seconds=0.1))
+    pool = await start(processor=f"tests.worker.faulty:{name}", timing=Timing(idle_seconds=0.1))
     [pid] = pool.pids
     told = asyncio.Event()
 
@@ -227,10 +228,11 @@ async def test_cancel_while_warming_spares_child(start: Start, tmp_path: Path) -
 # -- processes -------------------------------------------------------------------------
 
 
-async def test_processor_is_closed_with_pool(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle child closes its processor before it ends."""
+@pytest.mark.parametrize("name", ["Slow", "Wrapped"])
+async def test_processor_is_closed_with_pool(start: Start, tmp_path: Path, name: str) -> None:
+    """An idle child closes its processor, also a wrapped one, before it ends."""
     (tmp_path / "warm").touch()
-    pool = await start(processor="tests.worker.faulty:Slow", timing=Timing(close_seconds=10))
+    pool = await start(processor=f"tests.worker.faulty:{name}", timing=Timing(close_seconds=10))
     pid = await run(pool)
     await pool.close()
     assert (tmp_path / f"closed-{pid}").exists()
