@@ -116,25 +116,31 @@ def step_back(niceness: int, *, oom_score: int | None = None) -> None:
                 file.write(str(value))
 
 
-def lower_limit(which: int, most: int, *, for_good: bool = True) -> None:
-    """Lower a resource limit (``resource.RLIMIT_…``); a lower one stays as it is.
+def lower_limit(which: int, most: int) -> None:
+    """Lower a resource limit (``resource.RLIMIT_…``) for good; a lower one stays.
 
-    Unless ``for_good`` it can be raised again. A limit that the system refuses (macOS
-    has some) is left alone.
+    A limit that the system refuses (macOS has some) is left alone.
     """
-    _, ceiling = resource.getrlimit(which)
-    if ceiling != resource.RLIM_INFINITY:
-        most = min(most, ceiling)
+    most = _capped(which, most)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(which, (most, most if for_good else ceiling))
+        resource.setrlimit(which, (most, most))
 
 
 def limit_cpu(seconds: float) -> None:
     """Limit the CPU time of this process to ``seconds`` more, all its threads together.
 
-    Then it gets SIGXCPU. Called again, the limit counts from that moment.
+    Then it gets SIGXCPU. Called again, the limit counts from that moment. Raises
+    OSError or ValueError if the system refuses: untrusted code must not run unlimited.
     """
-    lower_limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds), for_good=False)
+    _, ceiling = resource.getrlimit(resource.RLIMIT_CPU)
+    most = _capped(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (most, ceiling))
+
+
+def _capped(which: int, most: int) -> int:
+    """Return ``most``, or the hard limit if that is lower."""
+    _, ceiling = resource.getrlimit(which)
+    return most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
 
 
 def raise_file_limit() -> int:

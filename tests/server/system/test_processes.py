@@ -16,6 +16,8 @@ from server.system.processes import (
     exit_text,
     kill_family,
     kill_group,
+    limit_cpu,
+    lower_limit,
     python,
     python_environment,
 )
@@ -108,6 +110,18 @@ def test_used_up_cpu_time_ends_process() -> None:
     script = "from server.system.processes import limit_cpu; limit_cpu(0.1)\nwhile True: pass"
     done = subprocess.run(python("-c", script), env=python_environment(os.environ), check=False)
     assert exit_text(done.returncode) == "was killed by SIGXCPU"
+
+
+def test_refused_cpu_limit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No session runs without its limit; other limits may be refused."""
+
+    def refuse(which: int, limits: tuple[int, int]) -> None:
+        raise OSError("not on this system")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    lower_limit(resource.RLIMIT_CORE, 0)
+    with pytest.raises(OSError, match="not on this system"):
+        limit_cpu(1)
 
 
 @LINUX
