@@ -18,7 +18,7 @@ from typing import Final
 from server.domain.frames import LinkFile, event_frame, progress_frame
 from server.domain.session import AuditEvent, Progress
 from tryon.protocol.close_codes import CloseCode
-from tryon.protocol.frames import ByeFrame, encode
+from tryon.protocol.frames import bye, encode
 from tryon.protocol.states import GoneReason, Status
 
 PREFIX_BYTES: Final = 18
@@ -61,4 +61,4 @@ def progress_message(session_id: str, progress: Progress) -> bytes:
 
 def gone_message(reason: GoneReason) -> bytes:
     """Return the message that ends every connection that follows an erased session."""
-    return bus_message(GONE, 0, 0, encode(ByeFrame(CloseCode.GONE, reason.value, reconnect=False)))
+    return bus_message(GONE, 0, 0, encode(bye(CloseCode.GONE, reason.value)))

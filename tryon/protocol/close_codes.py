@@ -78,6 +78,9 @@ CLOSE_CODES: Final[tuple[Closing, ...]] = (
     Closing(CloseCode.GONE, "deleted or expired: nothing of it is left", Reconnect.NO),
 )
 
+BY_CODE: Final = {row.code: row for row in CLOSE_CODES}
+"""The rows by their codes."""
+
 AT_ONCE: Final = frozenset(row.code for row in CLOSE_CODES if row.reconnect is Reconnect.AT_ONCE)
 """Codes after which a client reconnects without a pause, the first time."""
 

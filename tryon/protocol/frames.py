@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tryon.protocol.close_codes import BY_CODE, CloseCode, Reconnect
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import EventData, SessionView
 
@@ -89,6 +90,18 @@ class ByeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
     reason: str
     reconnect: bool
     retry_after_ms: int | None = None
+
+
+def bye(code: int, reason: str | None = None, *, retry_after_ms: int | None = None) -> ByeFrame:
+    """Return the last frame before this close code, as the table has it.
+
+    ``reason``: the only one that the table lists, if None. Raises ValueError for a
+    code that is not in the table, or that has no single reason.
+    """
+    row = BY_CODE[CloseCode(code)]
+    if reason is None:
+        (reason,) = row.reasons
+    return ByeFrame(code, reason, row.reconnect is not Reconnect.NO, retry_after_ms)
 
 
 Frame = SnapshotFrame | EventFrame | ProgressFrame | PingFrame | PongFrame | ErrorFrame | ByeFrame

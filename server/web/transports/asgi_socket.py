@@ -16,7 +16,7 @@ from server.web.transports.listener import TOO_SLOW
 from server.web.transports.outbox import SEND_SECONDS, Outbox
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import TryOnError
-from tryon.protocol.frames import ByeFrame, encode
+from tryon.protocol.frames import bye, encode
 
 LAST_SECONDS: Final = 1.0
 """Maximum time for ``bye`` and the close frame."""
@@ -59,12 +59,12 @@ async def _send(socket: WebSocket, outbox: Outbox) -> None:
         except TimeoutError:
             outbox.close(TOO_SLOW)
             break
-    bye = outbox.bye
-    if bye is not None and bye.code != CloseCode.ABNORMAL and socket.client_state is WebSocketState.CONNECTED:
-        metrics.closes.labels(str(bye.code)).inc()
+    last = outbox.bye
+    if last is not None and last.code != CloseCode.ABNORMAL and socket.client_state is WebSocketState.CONNECTED:
+        metrics.closes.labels(str(last.code)).inc()
         async with asyncio.timeout(LAST_SECONDS):
-            await socket.send_text(encode(bye).decode())
-            await socket.close(bye.code, bye.reason)
+            await socket.send_text(encode(last).decode())
+            await socket.close(last.code, last.reason)
 
 
 async def _receive(socket: WebSocket, outbox: Outbox, conversation: Conversation) -> None:
@@ -72,7 +72,7 @@ async def _receive(socket: WebSocket, outbox: Outbox, conversation: Conversation
     while True:
         message: dict[str, Any] = dict(await socket.receive())
         if message["type"] == "websocket.disconnect":
-            outbox.close(ByeFrame(CloseCode.ABNORMAL, "client_left", reconnect=True))
+            outbox.close(bye(CloseCode.ABNORMAL, "client_left"))
             return
         if conversation.receive(outbox, message.get("text") or ""):
             await conversation.resync(outbox)

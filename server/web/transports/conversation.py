@@ -11,9 +11,9 @@ from server.system.clock import Clock
 from server.web.transports.inbound import Answer, InboundState
 from server.web.transports.joining import Joining
 from server.web.transports.listener import Listener
-from tryon.protocol.close_codes import CloseCode, may_reconnect
+from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import TryOnError, Unavailable
-from tryon.protocol.frames import ByeFrame, ErrorFrame, PingFrame, PongFrame, encode
+from tryon.protocol.frames import ByeFrame, ErrorFrame, PingFrame, PongFrame, bye, encode
 
 log = logging.getLogger("tryon.web")
 
@@ -40,7 +40,7 @@ class Conversation:
         if answer is Answer.PONG:
             listener.put(encode(PongFrame(self._now())))
         elif answer is Answer.CLOSE:
-            listener.close(ByeFrame(CloseCode.MISUSE, "misuse", reconnect=False))
+            listener.close(bye(CloseCode.MISUSE))
         return answer is Answer.SYNC
 
     async def resync(self, listener: Listener) -> None:
@@ -59,7 +59,7 @@ class Conversation:
             listener.close(_bye_of(error))
         except Exception:
             log.exception("Answering a sync failed")
-            listener.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
+            listener.close(bye(CloseCode.RESYNC, "internal_error"))
         finally:
             state.syncing = False
 
@@ -75,6 +75,4 @@ def refuse(listener: Listener, error: TryOnError) -> None:
 
 def _bye_of(error: TryOnError) -> ByeFrame:
     retry_after_ms = None if error.retry_after is None else int(error.retry_after * 1000)
-    return ByeFrame(
-        error.close_code, error.code, reconnect=may_reconnect(error.close_code), retry_after_ms=retry_after_ms
-    )
+    return bye(error.close_code, error.code, retry_after_ms=retry_after_ms)

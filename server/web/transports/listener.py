@@ -8,10 +8,10 @@ from typing import Final
 from server.web.push.follower import Follower
 from server.web.transports.inbound import InboundState
 from tryon.protocol.close_codes import CloseCode
-from tryon.protocol.frames import ByeFrame
+from tryon.protocol.frames import ByeFrame, bye
 from tryon.protocol.states import GoneReason
 
-TOO_SLOW: Final = ByeFrame(CloseCode.TOO_SLOW, "too_slow", reconnect=True)
+TOO_SLOW: Final = bye(CloseCode.TOO_SLOW)
 
 
 class Listener(Follower):
@@ -42,20 +42,20 @@ class Listener(Follower):
 
     def end(self, status: str) -> None:
         """Say goodbye after the terminal event."""
-        self.close(ByeFrame(CloseCode.DONE, status, reconnect=False))
+        self.close(bye(CloseCode.DONE, status))
 
     def gone(self, reason: GoneReason) -> None:
         """Say goodbye because the session was erased."""
-        self.close(ByeFrame(CloseCode.GONE, reason.value, reconnect=False))
+        self.close(bye(CloseCode.GONE, reason.value))
 
     def drain(self, retry_after_ms: int) -> None:
         """Say goodbye because the server is stopping."""
-        self.close(ByeFrame(CloseCode.DRAINING, "draining", reconnect=True, retry_after_ms=retry_after_ms))
+        self.close(bye(CloseCode.DRAINING, retry_after_ms=retry_after_ms))
 
     def broken(self, retry_after_ms: int) -> None:
         """Say goodbye because a delivery failed."""
-        self.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
+        self.close(bye(CloseCode.RESYNC, "internal_error"))
 
     def too_old(self, retry_after_ms: int) -> None:
         """Say goodbye because the connection has reached its maximum age."""
-        self.close(ByeFrame(CloseCode.MAXIMUM_AGE, "maximum_age", reconnect=True, retry_after_ms=retry_after_ms))
+        self.close(bye(CloseCode.MAXIMUM_AGE, retry_after_ms=retry_after_ms))

@@ -30,7 +30,7 @@ from server.web.transports.joining import Joining, cursor_of
 from server.web.transports.wire import EXTENSION, WireSocket
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import BadRequest, TryOnError, Unavailable
-from tryon.protocol.frames import SUBPROTOCOL, ByeFrame
+from tryon.protocol.frames import SUBPROTOCOL, bye
 
 
 class _ForeignOrigin(BadRequest):
@@ -99,7 +99,7 @@ class Sockets:
             pass
         except Exception:
             if adopted:
-                wire.close(ByeFrame(CloseCode.RESYNC, "internal_error", reconnect=True))
+                wire.close(bye(CloseCode.RESYNC, "internal_error"))
             raise
         finally:
             if not adopted:  # the client has disconnected, or the handshake failed

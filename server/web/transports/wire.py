@@ -65,7 +65,7 @@ from server.web.transports.ws_frames import (
     text_frame,
 )
 from tryon.protocol.close_codes import CloseCode
-from tryon.protocol.frames import ByeFrame, encode
+from tryon.protocol.frames import ByeFrame, bye, encode
 
 HIGH_WATER_BYTES: Final = 16 * 1024
 """Unsent bytes above which only the newest progress is kept."""
@@ -175,7 +175,7 @@ class WireSocket(Listener, asyncio.Protocol):
     def overdue(self) -> None:
         """Close a client that has not answered the last ping."""
         if self._pong_due:
-            self.close(ByeFrame(CloseCode.NO_PONG, "no_pong", reconnect=True))
+            self.close(bye(CloseCode.NO_PONG))
 
     def _stalled(self) -> bool:
         unsent = self.transport.get_write_buffer_size()
@@ -235,7 +235,7 @@ class WireSocket(Listener, asyncio.Protocol):
     def shutdown(self) -> None:
         """Close: uvicorn calls this on every connection when it stops."""
         if not self._closing:
-            self.close(ByeFrame(CloseCode.RESTART, "restart", reconnect=True))
+            self.close(bye(CloseCode.RESTART))
 
     # -- incoming ----------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def test_asyncapi_lists_every_close_code(frames: Any) -> None:
     said = {
         int(CloseCode[name])
         for path in (*WEB.rglob("*.py"), *(WEB.parent / "domain").glob("*.py"))
-        for name in re.findall(r"ByeFrame\(\s*(?:code=)?CloseCode\.(\w+)", path.read_text())
+        for name in re.findall(r"\bbye\(CloseCode\.(\w+)", path.read_text())
     }
     assert {1000, 4000, 4510} <= said
     assert said | {error.close_code for error in errors.ERRORS} <= documented
@@ -65,7 +65,7 @@ def test_asyncapi_lists_every_bye_reason(frames: Any) -> None:
     """The reasons that the code gives with a close code stand beside that code."""
     documented = {row["code"]: row["reasons"] for row in frames["x-close-codes"]}
     for path in WEB.rglob("*.py"):
-        for name, reason in re.findall(r'ByeFrame\(\s*CloseCode\.(\w+), "(\w+)"', path.read_text()):
+        for name, reason in re.findall(r'\bbye\(CloseCode\.(\w+), "(\w+)"', path.read_text()):
             if CloseCode[name] is not CloseCode.ABNORMAL:  # never sent
                 assert reason in documented[CloseCode[name]], (path.name, reason)
 
