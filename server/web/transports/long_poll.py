@@ -122,24 +122,27 @@ class Polls:
         if (refusal := self._limits.refusal(address)) is not None:
             raise refusal
         with self._limits.taken(address):
-            read = await self._news(request, _Waiter(session_id, progress_counts=known is not None), since, wait)
-        return self._answer(read, since, known, news=_is_news(read, since, known))
+            read, news = await self._wait_for_news(request, session_id, since, known, wait)
+        return self._answer(read, since, known, news=news)
 
-    async def _news(self, request: Request, waiter: _Waiter, since: int | None, wait: float) -> SessionRead:
-        """Return the session at its first news, or at the end of the wait."""
-        known = request.headers.get("if-none-match")
+    async def _wait_for_news(
+        self, request: Request, session_id: str, since: int | None, known: str | None, wait: float
+    ) -> tuple[SessionRead, bool]:
+        """Return the session at its first news or after the wait, and which it is."""
+        waiter = _Waiter(session_id, progress_counts=known is not None)
         credential = credential_of(request)
         async with self._joining.joined(waiter, credential, since=since, transport="poll") as read:
-            if _is_news(read, since, known):
-                return read
+            if news := _is_news(read, since, known):
+                return read, news
             self._hub.release(waiter, read.session)
             end = asyncio.get_running_loop().time() + wait
             async with _on_disconnect(request, waiter.over):
                 while await waiter.news_until(end):
-                    read = await self._reads.read(waiter.session_id, credential, since=since)
-                    if waiter.is_over or _is_news(read, since, known):
+                    read = await self._reads.read(session_id, credential, since=since)
+                    news = _is_news(read, since, known)
+                    if news or waiter.is_over:
                         break
-            return read
+            return read, news
         raise AssertionError("unreachable")
 
     def _answer(self, read: SessionRead, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
