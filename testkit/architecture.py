@@ -68,7 +68,7 @@ def arrows(found: Mapping[str, Path]) -> dict[str, set[str]]:
 
 
 def reduced(drawn: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Return the arrows without those that a longer way shows as well."""
+    """Return the arrows without each that a longer way shows as well."""
 
     def reach(box: str, seen: set[str]) -> set[str]:
         for target in drawn[box] - seen:

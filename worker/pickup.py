@@ -291,9 +291,9 @@ class TakingPipeline(Pipeline):
         return super().execute_command(*args, **options) if answer is _ASK else self
 
     async def execute(self, raise_on_error: bool = True) -> Any:
-        """Take the job, or run the queued commands; WatchError as ``_take``.
+        """Take the job, or run the queued commands.
 
-        Raises WatchError as ``_take`` does.
+        Raises WatchError as :meth:`_take` does.
         """
         if self._takes is not None:
             await self._take(self._takes)

@@ -193,7 +193,7 @@ def chaos(options: Chaos, clock: Clock) -> Verdict:
     verdict = judge(record.records, stale_seconds=options.stale_seconds, stuck_seconds=options.stuck_seconds)
     if options.faults and not verdict.faults:
         raise FaultFailed(
-            f"nothing broke: everybody was done within {options.every:g} s, before the first fault was due"
+            f"nothing broke: every person was done within {options.every:g} s, before the first fault was due"
         )
     return verdict
 

@@ -63,7 +63,7 @@ class ScreenHistory:
         self.live, self.asked = False, []
 
     def stale_seconds(self, at: float, t: float) -> float:
-        """Return the longest time a connection held back what it shows at ``t``."""
+        """Return the longest time that a connection held back its state at ``t``."""
         spans = [*self.spans, Span(self.over, self.asked or [at], t)]
         return max(span.blind_seconds(at) for span in spans)
 

@@ -1,4 +1,4 @@
-"""Photos like those that phones make, drawn with Pillow: for `tryon sample-photos`.
+"""Photos like a phone's, drawn with Pillow: for ``tryon sample-photos``.
 
 Each shows a person before a wall, and four coloured corners that tell whether it is
 upright (:data:`CORNERS`). What phones add is there: an EXIF orientation, GPS, XMP, a

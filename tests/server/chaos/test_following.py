@@ -1,4 +1,4 @@
-"""A screen stays with its session, and hides nothing of what it was shown."""
+"""A screen stays with its session, and records each thing that it was shown."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_resync_reconnects_at_once_then_backs_off() -> None:
 
 
 async def test_bye_with_a_pause_is_kept() -> None:
-    """Stay away for as long as a `bye` says."""
+    """Wait as long as a `bye` says before the next connection."""
     record = Recorder()
     async with lying(snapshot(1), bye(4000, retry_after_ms=60_000)) as network:
         watching = asyncio.create_task(screen(network, record).run())

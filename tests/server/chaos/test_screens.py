@@ -112,7 +112,7 @@ def test_blind_poll_counts_before_a_refusal() -> None:
 
 
 def test_losses_differ_from_refusals() -> None:
-    """Count lost connections apart from those that were refused."""
+    """Count lost connections apart from refused ones."""
     history = SessionHistory().shown()
     history.closed(code=4000).closed(code=503)
     history.shown("a", "poll").shown("a", "poll").closed(code=503)

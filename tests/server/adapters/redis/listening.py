@@ -1,4 +1,4 @@
-"""A publisher, and a subscriber that keeps what it received."""
+"""A publisher, and a subscriber that keeps each message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_subscriber(
 
 
 class Listener:
-    """A subscriber and what it received."""
+    """A subscriber, and the messages that it received."""
 
     def __init__(self, url: str) -> None:
         self.messages: list[tuple[str, bytes]] = []

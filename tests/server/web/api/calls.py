@@ -63,7 +63,7 @@ async def listed(web: Web, token: str, **query: Any) -> dict[str, Any]:
 
 
 async def traces(web: Web, session_id: str) -> list[str]:
-    """Return all that is left of a session: files, rows, Redis keys, values."""
+    """Return each trace of a session: files, rows, Redis keys, values."""
     names = (session_id, session_id.replace("-", ""))
     found = [str(path) for path in files_of(web) if session_id in path.name]
     async with web.database.connections.engine.connect() as connection:
