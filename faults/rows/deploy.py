@@ -14,6 +14,8 @@ from server.config.settings import Config
 from testkit.expansion import expand
 
 RATE: Final = 8.0
+LEASE_SECONDS: Final = 6.0
+"""Shortest lease: no lease may lapse while eight processes start and stop."""
 
 
 async def rolling(pace: Pace) -> Outcome:
@@ -22,7 +24,8 @@ async def rolling(pace: Pace) -> Outcome:
     The new process starts before the old one stops; the old ones go on on the new
     schema.
     """
-    async with running_scene(pace, webs=2, workers=2) as scene:
+    lease = max(pace.lease_seconds, LEASE_SECONDS)
+    async with running_scene(pace, webs=2, workers=2, lease_seconds=lease) as scene:
         cluster = scene.cluster
         await scene.healthy("redis", "workers")
         old_webs, old_workers = list(cluster.webs), list(cluster.workers)
