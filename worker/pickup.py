@@ -274,6 +274,9 @@ class TakingPipeline(Pipeline):
         self._plan: list[tuple[str, Any]] = []
         """Each command, with its answer if Redis need not be asked, or :data:`_ASK`."""
 
+    def __repr__(self) -> str:
+        return f"<TakingPipeline takes={self._takes} commands={len(self._plan)}>"
+
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Queue a command for Redis, or answer it here."""
         name = args[0]

@@ -73,7 +73,7 @@ def _refuse(error: ConfigError) -> NoReturn:
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
-    """Return whether a line of arq's tells an operator more than our own lines do.
+    """Return whether a line of arq's says more than our own lines do.
 
     Not each job's start and end, and not the trace of each job that is handed back when
     the worker stops.
@@ -94,6 +94,10 @@ class Lifetime:
         self._ready: asyncio.Future[SessionRunner] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
         self._task = asyncio.create_task(self._live(), name="lifetime")
+
+    def __repr__(self) -> str:
+        state = "ended" if self._task.done() else "open" if self._ready.done() else "opening"
+        return f"<Lifetime {state}>"
 
     async def open(self) -> SessionRunner:
         """Wait until everything is open; raise the error that kept a part closed."""

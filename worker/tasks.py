@@ -206,7 +206,7 @@ class SessionRunner:
     async def _stop(self, work: asyncio.Task[Output]) -> bool:
         """Cancel the processor if it still runs.
 
-        Returns whether the worker was told to stop meanwhile.
+        Returns whether the worker was asked to stop meanwhile.
         """
         if work.done():
             return False

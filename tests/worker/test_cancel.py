@@ -105,7 +105,7 @@ async def test_heartbeat_notices_cancel_without_ring(config: MakeConfig, photos:
         await processor.began.wait()
         claimed = (await feed.story(session.id)).session
 
-        assert await services.database.writing.request_cancel(session.id, seq=claimed.seq)  # and nobody rings
+        assert await services.database.writing.request_cancel(session.id, seq=claimed.seq)  # and no ring
 
         await asyncio.wait_for(running, 10)
         assert processor.cancelled
@@ -134,11 +134,11 @@ async def test_ring_for_valid_claim_changes_nothing(feed: Feed) -> None:
     """A claim that still counts is renewed, and the run goes on."""
     go_on = asyncio.Event()
 
-    async def when_told(job: Job, report: Report) -> Output:
+    async def when_asked(job: Job, report: Report) -> Output:
         await go_on.wait()
         return Output(b"x", "jpg")
 
-    processor = Scripted(when_told)
+    processor = Scripted(when_asked)
     runner = SessionRunner(feed.services, processor, "w1")
     session = await feed.submit()
     running = asyncio.create_task(runner.run(session.id))

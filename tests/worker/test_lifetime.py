@@ -60,12 +60,12 @@ class Stubborn:
 async def warming(feed: Feed, session: Session) -> None:
     """Wait until the session reports that its processor warms up."""
 
-    async def told() -> bool:
+    async def reported() -> bool:
         progress = (await feed.services.bus.last_progress([session.id])).get(session.id)
         return progress is not None and progress.stage == "warming"
 
     await feed.reaches(session.id, Status.PROCESSING)
-    await until(told)
+    await until(reported)
 
 
 async def test_session_reports_warming_then_runs(
@@ -148,10 +148,10 @@ async def test_idle_worker_stops_at_once(
     done = await feed.submit()
     await feed.reaches(done.id)
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop() == 0
 
-    seconds = time.monotonic() - told
+    seconds = time.monotonic() - asked
     with capsys.disabled():
         print(f"\nSIGTERM -> gone, no work: {seconds:.2f} s")
     assert seconds < 5  # 0.1 on an idle machine; the drain would take 30
@@ -173,10 +173,10 @@ async def test_busy_worker_stops_after_drain(
     for session in sessions:
         await feed.reaches(session.id, Status.PROCESSING)
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop(number) == 0
 
-    seconds = time.monotonic() - told
+    seconds = time.monotonic() - asked
     with capsys.disabled():
         print(f"\n{number.name} -> gone, ten sessions running, drain of 1 s: {seconds:.2f} s")
     assert 0.9 < seconds < settings.drain_seconds + 3  # 1.15 on an idle machine
@@ -194,10 +194,10 @@ async def test_stubborn_processor_does_not_keep_worker(
     session = await feed.submit()
     await process.line("began")
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop() == 0
 
-    assert time.monotonic() - told < settings.drain_seconds + 2.5  # 0.2 + 0.3 + 0.5 on an idle machine
+    assert time.monotonic() - asked < settings.drain_seconds + 2.5  # 0.2 + 0.3 + 0.5 on an idle machine
     assert (await feed.story(session.id)).session.status is Status.CREATED
 
 
@@ -214,9 +214,9 @@ async def test_hanging_redis_does_not_keep_worker(
 
     valkey.pause()
     try:
-        told = time.monotonic()
+        asked = time.monotonic()
         assert await process.stop() == 0
-        seconds = time.monotonic() - told
+        seconds = time.monotonic() - asked
     finally:
         valkey.resume()
 

@@ -277,7 +277,7 @@ async def test_replaced_worker_changes_nothing(feed: Feed) -> None:
     assert handed is not None
     assert await feed.services.sessions.requeueing.requeue(claimed, actor="test", burnt=True, reason="lease_lost")
 
-    await asyncio.wait_for(running, 10)  # its heartbeat tells it
+    await asyncio.wait_for(running, 10)  # its heartbeat notices
 
     assert old.cancelled
     ended, _ = await play(feed, done, session)

@@ -32,8 +32,8 @@ async def test_session_completes_and_is_logged(config: MakeConfig, worker: Start
     assert story.session.output_key == f"outputs/{session.id}-1.jpg"
     assert (await feed.services.files.get(story.session.output_key)).startswith(b"\xff\xd8\xff")
     await process.line(rf"Session {session.id} completed successfully")
-    told = [line.partition("INFO")[2].strip() for line in process.errors if "INFO" in line]
-    assert told == [
+    reported = [line.partition("INFO")[2].strip() for line in process.errors if "INFO" in line]
+    assert reported == [
         "Session state transition: created → processing (request upload-1)",
         f"Processing session {session.id} (request upload-1)",
         "Session state transition: processing → completed (request upload-1)",
@@ -190,10 +190,10 @@ async def test_sigterm_hands_sessions_back(config: MakeConfig, worker: StartWork
     for session in sessions:
         await feed.reaches(session.id, Status.PROCESSING)
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0
 
-    assert time.monotonic() - told < settings.drain_seconds + 2
+    assert time.monotonic() - asked < settings.drain_seconds + 2
     for session in sessions:
         story = await feed.story(session.id)
         assert story.session.status is Status.CREATED
@@ -213,10 +213,10 @@ async def test_sigterm_drains_short_sessions(config: MakeConfig, worker: StartWo
     session = await feed.submit()
     await feed.reaches(session.id, Status.PROCESSING)
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0
 
-    assert time.monotonic() - told < 5  # does not wait longer than there is something to wait for
+    assert time.monotonic() - asked < 5  # does not wait longer than there is something to wait for
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
 
 
@@ -232,9 +232,9 @@ async def test_idle_worker_stops_without_redis(
     valkey.kill()
     await process.line("Redis unavailable")
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0
-    assert time.monotonic() - told < 5
+    assert time.monotonic() - asked < 5
 
 
 async def test_session_of_killed_worker_runs_again(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

@@ -114,6 +114,9 @@ class _Threads(ThreadPoolExecutor):
         future.add_done_callback(self._working.discard)  # before asyncio's own: the one that awaits it finds it gone
         return future
 
+    def __repr__(self) -> str:
+        return f"<_Threads working={len(self._working)}>"
+
     @property
     def at_work(self) -> bool:
         return bool(self._working)
@@ -137,6 +140,10 @@ class _Child:
         self._cancelled = False
         self._processor: Processor | None = None
         self._returning: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        state = "starting" if self._processor is None else "idle" if self._task is None else "busy"
+        return f"<_Child {state}>"
 
     async def live(self) -> None:
         """Make the processor, run jobs, and close it."""
@@ -296,6 +303,9 @@ class _Reports:
         self._timer: asyncio.TimerHandle | None = None
         self._at = float("-inf")
         self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<_Reports latest={self._latest} closed={self._closed}>"
 
     async def __call__(self, progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
         if self._closed:

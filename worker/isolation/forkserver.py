@@ -64,6 +64,9 @@ class _Server:
         signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
         self._ring = ring
 
+    def __repr__(self) -> str:
+        return f"<_Server children={len(self._children)}>"
+
     def load(self) -> None:
         """Load the processor's code; end the process if there is none."""
         while not (messages := self._receive()):

@@ -16,15 +16,9 @@ from worker.isolation.errors import RaisedInChild
 from worker.isolation.pool import ProcessPool
 
 LINUX = pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc")
-
-
 MEGABYTE = 2**20
-
-
 Start = Callable[..., Any]
-
-
-Told = list[tuple[float | None, str | None, float | None]]
+Reported = list[tuple[float | None, str | None, float | None]]
 
 
 def job(do: str = "pid", **params: Any) -> Job:

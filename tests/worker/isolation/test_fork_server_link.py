@@ -45,7 +45,7 @@ def _failing(times: int) -> Callable[..., ForkServerLink]:
 async def test_fork_server_start_is_retried(start: Start, neighbours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that fails for a moment is tried again."""
     pool = await start(timing=Timing(restart_seconds=0.05))
-    end_neighbours = await neighbours(pool)  # so nobody waits for it when it dies
+    end_neighbours = await neighbours(pool)  # so no session waits for it when it dies
     monkeypatch.setattr(fork_server_link, "ForkServerLink", _failing(2))
     assert pool.fork_server_pid is not None
     os.kill(pool.fork_server_pid, signal.SIGKILL)
@@ -106,7 +106,7 @@ async def test_crash_is_noticed_without_fork_server(
     pool = await start(timing=Timing(status_seconds=0.1))
     server = pool.fork_server_pid
     assert server is not None
-    os.kill(server, signal.SIGSTOP)  # it forks nothing and tells nothing
+    os.kill(server, signal.SIGSTOP)  # it forks nothing and reports nothing
     try:
         assert await run(pool, do) == outcome
         waiting = asyncio.create_task(run(pool))

@@ -57,7 +57,7 @@ async def test_ten_sessions_end_each_its_own_way(config: MakeConfig, worker: Sta
         story = await feed.reaches(sessions[do].id)
         assert (story.session.status, story.session.error_code) == end, do
         assert [event.event for event in story.events][:2] == [Event.CREATED, Event.PROCESSING], do
-        assert (len(story.events), story.session.attempt) == (3, 1), do  # nobody's fault but its own: no second attempt
+        assert (len(story.events), story.session.attempt) == (3, 1), do  # its own fault: no second attempt
     assert (await feed.story(sessions["segfault"].id)).session.error_retryable is True  # for the person
     assert process.process.returncode is None
     assert await process.stop() == 0
@@ -134,10 +134,10 @@ async def test_sigterm_hands_stubborn_session_back(
     await feed.reaches(session.id, Status.PROCESSING)
     left = [each.pid for each in family(process)]
 
-    told = time.monotonic()
+    asked = time.monotonic()
     assert await process.stop() == 0
 
-    assert time.monotonic() - told < 5  # 0.2 + 0.3 + 0.1 on an idle machine
+    assert time.monotonic() - asked < 5  # 0.2 + 0.3 + 0.1 on an idle machine
     story = await feed.story(session.id)
     assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
     assert story.events[-1].data == {"reason": "drained"}

@@ -12,7 +12,7 @@ import pytest
 
 from server.config.settings import ConfigError
 from tests.worker.conftest import gone
-from tests.worker.isolation.sessions import LINUX, MEGABYTE, Start, Told, Waiting, job, quiet, run
+from tests.worker.isolation.sessions import LINUX, MEGABYTE, Reported, Start, Waiting, job, quiet, run
 from tryon.processor import Job, ProcessorError
 from worker.isolation.errors import RaisedInChild
 from worker.isolation.pool import NICENESS, ProcessPool
@@ -77,15 +77,15 @@ async def test_next_session_finds_idle_child(start: Start, tmp_path: Path) -> No
 async def test_reports_are_coalesced(start: Start) -> None:
     """Of many reports the newest go out; values that are no numbers harm nothing."""
     pool = await start()
-    told: Told = []
+    reported: Reported = []
 
     async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        told.append((progress, stage, eta_seconds))
+        reported.append((progress, stage, eta_seconds))
 
     assert (await pool.run(job("report"), report)).data == b"reported"
-    assert told[0] == (0.25, "rendering", 3.0)
-    assert told[-1][:2] == (0.9999, "? on its way")
-    assert len(told) < 200  # of 10,005
+    assert reported[0] == (0.25, "rendering", 3.0)
+    assert reported[-1][:2] == (0.9999, "? on its way")
+    assert len(reported) < 200  # of 10,005
 
 
 async def test_log_lines_reach_worker(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -210,14 +210,14 @@ async def test_cancel_while_warming_spares_child(start: Start, tmp_path: Path, n
     """A session that is cancelled while it waits leaves the child to the next."""
     pool = await start(processor=f"tests.worker.faulty:{name}", timing=Timing(idle_seconds=0.1))
     [pid] = pool.pids
-    told = asyncio.Event()
+    reported = asyncio.Event()
 
     async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
         assert stage == "warming"
-        told.set()
+        reported.set()
 
     running = asyncio.create_task(pool.run(job(), report))
-    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.wait_for(reported.wait(), 10)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -112,20 +112,20 @@ def failures(processor: MockProcessor, runs: int) -> list[bool]:
 
 async def test_stages_come_in_order(mock: MakeMock, job: Job) -> None:
     """Progress rises through all stages while the expected time falls."""
-    told: list[tuple[float | None, str | None, float | None]] = []
+    reported: list[tuple[float | None, str | None, float | None]] = []
 
     async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        told.append((progress, stage, eta_seconds))
+        reported.append((progress, stage, eta_seconds))
 
     began = time.monotonic()
     output = await mock(seconds=1.5, failure_rate=0).run(job, report)
 
     assert 1.5 <= time.monotonic() - began < 5
     assert output.extension == "jpg"
-    assert list(dict.fromkeys(stage for _, stage, _ in told)) == [name for _, name in STAGES]
-    assert [progress for progress, _, _ in told] == sorted(progress or 0 for progress, _, _ in told)
-    assert told[-1][0] == 1.0
-    etas = [eta or 0 for _, _, eta in told]
+    assert list(dict.fromkeys(stage for _, stage, _ in reported)) == [name for _, name in STAGES]
+    assert [progress for progress, _, _ in reported] == sorted(progress or 0 for progress, _, _ in reported)
+    assert reported[-1][0] == 1.0
+    etas = [eta or 0 for _, _, eta in reported]
     assert etas == sorted(etas, reverse=True)
     assert etas[0] == pytest.approx(1.5, abs=0.1)
 
