@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from tests.worker.conftest import gone
 from tests.worker.isolation.sessions import Start, job, quiet, run
 from worker.isolation import fork_server_link
+from worker.isolation.child_link import ChildLink
 from worker.isolation.errors import NotStarted
 from worker.isolation.fork_server_link import ForkServerLink
 from worker.isolation.timing import Timing
@@ -78,17 +80,15 @@ async def test_failed_fork_is_retried(
     cold: list[Exception] = []
     pool = await start(on_start_error=cold.append, timing=Timing(restart_seconds=0.05))
     end_neighbours = await neighbours(pool)
-    server = pool._fork_server
-    forked, left = server._forked, iter(range(times))
+    ask, left = pool._fork_server.ask, iter(range(times))
 
-    def no_memory(child: Any, pid: int) -> None:
+    def no_memory(child: ChildLink, theirs: socket.socket) -> None:
         if next(left, None) is None:
-            forked(child, pid)
+            ask(child, theirs)
         else:
-            os.kill(pid, signal.SIGKILL)
-            pool._children.not_forked(child, "no memory")
+            asyncio.get_running_loop().call_soon(pool._children.not_forked, child, "no memory")
 
-    monkeypatch.setattr(server, "_forked", no_memory)
+    monkeypatch.setattr(pool._fork_server, "ask", no_memory)
     if outcome == "runs":
         assert (await run(pool)).isdigit()
     else:
