@@ -23,7 +23,7 @@ from server.chaos.records import AnyRecord, Asked, Closed, Heard, Progressed, Sn
 from server.chaos.records import Clock as ClockRecord
 from server.system.clock import Clock
 from tryon.client.connection import CONNECTIONS, Access, Connection, Lost, Received, WebSocketConnection
-from tryon.protocol.backoff import FIRST_SECONDS, MOST_SECONDS, STEADY_SECONDS, WATCHDOG_PERIODS
+from tryon.protocol.backoff import FIRST_SECONDS, MOST_SECONDS, STEADY_SECONDS, WATCHDOG_PERIODS, doubled
 
 LAST_SECONDS: Final = 3.0
 """How long a screen that was shown the end waits for the close, and for frames that
@@ -188,7 +188,7 @@ class Screen:
             return lost.retry_after
         if lost.code in rules.AT_ONCE and self._failures == 1:
             return 0.0
-        return self._choice.random() * float(min(MOST_SECONDS, FIRST_SECONDS * 2 ** (self._failures - 1)))
+        return self._choice.random() * doubled(FIRST_SECONDS, MOST_SECONDS, self._failures - 1)
 
     # -- what is shown -----------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """One connection to one session over one transport, below the cursor.
 
 A connection yields what arrives, unread and in order, and ends by raising
-:class:`Lost`. It repeats nothing, drops nothing and never comes back: whoever follows a
-session holds the cursor, reads the frames and opens the next connection. A WebSocket
-and an event stream yield frames; polls yield sessions with their ``missed`` events, for
-as many requests as it takes.
+:class:`Lost`. It repeats nothing, drops nothing and never comes back: its follower
+holds the cursor, reads the frames and opens the next connection. A WebSocket and an
+event stream yield frames; polls yield sessions with their ``missed`` events, for as
+many requests as it takes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from tryon.client.event_stream import EventStream
-from tryon.client.network import Network, NoAnswer, Socket, SocketClosed, SocketRefused
+from tryon.client.network import Network, NoAnswer, Socket, SocketClosed, SocketRefused, whole_answer
 from tryon.protocol.backoff import OPEN_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
@@ -102,6 +102,8 @@ class Connection(ABC):
     """
 
     transport: ClassVar[str]
+    _etag: str | None = None
+    _answered = False
 
     def __init__(
         self,
@@ -135,6 +137,25 @@ class Connection(ABC):
     @abstractmethod
     def received(self) -> AsyncGenerator[Received, None]:
         """Yield what arrives until the connection is lost. Raises Lost."""
+
+    async def _ask(self, wait: int | None) -> tuple[Received, float | None]:
+        """Return one answer, and the server's hint when the next is worth it."""
+        self._on_request()
+        headers = dict(self._access.headers)
+        if self._etag is not None and (wait is None or self._progress):
+            headers["If-None-Match"] = self._etag
+        path = self._path(more="" if wait is None else f"&wait={wait}")
+        try:
+            answer = await self._network.request("GET", path, headers=headers, seconds=OPEN_SECONDS + (wait or 0))
+        except NoAnswer as error:
+            raise Lost(CloseCode.ABNORMAL, str(error), reached=self._answered) from None
+        if answer.status not in (200, 304):
+            raise Lost(answer.status, answer.code, retry_after=answer.retry_after)
+        self._answered = True
+        if answer.status == 304:
+            return Received(None, polled=True, waited=wait is not None), answer.retry_after
+        self._etag = answer.headers.get("etag")
+        return Received(answer.body, polled=True, waited=wait is not None), answer.retry_after
 
     def _path(self, view: str = "", more: str = "") -> str:
         return f"{SESSIONS}/{self._session_id}{view}?since={self._cursor()}{more}{self._access.query}"
@@ -178,7 +199,11 @@ class WebSocketConnection(Connection):
 
 
 class SseConnection(Connection):
-    """A stream of Server-Sent Events."""
+    """A stream of Server-Sent Events.
+
+    The server answers with 204 when the end was seen already, and so may any proxy: one
+    plain poll shows which.
+    """
 
     transport = "sse"
 
@@ -196,14 +221,15 @@ class SseConnection(Connection):
                 "GET", self._path("/events"), headers=headers, seconds=OPEN_SECONDS
             ) as stream:
                 reached = True
-                if stream.status != 200:
-                    raise Lost(stream.status)
-                while True:
+                if stream.status not in (200, 204):
+                    answer = await whole_answer(stream, OPEN_SECONDS)
+                    raise Lost(answer.status, answer.code, retry_after=answer.retry_after)
+                while stream.status == 200:
                     async with asyncio.timeout(self.quiet_seconds):
                         piece = await stream.piece()
                     if piece is None:  # a stream that opens and says nothing: the server has no room
                         code = CloseCode.ABNORMAL if live else 503
-                        raise Lost(code, "stream ended", retry_after=events.retry_seconds)
+                        raise Lost(code, "stream ended", retry_after=None if live else events.retry_seconds)
                     for data in events.feed(piece):
                         live = True
                         yield Received(data)
@@ -211,13 +237,15 @@ class SseConnection(Connection):
             raise Lost(CloseCode.ABNORMAL, str(error), reached=reached) from None
         except TimeoutError:
             raise Lost(CloseCode.ABNORMAL, "silent", reached=reached) from None
+        item, _ = await self._ask(None)
+        yield item
+        raise Lost(204, "nothing to stream")
 
 
 class PollConnection(Connection):
     """Plain polls, one request each."""
 
     transport = "poll"
-    _etag: str | None = None
 
     async def received(self) -> AsyncGenerator[Received, None]:
         """Yield the answer of each poll. Raises Lost with the status of a refusal."""
@@ -225,24 +253,6 @@ class PollConnection(Connection):
             item, pause = await self._ask(None)
             yield item
             await asyncio.sleep(self._poll_seconds or pause or POLL_SECONDS)
-
-    async def _ask(self, wait: int | None) -> tuple[Received, float | None]:
-        """Return one answer, and the server's hint when the next is worth it."""
-        self._on_request()
-        headers = dict(self._access.headers)
-        if self._etag is not None and (wait is None or self._progress):
-            headers["If-None-Match"] = self._etag
-        path = self._path(more="" if wait is None else f"&wait={wait}")
-        try:
-            answer = await self._network.request("GET", path, headers=headers, seconds=OPEN_SECONDS + (wait or 0))
-        except NoAnswer as error:
-            raise Lost(CloseCode.ABNORMAL, str(error), reached=False) from None
-        if answer.status not in (200, 304):
-            raise Lost(answer.status, answer.code, retry_after=answer.retry_after)
-        if answer.status == 304:
-            return Received(None, polled=True, waited=wait is not None), None
-        self._etag = answer.headers.get("etag")
-        return Received(answer.body, polled=True, waited=wait is not None), answer.retry_after
 
 
 class LongPollConnection(PollConnection):
@@ -257,14 +267,14 @@ class LongPollConnection(PollConnection):
         loop = asyncio.get_running_loop()
         while True:
             began, before = loop.time(), self._cursor()
-            item, _ = await self._ask(WAIT_SECONDS)
+            item, pause = await self._ask(WAIT_SECONDS)
             yield item
             if self._cursor() != before:
                 continue
             if item.data is not None and self._progress:
                 await asyncio.sleep(PROGRESS_SECONDS)
             elif loop.time() - began < AT_ONCE_SECONDS:
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(pause or POLL_SECONDS)
 
 
 CONNECTIONS: Final[Mapping[str, type[Connection]]] = {

@@ -265,8 +265,9 @@ class Following:
         return [Update(update.session, update.event, link.transport) for update in updates]
 
     def _poll(self, link: _Link, item: Received) -> list[Update]:
-        # A long poll works once the network has let it wait.
-        self._live(link, worked=item.waited or link.transport != "long-poll")
+        if link.transport != "sse":  # whose poll is a look aside
+            # A long poll works once the network has let it wait.
+            self._live(link, worked=item.waited or link.transport == "poll")
         if item.data is None:
             return []
         session = _polled.decode(item.data)

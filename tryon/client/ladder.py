@@ -21,27 +21,25 @@ from tryon.protocol.backoff import (
     STEADY_SECONDS,
     TRANSPORTS,
     TRIES,
+    doubled,
 )
-from tryon.protocol.close_codes import AT_ONCE, CloseCode, may_reconnect
+from tryon.protocol.close_codes import AT_ONCE, BROKEN, may_reconnect
+from tryon.protocol.errors import CODES
 
-BROKEN: Final = frozenset({CloseCode.DONE, CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_TEXT, CloseCode.MESSAGE_TOO_BIG})
-"""Close codes that, before the session's end, rule out their transport for good."""
-
-_FINAL_FOR_STREAMS: Final = frozenset({401, 404})
-_PASSING_REFUSALS: Final = frozenset({408, 425, 429})
+_FINAL: Final = frozenset({401, 404})
+"""HTTP statuses that end a follower: the session refuses this client, or is gone."""
 
 
 def is_final(transport: str, lost: Lost) -> bool:
     """Return whether the session is gone, or refuses this client.
 
     An HTTP status in a WebSocket handshake says neither: our server refuses a session
-    by a close code, so the status comes from a proxy that knows no WebSockets.
+    by a close code, so the status comes from a proxy that knows no WebSockets. A 400 is
+    final with a code of the protocol, since the same request would fail again.
     """
     if not lost.refused:
         return not may_reconnect(lost.code)
-    if transport in ("ws", "sse"):
-        return transport == "sse" and lost.code in _FINAL_FOR_STREAMS
-    return 400 <= lost.code < 500 and lost.code not in _PASSING_REFUSALS
+    return transport != "ws" and (lost.code in _FINAL or (lost.code == 400 and lost.reason in CODES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +88,16 @@ class Ladder:
         proven = transport in self._proven
         lower = next((each for each in self._rungs if TRANSPORTS.index(each) > TRANSPORTS.index(transport)), None)
         pause = self._pause(lost)
-        if not worked and lost.reached:
+        # A proxy may swallow the event streams of a server that is there: try lower.
+        reached = lost.reached or (transport == "sse" and lower is not None)
+        if not worked and reached:
             self._attempts[transport] = self._attempts.get(transport, 0) + 1
         # A server that cannot be reached at all is not asked in four ways.
-        next_one = transport if proven or lost.reached else self._rungs[0]
+        next_one = transport if proven or reached else self._rungs[0]
         if next_one not in self._rungs:
             return Step(lower or self._rungs[0], pause)
         patience = TRIES if proven or lost.retry_after is not None else 1
-        if not worked and lost.reached and lower is not None and self._attempts[transport] >= patience:
+        if not worked and reached and lower is not None and self._attempts[transport] >= patience:
             return Step(lower, lost.retry_after or 0.0)
         return Step(next_one, pause)
 
@@ -113,9 +113,9 @@ class Ladder:
 
     def climb_pause(self) -> float:
         """Return the seconds until better transports are tried, longer each time."""
-        bound = min(CLIMB_MOST_SECONDS, CLIMB_FIRST_SECONDS * 2**self._climbs)
+        bound = doubled(CLIMB_FIRST_SECONDS, CLIMB_MOST_SECONDS, self._climbs)
         self._climbs += 1
-        return float(bound * self._chance.uniform(0.75, 1.25))
+        return bound * self._chance.uniform(0.75, 1.25)
 
     def climbed(self) -> None:
         """Note that a better transport has taken over."""
@@ -130,4 +130,4 @@ class Ladder:
             return lost.retry_after
         if lost.code in AT_ONCE and self._failures == 1:
             return 0.0
-        return self._chance.uniform(0.0, min(MOST_SECONDS, FIRST_SECONDS * 2 ** (self._failures - 1)))
+        return self._chance.uniform(0.0, doubled(FIRST_SECONDS, MOST_SECONDS, self._failures - 1))

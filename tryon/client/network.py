@@ -8,6 +8,7 @@ against every implementation.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -77,6 +78,23 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, float(headers["retry-after"]))
     except (KeyError, ValueError):
         return None
+
+
+async def whole_answer(stream: Stream, seconds: float) -> Answer:
+    """Return the whole answer of a stream, each piece of it within ``seconds``.
+
+    Raises NoAnswer.
+    """
+    pieces: list[bytes] = []
+    try:
+        while True:
+            async with asyncio.timeout(seconds):
+                piece = await stream.piece()
+            if piece is None:
+                return Answer(stream.status, stream.headers, b"".join(pieces))
+            pieces.append(piece)
+    except TimeoutError:
+        raise NoAnswer("silent") from None
 
 
 class Stream(Protocol):

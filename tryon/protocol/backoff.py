@@ -46,3 +46,11 @@ CLIMB_MOST_SECONDS: Final = 300.0
 
 TRIES: Final = 3
 """Attempts at a transport that has worked or asked for a pause, before the next one."""
+
+_MOST_DOUBLINGS: Final = 64
+"""Doublings after which any bound is reached: a float overflows after 1,023."""
+
+
+def doubled(first: float, most: float, times: int) -> float:
+    """Return ``first`` doubled that many times, at most ``most``."""
+    return min(most, first * 2.0 ** min(times, _MOST_DOUBLINGS))

@@ -263,6 +263,11 @@ def test_pauses_double_up_to_thirty_seconds() -> None:
     assert all(0.8 * bound < pause <= bound for pause, bound in zip(longest, bounds, strict=True))
 
 
+def test_pauses_stay_bounded_after_many_failures() -> None:
+    """Keep to the longest pause where doubling would overflow."""
+    assert 0.0 <= pauses(*[Lost(1006)] * 1_100, times=1)[-1] <= 30.0
+
+
 def test_named_pause_is_kept() -> None:
     """Wait exactly as long as the server says."""
     assert pauses(Lost(4000, retry_after=1.25), Lost(503, retry_after=7.0)) == [1.25, 7.0]

@@ -21,7 +21,7 @@ from tryon.client.api import AsyncTryOn
 from tryon.client.connection import Access, Lost
 from tryon.client.following import Following
 from tryon.client.http import HttpNetwork, HttpStream
-from tryon.client.network import Answer, SocketRefused
+from tryon.client.network import Answer, NoAnswer, SocketRefused
 from tryon.client.problems import Problem
 from tryon.client.state import Update
 from tryon.client.websocket import WebSocket
@@ -164,16 +164,17 @@ async def test_silent_connection_is_opened_again(
 
 
 class Blocked(HttpNetwork):
-    """A network whose middleboxes let some transports through only."""
+    """A network whose middleboxes refuse some transports, or swallow them silently."""
 
-    def __init__(self, url: str, *blocked: str) -> None:
+    def __init__(self, url: str, *blocked: str, silently: bool = False) -> None:
         super().__init__(url, trust_env=False)
         self.blocked = set(blocked)
+        self.silently = silently
 
     @asynccontextmanager
     async def socket(self, path: str, *, subprotocols: Sequence[str], seconds: float) -> AsyncIterator[WebSocket]:
         if "ws" in self.blocked:
-            raise SocketRefused(403)
+            raise NoAnswer("silent") if self.silently else SocketRefused(403)
         async with super().socket(path, subprotocols=subprotocols, seconds=seconds) as socket:
             yield socket
 
@@ -181,15 +182,17 @@ class Blocked(HttpNetwork):
     async def stream(
         self, method: str, path: str, *, headers: Mapping[str, str], seconds: float
     ) -> AsyncIterator[HttpStream]:
+        if "sse" in self.blocked:
+            raise NoAnswer("silent") if self.silently else Lost(403)
         async with super().stream(method, path, headers=headers, seconds=seconds) as stream:
-            if "sse" in self.blocked:
-                raise Lost(403)
             yield stream
 
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b"", seconds: float
     ) -> Answer:
         if "long-poll" in self.blocked and "wait=" in path:
+            if self.silently:
+                raise NoAnswer("silent")
             return Answer(502, {}, b"")
         return await super().request(method, path, headers=headers, body=body, seconds=seconds)
 
@@ -197,13 +200,14 @@ class Blocked(HttpNetwork):
 BLOCKED = [("ws",), ("ws", "sse"), ("ws", "sse", "long-poll")]
 
 
+@pytest.mark.parametrize("silently", [False, True])
 @pytest.mark.parametrize("blocked", BLOCKED)
 async def test_following_climbs_down_to_what_works(
-    web: Web, blocked: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    web: Web, blocked: tuple[str, ...], silently: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Use the best transport that the network lets through."""
+    """Use the best transport that the network lets through, refused or swallowed."""
     monkeypatch.setattr("tryon.client.ladder.FIRST_SECONDS", 0.01)
-    network = Blocked(f"http://127.0.0.1:{web.port}", *blocked)
+    network = Blocked(f"http://127.0.0.1:{web.port}", *blocked, silently=silently)
     session, token = await web.submit()
     watcher = Watcher(following(network, session.id, token))
     await until(lambda: watcher.seqs == [1])
@@ -257,6 +261,16 @@ async def test_unknown_session_ends_following(network: HttpNetwork, transport: s
     with pytest.raises(Problem) as problem:
         await Watcher(unknown).finished()
     assert problem.value.code == "not_found"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_seen_end_ends_following(web: Web, network: HttpNetwork, transport: str) -> None:
+    """End with the session for a client that has seen every transition."""
+    session, token = await web.submit()
+    await web.complete(await web.begin(session))
+    watcher = Watcher(following(network, session.id, token, (transport,), since=3))
+    assert await watcher.finished() == []
+    assert [update.status for update in watcher.updates] == ["completed"]
 
 
 async def test_leaving_early_disconnects(web: Web, network: HttpNetwork) -> None:

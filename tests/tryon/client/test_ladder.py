@@ -48,9 +48,17 @@ def test_missing_server_is_not_asked_in_four_ways() -> None:
     """Return to the best transport while no request gets any answer."""
     which = ladder()
     assert lose(which, "ws", Lost(1006)).transport == "sse"
-    step = lose(which, "sse", Lost(1006, reached=False))
+    assert lose(which, "sse", Lost(1006, reached=False)) == Step("long-poll", 0.0)
+    step = lose(which, "long-poll", Lost(1006, reached=False))
     assert step.transport == "ws"
     assert step.pause > 0
+
+
+def test_lowest_event_stream_gives_way_to_sockets() -> None:
+    """Return to WebSockets where nothing below event streams is allowed."""
+    which = ladder("ws", "sse")
+    lose(which, "ws", Lost(1006))
+    assert lose(which, "sse", Lost(1006, reached=False)).transport == "ws"
 
 
 def test_proven_transport_has_several_attempts() -> None:
@@ -71,6 +79,14 @@ def test_pauses_double_up_to_thirty_seconds() -> None:
     which = ladder("poll")
     pauses = [lose(which, "poll", Lost(503)).pause for _ in range(9)]
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_pauses_stay_bounded_after_many_failures() -> None:
+    """Keep to the longest pause where doubling would overflow."""
+    which = ladder("poll")
+    for _ in range(1_100):
+        pause, climb = lose(which, "poll", Lost(503)).pause, which.climb_pause()
+    assert (pause, climb) == (30.0, 1.25 * CLIMB_MOST_SECONDS)
 
 
 def test_pause_is_full_jitter() -> None:
@@ -154,12 +170,14 @@ def test_unknown_close_codes_stop_by_their_range(code: int, final: bool) -> None
 
 @pytest.mark.parametrize(
     ("transport", "finals"),
-    [("ws", set()), ("sse", {401, 404}), ("long-poll", {400, 401, 403, 404}), ("poll", {400, 401, 403, 404})],
+    [("ws", set()), ("sse", {401, 404}), ("long-poll", {401, 404}), ("poll", {401, 404})],
 )
 def test_http_refusals_stop_where_they_are_the_servers(transport: str, finals: set[int]) -> None:
     """Take no refusal for the server's that a proxy may have given."""
-    statuses = {204, 400, 401, 403, 404, 408, 425, 429, 500, 502, 503}
+    statuses = {204, 400, 401, 403, 404, 407, 408, 413, 425, 429, 431, 451, 500, 502, 503}
     assert {status for status in statuses if is_final(transport, Lost(status))} == finals
+    assert is_final(transport, Lost(400, "bad_request")) == (transport != "ws")
+    assert not is_final(transport, Lost(400, "a proxy's own"))
 
 
 @pytest.mark.parametrize("transports", [(), ("carrier pigeon",), ("ws", "smoke")])
