@@ -9,7 +9,7 @@ Where to read, in the order in which a photo travels::
     adapters                one technology per folder: database, files, Redis, imaging
     web.push.hub            one Redis reader per process follows all sessions
     web.transports          WebSocket, event stream or long poll
-    reconciler              everything by the clock alone: lost leases, deadlines, expiry
+    reconciler              the clock alone: lost leases, deadlines, expiry
 
 :mod:`server.services` builds these parts, once per process.
 

@@ -44,7 +44,7 @@ def timestamp(at: datetime) -> str:
 
 
 Params: TypeAlias = dict[str, Any]
-"""The client's own JSON object, at most 4 KiB and 16 levels; no model has checked it."""
+"""The client's JSON object, at most 4 KiB and 16 levels; no model has checked it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
