@@ -1,4 +1,4 @@
-"""The entry of Alembic.
+"""The entry of Alembic, which applies the versions of the schema.
 
 It runs on the connection that ``tryon migrate`` hands over, or opens one of its own to
 ``TRYON_DATABASE_URL``.

@@ -1,5 +1,5 @@
 /**
- * The demo page. One state object, one `render()`; everything that happens changes the state and renders again.
+ * The demo page: one state object, one `render()`; everything that happens changes the state and renders again.
  *
  * Views: `start` (drop zones) and `run` (one session). Phases of a run: uploading -> following -> (ended), or refused
  * (the upload was, or the retry), or gone (the session is). `#session=<id>&ticket=<ticket>` shows a session made elsewhere,

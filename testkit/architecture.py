@@ -1,13 +1,14 @@
-"""The flow between the packages, drawn from their imports.
+"""The diagram and the map of modules in ``docs/architecture.md``, made from the code.
 
-``python -m testkit.architecture`` prints the Mermaid diagram of
-``docs/architecture.md``; with ``--write`` it puts the diagram into the page. A test
-holds the page to it.
+The diagram is drawn from the imports; the map has the first line of every module's
+docstring. ``python -m testkit.architecture`` prints both; with ``--write`` it puts them
+into the page. A test holds the page to them.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,13 @@ OPENED: Final = ("tryon", "server", "server.adapters", "server.web", "worker")
 
 PAGE: Final = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- drawn by python -m testkit.architecture -->\n", "<!-- end of the drawing -->"
+MAP_BEGIN, MAP_END = "<!-- listed by python -m testkit.architecture -->\n", "<!-- end of the list -->"
+
+MAPPED: Final = (*PRODUCT, "alembic", "static", "testkit", "faults", "benchmarks")
+"""Folders whose modules are listed; tests are not, for they mirror the modules."""
+
+LEFT_OUT: Final = {"tests", "vendor", "__pycache__"}
+SUFFIXES: Final = {".py", ".js", ".ts", ".css"}
 
 
 def boxes() -> dict[str, Path]:
@@ -99,16 +107,57 @@ def _id(box: str) -> str:
     return box.replace(".", "_")
 
 
-def drawn_page(text: str) -> str:
-    """Return the page with the diagram of today's code."""
-    before, begin, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    assert begin, f"{PAGE.name} has no place for the diagram"
-    return f"{before}{BEGIN}```mermaid\n{diagram()}\n```\n{END}{after}"
+def job_of(path: Path) -> str:
+    """Return the first sentence of a module, as Markdown; "" if it has none."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    else:
+        comment = re.match(r"/\*+(.+?)\*/", text, re.DOTALL)
+        words = comment.group(1).replace("\n *", " ").split() if comment else []
+        line = re.split(r"(?<=\.) ", " ".join(words))[0]
+    line = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"``\1``", line)
+    return line.replace("``", "`").replace("|", r"\|")
+
+
+def listing() -> str:
+    """Return a table for each top-level folder: every module, and its job."""
+    tables: list[str] = []
+    for top in MAPPED:
+        lines = [f"### `{top}/`", "", "| Module | Job |", "|---|---|"]
+        for folder in sorted({path.parent for path in _modules(ROOT / top)}):
+            name = folder.relative_to(ROOT).as_posix()
+            package = folder / "__init__.py"
+            lines.append(f"| **`{name}/`** | {job_of(package) if package.exists() else ''} |")
+            paths = [path for path in _modules(folder) if path.parent == folder and path != package]
+            lines += [f"| [`{path.name}`](../{name}/{path.name}) | {job_of(path)} |" for path in paths]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _modules(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in SUFFIXES and not LEFT_OUT & set(path.relative_to(ROOT).parts)
+    )
+
+
+def written_page(text: str) -> str:
+    """Return the page with the diagram and the map of today's code."""
+    drawn = _between(text, BEGIN, f"```mermaid\n{diagram()}\n```\n", END)
+    return _between(drawn, MAP_BEGIN, f"\n{listing()}\n\n", MAP_END)
+
+
+def _between(text: str, begin: str, made: str, end: str) -> str:
+    before, found, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    assert found, f"{PAGE.name} has no place for {begin.strip()}"
+    return f"{before}{begin}{made}{end}{after}"
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        PAGE.write_text(drawn_page(PAGE.read_text()))
+        PAGE.write_text(written_page(PAGE.read_text()))
     else:
-        print(diagram())
+        print(diagram(), listing(), sep="\n\n")

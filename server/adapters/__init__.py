@@ -1,1 +1,1 @@
-"""One technology per file; foreign exceptions are translated here and go no further."""
+"""One technology a folder; foreign exceptions are translated here and go no further."""

@@ -1,4 +1,4 @@
-"""The share of a pass that work which can wait may take."""
+"""The time budget that one pass has for each kind of work that can wait."""
 
 from __future__ import annotations
 

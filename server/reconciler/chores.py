@@ -1,4 +1,4 @@
-"""Recurring work, done by one process at a time, by named leases in the database."""
+"""Runs recurring work in one process at a time, by named leases in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times in which workers may have been unable to renew their leases.
+"""Notices outages and clock jumps, after which every lease is extended once.
 
 An outage of the database, or of all machines, must not look like the death of all
 workers: after one, every lease is extended by one period.

@@ -1,4 +1,4 @@
-"""The erasure of sessions whose time has passed, or that a client has deleted."""
+"""Erases sessions that have expired, or that a client has deleted."""
 
 from __future__ import annotations
 

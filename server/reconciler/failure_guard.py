@@ -1,4 +1,4 @@
-"""A guard around the work for one session: one that fails stops no other."""
+"""Logs and skips a session whose work fails, so that it delays no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting sessions without a job in the queue, and how they get one again.
+"""Enqueues waiting sessions again that have no job in the queue.
 
 The enqueue failed, Redis lost the job, or a worker took it and died before its claim.
 """

@@ -1,4 +1,4 @@
-"""Deadlines that have passed, and leases that workers lost.
+"""Requeues or fails sessions past a deadline, or whose worker lost its lease.
 
 When a lost lease goes back to the queue: the lease of a running session has lapsed by
 the database's clock, no disturbance is pending (:mod:`.disturbances`), and its worker

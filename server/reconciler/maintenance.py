@@ -1,4 +1,4 @@
-"""The chores of a web or worker process, from its start to its end."""
+"""Runs the chores of a web or worker process, from its start to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over all sessions that stand still: the reason why every session ends.
+"""A pass over all sessions that stand still: the reason why every session ends.
 
 Theory of operation
 ===================

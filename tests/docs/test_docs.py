@@ -140,10 +140,18 @@ def test_operations_page_shows_existing_log_lines() -> None:
 # -- the drawing, the glossary, the guide ----------------------------------------------
 
 
-def test_architecture_page_diagram_is_generated() -> None:
-    """``python -m testkit.architecture --write`` draws it from the imports."""
+def test_architecture_page_is_up_to_date() -> None:
+    """``python -m testkit.architecture --write`` draws and lists today's code."""
     page = architecture.PAGE.read_text()
-    assert page == architecture.drawn_page(page)
+    assert page == architecture.written_page(page)
+
+
+def test_every_module_tells_its_job() -> None:
+    """The map of modules has a job for each, and the folders that matter."""
+    rows = re.findall(r"^\| \[`(.+?)`\]\(\.\./(.+?)\) \| (.*) \|$", architecture.listing(), re.MULTILINE)
+    assert [path for _, path, job in rows if not job] == []
+    listed = {path for _, path, _ in rows}
+    assert {"server/services.py", "worker/pickup.py", "static/tryon.js", "alembic/env.py", "faults/scene.py"} <= listed
 
 
 def test_glossary_defines_each_word_once() -> None:

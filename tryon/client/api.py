@@ -1,4 +1,4 @@
-"""The asynchronous client."""
+"""``AsyncTryOn``: the asynchronous client, one method per operation."""
 
 from __future__ import annotations
 

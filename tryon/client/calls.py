@@ -1,4 +1,4 @@
-"""Calls to the HTTP API: credentials, repeats, and errors as :class:`Problem`."""
+"""One HTTP call to the API: adds credentials, repeats, raises :class:`Problem`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection to one session over one transport, below the cursor.
+"""A connection to one session over one transport: yields what arrives until it ends.
 
 A connection yields what arrives, unread and in order, and ends by raising
 :class:`Lost`. It repeats nothing, drops nothing and never comes back: its follower

@@ -1,4 +1,4 @@
-"""The network for users: HTTP by httpx, with its proxies, pools and certificates."""
+"""``HttpNetwork``: the network port by httpx, with its proxies and certificates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port between the client and the network: requests, streams, WebSockets.
+"""The port that a network implements: requests, streams, WebSockets.
 
 :class:`~tryon.client.http.HttpNetwork` is the implementation for users. A load
 generator that needs a source address for each client, or wants to break connections,

@@ -1,4 +1,4 @@
-"""Values that ask for a change of a session, and the value that confirms one.
+"""Values that describe a change of a session (begin, fail, requeue …) and its result.
 
 They name no column. :mod:`server.adapters.database.transitions` turns them into columns
 and into the event's data.

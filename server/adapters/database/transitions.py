@@ -1,4 +1,4 @@
-"""Transitions of rows, with their events, within the caller's transaction."""
+"""The SQL of one transition: updates a session's row and inserts its event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upkeep: remove for good the traces that an erasure leaves in the database."""
+"""Deletes what an erasure leaves: SQLite's log, stray events, old tombstones."""
 
 from __future__ import annotations
 

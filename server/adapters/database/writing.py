@@ -1,4 +1,4 @@
-"""Writes of sessions: every change of a row, with its event, in one transaction.
+"""The writes of sessions that other packages call: each is one transaction.
 
 Theory of operation. Web processes, workers and the reconciler change sessions at the
 same time, and none of them holds a lock while it thinks. Each reads a session, decides,

@@ -1,1 +1,1 @@
-"""From the bus to the connections: who follows what, and what they have missed."""
+"""From the bus to the connections: followers, and the events that they have missed."""

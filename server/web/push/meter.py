@@ -1,4 +1,4 @@
-"""Metrics of the push: how many frames went out, and how old the events were."""
+"""The metrics of the push: counts frames by kind, and measures the age of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WebSocket over plain ASGI messages, on a server that cannot detach connections."""
+"""WebSocket only: a socket over ASGI, on a server that cannot detach connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answers to the messages of a WebSocket's client, over either path."""
+"""WebSocket only: answers a client's messages, detached or over ASGI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client of a WebSocket may send: counted, understood, decided; no I/O.
+"""WebSocket only: counts a client's messages and decides each answer; no I/O.
 
 ``sync`` asks for a new snapshot, ``ping`` for a ``pong``. Everything else is ignored,
 but counts.

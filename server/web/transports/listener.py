@@ -1,4 +1,4 @@
-"""A follower whose stream ends with a ``bye`` and a close code that say why."""
+"""The base of sockets and event streams: a follower that ends with a ``bye``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The unsent frames of one client of a stream, bounded.
+"""A client's unsent frames, bounded: for event streams and sockets over ASGI.
 
-Event streams use it, and WebSockets over plain ASGI messages.
+Of progress only the newest waits. A detached WebSocket needs none: its transport has a
+buffer.
 """
 
 from __future__ import annotations

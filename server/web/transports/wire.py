@@ -1,4 +1,4 @@
-"""A WebSocket on a bare connection: the hot path of the push.
+"""WebSocket only: a socket on a bare connection, the hot path of the push.
 
 Theory of operation
 -------------------

@@ -1,4 +1,4 @@
-"""WebSocket frames as bytes (RFC 6455 section 5): built for clients, parsed from them.
+"""WebSocket only: builds and parses frames as bytes (RFC 6455 section 5).
 
 Pure and small: no extensions, no compression, messages of at most
 :data:`MAX_MESSAGE_BYTES`. What breaks the protocol raises :class:`FrameError` with the
