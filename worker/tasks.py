@@ -148,7 +148,7 @@ class SessionRunner:
             image_type=_media_type(claim.image_key),
             garment=garment,
             garment_type=_media_type(claim.garment_key) if claim.garment_key else None,
-            params=claim.session.params,
+            params=dict(claim.session.params),
         )
 
         async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 JUMP_SECONDS: Final = 1.0
-"""Most seconds that the database's clock may gain or lose on a steady one between two
+"""Most seconds that the database's clock may gain or lose on ours between two
 uses. A clock that is being slewed gains or loses 0.5 ms a second.
 """
 
@@ -20,7 +20,7 @@ Disturbance = Literal["outage", "late", "clock"]
 class Use:
     """One successful use of the database, in seconds by two clocks.
 
-    ``at``: by a steady clock of this process. ``clock``: by the database's clock.
+    ``at``: by the monotonic clock of this process. ``clock``: by the database's clock.
     """
 
     at: float

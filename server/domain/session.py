@@ -10,12 +10,12 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import msgspec
 
 from tryon.protocol.states import Event, Status
-from tryon.protocol.views import EventData
+from tryon.protocol.views import EventData, Params
 
 
 def session_id_of(at: float, random: bytes) -> str:
@@ -41,10 +41,6 @@ def valid_session_id(text: str) -> bool:
 def timestamp(at: datetime) -> str:
     """Return RFC 3339 in UTC, to the millisecond: ``2026-11-22T09:00:00.000Z``."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-Params: TypeAlias = dict[str, Any]
-"""The client's JSON object, at most 4 KiB and 16 levels; no model has checked it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ class Cleanup:
     def __init__(
         self,
         *,
-        reading: SessionReader,
+        reader: SessionReader,
         upkeep: Upkeep,
         files: Files,
         bus: RedisBus,
@@ -44,7 +44,7 @@ class Cleanup:
         erased_bytes: ErasedBytes,
         page_keys: int = PAGE_KEYS,
     ) -> None:
-        self._reading = reading
+        self._reader = reader
         self._upkeep = upkeep
         self._files = files
         self._bus = bus
@@ -108,7 +108,7 @@ class Cleanup:
             for each in entries
             if each.age_seconds > timing.ORPHAN_SECONDS or (each.key.startswith("outputs/") and not each.unfinished)
         ]
-        living = await self._reading.ids_among(dict.fromkeys(session_of(each.key) for each in old))
+        living = await self._reader.ids_among(dict.fromkeys(session_of(each.key) for each in old))
         orphans = [each.key for each in old if each.unfinished or session_of(each.key) not in living]
         for key in await self._files.delete(orphans):
             log.info("Deleted orphaned file: %s", key)
@@ -118,7 +118,7 @@ class Cleanup:
             known = await self._bus.remembered() | {
                 id for id in await self._queue.order(1_000_000) if valid_session_id(id)
             }
-            if strays := known - await self._reading.ids_among(known):
+            if strays := known - await self._reader.ids_among(known):
                 await self._queue.forget_waiting(strays)
                 await self._bus.forget(sorted(strays))
                 log.info("Deleted the Redis keys of %d sessions that no longer exist", len(strays))

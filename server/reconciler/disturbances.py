@@ -41,7 +41,7 @@ class Disturbances:
     def __init__(
         self,
         *,
-        writing: SessionWriter,
+        writer: SessionWriter,
         database_clock: DatabaseClock,
         clock: Clock,
         lease_seconds: float,
@@ -51,7 +51,7 @@ class Disturbances:
         self._lease_seconds = lease_seconds
         self._deadline_seconds = deadline_seconds
         self._retention_seconds = retention_seconds
-        self._writing = writing
+        self._writer = writer
         self._database_clock = database_clock
         self._clock = clock
         self._last_use: Use | None = None
@@ -118,10 +118,10 @@ class Disturbances:
         why, _ = pending
         if why == "clock":
             self._granted.clear()  # times of another clock
-            await self._writing.bound_ends(
+            await self._writer.bound_ends(
                 deadline_seconds=self._deadline_seconds, retention_seconds=self._retention_seconds
             )
-        granted, ends = await self._writing.renew_all(lease_seconds=self._lease_seconds, but=self._granted)
+        granted, ends = await self._writer.renew_all(lease_seconds=self._lease_seconds, but=self._granted)
         if self._pending is pending:  # else a newer one was noticed during the writes, which need not cover it
             self._pending = None
         if ends is not None:

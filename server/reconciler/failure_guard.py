@@ -16,8 +16,8 @@ log = logging.getLogger("tryon.reconciler")
 class FailureGuard:
     """Runs the work for one session, and keeps its failure to it; stateless."""
 
-    def __init__(self, *, reading: SessionReader, disturbances: Disturbances) -> None:
-        self._reading = reading
+    def __init__(self, *, reader: SessionReader, disturbances: Disturbances) -> None:
+        self._reader = reader
         self._disturbances = disturbances
 
     async def run(self, session: Session, work: Awaitable[None]) -> bool:
@@ -31,7 +31,7 @@ class FailureGuard:
         except Exception as error:
             known = isinstance(error, TryOnError)
             log.warning("Session %s is left to a later pass: %s", session.id, error, exc_info=None if known else error)
-            await self._reading.check()
+            await self._reader.check()
             return False
         self._disturbances.note_use()
         return True

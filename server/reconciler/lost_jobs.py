@@ -20,20 +20,23 @@ from server.telemetry import metrics
 
 
 class LostJobs:
-    """The knowledge of this process whether Redis may have lost jobs."""
+    """Enqueues waiting sessions whose job is missing.
+
+    State: whether Redis may have lost jobs, and when the queue is read next.
+    """
 
     def __init__(
         self,
         *,
         due: DueSessions,
-        writing: SessionWriter,
+        writer: SessionWriter,
         queue: ArqQueue,
         queueing: Queueing,
         disturbances: Disturbances,
         clock: Clock,
     ) -> None:
         self._due = due
-        self._writing = writing
+        self._writer = writer
         self._queue = queue
         self._queueing = queueing
         self._disturbances = disturbances
@@ -50,10 +53,10 @@ class LostJobs:
     async def enqueue_again(self) -> bool:
         """Enqueue the sessions without a job; return whether some are left.
 
-        One question for all, and not in every pass: a long queue is read as a whole.
-        But after Redis may have lost jobs, sessions are looked at when they are a
-        second old (younger ones are just being enqueued): the workers have nothing to
-        do meanwhile. Raises Unavailable.
+        The queue is read as a whole, once for all sessions, and only every
+        :data:`timing.UNQUEUED_SECONDS`: it may be long. But after Redis may have lost
+        jobs, sessions are looked at when they are a second old (younger ones are just
+        being enqueued): the workers have nothing to do meanwhile. Raises Unavailable.
         """
         now = asyncio.get_running_loop().time()
         try:
@@ -75,7 +78,7 @@ class LostJobs:
         for session_id, seq, enqueues in waiting:
             if session_id in queued:
                 continue
-            again = await self._writing.count_enqueue(session_id, seq=seq, enqueues=enqueues)
+            again = await self._writer.count_enqueue(session_id, seq=seq, enqueues=enqueues)
             if again is not None:
                 if not await self._queueing.enqueue_again(again):
                     self._queue_lost = True

@@ -30,19 +30,19 @@ class Cancelled:
 
 
 class Cancelling:
-    """The rule how a session is cancelled, by its state; stateless."""
+    """Cancels a waiting session, and asks the worker of a running one; stateless."""
 
     def __init__(
         self,
         *,
-        reading: SessionReader,
-        writing: SessionWriter,
+        reader: SessionReader,
+        writer: SessionWriter,
         transitions: Transitions,
         queue: ArqQueue,
         reads: SessionReads,
     ) -> None:
-        self._reading = reading
-        self._writing = writing
+        self._reader = reader
+        self._writer = writer
         self._transitions = transitions
         self._queue = queue
         self._reads = reads
@@ -54,7 +54,7 @@ class Cancelling:
         session moved on each time it was tried.
         """
         for _ in range(10):  # the session may move on between reading and acting
-            session = await owned_session(self._reading, session_id, owner)
+            session = await owned_session(self._reader, session_id, owner)
             if session.status is Status.CREATED:
                 moved = await self._transitions.apply(
                     Change(
@@ -71,7 +71,7 @@ class Cancelling:
                         await self._queue.forget(session.id, session.attempt, session.enqueues)
                     return Cancelled(await self._reads.view_of(moved.session), pending=False)
             elif session.status is Status.PROCESSING:
-                if await self._writing.request_cancel(session.id, seq=session.seq):
+                if await self._writer.request_cancel(session.id, seq=session.seq):
                     with contextlib.suppress(QueueUnavailable):
                         await self._queue.ring_cancel(session.id)
                     return Cancelled(await self._reads.view_of(session), pending=True)

@@ -67,8 +67,8 @@ class Claims:
     def __init__(
         self,
         *,
-        reading: SessionReader,
-        writing: SessionWriter,
+        reader: SessionReader,
+        writer: SessionWriter,
         files: Files,
         bus: RedisBus,
         queue: ArqQueue,
@@ -77,8 +77,8 @@ class Claims:
         database_clock: DatabaseClock,
         lease_seconds: float,
     ) -> None:
-        self._reading = reading
-        self._writing = writing
+        self._reader = reader
+        self._writer = writer
         self._files = files
         self._bus = bus
         self._queue = queue
@@ -92,7 +92,7 @@ class Claims:
 
         None: there is nothing to do (claimed, ended, past its deadline, erased).
         """
-        moved = await self._writing.claim(
+        moved = await self._writer.claim(
             session_id, worker=worker, lease_seconds=self._lease_seconds, actor=f"worker:{worker}"
         )
         if moved is None:
@@ -107,7 +107,7 @@ class Claims:
 
         Raises Unavailable.
         """
-        flag = await self._writing.renew(claim.session.id, attempt=claim.attempt, lease_seconds=self._lease_seconds)
+        flag = await self._writer.renew(claim.session.id, attempt=claim.attempt, lease_seconds=self._lease_seconds)
         return "lost" if flag is None else "cancelled" if flag else "held"
 
     async def report(
@@ -176,7 +176,7 @@ class Claims:
 
     async def _discard_output(self, session_id: str, key: str) -> None:
         with contextlib.suppress(TryOnError):
-            session = await self._reading.get(session_id)
+            session = await self._reader.get(session_id)
             if session is None or session.output_key != key:
                 await self._files.delete([key])
 

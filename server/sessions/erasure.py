@@ -49,8 +49,8 @@ class Erasure:
     def __init__(
         self,
         *,
-        reading: SessionReader,
-        writing: SessionWriter,
+        reader: SessionReader,
+        writer: SessionWriter,
         database_clock: DatabaseClock,
         signer: Signer,
         files: Files,
@@ -58,8 +58,8 @@ class Erasure:
         queue: ArqQueue,
         erased_bytes: ErasedBytes,
     ) -> None:
-        self._reading = reading
-        self._writing = writing
+        self._reader = reader
+        self._writer = writer
         self._database_clock = database_clock
         self._signer = signer
         self._files = files
@@ -77,8 +77,8 @@ class Erasure:
         Raises NotFound; and Unavailable if the storage is: then the session is
         unreadable already, and the reconciler erases it later.
         """
-        asked = await owned_session(self._reading, session_id, owner)
-        family = await self._writing.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
+        asked = await owned_session(self._reader, session_id, owner)
+        family = await self._writer.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
         if asked.id not in {session.id for session in family}:
             raise NotFound  # another request was quicker
         for session in family:  # notified first: the storage may fail or be slow
@@ -101,7 +101,7 @@ class Erasure:
         ones have simply expired.
         """
         ids = {hashed: each.id for each in expired for hashed in self._signer.tombstone_hashes(each.id)}
-        return {ids[hashed] for hashed in await self._reading.deleted_among(ids)}
+        return {ids[hashed] for hashed in await self._reader.deleted_among(ids)}
 
     async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session, then notify connected clients.
@@ -115,7 +115,7 @@ class Erasure:
         keys += [key for key in outputs or () if key not in keys]
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
-        erased = await self._writing.erase({session.id: self._signer.tombstone_hash(session.id)}, reason)
+        erased = await self._writer.erase({session.id: self._signer.tombstone_hash(session.id)}, reason)
         self._erased_bytes.note()
         for row in erased:
             # An output that was completed between the two steps is named only by the

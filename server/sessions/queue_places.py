@@ -14,7 +14,10 @@ WAITING_SECONDS: Final = 1.0
 
 
 class QueuePlaces:
-    """The last reading of the queue."""
+    """Gives every waiting session its place in the queue.
+
+    State: the last reading of the queue.
+    """
 
     def __init__(self, *, queue: ArqQueue, processor: str, queue_limit: int, worker_jobs: int) -> None:
         self._queue = queue

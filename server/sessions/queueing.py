@@ -1,8 +1,8 @@
-"""The way of a session into the job queue, after its commit.
+"""Puts a waiting session into the job queue of Redis, after the commit.
 
 The database decides which sessions wait; the queue only wakes workers. So an enqueue
-that fails is remembered here and retried, and the reconciler finds the sessions that
-this process no longer can.
+that fails is remembered here and retried. If this process dies before that, the
+reconciler enqueues the session. Back to waiting: :mod:`.requeueing`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ log = logging.getLogger("tryon.sessions")
 
 
 class Queueing:
-    """The sessions that this process could not enqueue while Redis was unavailable."""
+    """Enqueues waiting sessions, and retries the enqueues that failed.
 
-    def __init__(self, *, queue: ArqQueue, reading: SessionReader) -> None:
+    State: the sessions that this process could not enqueue.
+    """
+
+    def __init__(self, *, queue: ArqQueue, reader: SessionReader) -> None:
         self._queue = queue
-        self._reading = reading
+        self._reader = reader
         self._unqueued: set[str] = set()
 
     def __repr__(self) -> str:
@@ -57,7 +60,7 @@ class Queueing:
         """
         if not await self.enqueue(session):
             return False
-        if not await self._reading.ids_among([session.id]):
+        if not await self._reader.ids_among([session.id]):
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.forget(session.id, session.attempt, session.enqueues)
         return True
@@ -69,7 +72,7 @@ class Queueing:
         failed.
         """
         for session_id in sorted(self._unqueued):
-            session = await self._reading.get(session_id)
+            session = await self._reader.get(session_id)
             if session is None or session.status is not Status.CREATED:
                 self._unqueued.discard(session_id)
             elif not await self.enqueue_again(session):

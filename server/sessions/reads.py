@@ -55,7 +55,7 @@ class SessionReads:
     def __init__(
         self,
         *,
-        reading: SessionReader,
+        reader: SessionReader,
         shared_reads: SharedReads,
         bus: RedisBus,
         queue_places: QueuePlaces,
@@ -63,7 +63,7 @@ class SessionReads:
         signer: Signer,
         database_clock: DatabaseClock,
     ) -> None:
-        self._reading = reading
+        self._reader = reader
         self._shared_reads = shared_reads
         self._bus = bus
         self._queue_places = queue_places
@@ -100,7 +100,7 @@ class SessionReads:
 
         ``before`` is the start of a page: a creation time and an id.
         """
-        sessions = await self._reading.of_owner(owner, limit=limit + 1, before=before)
+        sessions = await self._reader.of_owner(owner, limit=limit + 1, before=before)
         page = sessions[:limit]
         views = await self._views(page)
         return views, (page[-1].created_at, page[-1].id) if len(sessions) > limit else None
@@ -124,7 +124,7 @@ class SessionReads:
         if self._signer.check_link(key, expires=expires, key_id=key_id, signature=signature, now=now) is None:
             raise NotFound
         session_id = session_of(key)
-        session = await self._reading.get(session_id) if valid_session_id(session_id) else None
+        session = await self._reader.get(session_id) if valid_session_id(session_id) else None
         if session is None or key not in session.file_keys:
             raise NotFound
         return key

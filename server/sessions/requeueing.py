@@ -1,4 +1,7 @@
-"""A running session goes back to the queue, or ends when its attempts are used up."""
+"""Moves a running session back to ``created``, or ends it after its last attempt.
+
+This is a change in the database; :mod:`.queueing` then puts the job into Redis.
+"""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class SharedReads:
     An error of the database reaches every request of the batch.
     """
 
-    def __init__(self, *, reading: SessionReader, bus: RedisBus) -> None:
-        self._reader = reading
+    def __init__(self, *, reader: SessionReader, bus: RedisBus) -> None:
+        self._reader = reader
         self._bus = bus
         self._requests: list[_Request] = []
         self._batches: asyncio.Task[None] | None = None

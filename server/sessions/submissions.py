@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.adapters.database.changes import NewSession
@@ -29,6 +28,7 @@ from server.telemetry import metrics
 from tryon.protocol import errors
 from tryon.protocol.errors import NotFound
 from tryon.protocol.states import Event, Status
+from tryon.protocol.views import Params
 
 log = logging.getLogger("tryon.sessions")
 
@@ -65,8 +65,8 @@ class Submissions:
         self,
         *,
         files: Files,
-        writing: SessionWriter,
-        reading: SessionReader,
+        writer: SessionWriter,
+        reader: SessionReader,
         queueing: Queueing,
         queue_places: QueuePlaces,
         clock: Clock,
@@ -79,8 +79,8 @@ class Submissions:
         self._deadline_seconds = deadline_seconds
         self._retention_seconds = retention_seconds
         self._files = files
-        self._writing = writing
-        self._reading = reading
+        self._writer = writer
+        self._reader = reader
         self._queueing = queueing
         self._queue_places = queue_places
         self._clock = clock
@@ -97,7 +97,7 @@ class Submissions:
         owner: str,
         image: Photo,
         garment: Photo | None,
-        params: Mapping[str, object],
+        params: Params,
         request_id: str | None,
         idempotency: Idempotency | None = None,
     ) -> Session:
@@ -132,7 +132,7 @@ class Submissions:
 
         Raises Unprocessable if it was made from another request.
         """
-        found = await self._reading.by_idempotency_key(owner, idempotency.key_hash)
+        found = await self._reader.by_idempotency_key(owner, idempotency.key_hash)
         if found is None:
             return None
         session, fingerprint = found
@@ -147,10 +147,10 @@ class Submissions:
         also when the original is erased meanwhile; Conflict in any other state;
         StorageFull, Unavailable.
         """
-        original = await owned_session(self._reading, session_id, owner)
+        original = await owned_session(self._reader, session_id, owner)
         if original.status not in (Status.FAILED, Status.CANCELLED):
             raise errors.Conflict("not_finished")
-        if (successor := await self._reading.retry_of(original.id)) is not None:
+        if (successor := await self._reader.retry_of(original.id)) is not None:
             return successor, True
         new_id = self._new_id()
         copies = {key: key.replace(original.id, new_id) for key in (original.input_key, original.garment_key) if key}
@@ -174,7 +174,7 @@ class Submissions:
         try:
             return await self._create(files, new), False
         except Taken:
-            successor = await self._reading.retry_of(original.id)
+            successor = await self._reader.retry_of(original.id)
             if successor is None:  # it was erased in between, with the original
                 raise NotFound from None
             return successor, True
@@ -188,7 +188,7 @@ class Submissions:
         try:
             for key, data in files.items():
                 await self._files.put(key, data)
-            session = await self._writing.insert(new)
+            session = await self._writer.insert(new)
         except BaseException:
             # Also when the client has disconnected: an upload that has no row may leave
             # no file.
@@ -209,7 +209,7 @@ class Submissions:
         session must not stay for hours.
         """
         try:
-            if not await self._reading.ids_among([session_id]):
+            if not await self._reader.ids_among([session_id]):
                 await self._files.delete(keys)
             self._undecided.pop(session_id, None)
         except errors.Unavailable:

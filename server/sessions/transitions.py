@@ -1,4 +1,6 @@
-"""Every transition of a session goes through here: commit, count, log, publish once.
+"""Transitions of a session: commit each, then count, log and publish it once.
+
+A claim is committed by :mod:`.claims` itself and announced here.
 
 Nothing is published before its commit, and a transition that lost its race publishes
 nothing.
@@ -25,10 +27,10 @@ MAX_MESSAGE: Final = 500
 
 
 class Transitions:
-    """The one way in which the state of a session changes; stateless."""
+    """Commits transitions, and announces each after its commit; stateless."""
 
-    def __init__(self, *, writing: SessionWriter, bus: RedisBus, access: AccessIssuer) -> None:
-        self._writing = writing
+    def __init__(self, *, writer: SessionWriter, bus: RedisBus, access: AccessIssuer) -> None:
+        self._writer = writer
         self._bus = bus
         self._access = access
 
@@ -38,7 +40,7 @@ class Transitions:
         None: the condition did not hold (any more); nothing changed, nothing was
         published. Raises Unavailable.
         """
-        moved = await self._writing.transition(change)
+        moved = await self._writer.transition(change)
         if moved is not None:
             await self.announce(moved)
         return moved
@@ -57,7 +59,7 @@ class Transitions:
 
         Return the ids of the sessions that failed.
         """
-        moved = await self._writing.time_out(session_ids, failure("timeout"), actor="reconciler")
+        moved = await self._writer.time_out(session_ids, failure("timeout"), actor="reconciler")
         for each in moved:
             await self.announce(each)
             log.info("Session %s failed: timeout", each.session.id)

@@ -15,12 +15,12 @@ from tryon.client.calls import Calls, random_text
 from tryon.client.connection import Access
 from tryon.client.following import Following
 from tryon.client.http import HttpNetwork
-from tryon.client.photos import Params, Photo, read_photo, upload_body
+from tryon.client.photos import Photo, read_photo, upload_body
 from tryon.client.problems import NotCompleted, Problem
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.states import Status
-from tryon.protocol.views import History, Receipt, SessionView
+from tryon.protocol.views import History, Params, Receipt, SessionView
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 

@@ -10,11 +10,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from tryon.protocol.views import Params
+
 Photo = str | os.PathLike[str] | bytes | BinaryIO
 """A path, the content of an image file, or an open binary file."""
-
-Params = dict[str, object]
-"""Parameters for the processor: a JSON object of at most 4 KiB."""
 
 
 async def read_photo(photo: Photo) -> bytes:

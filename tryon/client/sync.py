@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tryon.client.api import DEFAULT_URL, AsyncTryOn, SessionOrId, SessionPage
-from tryon.client.photos import Params, Photo
+from tryon.client.photos import Photo
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
-from tryon.protocol.views import History, Receipt, SessionView
+from tryon.protocol.views import History, Params, Receipt, SessionView
 
 T = TypeVar("T")
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 
 from tryon.protocol.states import Event, Status
+
+Params: TypeAlias = Mapping[str, object]
+"""Parameters for the processor: a JSON object of the client's own, at most 4 KiB and 16
+levels; no model has checked it.
+"""
 
 EventData = dict[str, Any]
 """The details of an event as JSON: the attempt, file keys or links, the error."""

@@ -6,13 +6,13 @@ and into the event's data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.states import Event, Status
+from tryon.protocol.views import Params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class NewSession:
     id: str
     owner: str
     processor: str
-    params: Mapping[str, object]
+    params: Params
     input_key: str
     garment_key: str | None
     request_id: str | None

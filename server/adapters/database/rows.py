@@ -1,4 +1,4 @@
-"""Rows to values: the columns that are read, and conditions that parts share."""
+"""Rows to values: the columns that are read, and the queries that parts share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.adapters.database import tables
 from server.adapters.database.tables import database_time
@@ -43,3 +45,14 @@ def to_event(row: Sequence[Any]) -> AuditEvent:
     values["status"] = Status(values["status"])
     values["data"] = _decode(values["data"])
     return AuditEvent(**values)
+
+
+async def family_of(connection: AsyncConnection, session_id: str) -> list[str]:
+    """Return the ids of all sessions over the same photo, this one included."""
+    table = tables.sessions.c
+    chain = select(table.id, table.retry_of).where(table.id == session_id).cte("family", recursive=True)
+    # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.
+    chain = chain.union(
+        select(table.id, table.retry_of).where(or_(table.retry_of == chain.c.id, table.id == chain.c.retry_of))
+    )
+    return [str(row) for row in (await connection.execute(select(chain.c.id))).scalars()]

@@ -57,11 +57,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class database_time(FunctionElement[datetime]):
-    """Now on the database's clock, the one that all machines share, plus an offset.
+    """The present time of the database's clock, which all machines share.
 
-    The offset is in seconds.
-    On PostgreSQL ``clock_timestamp()`` and not ``now()``: the latter stands still at
-    the transaction's begin.
+    ``offset_seconds`` is added to it. PostgreSQL reads it with ``clock_timestamp()``:
+    its ``now()`` returns the time at which the transaction began.
     """
 
     type = UtcDateTime()

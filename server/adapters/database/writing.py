@@ -53,9 +53,9 @@ from server.adapters.database.changes import Begin, Change, Fail, Moved, NewSess
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.engine import Connections
 from server.adapters.database.errors import mapped_insert_errors
-from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, to_json, to_session
+from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, family_of, to_json, to_session
 from server.adapters.database.tables import database_time
-from server.adapters.database.tombstones import add_tombstones, family_of
+from server.adapters.database.tombstones import add_tombstones
 from server.adapters.database.transitions import add_event, move
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.errors import NotFound

@@ -30,9 +30,9 @@ PROGRESS_SECONDS: Final = 900
 useless.
 """
 
-# Keeps the newest word only: (attempt, seq) must not go back, so a fenced-out worker
-# changes nothing; of an erased session nothing, whose worker may not know it yet. Then
-# publishes.
+# Stores the newest progress only: (attempt, seq) must not go back, so a fenced-out
+# worker changes nothing. Stores nothing of an erased session: its worker may not know
+# of the erasure yet. Then publishes.
 _PROGRESS_SCRIPT: Final = """
 if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 local at = tonumber(ARGV[1]) * 10000000000 + tonumber(ARGV[2])
@@ -90,6 +90,9 @@ class RedisBus:
         self._unrewritten_key = f"{key_prefix}unrewritten"
         self._may_rewrite = True
 
+    def __repr__(self) -> str:
+        return f"<RedisBus {self._prefix} {self._breaker!r}>"
+
     def channel(self, session_id: str) -> str:
         """Return the name of a session's channel."""
         return f"{self._prefix}session:{session_id}"
@@ -103,7 +106,7 @@ class RedisBus:
     async def publish(self, session_id: str, message: bytes) -> bool:
         """Publish one bus message on the session's channel.
 
-        Returns False while Redis is unavailable; the sweep delivers the event then.
+        Return False while Redis is unavailable; the sweep delivers the event then.
         """
         try:
             async with self._breaker.call():
@@ -116,7 +119,7 @@ class RedisBus:
     async def publish_progress(self, session_id: str, progress: Progress, message: bytes) -> bool:
         """Store the progress as the latest and publish it.
 
-        Returns False, and does neither, if a newer (attempt, seq) is stored, the
+        Return False, and do neither, if a newer (attempt, seq) is stored, the
         session is erased or Redis is unavailable.
         """
         try:
@@ -151,7 +154,7 @@ class RedisBus:
     async def forget(self, session_ids: Collection[str]) -> bool:
         """Delete what Redis holds of erased sessions, and refuse more for a while.
 
-        Returns False while Redis is unavailable or full; a full one has deleted what it
+        Return False while Redis is unavailable or full; a full one has deleted what it
         held but may accept progress again when it has room. No transaction: a full
         Redis refuses one as a whole if it adds anything.
         """
@@ -184,7 +187,7 @@ class RedisBus:
         """Start a rewrite of Redis's append-only file if sessions were erased.
 
         The old file still contains them. At most once in :data:`REWRITE_SECONDS` over
-        all processes. Returns whether one was started: a Redis without such a file has
+        all processes. Return whether one was started: a Redis without such a file has
         nothing to rewrite, and one that forbids it is not asked again.
         """
         keys = [self._unrewritten_key, f"{self._prefix}rewritten"]

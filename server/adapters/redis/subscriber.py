@@ -40,7 +40,7 @@ Below the load no message is delayed.
 """
 
 LOAD_SECONDS: Final = 0.01
-"""Time over which the load is measured: two messages that arrive together are none."""
+"""Time over which the load is measured, so that two messages at once are no load."""
 
 _RESTORED: Final = b"restored"
 
@@ -55,10 +55,13 @@ class Load:
         self._since = 0.0
         self.high = False
 
+    def __repr__(self) -> str:
+        return f"<Load {'high' if self.high else 'low'}>"
+
     def note(self, count: int, now: float) -> bool:
         """Count messages received by ``now`` (seconds) and decide on the load.
 
-        Returns whether it is high; the decision is renewed every :data:`LOAD_SECONDS`.
+        Return whether it is high; the decision is renewed every :data:`LOAD_SECONDS`.
         """
         self._count += count
         if (passed := now - self._since) >= LOAD_SECONDS:
@@ -81,10 +84,13 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
 
+    def __repr__(self) -> str:
+        return f"<_Connection {'open' if self.transport and not self.transport.is_closing() else 'closed'}>"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no subclasses of asyncio's
         connected = transport.get_extra_info("socket")
-        if connected.family != socket.AF_UNIX:  # a Redis that is gone without a word is found by the kernel too
+        if connected.family != socket.AF_UNIX:  # so the kernel notices a Redis whose machine vanished
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
@@ -143,13 +149,16 @@ class _Greeting:
         self._waiting_for = [command[0] for command in commands]
         connection.send(*commands)
 
+    def __repr__(self) -> str:
+        return f"<_Greeting waiting for {self._waiting_for}>"
+
     def reply(self, reply: Any) -> None:
         command = self._waiting_for.pop(0) if self._waiting_for else "PING"
         if self.answered.done():
             return
-        if (
-            isinstance(reply, hiredis.ReplyError) and command != "CLIENT"
-        ):  # a name is for those who look; some may have none
+        # A refused CLIENT SETNAME is no error: the name only helps an operator, and a
+        # user of Redis may lack the right to it.
+        if isinstance(reply, hiredis.ReplyError) and command != "CLIENT":
             self.answered.set_exception(RedisError(str(reply)))
         elif not self._waiting_for:
             self.answered.set_result(None)
@@ -190,7 +199,7 @@ class RedisSubscriber:
         self._on_restored = on_restored
         self._wanted: dict[bytes, asyncio.Future[None]] = {}
         self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """One for all channels that are: of 10,000 they would be 2 MB."""
+        """The future that all confirmed channels share: 10,000 would take 2 MB."""
         self._confirmed.set_result(None)
         self._outgoing: dict[bytes, bool] = {}
         """channel -> subscribe (True) or unsubscribe, to be sent at the end of this
@@ -308,7 +317,7 @@ class RedisSubscriber:
         while True:
             try:
                 connection = await self._connect()
-            except Exception as error:  # whatever it is, nobody else would try again
+            except Exception as error:  # of any kind: an end of this task would end all retries
                 self._complain("Redis subscriber cannot connect, retrying: %s", str(error) or repr(error))
             else:
                 self._lost.clear()

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from server.domain.session import Params
 from tryon.protocol.errors import Unprocessable
+from tryon.protocol.views import Params
 
 MAX_PARAMS_BYTES: Final = 4096
 MAX_PARAMS_DEPTH: Final = 16

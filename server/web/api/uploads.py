@@ -20,11 +20,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.adapters.files.errors import storage_error
 from server.config.settings import Config
-from server.domain.session import Params
 from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
 from server.web.api.params import parse_params
 from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable
+from tryon.protocol.views import Params
 
 SPOOL_BYTES: Final = 2**20
 """Maximum bytes of a part in memory."""

@@ -83,7 +83,7 @@ async def test_cleanup_deletes_orphaned_files_only(
 def in_pages(services: Services, page_keys: int) -> Cleanup:
     """Return a cleanup that looks at this many files at a time."""
     return Cleanup(
-        reading=services.database.reading,
+        reader=services.database.reading,
         upkeep=services.database.upkeep,
         files=services.files,
         bus=services.bus,

@@ -73,7 +73,7 @@ async def test_joined_session_has_its_place_at_once() -> None:
     assert await places.current() == {"a": Waiting(1, 10.0), "b": Waiting(2, 10.0)}
 
 
-async def test_session_that_joins_during_a_reading_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_that_joins_during_a_reading_stays() -> None:
     """Keep a place that the reading under way may not contain."""
     queue = FakeQueue("a")
     places = places_of(queue)

@@ -38,7 +38,7 @@ class Statements:
 def shared(services: Services) -> tuple[SharedReads, Statements]:
     """Return shared reads over a counted reader."""
     statements: Any = Statements(services)
-    return SharedReads(reading=statements, bus=services.bus), statements
+    return SharedReads(reader=statements, bus=services.bus), statements
 
 
 def anyone(owner: str) -> bool:

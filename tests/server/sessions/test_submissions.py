@@ -41,6 +41,35 @@ async def test_failed_submission_leaves_no_file(services: Services, monkeypatch:
     assert files(services) == []
 
 
+@pytest.mark.parametrize("committed", [False, True])
+async def test_files_wait_while_the_commit_is_unknown(
+    services: Services, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """Keep the photos until the database says whether the upload has a row."""
+    insert = services.database.writing.insert
+
+    async def cut_off(new: Any) -> Any:
+        if committed:
+            await insert(new)
+        raise Unavailable
+
+    async def unavailable(ids: Any) -> Any:
+        raise Unavailable
+
+    submissions = services.sessions.submissions
+    with monkeypatch.context() as patch:
+        patch.setattr(services.database.writing, "insert", cut_off)
+        patch.setattr(services.database.reading, "ids_among", unavailable)
+        with pytest.raises(Unavailable):
+            await submit(services, garment=PHOTO)
+        await submissions.clean_up_failed_uploads()
+        assert len(files(services)) == 2
+        assert len(submissions._undecided) == 1
+    await submissions.clean_up_failed_uploads()
+    assert len(files(services)) == (2 if committed else 0)
+    assert not submissions._undecided
+
+
 async def test_cancelled_submission_leaves_everything_or_nothing(
     config: MakeConfig, database_url: str, tmp_path: Path
 ) -> None:
