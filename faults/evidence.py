@@ -16,7 +16,7 @@ async def trails(cluster: Cluster, ids: list[str]) -> dict[str, list[AuditEvent]
     async with cluster.services() as services:
         found: dict[str, list[AuditEvent]] = {}
         for start in range(0, len(ids), 100):
-            stories = await services.database.reading.many_with_events(ids[start : start + 100], 0)
+            stories = await services.database.reader.many_with_events(ids[start : start + 100], 0)
             found |= {session_id: story.events for session_id, story in stories.items()}
     return found
 

@@ -169,13 +169,13 @@ def _sessions(adapters: _Adapters) -> Sessions:
     queue_places = QueuePlaces(
         queue=queue, processor=config.processor, queue_limit=config.queue_limit, worker_jobs=config.worker_jobs
     )
-    queueing = Queueing(queue=queue, reader=database.reading)
-    transitions = Transitions(writer=database.writing, bus=bus, access=access)
+    queueing = Queueing(queue=queue, reader=database.reader)
+    transitions = Transitions(writer=database.writer, bus=bus, access=access)
     requeueing = Requeueing(transitions=transitions, queueing=queueing, max_attempts=config.max_attempts)
     erased_bytes = ErasedBytes()
     reads = SessionReads(
-        reader=database.reading,
-        shared_reads=SharedReads(reader=database.reading, bus=bus),
+        reader=database.reader,
+        shared_reads=SharedReads(reader=database.reader, bus=bus),
         bus=bus,
         queue_places=queue_places,
         access=access,
@@ -192,7 +192,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         claims=_claims(adapters, transitions, requeueing),
         requeueing=requeueing,
         cancelling=Cancelling(
-            reader=database.reading, writer=database.writing, transitions=transitions, queue=queue, reads=reads
+            reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
         ),
         erasure=_erasure(adapters, erased_bytes),
         erased_bytes=erased_bytes,
@@ -202,8 +202,8 @@ def _sessions(adapters: _Adapters) -> Sessions:
 def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePlaces) -> Submissions:
     return Submissions(
         files=adapters.files,
-        writer=adapters.database.writing,
-        reader=adapters.database.reading,
+        writer=adapters.database.writer,
+        reader=adapters.database.reader,
         queueing=queueing,
         queue_places=queue_places,
         clock=adapters.clock,
@@ -216,8 +216,8 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
 
 def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeueing) -> Claims:
     return Claims(
-        reader=adapters.database.reading,
-        writer=adapters.database.writing,
+        reader=adapters.database.reader,
+        writer=adapters.database.writer,
         files=adapters.files,
         bus=adapters.bus,
         queue=adapters.queue,
@@ -230,8 +230,8 @@ def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeuein
 
 def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes) -> Erasure:
     return Erasure(
-        reader=adapters.database.reading,
-        writer=adapters.database.writing,
+        reader=adapters.database.reader,
+        writer=adapters.database.writer,
         files=adapters.files,
         bus=adapters.bus,
         queue=adapters.queue,
@@ -244,14 +244,14 @@ def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes) -> Erasure:
 def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
     config, clock, database = adapters.config, adapters.clock, adapters.database
     disturbances = Disturbances(
-        writer=database.writing,
+        writer=database.writer,
         database_clock=database.clock,
         clock=clock,
         lease_seconds=config.lease_seconds,
         deadline_seconds=config.deadline_seconds,
         retention_seconds=config.retention_seconds,
     )
-    failure_guard = FailureGuard(reader=database.reading, disturbances=disturbances)
+    failure_guard = FailureGuard(reader=database.reader, disturbances=disturbances)
     lost_leases = LostLeases(
         due=database.due,
         transitions=sessions.transitions,
@@ -261,7 +261,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
     )
     lost_jobs = LostJobs(
         due=database.due,
-        writer=database.writing,
+        writer=database.writer,
         queue=adapters.queue,
         queueing=sessions.queueing,
         disturbances=disturbances,
@@ -280,7 +280,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         expiry=expiry,
     )
     cleanup = Cleanup(
-        reader=database.reading,
+        reader=database.reader,
         upkeep=database.upkeep,
         files=adapters.files,
         bus=adapters.bus,

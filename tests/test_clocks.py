@@ -121,13 +121,13 @@ async def test_machines_two_days_apart_agree(
 
         # The cleanup takes its turn.
         services = await stack.enter_async_context(open_services(settings))
-        expired = await services.database.writing.insert(new_session(retention_seconds=-1))
+        expired = await services.database.writer.insert(new_session(retention_seconds=-1))
         orphan = services.config.uploads_dir / f"inputs/{new_session_id()}-image.jpg"
         orphan.write_bytes(b"without a row")
         os.utime(orphan, (0, 0))
         await until(lambda: not orphan.exists())
         async with asyncio.timeout(10):
-            while await services.database.reading.ids_among([expired.id]):
+            while await services.database.reader.ids_among([expired.id]):
                 await asyncio.sleep(0.02)
 
         # A machine that starts later, on the other side of the database's clock,

@@ -81,7 +81,7 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
             open_services(config, clock=clock, randomness=randomness) as services,
             Imaging(image_limits(config)) as imaging,
         ):
-            await services.database.reading.check()
+            await services.database.reader.check()
             await services.database.clock.synchronize()
             hub = make_hub(config, services)
             app.state.hub = hub

@@ -92,7 +92,7 @@ class Feed:
         )
 
     async def story(self, session_id: str) -> SessionWithEvents:
-        story = await self.services.database.reading.with_events(session_id, 0)
+        story = await self.services.database.reader.with_events(session_id, 0)
         assert story is not None
         return story
 

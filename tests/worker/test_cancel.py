@@ -77,7 +77,7 @@ async def test_delete_stops_run_and_its_files(
 
     assert milliseconds(asked) < 2000
     assert (await feed.services.files.list_page()).entries == []
-    assert await feed.services.database.reading.get(session.id) is None
+    assert await feed.services.database.reader.get(session.id) is None
     assert process.process.returncode is None
     assert "Traceback" not in process.output
 
@@ -105,7 +105,7 @@ async def test_heartbeat_notices_cancel_without_ring(config: MakeConfig, photos:
         await processor.began.wait()
         claimed = (await feed.story(session.id)).session
 
-        assert await services.database.writing.request_cancel(session.id, seq=claimed.seq)  # and no ring
+        assert await services.database.writer.request_cancel(session.id, seq=claimed.seq)  # and no ring
 
         await asyncio.wait_for(running, 10)
         assert processor.cancelled
@@ -169,4 +169,4 @@ async def test_output_of_erased_session_is_deleted(feed: Feed, monkeypatch: pyte
     monkeypatch.setattr(feed.services.files, "put", erased_meanwhile)
     await asyncio.wait_for(SessionRunner(feed.services, Scripted(done), "w1").run(session.id), 10)
     assert (await feed.services.files.list_page()).entries == []
-    assert await feed.services.database.reading.get(session.id) is None
+    assert await feed.services.database.reader.get(session.id) is None

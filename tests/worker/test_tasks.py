@@ -273,7 +273,7 @@ async def test_replaced_worker_changes_nothing(feed: Feed) -> None:
     running = asyncio.create_task(SessionRunner(feed.services, old, "old").run(session.id))
     await old.began.wait()
     claimed = (await feed.story(session.id)).session
-    handed = await feed.services.database.reading.get(session.id)
+    handed = await feed.services.database.reader.get(session.id)
     assert handed is not None
     assert await feed.services.sessions.requeueing.requeue(claimed, actor="test", burnt=True, reason="lease_lost")
 

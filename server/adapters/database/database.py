@@ -24,8 +24,8 @@ class Database:
 
     connections: Connections
     clock: DatabaseClock
-    writing: SessionWriter
-    reading: SessionReader
+    writer: SessionWriter
+    reader: SessionReader
     due: DueSessions
     feed: Feed
     chore_leases: ChoreLeases
@@ -43,8 +43,8 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
     return Database(
         connections=connections,
         clock=database_clock,
-        writing=SessionWriter(connections, clock=database_clock),
-        reading=SessionReader(connections),
+        writer=SessionWriter(connections, clock=database_clock),
+        reader=SessionReader(connections),
         due=DueSessions(connections),
         feed=Feed(connections),
         chore_leases=ChoreLeases(connections),

@@ -51,7 +51,7 @@ class HealthEndpoints:
     """The endpoints that monitoring reads."""
 
     def __init__(self, services: Services, hub: Hub) -> None:
-        self._database = services.database.reading
+        self._database = services.database.reader
         self._files = services.files
         self._queue = services.queue
         self._queue_limit = services.config.queue_limit

@@ -44,7 +44,7 @@ class SubmitEndpoints:
         self._clock = services.clock
         self._limiter = services.limiter
         self._queue = services.queue
-        self._database = services.database.reading
+        self._database = services.database.reader
         self._reads = services.sessions.reads
         self._submissions = services.sessions.submissions
         self._imaging = imaging

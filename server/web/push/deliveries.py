@@ -35,11 +35,11 @@ MAX_WAITING: Final = 10_000
 class DeliveryLog:
     """The ends that were delivered by this process and are not written yet."""
 
-    __slots__ = ("_database_clock", "_handed", "_some", "_writing")
+    __slots__ = ("_database_clock", "_handed", "_some", "_writer")
 
-    def __init__(self, *, database_clock: DatabaseClock, writing: SessionWriter) -> None:
+    def __init__(self, *, database_clock: DatabaseClock, writer: SessionWriter) -> None:
         self._database_clock = database_clock
-        self._writing = writing
+        self._writer = writer
         self._handed: dict[str, float] = {}
         """Session id -> when its end was first handed over here, on the database's
         clock.
@@ -92,7 +92,7 @@ class DeliveryLog:
             raise
 
     async def _write_batch(self, handed: dict[str, float]) -> None:
-        first = await self._writing.note_delivered(handed)
+        first = await self._writer.note_delivered(handed)
         for session_id in handed:
             del self._handed[session_id]
         for session_id, ended_at in first.items():

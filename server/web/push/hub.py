@@ -117,7 +117,7 @@ class Hub:
         self._failed = self.registry.failed
         self.meter = PushMeter(database.clock)
         self._handed = self.meter.handed
-        self.deliveries = DeliveryLog(database_clock=database.clock, writing=database.writing)
+        self.deliveries = DeliveryLog(database_clock=database.clock, writer=database.writer)
         self.queue_news = QueueNews(
             followers=self.registry, queue_places=sessions.queue_places, database_clock=database.clock
         )
@@ -139,7 +139,7 @@ class Hub:
             sweep_wanted=sweep_wanted,
             retention_seconds=config.retention_seconds,
             database_clock=database.clock,
-            reading=database.reading,
+            reader=database.reader,
             feed=database.feed,
             access=sessions.access,
             followers=self.registry,

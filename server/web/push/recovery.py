@@ -96,7 +96,7 @@ class Recovery:
         "_meter",
         "_probe",
         "_queue_news",
-        "_reading",
+        "_reader",
         "_retention_seconds",
         "_sweep_seconds",
         "_sweep_wanted",
@@ -109,7 +109,7 @@ class Recovery:
         sweep_wanted: asyncio.Event,
         retention_seconds: float,
         database_clock: DatabaseClock,
-        reading: SessionReader,
+        reader: SessionReader,
         feed: Feed,
         access: AccessIssuer,
         followers: Followers,
@@ -124,7 +124,7 @@ class Recovery:
         """Set to let the next sweep begin at once."""
         self._retention_seconds = retention_seconds
         self._database_clock = database_clock
-        self._reading = reading
+        self._reader = reader
         self._database_feed = feed
         self._access = access
         self._followers = followers
@@ -167,7 +167,7 @@ class Recovery:
                 behind = min((seq for seq in seqs if seq is not None), default=None)
                 if behind is None:
                     return
-                story = await self._reading.with_events(session_id, behind)
+                story = await self._reader.with_events(session_id, behind)
                 again = session_id in self._holes  # of a follower that may be further behind
                 link = self._access.issue().file
                 for event in story.events if story else ():
@@ -276,7 +276,7 @@ class Recovery:
         return [ids[start : start + CHECK_BATCH] for start in range(0, len(ids), CHECK_BATCH)]
 
     async def _check(self, session_ids: Collection[str]) -> None:
-        newest = await self._reading.seqs(session_ids)
+        newest = await self._reader.seqs(session_ids)
         behind: dict[str, int] = {}
         for session_id in session_ids:
             followers = self._followers.of(session_id)
@@ -289,7 +289,7 @@ class Recovery:
                 behind[session_id] = min(seqs)
         if behind:
             link = self._access.issue().file
-            for session_id, story in (await self._reading.many_with_events(behind, min(behind.values()))).items():
+            for session_id, story in (await self._reader.many_with_events(behind, min(behind.values()))).items():
                 for event in story.events:
                     self._feed(session_id, event_message(event, link))
 

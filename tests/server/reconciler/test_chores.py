@@ -68,6 +68,6 @@ async def test_lease_of_killed_process_is_taken_over(config: MakeConfig, databas
     """Do a killed process's chore once its lease has ended."""
     async with open_services(config()) as services:
         await services.database.chore_leases.take("reconcile", owner="killed", seconds=2 * timing.RECONCILE_SECONDS)
-        late = await services.database.writing.insert(new_session(deadline_seconds=-1))
+        late = await services.database.writer.insert(new_session(deadline_seconds=-1))
         async with services.reconciling.maintenance.running():
             await until_status(services, late, Status.FAILED)

@@ -47,7 +47,7 @@ async def test_cleanup_deletes_events_and_keys_without_session(config: MakeConfi
         assert lost not in keys and all(key in keys for key in elsewhere)
         assert keys.count(living.id) == 3, "two jobs and its progress"
         assert lost not in await services.queue.order(10) and living.id in await services.queue.order(10)
-        found = await services.database.reading.with_events(living.id, 0)
+        found = await services.database.reader.with_events(living.id, 0)
         assert found is not None and len(found.events) == 1
         assert await services.database.upkeep.delete_stray_events() == 0
 
@@ -83,7 +83,7 @@ async def test_cleanup_deletes_orphaned_files_only(
 def in_pages(services: Services, page_keys: int) -> Cleanup:
     """Return a cleanup that looks at this many files at a time."""
     return Cleanup(
-        reader=services.database.reading,
+        reader=services.database.reader,
         upkeep=services.database.upkeep,
         files=services.files,
         bus=services.bus,

@@ -26,7 +26,7 @@ async def lapsed(services: Services) -> Session:
     session = await submitted(services)
     claim = await services.sessions.claims.begin(session.id, worker="lives")
     assert claim is not None
-    assert await services.database.writing.renew(session.id, attempt=1, lease_seconds=-0.1) is False
+    assert await services.database.writer.renew(session.id, attempt=1, lease_seconds=-0.1) is False
     return claim.session
 
 
@@ -120,7 +120,7 @@ async def test_unused_extension_is_not_repeated(
         dead, alive = await lapsed(services), await lapsed(services)
         await fail_once(services, monkeypatch)
         await services.reconciling.reconciler.maintain()
-        assert await services.database.writing.renew(alive.id, attempt=1, lease_seconds=60) is False
+        assert await services.database.writer.renew(alive.id, attempt=1, lease_seconds=60) is False
         ends = (await row(services, dead)).lease_expires_at
         assert ends is not None
         await until(lambda: time.time() > ends.timestamp() + 0.05)
@@ -221,7 +221,7 @@ async def test_clock_set_back_bounds_every_end(config: MakeConfig, database_url:
         times = times_of(services)
         await services.reconciling.reconciler.maintain()
         ahead = 25 * 3600
-        waiting = await services.database.writing.insert(
+        waiting = await services.database.writer.insert(
             new_session(deadline_seconds=600 + ahead, retention_seconds=86400 + ahead)
         )
         assert await services.database.chore_leases.take("cleanup", owner="dead", seconds=60 + ahead)
@@ -240,7 +240,7 @@ async def test_disturbance_during_the_extension_stays_pending(
     """Extend once more after a disturbance that was noticed during the writes."""
     async with open_services(config()) as services:
         times, disturbances = times_of(services), services.reconciling.disturbances
-        renew_all, extensions = services.database.writing.renew_all, 0
+        renew_all, extensions = services.database.writer.renew_all, 0
 
         async def disturbed(**what: Any) -> Any:
             nonlocal extensions
@@ -251,7 +251,7 @@ async def test_disturbance_during_the_extension_stays_pending(
                 disturbances.note_use()  # of another chore of this process
             return answer
 
-        monkeypatch.setattr(services.database.writing, "renew_all", disturbed)
+        monkeypatch.setattr(services.database.writer, "renew_all", disturbed)
         disturbances.note_use()
         times.pass_by(seconds=60, clock_seconds=60)
         disturbances.note_use()

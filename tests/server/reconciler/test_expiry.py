@@ -35,7 +35,7 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
             assert client.frames[-1]["reason"] == "expired"
         assert late < 5
         assert files(web.services) == []
-        assert await web.database.reading.ids_among([session.id]) == set()
+        assert await web.database.reader.ids_among([session.id]) == set()
         async with web.database.connections.read() as connection:
             count = select(func.count()).select_from(tables.events)
             assert (await connection.execute(count)).scalar_one() == 0
@@ -70,9 +70,9 @@ async def test_expired_session_is_unreadable_before_erasure(config: MakeConfig, 
         session = await services.sessions.submissions.submit(
             owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
         )
-        assert await services.database.reading.get(session.id) is not None
+        assert await services.database.reader.get(session.id) is not None
         await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
-        assert await services.database.reading.get(session.id) is None
+        assert await services.database.reader.get(session.id) is None
         assert await services.sessions.claims.begin(session.id, worker="w") is None
         assert files(services), "stored, but unreadable"
 
@@ -89,12 +89,12 @@ async def test_stuck_session_delays_no_other(
         stuck.unlink()
         stuck.mkdir()  # cannot be deleted as a file
         for each in expired:
-            await services.database.writing.mark_deleted(each.id, id_hash=str)
+            await services.database.writer.mark_deleted(each.id, id_hash=str)
         await services.redis.flushall()
         await until(lambda: time.time() > expired[-1].updated_at.timestamp() + 0.6)
         for _ in range(3):
             await services.reconciling.reconciler.maintain()
-        assert await services.database.reading.ids_among([each.id for each in expired]) == {expired[0].id}
+        assert await services.database.reader.ids_among([each.id for each in expired]) == {expired[0].id}
         assert (await row(services, waiting)).enqueues == 2
         assert await services.reconciling.reconciler.until_due() > 1, "it calls for no next pass"
         complaints = [each for each in caplog.messages if f"{expired[0].id} is left to a later pass" in each]
@@ -102,7 +102,7 @@ async def test_stuck_session_delays_no_other(
         stuck.rmdir()
         services.reconciling.expiry._stuck.clear()  # later
         await services.reconciling.reconciler.maintain()
-        assert await services.database.reading.ids_among([expired[0].id]) == set()
+        assert await services.database.reader.ids_among([expired[0].id]) == set()
 
 
 async def test_unnamed_results_need_one_listing(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ async def test_unnamed_results_need_one_listing(config: MakeConfig, monkeypatch:
         for each in expired:
             assert await services.sessions.claims.begin(each.id, worker="dies") is not None
             await services.files.put(f"outputs/{each.id}-1.jpg", b"named by no row")
-            await services.database.writing.mark_deleted(each.id, id_hash=str)
+            await services.database.writer.mark_deleted(each.id, id_hash=str)
         listings: list[Any] = []
         listdir = os.listdir
 
@@ -134,12 +134,12 @@ async def test_deleted_session_is_never_called_expired(start: Start) -> None:
         since = await web.database.feed.cursor()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
-            await web.database.writing.mark_deleted(session.id, id_hash=web.services.signer.tombstone_hash)
+            await web.database.writer.mark_deleted(session.id, id_hash=web.services.signer.tombstone_hash)
             await web.services.reconciling.reconciler.maintain()
             assert await client.rest(6) == 4510
             assert client.frames[-1]["reason"] == "deleted"
         assert {reason for _, reason in (await web.database.feed.page(since)).tombstones} == {GoneReason.DELETED}
-        assert await web.database.reading.ids_among([session.id, kept.id]) == {kept.id}
+        assert await web.database.reader.ids_among([session.id, kept.id]) == {kept.id}
 
 
 async def test_expiry_needs_no_redis(config: MakeConfig, start_valkey: StartValkey) -> None:

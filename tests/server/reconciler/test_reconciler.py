@@ -32,17 +32,17 @@ async def test_deadlines_come_before_erasures(config: MakeConfig, monkeypatch: p
     async with open_services(config()) as services:
         expired = [await submitted(services) for _ in range(4)]
         for each in expired:
-            await services.database.writing.mark_deleted(each.id, id_hash=str)
+            await services.database.writer.mark_deleted(each.id, id_hash=str)
 
         monkeypatch.setattr(timing, "PASS_SECONDS", 0.0)  # erasing one takes longer, and so does reading
         for left in (3, 2, 1):
-            late = await services.database.writing.insert(new_session(deadline_seconds=-1))
+            late = await services.database.writer.insert(new_session(deadline_seconds=-1))
             await services.reconciling.reconciler.maintain()
             assert (await row(services, late)).error_code == "timeout"
-            assert len(await services.database.reading.ids_among([each.id for each in expired])) == left
+            assert len(await services.database.reader.ids_among([each.id for each in expired])) == left
             assert await services.reconciling.reconciler.until_due() == 0.0
         await services.reconciling.reconciler.maintain()
-        assert await services.database.reading.ids_among([each.id for each in expired]) == set()
+        assert await services.database.reader.ids_among([each.id for each in expired]) == set()
 
 
 async def test_old_tombstones_are_deleted(

@@ -48,7 +48,7 @@ async def begin(services: Services, session: Session, worker: str = "w1") -> Cla
 
 async def row(services: Services, session: Session) -> Session:
     """Return the session as it is now."""
-    found = await services.database.reading.get(session.id)
+    found = await services.database.reader.get(session.id)
     assert found is not None
     return found
 

@@ -124,7 +124,7 @@ async def test_completion_of_erased_session_leaves_nothing(services: Services) -
     """Refuse the result of a session that was erased while it ran."""
     session = await submit(services)
     claim = await begin(services, session)
-    row = await services.database.reading.get(session.id)
+    row = await services.database.reader.get(session.id)
     assert row is not None
     await services.sessions.erasure.erase(row, GoneReason.DELETED)
     assert not await services.sessions.claims.complete(claim, b"late", "jpg")

@@ -20,11 +20,11 @@ async def test_erasure_leaves_no_file_row_or_key(services: Services) -> None:
     await services.sessions.claims.report(claim, 0.5, "rendering")
     await until(lambda: claim.reports.timer is None)
     await services.sessions.claims.complete(claim, b"result", "jpg")
-    row = await services.database.reading.get(session.id)
+    row = await services.database.reader.get(session.id)
     assert row is not None
     await services.sessions.erasure.erase(row, GoneReason.DELETED)
     assert files(services) == []
-    assert await services.database.reading.ids_among([session.id]) == set()
+    assert await services.database.reader.ids_among([session.id]) == set()
     keys = [key.decode() for key in await services.redis.keys("*")]
     assert not any(session.id in key for key in keys)
     with pytest.raises(NotFound):
@@ -41,7 +41,7 @@ async def test_erasure_finds_results_of_dead_attempts(services: Services) -> Non
     await services.files.put(f"outputs/{session.id}-1.jpg", b"named by no row")
     assert await services.sessions.claims.requeue(claim, burnt=True, reason="lease_lost")
     await services.sessions.claims.complete(await begin(services, session), b"result", "png")
-    row = await services.database.reading.get(session.id)
+    row = await services.database.reader.get(session.id)
     assert row is not None
     await services.sessions.erasure.erase(row, GoneReason.DELETED)
     assert files(services) == []
@@ -52,7 +52,7 @@ async def test_erasure_during_completion_leaves_nothing(services: Services) -> N
     for _ in range(15):
         session = await submit(services)
         claim = await begin(services, session)
-        row = await services.database.reading.get(session.id)
+        row = await services.database.reader.get(session.id)
         assert row is not None
         completing, _ = await asyncio.gather(
             services.sessions.claims.complete(claim, b"result", "jpg"),
@@ -62,4 +62,4 @@ async def test_erasure_during_completion_leaves_nothing(services: Services) -> N
         if isinstance(completing, Unavailable):  # its unfinished file was deleted; a worker tries again
             assert not await services.sessions.claims.complete(claim, b"result", "jpg")
         assert files(services) == []
-        assert await services.database.reading.ids_among([session.id]) == set()
+        assert await services.database.reader.ids_among([session.id]) == set()

@@ -19,7 +19,7 @@ class Statements:
     """The database's reader, counted; each statement waits for a gate."""
 
     def __init__(self, services: Services) -> None:
-        self._reading = services.database.reading
+        self._reading = services.database.reader
         self.read: list[list[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()

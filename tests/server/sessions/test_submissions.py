@@ -35,7 +35,7 @@ async def test_failed_submission_leaves_no_file(services: Services, monkeypatch:
     async def unavailable(new: Any) -> Any:
         raise Unavailable
 
-    monkeypatch.setattr(services.database.writing, "insert", unavailable)
+    monkeypatch.setattr(services.database.writer, "insert", unavailable)
     with pytest.raises(Unavailable):
         await submit(services, garment=PHOTO)
     assert files(services) == []
@@ -46,7 +46,7 @@ async def test_files_wait_while_the_commit_is_unknown(
     services: Services, monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     """Keep the photos until the database says whether the upload has a row."""
-    insert = services.database.writing.insert
+    insert = services.database.writer.insert
 
     async def cut_off(new: Any) -> Any:
         if committed:
@@ -58,8 +58,8 @@ async def test_files_wait_while_the_commit_is_unknown(
 
     submissions = services.sessions.submissions
     with monkeypatch.context() as patch:
-        patch.setattr(services.database.writing, "insert", cut_off)
-        patch.setattr(services.database.reading, "ids_among", unavailable)
+        patch.setattr(services.database.writer, "insert", cut_off)
+        patch.setattr(services.database.reader, "ids_among", unavailable)
         with pytest.raises(Unavailable):
             await submit(services, garment=PHOTO)
         await submissions.clean_up_failed_uploads()
@@ -85,7 +85,7 @@ async def test_cancelled_submission_leaves_everything_or_nothing(
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             ids = {key.partition("/")[2][:36] for key in files(services)}
-            assert await services.database.reading.ids_among(ids) == ids
+            assert await services.database.reader.ids_among(ids) == ids
 
 
 async def test_submission_is_quick_when_redis_is_silent(config: MakeConfig, start_valkey: StartValkey) -> None:

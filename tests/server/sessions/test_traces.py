@@ -76,7 +76,7 @@ async def test_sqlite_holds_no_byte_after_erasure(config: MakeConfig, sqlite_url
         await deleted(web, session, token)
         await until(lambda: not files_with(web.config.data_dir, traces_of(session)), seconds=5)
         for each in others:
-            assert await web.database.reading.get(each.id) is not None
+            assert await web.database.reader.get(each.id) is not None
 
 
 async def test_reader_delays_the_scrub_only(config: MakeConfig, sqlite_url: str) -> None:

@@ -73,7 +73,7 @@ async def ends_well(web: Web, photo: bytes) -> None:
     """Check that nothing is wrong: a photo goes its whole way, on a socket."""
     answer = await upload(web, photo)
     assert answer.status_code == 201, answer.text
-    session = await web.database.reading.get(answer.json()["session_id"])
+    session = await web.database.reader.get(answer.json()["session_id"])
     assert session is not None
     async with web.follow(session.id, answer.json()["client_token"]) as client:
         await client.next("snapshot")
@@ -290,5 +290,5 @@ async def test_result_without_disk_space_fails_the_session(start_web: StartWeb, 
         assert await web.services.sessions.claims.fail(claim, "storage_full")
         assert await client.rest() == 1000
         assert client.frames[-2]["data"]["error"]["code"] == "storage_full"
-    ended: Session | None = await web.database.reading.get(session.id)
+    ended: Session | None = await web.database.reader.get(session.id)
     assert ended is not None and ended.status is Status.FAILED

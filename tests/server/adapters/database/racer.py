@@ -26,20 +26,20 @@ async def perform(database: Database, order: dict[str, Any]) -> Any:
             change = dict(order["change"])
             change["outcome"] = outcome_of(Event(change.pop("event")))
             change["from_status"] = Status(change["from_status"])
-            return await database.writing.transition(Change(actor=order["name"], **change)) is not None
+            return await database.writer.transition(Change(actor=order["name"], **change)) is not None
         case "insert":
             try:
-                await database.writing.insert(new_session(id=order["session_id"]))
+                await database.writer.insert(new_session(id=order["session_id"]))
             except Exception as error:
                 return type(error).__name__
             return True
         case "claim":
-            moved = await database.writing.claim(
+            moved = await database.writer.claim(
                 order["session_id"], worker=order["name"], lease_seconds=60, actor=f"worker:{order['name']}"
             )
             return moved is not None
         case "erase":
-            return bool(await database.writing.erase({order["session_id"]: "hash"}, GoneReason.DELETED))
+            return bool(await database.writer.erase({order["session_id"]: "hash"}, GoneReason.DELETED))
         case "take_lease":
             return await database.chore_leases.take(order["lease"], owner=order["name"], seconds=60)
         case "count":
@@ -55,10 +55,10 @@ async def count(database: Database, session_id: str, times: int, name: str) -> i
     tries = done = 0
     while done < times:
         tries += 1
-        moved = await database.writing.claim(session_id, worker=name, lease_seconds=60, actor=name)
+        moved = await database.writer.claim(session_id, worker=name, lease_seconds=60, actor=name)
         if moved is None:
             continue
-        back = await database.writing.transition(
+        back = await database.writer.transition(
             Change(
                 session_id=session_id,
                 outcome=Requeue(reason="drain", burnt=0, enqueues=1),
@@ -82,7 +82,7 @@ async def main() -> None:
             continue
         if order["url"] not in databases:
             databases[order["url"]] = open_database(order["url"], clock=SystemClock())
-            await databases[order["url"]].reading.check()
+            await databases[order["url"]].reader.check()
         if order["call"] == "open":
             print(json.dumps(None), flush=True)
             continue

@@ -26,10 +26,10 @@ async def opened(database_url: str) -> AsyncIterator[Database]:
 
 async def brought_to(database: Database, status: Status) -> Session:
     """Insert a session and move it to this state."""
-    session = await database.writing.insert(new_session())
+    session = await database.writer.insert(new_session())
     if status is Status.CREATED:
         return session
-    moved = await database.writing.claim(session.id, worker="w", lease_seconds=60, actor="w")
+    moved = await database.writer.claim(session.id, worker="w", lease_seconds=60, actor="w")
     assert moved is not None
     if status is Status.PROCESSING:
         return moved.session
@@ -46,14 +46,14 @@ def asked(session: Session, event: Event, **conditions: Any) -> Change:
 
 async def change(database: Database, session: Session, event: Event) -> Moved:
     """Make a transition that must succeed."""
-    moved = await database.writing.transition(asked(session, event))
+    moved = await database.writer.transition(asked(session, event))
     assert moved is not None
     return moved
 
 
 async def trail(database: Database, session_id: str) -> list[AuditEvent]:
     """Return all events of a living session."""
-    found = await database.reading.with_events(session_id, 0)
+    found = await database.reader.with_events(session_id, 0)
     assert found is not None
     return found.events
 

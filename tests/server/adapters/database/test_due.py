@@ -18,13 +18,13 @@ async def test_due_sessions_are_found_by_kind(database: Database) -> None:
     assert await database.due.long_waiting(seconds=-1) == [(waiting.id, 1, 1)]
     assert await database.due.long_waiting(seconds=60) == []
     lapsed = await brought_to(database, Status.PROCESSING)
-    await database.writing.renew(lapsed.id, attempt=1, lease_seconds=-1)
-    late = await database.writing.insert(new_session(deadline_seconds=-1))
-    expired = await database.writing.insert(new_session(retention_seconds=-1))
-    older = await database.writing.insert(new_session(retention_seconds=-2, deadline_seconds=-3))
+    await database.writer.renew(lapsed.id, attempt=1, lease_seconds=-1)
+    late = await database.writer.insert(new_session(deadline_seconds=-1))
+    expired = await database.writer.insert(new_session(retention_seconds=-1))
+    older = await database.writer.insert(new_session(retention_seconds=-2, deadline_seconds=-3))
     assert [session.id for session in await database.due.due()] == [lapsed.id, late.id]
     assert [session.id for session in await database.due.due(limit=1)] == [lapsed.id]
-    assert [session.id for session in await database.due.due(after=await database.reading.get(lapsed.id))] == [late.id]
+    assert [session.id for session in await database.due.due(after=await database.reader.get(lapsed.id))] == [late.id]
     assert [session.id for session in await database.due.expired(limit=9)] == [older.id, expired.id]
     assert [session.id for session in await database.due.expired(limit=1)] == [older.id]
     soonest = await database.due.next_due()

@@ -25,9 +25,9 @@ async def test_unopenable_sqlite_file_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "not a folder").touch()
     async with opened(f"sqlite+aiosqlite:///{tmp_path}/not a folder/x.sqlite3") as database:
         for call in (
-            database.reading.check(),
-            database.writing.insert(new_session()),
-            database.reading.get(new_session().id),
+            database.reader.check(),
+            database.writer.insert(new_session()),
+            database.reader.get(new_session().id),
             database.feed.cursor(),
         ):
             with pytest.raises(Unavailable):
@@ -38,14 +38,14 @@ async def test_locked_sqlite_file_is_unavailable(sqlite_url: str, monkeypatch: p
     """Another process holds the write lock for more than BUSY_SECONDS; reads go on."""
     monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 0.05)
     async with opened(sqlite_url) as database:
-        session = await database.writing.insert(new_session())
+        session = await database.writer.insert(new_session())
         with contextlib.closing(sqlite3.connect(sqlite_url.partition(":///")[2], isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(Unavailable):
-                await database.writing.insert(new_session())
-            assert await database.reading.get(session.id) == session, "readers never wait for the writer"
+                await database.writer.insert(new_session())
+            assert await database.reader.get(session.id) == session, "readers never wait for the writer"
             other.execute("ROLLBACK")
-        await database.writing.insert(new_session())
+        await database.writer.insert(new_session())
 
 
 async def test_stopped_postgres_is_unavailable(postgres: PostgresServer) -> None:
@@ -55,9 +55,9 @@ async def test_stopped_postgres_is_unavailable(postgres: PostgresServer) -> None
             await database.clock.synchronize()
             server.close()
             for call in (
-                database.reading.check(),
-                database.writing.insert(new_session()),
-                database.reading.get(new_session().id),
+                database.reader.check(),
+                database.writer.insert(new_session()),
+                database.reader.get(new_session().id),
                 database.feed.cursor(),
             ):
                 with pytest.raises(Unavailable):
@@ -76,8 +76,8 @@ async def test_cut_postgres_connections_are_replaced(postgres_url: str) -> None:
         await connection.close()
         for _ in range(3):
             with contextlib.suppress(Unavailable):
-                await database.reading.get(session.id)
-        assert await database.reading.get(session.id) == session
+                await database.reader.get(session.id)
+        assert await database.reader.get(session.id) == session
         assert (await change(database, session, Event.COMPLETED)).session.seq == 3
 
 
@@ -87,7 +87,7 @@ async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeyp
         with pytest.raises(Unavailable):
             async with asyncio.timeout(3), database.connections.read() as connection:
                 await connection.execute(text("SELECT pg_sleep(10)"))
-        await database.reading.check()
+        await database.reader.check()
 
 
 async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,16 +101,16 @@ async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypa
                 async with asyncio.timeout(8):
                     assert (await change(database, session, Event.COMPLETED)).session.seq == 3
         with contextlib.suppress(Unavailable):
-            await frozen.reading.check()
-        await frozen.reading.check()
+            await frozen.reader.check()
+        await frozen.reader.check()
 
 
 async def test_errors_hide_stored_values(database: Database) -> None:
     """Errors are logged with their causes, so no cause may hold a stored value."""
     new = new_session(params={"name": "a person"})
-    await database.writing.insert(new)
+    await database.writer.insert(new)
     with pytest.raises(Taken) as taken:
-        await database.writing.insert(new)
+        await database.writer.insert(new)
     trace = "".join(traceback.format_exception(taken.value))
     assert "IntegrityError" in trace
     assert new.owner not in trace and "a person" not in trace

@@ -12,7 +12,7 @@ import pytest
 
 from testkit.expansion import expand
 
-PARTS = ("clock", "due", "engine", "feed", "leases", "reading", "tombstones", "transitions", "upkeep", "writing")
+PARTS = ("chore_leases", "clock", "due", "engine", "feed", "reading", "tombstones", "transitions", "upkeep", "writing")
 MODULES = [importlib.import_module(f"tests.server.adapters.database.test_{part}") for part in PARTS]
 
 TESTS = {

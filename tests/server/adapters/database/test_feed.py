@@ -37,7 +37,7 @@ async def test_feed_returns_commits_since_cursor_in_order(database: Database) ->
     session = await brought_to(database, Status.COMPLETED)
     await reader.read()
     assert reader.seen == [(session.id, 1), (session.id, 2), (session.id, 3)]
-    await database.writing.erase({session.id: "h"}, GoneReason.DELETED)
+    await database.writer.erase({session.id: "h"}, GoneReason.DELETED)
     await reader.read()
     assert reader.tombstones == {"h"}
 
@@ -58,8 +58,8 @@ async def test_feed_misses_no_concurrent_commit(database: Database) -> None:
 async def test_stalled_commit_is_read_after_later_ones(postgres_url: str) -> None:
     """A transaction takes a position, stalls and commits after later ones were read."""
     async with opened(postgres_url) as database, opened(postgres_url) as other:
-        slow, quick = await database.writing.insert(new_session()), await database.writing.insert(new_session())
-        erased = await database.writing.insert(new_session())
+        slow, quick = await database.writer.insert(new_session()), await database.writer.insert(new_session())
+        erased = await database.writer.insert(new_session())
         reader = Reader(database, await database.feed.cursor())
         connection = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
         try:
@@ -74,8 +74,8 @@ async def test_stalled_commit_is_read_after_later_ones(postgres_url: str) -> Non
                 "INSERT INTO tryon_gone (xact, id_hash, reason, at) VALUES "
                 "(pg_current_xact_id()::text::bigint, 'slow', 'deleted', now())"
             )
-            assert await other.writing.claim(quick.id, worker="w", lease_seconds=60, actor="w") is not None
-            await other.writing.erase({erased.id: "quick"}, GoneReason.DELETED)
+            assert await other.writer.claim(quick.id, worker="w", lease_seconds=60, actor="w") is not None
+            await other.writer.erase({erased.id: "quick"}, GoneReason.DELETED)
             await reader.read()
             await reader.read()
             assert (quick.id, 2) in reader.seen and reader.tombstones == {"quick"}

@@ -97,9 +97,9 @@ async def test_migrations_create_same_indexes_as_metadata(config: Config, tmp_pa
 async def test_second_migration_changes_nothing(config: Config) -> None:
     await migrate(config)
     database = open_database(config.database, clock=SystemClock())
-    session = await database.writing.insert(new_session())
+    session = await database.writer.insert(new_session())
     await migrate(config)
-    assert await database.reading.get(session.id) == session
+    assert await database.reader.get(session.id) == session
     await database.close()
 
 
@@ -109,19 +109,19 @@ async def test_open_database_survives_schema_expansion(config: Config) -> None:
     database = open_database(config.database, clock=SystemClock())
 
     async def run() -> None:
-        session = await database.writing.insert(new_session())
-        assert await database.writing.claim(session.id, worker="w", lease_seconds=60, actor="w")
-        found = await database.reading.with_events(session.id, 0)
+        session = await database.writer.insert(new_session())
+        assert await database.writer.claim(session.id, worker="w", lease_seconds=60, actor="w")
+        found = await database.reader.with_events(session.id, 0)
         assert found is not None and [event.seq for event in found.events] == [1, 2]
-        assert await database.writing.erase({session.id: "h"}, GoneReason.DELETED) == [found.session]
+        assert await database.writer.erase({session.id: "h"}, GoneReason.DELETED) == [found.session]
 
     await run()  # the connections have these statements prepared now
-    session = await database.writing.insert(new_session())
+    session = await database.writer.insert(new_session())
     await expand(config.database)
-    assert await database.reading.get(session.id) == session
+    assert await database.reader.get(session.id) == session
     await run()
     await migrate(config)
-    assert await database.reading.get(session.id) == session
+    assert await database.reader.get(session.id) == session
     await database.close()
 
 

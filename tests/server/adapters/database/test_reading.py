@@ -17,7 +17,7 @@ from tryon.protocol.states import GoneReason, Status
 async def test_with_events_returns_events_after_seq(database: Database) -> None:
     session = await brought_to(database, Status.COMPLETED)
     for since, expected in ((None, []), (0, [1, 2, 3]), (1, [2, 3]), (3, []), (99, [])):
-        found = await database.reading.with_events(session.id, since)
+        found = await database.reader.with_events(session.id, since)
         assert found is not None
         assert found.session == session
         assert [event.seq for event in found.events] == expected
@@ -32,17 +32,17 @@ async def test_with_events_runs_one_statement(database: Database) -> None:
         statements.append(statement)
 
     sqlalchemy_event.listen(database.connections.engine.sync_engine, "before_cursor_execute", note)
-    found = await database.reading.with_events(session.id, 0)
+    found = await database.reader.with_events(session.id, 0)
     assert found is not None and len(found.events) == 3
     assert len([statement for statement in statements if "tryon_" in statement]) == 1
 
 
 async def test_expired_session_is_unreadable_before_erasure(database: Database) -> None:
-    session = await database.writing.insert(new_session(retention_seconds=-0.001))
-    assert await database.reading.get(session.id) is None
-    assert await database.reading.with_events(session.id, 0) is None
+    session = await database.writer.insert(new_session(retention_seconds=-0.001))
+    assert await database.reader.get(session.id) is None
+    assert await database.reader.with_events(session.id, 0) is None
     assert [expired.id for expired in await database.due.expired(limit=9)] == [session.id]
-    assert [row.id for row in await database.writing.erase({session.id: "h"}, GoneReason.EXPIRED)] == [session.id]
+    assert [row.id for row in await database.writer.erase({session.id: "h"}, GoneReason.EXPIRED)] == [session.id]
 
 
 async def test_times_are_aware_and_in_utc(database: Database) -> None:

@@ -18,19 +18,19 @@ from tryon.protocol.states import GoneReason, Status
 
 
 async def test_erase_leaves_only_a_tombstone(database: Database, database_url: str) -> None:
-    kept = await database.writing.insert(new_session())
+    kept = await database.writer.insert(new_session())
     session = await brought_to(database, Status.COMPLETED)
     start = await database.feed.cursor()
-    erased = await database.writing.erase({session.id: "the hash"}, GoneReason.DELETED)
+    erased = await database.writer.erase({session.id: "the hash"}, GoneReason.DELETED)
     assert [row.id for row in erased] == [session.id]
-    assert await database.reading.get(session.id) is None
-    assert await database.reading.with_events(session.id, 0) is None
+    assert await database.reader.get(session.id) is None
+    assert await database.reader.with_events(session.id, 0) is None
     page = await database.feed.page(start)
     assert (page.events, page.tombstones) == ([], [("the hash", GoneReason.DELETED)])
     dump = await dump_of(database_url)
     assert session.id not in dump and session.id.replace("-", "") not in dump and session.owner not in dump
     assert kept.id in dump.replace("-", "") or kept.id.replace("-", "") in dump.replace("-", "")
-    assert await database.writing.erase({session.id: "again"}, GoneReason.DELETED) == []
+    assert await database.writer.erase({session.id: "again"}, GoneReason.DELETED) == []
 
 
 async def dump_of(database_url: str) -> str:
@@ -49,36 +49,36 @@ async def dump_of(database_url: str) -> str:
 async def test_mark_deleted_takes_all_retries_along(database: Database) -> None:
     """A session and all retries of its photo expire as one, each with a tombstone."""
     start = await database.feed.cursor()
-    first = await database.writing.insert(new_session())
-    second = await database.writing.insert(new_session(retry_of=first.id))
-    third = await database.writing.insert(new_session(retry_of=second.id))
-    unrelated = await database.writing.insert(new_session())
-    deleted = await database.writing.mark_deleted(second.id, id_hash=lambda session_id: f"h-{session_id}")
+    first = await database.writer.insert(new_session())
+    second = await database.writer.insert(new_session(retry_of=first.id))
+    third = await database.writer.insert(new_session(retry_of=second.id))
+    unrelated = await database.writer.insert(new_session())
+    deleted = await database.writer.mark_deleted(second.id, id_hash=lambda session_id: f"h-{session_id}")
     assert {each.id for each in deleted} == {first.id, second.id, third.id}
     assert set((await database.feed.page(start)).tombstones) == {
         (f"h-{each.id}", GoneReason.DELETED) for each in deleted
     }
-    assert await database.writing.mark_deleted(first.id, id_hash=str) == []
-    assert await database.reading.get(unrelated.id) == unrelated
+    assert await database.writer.mark_deleted(first.id, id_hash=str) == []
+    assert await database.reader.get(unrelated.id) == unrelated
 
 
 async def test_retry_fails_when_original_is_deleted(database: Database) -> None:
-    session = await database.writing.insert(new_session())
-    await database.writing.mark_deleted(session.id, id_hash=str)
+    session = await database.writer.insert(new_session())
+    await database.writer.mark_deleted(session.id, id_hash=str)
     with pytest.raises(NotFound):
-        await database.writing.insert(new_session(retry_of=session.id))
+        await database.writer.insert(new_session(retry_of=session.id))
 
 
 async def test_concurrent_retry_is_deleted_or_refused(database_url: str) -> None:
     """A retry inserted during the deletion is deleted too, or finds no original."""
     async with opened(database_url) as one, opened(database_url) as other:
         for _ in range(20):
-            session = await one.writing.insert(new_session())
+            session = await one.writer.insert(new_session())
             again = new_session(retry_of=session.id)
             retried, deleted = await asyncio.gather(
-                one.writing.insert(again), other.writing.mark_deleted(session.id, id_hash=str), return_exceptions=True
+                one.writer.insert(again), other.writer.mark_deleted(session.id, id_hash=str), return_exceptions=True
             )
             assert isinstance(retried, Session | NotFound)
             assert not isinstance(deleted, BaseException)
             assert session.id in {each.id for each in deleted}
-            assert await one.reading.get(again.id) is None
+            assert await one.reader.get(again.id) is None

@@ -29,7 +29,7 @@ async def test_outcome_sets_columns_and_event_data(
     database: Database, outcome: Outcome, columns: dict[str, object], data: dict[str, object]
 ) -> None:
     session = await brought_to(database, Status.PROCESSING)
-    moved = await database.writing.transition(
+    moved = await database.writer.transition(
         Change(session_id=session.id, outcome=outcome, from_status=Status.PROCESSING, actor="test")
     )
     assert moved is not None
@@ -38,21 +38,21 @@ async def test_outcome_sets_columns_and_event_data(
 
 
 async def test_begin_raises_attempt_and_sets_lease(database: Database) -> None:
-    session = await database.writing.insert(new_session())
+    session = await database.writer.insert(new_session())
     for attempt in (1, 2):
         begin = Change(session_id=session.id, outcome=Begin("w", 60), from_status=Status.CREATED, actor="test")
-        moved = await database.writing.transition(begin)
+        moved = await database.writer.transition(begin)
         assert moved is not None and moved.event.data == {"attempt": attempt}
         assert (moved.session.attempt, moved.session.lease_owner) == (attempt, "w")
         requeue = Requeue(reason="drain", burnt=0, enqueues=attempt + 1)
         back = Change(session_id=session.id, outcome=requeue, from_status=Status.PROCESSING, actor="test")
-        assert await database.writing.transition(back) is not None
+        assert await database.writer.transition(back) is not None
 
 
 async def test_created_event_names_files_and_original(database: Database) -> None:
     """The data of a session's first event follows from its keys."""
-    original = await database.writing.insert(new_session(garment_key="inputs/g.jpg"))
-    retry = await database.writing.insert(new_session(retry_of=original.id))
-    found = await database.reading.many_with_events([original.id, retry.id], 0)
+    original = await database.writer.insert(new_session(garment_key="inputs/g.jpg"))
+    retry = await database.writer.insert(new_session(retry_of=original.id))
+    found = await database.reader.many_with_events([original.id, retry.id], 0)
     assert found[original.id].events[0].data == {"input": original.input_key, "garment": "inputs/g.jpg"}
     assert found[retry.id].events[0].data == {"input": retry.input_key, "retry_of": original.id}

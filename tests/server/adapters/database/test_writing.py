@@ -36,16 +36,16 @@ async def test_forbidden_transition_changes_nothing(database: Database, status: 
     session = await brought_to(database, status)
     for before, event in FORBIDDEN:
         if before is status:
-            assert await database.writing.transition(asked(session, event)) is None, event
-    assert await database.reading.get(session.id) == session
+            assert await database.writer.transition(asked(session, event)) is None, event
+    assert await database.reader.get(session.id) == session
     assert len(await trail(database, session.id)) == session.seq
 
 
 async def test_transition_writes_matching_row_and_event(database: Database) -> None:
-    session = await database.writing.insert(new_session())
-    moved = await database.writing.claim(session.id, worker="w1", lease_seconds=12, actor="worker:w1")
+    session = await database.writer.insert(new_session())
+    moved = await database.writer.claim(session.id, worker="w1", lease_seconds=12, actor="worker:w1")
     assert moved is not None
-    row = await database.reading.get(session.id)
+    row = await database.reader.get(session.id)
     assert moved.session == row
     assert moved.event == (await trail(database, session.id))[-1]
     assert (moved.event.seq, moved.event.at, moved.event.status) == (row.seq, row.updated_at, row.status)
@@ -66,42 +66,42 @@ async def test_terminal_transition_releases_lease_and_sets_end(database: Databas
 async def test_transition_from_stale_view_changes_nothing(database: Database, wrong: dict[str, Any]) -> None:
     """A wrong seq or attempt makes the compare-and-set miss."""
     session = await brought_to(database, Status.PROCESSING)
-    assert await database.writing.transition(asked(session, Event.COMPLETED, **wrong)) is None
-    assert await database.reading.get(session.id) == session
+    assert await database.writer.transition(asked(session, Event.COMPLETED, **wrong)) is None
+    assert await database.reader.get(session.id) == session
 
 
 async def test_claim_fails_after_deadline(database: Database) -> None:
-    session = await database.writing.insert(new_session(deadline_seconds=-1))
-    assert await database.writing.claim(session.id, worker="w", lease_seconds=60, actor="w") is None
-    assert await database.reading.get(session.id) == session
+    session = await database.writer.insert(new_session(deadline_seconds=-1))
+    assert await database.writer.claim(session.id, worker="w", lease_seconds=60, actor="w") is None
+    assert await database.reader.get(session.id) == session
 
 
 async def test_completion_fails_after_deadline(database: Database) -> None:
-    session = await database.writing.insert(new_session(deadline_seconds=-1))
+    session = await database.writer.insert(new_session(deadline_seconds=-1))
     # Moved without the condition, as a claim in time would have been.
     held = (await change(database, session, Event.PROCESSING)).session
     attempt = asked(held, Event.COMPLETED, attempt=1, within_deadline=True)
-    assert await database.writing.transition(attempt) is None
-    assert await database.reading.get(session.id) == held
+    assert await database.writer.transition(attempt) is None
+    assert await database.reader.get(session.id) == held
 
 
 async def test_old_attempt_is_fenced_out(database: Database) -> None:
     """A worker whose session was requeued and claimed again changes nothing."""
     first = await brought_to(database, Status.PROCESSING)
     await change(database, first, Event.REQUEUED)
-    second = await database.writing.claim(first.id, worker="w2", lease_seconds=60, actor="w2")
+    second = await database.writer.claim(first.id, worker="w2", lease_seconds=60, actor="w2")
     assert second is not None
     for event in (Event.COMPLETED, Event.FAILED, Event.REQUEUED):
         attempt = asked(first, event, attempt=first.attempt)
-        assert await database.writing.transition(attempt) is None
-    assert await database.writing.renew(first.id, attempt=first.attempt, lease_seconds=600) is None
-    assert await database.reading.get(first.id) == second.session
+        assert await database.writer.transition(attempt) is None
+    assert await database.writer.renew(first.id, attempt=first.attempt, lease_seconds=600) is None
+    assert await database.reader.get(first.id) == second.session
 
 
 async def test_renewal_extends_lease_of_its_attempt(database: Database) -> None:
     session = await brought_to(database, Status.PROCESSING)
-    assert await database.writing.renew(session.id, attempt=1, lease_seconds=600) is False
-    after = await database.reading.get(session.id)
+    assert await database.writer.renew(session.id, attempt=1, lease_seconds=600) is False
+    after = await database.reader.get(session.id)
     assert after is not None and after.lease_expires_at is not None and session.lease_expires_at is not None
     assert after.lease_expires_at > session.lease_expires_at + timedelta(seconds=500)
     assert after.seq == session.seq
@@ -110,23 +110,23 @@ async def test_renewal_extends_lease_of_its_attempt(database: Database) -> None:
 async def test_requeue_waits_until_lease_has_lapsed(database: Database) -> None:
     session = await brought_to(database, Status.PROCESSING)
     attempt = asked(session, Event.REQUEUED, lease_lapsed=True)
-    assert await database.writing.transition(attempt) is None
-    assert await database.writing.renew(session.id, attempt=1, lease_seconds=-1) is False
-    assert await database.writing.transition(attempt) is not None
+    assert await database.writer.transition(attempt) is None
+    assert await database.writer.renew(session.id, attempt=1, lease_seconds=-1) is False
+    assert await database.writer.transition(attempt) is not None
 
 
 async def test_time_out_fails_all_overdue_sessions(database: Database) -> None:
     """Overdue sessions fail once, in one transaction; all others stay."""
-    late = [await database.writing.insert(new_session(deadline_seconds=-1)) for _ in range(3)]
-    running = await database.writing.insert(new_session(deadline_seconds=60))
-    claim = await database.writing.claim(running.id, worker="w", lease_seconds=60, actor="test")
+    late = [await database.writer.insert(new_session(deadline_seconds=-1)) for _ in range(3)]
+    running = await database.writer.insert(new_session(deadline_seconds=60))
+    claim = await database.writer.claim(running.id, worker="w", lease_seconds=60, actor="test")
     assert claim is not None
     await past_its_deadline(database, running.id)
     spared = [await brought_to(database, status) for status in Status]
     timeout = Fail("timeout", "It took too long.", retryable=True)
     start = await database.feed.cursor()
     ids = [session.id for session in (*late, running, *spared)]
-    moved = await database.writing.time_out(ids, timeout, actor="reconciler")
+    moved = await database.writer.time_out(ids, timeout, actor="reconciler")
     assert {each.session.id for each in moved} == {running.id, *(session.id for session in late)}
     for each in moved:
         session = each.session
@@ -142,14 +142,14 @@ async def test_time_out_fails_all_overdue_sessions(database: Database) -> None:
         assert last.data == {"error": {"code": "timeout", "message": "It took too long.", "retryable": True}}
         assert last.from_status is (Status.PROCESSING if session.id == running.id else Status.CREATED)
     assert len((await database.feed.page(start)).events) == 4
-    assert await database.writing.time_out(ids, timeout, actor="reconciler") == []
+    assert await database.writer.time_out(ids, timeout, actor="reconciler") == []
 
 
 async def test_enqueue_is_counted_once_per_view(database: Database) -> None:
-    session = await database.writing.insert(new_session())
-    assert await database.writing.count_enqueue(session.id, seq=1, enqueues=1)
-    assert not await database.writing.count_enqueue(session.id, seq=1, enqueues=1)
-    now = await database.reading.get(session.id)
+    session = await database.writer.insert(new_session())
+    assert await database.writer.count_enqueue(session.id, seq=1, enqueues=1)
+    assert not await database.writer.count_enqueue(session.id, seq=1, enqueues=1)
+    now = await database.reader.get(session.id)
     assert now is not None and now.enqueues == 2
 
 
@@ -157,9 +157,9 @@ async def test_first_delivery_of_ended_session_is_noted(database: Database) -> N
     """Running sessions have none, and the first time stands."""
     running, ended = await brought_to(database, Status.PROCESSING), await brought_to(database, Status.FAILED)
     handed = {running.id: database.clock.now(), ended.id: database.clock.now()}
-    assert await database.writing.note_delivered(handed) == {ended.id: ended.finished_at}
-    assert await database.writing.note_delivered({ended.id: database.clock.now() + 5}) == {}
-    row = await database.reading.get(ended.id)
+    assert await database.writer.note_delivered(handed) == {ended.id: ended.finished_at}
+    assert await database.writer.note_delivered({ended.id: database.clock.now() + 5}) == {}
+    row = await database.reader.get(ended.id)
     assert row is not None and row.delivered_at is not None
     assert row.delivered_at.timestamp() == pytest.approx(handed[ended.id], abs=1)
 
@@ -172,12 +172,12 @@ async def test_deliveries_lock_rows_in_id_order(postgres_url: str) -> None:
     low, high = sorted(new_session_id() for _ in range(2))
     async with opened(postgres_url) as database, opened(postgres_url) as other:
         for session_id in (high, low):  # the order in the table
-            session = await database.writing.insert(new_session(id=session_id))
+            session = await database.writer.insert(new_session(id=session_id))
             await change(database, session, Event.FAILED)
         async with other.connections.write() as connection:
             await connection.execute(text("SELECT 1 FROM tryon_sessions WHERE id = :id FOR UPDATE"), {"id": low})
             noting = asyncio.create_task(
-                database.writing.note_delivered({high: database.clock.now(), low: database.clock.now()})
+                database.writer.note_delivered({high: database.clock.now(), low: database.clock.now()})
             )
             async with asyncio.timeout(10):
                 while not (await connection.execute(text("SELECT 1 FROM pg_locks WHERE NOT granted"))).all():

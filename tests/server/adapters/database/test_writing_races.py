@@ -76,7 +76,7 @@ async def test_claim_has_one_winner(database: Database, racers: Racers) -> None:
     first, second = await racers.race_each(sessions, call="claim")
     for session, one, other in zip(sessions, first, second, strict=True):
         assert one + other == 1
-        now = await database.reading.get(session.id)
+        now = await database.reader.get(session.id)
         assert now is not None
         assert (now.attempt, now.lease_owner) == (1, "racer-0" if one else "racer-1")
 
@@ -86,7 +86,7 @@ async def test_concurrent_writers_lose_no_update(database: Database, racers: Rac
     session = await brought_to(database, Status.CREATED)
     call = {"call": "count", "session_id": session.id, "times": 100}
     await racers.race([call], [call])
-    now = await database.reading.get(session.id)
+    now = await database.reader.get(session.id)
     assert now is not None
     assert (now.attempt, now.seq, now.status) == (200, 401, Status.CREATED)
     events = await trail(database, session.id)

@@ -27,7 +27,7 @@ async def linked(web: Web) -> tuple[Any, str]:
     session, token = await web.submit()
     await web.complete(await web.begin(session))
     answer = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
-    return await web.database.reading.get(session.id), answer.json()["links"]["output"]
+    return await web.database.reader.get(session.id), answer.json()["links"]["output"]
 
 
 async def test_link_opens_without_credential(web: Web) -> None:

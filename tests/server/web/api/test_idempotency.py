@@ -55,7 +55,7 @@ async def test_replay_returns_current_session(web: Web, photo: bytes) -> None:
     first = await upload(web, photo, token=token)
     assert first.status_code == 201
     assert "idempotent-replay" not in first.headers
-    session = await web.database.reading.get(first.json()["session_id"])
+    session = await web.database.reader.get(first.json()["session_id"])
     assert session is not None
     await web.begin(session)
     again = await upload(web, photo, token=token)
@@ -264,7 +264,7 @@ async def test_key_lives_as_long_as_session(web: Web, photo: bytes) -> None:
     """It works after the session's end, until the session is deleted."""
     token = new_token()
     first = (await upload(web, photo, token=token)).json()["session_id"]
-    session = await web.database.reading.get(first)
+    session = await web.database.reader.get(first)
     assert session is not None
     await web.complete(await web.begin(session))
     assert (await upload(web, photo, token=token)).json()["session_id"] == first  # also after its end
@@ -278,7 +278,7 @@ async def test_key_is_free_after_expiry(web: Web, photo: bytes) -> None:
     """A session that is not readable any more holds its key until it is erased."""
     token = new_token()
     first = (await upload(web, photo, token=token)).json()["session_id"]
-    await web.database.writing.mark_deleted(first, id_hash=str)
+    await web.database.writer.mark_deleted(first, id_hash=str)
     answer = await upload(web, photo, token=token)
     while answer.status_code == 409:  # unreadable already, not yet erased
         await web.services.reconciling.reconciler.maintain()

@@ -19,7 +19,7 @@ from tryon.protocol.paths import SESSIONS
 async def test_verb_is_404_for_foreign_session(web: Web, verb: str) -> None:
     """Foreign, unknown and malformed ids and a missing token get the same 404."""
     session, token = await failed(web)
-    before = await web.database.reading.get(session.id)
+    before = await web.database.reader.get(session.id)
     unknown = await do(web, verb, new_session_id(), token)
     foreign = await do(web, verb, session.id, new_token())
     without = await web.client.request(foreign.request.method, foreign.request.url.path)
@@ -27,7 +27,7 @@ async def test_verb_is_404_for_foreign_session(web: Web, verb: str) -> None:
     for answer in (unknown, foreign, without, malformed):
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert foreign.json() | {"request_id": ""} == unknown.json() | {"request_id": ""}
-    assert await web.database.reading.get(session.id) == before
+    assert await web.database.reader.get(session.id) == before
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry", "delete"])
@@ -40,7 +40,7 @@ async def test_ticket_is_read_only(web: Web, verb: str) -> None:
     method, path = ("DELETE", path) if verb == "delete" else ("POST", f"{path}/{verb}")
     answer = await web.client.request(method, f"{path}?{ticket}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert await web.database.reading.get(session.id) is not None
+    assert await web.database.reader.get(session.id) is not None
 
 
 async def test_list_requires_token(web: Web) -> None:

@@ -52,10 +52,10 @@ async def test_cancel_keeps_ended_session(web: Web, status: str) -> None:
         await web.complete(await web.begin(session))
     else:
         await web.services.sessions.claims.fail(await web.begin(session), "mock_failure")
-    before = await web.database.reading.get(session.id)
+    before = await web.database.reader.get(session.id)
     answer = await do(web, "cancel", session.id, token)
     assert (answer.status_code, answer.json()["status"]) == (200, status)
-    assert await web.database.reading.get(session.id) == before
+    assert await web.database.reader.get(session.id) == before
 
 
 async def running_and_asked_to_stop(web: Web) -> tuple[Session, Claim]:
@@ -71,7 +71,7 @@ async def test_cancel_request_refuses_result(web: Web) -> None:
     session, claim = await running_and_asked_to_stop(web)
     before = set(files_of(web))
     assert not await web.services.sessions.claims.complete(claim, b"result", "jpg")
-    now = await web.database.reading.get(session.id)
+    now = await web.database.reader.get(session.id)
     assert now is not None
     assert (now.status, now.output_key) == ("processing", None)
     assert set(files_of(web)) == before  # the refused output is gone again
@@ -82,7 +82,7 @@ async def test_cancel_request_ends_requeued_session(web: Web, burnt: bool) -> No
     """A requeue of a session that was asked to stop cancels it."""
     session, claim = await running_and_asked_to_stop(web)
     assert await web.services.sessions.claims.requeue(claim, burnt=burnt, reason="drain")
-    now = await web.database.reading.get(session.id)
+    now = await web.database.reader.get(session.id)
     assert now is not None
     assert now.status == "cancelled"
 
@@ -92,7 +92,7 @@ async def test_cancel_request_outlives_worker(start_web: StartWeb) -> None:
     web = await start_web(lease_seconds=0.2)
     session, _ = await running_and_asked_to_stop(web)  # whose worker is never heard of again
     async with asyncio.timeout(10):
-        while (now := await web.database.reading.get(session.id)) and not now.status.terminal:
+        while (now := await web.database.reader.get(session.id)) and not now.status.terminal:
             await asyncio.sleep(0.02)
     assert now is not None
     assert now.status == "cancelled"

@@ -50,7 +50,7 @@ async def test_delete_takes_all_retries(web: Web) -> None:
     """The whole chain goes from whichever session, other sessions stay."""
     first, token = await failed(web)
     second = (await do(web, "retry", first.id, token)).json()["session_id"]
-    row = await web.database.reading.get(second)
+    row = await web.database.reader.get(second)
     assert row is not None
     await web.services.sessions.claims.fail(await web.begin(row), "mock_failure")
     third = (await do(web, "retry", second, token)).json()["session_id"]

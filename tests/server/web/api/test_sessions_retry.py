@@ -30,7 +30,7 @@ async def test_retry_copies_photos_to_new_session(web: Web) -> None:
         assert new["session_id"] in new["links"][role]
         copy = await web.client.get(new["links"][role])
         assert copy.content == (await web.client.get(old["links"][role])).content
-    row = await web.database.reading.get(new["session_id"])
+    row = await web.database.reader.get(new["session_id"])
     assert row is not None
     assert row.params == {"size": "M"}
     claim = await web.begin(row)
@@ -49,7 +49,7 @@ async def test_repeated_retry_returns_same_session(web: Web) -> None:
     """The answer shows the session as it is now, and is marked as a replay."""
     session, token = await failed(web)
     first = (await do(web, "retry", session.id, token)).json()
-    row = await web.database.reading.get(first["session_id"])
+    row = await web.database.reader.get(first["session_id"])
     assert row is not None
     await web.begin(row)
     answer = await do(web, "retry", session.id, token)
@@ -61,7 +61,7 @@ async def test_failed_retry_is_retried_itself(web: Web) -> None:
     """The third session names the second one, not the first."""
     session, token = await failed(web)
     second = (await do(web, "retry", session.id, token)).json()["session_id"]
-    row = await web.database.reading.get(second)
+    row = await web.database.reader.get(second)
     assert row is not None
     await web.services.sessions.claims.fail(await web.begin(row), "mock_failure")
     third = (await do(web, "retry", second, token)).json()
@@ -108,14 +108,14 @@ async def test_retry_counts_against_rate_limit(start_web: StartWeb) -> None:
 async def test_retry_is_404_when_delete_overtakes(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """The original is deleted after its photo was copied, before the row is written."""
     session, token = await failed(web)
-    insert = web.database.writing.insert
+    insert = web.database.writer.insert
 
     async def overtaken(new: NewSession) -> Session:
         assert len(files_of(web)) == 4
         assert (await do(web, "delete", session.id, token)).status_code == 200
         return await insert(new)
 
-    monkeypatch.setattr(web.database.writing, "insert", overtaken)
+    monkeypatch.setattr(web.database.writer, "insert", overtaken)
     assert (await do(web, "retry", session.id, token)).status_code == 404
     assert files_of(web) == []
     assert (await listed(web, token))["sessions"] == []

@@ -43,7 +43,7 @@ async def test_upload_makes_a_session(web: Web, photos: Path, name: str) -> None
     assert answer.headers["Location"] == session["links"]["self"] == f"{SESSIONS}/{session['session_id']}"
     assert (session["status"], session["seq"], session["terminal"]) == ("created", 1, False)
     assert "client_token" not in session
-    row = await web.database.reading.get(session["session_id"])
+    row = await web.database.reader.get(session["session_id"])
     assert row is not None
     assert (row.owner, row.params) == (token_hash(token), {"style": "wide"})
     assert row.request_id == answer.headers["X-Request-ID"]
@@ -299,7 +299,7 @@ async def test_upload_is_queued_when_redis_returns(
     valkey.start()
     async with asyncio.timeout(10):
         while True:
-            row = await web.database.reading.get(session_id)
+            row = await web.database.reader.get(session_id)
             assert row is not None and row.status is Status.CREATED
             if await web.services.queue.depth() and await web.services.queue.contains(session_id, 0, row.enqueues):
                 break

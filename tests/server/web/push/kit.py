@@ -121,7 +121,7 @@ async def without_sweeps(hub: Hub) -> None:
 
 async def join(hub: Hub, services: Services, page: Page, stack: contextlib.AsyncExitStack) -> None:
     await stack.enter_async_context(hub.following(page, transport="test"))
-    story = await services.database.reading.with_events(page.session_id)
+    story = await services.database.reader.with_events(page.session_id)
     assert story is not None
     page.snapshot(story.session.seq)
     hub.release(page, story.session)
@@ -132,7 +132,7 @@ def message(services: Services, event: AuditEvent) -> bytes:
 
 
 async def move(services: Services, session: Session, event: Event) -> Moved:
-    moved = await services.database.writing.transition(
+    moved = await services.database.writer.transition(
         Change(session_id=session.id, outcome=outcome_of(event), from_status=session.status, actor="test")
     )
     assert moved is not None
@@ -146,7 +146,7 @@ async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Ser
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
             await until(lambda: hub.delivers and hub.recovery._cursor is not None)
-            pages = [Page((await services.database.writing.insert(new_session())).id) for _ in range(sessions)]
+            pages = [Page((await services.database.writer.insert(new_session())).id) for _ in range(sessions)]
             for page in pages:
                 await join(hub, services, page, stack)
             yield services, hub, pages
@@ -154,7 +154,7 @@ async def followed(config: Config, sessions: int = 3) -> AsyncIterator[tuple[Ser
 
 async def step(services: Services, page: Page, event: Event) -> bool:
     """Commit and publish one transition; return whether Redis took it."""
-    session = await services.database.reading.get(page.session_id)
+    session = await services.database.reader.get(page.session_id)
     assert session is not None
     moved = await move(services, session, event)
     return await services.bus.publish(session.id, message(services, moved.event))

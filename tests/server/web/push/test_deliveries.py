@@ -41,7 +41,7 @@ async def written(web: Web, session: Session) -> Session:
     """Return the session's row as soon as its delivery is written."""
     async with asyncio.timeout(5):
         while True:
-            row = await web.database.reading.get(session.id)
+            row = await web.database.reader.get(session.id)
             assert row is not None
             if row.delivered_at is not None:
                 return row
@@ -74,7 +74,7 @@ async def test_followed_end_is_noted(web: Web, way: str) -> None:
     claim = await web.begin(session)
     following = asyncio.create_task(WAYS[way](web, session, token))
     await until(lambda: any(each.seq == 2 for each in web.hub.registry.all()))
-    row = await web.database.reading.get(session.id)
+    row = await web.database.reader.get(session.id)
     assert row is not None and row.delivered_at is None
     await web.complete(claim)
     await following
@@ -123,7 +123,7 @@ async def test_end_is_not_noted_when_cut(web: Web, monkeypatch: pytest.MonkeyPat
     another, token = await finished(web)
     await by_socket(web, another, token)
     await written(web, another)
-    row = await web.database.reading.get(session.id)
+    row = await web.database.reader.get(session.id)
     assert row is not None and row.delivered_at is None
 
 
@@ -177,13 +177,13 @@ async def test_simultaneous_ends_are_written_in_one_batch(
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.5)
     web = await start_web()
     batches: list[int] = []
-    note = web.database.writing.note_delivered
+    note = web.database.writer.note_delivered
 
     async def counted(handed: dict[str, float]) -> Any:
         batches.append(len(handed))
         return await note(handed)
 
-    monkeypatch.setattr(web.database.writing, "note_delivered", counted)
+    monkeypatch.setattr(web.database.writer, "note_delivered", counted)
     sessions = [(await finished(web))[0] for _ in range(20)]
     before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
     for each in sessions:
@@ -199,7 +199,7 @@ async def test_running_session_has_no_delivery(web: Web) -> None:
     session, _ = await web.submit()
     web.hub.deliveries.note(session.id)
     await until(lambda: not web.hub.deliveries._handed)
-    row = await web.database.reading.get(session.id)
+    row = await web.database.reader.get(session.id)
     assert row is not None and row.delivered_at is None
 
 
@@ -211,7 +211,7 @@ async def test_stopping_process_writes_the_last_notes(config: MakeConfig, monkey
         await by_socket(web, session, token)
         assert session.id in web.hub.deliveries._handed
     async with open_services(config()) as services:
-        row = await services.database.reading.get(session.id)
+        row = await services.database.reader.get(session.id)
         assert row is not None and row.delivered_at is not None
 
 
@@ -225,7 +225,7 @@ async def test_database_outage_only_delays_the_note(web: Web, monkeypatch: pytes
             failed.set()
             raise Unavailable
 
-        patch.setattr(web.database.writing, "note_delivered", away)
+        patch.setattr(web.database.writer, "note_delivered", away)
         web.hub.deliveries.note(session.id)
         async with asyncio.timeout(5):
             await failed.wait()
@@ -238,7 +238,7 @@ async def test_batches_before_an_outage_are_not_repeated(web: Web, monkeypatch: 
     monkeypatch.setattr(receipts, "BATCH_SECONDS", 0.1)
     sessions = [(await finished(web))[0] for _ in range(5)]
     before = REGISTRY.get_sample_value("tryon_delivered_seconds_count") or 0
-    note, batches = web.database.writing.note_delivered, 0
+    note, batches = web.database.writer.note_delivered, 0
 
     async def away_at_the_second(handed: dict[str, float]) -> Any:
         nonlocal batches
@@ -247,7 +247,7 @@ async def test_batches_before_an_outage_are_not_repeated(web: Web, monkeypatch: 
             raise Unavailable
         return await note(handed)
 
-    monkeypatch.setattr(web.database.writing, "note_delivered", away_at_the_second)
+    monkeypatch.setattr(web.database.writer, "note_delivered", away_at_the_second)
     for each in sessions:
         web.hub.deliveries.note(each.id)
     for each in sessions:

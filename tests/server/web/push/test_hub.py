@@ -68,7 +68,7 @@ class Scenario:
         self.moved: list[Moved] = []
 
     async def run(self, steps: list[str]) -> Page:
-        self.session = await self.services.database.writing.insert(new_session())
+        self.session = await self.services.database.writer.insert(new_session())
         self.page = Page(self.session.id)
         self.confirmed: asyncio.Future[None] | None = None
         try:
@@ -94,7 +94,7 @@ class Scenario:
         await self.confirmed
 
     async def read(self) -> None:
-        self.story = await self.services.database.reading.with_events(self.session.id)
+        self.story = await self.services.database.reader.with_events(self.session.id)
 
     async def snapshot(self) -> None:
         assert self.story is not None
@@ -152,7 +152,7 @@ async def test_joiner_gets_every_event_once_in_any_order(
 
 async def test_followers_of_one_session_get_the_same_events(hub: Hub, services: Services) -> None:
     """Fifty clients join while the session moves; each is whole from its snapshot."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     pages = [Page(session.id) for _ in range(50)]
     async with contextlib.AsyncExitStack() as stack:
         joining = [asyncio.create_task(join(hub, services, page, stack)) for page in pages]
@@ -169,7 +169,7 @@ async def test_followers_of_one_session_get_the_same_events(hub: Hub, services: 
 
 async def test_progress_of_an_older_attempt_is_refused(hub: Hub, services: Services) -> None:
     """Progress reaches followers, but not that of a worker which lost its lease."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     two = await move(services, session, Event.PROCESSING)
     page = Page(session.id)
 
@@ -190,7 +190,7 @@ async def test_progress_of_an_older_attempt_is_refused(hub: Hub, services: Servi
 
 async def test_foreign_message_is_ignored(hub: Hub, services: Services) -> None:
     """Garbage on a session's channel disturbs no follower."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)
@@ -203,7 +203,7 @@ async def test_foreign_message_is_ignored(hub: Hub, services: Services) -> None:
 
 async def test_erasure_is_delivered_by_its_message(hub: Hub, services: Services) -> None:
     """A follower gets the end of an erased session without a sweep."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)
@@ -257,7 +257,7 @@ class Broken(Page):
 
 async def test_failing_follower_does_not_affect_others(hub: Hub, services: Services) -> None:
     """A follower that raises is asked to reconnect; the others get every frame."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     pages = [page(session.id) for page in (Broken, Page, Broken, Page, Broken)]
     whole = [page for page in pages if not isinstance(page, Broken)]
     async with contextlib.AsyncExitStack() as stack:
@@ -300,7 +300,7 @@ async def test_failing_chore_is_retried_alone(config: MakeConfig, monkeypatch: p
 
 async def test_resyncing_follower_still_counts(hub: Hub, services: Services) -> None:
     """A follower without a snapshot for now counts; one never admitted does not."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page, stranger = Page(session.id), Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         hub.join(stranger, transport="test")
@@ -314,7 +314,7 @@ async def test_resyncing_follower_still_counts(hub: Hub, services: Services) -> 
 
 async def test_erasure_is_delivered_only_when_admitted(hub: Hub, services: Services) -> None:
     """A joiner gets an erasure with its release, so a stranger never learns of it."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page = Page(session.id)
     async with hub.following(page, transport="test"):
         hub.receive(hub.registry.channel(session.id), gone_message(GoneReason.DELETED))
@@ -325,7 +325,7 @@ async def test_erasure_is_delivered_only_when_admitted(hub: Hub, services: Servi
 
 async def test_prefix_tells_whether_a_session_waits(hub: Hub, services: Services) -> None:
     """The hub reads the kind in the message's prefix, never the JSON behind it."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)

@@ -29,7 +29,7 @@ async def test_flush_moves_counts_into_the_metrics(hub: Hub) -> None:
 
 async def test_delay_is_measured_from_the_commit(hub: Hub, services: Services) -> None:
     """The next event is measured MEASURE_SECONDS later at the earliest."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     moved = await move(services, session, Event.PROCESSING)
     frame = event_message(moved.event, services.sessions.access.issue().file)[18:]
     count, total = value("tryon_push_seconds_count"), value("tryon_push_seconds_sum")

@@ -22,7 +22,7 @@ async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:
     async with open_services(config(ping_seconds=0.05)) as services:
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
-            session = await services.database.writing.insert(new_session())
+            session = await services.database.writer.insert(new_session())
             page = Page(session.id)
             await join(hub, services, page, stack)
             await until(lambda: page.pings >= 3, seconds=3)

@@ -84,7 +84,7 @@ async def test_upload_is_answered_with_its_place(web: Web, photos: Path, monkeyp
         answer = await web.client.post(SESSIONS, files={"image": image})
         body = answer.json()
         assert (body["queue_position"], body["eta_seconds"]) == place
-        session = await web.database.reading.get(body["session_id"])
+        session = await web.database.reader.get(body["session_id"])
         assert session is not None
         assert await waiting_at(web, session, body["client_token"]) == place
 
@@ -261,7 +261,7 @@ async def test_place_is_encoded_once_for_all_followers(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty followers of one session get the same bytes object."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     pages = [Page(session.id) for _ in range(20)]
     frames: list[bytes] = []
     monkeypatch.setattr(Page, "progress", lambda page, frame: frames.append(frame))
@@ -311,7 +311,7 @@ async def test_queue_admits_up_to_its_limit(start_web: StartWeb, photos: Path) -
     image = (photos / "photo.webp").read_bytes()
     answers = [await web.client.post(SESSIONS, files={"image": image}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [201, 201, 503]
-    session = await web.database.reading.get(answers[0].json()["session_id"])
+    session = await web.database.reader.get(answers[0].json()["session_id"])
     assert session is not None
     await take(web, session)
     assert (await web.client.post(SESSIONS, files={"image": image})).status_code == 201

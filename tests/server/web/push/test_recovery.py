@@ -36,7 +36,7 @@ from tryon.protocol.states import Event, GoneReason
 
 async def test_sweep_covers_an_unconfirmed_subscription(hub: Hub, services: Services) -> None:
     """Redis is slow to confirm; a message passes before the subscription is there."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page = Page(session.id)
     subscriber_of(hub).held = True
     async with contextlib.AsyncExitStack() as stack:
@@ -54,10 +54,10 @@ async def test_second_hole_is_filled_while_catching_up(
     hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One follower's read is done when another one, further behind, reports a hole."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     ahead, behind = Page(session.id), Page(session.id)
     gate, reading = asyncio.Event(), asyncio.Event()
-    story = services.database.reading.with_events
+    story = services.database.reader.with_events
 
     async def gated(session_id: str, since: int | None = None) -> SessionWithEvents | None:
         result = await story(session_id, since)
@@ -69,7 +69,7 @@ async def test_second_hole_is_filled_while_catching_up(
     two = await move(services, session, Event.PROCESSING)
     three = await move(services, two.session, Event.REQUEUED)
     four = await move(services, three.session, Event.PROCESSING)
-    monkeypatch.setattr(services.database.reading, "with_events", gated)
+    monkeypatch.setattr(services.database.reader, "with_events", gated)
     async with hub.following(ahead, transport="test"), hub.following(behind, transport="test"):
         hub.release(ahead, two.session)
         hub.receive(hub.registry.channel(session.id), message(services, four.event))
@@ -82,7 +82,7 @@ async def test_second_hole_is_filled_while_catching_up(
 
 async def test_progress_of_an_unseen_transition_is_a_hole(hub: Hub, services: Services) -> None:
     """The transition's message was lost; progress of it makes the hub read it."""
-    session = await services.database.writing.insert(new_session())
+    session = await services.database.writer.insert(new_session())
     page = Page(session.id)
     async with contextlib.AsyncExitStack() as stack:
         await join(hub, services, page, stack)
@@ -99,13 +99,13 @@ async def test_sweep_delivers_a_lost_erasure(config: MakeConfig) -> None:
         async with hub.running(), contextlib.AsyncExitStack() as stack:
             await until(lambda: hub.recovery._cursor is not None)
             session, other = (
-                await services.database.writing.insert(new_session()),
-                await services.database.writing.insert(new_session()),
+                await services.database.writer.insert(new_session()),
+                await services.database.writer.insert(new_session()),
             )
             page, unconcerned = Page(session.id), Page(other.id)
             await join(hub, services, page, stack)
             await join(hub, services, unconcerned, stack)
-            await services.database.writing.erase(
+            await services.database.writer.erase(
                 {session.id: services.signer.tombstone_hash(session.id)}, GoneReason.EXPIRED
             )
             await until(lambda: "gone expired" in page.told, seconds=2)
@@ -149,7 +149,7 @@ async def test_database_outage_only_delays_the_sweep(config: MakeConfig, monkeyp
             raise Unavailable
 
         monkeypatch.setattr(services.database.feed, "page", away)
-        session = await services.database.reading.get(pages[0].session_id)
+        session = await services.database.reader.get(pages[0].session_id)
         assert session is not None
         await move(services, session, Event.PROCESSING)  # its publish is lost as well
         monkeypatch.setattr(services.database.feed, "page", news)
@@ -168,11 +168,11 @@ async def test_check_finds_changes_that_nothing_delivered(config: MakeConfig, mo
         hub.join(stranger, transport="test")
         async with contextlib.AsyncExitStack() as stack:
             await join(hub, services, other, stack)
-            session = await services.database.reading.get(moved.session_id)
+            session = await services.database.reader.get(moved.session_id)
             assert session is not None
             two = await move(services, session, Event.PROCESSING)
             await move(services, two.session, Event.COMPLETED)
-            await services.database.writing.erase(
+            await services.database.writer.erase(
                 {deleted.session_id: services.signer.tombstone_hash(deleted.session_id)}, GoneReason.DELETED
             )
             await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
@@ -190,7 +190,7 @@ async def test_check_reports_an_old_session_as_expired(config: MakeConfig, monke
         hub = make_hub(services)
         async with hub.running(), contextlib.AsyncExitStack() as stack:
             await without_sweeps(hub)
-            page = Page((await services.database.writing.insert(new_session(retention_seconds=1.0))).id)
+            page = Page((await services.database.writer.insert(new_session(retention_seconds=1.0))).id)
             await join(hub, services, page, stack)
             await until(lambda: "gone expired" in page.told, seconds=4)
 
@@ -206,7 +206,7 @@ async def test_first_sweep_checks_every_session(services: Services, monkeypatch:
     monkeypatch.setattr(services.database.feed, "cursor", late)
     hub = make_hub(services)
     async with hub.running(), contextlib.AsyncExitStack() as stack:
-        session = await services.database.writing.insert(new_session())
+        session = await services.database.writer.insert(new_session())
         page = Page(session.id)
         await join(hub, services, page, stack)
         await move(services, session, Event.PROCESSING)  # its publish is lost

@@ -209,7 +209,7 @@ async def test_erasure_closes_with_its_reason(web: Web, reason: GoneReason) -> N
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
-        row = await web.database.reading.get(session.id)
+        row = await web.database.reader.get(session.id)
         assert row is not None
         await web.services.sessions.erasure.erase(row, reason)
         assert await client.rest() == 4510
