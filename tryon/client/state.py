@@ -7,7 +7,7 @@ itself with the next snapshot. The session never steps back to an older state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -85,30 +85,37 @@ class FollowedSession:
         """Return whether the terminal transition was taken."""
         return self.session is not None and self.session.terminal and self.session.seq <= self.cursor
 
-    def snapshot(self, session: SessionView, missed: Iterable[EventFrame]) -> list[Update]:
-        """Return an update for each new transition, or one for any other change."""
-        updates: list[Update] = []
+    def snapshot(self, session: SessionView, missed: Sequence[EventFrame]) -> list[Update]:
+        """Return an update for each new transition, or one for any other change.
+
+        Like :meth:`event` it takes all or nothing: a frame that cannot be read raises
+        MsgspecError and moves nothing.
+        """
+        cursor, known, updates = self.cursor, self.session, list[Update]()
+        before = _before(session, missed)
         for event in missed:
-            if self._is_next(event):
-                if self.session is None or event.seq > self.session.seq:
-                    self.session = session if event.seq >= session.seq else _after(self.session or session, event)
-                updates.append(Update(self.session, event))
-        if self.session is None or (session.seq >= self.session.seq and session != self.session):
-            self.session = session
+            if event.seq == cursor + 1:
+                if known is None or event.seq > known.seq:
+                    known = session if event.seq >= session.seq else _after(known or before, event)
+                cursor = event.seq
+                updates.append(Update(known, event))
+        if known is None or (session.seq >= known.seq and session != known):
+            known = session
             last = updates.pop() if updates and updates[-1].seq == session.seq else Update(session)
             updates.append(Update(session, last.event))
-        self.behind = session.seq > self.cursor
+        self.cursor, self.session, self.behind = cursor, known, session.seq > cursor
         return updates
 
     def event(self, event: EventFrame) -> list[Update]:
         """Return the update of a transition, none if it was seen or leaves a hole."""
-        if self.session is None:
-            self.behind = True
-        elif self._is_next(event):
-            if event.seq > self.session.seq:
-                self.session = _after(self.session, event)
-            return [Update(self.session, event)]
-        return []
+        known = self.session
+        self.behind |= known is None or event.seq > self.cursor + 1
+        if known is None or event.seq != self.cursor + 1:
+            return []
+        if event.seq > known.seq:
+            known = _after(known, event)
+        self.cursor, self.session = event.seq, known
+        return [Update(known, event)]
 
     def progress(self, frame: ProgressFrame) -> list[Update]:
         """Return the update of progress, none if it is of an older transition."""
@@ -125,13 +132,15 @@ class FollowedSession:
         )
         return [Update(self.session)]
 
-    def _is_next(self, event: EventFrame) -> bool:
-        """Move the cursor to a transition if it is the next one."""
-        self.behind |= event.seq > self.cursor + 1
-        if event.seq != self.cursor + 1:
-            return False
-        self.cursor = event.seq
-        return True
+
+def _before(session: SessionView, missed: Sequence[EventFrame]) -> SessionView:
+    """Return the session as it was before ``missed``, as far as the frames tell."""
+    attempts = [event.data["attempt"] for event in missed if "attempt" in event.data]
+    return msgspec.structs.replace(
+        session,
+        attempt=attempts[0] - 1 if attempts else session.attempt,
+        links=msgspec.structs.replace(session.links, output=None),
+    )
 
 
 def _after(session: SessionView, event: EventFrame) -> SessionView:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,6 +129,32 @@ def test_error_of_a_failed_session_is_typed() -> None:
     (update,) = state.event(failed)
     assert update.session.error
     assert (update.session.error.code, update.session.error.retryable) == ("timeout", True)
+
+
+def test_missed_transitions_show_nothing_of_the_end() -> None:
+    """Show no picture and no later attempt before the transition that brings it."""
+    steps = [msgspec.structs.replace(event, data={}) for event in EVENTS]
+    steps[1] = msgspec.structs.replace(EVENTS[1], data={"attempt": 1})
+    steps[3] = msgspec.structs.replace(EVENTS[3], data={"attempt": 2})
+    steps[4] = msgspec.structs.replace(EVENTS[4], data={"output": "/o"})
+    ended = view(5, attempt=2, links=msgspec.structs.replace(LINKS, output="/o"))
+    for since, attempts in ((0, [0, 1, 1, 2, 2]), (2, [1, 2, 2])):
+        updates = FollowedSession(since).snapshot(ended, steps[since:])
+        assert [update.session.attempt for update in updates] == attempts
+        assert [update.session.links.output for update in updates] == [None] * (4 - since) + ["/o"]
+
+
+def test_unreadable_transition_moves_nothing() -> None:
+    """Keep the cursor where it was, so that a transition is not lost unseen."""
+    state = FollowedSession()
+    state.snapshot(view(1), EVENTS[:1])
+    broken = EventFrame("s", 3, Event.FAILED, Status.PROCESSING, Status.FAILED, True, "now", {"error": {"code": 1}})
+    with pytest.raises(msgspec.ValidationError):
+        state.snapshot(view(4), [EVENTS[1], broken, EVENTS[3]])
+    assert (state.cursor, state.session) == (1, view(1))
+    with pytest.raises(msgspec.ValidationError):
+        state.event(msgspec.structs.replace(broken, seq=2))
+    assert (state.cursor, state.session) == (1, view(1))
 
 
 def test_known_session_is_not_shown_again() -> None:
