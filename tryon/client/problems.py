@@ -24,7 +24,8 @@ class _Body(msgspec.Struct, frozen=True):
 class Problem(Exception):
     """A refusal (RFC 9457), or a call without an answer.
 
-    ``code``: one of ``tryon.protocol.errors.CODES``, or "network" (``status`` 0);
+    ``code``: one of ``tryon.protocol.errors.CODES``, or with ``status`` 0 "network" for
+    a call without an answer, "closed" for one that the client's close ended;
     ``detail`` is safe to show; ``retryable``: the same call may succeed later;
     ``retry_after``: in seconds, if the server named them; ``request_id``: finds the
     call in the server's log.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+import sys
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tryon.client.api import DEFAULT_URL, AsyncTryOn, SessionOrId, SessionPage
 from tryon.client.photos import Photo
+from tryon.client.problems import Problem
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.views import History, Params, Receipt, SessionView
@@ -28,28 +31,82 @@ class _Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tryon-client", daemon=True)
+        self._lock = threading.RLock()  # a generator may be finalized wherever it is held
+        self._closed = False
+        self._last_tasks: set[asyncio.Task[None]] = set()
         self._thread.start()
 
+    def __repr__(self) -> str:
+        return f"<_Loop {'closed' if self._closed else 'running'}>"
+
     def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Return what a coroutine returns; an interrupt in this thread cancels it."""
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        """Return the result of a coroutine. Raises Problem once the loop is closed.
+
+        An interrupt in this thread cancels the coroutine and waits for its end.
+        """
+        tasks: list[asyncio.Task[T]] = []
+        ended = threading.Event()
+
+        def start() -> None:
+            tasks.append(self._loop.create_task(call))
+            tasks[0].add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, if interrupted
+            tasks[0].add_done_callback(lambda _: ended.set())
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        with self._lock:
+            if self._closed:
+                call.close()
+                raise _closed()
+            self._loop.call_soon_threadsafe(start)
         try:
-            return future.result()
+            ended.wait()
         except BaseException:
-            future.cancel()
+            with contextlib.suppress(RuntimeError):  # closed meanwhile, which cancels too
+                self._loop.call_soon_threadsafe(cancel)
+            ended.wait()
             raise
+        if tasks[0].cancelled():
+            raise _closed()
+        return tasks[0].result()
 
-    @property
-    def closed(self) -> bool:
-        """Return whether the thread has ended."""
-        return self._loop.is_closed()
+    def finish(self, updates: AsyncGenerator[Update, None]) -> None:
+        """Close a generator; wait for that where it is possible."""
+        if sys.is_finalizing():
+            return
+        if threading.current_thread() is self._thread:  # finalized by a garbage collection
+            task = self._loop.create_task(updates.aclose())
+            self._last_tasks.add(task)
+            task.add_done_callback(self._last_tasks.discard)
+            return
+        with contextlib.suppress(Problem):  # the loop was closed, and the generator with it
+            self.run(updates.aclose())
 
-    def close(self) -> None:
-        """Stop the loop and end its thread."""
-        self.run(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel every call, run ``last``, and end the thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            asyncio.run_coroutine_threadsafe(self._end(last), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await last()
+
+
+def _closed() -> Problem:
+    return Problem("closed", "The client is closed.", retryable=False)
 
 
 class TryOn:
@@ -77,14 +134,10 @@ class TryOn:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """Make a client; the options are those of AsyncTryOn."""
+        self._client = AsyncTryOn(
+            url, token=token, attempts=attempts, timeout=timeout, trust_env=trust_env, ssl_context=ssl_context
+        )
         self._loop = _Loop()
-        try:
-            self._client = AsyncTryOn(
-                url, token=token, attempts=attempts, timeout=timeout, trust_env=trust_env, ssl_context=ssl_context
-            )
-        except BaseException:
-            self._loop.close()
-            raise
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncTryOn", "TryOn")
@@ -98,10 +151,11 @@ class TryOn:
         self.close()
 
     def close(self) -> None:
-        """Close every connection and end the thread."""
-        if not self._loop.closed:
-            self._loop.run(self._client.close())
-            self._loop.close()
+        """Close every connection and end the thread.
+
+        Calls that other threads wait for end with a Problem of the code "closed".
+        """
+        self._loop.close(self._client.close)
 
     @property
     def token(self) -> str:
@@ -138,8 +192,7 @@ class TryOn:
             while (update := self._loop.run(_next(updates))) is not None:
                 yield update
         finally:
-            if not self._loop.closed:
-                self._loop.run(updates.aclose())
+            self._loop.finish(updates)
 
     def wait(self, session: SessionOrId) -> SessionView:
         """Return the session once it has ended, in whatever way."""
@@ -173,7 +226,10 @@ class TryOn:
         return self._loop.run(self._client.retry(session))
 
     def delete(self, session: SessionOrId) -> Receipt:
-        """Erase a session, its photos and retries now; return the signed receipt."""
+        """Erase a session, its photos and retries now; return the signed receipt.
+
+        It is not repeated when its answer is lost.
+        """
         return self._loop.run(self._client.delete(session))
 
     def download(self, link: str) -> bytes:
