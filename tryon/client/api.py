@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -67,8 +68,9 @@ class AsyncTryOn:
         ``token``: the owner's, 22 to 128 characters of ``A-Z a-z 0-9 _ -``; made if
         left out. Keep it: it is the only way back to the sessions. ``attempts``: per
         call, while there is no answer or a refusal that passes within 5 seconds.
-        ``timeout``: of each attempt, in seconds. ``trust_env``: honour HTTPS_PROXY and
-        NO_PROXY. ``ssl_context``: instead of the usual certificate authorities.
+        ``timeout``: of each attempt, in seconds; an upload has a second more for each
+        64 KiB, a download that long for each piece. ``trust_env``: honour HTTPS_PROXY
+        and NO_PROXY. ``ssl_context``: instead of the usual certificate authorities.
         """
         self._network = HttpNetwork(url, trust_env=trust_env, ssl_context=ssl_context)
         self._chance = random.Random()
@@ -148,9 +150,10 @@ class AsyncTryOn:
 
     async def wait(self, session: SessionOrId) -> SessionView:
         """Return the session once it has ended, in whatever way."""
-        async for update in self.follow(session):
-            if update.terminal:
-                return update.session
+        async with aclosing(self.follow(session)) as updates:
+            async for update in updates:
+                if update.terminal:
+                    return update.session
         return await self.get(session)
 
     async def result(self, session: SessionOrId) -> bytes:
@@ -192,7 +195,12 @@ class AsyncTryOn:
         return await self._calls.session(SessionView, "POST", f"/{_id(session)}/retry")
 
     async def delete(self, session: SessionOrId) -> Receipt:
-        """Erase a session, its photos and retries now; return the signed receipt."""
+        """Erase a session, its photos and retries now; return the signed receipt.
+
+        It is not repeated when its answer is lost, since the repeat would find nothing:
+        after a Problem of the code "network", :meth:`get` shows whether the session is
+        still there.
+        """
         return await self._calls.session(Receipt, "DELETE", f"/{_id(session)}")
 
     async def download(self, link: str) -> bytes:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from tryon.client.network import Answer, Network, NoAnswer
+from tryon.client.network import Answer, Network, NoAnswer, whole_answer
 from tryon.client.problems import Problem, problem_of
-from tryon.protocol.backoff import FIRST_SECONDS
+from tryon.protocol.backoff import FIRST_SECONDS, doubled
 from tryon.protocol.paths import SESSIONS
 
 MOST_PAUSE_SECONDS: Final = 5.0
@@ -23,6 +23,15 @@ _PASSING: Final = frozenset({"network", "unavailable", "internal_error", "idempo
 """Codes of problems after which the same call is repeated; so is any with a short
 ``Retry-After``.
 """
+
+_GATEWAY: Final = frozenset({502, 503, 504})
+"""Statuses of proxies whose server is unavailable; they come without a code."""
+
+_UNSURE: Final = frozenset({"network", "unknown"})
+"""Codes of problems after which the call may have been carried out."""
+
+SLOWEST_BYTES_PER_SECOND: Final = 65_536
+"""Slowest upload that is waited for: 0.5 Mbit/s."""
 
 T = TypeVar("T")
 
@@ -36,7 +45,8 @@ class Calls:
     """The calls of one owner.
 
     ``attempts``: at most, while there is no answer or a refusal that passes soon;
-    ``seconds``: for each. Every call may be repeated: uploads carry an Idempotency-Key.
+    ``seconds``: for each. A call may be repeated although it was carried out: uploads
+    carry an Idempotency-Key. Only the answer to DELETE exists once.
     """
 
     __slots__ = ("_attempts", "_chance", "_network", "_seconds", "token")
@@ -65,7 +75,10 @@ class Calls:
         asked = {name: value for name, value in (query or {}).items() if value is not None}
         whole = SESSIONS + path + (f"?{urlencode(asked)}" if asked else "")
         sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
-        answer = await self._repeated(method, whole, sent, body)
+        seconds = self._seconds + len(body) / SLOWEST_BYTES_PER_SECOND
+        answer = await self._repeated(
+            method, lambda: self._network.request(method, whole, headers=sent, body=body, seconds=seconds)
+        )
         try:
             return msgspec.json.decode(answer.body, type=answers)
         except msgspec.MsgspecError as error:
@@ -73,22 +86,28 @@ class Calls:
 
     async def file(self, path: str) -> bytes:
         """Return the content behind a signed link. Raises Problem."""
-        return (await self._repeated("GET", path, {"Accept": "*/*"}, b"")).body
 
-    async def _repeated(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        async def download() -> Answer:
+            async with self._network.stream("GET", path, headers={"Accept": "*/*"}, seconds=self._seconds) as stream:
+                return await whole_answer(stream, self._seconds)
+
+        return (await self._repeated("GET", download)).body
+
+    async def _repeated(self, method: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
         for attempt in range(1, self._attempts + 1):
-            problem = await self._once(method, path, headers, body)
+            problem = await self._once(call)
             if isinstance(problem, Answer):
                 return problem
-            pause = self._pause(problem, attempt)
+            once_only = method == "DELETE" and problem.code in _UNSURE
+            pause = None if once_only else self._pause(problem, attempt)
             if pause is None or attempt == self._attempts:
                 raise problem
             await asyncio.sleep(pause)
         raise AssertionError("there is at least one attempt")
 
-    async def _once(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | Problem:
+    async def _once(self, call: Callable[[], Awaitable[Answer]]) -> Answer | Problem:
         try:
-            answer = await self._network.request(method, path, headers=headers, body=body, seconds=self._seconds)
+            answer = await call()
         except NoAnswer as error:
             return Problem("network", f"No answer: {error}", retryable=True)
         return answer if 200 <= answer.status < 300 else problem_of(answer)
@@ -97,6 +116,6 @@ class Calls:
         """Return the seconds until a repeat, None if it would not help."""
         if problem.retryable and problem.retry_after is not None:
             return problem.retry_after if problem.retry_after <= MOST_PAUSE_SECONDS else None
-        if problem.code not in _PASSING:
+        if problem.code not in _PASSING and not (problem.retryable and problem.status in _GATEWAY):
             return None
-        return self._chance.uniform(0.0, min(MOST_PAUSE_SECONDS, FIRST_SECONDS * 2**attempt))
+        return self._chance.uniform(0.0, doubled(FIRST_SECONDS, MOST_PAUSE_SECONDS, attempt))

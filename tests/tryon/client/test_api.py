@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from server.config.parsing import UploadRate
 from server.config.settings import Config
 from testkit.photos import small
 from testkit.running import Web, running_web
-from tryon.client.api import AsyncTryOn
+from tryon.client.api import AsyncTryOn, SessionOrId
 from tryon.client.network import Answer, NoAnswer
 from tryon.client.problems import NotCompleted, Problem
+from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
 
 MakeConfig = Callable[..., Config]
@@ -143,6 +144,25 @@ async def test_cancelled_session_is_retried(tryon: AsyncTryOn) -> None:
     assert again.retry_of == session.session_id
     with pytest.raises(Problem, match="not_finished"):
         await tryon.retry(again)
+
+
+async def test_wait_disconnects_when_it_returns(web: Web, tryon: AsyncTryOn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close the follower before the session is returned."""
+    session = await tryon.upload(small())
+    await tryon.cancel(session)
+    closed: list[bool] = []
+    follow = tryon.follow
+
+    async def followed(session: SessionOrId) -> AsyncGenerator[Update, None]:
+        try:
+            async for update in follow(session):
+                yield update
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(tryon, "follow", followed)
+    assert (await tryon.wait(session)).status == "cancelled"
+    assert closed
 
 
 async def test_deleted_session_leaves_a_receipt(tryon: AsyncTryOn) -> None:
