@@ -1,4 +1,4 @@
-"""One connection of each transport: what it yields, and how it ends."""
+"""One connection of each transport: the frames it yields, and how it ends."""
 
 from __future__ import annotations
 
