@@ -243,14 +243,7 @@ def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes) -> Erasure:
 
 def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
     config, clock, database = adapters.config, adapters.clock, adapters.database
-    disturbances = Disturbances(
-        writer=database.writer,
-        database_clock=database.clock,
-        clock=clock,
-        lease_seconds=config.lease_seconds,
-        deadline_seconds=config.deadline_seconds,
-        retention_seconds=config.retention_seconds,
-    )
+    disturbances = _disturbances(adapters)
     failure_guard = FailureGuard(reader=database.reader, disturbances=disturbances)
     lost_leases = LostLeases(
         due=database.due,
@@ -279,15 +272,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         lost_jobs=lost_jobs,
         expiry=expiry,
     )
-    cleanup = Cleanup(
-        reader=database.reader,
-        upkeep=database.upkeep,
-        files=adapters.files,
-        bus=adapters.bus,
-        queue=adapters.queue,
-        erasure=sessions.erasure,
-        erased_bytes=sessions.erased_bytes,
-    )
+    cleanup = _cleanup(adapters, sessions)
     chores = Chores(
         leases=database.chore_leases,
         database_clock=database.clock,
@@ -311,4 +296,27 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         cleanup=cleanup,
         chores=chores,
         maintenance=maintenance,
+    )
+
+
+def _disturbances(adapters: _Adapters) -> Disturbances:
+    return Disturbances(
+        writer=adapters.database.writer,
+        database_clock=adapters.database.clock,
+        clock=adapters.clock,
+        lease_seconds=adapters.config.lease_seconds,
+        deadline_seconds=adapters.config.deadline_seconds,
+        retention_seconds=adapters.config.retention_seconds,
+    )
+
+
+def _cleanup(adapters: _Adapters, sessions: Sessions) -> Cleanup:
+    return Cleanup(
+        reader=adapters.database.reader,
+        upkeep=adapters.database.upkeep,
+        files=adapters.files,
+        bus=adapters.bus,
+        queue=adapters.queue,
+        erasure=sessions.erasure,
+        erased_bytes=sessions.erased_bytes,
     )
