@@ -134,7 +134,7 @@ class FollowedSession:
 
 
 def _before(session: SessionView, missed: Sequence[EventFrame]) -> SessionView:
-    """Return the session as it was before ``missed``, as far as the frames tell."""
+    """Return the session as it was before ``missed``, from what the frames say."""
     attempts = [event.data["attempt"] for event in missed if "attempt" in event.data]
     return msgspec.structs.replace(
         session,

@@ -62,7 +62,7 @@ async def test_gateway_error_is_repeated(chance: random.Random, status: int) -> 
 
 
 @pytest.mark.parametrize(("lost", "code"), [(b"", "network"), (GATEWAY % 502, "unknown")])
-async def test_delete_is_sent_once_when_its_answer_is_lost(chance: random.Random, lost: bytes, code: str) -> None:
+async def test_delete_is_not_repeated_unanswered(chance: random.Random, lost: bytes, code: str) -> None:
     """Raise the lost answer itself, not the 404 of a repeat."""
     server = Server(lost, OK)
     with pytest.raises(Problem) as raised:
