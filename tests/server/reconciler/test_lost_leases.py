@@ -83,7 +83,7 @@ async def test_two_concurrent_passes_act_once(config: MakeConfig, database_url: 
         last = max(claim.session.lease_expires_at for claim in claims if claim and claim.session.lease_expires_at)
         await until(lambda: time.time() > last.timestamp() + 0.05)
         async with asyncio.timeout(30):  # a pass of a stalled machine grants leases first
-            while any((await row(one, session)).status is Status.PROCESSING for session in submitted):
+            while [each for each in submitted if (await row(one, each)).status is Status.PROCESSING]:
                 await asyncio.gather(one.reconciling.reconciler.maintain(), other.reconciling.reconciler.maintain())
         for session in submitted:
             found = await row(one, session)
