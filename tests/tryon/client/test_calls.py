@@ -78,32 +78,32 @@ async def test_delete_is_repeated_after_the_servers_refusal(chance: random.Rando
 
 @pytest.fixture
 async def slow_calls() -> AsyncIterator[Calls]:
-    """Return calls of half a second to a server that needs longer for a body."""
+    """Return calls of one second to a server that needs longer for a body."""
 
     async def slow(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if head.startswith(b"POST"):
-            for _ in range(4):
+            for _ in range(6):
                 await reader.readexactly(65_536)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.25)
             writer.write(OK)
             return
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
-        for _ in range(4):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        for _ in range(6):
             writer.write(b"x")
             await writer.drain()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.25)
 
     async with raw_server(slow) as url:
         network = HttpNetwork(url, trust_env=False)
-        yield Calls(network, "t", attempts=1, seconds=0.5, chance=random.Random())
+        yield Calls(network, "t", attempts=1, seconds=1, chance=random.Random())
         await network.close()
 
 
 async def test_slow_download_may_outlast_the_timeout(slow_calls: Calls) -> None:
     """Wait as long as pieces keep coming."""
-    assert await slow_calls.file("/") == b"xxxx"
+    assert await slow_calls.file("/") == b"xxxxxx"
 
 
 async def test_slow_upload_may_outlast_the_timeout(slow_calls: Calls) -> None:
     """Give a large body the time of a slow connection."""
-    assert await slow_calls.session(dict, "POST", body=bytes(4 * 65_536)) == {}
+    assert await slow_calls.session(dict, "POST", body=bytes(6 * 65_536)) == {}
