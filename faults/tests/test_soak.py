@@ -57,15 +57,15 @@ main(sys.argv[2:])
 """
 
 LEASE_OFF = """
-from server.reconciler.reconciler import Reconciler
+from server.reconciler.lost_leases import LostLeases
 
 
 async def nothing(self, session):
     pass
 
 
-assert Reconciler._take_back
-Reconciler._take_back = nothing
+assert LostLeases._take_back
+LostLeases._take_back = nothing
 """
 
 SWEEP_OFF = """
