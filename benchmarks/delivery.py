@@ -1,8 +1,8 @@
 """From a transition's commit to its frame on a client's socket.
 
 Everything is real: uploads over HTTP, a queue, a worker with the mock processor, one
-WebSocket a session. So many sessions are always there, each followed by its client,
-most of them waiting in the queue; whenever one ends, a new one is uploaded. The
+WebSocket a session. That number of sessions is always there, each followed by its
+client, most of them waiting in the queue; whenever one ends, a new one is uploaded. The
 worker's slots start one after the other, so that transitions come evenly, ``rate``
 sessions a second, and not in waves.
 

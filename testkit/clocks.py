@@ -18,7 +18,7 @@ FAKETIME: Final = {
     # and its clock (a file server's) is another
     "FAKE_UTIME": "1",
 }
-"""So that nothing but the time of day is a process's own."""
+"""Environment in which the time of day alone is a process's own."""
 
 
 def own_clock() -> dict[str, str]:

@@ -56,7 +56,7 @@ async def stored(web: Web) -> tuple[list[str], int, int]:
 
 
 NOTHING: Final[tuple[list[str], int, int]] = ([], 0, 0)
-"""What :func:`stored` returns when nothing is stored."""
+"""Return value of :func:`stored` when nothing is stored."""
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ from tryon.protocol.paths import SESSIONS
 RATE: Final = 4.0
 HOURS: Final = 25
 DAYS_SECONDS: Final = 10 * 86400.0
-"""What the calendar says is over, is over: so much is left of it."""
+"""Seconds by which sessions may outlive their time of the calendar."""
 
 
 async def apart(pace: Pace) -> Outcome:

@@ -296,7 +296,7 @@ HARMS: Final = {
     "spin": "timeout",
     "hang": "timeout",
 }
-"""What :class:`testkit.paced.Paced` does, and the error that its session ends with."""
+"""Actions of :class:`testkit.paced.Paced`, and the error code that each leads to."""
 
 
 async def processor_harms(pace: Pace) -> Outcome:

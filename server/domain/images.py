@@ -1,4 +1,4 @@
-"""Which images are accepted, by their first bytes and their size, never by a name.
+"""Rules for accepted images: by their first bytes and their size, never by a name.
 
 ``web.api.uploads`` sniffs a part as soon as its first :data:`MAGIC_BYTES` are there;
 ``adapters.imaging`` judges the size before it decodes, and stores the cleaned image in

@@ -1,4 +1,4 @@
-"""What must be free before the stack starts, and is held as long as it lives.
+"""Resources that must be free before the stack starts, and are held while it runs.
 
 The data folder, the port, and a folder for the embedded Valkey's socket. Each is a
 context manager and raises :class:`~server.up.errors.UpError`.

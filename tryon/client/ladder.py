@@ -51,7 +51,7 @@ class Step:
 
 
 class Ladder:
-    """What was learned about each transport on the way to one session."""
+    """Experience with each transport on the way to one session."""
 
     def __init__(self, transports: Sequence[str], chance: random.Random) -> None:
         """Raise ValueError without a known transport."""

@@ -78,7 +78,7 @@ _TEXT_CHARACTERS: Final = 32768
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every child of a fork server is made of: the loaded code and its setup."""
+    """The loaded code and the setup that every child of a fork server shares."""
 
     make: Make
     setup: Setup

@@ -51,7 +51,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class State(enum.Enum):
-    """What a child is doing, as far as the worker knows."""
+    """The state of a child, as far as the worker knows."""
 
     STARTING = "starting"
     """Asked of the fork server; its processor is not made."""
@@ -68,7 +68,7 @@ class State(enum.Enum):
 
 
 class Action(enum.Enum):
-    """What a message of a child means to the pool."""
+    """The meaning of a child's message to the pool."""
 
     NOTE_MADE = "a processor was made"
     NOTE_READY = "a processor is ready"
@@ -94,7 +94,7 @@ TRANSITIONS: Final[dict[tuple[State, type[FromChild]], tuple[Action, State]]] = 
     (State.WARMING, Refused): (Action.GIVE_UP, State.WARMING),
     (State.WARMING, StartFailed): (Action.GIVE_UP, State.WARMING),
 }
-"""What a message means and the state after it, by the state before it."""
+"""Meaning of a message and the state after it, by the state before it."""
 
 
 class ChildLink:

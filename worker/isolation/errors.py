@@ -35,4 +35,4 @@ class Loss:
 
     reason: Reason
     how: str
-    """What happened to it, to follow "the process" in a log line."""
+    """The end of a process, in words that follow "the process" in a log line."""

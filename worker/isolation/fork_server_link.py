@@ -49,7 +49,7 @@ REAP_TRIES: Final = 50
 
 
 class ForkServerListener(Protocol):
-    """What the fork server reports. Plain functions, called on the event loop."""
+    """Callbacks for reports of the fork server: plain functions on the event loop."""
 
     def not_forked(self, child: ChildLink, reason: str) -> None:
         """Handle a failed fork: no process or memory is left."""

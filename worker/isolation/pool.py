@@ -73,7 +73,7 @@ from worker.processors import registry
 log = logging.getLogger("tryon.worker")
 
 NICENESS: Final = 5
-"""As for the image processes: a push must not wait for a processor."""
+"""Niceness, as of the image processes: a push must not wait for a processor."""
 
 
 class ProcessPool:

@@ -33,7 +33,7 @@ class Startup:
         self.built = False
         """A child has made its processor, so the settings are right."""
         self.error: NotStarted | None = None
-        """What every session fails with, once no processor can be started."""
+        """Error of every session, once no processor can be started."""
 
     def __repr__(self) -> str:
         return f"<Startup {self._name} built={self.built} failed_starts={self._failed_starts} error={self.error!r}>"

@@ -1,1 +1,1 @@
-"""Where photos and results are stored."""
+"""The storage of photos and results."""

@@ -69,7 +69,7 @@ _TURNS: Final[dict[int, Image.Transpose]] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its EXIF orientation (EXIF 2.32, tag 0x0112)."""
+"""Turn that makes a picture upright, by EXIF orientation (EXIF 2.32, tag 0x0112)."""
 
 _PROFILE_SPACES: Final = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}
 _SRGB: Final = ImageCms.createProfile("sRGB")

@@ -76,7 +76,7 @@ def open_redis(redis_url: str) -> Redis:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a connection authenticates with; both None: nothing is asked."""
+    """Credentials of a connection; both None: it does not authenticate."""
 
     username: str | None = None
     password: str | None = None

@@ -1,1 +1,1 @@
-"""From the bus to the connections: followers, and the events that they have missed."""
+"""The push: hands bus messages to followers, and reads the events they missed."""
