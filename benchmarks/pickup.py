@@ -1,4 +1,4 @@
-"""From an accepted upload to a worker that has started on it; and an idle worker.
+"""Time from an accepted upload to its start on a worker; CPU of an idle worker.
 
 Both times are the database's: that of the transaction that made the session, and of the
 one that claimed it. They are read from the session's history, in milliseconds.

@@ -20,7 +20,7 @@ from tryon.protocol.states import Status
 
 RATE: Final = 4.0
 SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
-"""So that recovery is that of the product, and not the time to work off what has queued
+"""Load low enough that recovery is the product's, not the time to work off what queued
 up.
 """
 

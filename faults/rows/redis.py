@@ -25,7 +25,7 @@ RATE: Final = 4.0
 CHANNELS: Final = "tryon:session:"
 RECONNECTS: Final = "tryon_bus_reconnects_total"
 SLOTS: Final[dict[str, Any]] = {"worker_jobs": 200}
-"""So that recovery is that of the product, and not the time to work off what has queued
+"""Load low enough that recovery is the product's, not the time to work off what queued
 up.
 """
 

@@ -44,7 +44,7 @@ class Entry:
     """One row of a listing."""
 
     key: str
-    """Of a finished object a key; of an unfinished one a name that only
+    """Key of a finished object; for an unfinished one a name that only
     :meth:`Files.delete` accepts."""
     age_seconds: float
     """Since the object was written; never negative."""
