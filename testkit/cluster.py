@@ -43,6 +43,9 @@ class Cluster:
         self.logs = folder / "logs"
         self.valkey = valkey
         self.proxy: Proxy | None = None
+        """Between the product and Valkey."""
+        self.database_proxy: Proxy | None = None
+        """Between the product and PostgreSQL."""
         self.postgres: PostgresServer | None = None
         self.webs: list[Program] = []
         self.workers: list[Program] = []
@@ -73,7 +76,8 @@ class Cluster:
         valkey = self.valkey.tcp_url if self.proxy is None else f"redis://127.0.0.1:{self.proxy.port}/0"
         settings = self.settings | {"data_dir": self.data, "redis_url": valkey, "secret_key": "benchmark-" * 4}
         if self.postgres is not None:
-            settings["database_url"] = self.postgres.url("tryon")
+            proxy = self.database_proxy
+            settings["database_url"] = self.postgres.url("tryon", port=None if proxy is None else proxy.port)
         self.environ = variables(settings)
 
     def make_web(self, environ: Mapping[str, str] | None = None, **settings: Any) -> Program:
@@ -145,6 +149,7 @@ async def running_cluster(
     workers: int = 1,
     postgres: bool | Mapping[str, str] = False,
     proxy: bool = False,
+    database_proxy: bool = False,
     disk_bytes: int | None = None,
     valkey_options: tuple[str, ...] = (),
     **settings: Any,
@@ -155,8 +160,8 @@ async def running_cluster(
     frozen one keeps what the kernel gave it.
 
     ``postgres``: instead of SQLite; a mapping sets its options. ``proxy``: between the
-    product and Valkey. ``disk_bytes``: photos and results on a file system of that
-    size.
+    product and Valkey. ``database_proxy``: between the product and PostgreSQL.
+    ``disk_bytes``: photos and results on a file system of that size.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tryon-cluster-"))
@@ -175,6 +180,8 @@ async def running_cluster(
                 stack.callback(cluster.postgres.close)
                 await asyncio.to_thread(cluster.postgres.start)
                 await _create_database(cluster.postgres)
+                if database_proxy:
+                    cluster.database_proxy = await servers.enter_async_context(running_proxy(cluster.postgres.port))
             cluster._name_settings()
             await cluster.migrate()
             reserved = reserved_port()

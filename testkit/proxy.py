@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks its connections: silence in one direction, cuts.
+"""A TCP proxy that breaks its connections: cuts, silence in one direction or in both.
 
 Linux's ``tc netem`` does this better where it is available; this needs no rights and
 works per connection.
@@ -16,15 +16,17 @@ CHUNK_BYTES = 65536
 class _Pair:
     """One connection through the proxy.
 
-    ``said``: the first bytes of its client, to know what it is.
+    ``said``: the first bytes of its client, to know what it is. ``lost``: nothing
+    passes any more, not even the end of the connection.
     """
 
-    __slots__ = ("client", "said", "server")
+    __slots__ = ("client", "lost", "said", "server")
 
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter, *, lost: bool) -> None:
         self.client = client
         self.server = server
         self.said = b""
+        self.lost = lost
 
     def cut(self) -> None:
         for writer in (self.client, self.server):
@@ -40,6 +42,9 @@ class Proxy:
         self._to = to
         self._pairs: set[_Pair] = set()
         self._deaf: Callable[[bytes], bool] = lambda said: False
+        self._black_hole = False
+        self._swallowed: set[asyncio.StreamWriter] = set()
+        """Connections that were opened in a black hole; nothing is behind them."""
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -65,7 +70,9 @@ class Proxy:
         pairs = list(self._pairs)
         for pair in pairs:
             pair.cut()
-        return len(pairs)
+        for writer in self._swallowed:
+            writer.transport.abort()
+        return len(pairs) + len(self._swallowed)
 
     def deafen(self, which: Callable[[bytes], bool] = lambda said: True) -> None:
         """Drop the server's answers to these clients, on old and new connections.
@@ -77,13 +84,33 @@ class Proxy:
     def hear(self) -> None:
         self._deaf = lambda said: False
 
+    def black_hole(self, *, new: bool = True) -> int:
+        """Lose every byte of the open connections for good; return their number.
+
+        As if the machine behind them had vanished: neither end gets an RST or learns
+        that the other has closed. ``new``: also on connections that are opened before
+        :meth:`mend`, which are accepted and never answered.
+        """
+        self._black_hole = new
+        alive = [pair for pair in self._pairs if not pair.lost]
+        for pair in alive:
+            pair.lost = True
+        return len(alive)
+
+    def mend(self) -> None:
+        """Forward new connections again; those that were lost stay so."""
+        self._black_hole = False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._black_hole:
+            await self._swallow(reader, writer)
+            return
         try:
             upstream, server = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:
             writer.transport.abort()
             return
-        pair = _Pair(writer, server)
+        pair = _Pair(writer, server, lost=self._black_hole)
         self._pairs.add(pair)
         try:
             ways = [
@@ -91,6 +118,8 @@ class Proxy:
                 asyncio.create_task(self._pass_on(upstream, writer, pair, up=False)),
             ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if pair.lost:  # the other end must not learn of it
+                await asyncio.wait(ways)
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
@@ -98,11 +127,23 @@ class Proxy:
             self._pairs.discard(pair)
             pair.cut()
 
+    async def _swallow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._swallowed.add(writer)
+        try:
+            with contextlib.suppress(OSError):
+                while await reader.read(CHUNK_BYTES):
+                    pass
+        finally:
+            self._swallowed.discard(writer)
+            writer.transport.abort()
+
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: _Pair, *, up: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
+                if pair.lost:
+                    continue
                 if up:
                     pair.said = (pair.said + data)[: self.SAID_BYTES]
                 elif self._deaf(pair.said):

@@ -236,8 +236,9 @@ class PostgresServer:
             time.sleep(0.01)
         return self
 
-    def url(self, database: str, driver: str = "postgresql+asyncpg") -> str:
-        return f"{driver}://postgres@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str, driver: str = "postgresql+asyncpg", *, port: int | None = None) -> str:
+        """Return the URL of a database; ``port``: of a proxy in front of it."""
+        return f"{driver}://postgres@127.0.0.1:{port or self.port}/{database}"
 
     def pause(self) -> None:
         """Freeze every process of it (SIGSTOP)."""
