@@ -8,6 +8,11 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from server.telemetry.metric_files import FOLDER_VARIABLE
+from server.telemetry.shared_values import share_values
+
+share_values()
+
 http_requests: Final = Counter("tryon_http_requests", "HTTP requests answered.", ["method", "route", "status"])
 http_seconds: Final = Histogram(
     "tryon_http_request_seconds", "Time from the first byte of a request to the end of its answer.", ["route"]
@@ -59,7 +64,7 @@ def render_metrics() -> bytes:
     Of this process, or summed over all that share ``PROMETHEUS_MULTIPROC_DIR``, web
     processes and workers alike, as ``tryon up`` sets it.
     """
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    if FOLDER_VARIABLE not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no annotation there

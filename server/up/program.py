@@ -83,8 +83,8 @@ class Program:
     """A program that is kept running; one that cannot start at all is reported.
 
     ``ready`` is set once the whole stack was ready: from then on no start is final.
-    ``on_failure`` gets the error of a final start, ``on_end`` each process id that has
-    ended.
+    ``on_failure`` gets the error of a final start; ``on_end`` is called when a process
+    has ended, before the next one starts.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Program:
         *,
         ready: asyncio.Event,
         on_failure: Callable[[UpError], None],
-        on_end: Callable[[int], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.name = name
         self._start = start
@@ -122,7 +122,7 @@ class Program:
                 self._signal(signal.SIGTERM)
             status = await process.wait()
             self._process = None
-            self._on_end(process.pid)
+            self._on_end()
             if self._stopping.is_set():
                 return
             tries += 1

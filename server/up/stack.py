@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import functools
 import os
-import shutil
 import signal
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from server.config.settings import Config
 from server.system.processes import exit_text, python, python_environment
+from server.telemetry import metric_files
 from server.up.errors import UpError
 from server.up.probes import api_answers, reachable, until, valkey_answers
 from server.up.program import Migrations, Program, spawn
@@ -84,13 +85,21 @@ class Stack:
         if not self._end.done():
             self._end.set_exception(error)
 
-    def _forget_gauges(self, pid: int) -> None:
-        """Delete the gauges of a process that has ended.
+    def _module(self, name: str, arguments: Sequence[str], settings: dict[str, str]) -> Program:
+        """Keep ``python -m`` running; its metrics go by its name."""
+        counting = name.replace(" ", "")
+        env = python_environment(os.environ) | settings | {metric_files.NAME_VARIABLE: counting}
+        start = functools.partial(self._migrations.start_module, arguments, env)
+        return self._program(name, start, on_end=lambda: metric_files.forget_gauges(self._metrics, counting))
 
-        Its counters stay counted; its sockets and connections are gone with it.
-        """
-        for file in self._metrics.glob(f"gauge_live*_{pid}.db"):
-            file.unlink(missing_ok=True)
+    def _program(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[asyncio.subprocess.Process]],
+        *,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> Program:
+        return Program(name, start, ready=self._ready, on_failure=self._give_up, on_end=on_end)
 
     def _asked_to_stop(self) -> None:
         if not self._end.done():
@@ -105,27 +114,21 @@ class Stack:
 
     async def _start(self) -> None:
         settings = {"TRYON_PORT": str(self._port), "TRYON_DATA_DIR": str(self._config.data_dir.absolute())}
-        keep = functools.partial(Program, ready=self._ready, on_failure=self._give_up, on_end=self._forget_gauges)
         if path := self._valkey_socket:
             settings["TRYON_REDIS_URL"] = f"unix://{path}"
-            self._valkey.append(keep("Valkey", functools.partial(spawn, self._valkey_command(path), None)))
-        settings["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics)
-        shutil.rmtree(self._metrics, ignore_errors=True)
-        self._metrics.mkdir(mode=0o700)
-        env = python_environment(os.environ) | settings
-        serve = functools.partial(self._migrations.start_module, ("server", "serve", "--reuse-port"), env)
-        work = functools.partial(self._migrations.start_module, ("arq", "worker.Settings"), env)
-        for number in range(1, self._config.web_processes + 1):
-            self._web.append(keep(f"web {number}", serve))
-        for number in range(1, self._config.worker_processes + 1):
-            self._workers.append(keep(f"worker {number}", work))
-        await _migrate(env)
+            self._valkey.append(self._program("Valkey", functools.partial(spawn, self._valkey_command(path), None)))
+        webs = [f"web {number}" for number in range(1, self._config.web_processes + 1)]
+        workers = [f"worker {number}" for number in range(1, self._config.worker_processes + 1)]
+        settings[metric_files.FOLDER_VARIABLE] = str(self._metrics)
+        metric_files.prepare(self._metrics, [name.replace(" ", "") for name in (*webs, *workers)])
+        self._web += [self._module(name, ("server", "serve", "--reuse-port"), settings) for name in webs]
+        self._workers += [self._module(name, ("arq", "worker.Settings"), settings) for name in workers]
+        await _migrate(python_environment(os.environ) | settings)
         if path:
             await until(functools.partial(valkey_answers, path), "Valkey")
         self._migrations.release()
         host = reachable(self._config.host)
-        workers = self._config.worker_processes
-        await until(functools.partial(api_answers, host, self._port, workers=workers), "the stack")
+        await until(functools.partial(api_answers, host, self._port, workers=len(workers)), "the stack")
         self._ready.set()
         with contextlib.suppress(OSError):
             print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)

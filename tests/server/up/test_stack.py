@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from testkit.fixtures import StartStack
+from testkit.processes import START_SECONDS
 from testkit.stack import Stack
 
 RESTART_SECONDS = 5.0  # promised for a killed child
@@ -195,6 +196,32 @@ async def test_killed_program_comes_back(stack: StartStack, kind: str) -> None:
                 if all(check["status"] == "ok" for check in health["checks"].values()):
                     break
             await asyncio.sleep(0.02)
+
+
+async def test_killed_web_process_keeps_its_counters(stack: StartStack) -> None:
+    """Count on after a kill -9, in the same files: nothing steps back or grows."""
+    up = await stack()
+    folder = up.data_dir / "metrics"
+    files = sorted(file.name for file in folder.iterdir())
+    assert len(files) == 6  # counters, gauges and histograms of a web process and a worker
+    counted = 'tryon_http_requests_total{method="GET",route="/api/docs",status="200"}'
+    for asked in (1, 2):
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                try:
+                    async with httpx.AsyncClient(base_url=up.url) as client:
+                        assert (await client.get("/api/docs")).status_code == 200
+                        lines: list[str] = []
+                        while not {f"{counted} {asked}.0", "tryon_bus_up 1.0"} <= set(lines):
+                            lines = (await client.get("/metrics")).text.splitlines()
+                    break
+                except httpx.TransportError:  # not back yet
+                    await asyncio.sleep(0.02)
+        assert sorted(file.name for file in folder.iterdir()) == files
+        if asked == 1:
+            killed = children(up)["web"]
+            killed.kill()
+            await ended([killed], RESTART_SECONDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
