@@ -12,7 +12,7 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from server.adapters.database import tables
 from server.adapters.database.engine import Connections
 from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, to_session
-from server.adapters.database.tables import database_time
+from server.adapters.database.tables import statement_time
 from server.domain.session import Session
 from tryon.protocol.states import Status
 
@@ -35,8 +35,8 @@ _DUE: Final = (
     select(*SESSION_COLUMNS)
     .where(
         or_(
-            and_(UNFINISHED, _s.deadline_at <= database_time()),
-            and_(_PROCESSING, _s.lease_expires_at <= database_time()),
+            and_(UNFINISHED, _s.deadline_at <= statement_time()),
+            and_(_PROCESSING, _s.lease_expires_at <= statement_time()),
         ),
         LIVING,
     )
@@ -46,13 +46,13 @@ _DUE: Final = (
 )
 _EXPIRED: Final = (
     select(*SESSION_COLUMNS)
-    .where(_s.expires_at <= database_time())
+    .where(_s.expires_at <= statement_time())
     .order_by(_s.expires_at)
     .limit(bindparam("most", type_=Integer))
 )
 _LONG_WAITING: Final = (
     select(_s.id, _s.seq, _s.enqueues)
-    .where(_s.status == Status.CREATED.value, _s.updated_at <= database_time(bindparam("ago", type_=Float)))
+    .where(_s.status == Status.CREATED.value, _s.updated_at <= statement_time(bindparam("ago", type_=Float)))
     .order_by(_s.created_at, _s.id)
 )
 

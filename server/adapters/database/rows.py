@@ -20,7 +20,8 @@ EVENT_COLUMNS: Final = [tables.events.c[name] for name in AuditEvent.__dataclass
 LIVING: Final = tables.sessions.c.expires_at > database_time()
 """An expired session is unreadable at its time, even while its row awaits erasure."""
 
-UNFINISHED: Final = tables.sessions.c.status.in_([Status.CREATED.value, Status.PROCESSING.value])
+UNFINISHED: Final = tables.sessions.c.finished_at.is_(None)
+"""A session that waits or runs: the same as by its state, and how an index knows it."""
 
 _decode = msgspec.json.decode
 

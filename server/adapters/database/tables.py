@@ -27,6 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     literal,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ColumnElement
@@ -72,7 +73,24 @@ class database_time(FunctionElement[datetime]):
         super().__init__(offset)
 
 
+class statement_time(database_time):
+    """The time at which the database received this statement, for finding rows by it.
+
+    An index on PostgreSQL is searched only for a value that stands still during the
+    statement (volatility STABLE, PostgreSQL 18 section 36.7); beside
+    ``clock_timestamp()``, which does not, every row is read and compared.
+
+    Not for an update: it may wait for a row's lock, and what the holder of the lock
+    wrote must be judged by the time after the wait. A session that is deleted meanwhile
+    expires after the statement began, and would still seem to live.
+    """
+
+    inherit_cache = True
+    name = "statement_time"
+
+
 @compiles(database_time, "sqlite")
+@compiles(statement_time, "sqlite")
 def _sqlite_time(element: database_time, compiler: SQLCompiler, **options: Any) -> str:
     offset = compiler.process(element.clauses, **options)
     # Six fractional digits, as SQLAlchemy stores a DateTime: text of one shape sorts by
@@ -86,7 +104,17 @@ def _postgresql_time(element: database_time, compiler: SQLCompiler, **options: A
     return f"(clock_timestamp() + make_interval(secs => {offset}))"
 
 
+@compiles(statement_time, "postgresql")
+def _postgresql_statement_time(element: statement_time, compiler: SQLCompiler, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"(statement_timestamp() + make_interval(secs => {offset}))"
+
+
 metadata = MetaData()
+
+_WHERE_UNFINISHED: Final[dict[str, Any]] = {
+    f"{dialect}_where": text("finished_at IS NULL") for dialect in ("sqlite", "postgresql")
+}
 
 sessions: Final = Table(
     "tryon_sessions",
@@ -122,6 +150,7 @@ sessions: Final = Table(
     Index("ix_tryon_sessions_owner_created", "owner", "created_at", "id"),
     Index("ix_tryon_sessions_status_lease", "status", "lease_expires_at"),
     Index("ix_tryon_sessions_expires", "expires_at"),
+    Index("ix_tryon_sessions_deadline", "deadline_at", **_WHERE_UNFINISHED),
     UniqueConstraint("retry_of", name="uq_tryon_sessions_retry_of"),
     UniqueConstraint("owner", "idempotency_key", name="uq_tryon_sessions_owner_idempotency"),
 )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 
 from server.adapters.database import engine, tables, tombstones
 from server.adapters.database.engine import Connections
-from server.adapters.database.tables import database_time
+from server.adapters.database.tables import statement_time
 
 SCRUB_BUSY_MS: Final = 100
 """Maximum wait for readers of SQLite's write-ahead log, while writers wait too; then
 the scrub is tried again later.
 """
+
+STRAYS_A_STATEMENT: Final = 500
+"""Maximum events deleted in one statement; both databases have limits."""
 
 
 class Upkeep:
@@ -43,17 +46,26 @@ class Upkeep:
         return not busy
 
     async def delete_stray_events(self) -> int:
-        """Delete events that belong to no session, and return how many; normally 0."""
-        async with self._connections.write() as connection:
-            result = await connection.execute(
-                delete(tables.events).where(tables.events.c.session_id.not_in(select(tables.sessions.c.id)))
-            )
-        return result.rowcount
+        """Delete events that belong to no session, and return how many; normally 0.
+
+        They are looked for without a lock: the search reads every event, and writers
+        on SQLite would wait for it.
+        """
+        events, sessions = tables.events.c, tables.sessions.c
+        # NOT IN would compare each with each once PostgreSQL has no memory for a hash.
+        stray = select(events.position).where(~exists().where(sessions.id == events.session_id))
+        async with self._connections.read() as connection:
+            positions = list((await connection.execute(stray.order_by(events.position))).scalars())
+        for start in range(0, len(positions), STRAYS_A_STATEMENT):
+            some = positions[start : start + STRAYS_A_STATEMENT]
+            async with self._connections.write() as connection:
+                await connection.execute(delete(tables.events).where(events.position.in_(some)))
+        return len(positions)
 
     async def delete_old_tombstones(self) -> int:
         """Delete tombstones older than ``TOMBSTONE_SECONDS``, and return how many."""
         async with self._connections.write() as connection:
             result = await connection.execute(
-                delete(tables.tombstones).where(tables.tombstones.c.at <= database_time(-tombstones.TOMBSTONE_SECONDS))
+                delete(tables.tombstones).where(tables.tombstones.c.at <= statement_time(-tombstones.TOMBSTONE_SECONDS))
             )
         return result.rowcount

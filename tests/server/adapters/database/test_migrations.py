@@ -79,6 +79,14 @@ def indexes(connection: Connection) -> dict[str, set[str | None]]:
     return {name: {index["name"] for index in inspect(connection).get_indexes(name)} for name in names}
 
 
+def alembic_settings(config: Config, monkeypatch: pytest.MonkeyPatch) -> alembic.config.Config:
+    monkeypatch.setenv("TRYON_DATABASE_URL", config.database)
+    monkeypatch.chdir(config.data_dir)  # away from a developer's own .env
+    settings = alembic.config.Config()
+    settings.set_main_option("script_location", str(migrations.script_directory()))
+    return settings
+
+
 async def test_migrations_create_tables_of_the_code(config: Config) -> None:
     await migrate(config)
     async with connected(config) as run:
@@ -151,14 +159,31 @@ async def test_two_processes_migrate_at_once(config: Config) -> None:
 
 async def test_downgrade_leads_to_empty_database(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     await migrate(config)
-    monkeypatch.setenv("TRYON_DATABASE_URL", config.database)
-    monkeypatch.chdir(config.data_dir)  # away from a developer's own .env
-    settings = alembic.config.Config()
-    settings.set_main_option("script_location", str(migrations.script_directory()))
+    settings = alembic_settings(config, monkeypatch)
     await asyncio.to_thread(alembic.command.downgrade, settings, "base")
     async with connected(config) as run:
         assert await run(table_names) <= {"alembic_version"}  # type: ignore[misc]
     await migrate(config)
+    async with connected(config) as run:
+        assert await run(differences) == []  # type: ignore[misc]
+
+
+async def test_sessions_survive_upgrade_and_downgrade(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of the first schema are the same on the newest, and back again."""
+    config.data_dir.mkdir()
+    settings = alembic_settings(config, monkeypatch)
+    await asyncio.to_thread(alembic.command.upgrade, settings, "0001")
+    database = open_database(config.database, clock=SystemClock())
+    waiting, running = await database.writer.insert(new_session()), await database.writer.insert(new_session())
+    claimed = await database.writer.claim(running.id, worker="w", lease_seconds=60, actor="w")
+    assert claimed is not None
+    for revision in ("head", "0001", "head"):
+        change = alembic.command.downgrade if revision == "0001" else alembic.command.upgrade
+        await asyncio.to_thread(change, settings, revision)
+        assert await database.reader.get(waiting.id) == waiting
+        assert await database.reader.get(running.id) == claimed.session
+        assert await database.due.next_due() == claimed.session.lease_expires_at
+    await database.close()
     async with connected(config) as run:
         assert await run(differences) == []  # type: ignore[misc]
 

@@ -185,3 +185,18 @@ async def test_deliveries_lock_rows_in_id_order(postgres_url: str) -> None:
             query = text("SELECT id FROM tryon_sessions WHERE id = :id FOR UPDATE NOWAIT")
             assert (await connection.execute(query, {"id": high})).one(), "it waits for the first and holds none"
         assert set(await noting) == {low, high}
+
+
+async def test_claim_is_refused_when_session_is_deleted_during_lock_wait(postgres_url: str) -> None:
+    """The claim begins first and waits for the lock; the session expires after that."""
+    async with opened(postgres_url) as database, opened(postgres_url) as other:
+        session = await database.writer.insert(new_session())
+        async with other.connections.write() as connection:
+            await connection.execute(text("SELECT 1 FROM tryon_sessions WHERE id = :id FOR UPDATE"), {"id": session.id})
+            claiming = asyncio.create_task(database.writer.claim(session.id, worker="w", lease_seconds=60, actor="w"))
+            async with asyncio.timeout(10):
+                while not (await connection.execute(text("SELECT 1 FROM pg_locks WHERE NOT granted"))).all():
+                    await asyncio.sleep(0.005)
+            expire = update(tables.sessions).where(tables.sessions.c.id == session.id)
+            await connection.execute(expire.values(expires_at=tables.database_time()))
+        assert await claiming is None

@@ -1,0 +1,78 @@
+"""Many sessions at once, by one statement each kind: rows without files or photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from server.adapters.database.database import Database
+from tryon.protocol.states import Status
+
+_NUMBERS: Final = {
+    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})",
+    "postgresql": "WITH numbers AS (SELECT generate_series(1, {count}) AS n)",
+}
+_ID: Final = {
+    "sqlite": "printf('%032x', n + {first})",
+    "postgresql": "CAST(lpad(to_hex(n + {first}), 32, '0') AS uuid)",
+}
+_XACT: Final = {"sqlite": "NULL", "postgresql": "CAST(CAST(pg_current_xact_id() AS text) AS bigint)"}
+_SESSIONS: Final = (
+    "{numbers} INSERT INTO tryon_sessions (id, owner, status, seq, attempt, burnt, enqueues, lease_owner, "
+    "lease_expires_at, cancel_requested, processor, params, input_key, output_key, error_retryable, created_at, "
+    "updated_at, finished_at, deadline_at, expires_at) SELECT {id}, 'crowd', '{status}', 1, 1, 0, 1, {worker}, "
+    "{lease}, false, 'mock', '{{}}', 'inputs/x.jpg', NULL, false, {now}, {now}, {finished}, {later}, {later} "
+    "FROM numbers"
+)
+_EVENTS: Final = (
+    "{numbers} INSERT INTO tryon_events (xact, session_id, seq, event, status, at, attempt, actor, data) "
+    "SELECT {xact}, {id}, 1, 'created', 'created', {now}, 0, 'client', '{{}}' FROM numbers"
+)
+
+
+async def add_sessions(database: Database, counts: Mapping[Status, int]) -> None:
+    """Insert living sessions, so many in each state, each with one event.
+
+    No lease, deadline or expiry ends within the next 20 hours. PostgreSQL's statistics
+    are brought up to date, as autovacuum would do within a minute.
+    """
+    first = 0
+    for status, count in counts.items():
+        running, ended = status is Status.PROCESSING, status.terminal
+        values = {
+            "status": status.value,
+            "worker": "'worker'" if running else "NULL",
+            "lease": "{later}" if running else "NULL",
+            "finished": "{now}" if ended else "NULL",
+        }
+        if count:
+            await _insert(database, _SESSIONS, first=first, count=count, values=values)
+            await add_events(database, first=first, count=count)
+        first += count
+    if not database.connections.sqlite:
+        async with database.connections.read() as connection:
+            await connection.exec_driver_sql("VACUUM ANALYZE")
+
+
+async def add_events(database: Database, *, first: int, count: int) -> None:
+    """Insert the first event of ``count`` sessions, in one transaction.
+
+    The ids of the sessions, which need not exist, are the numbers after ``first``.
+    """
+    await _insert(database, _EVENTS, first=first, count=count, values={})
+
+
+async def _insert(database: Database, template: str, *, first: int, count: int, values: Mapping[str, str]) -> None:
+    kind = database.connections.engine.dialect.name
+    now = datetime.now(UTC)
+    times = {"now": now, "later": now + timedelta(hours=20)}
+    texts = {name: f"'{at:%Y-%m-%d %H:%M:%S.%f}'" + "::timestamptz" * (kind != "sqlite") for name, at in times.items()}
+    words = texts | {
+        "numbers": _NUMBERS[kind].format(count=count),
+        "id": _ID[kind].format(first=first),
+        "xact": _XACT[kind],
+    }
+    statement = template.format(**words, **{name: value.format(**texts) for name, value in values.items()})
+    async with database.connections.write() as connection:
+        await connection.exec_driver_sql(statement)

@@ -1,0 +1,75 @@
+"""What a call of the database costs, in rows or steps and not in time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from sqlalchemy import event
+
+from server.adapters.database.database import Database
+
+STEPS = 3
+"""Steps of SQLite's virtual machine for each row of a scan."""
+
+
+async def rows_examined(database: Database, call: Callable[[], Awaitable[object]]) -> int:
+    """Run a call, then its statements once more; return how many rows they look at.
+
+    On SQLite it is computed from the steps of its virtual machine.
+    """
+    with _statements(database) as statements:
+        await call()
+    assert statements
+    if database.connections.sqlite:
+        return sum(_steps(database, *statement) for statement in statements) // STEPS
+    rows = 0
+    async with database.connections.engine.connect() as connection:  # a transaction that is rolled back
+        for sql, parameters in statements:
+            plan = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
+            found = plan.scalar_one()
+            rows += _rows((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
+    return rows
+
+
+@contextlib.contextmanager
+def _statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """Collect the statements of a block, with parameters, as the driver gets them."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, sql: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((sql, parameters))
+
+    engine = database.connections.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def _rows(plan: dict[str, Any]) -> int:
+    """Sum the rows that a plan's scans have read, those that did not match included."""
+    rows = sum(_rows(part) for part in plan.get("Plans", ()))
+    if "Scan" in plan["Node Type"] or plan["Node Type"] == "Materialize":  # a result that is scanned again
+        names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+        rows += round(plan["Actual Loops"] * sum(plan.get(name, 0) for name in names))
+    return rows
+
+
+def _steps(database: Database, sql: str, parameters: Any) -> int:
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with contextlib.closing(sqlite3.connect(database.connections.engine.url.database or "")) as connection:
+        connection.set_progress_handler(count, 1)
+        connection.execute(sql, parameters).fetchall()
+        connection.rollback()
+    return steps

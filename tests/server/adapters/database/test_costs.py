@@ -1,0 +1,63 @@
+"""What recurs every few seconds costs what is due, however many sessions live."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+
+from server.adapters.database.database import Database
+from testkit.crowds import add_events, add_sessions
+from testkit.running import new_session
+from tests.server.adapters.database.costs import rows_examined
+from tests.server.adapters.database.steps import brought_to, opened
+from tryon.protocol.states import Status
+
+CROWD = {Status.COMPLETED: 10_000, Status.PROCESSING: 10_000, Status.CREATED: 20}
+
+FEW = 400
+"""Maximum rows that a read may look at: a fiftieth of those that live."""
+
+
+async def test_recurring_reads_examine_few_rows_of_many(database: Database) -> None:
+    """One session is due in each way; 20,000 that are not are never looked at."""
+    await add_sessions(database, CROWD)
+    lapsed = await brought_to(database, Status.PROCESSING)
+    await database.writer.renew(lapsed.id, attempt=1, lease_seconds=-1)
+    await database.writer.insert(new_session(deadline_seconds=-1))
+    expired = await database.writer.insert(new_session(retention_seconds=-1))
+    now = datetime.now(UTC)
+    end = await database.feed.cursor()
+    reads: dict[str, Callable[[], Awaitable[object]]] = {
+        "due": database.due.due,
+        "due, second page": lambda: database.due.due(after=lapsed),
+        "expired": lambda: database.due.expired(limit=1000),
+        "next_due": database.due.next_due,
+        "next_due after a pass": lambda: database.due.next_due(now),
+        "long_waiting": lambda: database.due.long_waiting(seconds=5),
+        "count_waiting": database.reader.count_waiting,
+        "feed": lambda: database.feed.page(end),
+        "feed, first cursor": database.feed.cursor,
+        "seqs": lambda: database.reader.seqs([lapsed.id, expired.id]),
+        "a session with its events": lambda: database.reader.with_events(lapsed.id, 0),
+        "an owner's sessions": lambda: database.reader.of_owner("crowd", limit=20, before=None),
+        "old tombstones": database.upkeep.delete_old_tombstones,
+    }
+    examined = {name: await rows_examined(database, read) for name, read in reads.items()}
+    assert {name: rows for name, rows in examined.items() if rows > FEW} == {}, examined
+    assert [session.id for session in await database.due.expired(limit=9)] == [expired.id]
+
+
+async def test_stray_events_are_found_without_memory_for_a_hash(postgres_url: str) -> None:
+    """Each event and session is read once; comparing each with each would take days."""
+    async with opened(postgres_url) as database, database.connections.read() as connection:
+        name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
+        await connection.execute(text(f"ALTER DATABASE {name} SET work_mem = '64kB'"))
+    async with opened(postgres_url) as database:
+        await add_sessions(database, {Status.COMPLETED: 4000})
+        assert await rows_examined(database, database.upkeep.delete_stray_events) <= 4 * 4000
+        await add_events(database, first=10_000, count=1200)
+        assert await database.upkeep.delete_stray_events() == 1200
+        assert await database.upkeep.delete_stray_events() == 0
+        assert await rows_examined(database, database.upkeep.delete_stray_events) >= 2 * 4000
