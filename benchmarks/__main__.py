@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import uvloop
 
-from benchmarks import avalanche, collecting, delivery, fanout, holding, pickup, starting, uploads, waiting
+from benchmarks import avalanche, chores, collecting, delivery, fanout, holding, pickup, starting, uploads, waiting
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -116,6 +116,20 @@ def start_command(starts: int) -> None:
 def collect_command(clients: int) -> None:
     """Measure the pauses of Python's garbage collector with this many clients."""
     uvloop.run(collecting.main(clients=clients))
+
+
+@main.command("chores")
+@click.option("--living", default=200_000, help="Sessions whose retention has not ended.")
+@click.option("--waiting", default=1000, help="How many of them wait for a worker.")
+@click.option("--running", default=100_000, help="How many of them are being processed.")
+@click.option("--rounds", default=21, help="How often each read is made; the median is printed.")
+@click.option("--events", default=2000, help="Events committed while a foreign transaction is open.")
+def chores_command(living: int, waiting: int, running: int, rounds: int, events: int) -> None:
+    """Measure what is read every few seconds, beside this many living sessions.
+
+    On SQLite and PostgreSQL.
+    """
+    uvloop.run(chores.main(living=living, waiting=waiting, running=running, rounds=rounds, events=events))
 
 
 if __name__ == "__main__":
