@@ -23,22 +23,35 @@ from tryon.protocol.states import GoneReason
 log = logging.getLogger("tryon.reconciler")
 
 EXPIRED_AT_ONCE: Final = 1000
-"""Maximum expired sessions read in one pass, stuck sessions not counted."""
+"""Maximum expired sessions read in one pass, those that wait for their removal not
+counted.
+"""
+
+FAILURES_IN_A_ROW: Final = 10
+"""Removals that fail in a row until the storage is taken for unavailable: then the
+others are not tried either, and not logged.
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stuck:
-    """When to try again, on the loop's clock, and the delay before, in seconds."""
+@dataclass(slots=True)
+class _Ended:
+    """A session whose clients were notified, and which still has its row."""
 
-    at: float
-    seconds: float
+    session: Session
+    reason: GoneReason
+    try_at: float
+    """When its removal is tried next, on the loop's clock."""
+    delay_seconds: float = 0.5
+    """The pause before that."""
 
 
 class Expiry:
-    """Erases expired sessions.
+    """Ends expired sessions, then removes them.
 
-    State: the expired sessions whose files could not be deleted, and when each is tried
-    again.
+    The two don't wait for each other: a storage that fails, or answers nothing, delays
+    no notification and no pass. State: the sessions that have ended and are not removed
+    yet, and the removal that is under way. The rows remember them, too, for the process
+    that comes after this one.
     """
 
     def __init__(
@@ -55,40 +68,87 @@ class Expiry:
         self._erasure = erasure
         self._failure_guard = failure_guard
         self._clock = clock
-        self._stuck: dict[str, _Stuck] = {}
+        self._ended: dict[str, _Ended] = {}
+        self._removing: asyncio.Task[bool] | None = None
 
     def __repr__(self) -> str:
-        return f"<Expiry stuck={len(self._stuck)}>"
+        return f"<Expiry ended={len(self._ended)} removing={self._removing is not None}>"
 
     async def erase_expired(self) -> bool:
-        """Erase expired sessions; return whether some are left for the next pass.
+        """End and remove expired sessions; return whether some are left.
 
-        Sessions whose files cannot be deleted are tried again later and later, at most
-        :data:`timing.STUCK_SECONDS` apart. Raises Unavailable.
+        The removal is awaited for at most :data:`timing.REMOVAL_SECONDS`, then goes on
+        beside the next passes. Raises Unavailable.
         """
-        now = asyncio.get_running_loop().time
-        limit = EXPIRED_AT_ONCE + len(self._stuck)
+        left_over = await self._end_expired()
+        if self._removing is None:
+            due = self._due_for_removal()
+            if not due:
+                return left_over
+            self._removing = asyncio.create_task(self._remove(due), name="removal of expired sessions")
+            await asyncio.wait({self._removing}, timeout=timing.REMOVAL_SECONDS)
+        if self._removing.done():
+            removing, self._removing = self._removing, None
+            left_over |= removing.result()
+        return left_over
+
+    async def stop(self) -> None:
+        """Cancel the removal that is under way, and wait for its end."""
+        if self._removing is not None:
+            self._removing.cancel()
+            await asyncio.wait({self._removing})
+            self._removing = None
+
+    async def _end_expired(self) -> bool:
+        """Notify the clients of sessions that expired; return whether some are left."""
+        limit = EXPIRED_AT_ONCE + len(self._ended)
         expired = await self._due.expired(limit=limit)
-        self._stuck = {each.id: self._stuck[each.id] for each in expired if each.id in self._stuck}
-        due = [each for each in expired if each.id not in self._stuck or self._stuck[each.id].at <= now()]
-        if not due:
-            return False
-        log.info("Found %d expired sessions to clean up", len(due))
-        deleted = await self._erasure.deleted_among(due)
-        outputs = await self._unnamed_outputs(due)
+        new = [each for each in expired if each.id not in self._ended]
+        if new:
+            log.info("Found %d expired sessions to clean up", len(new))
+            deleted = await self._erasure.deleted_among(new)  # their tombstones are left already
+            await self._erasure.expire([each for each in new if each.id not in deleted])
+            now = asyncio.get_running_loop().time()
+            for each in new:
+                reason = GoneReason.DELETED if each.id in deleted else GoneReason.EXPIRED
+                self._ended[each.id] = _Ended(each, reason, now)
+        rows = {each.id for each in expired}
+        self._ended = {id: each for id, each in self._ended.items() if id in rows}  # others may have removed some
+        return len(expired) == limit
+
+    def _due_for_removal(self) -> list[_Ended]:
+        """Return the sessions whose removal is to be tried now, new ones first.
+
+        Those that failed before must not keep the others waiting.
+        """
+        now = asyncio.get_running_loop().time()
+        return sorted(
+            (each for each in self._ended.values() if each.try_at <= now), key=lambda each: each.delay_seconds
+        )
+
+    async def _remove(self, due: Collection[_Ended]) -> bool:
+        """Remove sessions; return whether the budget ended before the work did.
+
+        Those whose files cannot be deleted are tried again later and later, at most
+        :data:`timing.STUCK_SECONDS` apart. Raises Unavailable if the database is.
+        """
+        outputs = await self._unnamed_outputs([each.session for each in due])
         budget = Budget(self._clock)  # begins after the reading: else a large system would only ever read
-        for session in due:
-            reason = GoneReason.DELETED if session.id in deleted else GoneReason.EXPIRED
-            erasing = self._erasure.erase(session, reason, outputs=outputs.get(session.id))
-            if await self._failure_guard.run(session, erasing):
-                self._stuck.pop(session.id, None)
+        failures = 0
+        for each in due:
+            removing = self._erasure.remove(each.session, each.reason, outputs=outputs.get(each.session.id))
+            if await self._failure_guard.run(each.session, removing):
+                self._ended.pop(each.session.id, None)
+                failures = 0
             else:
-                before = self._stuck.get(session.id)
-                seconds = min(before.seconds * 2, timing.STUCK_SECONDS) if before else 1.0
-                self._stuck[session.id] = _Stuck(now() + seconds, seconds)
+                each.delay_seconds = min(each.delay_seconds * 2, timing.STUCK_SECONDS)
+                each.try_at = asyncio.get_running_loop().time() + each.delay_seconds
+                failures += 1
+                if failures == FAILURES_IN_A_ROW:
+                    return False
             if budget.used_up:
                 return True
-        return len(expired) == limit
+        return False
 
     async def _unnamed_outputs(self, sessions: Collection[Session]) -> dict[str, list[str]]:
         """Return the results that attempts which died may have stored, by session.

@@ -58,6 +58,7 @@ class Maintenance:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+                await self._reconciler.stop()
                 with contextlib.suppress(Unavailable, TimeoutError):
                     async with asyncio.timeout(timing.END_SECONDS):
                         await self._chores.drop_leases()

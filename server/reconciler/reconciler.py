@@ -20,7 +20,9 @@ so two passes at the same time do everything once.
    ``worker_lost`` when its attempts are used up, or is cancelled if that was requested
    (both :mod:`.lost_leases`).
 3. A waiting session without a job is enqueued again (:mod:`.lost_jobs`).
-4. A session that has expired, or that a client deleted, is erased (:mod:`.expiry`).
+4. A session that has expired, or that a client deleted, is ended: its tombstone is
+   left and its clients are notified. Then its files and its row are removed
+   (:mod:`.expiry`).
 5. Now and then, old tombstones are deleted.
 
 Steps 1 and 2 are never cut short by the others. Steps 3 and 4 each have a budget
@@ -98,6 +100,10 @@ class Reconciler:
             await self._database_clock.synchronize()
             self._disturbances.note_use()
             await self._reconcile()
+
+    async def stop(self) -> None:
+        """End the removal of expired sessions, which may go on between the passes."""
+        await self._expiry.stop()
 
     async def until_due(self) -> float:
         """Return the seconds until the next pass should run.

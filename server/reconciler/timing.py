@@ -16,6 +16,11 @@ PASS_SECONDS: Final = 1.0
 The next pass follows at once and does the urgent work first.
 """
 
+REMOVAL_SECONDS: Final = 2 * PASS_SECONDS
+"""Maximum time that a pass waits for the removal of expired sessions: the storage may
+answer nothing.
+"""
+
 UNQUEUED_SECONDS: Final = 5.0
 """Age at which a waiting session without a job in the queue is enqueued again."""
 

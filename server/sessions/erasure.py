@@ -1,7 +1,13 @@
 """The erasure of a session, on its owner's request or by the reconciler.
 
-Files go first, then row and events, then the keys in Redis: a row without files is
-tried again, a file without a row would be an orphan.
+It has two parts, and each is committed by itself:
+
+1. *The end*: the session becomes unreadable and its tombstone is left, then connected
+   clients are notified. No file is touched, so neither a broken nor a silent storage
+   delays it.
+2. *The removal*: files first, then row and events, then the keys in Redis. The row
+   remembers the files until the last of them is gone: the reconciler finds it and tries
+   again, in whichever process lives then.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -28,7 +34,7 @@ from server.domain.tokens import Signer
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.sessions.ownership import owned_session
-from tryon.protocol.errors import NotFound
+from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import GoneReason
 from tryon.protocol.views import ErasedFile, Receipt, ReceiptBody
 
@@ -37,6 +43,11 @@ log = logging.getLogger("tryon.sessions")
 MAX_UNFORGOTTEN: Final = 10_000
 """Maximum erased sessions remembered until Redis is available again; the hourly cleanup
 finds the rest.
+"""
+
+RECEIPT_SECONDS: Final = 3.0
+"""Maximum time for reading the files that a receipt lists; a deletion waits no longer
+for the storage.
 """
 
 
@@ -74,25 +85,51 @@ class Erasure:
     async def delete(self, session_id: str, owner: str | None) -> Receipt:
         """Erase a session and every retry of the same photo now.
 
-        Raises NotFound; and Unavailable if the storage is: then the session is
-        unreadable already, and the reconciler erases it later.
+        The receipt lists the files as they were read before anything was deleted,
+        whichever process deletes them. Raises NotFound; and Unavailable if the storage
+        is: then the session is unreadable already, its clients are notified, and the
+        reconciler removes it later.
         """
         asked = await owned_session(self._reader, session_id, owner)
-        family = await self._writer.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
+        unread: Unavailable | None = None
+        noted: dict[str, ErasedFile | None] = {}
+        family: list[Session] | None = None
+        while family is None:
+            try:
+                async with asyncio.timeout(RECEIPT_SECONDS):
+                    await self._note_files(await self._reader.family(asked.id), noted)
+            except (Unavailable, TimeoutError) as error:
+                unread = error if isinstance(error, Unavailable) else Unavailable()
+            # None: one of them has got another file meanwhile, or was retried.
+            family = await self._writer.mark_deleted(
+                asked.id, id_hash=self._signer.tombstone_hash, noted_keys=None if unread else noted
+            )
         if asked.id not in {session.id for session in family}:
-            raise NotFound  # another request was quicker
-        for session in family:  # notified first: the storage may fail or be slow
-            await self._bus.publish(session.id, gone_message(GoneReason.DELETED))
+            raise NotFound  # another request was quicker, or it has expired
+        await self._notify(family, GoneReason.DELETED)
+        for session in family:
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.ring_cancel(session.id)
-        files = [file for session in family for file in await self._receipt_files(session)]
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
         outputs = await self._files.outputs_of(unnamed) if unnamed else []
         for session in family:
             own = [key for key in outputs if session_of(key) == session.id]
-            await self.erase(session, GoneReason.DELETED, outputs=own)
+            await self.remove(session, GoneReason.DELETED, outputs=own)
+        if unread is not None:
+            raise unread
         at = timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC))
+        files = [file for session in family for key in session.file_keys if (file := noted[key]) is not None]
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
+
+    async def expire(self, sessions: Collection[Session]) -> None:
+        """Leave tombstones of expired sessions, then notify connected clients.
+
+        :meth:`remove` does the rest. Raises Unavailable.
+        """
+        await self._writer.leave_tombstones(
+            [self._signer.tombstone_hash(session.id) for session in sessions], GoneReason.EXPIRED
+        )
+        await self._notify(sessions, GoneReason.EXPIRED)
 
     async def deleted_among(self, expired: Collection[Session]) -> set[str]:
         """Return the ids of the sessions that a client deleted.
@@ -103,8 +140,8 @@ class Erasure:
         ids = {hashed: each.id for each in expired for hashed in self._signer.tombstone_hashes(each.id)}
         return {ids[hashed] for hashed in await self._reader.deleted_among(ids)}
 
-    async def erase(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
-        """Remove everything of a session, then notify connected clients.
+    async def remove(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
+        """Remove everything of a session whose tombstone was left.
 
         ``outputs``: all its result files, if the caller listed those of many sessions
         at once; None: they are listed here. Raises Unavailable.
@@ -115,13 +152,12 @@ class Erasure:
         keys += [key for key in outputs or () if key not in keys]
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
-        erased = await self._writer.erase({session.id: self._signer.tombstone_hash(session.id)}, reason)
+        erased = await self._writer.erase([session.id])
         self._erased_bytes.note()
         for row in erased:
             # An output that was completed between the two steps is named only by the
             # row that was just removed.
             await self._files.delete(row.file_keys)
-            await self._bus.publish(row.id, gone_message(reason))
             if not await self._forget(row) and len(self._unforgotten) < MAX_UNFORGOTTEN:
                 self._unforgotten[row.id] = row
             log.info(
@@ -147,16 +183,28 @@ class Erasure:
             return False
         return await self._bus.forget([erased.id])
 
-    async def _receipt_files(self, session: Session) -> list[ErasedFile]:
-        """Return the stored files of a session as a receipt lists them."""
-        found = []
-        roles = (("image", session.input_key), ("garment", session.garment_key), ("output", session.output_key))
-        for role, key in roles:
-            if key is not None:
-                with contextlib.suppress(MissingFile):
-                    data = await self._files.get(key)
-                    found.append(ErasedFile(session.id, role, len(data), await asyncio.to_thread(_sha256, data)))
-        return found
+    async def _notify(self, sessions: Iterable[Session], reason: GoneReason) -> None:
+        for session in sessions:
+            await self._bus.publish(session.id, gone_message(reason))
+
+    async def _note_files(self, family: Iterable[Session], noted: dict[str, ErasedFile | None]) -> None:
+        """Note how a receipt lists each stored file of these sessions, by key.
+
+        A missing file is noted as None, one that is noted is not read again. Raises
+        Unavailable.
+        """
+        for session in family:
+            roles = (("image", session.input_key), ("garment", session.garment_key), ("output", session.output_key))
+            for role, key in roles:
+                if key is not None and key not in noted:
+                    noted[key] = await self._read_for_receipt(session.id, role, key)
+
+    async def _read_for_receipt(self, session_id: str, role: str, key: str) -> ErasedFile | None:
+        try:
+            data = await self._files.get(key)
+        except MissingFile:
+            return None
+        return ErasedFile(session_id, role, len(data), await asyncio.to_thread(_sha256, data))
 
 
 def _sha256(data: bytes) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
 from server.adapters.database.engine import Connections
-from server.adapters.database.rows import EVENT_COLUMNS, LIVING, SESSION_COLUMNS, to_event, to_session
+from server.adapters.database.rows import EVENT_COLUMNS, LIVING, SESSION_COLUMNS, family_of, to_event, to_session
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.states import GoneReason, Status
 
@@ -113,6 +113,13 @@ class SessionReader:
         async with self._connections.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else to_session(row)
+
+    async def family(self, session_id: str) -> list[Session]:
+        """Return the living sessions over the same photo, this one included."""
+        async with self._connections.read() as connection:
+            ids = await family_of(connection, session_id)
+            rows = await connection.execute(select(*SESSION_COLUMNS).where(tables.sessions.c.id.in_(ids), LIVING))
+            return [to_session(row) for row in rows.all()]
 
     async def ids_among(self, session_ids: Collection[str]) -> set[str]:
         """Return the ids among these that have a row, living or expired."""

@@ -32,17 +32,19 @@ Locks. SQLite has one writer at a time, so nothing deadlocks. On PostgreSQL a st
 that locks several sessions locks them in the order of their ids (``mark_deleted``,
 ``note_delivered``) or skips the locked ones (``time_out``).
 
-Deleting is two commits. :meth:`SessionWriter.mark_deleted` expires a session with all
+Erasing is two commits. :meth:`SessionWriter.mark_deleted` expires a session with all
 retries of the same photo and leaves their tombstones: from then on none of them can be
-read, claimed, completed or retried. :meth:`SessionWriter.erase` removes the rows, after
-the files; any process can do it if the first one dies. A retry that is inserted while
+read, claimed, completed or retried. A session that expires by itself is unreadable
+already, and :meth:`SessionWriter.leave_tombstones` does the rest.
+:meth:`SessionWriter.erase` removes the rows, after the files; any process can do it if
+the first one dies. A retry that is inserted while
 its original is deleted either finds it expired, or is found: the insert share-locks the
 original, and ``mark_deleted`` looks for the family again until it stops growing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -77,6 +79,9 @@ _INSERT_SESSION: Final = (
 )
 _s: Final = tables.sessions.c
 _PROCESSING: Final = _s.status == Status.PROCESSING.value
+
+TOMBSTONES_A_STATEMENT: Final = 500
+"""Maximum tombstones in one statement; SQLite limits its parameters."""
 
 
 class SessionWriter:
@@ -270,10 +275,14 @@ class SessionWriter:
             )
         return result.rowcount == 1
 
-    async def mark_deleted(self, session_id: str, *, id_hash: Callable[[str], str]) -> list[Session]:
+    async def mark_deleted(
+        self, session_id: str, *, id_hash: Callable[[str], str], noted_keys: Container[str] | None = None
+    ) -> list[Session] | None:
         """Expire a session and every retry of the same photo now, and leave tombstones.
 
         Return the sessions that were living until then; :meth:`erase` removes them.
+        ``noted_keys``: the files that the caller knows of. If a living session of the
+        family names another one, change nothing and return None.
         """
         async with self._connections.write() as connection:
             family: list[str] = []
@@ -282,6 +291,10 @@ class SessionWriter:
             while len(found := await family_of(connection, session_id)) > len(family):
                 family = found
                 await connection.execute(select(_s.id).where(_s.id.in_(family)).order_by(_s.id).with_for_update())
+            if noted_keys is not None:
+                rows = await connection.execute(select(*SESSION_COLUMNS).where(_s.id.in_(family), LIVING))
+                if any(key not in noted_keys for row in rows for key in to_session(row).file_keys):
+                    return None
             result = await connection.execute(
                 update(tables.sessions)
                 .where(_s.id.in_(family), LIVING)
@@ -291,6 +304,12 @@ class SessionWriter:
             deleted = [to_session(row) for row in result.all()]
             await add_tombstones(connection, [id_hash(each.id) for each in deleted], GoneReason.DELETED)
         return deleted
+
+    async def leave_tombstones(self, hashes: Sequence[str], reason: GoneReason) -> None:
+        """Leave a tombstone of each session that has just become unreadable."""
+        async with self._connections.write() as connection:
+            for start in range(0, len(hashes), TOMBSTONES_A_STATEMENT):
+                await add_tombstones(connection, hashes[start : start + TOMBSTONES_A_STATEMENT], reason)
 
     async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
         """Write the time at which each ended session was first handed to a client.
@@ -331,20 +350,19 @@ class SessionWriter:
             row = result.one_or_none()
         return None if row is None else to_session(row)
 
-    async def erase(self, hashes: Mapping[str, str], reason: GoneReason) -> list[Session]:
-        """Remove sessions and their events, and leave a tombstone for each.
+    async def erase(self, session_ids: Collection[str]) -> list[Session]:
+        """Remove sessions and their events; return the rows that were removed.
 
-        ``hashes``: the hash of each id, by id. Return the rows that were removed.
+        Their tombstones were left before, when they became unreadable.
         """
-        if not hashes:
+        if not session_ids:
             return []
         async with self._connections.write() as connection:
             result = await connection.execute(
-                delete(tables.sessions).where(_s.id.in_(sorted(hashes))).returning(*SESSION_COLUMNS)
+                delete(tables.sessions).where(_s.id.in_(sorted(session_ids))).returning(*SESSION_COLUMNS)
             )
             erased = [to_session(row) for row in result.all()]
-            ids = [session.id for session in erased]
-            if ids:
+            if erased:
+                ids = [session.id for session in erased]
                 await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
-                await add_tombstones(connection, [hashes[session_id] for session_id in ids], reason)
         return erased

@@ -6,17 +6,24 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from server.adapters.database import tables
-from server.services import open_services
+from server.adapters.database.tables import database_time
+from server.domain.session import Session
+from server.reconciler import timing
+from server.reconciler.expiry import FAILURES_IN_A_ROW
+from server.services import Services, open_services
 from testkit.fixtures import StartValkey
-from testkit.running import PHOTO, running_web, until
+from testkit.running import PHOTO, new_session, running_web, until
 from tests.server.reconciler.conftest import MakeConfig, Start, submitted
 from tests.server.sessions.conftest import files, row
+from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import GoneReason
 
 
@@ -34,8 +41,10 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
             late = web.database.clock.now() - session.expires_at.timestamp()
             assert client.frames[-1]["reason"] == "expired"
         assert late < 5
-        assert files(web.services) == []
-        assert await web.database.reader.ids_among([session.id]) == set()
+        await until(lambda: not files(web.services), seconds=5)  # its client was notified first
+        async with asyncio.timeout(5):
+            while await web.database.reader.ids_among([session.id]):
+                await asyncio.sleep(0.01)
         async with web.database.connections.read() as connection:
             count = select(func.count()).select_from(tables.events)
             assert (await connection.execute(count)).scalar_one() == 0
@@ -100,9 +109,100 @@ async def test_stuck_session_delays_no_other(
         complaints = [each for each in caplog.messages if f"{expired[0].id} is left to a later pass" in each]
         assert len(complaints) == 1, "it was tried again at once, twice"
         stuck.rmdir()
-        services.reconciling.expiry._stuck.clear()  # later
+        services.reconciling.expiry._ended.clear()  # another process
         await services.reconciling.reconciler.maintain()
         assert await services.database.reader.ids_among([expired[0].id]) == set()
+
+
+def undeletable(path: Path) -> None:
+    """Put a folder in a file's place: no call deletes it as a file."""
+    path.unlink()
+    path.mkdir()
+
+
+async def test_expired_clients_are_notified_when_storage_cannot_delete(start: Start, config: MakeConfig) -> None:
+    """Its client learns of the end in time; the files go in whichever process lives."""
+    async with start(retention_seconds=1.0) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            undeletable(web.config.uploads_dir / session.input_key)
+            assert await client.rest(8) == 4510
+            assert web.database.clock.now() - session.expires_at.timestamp() < 5
+            assert client.frames[-1]["reason"] == "expired"
+        assert await web.database.reader.ids_among([session.id]) == {session.id}, "it remembers the files"
+    async with open_services(config()) as later:  # the first process is gone
+        await later.reconciling.reconciler.maintain()
+        assert await later.database.reader.ids_among([session.id]) == {session.id}
+        (later.config.uploads_dir / session.input_key).rmdir()
+        async with asyncio.timeout(8):
+            while not await removed(later, session.id):
+                await asyncio.sleep(0.05)
+
+
+async def removed(services: Services, session_id: str) -> bool:
+    """Run a pass; return whether the session has no row any more."""
+    await services.reconciling.reconciler.maintain()
+    return not await services.database.reader.ids_among([session_id])
+
+
+async def test_silent_storage_delays_no_pass(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """End and time out other sessions while a removal hangs, and end with it."""
+    monkeypatch.setattr(timing, "REMOVAL_SECONDS", 0.05)
+    async with open_services(config()) as services:
+        reconciler = services.reconciling.reconciler
+        first, second = await submitted(services), await submitted(services)
+        since = await services.database.feed.cursor()
+        hanging = asyncio.Event()
+
+        async def silent(keys: Iterable[str]) -> list[str]:
+            hanging.set()
+            await asyncio.Event().wait()
+            return []
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.files, "delete", silent)
+            for session in (first, second):
+                await expire(services, session)
+                late = await services.database.writer.insert(new_session(deadline_seconds=-1))
+                await reconciler.maintain()
+                assert (await row(services, late)).error_code == "timeout"
+            assert hanging.is_set()
+            ended = [reason for _, reason in (await services.database.feed.page(since)).tombstones]
+            assert ended == [GoneReason.EXPIRED] * 2, "each once"
+            await reconciler.stop()
+        await reconciler.maintain()
+        assert await services.database.reader.ids_among([first.id, second.id]) == set()
+
+
+async def expire(services: Services, session: Session) -> None:
+    """Let a session's retention end now."""
+    async with services.database.connections.write() as connection:
+        ending = update(tables.sessions).where(tables.sessions.c.id == session.id)
+        await connection.execute(ending.values(expires_at=database_time()))
+
+
+async def test_failing_storage_is_tried_a_few_times_a_pass(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Log a few of thirty sessions a pass; with the storage back, all of them go."""
+    monkeypatch.setattr(timing, "STUCK_SECONDS", 0.0)
+    async with open_services(config()) as services:
+        sessions = [await submitted(services) for _ in range(30)]
+        for each in sessions:
+            await expire(services, each)
+
+        async def failing(keys: Iterable[str]) -> list[str]:
+            raise Unavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.files, "delete", failing)
+            await services.reconciling.reconciler.maintain()
+            assert len([each for each in caplog.messages if "is left to a later pass" in each]) == FAILURES_IN_A_ROW
+        await services.reconciling.reconciler.maintain()
+        assert await services.database.reader.ids_among([each.id for each in sessions]) == set()
 
 
 async def test_unnamed_results_need_one_listing(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

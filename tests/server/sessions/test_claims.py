@@ -126,7 +126,7 @@ async def test_completion_of_erased_session_leaves_nothing(services: Services) -
     claim = await begin(services, session)
     row = await services.database.reader.get(session.id)
     assert row is not None
-    await services.sessions.erasure.erase(row, GoneReason.DELETED)
+    await services.sessions.erasure.remove(row, GoneReason.DELETED)
     assert not await services.sessions.claims.complete(claim, b"late", "jpg")
     assert await services.sessions.claims.renew(claim) == "lost"
     assert files(services) == []

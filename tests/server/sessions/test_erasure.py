@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from typing import Any
 
 import pytest
 
-from server.services import Services
+from server.services import Services, open_services
 from testkit.running import PHOTO, until
-from tests.server.sessions.conftest import MINE, begin, files, submit
+from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, submit
 from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import GoneReason
 
@@ -22,7 +24,7 @@ async def test_erasure_leaves_no_file_row_or_key(services: Services) -> None:
     await services.sessions.claims.complete(claim, b"result", "jpg")
     row = await services.database.reader.get(session.id)
     assert row is not None
-    await services.sessions.erasure.erase(row, GoneReason.DELETED)
+    await services.sessions.erasure.remove(row, GoneReason.DELETED)
     assert files(services) == []
     assert await services.database.reader.ids_among([session.id]) == set()
     keys = [key.decode() for key in await services.redis.keys("*")]
@@ -43,7 +45,7 @@ async def test_erasure_finds_results_of_dead_attempts(services: Services) -> Non
     await services.sessions.claims.complete(await begin(services, session), b"result", "png")
     row = await services.database.reader.get(session.id)
     assert row is not None
-    await services.sessions.erasure.erase(row, GoneReason.DELETED)
+    await services.sessions.erasure.remove(row, GoneReason.DELETED)
     assert files(services) == []
 
 
@@ -56,10 +58,74 @@ async def test_erasure_during_completion_leaves_nothing(services: Services) -> N
         assert row is not None
         completing, _ = await asyncio.gather(
             services.sessions.claims.complete(claim, b"result", "jpg"),
-            services.sessions.erasure.erase(row, GoneReason.DELETED),
+            services.sessions.erasure.remove(row, GoneReason.DELETED),
             return_exceptions=True,
         )
         if isinstance(completing, Unavailable):  # its unfinished file was deleted; a worker tries again
             assert not await services.sessions.claims.complete(claim, b"result", "jpg")
         assert files(services) == []
         assert await services.database.reader.ids_among([session.id]) == set()
+
+
+async def test_receipt_is_complete_when_reconciler_is_faster(
+    services: Services, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process removes the whole chain as soon as it is marked as deleted."""
+    first = await submit(services, garment=PHOTO)
+    assert await services.sessions.claims.fail(await begin(services, first), "mock_failure")
+    second, _ = await services.sessions.submissions.retry(first.id, first.owner, request_id=None)
+    assert await services.sessions.claims.complete(await begin(services, second), b"result", "jpg")
+    publish = services.bus.publish
+    async with open_services(config()) as other:
+
+        async def slow(*message: Any) -> bool:
+            await other.reconciling.reconciler.maintain()
+            assert files(services) == []
+            return await publish(*message)
+
+        monkeypatch.setattr(services.bus, "publish", slow)
+        receipt = await services.sessions.erasure.delete(first.id, first.owner)
+        await other.reconciling.reconciler.stop()
+    assert {(file.session_id, file.role) for file in receipt.files} == {
+        (first.id, "image"), (first.id, "garment"), (second.id, "image"), (second.id, "garment"), (second.id, "output"),
+    }  # fmt: skip
+    assert {file.sha256 for file in receipt.files} == {
+        hashlib.sha256(data).hexdigest() for data in (bytes(PHOTO.data), b"result")
+    }
+
+
+async def test_receipt_lists_result_of_last_moment(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session completes while the files for its receipt are read."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    get = services.files.get
+
+    async def completing(key: str) -> bytes:
+        data = await get(key)
+        if key == session.input_key:
+            assert await services.sessions.claims.complete(claim, b"result", "jpg")
+        return data
+
+    monkeypatch.setattr(services.files, "get", completing)
+    receipt = await services.sessions.erasure.delete(session.id, session.owner)
+    assert [file.role for file in receipt.files] == ["image", "output"]
+    assert files(services) == []
+
+
+async def test_delete_waits_for_no_receipt_when_storage_is_silent(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads hang: the session is erased all the same, without a receipt."""
+    monkeypatch.setattr("server.sessions.erasure.RECEIPT_SECONDS", 0.05)
+    session = await submit(services)
+
+    async def silent(key: str) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr(services.files, "get", silent)
+    with pytest.raises(Unavailable):
+        await services.sessions.erasure.delete(session.id, session.owner)
+    with pytest.raises(NotFound):
+        await services.sessions.reads.read(session.id, MINE)
+    assert files(services) == []

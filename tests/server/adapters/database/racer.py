@@ -16,7 +16,7 @@ from server.adapters.database.changes import Change, Requeue
 from server.adapters.database.database import Database, open_database
 from server.system.clock import SystemClock
 from testkit.running import new_session, outcome_of
-from tryon.protocol.states import Event, GoneReason, Status
+from tryon.protocol.states import Event, Status
 
 
 async def perform(database: Database, order: dict[str, Any]) -> Any:
@@ -39,7 +39,7 @@ async def perform(database: Database, order: dict[str, Any]) -> Any:
             )
             return moved is not None
         case "erase":
-            return bool(await database.writer.erase({order["session_id"]: "hash"}, GoneReason.DELETED))
+            return bool(await database.writer.erase([order["session_id"]]))
         case "take_lease":
             return await database.chore_leases.take(order["lease"], owner=order["name"], seconds=60)
         case "count":

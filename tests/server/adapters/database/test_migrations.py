@@ -27,7 +27,6 @@ from testkit.expansion import expand
 from testkit.plugin import note
 from testkit.processes import ROOT
 from testkit.running import new_session
-from tryon.protocol.states import GoneReason
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -121,7 +120,7 @@ async def test_open_database_survives_schema_expansion(config: Config) -> None:
         assert await database.writer.claim(session.id, worker="w", lease_seconds=60, actor="w")
         found = await database.reader.with_events(session.id, 0)
         assert found is not None and [event.seq for event in found.events] == [1, 2]
-        assert await database.writer.erase({session.id: "h"}, GoneReason.DELETED) == [found.session]
+        assert await database.writer.erase([session.id]) == [found.session]
 
     await run()  # the connections have these statements prepared now
     session = await database.writer.insert(new_session())

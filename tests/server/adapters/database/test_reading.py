@@ -11,7 +11,7 @@ from sqlalchemy import event as sqlalchemy_event
 from server.adapters.database.database import Database
 from testkit.running import new_session
 from tests.server.adapters.database.steps import brought_to, trail
-from tryon.protocol.states import GoneReason, Status
+from tryon.protocol.states import Status
 
 
 async def test_with_events_returns_events_after_seq(database: Database) -> None:
@@ -42,7 +42,7 @@ async def test_expired_session_is_unreadable_before_erasure(database: Database) 
     assert await database.reader.get(session.id) is None
     assert await database.reader.with_events(session.id, 0) is None
     assert [expired.id for expired in await database.due.expired(limit=9)] == [session.id]
-    assert [row.id for row in await database.writer.erase({session.id: "h"}, GoneReason.EXPIRED)] == [session.id]
+    assert [row.id for row in await database.writer.erase([session.id])] == [session.id]
 
 
 async def test_times_are_aware_and_in_utc(database: Database) -> None:

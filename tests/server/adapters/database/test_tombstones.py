@@ -1,4 +1,4 @@
-"""Tombstones, and the two commits that leave them: mark_deleted and erase."""
+"""Tombstones, and the two commits of an erasure: mark_deleted, then erase."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ async def test_erase_leaves_only_a_tombstone(database: Database, database_url: s
     kept = await database.writer.insert(new_session())
     session = await brought_to(database, Status.COMPLETED)
     start = await database.feed.cursor()
-    erased = await database.writer.erase({session.id: "the hash"}, GoneReason.DELETED)
+    await database.writer.leave_tombstones(["the hash"], GoneReason.DELETED)
+    erased = await database.writer.erase([session.id])
     assert [row.id for row in erased] == [session.id]
     assert await database.reader.get(session.id) is None
     assert await database.reader.with_events(session.id, 0) is None
@@ -30,7 +31,7 @@ async def test_erase_leaves_only_a_tombstone(database: Database, database_url: s
     dump = await dump_of(database_url)
     assert session.id not in dump and session.id.replace("-", "") not in dump and session.owner not in dump
     assert kept.id in dump.replace("-", "") or kept.id.replace("-", "") in dump.replace("-", "")
-    assert await database.writer.erase({session.id: "again"}, GoneReason.DELETED) == []
+    assert await database.writer.erase([session.id]) == []
 
 
 async def dump_of(database_url: str) -> str:
@@ -54,12 +55,28 @@ async def test_mark_deleted_takes_all_retries_along(database: Database) -> None:
     third = await database.writer.insert(new_session(retry_of=second.id))
     unrelated = await database.writer.insert(new_session())
     deleted = await database.writer.mark_deleted(second.id, id_hash=lambda session_id: f"h-{session_id}")
+    assert deleted is not None
     assert {each.id for each in deleted} == {first.id, second.id, third.id}
     assert set((await database.feed.page(start)).tombstones) == {
         (f"h-{each.id}", GoneReason.DELETED) for each in deleted
     }
     assert await database.writer.mark_deleted(first.id, id_hash=str) == []
     assert await database.reader.get(unrelated.id) == unrelated
+
+
+async def test_mark_deleted_changes_nothing_when_file_is_unknown(database: Database) -> None:
+    """The caller has to note a file before anything of it may be deleted."""
+    start = await database.feed.cursor()
+    session = await brought_to(database, Status.COMPLETED)
+    events = (await database.feed.page(start)).events
+    noted = [session.input_key]
+    assert await database.writer.mark_deleted(session.id, id_hash=str, noted_keys=noted) is None
+    assert await database.reader.get(session.id) == session
+    page = await database.feed.page(start)
+    assert (page.events, page.tombstones) == (events, [])
+    noted += session.file_keys
+    deleted = await database.writer.mark_deleted(session.id, id_hash=str, noted_keys=noted)
+    assert deleted is not None and [each.id for each in deleted] == [session.id]
 
 
 async def test_retry_fails_when_original_is_deleted(database: Database) -> None:
@@ -79,6 +96,6 @@ async def test_concurrent_retry_is_deleted_or_refused(database_url: str) -> None
                 one.writer.insert(again), other.writer.mark_deleted(session.id, id_hash=str), return_exceptions=True
             )
             assert isinstance(retried, Session | NotFound)
-            assert not isinstance(deleted, BaseException)
+            assert isinstance(deleted, list)
             assert session.id in {each.id for each in deleted}
             assert await one.reader.get(again.id) is None

@@ -83,7 +83,7 @@ async def test_changed_link_is_404(web: Web) -> None:
 async def test_link_is_404_after_erasure(web: Web) -> None:
     """An unexpired link opens nothing once its session is erased."""
     row, link = await linked(web)
-    await web.services.sessions.erasure.erase(row, GoneReason.DELETED)
+    await web.services.sessions.erasure.remove(row, GoneReason.DELETED)
     assert_problem(await web.client.get(link), 404, "not_found")
 
 

@@ -105,8 +105,8 @@ async def test_sweep_delivers_a_lost_erasure(config: MakeConfig) -> None:
             page, unconcerned = Page(session.id), Page(other.id)
             await join(hub, services, page, stack)
             await join(hub, services, unconcerned, stack)
-            await services.database.writer.erase(
-                {session.id: services.signer.tombstone_hash(session.id)}, GoneReason.EXPIRED
+            await services.database.writer.leave_tombstones(
+                [services.signer.tombstone_hash(session.id)], GoneReason.EXPIRED
             )
             await until(lambda: "gone expired" in page.told, seconds=2)
             assert unconcerned.told == ["snapshot 1"]
@@ -172,9 +172,7 @@ async def test_check_finds_changes_that_nothing_delivered(config: MakeConfig, mo
             assert session is not None
             two = await move(services, session, Event.PROCESSING)
             await move(services, two.session, Event.COMPLETED)
-            await services.database.writer.erase(
-                {deleted.session_id: services.signer.tombstone_hash(deleted.session_id)}, GoneReason.DELETED
-            )
+            await services.database.writer.erase([deleted.session_id])
             await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
             await until(lambda: "gone deleted" in deleted.told, seconds=3)
             assert all(page.told == ["snapshot 1"] for page in rest)

@@ -209,9 +209,11 @@ async def test_erasure_closes_with_its_reason(web: Web, reason: GoneReason) -> N
     session, token = await web.submit()
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
-        row = await web.database.reader.get(session.id)
-        assert row is not None
-        await web.services.sessions.erasure.erase(row, reason)
+        if reason is GoneReason.DELETED:
+            await web.services.sessions.erasure.delete(session.id, session.owner)
+        else:
+            await web.services.sessions.erasure.expire([session])
+            await web.services.sessions.erasure.remove(session, reason)
         assert await client.rest() == 4510
         assert client.frames[-1] == {
             "type": "bye",
