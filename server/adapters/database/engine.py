@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -12,14 +13,29 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from server.adapters.database.errors import mapped_errors
+from server.adapters.database.lost_connections import LostConnections
+
+log = logging.getLogger("tryon.database")
 
 BUSY_SECONDS: Final = 5.0
 """Maximum wait for a write on SQLite, first for the turn among this process's own
 writers, then for another process's write lock; after that the call is unavailable.
 """
 
+READ_SECONDS: Final = 2.0
+"""Maximum duration of a read on PostgreSQL, from the wait for a connection to the last
+row; all are small. A connection that needs longer is taken for lost, and with it every
+idle one.
+"""
+
+WRITE_SECONDS: Final = 5.0
+"""The same for a transaction that writes, which may have to wait for another's lock."""
+
 COMMAND_SECONDS: Final = 10.0
-"""Maximum duration of one statement on PostgreSQL; all are small."""
+"""Maximum duration of one statement of a migration on PostgreSQL."""
+
+CLOSE_SECONDS: Final = 1.0
+"""Maximum time to say goodbye to PostgreSQL; then connections are aborted."""
 
 IDLE_SECONDS: Final = 10.0
 """Maximum pause within a transaction on PostgreSQL: a process that is stopped in the
@@ -108,6 +124,7 @@ class Connections:
         # SQLite has one writer. A queue in this process is fair and quick; SQLite's own
         # busy handler sleeps and starves.
         self._write_lock = asyncio.Lock() if self.sqlite else None
+        self._lost = None if self.sqlite else LostConnections(engine)
 
     def __repr__(self) -> str:
         return f"<Connections {self.engine.dialect.name} {self.engine.pool.status()}>"
@@ -116,16 +133,36 @@ class Connections:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection that reads; each statement sees all commits before it."""
         with mapped_errors():
-            async with self._reader.connect() as connection:
+            async with self._bounded(READ_SECONDS), self._reader.connect() as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that commits at the end, or rolls back at an exception."""
+    async def write(self, *, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that commits at the end, or rolls back at an exception.
+
+        ``seconds`` bounds it on PostgreSQL, by default to :data:`WRITE_SECONDS`.
+        """
         async with self.writers_turn():
             with mapped_errors():
-                async with self.engine.begin() as connection:
+                async with self._bounded(seconds or WRITE_SECONDS), self.engine.begin() as connection:
                     yield connection
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, seconds: float) -> AsyncIterator[None]:
+        """Raise TimeoutError when the block takes longer; no bound on SQLite.
+
+        The connection in use is aborted by its pool, and the idle ones here.
+        """
+        if self._lost is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            if dropped := self._lost.drop_idle():
+                log.warning("The database did not answer within %g s: dropped %d idle connections", seconds, dropped)
+            raise
 
     @contextlib.asynccontextmanager
     async def writers_turn(self) -> AsyncIterator[None]:
@@ -147,4 +184,7 @@ class Connections:
             lock.release()
 
     async def close(self) -> None:
+        """Close all connections, those in use when they are given back."""
+        if self._lost is not None:
+            await self._lost.close_idle(CLOSE_SECONDS)
         await self.engine.dispose()

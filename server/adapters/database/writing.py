@@ -50,7 +50,7 @@ from typing import Final
 
 from sqlalchemy import Float, and_, bindparam, delete, func, insert, not_, select, update
 
-from server.adapters.database import tables
+from server.adapters.database import engine, tables
 from server.adapters.database.changes import Begin, Change, Fail, Moved, NewSession
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.engine import Connections
@@ -220,9 +220,10 @@ class SessionWriter:
     async def renew(self, session_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
         """Extend the lease of a claim, and return its cancel flag.
 
-        Return None if the claim is no longer this attempt's.
+        Return None if the claim is no longer this attempt's. It is bounded as a read
+        is, so that it can be tried again before the lease lapses.
         """
-        async with self._connections.write() as connection:
+        async with self._connections.write(seconds=engine.READ_SECONDS) as connection:
             result = await connection.execute(
                 update(tables.sessions)
                 .where(_s.id == session_id, _PROCESSING, _s.attempt == attempt, LIVING)

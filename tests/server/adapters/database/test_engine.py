@@ -82,7 +82,7 @@ async def test_cut_postgres_connections_are_replaced(postgres_url: str) -> None:
 
 
 async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.adapters.database.engine.COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr("server.adapters.database.engine.READ_SECONDS", 0.2)
     async with opened(postgres_url) as database:
         with pytest.raises(Unavailable):
             async with asyncio.timeout(3), database.connections.read() as connection:
