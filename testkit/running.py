@@ -30,7 +30,9 @@ from server.system.randomness import SystemRandomness
 from server.web.app import create_app
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
-from server.web.serving.server import listen, make_server
+from server.web.serving.listening import listen
+from server.web.serving.server import make_server
+from server.web.serving.unanswered import Unanswered
 from testkit.values import new_session_id
 from tryon.protocol.states import Event
 
@@ -87,6 +89,7 @@ class Web:
     client: httpx.AsyncClient
     services: Services
     hub: Hub
+    unanswered: Unanswered
 
     @property
     def database(self) -> Database:
@@ -198,7 +201,7 @@ async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake)
             serving.result()
             raise AssertionError("the server did not start")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=15) as client:
-            yield Web(config, port, client, app.state.services, app.state.hub)
+            yield Web(config, port, client, app.state.services, app.state.hub, app.state.unanswered)
     finally:
         server.should_exit = True
         await serving

@@ -34,6 +34,7 @@ from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
 from server.web.push.hub import Hub
 from server.web.serving.middleware import RequestMiddleware
+from server.web.serving.unanswered import Unanswered
 from server.web.transports.connection_limits import ConnectionLimits
 from server.web.transports.joining import Joining
 from server.web.transports.long_poll import Polls
@@ -90,13 +91,17 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
             async with hub.running(), services.reconciling.maintenance.running():
                 yield
 
-    cors = _cors(config)
+    cors, unanswered = _cors(config), Unanswered()
+    outermost = Middleware(
+        RequestMiddleware, config=config, cors=cors, unanswered=unanswered, clock=clock, randomness=randomness
+    )
     app = Starlette(
         routes=make_routes(running),
         lifespan=lifespan,
-        middleware=[Middleware(RequestMiddleware, config=config, cors=cors, clock=clock, randomness=randomness), cors],
+        middleware=[outermost, cors],
         exception_handlers={TryOnError: on_refusal, HTTPException: on_http_exception},
     )
+    app.state.unanswered = unanswered
     app.router.default = nowhere(app.router.default)
     return app
 

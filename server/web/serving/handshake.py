@@ -197,8 +197,10 @@ class Handshake(asyncio.Protocol):
             self._lost.set_result(None)
 
     def shutdown(self) -> None:
-        """Close the connection; uvicorn calls this when it stops."""
-        self._transport.close()
+        """Do nothing when the server stops: the application answers.
+
+        It refuses the handshake, or tells a client that it has accepted to reconnect.
+        """
 
 
 def response_head(status: int, fields: HeaderFields) -> bytes:

@@ -10,6 +10,8 @@ too.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
 import uuid
 from typing import Any, ClassVar, Final, cast
 
@@ -20,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.telemetry import logs
 from server.web.common.problems import problem
 from server.web.serving.handshake import Handshake, accept_key, response_head
-from tryon.protocol.errors import BadRequest, TryOnError
+from tryon.protocol.errors import BadRequest, TryOnError, Unavailable
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Maximum bytes of the request line and the header fields together.
@@ -37,6 +39,19 @@ LINGER_SECONDS: Final = 2.0
 If the connection closed at once, the kernel would reset it, and the answer would be
 lost.
 """
+
+
+FIRST_REQUEST_SECONDS: Final = 0.5
+"""Seconds that a stopping server waits for the first request of a new connection.
+
+Its client was connected before this process stopped listening, and sends at once.
+"""
+
+UNREAD_SECONDS: Final = 0.01
+"""Seconds between two looks whether the bytes that have arrived are read."""
+
+STOPPED_SECONDS: Final = 2
+"""``Retry-After`` of a request that came too late: another process listens by then."""
 
 
 class _WrongVersion(BadRequest):
@@ -68,6 +83,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._awaits_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._refused = False
+        """Whether the last answer is sent; bytes that still arrive are dropped."""
+        self._draining = False
+
+    @property
+    def _running(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the idle timer: a connection without a single byte is closed, too."""
@@ -99,7 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(_too_large())
         elif (
             self._awaits_head
-            and (self.cycle is None or self.cycle.response_complete)
+            and not self._running
             and self._head_timer is None
             and self.timeout_keep_alive_task is None
         ):
@@ -118,11 +139,62 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > MAX_HEAD_BYTES:
             raise _too_large()
         super().on_headers_complete()
+        if self._running and (self._draining or not self.cycle.keep_alive):
+            self._make_last()
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
         self._awaits_head = True
         super().on_message_complete()
+
+    # -- the end of the connection -----------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Answer a request that runs, has arrived or is about to, then close.
+
+        The server calls this when it stops. An idle connection is closed at once, one
+        without its first request after :data:`FIRST_REQUEST_SECONDS`.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        if self._running:
+            self._make_last()
+        else:
+            self._close_unless_asked(FIRST_REQUEST_SECONDS if self.cycle is None or self._head_has_begun else 0.0)
+
+    @property
+    def _head_has_begun(self) -> bool:
+        return self._in_head or self._head_timer is not None
+
+    def _close_unless_asked(self, patience: float) -> None:
+        if self.transport.is_closing() or self._refused or self._running:
+            return  # a request that runs has the last answer
+        if patience or _unread(self.transport):
+            self.loop.call_later(patience or UNREAD_SECONDS, self._close_unless_asked, 0.0)
+        elif self._head_has_begun:
+            self._refuse(Unavailable(retry_after=STOPPED_SECONDS))
+        else:
+            self.transport.close()
+
+    def _make_last(self) -> None:
+        """Close after the answer to the current request."""
+        self.cycle.keep_alive = False
+        self.cycle.transport = cast(asyncio.Transport, _LastTransport(self))
+
+    def end(self) -> None:
+        """Close after the last answer, when a client that still sends can read it."""
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    # -- refusals ----------------------------------------------------------------------
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -142,7 +214,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._unsupported_upgrade_warning()
             return
         accept = accept_key(self.headers)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._running:
             self._refuse(BadRequest("bad_request", "An upgrade cannot overtake the answer to an earlier request."))
         elif self.scope["http_version"] != "1.1":
             self._refuse(BadRequest("bad_request", "A WebSocket begins with HTTP/1.1 (RFC 6455 section 4.2.1)."))
@@ -164,17 +236,41 @@ class HttpProtocol(HttpToolsProtocol):
         """
         if self._refused or self.transport.is_closing():
             return
-        self._refused = True
         self._stop_head_timer()
-        cycle = self.cycle
-        running = cycle is not None and not cycle.response_complete
+        cycle, running = self.cycle, self._running
         if not self.pipeline and not (running and cycle.response_started):
             self.transport.write(_answer(error))
         if running:
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._linger()
+
+
+class _LastTransport:
+    """The transport of a connection's last answer, as the answering code uses it."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def __repr__(self) -> str:
+        return f"<_LastTransport of {self._protocol!r}>"
+
+    def close(self) -> None:
+        self._protocol.end()
+
+
+def _unread(transport: asyncio.Transport) -> bool:
+    """Return whether the kernel holds bytes of the client that were not read yet."""
+    waiting = bytearray(4)
+    try:
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
+    except (AttributeError, OSError, ValueError):  # closed in the meantime
+        return False
+    return any(waiting)
 
 
 def _too_large() -> TryOnError:

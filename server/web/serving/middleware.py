@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -19,8 +20,9 @@ from server.system.clock import Clock
 from server.system.randomness import Randomness
 from server.telemetry import logs, metrics
 from server.web.common.credentials import client_address, fields
-from server.web.common.problems import deny, internal_error
-from tryon.protocol.errors import InternalError
+from server.web.common.problems import deny, internal_error, problem
+from server.web.serving.unanswered import Unanswered
+from tryon.protocol.errors import InternalError, Unavailable
 from tryon.protocol.paths import LIVE, METRICS, READY
 
 log = logging.getLogger("tryon.web")
@@ -30,6 +32,9 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 QUIET: Final = frozenset({LIVE, READY, METRICS})
 """Paths that machines poll every few seconds; they are logged at debug level."""
 
+STOPPED_SECONDS: Final = 2
+"""``Retry-After`` of a request that a stopping server refuses: another one listens."""
+
 
 class RequestMiddleware:
     """The outermost layer.
@@ -37,13 +42,24 @@ class RequestMiddleware:
     The path is logged without its query, which may hold tickets and signatures.
     """
 
-    def __init__(self, app: ASGIApp, *, config: Config, cors: Middleware, clock: Clock, randomness: Randomness) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: Config,
+        cors: Middleware,
+        unanswered: Unanswered,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
         self._app = app
+        self._unanswered = unanswered
         self._config = config
         self._clock = clock
         self._randomness = randomness
-        # With CORS, because a page of another origin may read this answer, too.
+        # With CORS, because a page of another origin may read these answers, too.
         self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
+        self._stopped: ASGIApp = cors.cls(_stopped, *cors.args, **cors.kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,7 +85,7 @@ class RequestMiddleware:
         address = client_address(HTTPConnection(scope), self._config)
         log.log(level, "[%s] %s %s - Client: %s", rid, method, path, address, extra={"event": "request"})
         begin = self._clock.monotonic()
-        status = 0
+        status, refused = 0, False
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -80,15 +96,26 @@ class RequestMiddleware:
                 headers.setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            seconds = self._clock.monotonic() - begin
-            log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
+        async def refuse() -> None:
+            nonlocal refused
             if status == 0:
-                await self._failed(scope, receive, send_with_id)
-            else:  # the answer has begun: it can only be cut off
+                refused = True
+                logs.request_id.set(rid)  # the server's own task calls this
+                await self._stopped(scope, receive, send_with_id)
+
+        try:
+            with self._unanswered.added(refuse):
+                await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not refused:
                 raise
+        except Exception as error:
+            if not refused:  # else it has its answer, and may not send another one
+                seconds = self._clock.monotonic() - begin
+                log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
+                if status:  # the answer has begun: it can only be cut off
+                    raise
+                await self._failed(scope, receive, send_with_id)
         seconds = self._clock.monotonic() - begin
         route = route_name(scope)
         metrics.http_requests.labels(method if route != "unknown" else "any", route, str(status)).inc()
@@ -100,7 +127,7 @@ class RequestMiddleware:
             address = client_address(HTTPConnection(scope), self._config)
             log.debug("[%s] WebSocket %s - Client: %s", rid, scope["path"], address)
         begin = self._clock.monotonic()
-        answered = False
+        answered, refused = False, False
 
         async def send_with_id(message: Message) -> None:
             nonlocal answered
@@ -109,10 +136,22 @@ class RequestMiddleware:
             answered = True
             await send(message)
 
+        async def refuse() -> None:
+            nonlocal refused
+            if not answered:
+                refused = True
+                logs.request_id.set(rid)
+                await deny(WebSocket(scope, receive, send_with_id), Unavailable(retry_after=STOPPED_SECONDS))
+
         try:
-            await self._app(scope, receive, send_with_id)
+            with self._unanswered.added(refuse):
+                await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not refused:
+                raise
         except Exception as error:
-            log.exception("[%s] Error after %.3fs: %s", rid, self._clock.monotonic() - begin, type(error).__name__)
+            if not refused:
+                log.exception("[%s] Error after %.3fs: %s", rid, self._clock.monotonic() - begin, type(error).__name__)
             if not answered:
                 await deny(WebSocket(scope, receive, send_with_id), InternalError())
         log.debug("[%s] WebSocket ended after %.3fs", rid, self._clock.monotonic() - begin)
@@ -120,6 +159,10 @@ class RequestMiddleware:
 
 async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
     await internal_error()(scope, receive, send)
+
+
+async def _stopped(scope: Scope, receive: Receive, send: Send) -> None:
+    await problem(Unavailable(retry_after=STOPPED_SECONDS))(scope, receive, send)
 
 
 def route_name(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: its socket, its limits, its orderly end."""
+"""The HTTP server around the application: its limits, its orderly end."""
 
 from __future__ import annotations
 
@@ -6,76 +6,155 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import socket
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
 
-from server.config.settings import Config, ConfigError
+from server.config.settings import Config
 from server.system.processes import raise_file_limit
 from server.telemetry import logs
 from server.web.push.hub import Hub
 from server.web.serving.handshake import Handshake
 from server.web.serving.http import HttpProtocol
+from server.web.serving.listening import HANDSHAKE_SECONDS, accept_all, listen, refuse_connections
+from server.web.serving.unanswered import Unanswered
+from server.web.transports.wire import WireSocket
 
 log = logging.getLogger("tryon.web")
 
-UNACKNOWLEDGED_MS: Final = 8000
-"""Milliseconds that sent bytes may stay unacknowledged before the kernel drops a
-connection (RFC 5482): the peer has vanished, or takes nothing. This finds such a peer
-long before a ping does, and without another byte sent.
-"""
+FOLLOWERS_SECONDS: Final = 1.0
+"""Seconds that a stopping server gives its followers to take their goodbye."""
 
-STOP_SECONDS: Final = 2
-"""Seconds that a stopping server waits for requests in flight, after it has notified
-all followers. All of its end takes at most five.
+STOP_SECONDS: Final = 2.5
+"""Seconds after which a stopping server refuses the requests that have no answer."""
+
+CANCEL_SECONDS: Final = 0.5
+"""Seconds for the tasks of refused requests to end."""
+
+EXIT_SECONDS: Final = 4.6
+"""Seconds after a signal when the process ends, whatever still blocks; five at most are
+promised.
 """
 
 
 class Server(uvicorn.Server):
-    """uvicorn, except that clients are notified before their sockets are closed.
+    """uvicorn, with an end of its own: every request that has arrived is answered.
 
-    uvicorn alone would first send all of them a bare 1012.
+    uvicorn alone would close connections whose request it has not read, send all
+    sockets a bare 1012, answer requests that it cancels with 500, and wait for a
+    database that hangs.
     """
 
     def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
         super().__init__(config)
         self._application = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[object] | None = None
+
+    # -- signals -----------------------------------------------------------------------
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal; a second SIGINT waits for nothing."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._bound_exit)
+
+    def _bound_exit(self) -> None:
+        """End the process in time, and a start that is under way at once."""
+        last = threading.Timer(EXIT_SECONDS, os._exit, (0,))
+        last.daemon = True
+        last.start()
+        if self._starting is not None:
+            self._starting.cancel()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open all parts and listen, unless a signal comes first.
+
+        A database that hangs keeps a part from opening.
+        """
+        self._loop, self._starting = asyncio.get_running_loop(), asyncio.current_task()
+        try:
+            await super().startup(sockets)
+        except asyncio.CancelledError:
+            if not self.should_exit:
+                raise
+            log.info("Stopped before all parts were open")
+        finally:
+            self._starting = None
+
+    # -- the end -----------------------------------------------------------------------
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, notify all followers, then let uvicorn end the requests."""
-        for server in self.servers:  # before its listeners: asyncio cannot take a closed one out of its selector
-            server.close()
-        for listener in sockets or []:
-            listener.close()
+        """Stop listening, answer everything that has arrived, then close all parts.
+
+        What is not answered after :data:`STOP_SECONDS` is refused with 503.
+        """
+        began = asyncio.get_running_loop().time()
+        await self._stop_listening(sockets or [])
+        connections = self.server_state.connections
         hub: Hub | None = getattr(self._application.state, "hub", None)
         if hub is not None and (notified := hub.drain()):
             log.info("Draining: notified %d clients", notified)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    while hub.followers:
-                        await asyncio.sleep(0.01)
-        await super().shutdown(sockets)
+        for connection in list(connections):
+            if not isinstance(connection, WireSocket):
+                connection.shutdown()
+        if hub is not None:
+            await self._wait_until(began + FOLLOWERS_SECONDS, lambda: not hub.followers)
+        for connection in list(connections):
+            connection.shutdown()
+        await self._wait_until(began + STOP_SECONDS, self._is_idle)
+        await self._refuse_unanswered()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
 
+    async def _stop_listening(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept the connections that clients have already; take no other ones."""
+        loop = asyncio.get_running_loop()
+        queues = [listener.dup() for listener in listeners]
+        for queue in queues:
+            refuse_connections(queue)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+        for server in self.servers:  # before its listeners: asyncio cannot take a closed one out of its selector
+            server.close()
+        for listener in listeners:
+            listener.close()
+        for queue in queues:
+            for connection in accept_all(queue):
+                with contextlib.suppress(OSError):  # its client has gone
+                    await loop.connect_accepted_socket(self._make_protocol, connection)
+        await asyncio.sleep(0)  # until the last accepted one has its protocol
 
-def listen(config: Config, *, reuse_port: bool) -> socket.socket:
-    """Return the listening socket. Raises ConfigError if the port is taken."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; every accepted connection inherits it
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
-    if reuse_port:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((config.host, config.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"TRYON_PORT: {config.host}:{config.port} cannot be listened on: {error.strerror}") from error
-    listener.listen(4096)
-    listener.setblocking(False)
-    return listener
+    def _make_protocol(self) -> asyncio.Protocol:
+        make: type[asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # type: ignore[call-arg]  # uvicorn's classes
+
+    def _is_idle(self) -> bool:
+        return not self.server_state.connections and not self.server_state.tasks
+
+    async def _wait_until(self, deadline: float, done: Callable[[], object]) -> None:
+        """Wait for a condition, up to the deadline or a second SIGINT."""
+        loop = asyncio.get_running_loop()
+        while not done() and not self.force_exit and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+
+    async def _refuse_unanswered(self) -> None:
+        """Answer what is left with 503, and cancel it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CANCEL_SECONDS
+        unanswered: Unanswered = self._application.state.unanswered
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                if refused := await unanswered.refuse_all():
+                    log.warning("Refused %d requests that were not answered in time", refused)
+        for task in self.server_state.tasks:
+            task.cancel()
+        await self._wait_until(deadline, self._is_idle)
 
 
 def make_server(
@@ -103,7 +182,6 @@ def make_server(
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=STOP_SECONDS,
         ),
         app,
     )

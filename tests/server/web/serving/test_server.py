@@ -1,4 +1,4 @@
-"""The HTTP server: its socket, and its orderly end."""
+"""The HTTP server: its orderly end."""
 
 from __future__ import annotations
 
@@ -9,23 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from server.config.settings import Config, ConfigError
-from server.web.serving.server import listen
+from server.config.settings import Config
 from testkit.running import running_web
-
-
-def test_listen_refuses_taken_port() -> None:
-    """The error names the setting and the address."""
-    with listen(Config(port=0), reuse_port=False) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"TRYON_PORT: 127\.0\.0\.1:{port} cannot be listened on"):
-            listen(Config(port=port), reuse_port=False)
-
-
-def test_listen_shares_port_when_asked() -> None:
-    """Several web processes may listen on one port."""
-    with listen(Config(port=0), reuse_port=True) as first:
-        listen(Config(port=first.getsockname()[1]), reuse_port=True).close()
 
 
 async def test_stopping_server_notifies_clients(
