@@ -2,13 +2,14 @@
 
 A server that refuses costs nothing; one that stays silent (frozen, or cut off without a
 reset) would cost each caller the whole bound, one after the other. So the first caller
-pays, and calls in the next second fail at once.
+pays, and calls in the next second fail at once. Its open connections may stay silent
+for good, so they are replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -22,10 +23,14 @@ LATE_SECONDS: Final = 0.1
 
 
 class Breaker:
-    """State of one server, for one event loop."""
+    """State of one server, for one event loop.
 
-    def __init__(self, seconds: float) -> None:
+    ``on_silence`` is called each time the server was silent for the whole bound.
+    """
+
+    def __init__(self, seconds: float, *, on_silence: Callable[[], None]) -> None:
         self._seconds = seconds
+        self._on_silence = on_silence
         self._silent_until = float("-inf")
 
     def __repr__(self) -> str:
@@ -48,5 +53,6 @@ class Breaker:
         except (TimeoutError, RedisTimeoutError):
             if loop.time() - begun < self._seconds + LATE_SECONDS:
                 self._silent_until = loop.time() + PAUSE_SECONDS
+                self._on_silence()
             raise
         self._silent_until = float("-inf")

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from server.adapters.redis.breaker import Breaker
+from server.adapters.redis.connect import shared_pool
 from server.adapters.redis.errors import UNAVAILABLE
 from server.domain.session import Progress, valid_session_id
 from server.telemetry import metrics
@@ -84,7 +85,7 @@ class RedisBus:
     def __init__(self, redis: Redis, *, key_prefix: str) -> None:
         self._redis = redis
         self._prefix = key_prefix
-        self._breaker = Breaker(PUBLISH_SECONDS)
+        self._breaker = Breaker(PUBLISH_SECONDS, on_silence=shared_pool(redis).give_up)
         self._progress_script = redis.register_script(_PROGRESS_SCRIPT)
         self._rewrite_script = redis.register_script(_REWRITE_SCRIPT)
         self._unrewritten_key = f"{key_prefix}unrewritten"

@@ -21,6 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from server.system.sockets import notice_death
+
 CALL_SECONDS: Final = 1.0
 """Bound on connecting, and on each read and write, of connections that a process
 shares.
@@ -29,13 +31,51 @@ shares.
 _Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
 
 
-class _Cancellable(AbstractConnection):
-    """A connection whose sending can be cancelled.
+class _Generation:
+    """The number of times that the connections of a pool were given up."""
 
-    redis-py 5 bounds it with ``asyncio.wait_for``, which before Python 3.12 swallows a
-    cancel that arrives in the moment its inner task has ended (bpo-42130): a worker
-    told to stop then ran on for ever. It also makes a task per command.
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __repr__(self) -> str:
+        return f"<_Generation {self.number}>"
+
+
+class _Connection(AbstractConnection):
+    """A connection whose sending can be cancelled, and that is given up with its pool.
+
+    redis-py 5 bounds sending with ``asyncio.wait_for``, which before Python 3.12
+    swallows a cancel that arrives in the moment its inner task has ended (bpo-42130): a
+    worker told to stop then ran on for ever. It also makes a task per command.
     """
+
+    shared: _Generation
+    """That of the pool."""
+
+    async def connect(self) -> None:
+        if self.is_connected and self._generation != self.shared.number:
+            await self.disconnect(nowait=True)
+        await super().connect()  # type: ignore[no-untyped-call]  # redis-py 5
+
+    async def _connect(self) -> None:
+        self._generation = self.shared.number
+        await super()._connect()  # type: ignore[no-untyped-call, safe-super]  # mixed into a class that has it
+        if self._writer is not None:
+            notice_death(self._writer.get_extra_info("socket"))
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except RedisTimeoutError:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """Give up every connection of the pool that is as old as this one."""
+        if self._generation == self.shared.number:
+            self.shared.number += 1
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         seconds, self.socket_timeout = self.socket_timeout, None
@@ -43,26 +83,49 @@ class _Cancellable(AbstractConnection):
             async with asyncio.timeout(seconds):
                 await super().send_packed_command(command, check_health)
         except TimeoutError as error:
+            self._give_up()
             raise RedisTimeoutError("Timeout writing to socket") from error
         finally:
             self.socket_timeout = seconds
 
 
-def connection_pool(redis_url: str, *, socket_seconds: float) -> ConnectionPool:
+class SharedPool(ConnectionPool):
+    """Connections to one server, which die together.
+
+    A server that vanishes without a word leaves every open connection silent. The first
+    command to time out gives all of them up, so that the next one connects anew; else
+    each would cost its own time-out.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._shared = _Generation()
+        # TCP, TLS or Unix, as the URL says.
+        self.connection_class = type("Connection", (_Connection, self.connection_class), {"shared": self._shared})
+
+    def give_up(self) -> None:
+        """Replace every connection before its next use; those in use are left alone."""
+        self._shared.number += 1
+
+
+def connection_pool(redis_url: str, *, socket_seconds: float) -> SharedPool:
     """Return connections that survive a restart of Redis: a stale one is replaced once.
 
     ``socket_seconds`` bounds connecting and each read and write.
     """
-    pool = ConnectionPool.from_url(
+    return SharedPool.from_url(
         redis_url,
         socket_connect_timeout=socket_seconds,
         socket_timeout=socket_seconds,
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[OSError, RedisConnectionError, RedisTimeoutError],
     )
-    pool.connection_class = type(
-        "Connection", (_Cancellable, pool.connection_class), {}
-    )  # TCP, TLS or Unix, as the URL says
+
+
+def shared_pool(redis: Redis) -> SharedPool:
+    """Return the pool of a client that :func:`open_redis` made."""
+    pool = redis.connection_pool
+    assert isinstance(pool, SharedPool), "its connections would be given up one by one"
     return pool
 
 
@@ -99,7 +162,8 @@ async def open_stream(redis_url: str, protocol: Callable[[], _Protocol]) -> _Pro
         _, connected = await loop.create_unix_connection(protocol, path)
     else:
         host, port = settings.get("host", "localhost"), int(settings.get("port", 6379))
-        _, connected = await loop.create_connection(protocol, host, port, ssl=_tls(settings))
+        transport, connected = await loop.create_connection(protocol, host, port, ssl=_tls(settings))
+        notice_death(transport.get_extra_info("socket"))
     return connected
 
 

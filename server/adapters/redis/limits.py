@@ -17,6 +17,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from server.adapters.redis.breaker import Breaker
+from server.adapters.redis.connect import shared_pool
 from server.adapters.redis.errors import UNAVAILABLE
 from server.config.parsing import UploadRate
 from server.system.clock import Clock
@@ -71,7 +72,7 @@ class RedisLimiter:
         self._rate = rate
         self._prefix = f"{key_prefix}uploads:"
         self._script = redis.register_script(_SCRIPT)
-        self._breaker = Breaker(LIMIT_SECONDS)
+        self._breaker = Breaker(LIMIT_SECONDS, on_silence=shared_pool(redis).give_up)
         self._local: OrderedDict[str, deque[float]] = OrderedDict()
         """Times counted without Redis, by address; the address seen last is last."""
 

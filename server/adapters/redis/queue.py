@@ -114,7 +114,7 @@ class ArqQueue:
         self._redis = ArqRedis(
             self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
         )
-        self._breaker = Breaker(QUEUE_SECONDS)
+        self._breaker = Breaker(QUEUE_SECONDS, on_silence=self._pool.give_up)
         self._depth, self._depth_at = 0, float("-inf")
         self._add = self._redis.register_script(_ADD_SCRIPT)
         self._note = self._redis.register_script(_NOTE_SCRIPT)
