@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from server.adapters.redis.breaker import Breaker
 from server.adapters.redis.connect import shared_pool
-from server.adapters.redis.errors import UNAVAILABLE
+from server.adapters.redis.errors import UNAVAILABLE, refused_for_good
 from server.domain.session import Progress, valid_session_id
 from server.telemetry import metrics
 
@@ -45,16 +45,25 @@ redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1
 """
 
-# Returns 1 to one caller if a session was erased since the last rewrite, and that one
-# is long enough ago.
-_REWRITE_SCRIPT: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-if not redis.call('SET', KEYS[2], 1, 'NX', 'EX', ARGV[1]) then return 0 end
-return redis.call('DEL', KEYS[1])
+# An erasure during the rewrite has deleted the mark: then it stays deleted.
+_REWRITTEN_SCRIPT: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1
 """
 
 REWRITE_SECONDS: Final = 45
 """Minimum time between two rewrites of the append-only file."""
+
+CLEAN_SECONDS: Final = 3600
+"""Time after which the file is rewritten in any case.
+
+A process that is killed while Redis is unavailable takes the knowledge of its erasures
+with it.
+"""
+
+_REWRITING: Final = b"rewriting"
+_CLEAN: Final = b"clean"
 
 ERASED_SECONDS: Final = 120
 """Time for which Redis refuses the progress of an erased session, remembered as a hash.
@@ -87,8 +96,12 @@ class RedisBus:
         self._prefix = key_prefix
         self._breaker = Breaker(PUBLISH_SECONDS, on_silence=shared_pool(redis).give_up)
         self._progress_script = redis.register_script(_PROGRESS_SCRIPT)
-        self._rewrite_script = redis.register_script(_REWRITE_SCRIPT)
-        self._unrewritten_key = f"{key_prefix}unrewritten"
+        self._rewritten_script = redis.register_script(_REWRITTEN_SCRIPT)
+        self._file_key = f"{key_prefix}file"
+        """State of the append-only file: absent, being rewritten, or clean.
+
+        A full Redis accepts deletes alone, so an erasure deletes it.
+        """
         self._may_rewrite = True
 
     def __repr__(self) -> str:
@@ -166,7 +179,7 @@ class RedisBus:
                 for session_id in session_ids:
                     pipe.set(self._erased_key(session_id), 1, ex=ERASED_SECONDS)
                     pipe.delete(self._progress_key(session_id))
-                pipe.set(self._unrewritten_key, 1)
+                pipe.delete(self._file_key)
                 await pipe.execute()
         except UNAVAILABLE:
             return False
@@ -187,33 +200,48 @@ class RedisBus:
     async def rewrite_log(self) -> bool:
         """Start a rewrite of Redis's append-only file if sessions were erased.
 
-        The old file still contains them. At most once in :data:`REWRITE_SECONDS` over
-        all processes. Return whether one was started: a Redis without such a file has
-        nothing to rewrite, and one that forbids it is not asked again.
+        The old file still contains them. To be called again and again: a rewrite that
+        failed, or was refused for the moment, is started again. At most once in
+        :data:`REWRITE_SECONDS` over all processes. Return whether one was started: a
+        Redis without such a file has nothing to rewrite, and one that forbids it for
+        good is not asked again.
         """
-        keys = [self._unrewritten_key, f"{self._prefix}rewritten"]
+        if not self._may_rewrite:
+            return False
         try:
             async with self._breaker.call():
-                if not self._may_rewrite or not await self._rewrite_script(keys=keys, args=[REWRITE_SECONDS]):
-                    return False
-                if not (await self._redis.info("persistence")).get("aof_enabled"):
-                    return False
-                try:
-                    await self._redis.bgrewriteaof()  # type: ignore[no-untyped-call]  # redis-py 5
-                except ResponseError as error:
-                    if "in progress" not in str(error):
-                        raise
-                    await self._redis.set(self._unrewritten_key, 1)  # what runs may have begun before the erasure
-                    return False
-        except ResponseError as error:
-            self._may_rewrite = False
-            log.info(
-                "Redis forbids rewriting its append-only file; erased data stays there until Redis rewrites it: %s",
-                error,
-            )
+                return await self._rewrite_if_needed()
+        except UNAVAILABLE as error:
+            if refused_for_good(error):
+                self._may_rewrite = False
+                log.info(
+                    "Redis forbids rewriting its append-only file; erased data stays there until Redis rewrites it: %s",
+                    error,
+                )
             return False
-        except UNAVAILABLE:
+
+    async def _rewrite_if_needed(self) -> bool:
+        state = await self._redis.get(self._file_key)
+        if state == _CLEAN:
             return False
+        now = await self._redis.info("persistence")
+        if not now.get("aof_enabled") or now.get("aof_rewrite_in_progress") or now.get("aof_rewrite_scheduled"):
+            return False  # what runs may have begun before the erasure
+        # -1: none since Redis was started, so the one that was under way then is lost.
+        done = now.get("aof_last_bgrewrite_status") == "ok" and now.get("aof_last_rewrite_time_sec", -1) >= 0
+        if state == _REWRITING and done:
+            await self._rewritten_script(keys=[self._file_key], args=[_REWRITING, _CLEAN, CLEAN_SECONDS])
+            return False
+        if not await self._redis.set(f"{self._prefix}rewritten", 1, nx=True, ex=REWRITE_SECONDS):
+            return False
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(self._file_key, _REWRITING)
+                pipe.execute_command("BGREWRITEAOF")
+                await pipe.execute()
+        except ResponseError:
+            await self._redis.delete(self._file_key)  # another one was started meanwhile
+            raise
         return True
 
     async def probe(self, channel: str, payload: bytes) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis.asyncio
 
@@ -26,8 +27,9 @@ SECRET = "known-to-this-client-only"
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry the traces in Redis ten times a second."""
+    """Retry the traces in Redis ten times a second, and rewrite once a second."""
     monkeypatch.setattr(timing, "TRACES_SECONDS", 0.1)
+    monkeypatch.setattr(bus_module, "REWRITE_SECONDS", 1)
 
 
 def files_with(folder: Path, needles: Iterable[bytes]) -> list[tuple[str, bytes]]:
@@ -95,20 +97,26 @@ async def test_reader_delays_the_scrub_only(config: MakeConfig, sqlite_url: str)
         await until(lambda: not files_with(web.config.data_dir, traces_of(session)), seconds=5)
 
 
-async def test_redis_rewrites_its_file_after_erasure(config: MakeConfig, start_valkey: StartValkey) -> None:
+async def rendering(web: Web) -> tuple[Session, str]:
+    """Submit a session and report its progress; return it and its owner's token."""
+    token = new_token()
+    session = await submitted(web.services, token)
+    claim = await web.begin(session)
+    await web.services.sessions.claims.report(claim, 0.5, "rendering")
+    await until(lambda: claim.reports.timer is None)
+    return session, token
+
+
+async def test_redis_rewrites_its_file_after_erasure(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Have Redis rewrite its file after an erasure, at most once a minute."""
+    monkeypatch.setattr(bus_module, "REWRITE_SECONDS", 45)
     valkey = start_valkey(persistent=True)
     async with running_web(config(redis_url=valkey.url)) as web:
-        sessions = []
-        for _ in range(2):
-            token = new_token()
-            session = await submitted(web.services, token)
-            claim = await web.begin(session)
-            await web.services.sessions.claims.report(claim, 0.5, "rendering")
-            await until(lambda claim=claim: claim.reports.timer is None)  # type: ignore[misc]
-            sessions.append((session, token))
-        (first, token), (second, other_token) = sessions
+        (first, token), (second, other_token) = [await rendering(web) for _ in range(2)]
         await until(lambda: files_with(valkey.folder, [first.id.encode()]))
+        await web.services.redis.delete(f"{web.config.key_prefix}rewritten")  # that of the start
         await deleted(web, first, token)
         await until(lambda: not files_with(valkey.folder, [first.id.encode()]))
         assert files_with(valkey.folder, [second.id.encode()])
@@ -125,11 +133,7 @@ async def test_redis_forgets_when_it_is_back(config: MakeConfig, start_valkey: S
     """Delete the keys of a session that was erased while Redis was down."""
     valkey = start_valkey(persistent=True)
     async with running_web(config(redis_url=valkey.url)) as web:
-        token = new_token()
-        session = await submitted(web.services, token)
-        claim = await web.begin(session)
-        await web.services.sessions.claims.report(claim, 0.5, "rendering")
-        await until(lambda: claim.reports.timer is None)
+        session, token = await rendering(web)
         valkey.kill()
         await deleted(web, session, token)
         assert files_with(valkey.folder, [session.id.encode()])
@@ -138,6 +142,54 @@ async def test_redis_forgets_when_it_is_back(config: MakeConfig, start_valkey: S
         async with asyncio.timeout(10):
             while await keys_of(valkey.url, session):
                 await asyncio.sleep(0.02)
+        await until(lambda: not files_with(valkey.folder, [session.id.encode()]))
+
+
+@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
+@pytest.mark.parametrize("meanwhile", [True, False], ids=["erased-meanwhile", "erased-before"])
+async def test_redis_rewrites_its_file_after_refusing_writes(
+    config: MakeConfig, start_valkey: StartValkey, setting: str, meanwhile: bool
+) -> None:
+    """Rewrite after Redis refused to write, during an erasure or after it."""
+    valkey = start_valkey(persistent=True)
+    async with open_services(config(redis_url=valkey.url)) as services:
+        session = await submitted(services, new_token())
+        await until(lambda: files_with(valkey.folder, [session.id.encode()]))
+        erasure = services.sessions.erasure
+        if not meanwhile:
+            await erasure.delete(session.id, session.owner)
+        await valkey.command("CONFIG", "SET", setting, "1")
+        if meanwhile:
+            await erasure.delete(session.id, session.owner)
+        assert not (await erasure.retry_forgetting() and await services.bus.rewrite_log())
+        await valkey.command("CONFIG", "SET", setting, "0")
+        async with asyncio.timeout(10):
+            while files_with(valkey.folder, [session.id.encode()]):
+                if await erasure.retry_forgetting():
+                    await services.bus.rewrite_log()
+                await asyncio.sleep(0.1)
+
+
+async def test_failed_rewrite_is_started_again(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """Start a rewrite once more that was killed, or lost with a killed Redis."""
+    valkey = start_valkey(persistent=True, options=("--rdb-key-save-delay", "1000000"))
+    async with running_web(config(redis_url=valkey.url)) as web:
+        session, token = await rendering(web)
+        await deleted(web, session, token)
+
+        def kill_rewriter() -> None:
+            psutil.Process(valkey.pid).children()[0].kill()
+
+        async def rewrites() -> bool:
+            return bool((await web.services.redis.info("persistence"))["aof_rewrite_in_progress"])
+
+        for fail in (kill_rewriter, valkey.kill):
+            async with asyncio.timeout(10):
+                while not await rewrites():
+                    await asyncio.sleep(0.02)
+            fail()
+        valkey.start()
+        assert files_with(valkey.folder, [session.id.encode()])
         await until(lambda: not files_with(valkey.folder, [session.id.encode()]))
 
 
@@ -166,13 +218,10 @@ async def test_redis_without_a_file_gets_none(config: MakeConfig, start_valkey: 
         assert not [path for path in valkey.folder.rglob("*") if "appendonly" in path.name]
 
 
-async def test_running_rewrite_is_followed_by_another(
-    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_running_rewrite_is_followed_by_another(config: MakeConfig, start_valkey: StartValkey) -> None:
     """Rewrite once more after a rewrite that may have begun before the erasure."""
     valkey = start_valkey(persistent=True, options=("--rdb-key-save-delay", "300"))
     async with open_services(config(redis_url=valkey.url)) as services:
-        monkeypatch.setattr(bus_module, "REWRITE_SECONDS", 1)
         for n in range(2000):  # 0.6 s of rewriting
             await services.redis.set(f"other:{n}", 1)
         admin: Any = services.redis
