@@ -1,8 +1,8 @@
 """The one connection of a web process that reads from Redis pub/sub.
 
 Guarantee: every message of a subscribed channel is handed over at most once, in the
-order in which Redis sent it, by a plain function call. After a connection was lost and
-replaced, ``on_restored`` says that messages may be missing.
+order in which Redis sent it, by a plain function call. After channels had to wait for a
+connection, ``on_restored`` says that messages may be missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -89,9 +88,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no subclasses of asyncio's
-        connected = transport.get_extra_info("socket")
-        if connected.family != socket.AF_UNIX:  # so the kernel notices a Redis whose machine vanished
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
         gets, on_reply = self._reader.gets, self._on_reply
@@ -172,9 +168,10 @@ class RedisSubscriber:
     """The one reading connection of a web process.
 
     ``on_message(channel, payload)`` is a plain function, called for every message in
-    order. ``on_restored()`` is called when a lost connection is replaced and every
-    channel is subscribed again: messages published meanwhile are lost, so the caller
-    reads the state. SUBSCRIBE and UNSUBSCRIBE of one loop tick travel together.
+    order. ``on_restored()`` is called when a new connection, the first one too, has
+    subscribed every channel that was wanted before: messages published meanwhile are
+    lost, so the caller reads the state. SUBSCRIBE and UNSUBSCRIBE of one loop tick
+    travel together.
     """
 
     BATCH: Final = 500
@@ -348,7 +345,7 @@ class RedisSubscriber:
         self._settle_later(channels)
         for start in range(0, len(channels), self.BATCH):
             connection.send((b"SUBSCRIBE", *channels[start : start + self.BATCH]))
-        if self.connections:
+        if channels:  # of the first connection too: it may have come late
             connection.send((b"PING", _RESTORED))  # answered after the last confirmation
         self.connections += 1
         if connection.transport is None or connection.transport.is_closing():

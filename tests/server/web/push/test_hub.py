@@ -14,9 +14,10 @@ from server.adapters.database.changes import Moved
 from server.adapters.redis.subscriber import RedisSubscriber
 from server.domain.bus_message import EVENT, WAITING, bus_message, gone_message, progress_message
 from server.domain.session import Progress
-from server.services import Services
+from server.services import Services, open_services
 from server.web.push import hub as hub_module
 from server.web.push import probe as probe_module
+from server.web.push import recovery
 from server.web.push.hub import Hub
 from testkit.fixtures import StartValkey
 from testkit.running import new_session, until
@@ -25,8 +26,10 @@ from tests.server.web.push.kit import (
     Page,
     followed,
     join,
+    make_hub,
     message,
     move,
+    step,
     subscriber_of,
 )
 from tryon.protocol.states import Event, GoneReason
@@ -238,6 +241,25 @@ async def test_subscriptions_are_restored_after_a_reconnect(
         await subscriber_of(hub).settled()
         counts = await services.redis.pubsub_numsub(*(services.bus.channel(page.session_id) for page in pages))
         assert {count for _, count in counts} == {1}
+
+
+async def test_first_connection_to_redis_is_followed_by_a_sweep(
+    config: MakeConfig, start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that starts before Redis gives everyone what they missed at once."""
+    monkeypatch.setattr(recovery, "SWEEP_WITHOUT_REDIS_SECONDS", 60.0)
+    valkey = start_valkey()
+    valkey.kill()
+    async with open_services(config(redis_url=valkey.url, sweep_seconds=60.0)) as services:
+        hub = make_hub(services)
+        async with hub.running(), contextlib.AsyncExitStack() as stack:
+            await until(lambda: hub.recovery._cursor is not None)
+            pages = [Page((await services.database.writer.insert(new_session())).id) for _ in range(3)]
+            for page in pages:
+                await join(hub, services, page, stack)
+            assert not any([await step(services, page, Event.PROCESSING) for page in pages])
+            valkey.start()
+            await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=20)
 
 
 class Broken(Page):
