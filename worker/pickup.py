@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix
-from redis.asyncio.client import Pipeline
+from redis.asyncio.client import Pipeline, PubSub
 from redis.exceptions import WatchError
 
 from server.adapters.redis.connect import connection_pool
@@ -48,8 +48,11 @@ and a Redis that came back.
 """
 RECONNECT_SECONDS: Final = 0.25
 """Pause before the doorbell is subscribed to again."""
-LISTEN_SECONDS: Final = 30.0
-"""Longest wait for one message of the doorbell."""
+LISTEN_SECONDS: Final = 2.0
+"""Silence of the doorbell after which Redis is asked whether the connection is alive.
+
+One that says nothing for as long again is dead, and replaced.
+"""
 SOCKET_SECONDS: Final = 1.0
 """Time for one read or write on a connection to Redis."""
 
@@ -116,7 +119,7 @@ class DoorbellRedis(ArqRedis):
     """The connection that arq reads its queue through. Making one does no I/O.
 
     From the ring to the start of the job: p50 1-2 ms on one machine (``benchmarks/``).
-    Idle: two commands a second.
+    Idle: two commands a second, and one every other second to the doorbell.
     """
 
     def __init__(self, redis_url: str, queue_name: str, key_prefix: str) -> None:
@@ -188,23 +191,39 @@ class DoorbellRedis(ArqRedis):
             try:
                 async with self.pubsub() as bell:
                     await bell.subscribe(self._channel, self._cancel_channel)
-                    while True:
-                        # The confirmation of a subscription counts as a ring: a job
-                        # may have come before it.
-                        if message := await bell.get_message(timeout=LISTEN_SECONDS):
-                            self._listening = True
-                            self._heard(message)
+                    await self._listen_to(bell)
             except UNAVAILABLE as error:
                 self._outage.begin(error)
+            except Exception:  # of any kind: an end of this task would end all retries
+                log.exception("Listening to the doorbell failed and will be tried again")
             self._listening = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
+    async def _listen_to(self, bell: PubSub) -> None:
+        """Hear messages until the connection is lost, or found dead."""
+        asked = False
+        while True:
+            if message := await bell.get_message(timeout=LISTEN_SECONDS):
+                self._listening, asked = True, False
+                self._heard(message)
+            elif asked:
+                raise TimeoutError("the doorbell's connection is silent")
+            else:
+                asked = True
+                await bell.ping()
+
     def _heard(self, message: dict[str, Any]) -> None:
+        """Take a message, a subscription's confirmation or an answer.
+
+        The confirmation counts as a ring: a job may have come before it.
+        """
+        if message["type"] == "pong":
+            return
         cancelled = message["type"] == "message" and message["channel"] == self._cancel_channel.encode()
         if not cancelled:
             self._rung.set()
         elif self.on_cancel is not None:
-            self.on_cancel(message["data"].decode())
+            self.on_cancel(message["data"].decode(errors="replace"))
 
     def _replace_subscription(self) -> None:
         """Subscribe anew: a job came without a ring, so it may be dead."""

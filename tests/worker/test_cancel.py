@@ -29,6 +29,7 @@ class Endless:
 
     async def run(self, job, report):
         try:
+            print("began", job.session_id, flush=True)
             await asyncio.Event().wait()
         finally:
             print("stopped", job.session_id, flush=True)
@@ -69,7 +70,7 @@ async def test_delete_stops_run_and_its_files(
     feed = await feeds(settings)
     process = await worker(settings, TRYON_PROCESSOR="endless:Endless")
     session = await feed.submit()
-    await feed.reaches(session.id, Status.PROCESSING)
+    await process.line(f"began {session.id}")
 
     asked = time.monotonic()
     await feed.services.sessions.erasure.delete(session.id, OWNER)

@@ -15,8 +15,10 @@ from redis.asyncio import Redis
 from server.adapters.redis.queue import ArqQueue, deserialize, serialize
 from server.system.clock import SystemClock
 from testkit.fixtures import StartValkey
+from testkit.proxy import running_proxy
 from testkit.servers import ValkeyServer
 from tests.worker.conftest import until
+from worker import pickup
 from worker.pickup import DoorbellRedis
 
 
@@ -26,9 +28,9 @@ class Bench:
     Jobs whose id is in ``hold`` run until they are released.
     """
 
-    def __init__(self, redis_url: str, *, jobs: int) -> None:
+    def __init__(self, redis_url: str, *, jobs: int, worker_url: str | None = None) -> None:
         self.queue = ArqQueue(redis_url, "jobs", "t:", clock=SystemClock())
-        self.pool = DoorbellRedis(redis_url, "jobs", "t:")
+        self.pool = DoorbellRedis(worker_url or redis_url, "jobs", "t:")
         self.redis = Redis.from_url(redis_url)
         self.ran: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
         self.hold: dict[str, asyncio.Event] = {}
@@ -77,8 +79,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def working(redis_url: str, *, jobs: int = 10) -> AsyncIterator[Bench]:
-    bench = Bench(redis_url, jobs=jobs)
+async def working(redis_url: str, *, jobs: int = 10, worker_url: str | None = None) -> AsyncIterator[Bench]:
+    """Run a worker; ``worker_url`` is its own way to the same Redis."""
+    bench = Bench(redis_url, jobs=jobs, worker_url=worker_url)
     running = asyncio.create_task(bench.worker.async_run())
     try:
         async with aclosing(bench.redis):
@@ -324,3 +327,38 @@ async def test_foreign_job_is_dropped(redis_url: str, payload: bytes) -> None:
         await until(dropped)
         assert bench.ran.empty()
         assert await bench.kept_of("odd") == []
+
+
+async def test_silent_doorbell_is_replaced(start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hear cancels again after a connection died without a word, though no job came."""
+    monkeypatch.setattr(pickup, "LISTEN_SECONDS", 0.2)
+    valkey = start_valkey(tcp=True)
+    heard = asyncio.Event()
+    async with (
+        running_proxy(valkey.port) as proxy,
+        working(valkey.tcp_url, worker_url=f"redis://127.0.0.1:{proxy.port}/0") as bench,
+    ):
+        bench.pool.on_cancel = lambda session_id: heard.set()
+        assert proxy.black_hole(new=False) >= 1
+
+        async def subscribed_again() -> bool:
+            return bool((await bench.redis.pubsub_numsub("t:cancel"))[0][1] == 2)  # Redis knows nothing of the death
+
+        await until(subscribed_again)
+        await bench.queue.ring_cancel("s1")
+        async with asyncio.timeout(10):
+            await heard.wait()
+        await bench.put("s1")
+        assert (await bench.next())[0] == "s1"
+
+
+async def test_strange_ring_does_not_end_the_listening(redis_url: str) -> None:
+    """Go on after a message that no process of ours can have sent."""
+    async with working(redis_url) as bench:
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        bench.pool.on_cancel = heard.put_nowait
+        await bench.redis.publish("t:cancel", b"\xff\xfe")
+        await bench.queue.ring_cancel("s1")
+        async with asyncio.timeout(10):
+            while await heard.get() != "s1":
+                pass
