@@ -2,7 +2,8 @@
 
 A thousand clients that reconnect together would otherwise be a thousand statements,
 each several hops to the database's thread or server. While one batch is being read the
-next one gathers; a single request waits for no other.
+next one gathers, for :data:`PATIENCE_SECONDS` at most: then it is read beside the one
+before, whose connection may be lost. A single request waits for no other.
 
 Guarantee: an answer was read by a statement that began after the request was made. So a
 client that first registers for events and then reads sees every event that was not
@@ -24,6 +25,11 @@ from tryon.protocol.states import Status
 MAX_BATCH: Final = 400
 """Maximum sessions in one statement: below every database's limit of parameters, and
 fast enough not to block the event loop.
+"""
+
+PATIENCE_SECONDS: Final = 0.5
+"""Time after which the next batch no longer waits for the one before. A read is bounded
+by the database, so only a few batches are ever read at once.
 """
 
 
@@ -54,6 +60,8 @@ class SharedReads:
         self._bus = bus
         self._requests: list[_Request] = []
         self._batches: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Task[None]] = set()
+        """The batches that are being read: normally one."""
 
     def __repr__(self) -> str:
         return f"<SharedReads waiting={len(self._requests)}>"
@@ -79,14 +87,20 @@ class SharedReads:
         try:
             while self._requests:
                 batch, self._requests = self._requests[:MAX_BATCH], self._requests[MAX_BATCH:]
-                try:
-                    await self._read(batch)
-                except Exception as error:
-                    for request in batch:
-                        if not request.answer.done():
-                            request.answer.set_exception(error)
+                reading = asyncio.create_task(self._answer(batch), name="batch")
+                self._reading.add(reading)
+                reading.add_done_callback(self._reading.discard)
+                await asyncio.wait({reading}, timeout=PATIENCE_SECONDS)
         finally:
             self._batches = None
+
+    async def _answer(self, batch: list[_Request]) -> None:
+        try:
+            await self._read(batch)
+        except Exception as error:
+            for request in batch:
+                if not request.answer.done():
+                    request.answer.set_exception(error)
 
     async def _read(self, batch: list[_Request]) -> None:
         cursors = [request.since for request in batch if request.since is not None]

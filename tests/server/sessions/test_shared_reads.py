@@ -28,8 +28,9 @@ class Statements:
     async def many_with_events(self, session_ids: Collection[str], since: int | None) -> Any:
         """Read as the database does, or raise :attr:`error`."""
         self.read.append(list(session_ids))
+        gate = self.gate
         found = await self._reading.many_with_events(session_ids, since)
-        await self.gate.wait()
+        await gate.wait()
         if self.error is not None:
             raise self.error
         return found
@@ -85,6 +86,26 @@ async def test_read_never_joins_an_older_statement(services: Services) -> None:
     assert answer is not None and answer.found.session.status is Status.PROCESSING
     assert await early is not None
     assert statements.read == [[session.id]] * 2
+
+
+async def test_later_read_does_not_wait_for_a_hanging_statement(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begin the next batch after a while, although the one before is not read yet."""
+    monkeypatch.setattr("server.sessions.shared_reads.PATIENCE_SECONDS", 0.02)
+    reads, statements = shared(services)
+    session = await submit(services)
+    statements.gate.clear()
+    early = asyncio.create_task(reads.read(session.id, None, anyone))
+    while not statements.read:
+        await asyncio.sleep(0)
+    hanging, statements.gate = statements.gate, asyncio.Event()
+    statements.gate.set()
+    async with asyncio.timeout(10):
+        assert seqs(await reads.read(session.id, 0, anyone)) == [1]
+    assert not early.done()
+    hanging.set()
+    assert await early is not None
 
 
 async def test_failed_statement_fails_its_batch_only(services: Services) -> None:
