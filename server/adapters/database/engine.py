@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, event
@@ -14,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from server.adapters.database.errors import mapped_errors
 from server.adapters.database.lost_connections import LostConnections
+from server.system.disk_space import Reserve
+from tryon.protocol.errors import StorageFull
 
 log = logging.getLogger("tryon.database")
 
@@ -43,9 +46,16 @@ middle of one (frozen, cut off) must not lock its rows for longer. SQLite has no
 limit: while such a process is stopped, no other can write.
 """
 
-SQLITE_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON")
+SQLITE_PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "secure_delete=ON",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+)
 """Settings of each SQLite connection. Write-ahead log: readers never wait for the
-writer. ``secure_delete``: erased rows leave no bytes.
+writer. ``secure_delete``: erased rows leave no bytes. ``temp_store``: a full ``/tmp``
+stops no statement.
 """
 
 
@@ -125,6 +135,8 @@ class Connections:
         # busy handler sleeps and starves.
         self._write_lock = asyncio.Lock() if self.sqlite else None
         self._lost = None if self.sqlite else LostConnections(engine)
+        path = engine.url.database if self.sqlite else None
+        self._reserve = Reserve(Path(f"{path}-reserve")) if path and path != ":memory:" else None
 
     def __repr__(self) -> str:
         return f"<Connections {self.engine.dialect.name} {self.engine.pool.status()}>"
@@ -137,12 +149,17 @@ class Connections:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def write(self, *, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *, seconds: float | None = None, grows: bool = False) -> AsyncIterator[AsyncConnection]:
         """Open a transaction that commits at the end, or rolls back at an exception.
 
-        ``seconds`` bounds it on PostgreSQL, by default to :data:`WRITE_SECONDS`.
+        ``seconds`` bounds it on PostgreSQL, by default to :data:`WRITE_SECONDS`. On a
+        full disk SQLite has the room of a reserve (:mod:`~server.system.disk_space`)
+        for everything but what lets the database grow without end: ``grows`` raises
+        StorageFull then.
         """
         async with self.writers_turn():
+            if self._reserve is not None and not self._reserve.adjust() and grows:
+                raise StorageFull
             with mapped_errors():
                 async with self._bounded(seconds or WRITE_SECONDS), self.engine.begin() as connection:
                     yield connection

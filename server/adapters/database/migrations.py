@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from server.adapters.database.engine import create_engine
 from server.adapters.database.errors import CANNOT_CONNECT, reason
 from server.config.settings import Config, ConfigError
+from server.system.disk_space import Reserve
 
 LOCK_KEY: Final = 0x7472796F6E
 """Key of the advisory lock on PostgreSQL: "tryon" in ASCII."""
@@ -46,12 +47,14 @@ def migrate(config: Config) -> None:
 
 
 def _try_sqlite(database_url: str) -> None:
-    """Open an SQLite file once without aiosqlite.
+    """Open an SQLite file once without aiosqlite, with room on its disk if possible.
 
     Its thread would print a trace of a failure after the event loop has ended.
     """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
+        if url.database:
+            Reserve(Path(f"{url.database}-reserve")).adjust()
         with contextlib.closing(sqlite3.connect(url.database or ":memory:")):
             pass
 

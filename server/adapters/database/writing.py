@@ -108,7 +108,7 @@ class SessionWriter:
             return await self._insert(new)
 
     async def _insert(self, new: NewSession) -> Session:
-        async with self._connections.write() as connection:
+        async with self._connections.write(grows=True) as connection:
             if new.retry_of is not None:
                 original = select(_s.id).where(_s.id == new.retry_of, LIVING)
                 # Locked against `mark_deleted`: it finds this retry, or the retry finds

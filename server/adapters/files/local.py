@@ -17,6 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from server.adapters.files.errors import storage_error
 from server.adapters.files.port import FOLDERS, KEY, PAGE_KEYS, Entry, MissingFile, Page
+from server.system.disk_space import require_room
 from tryon.protocol.errors import Unavailable
 
 DRAFT_SUFFIX: Final = ".part"
@@ -238,9 +239,10 @@ class _Draft:
         self._file = os.fdopen(descriptor, "wb")
 
     def write(self, data: bytes) -> None:
-        """Append to the file."""
+        """Append to the file; leave room on its disk for deleting."""
         assert self._file is not None
         try:
+            require_room(self._draft.parent, len(data))
             self._file.write(data)
         except OSError as error:
             raise storage_error(error) from error

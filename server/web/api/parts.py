@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 
 from server.adapters.imaging.pool import ACCEPTED
 from server.domain.images import MAGIC_BYTES, sniff
+from server.system.disk_space import require_room
 from tryon.protocol.errors import UnsupportedMedia
 
 IMAGES: Final = frozenset({"image", "garment"})
@@ -70,7 +71,11 @@ class Part:
         return data
 
     def write(self, folder: Path) -> None:
-        """Move the bytes in memory to the file. Blocks."""
+        """Move the bytes in memory to the file. Blocks.
+
+        Raises OSError, also if that left no room on the disk for deleting.
+        """
+        require_room(folder, len(self._buffer))
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the caller of content()
         self._file.write(self.take())

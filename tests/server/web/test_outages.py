@@ -14,8 +14,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy import update
 
-from server.adapters.database import migrations
+from server.adapters.database import migrations, tables
+from server.adapters.database.tables import database_time
 from server.config.settings import Config
 from server.domain.session import Session
 from server.reconciler import timing
@@ -246,7 +248,7 @@ async def test_full_sqlite_disk_is_507(
     photo: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Reads go on, and a refused upload leaves nothing."""
+    """Refused uploads leave nothing; reads go on, and what runs ends in the reserve."""
     monkeypatch.setattr(timing, "SCRUB_SECONDS", 3600)  # emptying its log would make room
     shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
     settings = config(data_dir=tmp_path / "elsewhere", database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
@@ -255,24 +257,70 @@ async def test_full_sqlite_disk_is_507(
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             claim = await web.begin(session)
-            answers: list[httpx.Response] = []
-            while not answers or answers[-1].status_code == 201:  # the log may still have room
-                filler = fill(disk)
-                answers.append(await upload(web, photo))
-                assert len(answers) < 50
-            assert_refused(answers[-1], 507, "storage_full")
-            assert_refused(await upload(web, photo), 507, "storage_full")
-            assert len(files(web)) == len(answers) == await rows(web)
+            filler = fill(disk)
+            for _ in range(3):
+                assert_refused(await upload(web, photo), 507, "storage_full")
+            assert len(files(web)) == await rows(web) == 1
             look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
             assert look.status_code == 200
-            with pytest.raises(Unavailable):
-                await web.services.sessions.claims.complete(claim, b"result", "jpg")
-            assert not any(name.startswith(f"{session.id}-1") for name in files(web))
-            filler.unlink()
-            await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+            await web.services.sessions.claims.complete(claim, b"result", "jpg")
             assert await client.rest() == 1000
             assert client.story()[-1] == 3
+        filler.unlink()
         await ends_well(web, photo)
+
+
+@pytest.mark.parametrize("room", [0, 4096, 40_000], ids=["none", "a page", "less than a commit"])
+async def test_full_data_folder_ends_and_erases_sessions(
+    config: MakeConfig,
+    sqlite_url: str,
+    tmp_path: Path,
+    photo: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    """Fill the disk under photos and database alike.
+
+    Uploads get 507 and leave nothing; what runs ends, sessions are deleted and expire;
+    and uploads are taken again as soon as there is room.
+    """
+    monkeypatch.setattr(timing, "SCRUB_SECONDS", 3600)  # emptying its log would make room
+    with disk_of(tmp_path / "whole", "16m") as disk:
+        shutil.copy(sqlite_url.partition(":///")[2], disk / "tryon.sqlite3")
+        settings = config(data_dir=disk, database_url=f"sqlite+aiosqlite:///{disk}/tryon.sqlite3")
+        async with running_web(settings) as web:
+            deleted, token = await web.submit()
+            running, its_token = await web.submit()
+            expiring, _ = await web.submit()
+            claim = await web.begin(running)
+            async with web.follow(running.id, its_token) as client, web.follow(deleted.id, token) as other:
+                await client.next("snapshot")
+                await other.next("snapshot")
+                filler = fill(disk, but=room)
+                before = files(web)
+                for _ in range(3):
+                    assert_refused(await upload(web, photo), 507, "storage_full")
+                assert files(web) == before
+                with pytest.raises(StorageFull):
+                    await in_spite_of(lambda: web.services.sessions.claims.complete(claim, bytes(10_000), "jpg"))
+                assert await web.services.sessions.claims.fail(claim, "storage_full")
+                assert await client.rest() == 1000
+                gone = await web.client.delete(f"{SESSIONS}/{deleted.id}", headers={"X-Client-Token": token})
+                assert gone.status_code == 200, gone.text
+                assert await other.rest() == 4510
+            async with web.database.connections.write() as connection:
+                await connection.execute(
+                    update(tables.sessions)
+                    .where(tables.sessions.c.id == expiring.id)
+                    .values(expires_at=database_time(-1.0))
+                )
+            async with asyncio.timeout(20):
+                while len(files(web)) > 1 or await rows(web) > 1:
+                    await asyncio.sleep(0.05)  # nothing announces an expiry that is not followed
+            assert_refused(await upload(web, photo), 507, "storage_full")
+            filler.unlink()
+            await ends_well(web, photo)
+            assert (disk / "tryon.sqlite3-reserve").stat().st_size == 2**20
 
 
 async def test_result_without_disk_space_fails_the_session(start_web: StartWeb, small_disk: Path) -> None:
