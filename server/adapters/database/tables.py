@@ -209,15 +209,15 @@ class current_xact(FunctionElement[int]):
     name = "current_xact"
 
 
-class oldest_open_xact(FunctionElement[int]):
-    """The oldest transaction that is still open (``pg_snapshot_xmin``); NULL on SQLite.
+class current_snapshot(FunctionElement[str]):
+    """The transactions that have not ended, as text (``pg_current_snapshot``).
 
-    Every transaction below it has ended and is visible.
+    For PostgreSQL alone.
     """
 
-    type = BigInteger()
+    type = Text()
     inherit_cache = True
-    name = "oldest_open_xact"
+    name = "current_snapshot"
 
 
 @compiles(current_xact, "postgresql")
@@ -225,12 +225,11 @@ def _current_xact(element: current_xact, compiler: SQLCompiler, **options: Any) 
     return "(pg_current_xact_id()::text::bigint)"
 
 
-@compiles(oldest_open_xact, "postgresql")
-def _oldest_open_xact(element: oldest_open_xact, compiler: SQLCompiler, **options: Any) -> str:
-    return "(pg_snapshot_xmin(pg_current_snapshot())::text::bigint)"
+@compiles(current_snapshot, "postgresql")
+def _current_snapshot(element: current_snapshot, compiler: SQLCompiler, **options: Any) -> str:
+    return "(pg_current_snapshot()::text)"
 
 
 @compiles(current_xact, "sqlite")
-@compiles(oldest_open_xact, "sqlite")
 def _no_xact(element: FunctionElement[int], compiler: SQLCompiler, **options: Any) -> str:
     return "NULL"

@@ -14,7 +14,8 @@ nets read it, each for what passes the one above:
    new follower may be further behind than the one it reads for.
 2. *Sweep.* Every ``sweep_seconds``, and at once after a reconnect, it reads the events
    committed since the last sweep (a cursor in commit order) and feeds those of
-   followed sessions. The cost is what happened, not how many clients are connected.
+   followed sessions. The cost is what happened, not how many clients are connected,
+   and a page of it at a time: after a full page the next sweep follows at once.
    While the probe does not come back, the sweep runs every second: it then carries all
    events. The first sweep has no cursor: it takes one and then checks every session,
    because earlier commits lie before that cursor.
@@ -237,7 +238,10 @@ class Recovery:
         self._sweep_wanted.clear()
 
     async def _sweep(self) -> None:
-        """Feed what was committed since the last sweep."""
+        """Feed what was committed since the last sweep: one page of it.
+
+        If there is more, the next sweep follows at once.
+        """
         if self._cursor is None:
             cursor = await self._database_feed.cursor()
             for batch in self._batches():  # earlier commits lie before the cursor
@@ -252,6 +256,8 @@ class Recovery:
         if page.tombstones:
             self._end_erased(dict(page.tombstones))
         self._cursor = page.cursor
+        if page.more:
+            self._sweep_wanted.set()
 
     def _end_erased(self, tombstones: dict[str, GoneReason]) -> None:
         for id_hash, reason in tombstones.items():

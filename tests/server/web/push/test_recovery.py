@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from server.adapters.database import feed
 from server.adapters.database.reading import SessionWithEvents
 from server.domain.bus_message import progress_message
 from server.domain.session import Progress
@@ -138,6 +139,19 @@ async def test_reconnect_sweeps_the_messages_it_missed(config: MakeConfig, start
         assert all([await step(services, page, Event.PROCESSING) for page in pages])
         await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=3)
         assert hub._subscriber.connections == connections + 1
+
+
+async def test_long_backlog_is_swept_without_a_pause(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full page is followed by the next one at once, not a sweep period later."""
+    monkeypatch.setattr(feed, "PAGE_ROWS", 2)
+    async with followed(config(sweep_seconds=60.0), sessions=7) as (services, hub, pages):
+        await without_sweeps(hub)
+        for page in pages:
+            session = await services.database.reader.get(page.session_id)
+            assert session is not None
+            await move(services, session, Event.PROCESSING)  # its publish is lost
+        hub.recovery._sweep_wanted.set()
+        await until(lambda: all(page.seqs == [1, 2] for page in pages))
 
 
 async def test_database_outage_only_delays_the_sweep(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
