@@ -35,6 +35,9 @@ SETTLE_SECONDS: Final = 1.0
 """Time for a stopping worker to record how a session ended; then its lease will lapse.
 """
 
+CANCEL_SECONDS: Final = 0.1
+"""Time for the tasks of a session to end in a stopping worker."""
+
 
 async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
     """Run one session; arq knows the function by this name."""
@@ -133,8 +136,10 @@ class SessionRunner:
         stopping |= await _see_out(writing, SETTLE_SECONDS if stopping else None)
         for task in (writing, beat):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            task.add_done_callback(_forget)
+        # A thread inside a blocked SQLite hears the cancel after five seconds: a worker
+        # that stops does not wait for it.
+        await asyncio.wait({writing, beat}, timeout=CANCEL_SECONDS if stopping else None)
         return stopping
 
     async def _work(self, claim: Claim) -> Output:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from server.config.settings import Config
 from server.domain.session import Session
 from testkit.fixtures import StartValkey
+from testkit.locks import write_locked
 from tests.worker.conftest import Feed, StartWorker, until
 from tryon.protocol.states import Event, Status
 
@@ -222,6 +225,38 @@ async def test_hanging_redis_does_not_keep_worker(
 
     assert seconds < settings.drain_seconds + 5  # 3.5 on an idle machine, most of it one time-out, tried twice
     assert (await feed.story(session.id)).session.status is Status.CREATED
+
+
+async def test_blocked_database_does_not_keep_worker(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, database_url: str
+) -> None:
+    """A worker that cannot hand its sessions back ends; their leases will lapse."""
+    settings = config(mock_seconds=60, drain_seconds=0.2)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    sessions = [await feed.submit() for _ in range(3)]
+    for session in sessions:
+        await feed.reaches(session.id, Status.PROCESSING)
+
+    async with write_locked(database_url):
+        asked = time.monotonic()
+        assert await process.stop() == 0
+        seconds = time.monotonic() - asked
+
+    assert seconds < settings.drain_seconds + 5  # 1.7 on an idle machine: to settle, and to close
+    assert "Traceback" not in process.output
+
+
+async def test_silent_database_does_not_keep_starting_worker(config: MakeConfig, worker: StartWorker) -> None:
+    """A worker that is told to stop while its database takes no word ends at once."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+asyncpg://x@127.0.0.1:{silent.getsockname()[1]}/x"
+        process = await worker(config(database_url=url))
+        connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:
+            asked = time.monotonic()
+            assert await process.stop() == 0
+            assert time.monotonic() - asked < 5
 
 
 async def test_stopping_worker_takes_no_job(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import asyncpg
 import httpx
 import pytest
 
@@ -20,6 +18,7 @@ from server.sessions.reads import SessionReads
 from server.web.serving import http
 from server.web.serving import server as serving
 from testkit.fixtures import StartStack
+from testkit.locks import write_locked
 from testkit.processes import START_SECONDS
 from testkit.running import Web, running_web, until
 from testkit.stack import Stack
@@ -34,23 +33,6 @@ LIVE = b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.fixture
 def photo(photos: Path) -> bytes:
     return (photos / "photo.webp").read_bytes()
-
-
-@contextlib.asynccontextmanager
-async def locked(database_url: str) -> AsyncIterator[None]:
-    """Hold the lock that every write needs."""
-    if database_url.startswith("sqlite"):
-        with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            yield
-    else:
-        other = await asyncpg.connect(database_url.replace("+asyncpg", ""))
-        try:
-            async with other.transaction():
-                await other.execute("LOCK TABLE tryon_sessions IN EXCLUSIVE MODE")
-                yield
-        finally:
-            await other.close()
 
 
 def assert_unavailable(answer: httpx.Response) -> None:
@@ -88,7 +70,7 @@ async def test_blocked_requests_are_unavailable_when_server_stops(
     """Uploads that wait for the database are refused, once their time is over."""
     monkeypatch.setattr(serving, "STOP_SECONDS", 0.5)
     async with stoppable(config()) as (web, stop), httpx.AsyncClient(base_url=web.client.base_url) as client:
-        async with locked(database_url):
+        async with write_locked(database_url):
             headers = {"Origin": "http://localhost:3000"}
             uploads = [
                 asyncio.create_task(client.post(SESSIONS, files={"image": photo}, headers=headers)) for _ in range(6)
@@ -290,7 +272,7 @@ async def test_process_ends_in_time_while_database_is_blocked(
     """All requests in flight get a 503, and the process is gone after five seconds."""
     process, port = await serve()
     await until_ready(port)
-    async with locked(sqlite_url), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    async with write_locked(sqlite_url), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         uploads = [asyncio.create_task(client.post(SESSIONS, files={"image": photo})) for _ in range(8)]
         await until(lambda: sum(f"POST {SESSIONS}" in line for line in process.errors) == len(uploads))
         asked = time.monotonic()
