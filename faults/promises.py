@@ -94,21 +94,14 @@ class Promises:
             self.expect(each.status == 201, f"an upload got {each.status} {each.why} after {each.seconds:.2f} s")
         self.within(self.outcome.slowest_upload, limit, "the slowest upload")
 
-    def refusals_have_retry_after(self, *statuses: int, unanswered: int = 0) -> int:
-        """Expect that uploads were a 201, or one of these with a Retry-After.
-
-        Up to ``unanswered`` may have got no answer at all; return how many did.
-        """
-        cut = 0
+    def refusals_have_retry_after(self, *statuses: int) -> None:
+        """Expect that uploads were a 201, or one of these with a Retry-After."""
         for each in self.outcome.uploads:
-            if each.status == 0 and cut < unanswered:
-                cut += 1
-            elif each.status != 201:
+            if each.status != 201:
                 self.expect(
                     each.status in statuses and each.retry_after is not None,
                     f"an upload got {each.status} {each.why}, Retry-After {each.retry_after}",
                 )
-        return cut
 
     def fault_was_felt(self, seconds: float) -> None:
         """Expect that a client was refused, or waited for ``seconds``.
