@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from server.adapters.database.database import Database, open_database
 from server.adapters.files.local import LocalFiles
 from server.adapters.files.port import Files
+from server.adapters.files.threads import StorageThreads
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.connect import open_redis
 from server.adapters.redis.limits import RedisLimiter
@@ -90,6 +91,7 @@ class Services:
     randomness: Randomness
     database: Database
     files: Files
+    storage_threads: StorageThreads
     redis: Redis
     bus: RedisBus
     queue: ArqQueue
@@ -131,12 +133,13 @@ async def open_services(
         stack.push_async_callback(redis.connection_pool.disconnect)
         queue = ArqQueue(config.redis, config.queue_name, config.key_prefix, clock=clock)
         stack.push_async_callback(queue.close)
+        storage_threads = StorageThreads()
         adapters = _Adapters(
             config=config,
             clock=clock,
             randomness=randomness,
             database=database,
-            files=LocalFiles(config.uploads_dir),
+            files=LocalFiles(config.uploads_dir, storage_threads),
             bus=RedisBus(redis, key_prefix=config.key_prefix),
             queue=queue,
             signer=Signer(config.signing_keys()),
@@ -148,6 +151,7 @@ async def open_services(
             randomness=randomness,
             database=database,
             files=adapters.files,
+            storage_threads=storage_threads,
             redis=redis,
             bus=adapters.bus,
             queue=queue,

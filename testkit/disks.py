@@ -1,4 +1,4 @@
-"""A file system of its own, so that it can be full."""
+"""File systems of their own, so that they can be full, or answer nothing."""
 
 from __future__ import annotations
 
@@ -23,3 +23,29 @@ def mounted_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def silent_disk(folder: Path) -> Iterator[None]:
+    """Mount a file system that answers nothing over a folder, until the block ends.
+
+    It is a FUSE mount without a server: every call that looks into the folder waits, as
+    on a network share that is gone, and can be ended by SIGKILL alone. At the end of
+    the block such calls fail, and the folder is as it was. Raises PermissionError
+    without the right to mount.
+    """
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise PermissionError("a silent disk needs /dev/fuse") from error
+    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
+    command = ["mount", "-i", "-t", "fuse", "-o", options, "silent", str(folder)]
+    try:
+        if subprocess.run(command, check=False, capture_output=True, pass_fds=[device]).returncode:
+            raise PermissionError("mounting a silent disk needs root")
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+    finally:
+        os.close(device)

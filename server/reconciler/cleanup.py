@@ -20,7 +20,7 @@ from server.domain.session import valid_session_id
 from server.reconciler import timing
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
-from server.sessions.file_keys import session_of
+from server.sessions.file_keys import is_ours, session_of
 from tryon.protocol.errors import Unavailable
 
 log = logging.getLogger("tryon.reconciler")
@@ -56,18 +56,20 @@ class Cleanup:
     async def clean_up(self) -> None:
         """Delete the files, events and Redis keys that belong to no session.
 
-        Unfinished files of killed writers are among them. Raises Unavailable.
+        Unfinished files of killed writers are among them. Raises Unavailable, after it
+        has done what it could.
         """
-        page = await self._files.list_page(limit=self._page_keys)
-        while True:
-            await self._delete_orphans(page.entries)
-            if page.after is None:
-                break
-            page = await self._files.list_page(after=page.after, limit=self._page_keys)
+        unavailable: Unavailable | None = None
+        try:
+            await self._clean_up_files()
+        except Unavailable as error:
+            unavailable = error
         if strays := await self._upkeep.delete_stray_events():
             log.info("Deleted %d events without a session", strays)
         await self._clean_up_redis()
         self._erased_bytes.note()
+        if unavailable is not None:
+            raise unavailable
 
     async def forget_traces(self) -> None:
         """Delete the Redis keys that could not be deleted before.
@@ -98,8 +100,31 @@ class Cleanup:
         except Exception:
             log.exception("SQLite's log could not be emptied")
 
-    async def _delete_orphans(self, entries: list[Entry]) -> None:
-        """Delete files without a session.
+    async def _clean_up_files(self) -> None:
+        """Delete files without a session; count the entries that stay, in one line.
+
+        A folder may hold what other programs left there (``Thumbs.db``). Nothing is
+        deleted, or asked of the database, that the product cannot have written.
+        """
+        foreign = undeletable = 0
+        after: str | None = None
+        while True:
+            page = await self._files.list_page(after=after, limit=self._page_keys)
+            ours = [entry for entry in page.entries if is_ours(entry.key)]
+            foreign += page.foreign + len(page.entries) - len(ours)
+            undeletable += await self._delete_orphans(ours)
+            after = page.after
+            if after is None:
+                break
+        if foreign or undeletable:
+            log.warning(
+                "Cleanup left %d foreign entries in the storage, and %d orphaned files that it could not delete",
+                foreign,
+                undeletable,
+            )
+
+    async def _delete_orphans(self, entries: list[Entry]) -> int:
+        """Delete files without a session, and return how many could not be deleted.
 
         A result is stored after its row, so one without a row is an orphan at any age.
         """
@@ -109,9 +134,14 @@ class Cleanup:
             if each.age_seconds > timing.ORPHAN_SECONDS or (each.key.startswith("outputs/") and not each.unfinished)
         ]
         living = await self._reader.ids_among(dict.fromkeys(session_of(each.key) for each in old))
-        orphans = [each.key for each in old if each.unfinished or session_of(each.key) not in living]
-        for key in await self._files.delete(orphans):
-            log.info("Deleted orphaned file: %s", key)
+        undeletable = 0
+        for key in (each.key for each in old if each.unfinished or session_of(each.key) not in living):
+            try:
+                if await self._files.delete([key]):  # each alone: one that cannot be deleted stops no other
+                    log.info("Deleted orphaned file: %s", key)
+            except Unavailable:
+                undeletable += 1
+        return undeletable
 
     async def _clean_up_redis(self) -> None:
         with contextlib.suppress(QueueUnavailable):

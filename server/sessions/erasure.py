@@ -99,7 +99,7 @@ class Erasure:
                 async with asyncio.timeout(RECEIPT_SECONDS):
                     await self._note_files(await self._reader.family(asked.id), noted)
             except (Unavailable, TimeoutError) as error:
-                unread = error if isinstance(error, Unavailable) else Unavailable()
+                unread = error if isinstance(error, Unavailable) else Unavailable(retry_after=RECEIPT_SECONDS)
             # None: one of them has got another file meanwhile, or was retried.
             family = await self._writer.mark_deleted(
                 asked.id, id_hash=self._signer.tombstone_hash, noted_keys=None if unread else noted
@@ -110,13 +110,13 @@ class Erasure:
         for session in family:
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.ring_cancel(session.id)
+        if unread is not None:
+            raise unread
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
         outputs = await self._files.outputs_of(unnamed) if unnamed else []
         for session in family:
             own = [key for key in outputs if session_of(key) == session.id]
             await self.remove(session, GoneReason.DELETED, outputs=own)
-        if unread is not None:
-            raise unread
         at = timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC))
         files = [file for session in family for key in session.file_keys if (file := noted[key]) is not None]
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)

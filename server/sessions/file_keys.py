@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from server.domain.session import Session
 from tryon.protocol.states import Status
+
+_SESSION_ID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_KEY: Final = re.compile(
+    rf"(?:inputs/{_SESSION_ID}-(?:image|garment)|outputs/{_SESSION_ID}-[0-9]{{1,9}})\.[a-z0-9]{{1,8}}(?![^.])", re.ASCII
+)
+"""What :func:`image_key`, :func:`garment_key` and :func:`output_key` may return; the
+name of an unfinished file goes on behind a dot.
+"""
 
 
 def image_key(session_id: str, extension: str) -> str:
@@ -24,6 +35,11 @@ def output_key(session_id: str, attempt: int, extension: str) -> str:
 def session_of(key: str) -> str:
     """Return the id of the session that a file belongs to, unchecked."""
     return key.partition("/")[2][:36]
+
+
+def is_ours(key: str) -> bool:
+    """Return whether the product can have written a file, or part of one, as this."""
+    return _KEY.match(key) is not None
 
 
 def may_have_unnamed_outputs(session: Session) -> bool:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import errno
 import heapq
 import io
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
-from server.adapters.files.errors import storage_error
+from server.adapters.files.errors import storage_error, unavailable
 from server.adapters.files.port import FOLDERS, KEY, PAGE_KEYS, Entry, MissingFile, Page
+from server.adapters.files.threads import Lent, StorageThreads
 from server.system.disk_space import require_room
 from tryon.protocol.errors import Unavailable
 
 DRAFT_SUFFIX: Final = ".part"
 """End of the name of a file that is being written, or that a killed process left."""
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+LISTING_SECONDS: Final = 30.0
+"""Maximum time of a listing: a folder may have a million names."""
 
 _DRAFT: Final = re.compile(KEY.pattern + r"\.[0-9a-f]{16}" + re.escape(DRAFT_SUFFIX), re.ASCII)
 
@@ -33,11 +35,13 @@ class LocalFiles:
     """Implementation of :class:`~server.adapters.files.port.Files` in one folder.
 
     ``root`` is made (0700) if it is missing. A finished file survives the death of
-    every process, not a power cut: nothing is fsynced.
+    every process, not a power cut: nothing is fsynced. All calls of the operating
+    system run in ``threads``.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, threads: StorageThreads) -> None:
         self.root = root
+        self._threads = threads
         for folder in FOLDERS:
             (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -45,88 +49,111 @@ class LocalFiles:
         return f"<LocalFiles {self.root}>"
 
     async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
-        """Store a file (0600) under a temporary name, then rename it."""
-        draft = _Draft(self._path(key))
-        if not isinstance(data, AsyncIterable):
-            await _finished(self._put, draft, data)
-            return
-        try:
-            await _finished(draft.open)
-            async for chunk in data:
-                await _finished(draft.write, chunk)
-            await _finished(draft.finish)
-        except BaseException:
-            await _finished(draft.discard)
-            raise
+        """Store a file (0600) under a temporary name, then rename it.
 
-    def _put(self, draft: _Draft, data: bytes) -> None:
+        A storage that answers nothing may do the rename later: the file is an orphan
+        then.
+        """
+        draft, run = _Draft(self._path(key)), self._threads.run
         try:
-            draft.open()
-            draft.write(data)
-            draft.finish()
+            if isinstance(data, AsyncIterable):
+                await run(draft.open)
+                async for chunk in data:
+                    await run(draft.write, chunk)
+                await run(draft.close)
+            else:
+                await run(draft.fill, data)
+            await run(draft.finish)  # a call of its own: not begun for a caller that has left
         except BaseException:
-            draft.discard()
+            if not draft.lent.close_after_use():
+                with contextlib.suppress(Unavailable):  # a leftover for the cleanup
+                    await run(draft.discard)
             raise
 
     async def get(self, key: str) -> bytes:
         """Return the whole file."""
         path = self._path(key)
         with _reading(key):
-            return await asyncio.to_thread(path.read_bytes)
+            return await self._threads.run(_content, path)
 
     async def open(self, key: str) -> LocalFile:
         """Open a file; deleting it does not disturb its readers."""
-        path = self._path(key)
-        with _reading(key):
-            return await asyncio.to_thread(LocalFile, path)
+        opened = LocalFile(self._path(key), self._threads)
+        try:
+            with _reading(key):
+                await self._threads.run(opened.open)
+        except BaseException:
+            await opened.aclose()
+            raise
+        return opened
 
     async def delete(self, keys: Iterable[str]) -> list[str]:
-        """Unlink the files one after the other."""
+        """Unlink the files one after the other; one that cannot be stops no other."""
         checked = list(keys)
         for key in checked:
             if not _DRAFT.fullmatch(key):
                 self._path(key)
-        return await asyncio.to_thread(self._delete, checked)
+        return await self._threads.run(self._delete, checked)
 
     def _delete(self, keys: list[str]) -> list[str]:
-        found = []
+        """Delete what can be deleted, then raise the first error."""
+        found, first = [], None
         for key in keys:
             try:
                 (self.root / key).unlink()
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise storage_error(error) from error
-            found.append(key)
+                first = first or error
+            else:
+                found.append(key)
+        if first is not None:
+            raise storage_error(first) from first
         return found
 
     async def list_page(self, *, after: str | None = None, limit: int = PAGE_KEYS) -> Page:
         """Read each folder behind ``after`` once; look at entries of the page alone."""
-        return await asyncio.to_thread(self._list_page, after or "", limit)
+        return await self._threads.run_for(LISTING_SECONDS, self._list_page, after or "", limit)
 
     def _list_page(self, after: str, limit: int) -> Page:
         try:
-            names = heapq.nsmallest(limit + 1, (key for key in self._keys(after) if key > after))
-            clocks = {folder: self._now(folder) for folder in {key.partition("/")[0] for key in names}}
-            entries = []
-            for key in names[:limit]:
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    written = (self.root / key).stat(follow_symlinks=False).st_mtime
-                    age = max(0.0, clocks[key.partition("/")[0]] - written)
-                    entries.append(Entry(key, age, unfinished=key.endswith(DRAFT_SUFFIX)))
+            names = [name for name in self._names(after) if name > after]
+            keys = heapq.nsmallest(limit + 1, filter(_may_be_ours, names))
+            last = keys[limit - 1] if len(keys) > limit else None
+            clocks = {folder: self._now(folder) for folder in {key.partition("/")[0] for key in keys}}
         except OSError as error:
             raise storage_error(error) from error
-        return Page(entries, names[limit - 1] if len(names) > limit else None)
+        foreign = sum(1 for name in names if not _may_be_ours(name) and (last is None or name <= last))
+        entries = []
+        for key in keys[:limit]:
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                written = self._written_at(key)
+                if written is None:
+                    foreign += 1
+                else:
+                    age = max(0.0, clocks[key.partition("/")[0]] - written)
+                    entries.append(Entry(key, age, unfinished=key.endswith(DRAFT_SUFFIX)))
+        return Page(entries, last, foreign)
 
-    def _keys(self, after: str) -> Iterator[str]:
-        """Yield the keys of all folders that may have one behind ``after``."""
+    def _names(self, after: str) -> Iterator[str]:
+        """Yield the names in all folders that may have one behind ``after``."""
         for folder in FOLDERS:
-            if folder < after.partition("/")[0]:
-                continue
-            for name in os.listdir(self.root / folder):
-                key = f"{folder}/{name}"
-                if KEY.fullmatch(key) or _DRAFT.fullmatch(key):
-                    yield key
+            if folder >= after.partition("/")[0]:
+                for name in os.listdir(self.root / folder):
+                    yield f"{folder}/{name}"
+
+    def _written_at(self, key: str) -> float | None:
+        """Return the time of a file's writing; None for anything but a plain file.
+
+        Raises FileNotFoundError. An entry that cannot be looked at is none of ours.
+        """
+        try:
+            found = (self.root / key).lstat()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return None
+        return found.st_mtime if stat.S_ISREG(found.st_mode) else None
 
     def _now(self, folder: str) -> float:
         """Return the time by the clock that stamps files; needs no room on the disk."""
@@ -135,15 +162,20 @@ class LocalFiles:
 
     async def outputs_of(self, session_ids: Collection[str]) -> list[str]:
         """List the folder of results once."""
-        return await asyncio.to_thread(self._outputs_of, frozenset(session_ids))
+        return await self._threads.run_for(LISTING_SECONDS, self._outputs_of, frozenset(session_ids))
 
     def _outputs_of(self, session_ids: frozenset[str]) -> list[str]:
         try:
             names = os.listdir(self.root / "outputs")
         except OSError as error:
             raise storage_error(error) from error
-        keys = [f"outputs/{name}" for name in names if name[:36] in session_ids]
-        return sorted(key for key in keys if KEY.fullmatch(key) or _DRAFT.fullmatch(key))
+        keys = [key for name in names if name[:36] in session_ids and _may_be_ours(key := f"outputs/{name}")]
+        found = []
+        for key in sorted(keys):
+            with contextlib.suppress(FileNotFoundError):
+                if self._written_at(key) is not None:
+                    found.append(key)
+        return found
 
     def link(self, key: str, *, seconds: int) -> str | None:
         """Return None: the web process serves these files."""
@@ -152,13 +184,13 @@ class LocalFiles:
     async def free_bytes(self) -> int:
         """Return the room on the file system that this user may fill."""
         try:
-            return (await asyncio.to_thread(shutil.disk_usage, self.root)).free
+            return (await self._threads.run(shutil.disk_usage, self.root)).free
         except OSError as error:
             raise storage_error(error) from error
 
     async def check(self) -> None:
         """Write and read back a nameless file in each folder."""
-        await asyncio.to_thread(self._check)
+        await self._threads.run(self._check)
 
     def _check(self) -> None:
         try:
@@ -169,7 +201,7 @@ class LocalFiles:
                     os.fsync(probe.fileno())
                     probe.seek(0)
                     if probe.read() != b"probe":
-                        raise Unavailable
+                        raise unavailable()
         except OSError as error:
             raise storage_error(error) from error
 
@@ -180,90 +212,152 @@ class LocalFiles:
 
 
 class LocalFile:
-    """A file of :class:`LocalFiles` opened for reading."""
+    """A file of :class:`LocalFiles` opened for reading; :meth:`open` comes first."""
 
-    __slots__ = ("_file", "modified_at", "size")
+    __slots__ = ("_file", "_lent", "_path", "_threads", "modified_at", "size")
 
-    def __init__(self, path: Path) -> None:
-        self._file = io.FileIO(path)
-        found = os.fstat(self._file.fileno())
-        self.size: int = found.st_size
-        self.modified_at: float = found.st_mtime
+    def __init__(self, path: Path, threads: StorageThreads) -> None:
+        self._path = path
+        self._threads = threads
+        self._file: io.FileIO | None = None
+        self._lent = Lent(self._close)
+        self.size = 0
+        self.modified_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<LocalFile {self.size} bytes{' closed' if self._file.closed else ''}>"
+        return f"<LocalFile {self.size} bytes{' closed' if self._file is None or self._file.closed else ''}>"
+
+    def open(self) -> None:
+        """Open the file. Raises OSError."""
+        with self._lent.use():
+            self._file = _opened(self._path)
+            found = os.fstat(self._file.fileno())
+            self.size, self.modified_at = found.st_size, found.st_mtime
 
     async def read(self, count: int) -> bytes:
-        """Return the next ``count`` bytes; fewer only at the end.
-
-        A cancelled read ends in its thread before this returns: else that thread could
-        read from the descriptor of another file, opened after :meth:`aclose`.
-        """
+        """Return the next ``count`` bytes; fewer only at the end."""
         try:
-            return await _finished(self._file.read, count) or b""
+            return await self._threads.run(self._read, count)
         except OSError as error:
             raise storage_error(error) from error
 
+    def _read(self, count: int) -> bytes:
+        assert self._file is not None
+        with self._lent.use():
+            return self._file.read(count) or b""
+
     async def seek(self, position: int) -> int:
         """Continue at this byte."""
+        assert self._file is not None
         return self._file.seek(position)
 
     async def aclose(self) -> None:
-        """Close the descriptor."""
-        self._file.close()
+        """Close the descriptor, at the end of a read that the storage does not end."""
+        self._lent.close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class _Draft:
     """A file that is being written under a name of its own, beside its final one.
 
-    :meth:`open` is the first call, :meth:`finish` or :meth:`discard` the last.
+    :meth:`open` or :meth:`fill` is the first call, :meth:`finish` or :meth:`discard`
+    the last. Each raises StorageFull or Unavailable.
     """
 
-    __slots__ = ("_draft", "_file", "_path")
+    __slots__ = ("_draft", "_file", "_path", "lent")
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
         self._file: io.BufferedWriter | None = None
+        self.lent = Lent(self.discard)
+        """Discards the draft when the thread that writes it has ended."""
 
     def __repr__(self) -> str:
         state = "unopened" if self._file is None else "closed" if self._file.closed else "open"
         return f"<_Draft {self._draft.name} {state}>"
 
+    def fill(self, data: bytes) -> None:
+        """Create the file with its whole content."""
+        with self._writing():
+            self._open()
+            assert self._file is not None
+            self._append(data)
+            self._file.close()
+
     def open(self) -> None:
         """Create the file (0600), empty."""
-        try:
-            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise storage_error(error) from error
-        self._file = os.fdopen(descriptor, "wb")
+        with self._writing():
+            self._open()
 
     def write(self, data: bytes) -> None:
         """Append to the file; leave room on its disk for deleting."""
+        with self._writing():
+            self._append(data)
+
+    def close(self) -> None:
+        """Write down the last bytes."""
         assert self._file is not None
-        try:
-            require_room(self._draft.parent, len(data))
-            self._file.write(data)
-        except OSError as error:
-            raise storage_error(error) from error
+        with self._writing():
+            self._file.close()
 
     def finish(self) -> None:
         """Give the file its final name."""
-        assert self._file is not None
-        try:
-            self._file.close()
+        with self._writing():
             self._draft.replace(self._path)
-        except OSError as error:
-            raise storage_error(error) from error
 
     def discard(self) -> None:
-        """Remove what was written; may follow a failed :meth:`open`, :meth:`finish`."""
+        """Remove what was written; may follow any failed call."""
         if self._file is None:
             return
         with contextlib.suppress(OSError):  # a full disk may refuse the last buffered bytes
             self._file.close()
         with contextlib.suppress(OSError):
             self._draft.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        require_room(self._draft.parent, len(data))
+        self._file.write(data)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with self.lent.use():
+                yield
+        except OSError as error:
+            raise storage_error(error) from error
+
+
+def _may_be_ours(name: str) -> bool:
+    return bool(KEY.fullmatch(name) or _DRAFT.fullmatch(name))
+
+
+def _opened(path: Path) -> io.FileIO:
+    """Open a plain file for reading; anything else raises OSError and blocks nothing.
+
+    A link leads out of the storage, and to open a pipe waits for its writer.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file")
+        return io.FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _content(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.readall()
 
 
 @contextlib.contextmanager
@@ -274,22 +368,3 @@ def _reading(key: str) -> Iterator[None]:
         raise MissingFile(key) from None
     except OSError as error:
         raise storage_error(error) from error
-
-
-async def _finished(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Run work in a thread and await its end, also when the caller is cancelled.
-
-    The thread goes on regardless: a caller that deletes or closes the file next must
-    not be earlier than the thread's last use of it. Further cancels while the work ends
-    are one with the first.
-    """
-    working = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        while not working.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([working])
-        if not working.cancelled():
-            working.exception()  # noted, so that nothing complains of it
-        raise

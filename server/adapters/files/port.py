@@ -10,6 +10,7 @@ Every implementation keeps these guarantees, and one contract suite
 - ``delete`` may be repeated; deleting a missing object is no error.
 - Ages come from the clock that stamps the objects, which may differ from this
   machine's.
+- Every call ends within a bounded time: a storage that answers nothing is Unavailable.
 - Foreign errors never leave an implementation: :class:`MissingFile`,
   :class:`~tryon.protocol.errors.StorageFull` and
   :class:`~tryon.protocol.errors.Unavailable` are all that a caller sees, and ValueError
@@ -61,6 +62,10 @@ class Page:
 
     entries: list[Entry]
     after: str | None
+    foreign: int = 0
+    """Number of entries that were left out: names that the product cannot have written,
+    and anything but plain files.
+    """
 
 
 class OpenFile(Protocol):
@@ -111,8 +116,9 @@ class Files(Protocol):
     async def delete(self, keys: Iterable[str]) -> list[str]:
         """Delete objects, finished or not, and return the keys that existed.
 
-        Raises Unavailable; then some may be left, and the call may be repeated. Raises
-        ValueError before it deletes any if one is malformed.
+        Raises Unavailable if one cannot be deleted, after it has deleted the others;
+        the call may be repeated. Raises ValueError before it deletes any if one is
+        malformed.
         """
 
     async def list_page(self, *, after: str | None = None, limit: int = PAGE_KEYS) -> Page:

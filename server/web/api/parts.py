@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from server.adapters.files.threads import Lent
 from server.adapters.imaging.pool import ACCEPTED
 from server.domain.images import MAGIC_BYTES, sniff
 from server.system.disk_space import require_room
@@ -23,7 +24,7 @@ IMAGES: Final = frozenset({"image", "garment"})
 class Part:
     """The content of one part, and its digest if a fingerprint was asked for."""
 
-    __slots__ = ("_buffer", "_digest", "_file", "checked", "name", "size")
+    __slots__ = ("_buffer", "_digest", "_file", "_lent", "checked", "name", "size")
 
     def __init__(self, name: str, *, fingerprint: bool) -> None:
         self.name = name
@@ -31,6 +32,7 @@ class Part:
         self.checked = name not in IMAGES
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
+        self._lent = Lent(self._close)
         self._digest = hashlib.sha256() if fingerprint else None
 
     def __repr__(self) -> str:
@@ -75,16 +77,18 @@ class Part:
 
         Raises OSError, also if that left no room on the disk for deleting.
         """
-        require_room(folder, len(self._buffer))
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the caller of content()
-        self._file.write(self.take())
+        with self._lent.use():
+            require_room(folder, len(self._buffer))
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the caller of content()
+            self._file.write(self.take())
 
     def rewind(self, folder: Path) -> None:
         """Write the rest of a part that has a file, and return to its start. Blocks."""
         if self._file is not None:
             self.write(folder)
-            self._file.seek(0)  # flushes, too: a full disk shows here at the latest
+            with self._lent.use():
+                self._file.seek(0)  # flushes, too: a full disk shows here at the latest
 
     def content(self) -> BinaryIO:
         """Return the content at its beginning; the caller closes it from now on."""
@@ -99,7 +103,13 @@ class Part:
         return self._digest.digest() if self._digest is not None else b""
 
     def close(self) -> None:
-        """Drop everything. A content that was handed out stays open."""
+        """Drop everything, at the end of a write that the storage does not end.
+
+        A content that was handed out stays open.
+        """
+        self._lent.close()
+
+    def _close(self) -> None:
         self._buffer.clear()
         if self._file is not None:
             self._file.close()

@@ -42,6 +42,7 @@ class SubmitEndpoints:
     def __init__(self, services: Services, imaging: Imaging) -> None:
         self._config = services.config
         self._clock = services.clock
+        self._storage_threads = services.storage_threads
         self._limiter = services.limiter
         self._queue = services.queue
         self._database = services.database.reader
@@ -87,7 +88,9 @@ class SubmitEndpoints:
         made = None if token is not None else new_token()
         owner = token_hash(token or made or "")
         await self._check_queue()
-        upload = await read_upload(request, self._config, self._clock, fingerprint=key is not None)
+        upload = await read_upload(
+            request, self._config, self._clock, self._storage_threads, fingerprint=key is not None
+        )
         with contextlib.closing(upload):
             if key is None:
                 session, replayed = await self._submit(owner, upload, None), False

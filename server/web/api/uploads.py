@@ -19,6 +19,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from server.adapters.files.errors import storage_error
+from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
@@ -63,7 +64,9 @@ class Upload:
             self.garment.close()
 
 
-async def read_upload(request: Request, config: Config, clock: Clock, *, fingerprint: bool) -> Upload:
+async def read_upload(
+    request: Request, config: Config, clock: Clock, threads: StorageThreads, *, fingerprint: bool
+) -> Upload:
     """Return the checked content of the whole body.
 
     ``fingerprint``: whether to make one. Raises ``not_multipart``, ``bad_multipart``
@@ -89,8 +92,8 @@ async def read_upload(request: Request, config: Config, clock: Clock, *, fingerp
             form.feed(chunk)
             for part in form.parts.values():
                 if part.pending > SPOOL_BYTES:
-                    await _in_thread(part.write, folder)
-        return await _finish(form, folder, fingerprint=fingerprint)
+                    await _in_thread(threads, part.write, folder)
+        return await _finish(form, folder, threads, fingerprint=fingerprint)
     finally:
         form.close()
 
@@ -121,7 +124,7 @@ async def _chunks(request: Request, clock: Clock, max_bytes: int) -> AsyncIterat
         yield chunk
 
 
-async def _finish(form: Form, folder: Path, *, fingerprint: bool) -> Upload:
+async def _finish(form: Form, folder: Path, threads: StorageThreads, *, fingerprint: bool) -> Upload:
     if not form.ended:
         raise BadRequest("bad_multipart")
     image, garment, params = (form.parts.get(name) for name in ("image", "garment", "params"))
@@ -132,7 +135,7 @@ async def _finish(form: Form, folder: Path, *, fingerprint: bool) -> Upload:
         garment = None  # a browser sends an empty part for an unfilled file field
     for part in (image, garment):
         if part is not None and part.spilt:
-            await _in_thread(part.rewind, folder)
+            await _in_thread(threads, part.rewind, folder)
     content = image.content()
     overlay = garment.content() if garment is not None else None
     if not fingerprint:
@@ -143,18 +146,9 @@ async def _finish(form: Form, folder: Path, *, fingerprint: bool) -> Upload:
     return Upload(content, overlay, values, digest.hexdigest())
 
 
-async def _in_thread(write: Callable[[Path], None], folder: Path) -> None:
-    """Run ``write`` in a thread, and wait for its end even when cancelled.
-
-    A file must not be closed while the thread still writes to it. Raises StorageFull or
-    Unavailable.
-    """
-    work = asyncio.ensure_future(asyncio.to_thread(write, folder))
+async def _in_thread(threads: StorageThreads, write: Callable[[Path], None], folder: Path) -> None:
+    """Run ``write`` in a thread of the storage. Raises StorageFull, Unavailable."""
     try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        work.exception()  # retrieved: asyncio would log it otherwise
-        raise
+        await threads.run(write, folder)
     except OSError as error:
         raise storage_error(error) from error

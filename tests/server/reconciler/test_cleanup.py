@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from sqlalchemy import insert, literal
 
 from server.adapters.database import tables
 from server.adapters.database.tables import database_time
-from server.adapters.files.port import Page
+from server.adapters.files.port import FOLDERS, Page
 from server.reconciler import timing
 from server.reconciler.cleanup import Cleanup
 from server.services import Services, open_services
@@ -78,6 +80,77 @@ async def test_cleanup_deletes_orphaned_files_only(
         assert files(services) == sorted([fresh, session.input_key, result, written])
         assert f"Deleted orphaned file: {orphan}" in caplog.messages
         assert f"Deleted orphaned file: {erased}" in caplog.messages
+
+
+async def test_dirty_storage_stops_no_cleanup(
+    config: MakeConfig, database_url: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Leave what the product cannot have written, and delete the orphan behind it."""
+    async with open_services(config()) as services:
+        session = await submitted(services)
+        uploads = services.config.uploads_dir
+        orphan = f"outputs/{new_session_id()}-1.jpg"
+        await services.files.put(orphan, b"of a worker that was killed")
+        foreign = [
+            b"outputs/Thumbs.db",
+            b"outputs/desktop.ini",
+            b"outputs/0.jpg",
+            f"outputs/{session.id}-image.jpg".encode(),
+            f"inputs/{new_session_id()}-1.jpg".encode(),
+            f"outputs/{new_session_id().upper()}-1.jpg".encode(),
+            f"outputs/{new_session_id()}-1.jpg.bak".encode(),
+            b"inputs/\xff\xfe.jpg",
+            b"inputs/" + b"x" * 251 + b".jpg",
+        ]
+        for name in foreign:
+            path = os.fsencode(uploads) + b"/" + name
+            Path(os.fsdecode(path)).write_bytes(b"")
+            os.utime(path, (0, 0))
+        (uploads / f"outputs/{new_session_id()}-1.jpg").mkdir()
+        (uploads / f"outputs/{new_session_id()}-1.jpg").symlink_to(tmp_path / "nowhere")
+        for _ in range(2):
+            await services.reconciling.cleanup.clean_up()
+        left = {os.fsencode(path.relative_to(uploads)) for folder in FOLDERS for path in (uploads / folder).iterdir()}
+        assert {*foreign, session.input_key.encode()} <= left and orphan.encode() not in left
+        assert len(left) == len(foreign) + 3
+        line = "Cleanup left 11 foreign entries in the storage, and 0 orphaned files that it could not delete"
+        assert [each for each in caplog.messages if "Cleanup" in each] == [line] * 2, "one line a pass"
+
+
+async def test_undeletable_orphan_stops_no_cleanup(
+    config: MakeConfig, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delete the other orphans, and the keys in Redis, beside one that stays."""
+    async with open_services(config()) as services:
+        orphans = sorted(f"outputs/{new_session_id()}-1.jpg" for _ in range(3))
+        for each in orphans:
+            await services.files.put(each, b"orphan")
+        lost = new_session_id()
+        await services.queue.enqueue(lost, 1, 2, score_ms=1)
+        unlink = Path.unlink
+
+        def refuse(path: Path, missing_ok: bool = False) -> None:
+            if path.name == Path(orphans[0]).name:
+                raise PermissionError(errno.EPERM, "the file is immutable")
+            unlink(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", refuse)
+        await services.reconciling.cleanup.clean_up()
+        assert files(services) == orphans[:1]
+        assert lost not in await services.queue.order(10)
+        line = "Cleanup left 0 foreign entries in the storage, and 1 orphaned files that it could not delete"
+        assert line in caplog.messages
+
+
+async def test_unlistable_storage_stops_no_other_cleanup(config: MakeConfig, database_url: str) -> None:
+    """Delete the keys in Redis all the same, then report the storage."""
+    async with open_services(config()) as services:
+        lost = new_session_id()
+        await services.queue.enqueue(lost, 1, 2, score_ms=1)
+        (services.config.uploads_dir / "outputs").rmdir()
+        with pytest.raises(Unavailable):
+            await services.reconciling.cleanup.clean_up()
+        assert lost not in await services.queue.order(10)
 
 
 def in_pages(services: Services, page_keys: int) -> Cleanup:

@@ -18,9 +18,11 @@ from sqlalchemy import update
 
 from server.adapters.database import migrations, tables
 from server.adapters.database.tables import database_time
+from server.adapters.files import threads
 from server.config.settings import Config
 from server.domain.session import Session
 from server.reconciler import timing
+from testkit.disks import silent_disk
 from testkit.fixtures import disk_of
 from testkit.running import StartWeb, Web, running_web, until
 from testkit.servers import PostgresServer
@@ -340,3 +342,63 @@ async def test_result_without_disk_space_fails_the_session(start_web: StartWeb, 
         assert client.frames[-2]["data"]["error"]["code"] == "storage_full"
     ended: Session | None = await web.database.reader.get(session.id)
     assert ended is not None and ended.status is Status.FAILED
+
+
+@contextlib.contextmanager
+def silent_storage(folder: Path) -> Iterator[None]:
+    """Let every call that looks for a photo or a result wait for ever."""
+    with contextlib.ExitStack() as stack:
+        try:
+            for each in ("inputs", "outputs"):
+                stack.enter_context(silent_disk(folder / each))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        yield
+
+
+async def test_silent_storage_delays_nothing_else(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, photo: bytes
+) -> None:
+    """Pages, health, reads and name resolution go on; a stop and a return do, too."""
+    monkeypatch.setattr(threads, "ANSWER_SECONDS", 0.3)
+    stopping = contextlib.AsyncExitStack()
+    async with stopping:
+        web = await stopping.enter_async_context(running_web(config()))
+        session, token = await web.submit()
+        own = {"Authorization": f"Bearer {token}"}
+        link = (await web.client.get(f"{SESSIONS}/{session.id}", headers=own)).json()["links"]["input"]
+        with silent_storage(web.config.uploads_dir):
+            hanging = [asyncio.create_task(web.client.get(link)) for _ in range(40)]
+            await until(lambda: web.services.storage_threads._threads == threads.THREADS)
+            async with asyncio.timeout(10):
+                for path in ("/", "/api/health/live", f"{SESSIONS}/{session.id}"):
+                    assert (await web.client.get(path, headers=own)).status_code == 200, path
+                assert await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+                assert (await web.client.get("/api/health/ready")).status_code == 503
+                assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {503}
+                assert_refused(await upload(web, photo), 503, "unavailable")
+        await until(lambda: web.services.storage_threads._held == 0)
+        assert (await web.client.get(link)).status_code == 200
+        assert (await web.client.get("/api/health/ready")).status_code == 200
+        assert (await upload(web, photo)).status_code == 201
+        with silent_storage(web.config.uploads_dir):
+            for _ in range(threads.THREADS):
+                with pytest.raises(Unavailable):
+                    await web.services.files.get(session.input_key)
+            async with asyncio.timeout(10):
+                await stopping.aclose()
+
+
+async def test_delete_notifies_when_storage_is_silent(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client is notified though no receipt can be made, and the files go later."""
+    monkeypatch.setattr(threads, "ANSWER_SECONDS", 0.3)
+    async with running_web(config()) as web:
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next("snapshot")
+            with silent_storage(web.config.uploads_dir):
+                own = {"Authorization": f"Bearer {token}"}
+                assert_refused(await web.client.delete(f"{SESSIONS}/{session.id}", headers=own), 503, "unavailable")
+                assert await client.rest() == 4510
+                assert client.frames[-1]["reason"] == "deleted"
+        await until(lambda: not files(web))

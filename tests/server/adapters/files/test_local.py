@@ -14,15 +14,19 @@ from typing import Any
 
 import pytest
 
+from server.adapters.files import local, threads
 from server.adapters.files.local import LocalFiles
 from server.adapters.files.port import MissingFile
-from tests.server.adapters.files.contract import KEY, OTHER, FilesContract
+from server.adapters.files.threads import StorageThreads
+from testkit.disks import silent_disk
+from testkit.running import until
+from tests.server.adapters.files.contract import KEY, OTHER, SESSION, FilesContract
 from tryon.protocol.errors import StorageFull, Unavailable
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> LocalFiles:
-    return LocalFiles(tmp_path / "uploads")
+    return LocalFiles(tmp_path / "uploads", StorageThreads())
 
 
 def everything(files: LocalFiles) -> list[str]:
@@ -175,7 +179,7 @@ async def test_age_does_not_follow_this_machines_clock(
 
 async def test_list_works_on_a_full_disk(small_disk: Path) -> None:
     """The files that could make room are found, with their age."""
-    files = LocalFiles(small_disk)
+    files = LocalFiles(small_disk, StorageThreads())
     await files.put(KEY, b"photo")
     make_older(files, KEY, 7200)
     (small_disk / "filler").write_bytes(bytes(free(small_disk)))
@@ -209,8 +213,9 @@ async def test_killed_writer_leaves_a_deletable_draft(files: LocalFiles) -> None
     script = (
         "import asyncio, os, signal, sys, pathlib\n"
         "from server.adapters.files.local import LocalFiles\n"
+        "from server.adapters.files.threads import StorageThreads\n"
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "files = LocalFiles(pathlib.Path(sys.argv[1]))\n"
+        "files = LocalFiles(pathlib.Path(sys.argv[1]), StorageThreads())\n"
         "asyncio.run(files.put(sys.argv[2], b'half'))\n"
     )
     process = await asyncio.to_thread(
@@ -228,7 +233,7 @@ async def test_killed_writer_leaves_a_deletable_draft(files: LocalFiles) -> None
 
 async def test_full_disk_is_reported_and_leaves_nothing(small_disk: Path) -> None:
     """A write that does not fit raises StorageFull and removes its draft."""
-    files = LocalFiles(small_disk)
+    files = LocalFiles(small_disk, StorageThreads())
     await files.check()
     with pytest.raises(StorageFull):
         await files.put(KEY, bytes(1_000_000))
@@ -254,3 +259,101 @@ async def test_missing_folder_is_unavailable(files: LocalFiles) -> None:
         await files.list_page()
     with pytest.raises(Unavailable):
         await files.outputs_of(["01a203e0-0000-7000-8000-000000000001"])
+
+
+async def test_dirty_folder_stops_no_listing(files: LocalFiles) -> None:
+    """Foreign names, folders, links and pipes are counted, and are no entries."""
+    await files.put(KEY, b"photo")
+    await files.put(OTHER, b"result")
+    inputs, outputs = os.fsencode(files.root / "inputs"), os.fsencode(files.root / "outputs")
+    for foreign in (b"Thumbs", b"\xff\xfe.jpg", b"x" * 255, b".nfs0001", b"a b.jpg", b"\n.jpg"):
+        Path(os.fsdecode(outputs + b"/" + foreign)).write_bytes(b"")
+    os.mkdir(inputs + b"/folder.jpg")
+    os.symlink(inputs + b"/nowhere", inputs + b"/link.jpg")
+    os.mkfifo(inputs + b"/pipe.jpg")
+    page = await files.list_page()
+    assert [entry.key for entry in page.entries] == [KEY, OTHER]
+    assert page.foreign == 9
+    pages = [await files.list_page(limit=1)]
+    while pages[-1].after is not None:
+        pages.append(await files.list_page(after=pages[-1].after, limit=1))
+    assert [entry.key for page in pages for entry in page.entries] == [KEY, OTHER]
+    assert sum(page.foreign for page in pages) == 9, "each counted once, on whichever page"
+
+
+async def test_outputs_of_leaves_folders_out(files: LocalFiles) -> None:
+    """A folder with a result's name does not keep a session from being erased."""
+    await files.put(OTHER, b"result")
+    (files.root / OTHER.replace("-1.", "-2.")).mkdir()
+    assert await files.outputs_of([SESSION]) == [OTHER]
+
+
+async def test_undeletable_file_stops_no_other(files: LocalFiles) -> None:
+    """The rest of one call is deleted, then the call fails."""
+    await files.put(OTHER, b"result")
+    (files.root / KEY).mkdir()
+    with pytest.raises(Unavailable):
+        await files.delete([KEY, OTHER])
+    assert everything(files) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/hostname", path)])
+async def test_only_plain_files_are_read(files: LocalFiles, make: Any) -> None:
+    """Nothing waits for a pipe's writer, and no link leads out of the storage."""
+    make(files.root / KEY)
+    async with asyncio.timeout(2):
+        for call in (files.get, files.open):
+            with pytest.raises(Unavailable):
+                await call(KEY)
+
+
+async def test_silent_storage_is_unavailable_and_loses_nothing(
+    files: LocalFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call ends, an interrupted write leaves nothing, and all works again."""
+    await files.put(OTHER, b"result")
+    for name in ("ANSWER_SECONDS", "CANCEL_SECONDS"):
+        monkeypatch.setattr(threads, name, 0.1)
+    monkeypatch.setattr(local, "LISTING_SECONDS", 0.1)
+    try:
+        with silent_disk(files.root / "inputs"), silent_disk(files.root / "outputs"):
+            calls = (
+                lambda: files.put(KEY, b"photo"),
+                lambda: files.get(OTHER),
+                lambda: files.open(OTHER),
+                lambda: files.delete([OTHER]),
+                lambda: files.outputs_of([SESSION]),
+                files.list_page,
+                files.check,
+            )
+            async with asyncio.timeout(10):
+                for call in calls:
+                    with pytest.raises(Unavailable):
+                        await call()
+    except PermissionError as error:
+        pytest.skip(str(error))
+    await until(lambda: files._threads._held == 0)
+    monkeypatch.undo()
+    assert everything(files) == [OTHER]
+    assert await files.get(OTHER) == b"result"
+
+
+async def test_write_that_comes_too_late_is_discarded(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage answers after the caller has given up: nothing of it is stored."""
+    begun, go_on = threading.Event(), threading.Event()
+    os_open = os.open
+
+    def slow(*what: Any, **more: Any) -> int:
+        begun.set()
+        go_on.wait()
+        return os_open(*what, **more)
+
+    monkeypatch.setattr(threads, "ANSWER_SECONDS", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", slow)
+        with pytest.raises(Unavailable):
+            await files.put(KEY, b"photo")
+        assert begun.is_set()
+        go_on.set()
+        await until(lambda: files._threads._held == 0)
+    assert everything(files) == []

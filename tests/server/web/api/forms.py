@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import SystemClock
 from server.web.api.uploads import read_upload
@@ -37,7 +38,9 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
 
     async def submit(request: Request) -> JSONResponse:
         try:
-            with contextlib.closing(await read_upload(request, config, SystemClock(), fingerprint=True)) as upload:
+            with contextlib.closing(
+                await read_upload(request, config, SystemClock(), StorageThreads(), fingerprint=True)
+            ) as upload:
                 answer = {
                     "code": "ok",
                     "image": hashlib.sha256(upload.image.read()).hexdigest(),

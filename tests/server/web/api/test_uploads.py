@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.types import Receive
 
+from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import Clock, SystemClock
 from server.web.api import uploads
@@ -91,7 +92,7 @@ def request_of(receive: Receive, *headers: tuple[bytes, bytes]) -> Request:
 async def refusal_of(request: Request, settings: Config, clock: Clock | None = None) -> str:
     """Return the code that the upload is refused with."""
     with pytest.raises(TryOnError) as caught:
-        await read_upload(request, settings, clock or SystemClock(), fingerprint=True)
+        await read_upload(request, settings, clock or SystemClock(), StorageThreads(), fingerprint=True)
     return caught.value.code
 
 
@@ -197,7 +198,9 @@ async def test_cancelled_reader_closes_its_files(settings: Config) -> None:
             await asyncio.Event().wait()
         return {"type": "http.request", "body": sent.pop(), "more_body": True}
 
-    reading = asyncio.ensure_future(read_upload(request_of(receive), settings, SystemClock(), fingerprint=True))
+    reading = asyncio.ensure_future(
+        read_upload(request_of(receive), settings, SystemClock(), StorageThreads(), fingerprint=True)
+    )
     await wanted.wait()
     assert len(open_files(settings.uploads_dir)) == 1
     reading.cancel()
