@@ -231,7 +231,7 @@ class Hub:
         _followers(transport).dec()
         self.pings.remove(follower)
         if not remaining:
-            self.queue_news.note(follower.session_id, waits=False)
+            self.queue_news.forget(follower.session_id)
             self._subscriber.unsubscribe(self.registry.channel(follower.session_id))
 
     def release(self, follower: Follower, session: Session) -> None:
@@ -239,21 +239,21 @@ class Hub:
 
         The client has been given the session in this state.
         """
-        if follower not in self.registry:
-            return  # it left while the session was read
-        if session.status is Status.CREATED:
-            self.queue_news.note(session.id, waits=True)
         self.resume(follower, session.seq)
+        if session.status is Status.CREATED:
+            self.queue_news.note(session.id, session.seq, waits=True)
 
     def resume(self, follower: Follower, seq: int) -> None:
         """Deliver what was held, then events as they come.
 
         The client has been given everything up to ``seq``.
         """
+        if follower not in self.registry:
+            return  # it left while the session was read
         holds_end = follower.holds_end
         if not follower.resume(seq):
             self.recovery.catch_up(follower.session_id)
-        elif holds_end:
+        elif holds_end and follower.seq is not None:  # else its connection did not take the end
             self.deliveries.note(follower.session_id)
 
     # -- messages ----------------------------------------------------------------------
@@ -285,7 +285,7 @@ class Hub:
                 self._failed(follower)
         self._handed[kind] += len(everybody)
         if kind in _TRANSITION:
-            self.queue_news.note(everybody[0].session_id, waits=kind == WAITING)
+            self.queue_news.note(everybody[0].session_id, seq, waits=kind == WAITING)
             if kind == TERMINAL:
                 self.deliveries.note_offered(everybody, seq)
             if (now := self._monotonic()) >= self.meter.measure_at:

@@ -34,12 +34,26 @@ class QueueNews:
     def __repr__(self) -> str:
         return f"<QueueNews waiting={len(self._waiting)}>"
 
-    def note(self, session_id: str, *, waits: bool) -> None:
-        """Remember after a transition whether the session waits, or waits again."""
-        if waits:
-            self._waiting.setdefault(session_id, None)
+    def note(self, session_id: str, seq: int, *, waits: bool) -> None:
+        """Remember whether the session waits, when ``seq`` was offered to followers.
+
+        Ignored if a follower has a later transition: then this one was read before it.
+        A session without followers is not remembered: the last one may have left while
+        the transition was read, or because it could not be delivered.
+        """
+        if waits is (session_id in self._waiting):
+            return
+        followers = self._followers.of(session_id)
+        if any(follower.seq is not None and follower.seq > seq for follower in followers):
+            return
+        if waits and followers:
+            self._waiting[session_id] = None
         else:
             self._waiting.pop(session_id, None)
+
+    def forget(self, session_id: str) -> None:
+        """Forget a session whose last follower has left."""
+        self._waiting.pop(session_id, None)
 
     def announced(self, session_id: str) -> Waiting | None:
         """Return the place last announced to a waiting session's followers, or None."""

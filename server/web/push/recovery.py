@@ -185,7 +185,6 @@ class Recovery:
         """Offer an event from the database, in order, so no follower meets a hole."""
         kind, seq = parse_prefix(message)
         frame = message[PREFIX_BYTES:]
-        self._queue_news.note(session_id, waits=kind == WAITING)
 
         def offer(follower: Follower) -> None:
             if follower.seq is not None and follower.seq < seq:
@@ -197,6 +196,7 @@ class Recovery:
         behind: list[Follower] = []
         followers = self._followers.of(session_id)
         self._followers.notify(followers, offer)
+        self._queue_news.note(session_id, seq, waits=kind == WAITING)
         if kind == TERMINAL:
             self._deliveries.note_offered(followers, seq)
         if behind:

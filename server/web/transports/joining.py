@@ -68,9 +68,14 @@ class Joining:
             self.leave(follower, transport=transport)
 
     def show(self, listener: Listener, read: SessionRead) -> None:
-        """Send the snapshot, then follow: what came meanwhile is delivered now."""
+        """Send the snapshot, then follow: what came meanwhile is delivered now.
+
+        A client that has left, or does not take the snapshot, has been given nothing.
+        """
         session = read.session
         listener.snapshot(encode(SnapshotFrame(read.view, read.missed, self._ping_seconds)), session.seq)
+        if listener not in self._hub.registry:
+            return
         _SNAPSHOTS.inc()
         if session.status.terminal:
             self._hub.deliveries.note_shown(session)

@@ -44,6 +44,7 @@ class Outbox(Listener):
     def put(self, frame: bytes) -> None:
         """Append a frame; a full outbox closes the client as too slow."""
         if self.bye is not None:
+            self.seq = None  # the client was not given this
             return
         if len(self._frames) >= OUTBOX_FRAMES:
             self.seq = None  # the client was not given this

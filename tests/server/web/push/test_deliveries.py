@@ -11,9 +11,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from server.config.settings import Config
-from server.domain.session import Session
+from server.domain.bus_message import event_message
+from server.domain.session import AuditEvent, Session
 from server.services import open_services
 from server.web.push import deliveries as receipts
+from server.web.transports.outbox import Outbox
 from server.web.transports.wire import WireSocket
 from testkit.fixtures import StartValkey
 from testkit.running import StartWeb, Web, running_web, until
@@ -255,6 +257,83 @@ async def test_batches_before_an_outage_are_not_repeated(web: Web, monkeypatch: 
     await until(lambda: not web.hub.deliveries._handed)
     assert batches == 4, "what was written down is not written again"
     assert REGISTRY.get_sample_value("tryon_delivered_seconds_count") == before + 5
+
+
+async def test_end_is_not_delivered_to_a_client_that_left_during_a_sync(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client leaves while its new snapshot is read, which shows the end."""
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    read, gate, reading = web.services.sessions.reads.read_again, asyncio.Event(), asyncio.Event()
+
+    async def gated(*args: Any, **options: Any) -> Any:
+        reading.set()
+        await gate.wait()
+        return await read(*args, **options)
+
+    monkeypatch.setattr(type(web.services.sessions.reads), "read_again", staticmethod(gated))
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        await client.send({"type": "sync", "since": 0})
+        await reading.wait()
+    await until(lambda: not web.hub.followers)
+    await web.complete(claim)
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "ws-sync")
+    gate.set()
+    await task
+    assert not web.hub.deliveries._handed
+
+
+async def test_end_is_not_delivered_to_a_client_that_left_without_a_snapshot(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end arrives during a sync, the client leaves, and the read then fails."""
+    session, token = await web.submit()
+    claim = await web.begin(session)
+    gate, reading = asyncio.Event(), asyncio.Event()
+
+    async def away(*args: Any, **options: Any) -> Any:
+        reading.set()
+        await gate.wait()
+        raise Unavailable
+
+    monkeypatch.setattr(type(web.services.sessions.reads), "read_again", staticmethod(away))
+    async with web.follow(session.id, token) as client:
+        await client.next("snapshot")
+        (follower,) = web.hub.registry.all()
+        await client.send({"type": "sync", "since": 0})
+        await reading.wait()
+        await web.complete(claim)
+        await until(lambda: follower.holds_end)
+    await until(lambda: not web.hub.followers)
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "ws-sync")
+    gate.set()
+    await task
+    assert not web.hub.deliveries._handed
+
+
+async def test_end_is_not_delivered_to_a_stream_that_was_closed(web: Web) -> None:
+    """Its unsent frames still leave, but nothing that comes later."""
+    session, _ = await web.submit()
+    stream = Outbox(session.id)
+    web.hub.join(stream, transport="test")
+    stream.resume(1)
+    stream.drain(1000)
+    message = event_message(await ended(web, session), web.services.sessions.access.issue().file)
+    web.hub.receive(web.hub.registry.channel(session.id), message)
+    web.hub.recovery.catch_up(session.id)
+    await until(lambda: not web.hub.recovery._catching_up)
+    assert not web.hub.deliveries._handed
+    web.hub.leave(stream, transport="test")
+
+
+async def ended(web: Web, session: Session) -> AuditEvent:
+    """Cancel a session; return its last event."""
+    await web.services.sessions.cancelling.cancel(session.id, session.owner)
+    story = await web.database.reader.with_events(session.id, 0)
+    assert story is not None
+    return story.events[-1]
 
 
 async def test_notes_are_dropped_above_the_limit(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

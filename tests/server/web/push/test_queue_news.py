@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from server.adapters.database.changes import Moved
 from server.domain.queue_place import Waiting, expected_seconds
 from server.domain.session import Session
 from server.services import Services
@@ -20,7 +21,8 @@ from server.web.push.hub import Hub
 from testkit.fixtures import StartValkey
 from testkit.following import blocks
 from testkit.running import Client, StartWeb, Web, new_session, until
-from tests.server.web.push.kit import Page, join
+from tests.server.web.push.kit import Page, join, message, move
+from tryon.protocol.states import Event
 
 SESSIONS: Final = "/api/tryon/sessions"
 
@@ -272,6 +274,103 @@ async def test_place_is_encoded_once_for_all_followers(
         assert len(frames) == 20
         assert all(frame is frames[0] for frame in frames)
         assert json.loads(frames[0])["queue_position"] == 3
+
+
+# -- forgotten -------------------------------------------------------------------------
+
+
+class Leaver(Page):
+    """A follower that leaves at its next event, as one does that is too slow for it."""
+
+    def __init__(self, session_id: str, hub: Hub) -> None:
+        super().__init__(session_id)
+        self._hub = hub
+
+    def event(self, frame: bytes) -> None:
+        self._hub.leave(self, transport="test")
+
+
+async def requeued(services: Services) -> tuple[Session, Moved]:
+    """Return a session that runs, and how it was requeued."""
+    session = await services.database.writer.insert(new_session())
+    two = await move(services, session, Event.PROCESSING)
+    return two.session, await move(services, two.session, Event.REQUEUED)
+
+
+async def test_session_does_not_wait_without_followers_after_a_read(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last follower leaves while what was missed is read."""
+    running, _ = await requeued(services)
+    page = Page(running.id)
+    read, gate, reading = services.database.reader.with_events, asyncio.Event(), asyncio.Event()
+
+    async def gated(*args: Any) -> Any:
+        reading.set()
+        await gate.wait()
+        return await read(*args)
+
+    monkeypatch.setattr(services.database.reader, "with_events", gated)
+    async with hub.following(page, transport="test"):
+        hub.release(page, running)
+        hub.recovery.catch_up(running.id)
+        await reading.wait()
+    gate.set()
+    await until(lambda: not hub.recovery._catching_up)
+    assert repr(hub.queue_news) == "<QueueNews waiting=0>"
+
+
+async def test_session_does_not_wait_without_followers_after_a_delivery(hub: Hub, services: Services) -> None:
+    """The last follower is dropped by the event that says the session waits."""
+    running, moved = await requeued(services)
+    page = Leaver(running.id, hub)
+    hub.join(page, transport="test")
+    hub.release(page, running)
+    hub.receive(hub.registry.channel(running.id), message(services, moved.event))
+    assert not hub.registry.follows(running.id)
+    assert repr(hub.queue_news) == "<QueueNews waiting=0>"
+
+
+async def test_running_session_does_not_wait_when_it_was_read_before(hub: Hub, services: Services) -> None:
+    """A worker begins between a client's read and its snapshot."""
+    session = await services.database.writer.insert(new_session())
+    page = Page(session.id)
+    async with hub.following(page, transport="test"):
+        moved = await move(services, session, Event.PROCESSING)
+        hub.receive(hub.registry.channel(session.id), message(services, moved.event))
+        page.snapshot(session.seq)
+        hub.release(page, session)
+        assert page.seqs == [1, 2]
+        assert repr(hub.queue_news) == "<QueueNews waiting=0>"
+
+
+async def test_running_session_does_not_wait_when_its_beginning_is_swept(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep has read `created`, and `processing` arrives before it is fed."""
+    read, gate, reading = services.database.feed.page, asyncio.Event(), asyncio.Event()
+
+    async def gated(cursor: Any) -> Any:
+        page = await read(cursor)
+        reading.set()
+        await gate.wait()
+        return page
+
+    async with contextlib.AsyncExitStack() as stack:
+        session = await services.database.writer.insert(new_session())
+        page = Page(session.id)
+        await join(hub, services, page, stack)
+        assert repr(hub.queue_news) == "<QueueNews waiting=1>"
+        monkeypatch.setattr(services.database.feed, "page", gated)
+        before = hub.recovery._cursor
+        hub.recovery._sweep_wanted.set()
+        await reading.wait()
+        moved = await move(services, session, Event.PROCESSING)
+        hub.receive(hub.registry.channel(session.id), message(services, moved.event))
+        gate.set()
+        await until(lambda: hub.recovery._cursor is not before)
+        assert page.seqs == [1, 2]
+        assert repr(hub.queue_news) == "<QueueNews waiting=0>"
 
 
 # -- full ------------------------------------------------------------------------------
