@@ -10,22 +10,24 @@ nets read it, each for what passes the one above:
 1. *Catch up.* A follower that is offered ``seq`` 5 while it has 3 reports a hole. One
    task per session reads everything after the ``seq`` of the follower that is furthest
    behind and offers it to all followers. Each drops what it has, so offering twice does
-   no harm. A hole that is reported while the task reads makes it read once more: the
-   new follower may be further behind than the one it reads for.
+   no harm. A hole that is reported while the task reads or offers makes it read once
+   more: a new follower may be further behind than the one it read for.
 2. *Sweep.* Every ``sweep_seconds``, and at once after a reconnect, it reads the events
    committed since the last sweep (a cursor in commit order) and feeds those of
    followed sessions. The cost is what happened, not how many clients are connected,
    and a page of it at a time: after a full page the next sweep follows at once.
    While the probe does not come back, the sweep runs every second: it then carries all
-   events. The first sweep has no cursor: it takes one and then checks every session,
-   because earlier commits lie before that cursor.
+   events. So it does after a sweep that failed. The first sweep has no cursor: it takes
+   one and then checks every session, because earlier commits lie before that cursor.
 3. *Tombstones.* An erased session has no events any more. The sweep also reads the
    tombstones left since the last one. They hold an HMAC of the id, not the id; the
    registry knows which followed session would leave which.
 4. *Check.* Once a minute every followed session's ``seq`` is compared with its
-   followers', in batches spread over the minute. This finds what nothing told: a
-   process cut off from the database for longer than tombstones are kept. A session
-   without a row was erased; its age tells whether it expired or was deleted.
+   followers', in parts spread over the minute. This finds what nothing told: a process
+   cut off from the database for longer than tombstones are kept. A session without a
+   row was erased; its age tells whether it expired or was deleted. A session belongs to
+   the same part every time, so its first check is never more than a minute away. A
+   follower that is not released yet holds the newest event and compares it itself.
 
 All four end in :meth:`Recovery._feed` or :meth:`Recovery._end`, which offer frames as
 the hub does for messages from Redis. The order of offers is free: the rule in
@@ -74,8 +76,14 @@ log = logging.getLogger("tryon.hub")
 SWEEP_WITHOUT_REDIS_SECONDS: Final = 1.0
 """Time between two sweeps while Redis does not deliver."""
 
+FAILED_SWEEP_SECONDS: Final = 1.0
+"""Maximum time after which a sweep that failed is tried again."""
+
 CHECK_SECONDS: Final = 60.0
-"""Time in which every followed session is checked once."""
+"""Maximum time from joining to the first check, and between two checks of a session."""
+
+CHECK_PARTS: Final = 12
+"""Number of parts of a check; each begins with a look at all followed sessions."""
 
 CHECK_BATCH: Final = 100
 """Sessions per statement of a check; 400 keep the loop busy for 7 ms."""
@@ -87,6 +95,7 @@ class Recovery:
     __slots__ = (
         "_access",
         "_catching_up",
+        "_check_part",
         "_clock",
         "_cursor",
         "_database_clock",
@@ -99,6 +108,7 @@ class Recovery:
         "_queue_news",
         "_reader",
         "_retention_seconds",
+        "_stopped",
         "_sweep_seconds",
         "_sweep_wanted",
     )
@@ -138,12 +148,15 @@ class Recovery:
         self._catching_up: dict[str, asyncio.Task[None]] = {}
         self._holes: set[str] = set()
         """Sessions with a hole that was reported after the last read began."""
+        self._check_part = 0
+        self._stopped = False
 
     def __repr__(self) -> str:
         return f"<Recovery cursor={self._cursor} catching_up={len(self._catching_up)}>"
 
     async def stop(self) -> None:
-        """Cancel the reads that are under way and wait for their end."""
+        """Cancel the reads that are under way and wait for their end; begin no more."""
+        self._stopped = True
         tasks = tuple(self._catching_up.values())
         for task in tasks:
             task.cancel()
@@ -154,25 +167,27 @@ class Recovery:
 
     def catch_up(self, session_id: str) -> None:
         """Read what is missing after a hole, once for all followers of the session."""
+        if self._stopped:
+            return
         self._holes.add(session_id)
         if session_id not in self._catching_up:
             task = asyncio.create_task(self._read_missing(session_id), name=f"catch-up {session_id}")
             self._catching_up[session_id] = task
 
     async def _read_missing(self, session_id: str) -> None:
-        again = True
+        before: int | None = None
         try:
-            while again:
+            while session_id in self._holes:
                 self._holes.discard(session_id)
                 seqs = (follower.seq for follower in self._followers.of(session_id))
                 behind = min((seq for seq in seqs if seq is not None), default=None)
-                if behind is None:
-                    return
+                if behind is None or behind == before:
+                    return  # no follower is left, or the database lacks the event too
                 story = await self._reader.with_events(session_id, behind)
-                again = session_id in self._holes  # of a follower that may be further behind
                 link = self._access.issue().file
                 for event in story.events if story else ():
                     self._feed(session_id, event_message(event, link))
+                before = behind
         except Unavailable:
             pass  # the sweep reads it when the database is back
         except Exception:
@@ -213,22 +228,25 @@ class Recovery:
     # -- sweep -------------------------------------------------------------------------
 
     async def run_sweeps(self) -> None:
-        """Sweep for ever; a sweep that fails is followed by the next one."""
+        """Sweep for ever; a sweep that fails is soon followed by the next one."""
         while True:
+            rest_seconds = self._sweep_seconds
             try:
                 await self._sweep()
-            except Unavailable as error:
-                log.warning("The sweep could not read the database: %s", error.detail)
-            except Exception:
-                log.exception("The sweep failed and will be tried again")
-            await self._rest()
+            except Exception as error:
+                rest_seconds = min(rest_seconds, FAILED_SWEEP_SECONDS)
+                if isinstance(error, Unavailable):
+                    log.warning("The sweep could not read the database: %s", error.detail)
+                else:
+                    log.exception("The sweep failed and will be tried again")
+            await self._rest(rest_seconds)
 
-    async def _rest(self) -> None:
+    async def _rest(self, seconds: float) -> None:
         """Wait until the next sweep is due.
 
         Redis may become unavailable in the middle of a long rest, so look every second.
         """
-        end = self._clock.monotonic() + self._sweep_seconds
+        end = self._clock.monotonic() + seconds
         while (left := end - self._clock.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, SWEEP_WITHOUT_REDIS_SECONDS)):
@@ -244,7 +262,7 @@ class Recovery:
         """
         if self._cursor is None:
             cursor = await self._database_feed.cursor()
-            for batch in self._batches():  # earlier commits lie before the cursor
+            for batch in _batches(self._followers.session_ids()):  # earlier commits lie before the cursor
                 await self._check(batch)
             self._cursor = cursor
             return
@@ -268,18 +286,20 @@ class Recovery:
     # -- check -------------------------------------------------------------------------
 
     async def next_check(self) -> None:
-        """Check every followed session, spread over :data:`CHECK_SECONDS`."""
-        batches = self._batches()
-        pause = CHECK_SECONDS / max(1, len(batches))
+        """Check the next part of the followed sessions, spread over the part's time.
+
+        Its last session waits a part longer than its first, so that each part has its
+        share of one part more. A part that fails is checked again.
+        """
+        ids = [each for each in self._followers.session_ids() if hash(each) % CHECK_PARTS == self._check_part]
+        batches = _batches(ids)
+        pause = CHECK_SECONDS / (CHECK_PARTS + 1) / max(1, len(batches))
         for batch in batches:
-            await asyncio.sleep(pause)
             await self._check(batch)
+            await asyncio.sleep(pause)
         if not batches:
             await asyncio.sleep(pause)
-
-    def _batches(self) -> list[list[str]]:
-        ids = self._followers.session_ids()
-        return [ids[start : start + CHECK_BATCH] for start in range(0, len(ids), CHECK_BATCH)]
+        self._check_part = (self._check_part + 1) % CHECK_PARTS
 
     async def _check(self, session_ids: Collection[str]) -> None:
         newest = await self._reader.seqs(session_ids)
@@ -289,9 +309,11 @@ class Recovery:
             seqs = [follower.seq for follower in followers if follower.seq is not None]
             seq = newest.get(session_id)
             if seq is None:
-                if any(follower.admitted for follower in followers):  # else there may never have been a row
-                    self._end(session_id, self._probable_reason(session_id))
-            elif seqs and min(seqs) < seq:
+                self._end(session_id, self._probable_reason(session_id))
+                continue
+            if len(seqs) < len(followers):
+                seqs.append(seq - 1)  # of the ones that are not released yet
+            if seqs and min(seqs) < seq:
                 behind[session_id] = min(seqs)
         if behind:
             link = self._access.issue().file
@@ -307,3 +329,7 @@ class Recovery:
         """
         age_seconds = self._database_clock.now() - uuid.UUID(session_id).int / 2**80 / 1000
         return GoneReason.EXPIRED if age_seconds >= self._retention_seconds else GoneReason.DELETED
+
+
+def _batches(session_ids: list[str]) -> list[list[str]]:
+    return [session_ids[start : start + CHECK_BATCH] for start in range(0, len(session_ids), CHECK_BATCH)]

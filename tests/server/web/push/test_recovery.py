@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import Any
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import pytest
 
@@ -15,10 +19,15 @@ from server.domain.bus_message import progress_message
 from server.domain.session import Progress
 from server.domain.tokens import Signer
 from server.services import Services, open_services
+from server.system.randomness import SystemRandomness
+from server.web.push import hub as hub_module
 from server.web.push import recovery as recovery_module
+from server.web.push.followers import Followers
 from server.web.push.hub import Hub
+from server.web.push.recovery import Recovery
 from testkit.fixtures import StartValkey
 from testkit.running import new_session, until
+from testkit.virtual_time import VirtualLoop, run_virtually
 from tests.server.web.push.kit import (
     MakeConfig,
     Page,
@@ -195,6 +204,50 @@ async def test_check_finds_changes_that_nothing_delivered(config: MakeConfig, mo
         hub.leave(stranger, transport="test")
 
 
+class Looks:
+    """A reader that notes when each session is looked at."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[float]] = defaultdict(list)
+
+    async def seqs(self, session_ids: list[str]) -> dict[str, int]:
+        for session_id in session_ids:
+            self.times[session_id].append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.01)
+        return dict.fromkeys(session_ids, 1)
+
+
+@pytest.mark.parametrize("sessions", [1, 30, 3000])
+def test_first_check_is_a_minute_away_at_most(sessions: int) -> None:
+    """Sessions join over two minutes; then each is looked at once in a minute."""
+    loop, chance, looks = VirtualLoop(), random.Random(sessions), Looks()
+    pages = [Page(new_session().id) for _ in range(sessions)]
+    joined: dict[str, float] = {}
+
+    async def run() -> None:
+        followers = Followers(channel=str, signer=Signer(["a secret key of the tests"]), randomness=SystemRandomness())
+        parts: dict[str, Any] = dict.fromkeys(
+            ("sweep_wanted", "database_clock", "feed", "access", "probe", "queue_news", "deliveries", "meter", "clock")
+        )
+        recovery = Recovery(
+            sweep_seconds=4.0, retention_seconds=60.0, reader=cast(Any, looks), followers=followers, **parts
+        )
+        checks = asyncio.create_task(hub_module._repeat(recovery.next_check))
+        for page in pages:
+            await asyncio.sleep(chance.uniform(0, 240 / sessions))
+            joined[page.session_id] = loop.time()
+            followers.add(page)
+            page.resume(1)
+        await asyncio.sleep(200)
+        checks.cancel()
+
+    run_virtually(run(), loop)
+    firsts = [looks.times[session_id][0] - at for session_id, at in joined.items()]
+    assert max(firsts) <= recovery_module.CHECK_SECONDS
+    rests = [after - before for times in looks.times.values() for before, after in itertools.pairwise(times)]
+    assert 50 < min(rests) <= max(rests) <= recovery_module.CHECK_SECONDS
+
+
 async def test_check_reports_an_old_session_as_expired(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a tombstone the age in the id decides between expiry and deletion."""
     monkeypatch.setattr(recovery_module, "CHECK_SECONDS", 0.1)
@@ -252,3 +305,128 @@ async def test_tombstone_lookup_does_not_hash_every_session(
     for page in pages:
         hub.leave(page, transport="test")
     assert hub.registry._erasable == {}, "nothing is kept of who has left"
+
+
+# -- a follower that comes or leaves while the database is read ------------------------
+
+
+class GatedRead:
+    """A read of the database whose answer waits for :attr:`gate`."""
+
+    def __init__(self, read: Callable[..., Awaitable[Any]]) -> None:
+        self._read = read
+        self.gate, self.done = asyncio.Event(), asyncio.Event()
+        self.count = 0
+
+    async def __call__(self, *args: Any) -> Any:
+        self.count += 1
+        answer = await self._read(*args)
+        self.done.set()
+        await self.gate.wait()
+        return answer
+
+
+async def test_hole_is_filled_when_it_is_found_while_filling(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower further behind is released while the hole of another one is read."""
+    session = await services.database.writer.insert(new_session())
+    ahead, behind = Page(session.id), Page(session.id)
+    two = await move(services, session, Event.PROCESSING)
+    three = await move(services, two.session, Event.REQUEUED)
+    four = await move(services, three.session, Event.PROCESSING)
+    read = GatedRead(services.database.reader.with_events)
+    monkeypatch.setattr(services.database.reader, "with_events", read)
+    async with hub.following(ahead, transport="test"):
+        hub.release(ahead, two.session)
+        hub.receive(hub.registry.channel(session.id), message(services, four.event))
+        await read.done.wait()
+        async with hub.following(behind, transport="test"):
+            hub.release(behind, session)  # it holds nothing, so it knows of no hole
+            read.gate.set()
+            await until(lambda: ahead.seqs == [3, 4], seconds=3)
+            await until(lambda: behind.seqs == [2, 3, 4], seconds=3)
+
+
+async def test_event_that_the_database_lacks_is_not_read_for_ever(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restored backup, say: the hole stays, and costs one read."""
+    session = await services.database.writer.insert(new_session())
+    two = await move(services, session, Event.PROCESSING)
+    three = await move(services, two.session, Event.REQUEUED)
+    story = await services.database.reader.with_events(session.id, 2)
+    assert story is not None
+    reads = 0
+
+    async def without_two(*args: Any) -> SessionWithEvents:
+        nonlocal reads
+        reads += 1
+        return story
+
+    monkeypatch.setattr(services.database.reader, "with_events", without_two)
+    page = Page(session.id)
+    async with hub.following(page, transport="test"):
+        hub.release(page, session)
+        hub.receive(hub.registry.channel(session.id), message(services, three.event))
+        await until(lambda: not hub.recovery._catching_up)
+    assert (reads, page.seqs) == (1, [])
+
+
+@pytest.mark.parametrize("erased", [False, True], ids=["moved", "erased"])
+async def test_first_sweep_covers_a_follower_that_is_still_reading(
+    services: Services, monkeypatch: pytest.MonkeyPatch, erased: bool
+) -> None:
+    """The session was read before a commit that lies before the first cursor."""
+    cursor = GatedRead(services.database.feed.cursor)
+    monkeypatch.setattr(services.database.feed, "cursor", cursor)
+    hub = make_hub(services)
+    session = await services.database.writer.insert(new_session())
+    page = Page(session.id)
+    lost: Awaitable[object]
+    lost = services.database.writer.erase([session.id]) if erased else move(services, session, Event.PROCESSING)
+    async with hub.following(page, transport="test"):
+        await lost  # and its message
+        async with hub.running():
+            cursor.gate.set()
+            await until(lambda: hub.recovery._cursor is not None)
+            assert page.told == []
+            page.snapshot(session.seq)
+            hub.release(page, session)  # as it was read
+            await until(lambda: page.told == ["snapshot 1", "gone deleted" if erased else 2], seconds=3)
+
+
+async def test_failed_sweep_is_tried_again_soon(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a whole period: a reconnect may have asked for it."""
+    monkeypatch.setattr(recovery_module, "FAILED_SWEEP_SECONDS", 0.05)
+    async with followed(config(sweep_seconds=60.0), sessions=1) as (services, hub, (page,)):
+        await without_sweeps(hub)
+        read, failures = services.database.feed.page, 0
+
+        async def failing(cursor: Any) -> Any:
+            nonlocal failures
+            if failures < 2:
+                failures += 1
+                raise Unavailable
+            return await read(cursor)
+
+        monkeypatch.setattr(services.database.feed, "page", failing)
+        session = await services.database.reader.get(page.session_id)
+        assert session is not None
+        await move(services, session, Event.PROCESSING)  # its publish is lost
+        hub.recovery._sweep_wanted.set()
+        await until(lambda: page.seqs == [1, 2], seconds=5)
+
+
+async def test_no_read_begins_when_the_hub_has_stopped(services: Services) -> None:
+    """A message that shows a hole may arrive while the hub stops."""
+    hub = make_hub(services)
+    async with hub.running():
+        pass
+    session = await services.database.writer.insert(new_session())
+    page = Page(session.id)
+    hub.join(page, transport="test")
+    page.resume(1)
+    hub.recovery.catch_up(session.id)
+    assert not hub.recovery._catching_up
+    hub.leave(page, transport="test")
