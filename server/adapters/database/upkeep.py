@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, func, select
 
 from server.adapters.database import engine, tables, tombstones
 from server.adapters.database.engine import Connections
@@ -15,8 +15,13 @@ SCRUB_BUSY_MS: Final = 100
 the scrub is tried again later.
 """
 
+EVENTS_A_SEARCH: Final = 50_000
+"""Events among which strays are searched at a time; takes some 60 ms."""
+
 STRAYS_A_STATEMENT: Final = 500
 """Maximum events deleted in one statement; both databases have limits."""
+
+_e: Final = tables.events
 
 
 class Upkeep:
@@ -48,19 +53,32 @@ class Upkeep:
     async def delete_stray_events(self) -> int:
         """Delete events that belong to no session, and return how many; normally 0.
 
-        They are looked for without a lock: the search reads every event, and writers
-        on SQLite would wait for it.
+        Every event is looked at, so this is done in parts, and without a lock: writers
+        on SQLite need not wait for it, and no part takes as long as a lost connection.
         """
-        events, sessions = tables.events.c, tables.sessions.c
-        # NOT IN would compare each with each once PostgreSQL has no memory for a hash.
-        stray = select(events.position).where(~exists().where(sessions.id == events.session_id))
+        after, count = 0, 0
+        while (end := await self._end_of_part(after)) is not None:
+            strays = await self._stray_events(after, end)
+            for start in range(0, len(strays), STRAYS_A_STATEMENT):
+                some = strays[start : start + STRAYS_A_STATEMENT]
+                async with self._connections.write() as connection:
+                    await connection.execute(delete(_e).where(_e.c.position.in_(some)))
+            after, count = end, count + len(strays)
+        return count
+
+    async def _end_of_part(self, after: int) -> int | None:
+        """Return the position of the last of some events after this one, if any."""
+        part = select(_e.c.position).where(_e.c.position > after).order_by(_e.c.position).limit(EVENTS_A_SEARCH)
         async with self._connections.read() as connection:
-            positions = list((await connection.execute(stray.order_by(events.position))).scalars())
-        for start in range(0, len(positions), STRAYS_A_STATEMENT):
-            some = positions[start : start + STRAYS_A_STATEMENT]
-            async with self._connections.write() as connection:
-                await connection.execute(delete(tables.events).where(events.position.in_(some)))
-        return len(positions)
+            end: int | None = (await connection.execute(select(func.max(part.subquery().c.position)))).scalar_one()
+        return end
+
+    async def _stray_events(self, after: int, end: int) -> list[int]:
+        # NOT IN would compare each with each once PostgreSQL has no memory for a hash.
+        owned = exists().where(tables.sessions.c.id == _e.c.session_id)
+        strays = select(_e.c.position).where(_e.c.position > after, _e.c.position <= end, ~owned)
+        async with self._connections.read() as connection:
+            return list((await connection.execute(strays)).scalars())
 
     async def delete_old_tombstones(self) -> int:
         """Delete tombstones older than ``TOMBSTONE_SECONDS``, and return how many."""

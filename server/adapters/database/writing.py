@@ -56,7 +56,7 @@ from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.engine import Connections
 from server.adapters.database.errors import mapped_insert_errors
 from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, family_of, to_json, to_session
-from server.adapters.database.tables import database_time
+from server.adapters.database.tables import database_time, statement_time
 from server.adapters.database.tombstones import add_tombstones
 from server.adapters.database.transitions import add_event, move
 from server.domain.session import AuditEvent, Session
@@ -257,7 +257,8 @@ class SessionWriter:
 
         For the case that the clock was set back, which would keep sessions for longer.
         """
-        deadline, expiry = database_time(deadline_seconds), database_time(retention_seconds)
+        # Upper bounds: a wait for a lock makes them no worse.
+        deadline, expiry = statement_time(deadline_seconds), statement_time(retention_seconds)
         sessions = update(tables.sessions)
         async with self._connections.write() as connection:
             await connection.execute(sessions.where(UNFINISHED, _s.deadline_at > deadline).values(deadline_at=deadline))

@@ -41,7 +41,8 @@ def _statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
     statements: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, sql: str, parameters: Any, context: Any, many: bool) -> None:
-        statements.append((sql, parameters))
+        if not sql.startswith("INSERT"):  # looks for no row, and could not be run twice
+            statements.append((sql, parameters[0] if many else parameters))
 
     engine = database.connections.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
