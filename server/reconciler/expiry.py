@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from server.adapters.database.due import DueSessions
@@ -23,8 +24,8 @@ from tryon.protocol.states import GoneReason
 log = logging.getLogger("tryon.reconciler")
 
 EXPIRED_AT_ONCE: Final = 1000
-"""Maximum expired sessions read in one pass, those that wait for their removal not
-counted.
+"""Expired sessions of a page; a pass reads two pages at most, however many wait for
+their removal.
 """
 
 FAILURES_IN_A_ROW: Final = 10
@@ -45,13 +46,18 @@ class _Ended:
     """The pause before that."""
 
 
+def _place(session: Session) -> tuple[datetime, str]:
+    """Return the place of a session among the expired ones."""
+    return session.expires_at, session.id
+
+
 class Expiry:
     """Ends expired sessions, then removes them.
 
     The two don't wait for each other: a storage that fails, or answers nothing, delays
     no notification and no pass. State: the sessions that have ended and are not removed
-    yet, and the removal that is under way. The rows remember them, too, for the process
-    that comes after this one.
+    yet, the removal that is under way, and how far the expired sessions were read. The
+    rows remember them, too, for the process that comes after this one.
     """
 
     def __init__(
@@ -70,6 +76,12 @@ class Expiry:
         self._clock = clock
         self._ended: dict[str, _Ended] = {}
         self._removing: asyncio.Task[bool] | None = None
+        self._walked: Session | None = None
+        """The last session of the page that was read in the last pass; None if that was
+        the last page.
+        """
+        self._newest: Session | None = None
+        """The session that expired last of all that were read."""
 
     def __repr__(self) -> str:
         return f"<Expiry ended={len(self._ended)} removing={self._removing is not None}>"
@@ -101,8 +113,7 @@ class Expiry:
 
     async def _end_expired(self) -> bool:
         """Notify the clients of sessions that expired; return whether some are left."""
-        limit = EXPIRED_AT_ONCE + len(self._ended)
-        expired = await self._due.expired(limit=limit)
+        expired, full = await self._read_expired()
         new = [each for each in expired if each.id not in self._ended]
         if new:
             log.info("Found %d expired sessions to clean up", len(new))
@@ -112,9 +123,29 @@ class Expiry:
             for each in new:
                 reason = GoneReason.DELETED if each.id in deleted else GoneReason.EXPIRED
                 self._ended[each.id] = _Ended(each, reason, now)
-        rows = {each.id for each in expired}
-        self._ended = {id: each for id, each in self._ended.items() if id in rows}  # others may have removed some
-        return len(expired) == limit
+        return full
+
+    async def _read_expired(self) -> tuple[list[Session], bool]:
+        """Read expired sessions; return them, and whether more are to be read at once.
+
+        The new ones stand behind those that wait for their removal, which may be very
+        many: so read a page behind the newest. Another page wanders through all of
+        them, a pass at a time, for those that an earlier page did not have: their
+        commit stalled, or the clock was set back.
+        """
+        page = await self._due.expired(after=self._walked, limit=EXPIRED_AT_ONCE)
+        self._note_newest(page)
+        if len(page) < EXPIRED_AT_ONCE:
+            self._walked = None
+            return page, False
+        self._walked = page[-1]
+        new = await self._due.expired(after=self._newest, limit=EXPIRED_AT_ONCE)
+        self._note_newest(new)
+        return page + new, len(new) == EXPIRED_AT_ONCE
+
+    def _note_newest(self, page: Sequence[Session]) -> None:
+        if page and (self._newest is None or _place(page[-1]) > _place(self._newest)):
+            self._newest = page[-1]
 
     def _due_for_removal(self) -> list[_Ended]:
         """Return the sessions whose removal is to be tried now, new ones first.

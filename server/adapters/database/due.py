@@ -47,7 +47,8 @@ _DUE: Final = (
 _EXPIRED: Final = (
     select(*SESSION_COLUMNS)
     .where(_s.expires_at <= statement_time())
-    .order_by(_s.expires_at)
+    .where(tuple_(_s.expires_at, _s.id) > tuple_(_AFTER, bindparam("after_id", type_=_s.id.type)))
+    .order_by(_s.expires_at, _s.id)
     .limit(bindparam("most", type_=Integer))
 )
 _LONG_WAITING: Final = (
@@ -87,10 +88,15 @@ class DueSessions:
             rows = await connection.execute(_DUE, {"after": since[0], "after_id": since[1], "most": limit})
             return [to_session(row) for row in rows.all()]
 
-    async def expired(self, *, limit: int) -> list[Session]:
-        """Return sessions whose retention has ended, the longest expired first."""
+    async def expired(self, *, after: Session | None = None, limit: int) -> list[Session]:
+        """Return sessions whose retention has ended, the longest expired first.
+
+        ``limit`` at a time; ``after`` is the last one of the page before.
+        """
+        since = (_BEGINNING, _NIL) if after is None else (after.expires_at, after.id)
         async with self._connections.read() as connection:
-            return [to_session(row) for row in (await connection.execute(_EXPIRED, {"most": limit})).all()]
+            rows = await connection.execute(_EXPIRED, {"after": since[0], "after_id": since[1], "most": limit})
+            return [to_session(row) for row in rows.all()]
 
     async def long_waiting(self, *, seconds: float) -> list[Queued]:
         """Return all sessions that have waited for a worker for at least ``seconds``.

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from server.adapters.database import tables
 from server.adapters.database.tables import database_time
 from server.domain.session import Session
-from server.reconciler import timing
+from server.reconciler import expiry, timing
 from server.reconciler.expiry import FAILURES_IN_A_ROW
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
@@ -266,3 +266,49 @@ async def test_silent_redis_delays_no_erasure(config: MakeConfig, start_valkey: 
             assert web.database.clock.now() - sessions[-1].expires_at.timestamp() < 5
         finally:
             valkey.resume()
+
+
+async def test_pass_reads_few_of_many_sessions_that_wait_for_removal(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty cannot be removed; each pass reads two pages, and ends the new ones."""
+    monkeypatch.setattr(expiry, "EXPIRED_AT_ONCE", 3)
+    async with open_services(config()) as services:
+        reconciler, ending = services.reconciling.reconciler, services.reconciling.expiry
+        read: list[int] = []
+        expired = services.database.due.expired
+
+        async def counted(*, after: Session | None = None, limit: int) -> list[Session]:
+            page = await expired(after=after, limit=limit)
+            read.append(len(page))
+            return page
+
+        async def failing(keys: Iterable[str]) -> list[str]:
+            raise Unavailable
+
+        monkeypatch.setattr(services.database.due, "expired", counted)
+        sessions = [await submitted(services) for _ in range(20)]
+        for each in sessions:
+            await expire(services, each)
+        with monkeypatch.context() as patch:
+            patch.setattr(services.files, "delete", failing)
+            while len(ending._ended) < len(sessions):
+                await reconciler.maintain()
+            await reconciler.maintain()
+            new = await submitted(services)
+            await expire(services, new)
+            read.clear()
+            await reconciler.maintain()
+            assert new.id in ending._ended
+            assert sum(read) <= 6
+            overtaken = await submitted(services)
+            async with services.database.connections.write() as connection:
+                row = update(tables.sessions).where(tables.sessions.c.id == overtaken.id)
+                await connection.execute(row.values(expires_at=database_time(-60)))
+            async with asyncio.timeout(10):
+                while overtaken.id not in ending._ended:
+                    await reconciler.maintain()
+            assert max(read) <= 3
+        async with asyncio.timeout(10):
+            while not await removed(services, sessions[0].id):
+                pass
