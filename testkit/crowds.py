@@ -51,7 +51,8 @@ async def add_sessions(database: Database, counts: Mapping[Status, int]) -> None
             await add_events(database, first=first, count=count)
         first += count
     if not database.connections.sqlite:
-        async with database.connections.read() as connection:
+        engine = database.connections.engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
             await connection.exec_driver_sql("VACUUM ANALYZE")
 
 
@@ -74,5 +75,5 @@ async def _insert(database: Database, template: str, *, first: int, count: int, 
         "xact": _XACT[kind],
     }
     statement = template.format(**words, **{name: value.format(**texts) for name, value in values.items()})
-    async with database.connections.write() as connection:
+    async with database.connections.engine.begin() as connection:  # bounded reads and writes are too short for it
         await connection.exec_driver_sql(statement)

@@ -134,8 +134,8 @@ class SessionReader:
         self, column: ColumnElement[str], values: Collection[str], *conditions: ColumnElement[bool]
     ) -> set[str]:
         found: set[str] = set()
-        async with self._connections.read() as connection:
-            for some in _chunks(values):
+        for some in _chunks(values):  # each a read of its own: all together may take longer than one may
+            async with self._connections.read() as connection:
                 rows = await connection.execute(select(column).where(*conditions, column.in_(some)))
                 found.update(rows.scalars())
         return found
