@@ -208,6 +208,7 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
         files=adapters.files,
         writer=adapters.database.writer,
         reader=adapters.database.reader,
+        commits=adapters.database.commits,
         queueing=queueing,
         queue_places=queue_places,
         clock=adapters.clock,

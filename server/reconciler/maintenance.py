@@ -62,5 +62,6 @@ class Maintenance:
                 with contextlib.suppress(Unavailable, TimeoutError):
                     async with asyncio.timeout(timing.END_SECONDS):
                         await self._chores.drop_leases()
+                        await self._submissions.clean_up_failed_uploads()
                         if self._erased_bytes.in_log:
                             await self._cleanup.scrub()

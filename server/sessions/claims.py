@@ -39,6 +39,8 @@ class Claim:
 
     session: Session
     reports: ProgressReports = field(repr=False, compare=False)
+    unconfirmed: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Results that a commit may name which was not confirmed: they are not deleted."""
 
     @property
     def attempt(self) -> int:
@@ -133,18 +135,20 @@ class Claims:
         """Store the output, then move the session to completed.
 
         Return False if the claim was lost; then its output is deleted again. Raises
-        StorageFull, Unavailable.
+        StorageFull, Unavailable. The output stays when the commit was not confirmed: it
+        may still go through, and else the session's erasure finds the file.
         """
         await claim.reports.end()
         key = output_key(claim.session.id, claim.attempt, extension)
         await self._files.put(key, data)
-        moved = None
         try:
             moved = await self._change(claim, Complete(key), strict=True)
-        finally:
-            if moved is None:  # the claim that loses the compare-and-set deletes its own file
+        except BaseException:
+            claim.unconfirmed.add(key)
+            raise
+        if moved is None:  # the claim that loses the compare-and-set deletes its own file
+            if key not in claim.unconfirmed:
                 await asyncio.shield(self._discard_output(claim.session.id, key))
-        if moved is None:
             return False
         log.info("Session %s completed successfully", claim.session.id)
         with contextlib.suppress(QueueUnavailable):

@@ -2,17 +2,21 @@
 
 Order of a submission: files, then the row with its first event in one transaction,
 then, after the commit, the queue. A failure before the commit leaves neither file nor
-row; a failure after it is repaired by the reconciler.
+row; a failure after it is repaired by the reconciler. If the commit was not confirmed,
+the files stay until it is certain that no row of theirs will appear.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import Final
 
 from server.adapters.database.changes import NewSession
+from server.adapters.database.commits import Commits
 from server.adapters.database.errors import Taken
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
@@ -31,6 +35,11 @@ from tryon.protocol.states import Event, Status
 from tryon.protocol.views import Params
 
 log = logging.getLogger("tryon.sessions")
+
+REFUSALS: Final = (Taken, NotFound, errors.StorageFull)
+"""Errors of an insert after which its row certainly does not exist; after any other the
+commit may still go through.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +63,22 @@ class Idempotency:
         return cls(hashlib.sha256(key.encode()).hexdigest(), fingerprint)
 
 
+@dataclass(slots=True)
+class _Undecided:
+    """The files of an upload that failed, and may or may not have a row.
+
+    ``mark``: every transaction below it must end first; None: not asked for yet.
+    """
+
+    keys: list[str]
+    mark: int | None = None
+
+
 class Submissions:
     """Creates sessions: stores the photos, commits the row and enqueues it.
 
-    State: the files of failed uploads. They stay until the database is available to
-    decide whether the commit went through.
+    State: the files of failed uploads. They stay until it is certain that no commit of
+    theirs will go through.
     """
 
     def __init__(
@@ -67,6 +87,7 @@ class Submissions:
         files: Files,
         writer: SessionWriter,
         reader: SessionReader,
+        commits: Commits,
         queueing: Queueing,
         queue_places: QueuePlaces,
         clock: Clock,
@@ -81,12 +102,13 @@ class Submissions:
         self._files = files
         self._writer = writer
         self._reader = reader
+        self._commits = commits
         self._queueing = queueing
         self._queue_places = queue_places
         self._clock = clock
         self._randomness = randomness
-        self._undecided: dict[str, list[str]] = {}
-        """Files of failed uploads, by a session id that may or may not have a row."""
+        self._undecided: dict[str, _Undecided] = {}
+        """The failed uploads, by session id."""
 
     def __repr__(self) -> str:
         return f"<Submissions undecided={len(self._undecided)}>"
@@ -103,7 +125,8 @@ class Submissions:
     ) -> Session:
         """Store the photos, commit the session with its first event, then enqueue it.
 
-        A failure before the commit leaves neither file nor row. A failed enqueue is not
+        A failure leaves neither file nor row, the files at the latest when it is
+        certain that their row was not committed. A failed enqueue is not
         the caller's: the row is safe and the enqueue is retried. Raises StorageFull,
         Unavailable, and Taken if another request used the idempotency key meanwhile.
         """
@@ -185,14 +208,18 @@ class Submissions:
     async def _create(self, files: dict[str, bytes], new: NewSession) -> Session:
         """Store the files, then the row with its first event, then enqueue."""
         keys = list(files)
+        inserting = False
         try:
             for key, data in files.items():
                 await self._files.put(key, data)
+            inserting = True
             session = await self._writer.insert(new)
-        except BaseException:
+        except BaseException as error:
             # Also when the client has disconnected: an upload that has no row may leave
             # no file.
-            await asyncio.shield(self._discard(new.id, keys))
+            self._undecided[new.id] = _Undecided(keys)
+            if not inserting or isinstance(error, REFUSALS):
+                await asyncio.shield(self._discard(new.id))
             raise
         for key in keys:
             log.info("Saved input file: %s", key)
@@ -202,20 +229,34 @@ class Submissions:
             self._queue_places.join(session.id, position)
         return session
 
-    async def _discard(self, session_id: str, keys: list[str]) -> None:
-        """Delete the files of an upload that failed, unless its commit went through.
+    async def _discard(self, session_id: str) -> None:
+        """Delete the files of an upload that certainly has no row.
 
-        While the database is unavailable, the files are remembered: a photo without a
+        While the storage is unavailable, the files are remembered: a photo without a
         session must not stay for hours.
         """
-        try:
-            if not await self._reader.ids_among([session_id]):
-                await self._files.delete(keys)
+        with contextlib.suppress(errors.Unavailable):
+            await self._files.delete(self._undecided[session_id].keys)
             self._undecided.pop(session_id, None)
-        except errors.Unavailable:
-            self._undecided[session_id] = keys
 
     async def clean_up_failed_uploads(self) -> None:
-        """Delete the files of failed uploads that could not be judged before."""
-        for session_id, keys in list(self._undecided.items()):
-            await self._discard(session_id, keys)
+        """Delete the files of failed uploads whose commit did not go through.
+
+        An upload is decided when every transaction of its time has ended; until then
+        its row may still appear. Raises Unavailable.
+        """
+        if not self._undecided:
+            return
+        if undated := [each for each in self._undecided.values() if each.mark is None]:
+            mark = await self._commits.mark()
+            for upload in undated:
+                upload.mark = mark
+        marks = {each.mark for each in self._undecided.values() if each.mark is not None}
+        ended = {mark for mark in marks if await self._commits.ended_below(mark)}
+        decided = [session_id for session_id, each in self._undecided.items() if each.mark in ended]
+        committed = await self._reader.ids_among(decided)
+        for session_id in decided:
+            if session_id in committed:
+                self._undecided.pop(session_id, None)
+            elif session_id in self._undecided:
+                await self._discard(session_id)

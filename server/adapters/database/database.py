@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from server.adapters.database.chore_leases import ChoreLeases
 from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.commits import Commits
 from server.adapters.database.due import DueSessions
 from server.adapters.database.engine import Connections, create_engine
 from server.adapters.database.feed import Feed
@@ -30,6 +31,7 @@ class Database:
     feed: Feed
     chore_leases: ChoreLeases
     upkeep: Upkeep
+    commits: Commits
 
     async def close(self) -> None:
         """Close all connections, those in use when they are given back."""
@@ -49,4 +51,5 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         feed=Feed(connections),
         chore_leases=ChoreLeases(connections),
         upkeep=Upkeep(connections),
+        commits=Commits(connections),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from server.sessions.claims import Claim
 from server.sessions.reads import Credential
 from server.system.randomness import SystemRandomness
 from testkit.running import PHOTO
+from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import Status
 
 MakeConfig = Callable[..., Config]
@@ -96,3 +98,47 @@ async def published_about(services: Services, session_id: str) -> AsyncIterator[
     async with subscriber:
         await subscriber.subscribe(services.bus.channel(session_id).encode())
         yield published
+
+
+class Unanswered:
+    """A call of the database's writer whose answer is lost, while its commit waits."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._commit = asyncio.Event()
+        self._writing: asyncio.Task[Any] | None = None
+
+    async def commit(self) -> None:
+        """Let the transaction commit."""
+        assert self._writing is not None
+        self._commit.set()
+        await self._writing
+
+    async def roll_back(self) -> None:
+        """Let the transaction end without a commit."""
+        assert self._writing is not None
+        self._writing.cancel()
+        await asyncio.wait({self._writing})
+
+    @contextlib.contextmanager
+    def losing(self, services: Services, name: str) -> Iterator[None]:
+        """Lose the answer to ``writer.<name>`` in the block."""
+        call = getattr(services.database.writer, name)
+        write = services.database.connections.write
+
+        async def lost(change: Any) -> Any:
+            self._writing = asyncio.create_task(call(change))
+            await self._changed.wait()
+            raise Unavailable
+
+        @contextlib.asynccontextmanager
+        async def write_and_wait(**options: Any) -> AsyncIterator[Any]:
+            async with write(**options) as connection:
+                yield connection
+                self._changed.set()
+                await self._commit.wait()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(services.database.writer, name, lost)
+            patch.setattr(services.database.connections, "write", write_and_wait)
+            yield

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import until
 from testkit.values import new_session_id
-from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, published_about, status, submit
+from tests.server.sessions.conftest import (
+    MINE,
+    MakeConfig,
+    Unanswered,
+    begin,
+    files,
+    published_about,
+    row,
+    status,
+    submit,
+)
+from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import GoneReason, Status
 
 
@@ -62,6 +75,31 @@ async def test_second_completion_keeps_first_result(services: Services) -> None:
     assert not await services.sessions.claims.complete(claim, b"again", "png")
     assert f"outputs/{session.id}-1.png" not in files(services)
     assert await status(services, session) == (Status.COMPLETED, 3)
+
+
+async def test_result_stays_while_its_commit_may_go_through(services: Services) -> None:
+    """Keep a result that is named only after its worker has given up."""
+    session = await submit(services)
+    claim, complete = await begin(services, session), Unanswered()
+    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+        await services.sessions.claims.complete(claim, b"result", "jpg")
+    await complete.commit()
+    assert (await row(services, session)).output_key == f"outputs/{session.id}-1.jpg"
+    assert f"outputs/{session.id}-1.jpg" in files(services)
+    assert not await services.sessions.claims.complete(claim, b"result", "jpg")
+    assert f"outputs/{session.id}-1.jpg" in files(services)
+
+
+async def test_unconfirmed_result_goes_with_its_session(services: Services) -> None:
+    """Erase a result that no row names, because its commit was not made."""
+    session = await submit(services)
+    claim, complete = await begin(services, session), Unanswered()
+    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+        await services.sessions.claims.complete(claim, b"result", "jpg")
+    await complete.roll_back()
+    assert await services.sessions.claims.fail(claim, "timeout")
+    await services.sessions.erasure.remove(await row(services, session), GoneReason.EXPIRED)
+    assert files(services) == []
 
 
 async def test_concurrent_complete_and_fail_end_once(services: Services) -> None:

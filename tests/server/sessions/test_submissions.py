@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from server.adapters.database.errors import Taken
 from server.domain.session import session_id_of
 from server.services import Services, open_services
 from server.system.clock import SystemClock
 from server.system.randomness import SystemRandomness
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO
-from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, status, submit
-from tryon.protocol.errors import Unavailable
+from tests.server.sessions.conftest import MINE, MakeConfig, Unanswered, begin, files, status, submit
+from tryon.protocol.errors import NotFound, StorageFull, Unavailable
 from tryon.protocol.states import Status
 
 
@@ -29,45 +30,77 @@ async def test_submission_stores_row_files_and_job(services: Services) -> None:
     assert created.data["input"].startswith(f"/api/tryon/files/inputs/{session.id}-image.jpg?")
 
 
-async def test_failed_submission_leaves_no_file(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delete the photos of an upload that the database refuses."""
+@pytest.mark.parametrize("refusal", [Taken, NotFound, StorageFull])
+async def test_refused_submission_leaves_no_file(
+    services: Services, monkeypatch: pytest.MonkeyPatch, refusal: type[Exception]
+) -> None:
+    """Delete the photos of an upload that the database refuses, at once."""
 
-    async def unavailable(new: Any) -> Any:
-        raise Unavailable
+    async def refuse(new: Any) -> Any:
+        raise refusal
 
-    monkeypatch.setattr(services.database.writer, "insert", unavailable)
-    with pytest.raises(Unavailable):
+    monkeypatch.setattr(services.database.writer, "insert", refuse)
+    with pytest.raises(refusal):
+        await submit(services, garment=PHOTO)
+    assert files(services) == []
+    assert not services.sessions.submissions._undecided
+
+
+async def test_submission_without_room_leaves_no_file(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete the first photo when the storage has no room for the second."""
+    put = services.files.put
+
+    async def put_one(key: str, data: bytes) -> None:
+        if "garment" in key:
+            raise StorageFull
+        await put(key, data)
+
+    monkeypatch.setattr(services.files, "put", put_one)
+    with pytest.raises(StorageFull):
         await submit(services, garment=PHOTO)
     assert files(services) == []
 
 
 @pytest.mark.parametrize("committed", [False, True])
-async def test_files_wait_while_the_commit_is_unknown(
-    services: Services, monkeypatch: pytest.MonkeyPatch, committed: bool
+async def test_files_wait_while_the_commit_may_go_through(services: Services, committed: bool) -> None:
+    """Keep the photos of an upload whose row appears after it was looked for."""
+    submissions, insert = services.sessions.submissions, Unanswered()
+    with insert.losing(services, "insert"), pytest.raises(Unavailable):
+        await submit(services, garment=PHOTO)
+    assert len(files(services)) == 2
+    cleaning = asyncio.create_task(submissions.clean_up_failed_uploads())
+    if not services.database.connections.sqlite:  # where it waits for the one writer
+        await cleaning
+        assert submissions._undecided
+    assert len(files(services)) == 2
+    await (insert.commit() if committed else insert.roll_back())
+    await cleaning
+    await submissions.clean_up_failed_uploads()
+    assert len(files(services)) == (2 if committed else 0)
+    assert not submissions._undecided
+    ids = {key.partition("/")[2][:36] for key in files(services)}
+    assert await services.database.reader.ids_among(ids) == ids
+
+
+async def test_files_wait_while_the_database_is_unavailable(
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keep the photos until the database says whether the upload has a row."""
-    insert = services.database.writer.insert
 
-    async def cut_off(new: Any) -> Any:
-        if committed:
-            await insert(new)
-        raise Unavailable
-
-    async def unavailable(ids: Any) -> Any:
+    async def unavailable(*arguments: Any) -> Any:
         raise Unavailable
 
     submissions = services.sessions.submissions
     with monkeypatch.context() as patch:
-        patch.setattr(services.database.writer, "insert", cut_off)
+        patch.setattr(services.database.writer, "insert", unavailable)
         patch.setattr(services.database.reader, "ids_among", unavailable)
         with pytest.raises(Unavailable):
-            await submit(services, garment=PHOTO)
-        await submissions.clean_up_failed_uploads()
-        assert len(files(services)) == 2
-        assert len(submissions._undecided) == 1
+            await submit(services)
+        with pytest.raises(Unavailable):
+            await submissions.clean_up_failed_uploads()
+        assert len(files(services)) == 1
     await submissions.clean_up_failed_uploads()
-    assert len(files(services)) == (2 if committed else 0)
-    assert not submissions._undecided
+    assert files(services) == []
 
 
 async def test_cancelled_submission_leaves_everything_or_nothing(
@@ -84,6 +117,7 @@ async def test_cancelled_submission_leaves_everything_or_nothing(
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await services.sessions.submissions.clean_up_failed_uploads()
             ids = {key.partition("/")[2][:36] for key in files(services)}
             assert await services.database.reader.ids_among(ids) == ids
 
