@@ -109,6 +109,13 @@ def _create_sqlite_engine(database_url: str) -> AsyncEngine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def roll_back(connection: Any, record: Any, error: BaseException | None) -> None:
+        # A cancelled INSERT ... RETURNING has rows left, so that closing its connection
+        # would wait for the garbage collector, and hold the write lock until then.
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         # A transaction that reads first and writes later loses updates silently or

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sqlite3
 import traceback
 from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from server.adapters.database.database import Database
 from server.adapters.database.errors import Taken
@@ -46,6 +47,33 @@ async def test_locked_sqlite_file_is_unavailable(sqlite_url: str, monkeypatch: p
             assert await database.reader.get(session.id) == session, "readers never wait for the writer"
             other.execute("ROLLBACK")
         await database.writer.insert(new_session())
+
+
+async def test_cancelled_sqlite_write_frees_the_lock(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancel a statement that has rows to return, and collect no garbage."""
+    monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 1.0)
+    many = text(
+        "INSERT INTO tryon_leases (name, owner, expires_at)"
+        " WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 20000)"
+        " SELECT 'n' || x, 'o', '2030-01-01' FROM n RETURNING name"
+    )
+    async with opened(sqlite_url) as database, opened(sqlite_url) as other:
+        executing = asyncio.Event()
+
+        async def write() -> None:
+            async with database.connections.write() as connection:
+                event.listen(connection.sync_connection, "before_cursor_execute", lambda *arguments: executing.set())
+                await connection.execute(many)
+
+        writing = asyncio.create_task(write())
+        await executing.wait()
+        gc.disable()
+        try:
+            writing.cancel()
+            await asyncio.wait({writing})
+            await other.writer.insert(new_session())
+        finally:
+            gc.enable()
 
 
 async def test_stopped_postgres_is_unavailable(postgres: PostgresServer) -> None:
