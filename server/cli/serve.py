@@ -32,6 +32,7 @@ def serve(reuse_port: bool) -> None:
     from server.web.serving.server import run
 
     config = Config.load()
+    config.signing_keys()  # a folder that cannot be used is reported here, in one line
     if not reuse_port:
         check_port(config.host, config.port)
     run(create_app(config, clock=SystemClock(), randomness=SystemRandomness()), config, reuse_port=reuse_port)
@@ -42,7 +43,7 @@ def worker() -> None:
     """Run one worker process; the same as `arq worker.Settings`."""
     from server.system.processes import python, python_environment
 
-    Config.load()  # a malformed setting is reported here, in one line
+    Config.load().signing_keys()  # a malformed setting is reported here, in one line
     command = python("-m", "arq", "worker.Settings")
     os.execve(command[0], command, python_environment(os.environ))  # noqa: S606 - no shell is the point
 

@@ -228,10 +228,17 @@ class Config:
         return self.data_dir / "uploads"
 
     def signing_keys(self) -> tuple[str, ...]:
-        """Return the secret keys; generate one (0600) if none are set."""
+        """Return the secret keys; generate one (0600) if none are set.
+
+        Raises :class:`ConfigError` if the one in the data folder cannot be used.
+        """
         if self.secret_keys:
             return self.secret_keys
-        return (secret_file.read_or_make(self.data_dir / "secret.key"),)
+        path = self.data_dir / "secret.key"
+        try:
+            return (secret_file.read_or_make(path),)
+        except OSError as error:
+            raise ConfigError(f"TRYON_SECRET_KEY: cannot use {path}: {error.strerror}") from None
 
 
 SECRET_VARIABLES: Final = frozenset({"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL"})

@@ -1,21 +1,24 @@
 """Room on a disk: files that are allocated, and space that is kept for deleting.
 
 SQLite needs room to delete: a commit appends to its write-ahead log. On a disk that is
-full to the last byte no row could be erased and no session could end. So a file of
-:func:`reserve_bytes` lies beside the database (:class:`Reserve`). It is released when
-less than an eighth of that is left, and allocated again when there is room for it.
+full to the last byte no row could be erased and no session could end. So the log is
+kept at :func:`reserve_bytes`, with blocks for every byte: SQLite overwrites it from its
+beginning and takes zeros for its end. Blocks in the log are taken by nothing else, as
+free ones are by the program that fills the disk. Emptying the log gives them up for a
+moment, and so does the end of the last process; beside it lies a file that is an eighth
+larger (:class:`Reserve`), for the log's index. It is deleted to make the log whole
+again, or to let the database grow when the log cannot be written back otherwise.
 
-Photos, results and uploads under way leave more free than a released reserve gives
-(:func:`require_room`), so they cannot take it. New sessions are refused until the
-reserve is back; what is left are the ends of sessions and their erasure, and an erased
-photo is larger than the log of its erasure.
+Photos, results and uploads under way leave more free than a deleted reserve gives
+(:func:`require_room`), so they cannot take it, and no new session is taken. What is
+left are the ends of sessions and their erasure, and an erased photo is larger than the
+log of its erasure.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from pathlib import Path
 from typing import Final
@@ -26,6 +29,8 @@ size at which it is written back, or the log of erasing 500 sessions one by one.
 """
 DISK_SHARE: Final = 16
 """A reserve is at most a 16th of its disk."""
+MARGIN: Final = 1.25
+"""Free space that photos leave, in reserves: more than one that was just deleted."""
 
 
 def reserve_bytes(disk_bytes: int) -> int:
@@ -50,62 +55,81 @@ def allocate(file: int, size: int) -> None:
 def require_room(folder: Path, size: int) -> None:
     """Raise OSError (ENOSPC) unless ``size`` bytes fit and leave room for deleting."""
     free, disk = _space(folder)
-    if free - size < reserve_bytes(disk) * 5 // 4:  # a released reserve: at most 9/8 are free
+    if free - size < reserve_bytes(disk) * MARGIN:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Reserve:
-    """A file that keeps room on its disk, shared by all processes of an installation.
+    """The allocated log of an SQLite file, and a file that keeps room for it.
 
-    State: the file itself. Any process may release it or allocate it again; a lock on
-    the file makes one process allocate while others go on without it.
+    State: the two files. Any process may change them at any time: allocating what is
+    allocated changes nothing, and neither does deleting what is gone.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(f"{database.name}-reserve")
+        self._log = database.with_name(f"{database.name}-wal")
 
     def __repr__(self) -> str:
         return f"<Reserve {self.path}>"
 
     def adjust(self) -> bool:
-        """Release the file if the disk is nearly full; allocate it if there is room.
+        """Keep log and reserve allocated as far as there is room.
 
-        Return whether it is there. Takes 5 us while nothing changes. A disk that cannot
-        be asked counts as one with room: the write that follows will find out.
+        Return whether there is room for the database to grow. Takes 8 us while nothing
+        changes. A disk that cannot be asked counts as one with room: the write that
+        follows will find out.
         """
         try:
             free, disk = _space(self.path.parent)
             size = reserve_bytes(disk)
-            held = self._held()
-            if held and free < size // 8:
-                self.path.unlink(missing_ok=True)
+            held, log = _size(self.path) > 0, _size(self._log)
+            if log < size and self._extend_log(size, log):
+                free, log = _space(self.path.parent)[0], _size(self._log)
+            if held and log < size and free < size // 8:
+                self.release()
+                self._extend_log(size, log)
                 return False
-            if not held and free >= size * 5 // 4:
-                return self._allocate(size)
+            if not held and free >= size * (1 + MARGIN):
+                _allocated(self.path, size * 9 // 8, flags=os.O_CREAT)
+            return free >= size * MARGIN
         except OSError:
             return True
-        return held
 
-    def _held(self) -> bool:
-        try:
-            return self.path.stat().st_size > 0
-        except FileNotFoundError:
-            return False
+    def _extend_log(self, size: int, log: int) -> bool:
+        """Allocate what there is room for; return whether the log has grown."""
+        return any(_allocated(self._log, size // part) for part in (1, 2, 4, 8) if size // part > log)
 
-    def _allocate(self, size: int) -> bool:
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            allocate(file, size)
-        except BlockingIOError:  # another process does it
-            return False
-        except OSError:  # another program was faster
-            with contextlib.suppress(OSError):
-                os.ftruncate(file, 0)
-            return False
-        finally:
-            os.close(file)
-        return True
+    def release(self) -> None:
+        """Delete the reserve: a write found no room although the log was whole.
+
+        The log is used up and cannot be written back, for the database cannot grow.
+        """
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _allocated(path: Path, size: int, *, flags: int = 0) -> bool:
+    """Allocate a file; return False if it is missing or has no room."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except FileNotFoundError:
+        return False
+    try:
+        allocate(file, size)
+    except OSError:  # another program was faster
+        return False
+    finally:
+        os.close(file)
+    return True
 
 
 def _space(folder: Path) -> tuple[int, int]:

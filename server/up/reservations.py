@@ -20,6 +20,7 @@ from typing import Final
 
 from server.config.settings import Config
 from server.up.errors import UpError
+from server.up.program import say
 
 SOCKET_FOLDER_LIMIT: Final = 80
 """Characters of the folder of Valkey's socket: a Unix socket's path must stay under 108
@@ -35,7 +36,7 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # people's photos
-        file = (data_dir / "tryon.lock").open("a+")
+        file = (data_dir / "tryon.lock").open("ab+", buffering=0)
     except OSError as error:
         raise UpError(f"TRYON_DATA_DIR: cannot use {data_dir}: {error.strerror}") from None
     with file:
@@ -44,12 +45,21 @@ def data_dir_lock(data_dir: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             raise UpError(
-                f"TRYON_DATA_DIR: another `tryon up` (process {file.read().strip() or 'unknown'}) runs on {data_dir}"
+                f"TRYON_DATA_DIR: another `tryon up` (process {file.read().decode().strip() or 'unknown'}) runs on {data_dir}"
             ) from None
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
+            file.write(f"{os.getpid()}\n".encode())
         yield
+
+
+def _check_room(folder: Path) -> None:
+    """Raise :class:`UpError`, in one line, if a new file has no room in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise UpError(f"TRYON_DATA_DIR: cannot use {folder}: {error.strerror}") from None
 
 
 def check_port(host: str, port: int) -> None:
@@ -104,6 +114,8 @@ def valkey_socket(config: Config) -> Iterator[Path | None]:
     if config.redis_url is not None:
         yield None
         return
+    if not (config.data_dir / "valkey").exists():  # its own report would be an exit status
+        _check_room(config.data_dir)
     note = config.redis_address_file
     with contextlib.suppress(OSError):  # a stack that was killed left its socket behind
         left = Path(note.read_text().strip().removeprefix("unix://"))
@@ -113,7 +125,11 @@ def valkey_socket(config: Config) -> Iterator[Path | None]:
     folder = tempfile.mkdtemp(prefix="tryon-", dir=parent if len(parent) <= SOCKET_FOLDER_LIMIT else "/tmp")  # noqa: S108
     try:
         path = Path(folder) / "valkey.sock"  # the folder is 0700: only this user reaches it
-        note.write_text(f"unix://{path}\n")
+        try:
+            note.write_text(f"unix://{path}\n")
+        except OSError as error:  # a full disk: the stack runs without
+            say(f"other programs do not find its Redis: cannot write {note}: {error.strerror}")
+            note.unlink(missing_ok=True)
         yield path
     finally:
         note.unlink(missing_ok=True)

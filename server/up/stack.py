@@ -109,8 +109,11 @@ class Stack:
                 program.kill()
 
     def _started(self, starting: asyncio.Task[None]) -> None:
-        if not starting.cancelled() and (error := starting.exception()):
-            self._give_up(error)
+        if starting.cancelled() or (error := starting.exception()) is None:
+            return
+        if isinstance(error, OSError):  # a folder that cannot be made
+            error = UpError(f"TRYON_DATA_DIR: cannot use {error.filename}: {error.strerror}")
+        self._give_up(error)
 
     async def _start(self) -> None:
         settings = {"TRYON_PORT": str(self._port), "TRYON_DATA_DIR": str(self._config.data_dir.absolute())}

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from server.adapters.database.errors import mapped_errors
+from server.adapters.database.errors import disk_is_full, mapped_errors
 from server.adapters.database.lost_connections import LostConnections
 from server.system.disk_space import Reserve
-from tryon.protocol.errors import StorageFull
+from tryon.protocol.errors import StorageFull, Unavailable
 
 log = logging.getLogger("tryon.database")
 
@@ -143,7 +143,7 @@ class Connections:
         self._write_lock = asyncio.Lock() if self.sqlite else None
         self._lost = None if self.sqlite else LostConnections(engine)
         path = engine.url.database if self.sqlite else None
-        self._reserve = Reserve(Path(f"{path}-reserve")) if path and path != ":memory:" else None
+        self._reserve = Reserve(Path(path)) if path and path != ":memory:" else None
 
     def __repr__(self) -> str:
         return f"<Connections {self.engine.dialect.name} {self.engine.pool.status()}>"
@@ -165,11 +165,23 @@ class Connections:
         StorageFull then.
         """
         async with self.writers_turn():
-            if self._reserve is not None and not self._reserve.adjust() and grows:
+            if not self.make_room() and grows:
                 raise StorageFull
-            with mapped_errors():
-                async with self._bounded(seconds or WRITE_SECONDS), self.engine.begin() as connection:
-                    yield connection
+            try:
+                with mapped_errors():
+                    async with self._bounded(seconds or WRITE_SECONDS), self.engine.begin() as connection:
+                        yield connection
+            except Unavailable as error:
+                if self._reserve is not None and disk_is_full(error.__cause__):
+                    self._reserve.release()
+                raise
+
+    def make_room(self) -> bool:
+        """Keep room on SQLite's disk; return whether the database may grow.
+
+        For a writer, in its turn; always True on PostgreSQL.
+        """
+        return self._reserve is None or self._reserve.adjust()
 
     @contextlib.asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:

@@ -74,7 +74,7 @@ def mapped_insert_errors() -> Iterator[None]:
     except exc.IntegrityError as error:
         raise Taken from error
     except Unavailable as error:
-        if _disk_is_full(error.__cause__):
+        if disk_is_full(error.__cause__):
             raise StorageFull from error
         raise
 
@@ -92,7 +92,8 @@ def _sqlstate(error: exc.DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def disk_is_full(error: BaseException | None) -> bool:
+    """Return whether this error of a driver reports a full disk."""
     if not isinstance(error, exc.DBAPIError):
         return False
     return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or _sqlstate(error) == DISK_FULL

@@ -54,7 +54,7 @@ def _try_sqlite(database_url: str) -> None:
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         if url.database:
-            Reserve(Path(f"{url.database}-reserve")).adjust()
+            Reserve(Path(url.database)).adjust()
         with contextlib.closing(sqlite3.connect(url.database or ":memory:")):
             pass
 

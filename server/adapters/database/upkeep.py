@@ -45,6 +45,7 @@ class Upkeep:
             await connection.exec_driver_sql(f"PRAGMA busy_timeout={SCRUB_BUSY_MS}")
             try:
                 busy = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
+                self._connections.make_room()  # at once: the blocks of the log are free now
             finally:
                 if not connection.invalidated:  # else the pool drops it
                     await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(engine.BUSY_SECONDS * 1000)}")

@@ -16,6 +16,7 @@ from testkit.fixtures import disk_of
 from testkit.processes import environment
 
 MIB = 2**20
+RESERVE = MIB * 9 // 8
 
 
 @pytest.fixture
@@ -27,7 +28,20 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def reserve(disk: Path) -> Reserve:
-    return Reserve(disk / "reserve")
+    return Reserve(disk / "tryon.sqlite3")
+
+
+@pytest.fixture
+def log(disk: Path) -> Path:
+    """Make the log of the reserve's database, as SQLite does."""
+    path = disk / "tryon.sqlite3-wal"
+    path.touch()
+    return path
+
+
+def blocks(path: Path) -> int:
+    """Return how much room a file takes."""
+    return path.stat().st_blocks * 512
 
 
 def free(folder: Path) -> int:
@@ -66,38 +80,67 @@ def test_allocation_without_room_is_refused(disk: Path) -> None:
     assert refused.value.errno == errno.ENOSPC
 
 
-def test_reserve_is_released_and_taken_back(disk: Path, reserve: Reserve) -> None:
-    """Give up the file on a full disk; take it back when there is room for it."""
+def test_log_and_reserve_are_allocated(disk: Path, reserve: Reserve, log: Path) -> None:
+    """Give log and reserve their size, and keep it while the disk is full."""
     assert reserve.adjust()
-    assert reserve.path.stat().st_blocks * 512 == MIB
-    fill(disk, but=MIB // 8)
-    assert reserve.adjust()
-    filler = fill(disk, but=MIB // 8 - 4096)
+    assert (blocks(log), blocks(reserve.path)) == (MIB, RESERVE)
+    fill(disk, but=0)
+    assert not reserve.adjust()
+    assert (blocks(log), blocks(reserve.path)) == (MIB, RESERVE)
+
+
+def test_reserve_makes_a_short_log_whole(disk: Path, reserve: Reserve, log: Path) -> None:
+    """Turn the reserve into the log on a full disk; take it back when there is room."""
+    reserve.adjust()
+    fill(disk, but=0)
+    log.write_bytes(b"")
+    filler = fill(disk, but=0)
     assert not reserve.adjust()
     assert not reserve.path.exists()
-    assert not reserve.adjust(), "its own room is not enough to take it back"
+    assert blocks(log) == MIB
+    assert free(disk) == RESERVE - MIB, "little was left to other programs"
+    assert not reserve.adjust()
     filler.unlink()
     assert reserve.adjust()
-    assert reserve.path.stat().st_blocks * 512 == MIB
+    assert (blocks(log), blocks(reserve.path)) == (MIB, RESERVE)
+
+
+def test_log_takes_what_is_left(disk: Path, reserve: Reserve, log: Path) -> None:
+    """Allocate half of a log where there is no room for all of it."""
+    fill(disk, but=MIB * 3 // 4)
+    assert not reserve.adjust()
+    assert blocks(log) == MIB // 2
+
+
+def test_missing_log_is_left_to_sqlite(disk: Path) -> None:
+    """Release the reserve for a start on a full disk, and make no log."""
+    reserve = Reserve(disk / "new.sqlite3")
+    reserve.adjust()
+    fill(disk, but=0)
+    assert not reserve.adjust()
+    assert not reserve.path.exists()
+    assert not (disk / "new.sqlite3-wal").exists()
+    assert free(disk) == RESERVE
 
 
 def test_released_reserve_is_not_for_photos(disk: Path, reserve: Reserve) -> None:
-    """Refuse other files while the reserve is released, and just before."""
+    """Refuse other files while the reserve is released."""
     reserve.adjust()
     require_room(disk, 10 * MIB)
-    fill(disk, but=MIB // 8 - 4096)
-    reserve.adjust()
+    fill(disk, but=4096)
+    reserve.release()
     assert free(disk) > MIB
+    assert not reserve.adjust()
     with pytest.raises(OSError, match="No space"):
         require_room(disk, 1)
 
 
 def test_folder_that_is_gone_counts_as_room(tmp_path: Path) -> None:
     """Leave it to the write itself to find out."""
-    assert Reserve(tmp_path / "gone" / "reserve").adjust()
+    assert Reserve(tmp_path / "gone" / "tryon.sqlite3").adjust()
 
 
-def test_processes_share_one_reserve(disk: Path) -> None:
+def test_processes_share_one_reserve(disk: Path, reserve: Reserve, log: Path) -> None:
     """Adjust from several processes while the disk fills and empties.
 
     In the end the file has its size once, and no process has failed.
@@ -106,7 +149,7 @@ def test_processes_share_one_reserve(disk: Path) -> None:
 import sys
 from pathlib import Path
 from server.system.disk_space import Reserve
-reserve = Reserve(Path({str(disk / "reserve")!r}))
+reserve = Reserve(Path({str(disk / "tryon.sqlite3")!r}))
 print("ready", flush=True)
 while not Path({str(disk / "end")!r}).exists():
     reserve.adjust()
@@ -119,16 +162,16 @@ while not Path({str(disk / "end")!r}).exists():
     ]
     for racer in racers:
         assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
-    for _ in range(40):
+    for _ in range(10):
         try:
             (disk / "filler").write_bytes(bytes(16 * MIB))
         except OSError:
+            log.write_bytes(b"")  # as emptying it does
             (disk / "filler").unlink()
     (disk / "end").touch()
     for racer in racers:
         _, errors = racer.communicate(timeout=30)
         assert racer.returncode == 0, errors
-    reserve = Reserve(disk / "reserve")
     assert reserve.adjust()
-    assert reserve.path.stat().st_blocks * 512 == MIB
-    assert free(disk) >= 14 * MIB
+    assert (blocks(log), blocks(reserve.path)) == (MIB, RESERVE)
+    assert free(disk) >= 13 * MIB
