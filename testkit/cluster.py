@@ -23,6 +23,7 @@ import psutil
 from server.adapters.redis.errors import QueueUnavailable
 from server.config.settings import Config
 from server.services import Services, open_services
+from server.telemetry.metric_files import FOLDER_VARIABLE
 from testkit.disks import mounted_disk
 from testkit.processes import START_SECONDS, reserved_port
 from testkit.profiles import variables
@@ -151,6 +152,7 @@ async def running_cluster(
     proxy: bool = False,
     database_proxy: bool = False,
     disk_bytes: int | None = None,
+    whole_disk: bool = False,
     valkey_options: tuple[str, ...] = (),
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
@@ -166,12 +168,18 @@ async def running_cluster(
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tryon-cluster-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if whole_disk:
+            valkey_options += ("--appendonly", "yes", "--dir", str(folder / "data" / "valkey"))
         valkey = ValkeyServer(tcp=True, options=valkey_options)
         stack.callback(valkey.close)
         cluster = Cluster(folder, valkey, settings)
         async with contextlib.AsyncExitStack() as servers:
             if disk_bytes is not None:
-                stack.enter_context(mounted_disk(cluster.data / "uploads", str(disk_bytes)))
+                disk = cluster.data if whole_disk else cluster.data / "uploads"
+                stack.enter_context(mounted_disk(disk, str(disk_bytes)))
+            if whole_disk:
+                (cluster.data / "valkey").mkdir()
+                (cluster.data / "metrics").mkdir()
             await asyncio.to_thread(valkey.start)
             if proxy:
                 cluster.proxy = await servers.enter_async_context(running_proxy(valkey.port))
@@ -183,6 +191,8 @@ async def running_cluster(
                 if database_proxy:
                     cluster.database_proxy = await servers.enter_async_context(running_proxy(cluster.postgres.port))
             cluster._name_settings()
+            if whole_disk:
+                cluster.environ[FOLDER_VARIABLE] = str(cluster.data / "metrics")
             await cluster.migrate()
             reserved = reserved_port()
             stack.callback(reserved.close)

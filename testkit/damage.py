@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 
@@ -131,13 +132,21 @@ async def freeze(cluster: Cluster, program: Program) -> None:
 @contextlib.contextmanager
 def full_disk(cluster: Cluster) -> Iterator[None]:
     """Fill the file system of photos and results (``disk_bytes``) to the last byte."""
-    ballast = cluster.data / "uploads" / "ballast"
-    with ballast.open("wb", buffering=0) as file:
+    fill_up(cluster)
+    try:
+        yield
+    finally:
+        _ballast(cluster).unlink()
+
+
+def fill_up(cluster: Cluster) -> None:
+    """Fill what is free, as a program does that goes on writing."""
+    with _ballast(cluster).open("ab", buffering=0) as file:
         for size in (65536, 4096, 1):
             with contextlib.suppress(OSError):
                 while True:
                     file.write(b"\0" * size)
-    try:
-        yield
-    finally:
-        ballast.unlink()
+
+
+def _ballast(cluster: Cluster) -> Path:
+    return cluster.data / "uploads" / "ballast"

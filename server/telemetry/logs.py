@@ -72,7 +72,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup_logging(*, log_format: str | None, log_level: str) -> None:
-    """Log everything in this process to standard error through one handler."""
+    """Log everything in this process to standard error through one handler.
+
+    A line that cannot be written is lost: a full disk, a pipe without a reader.
+    """
+    logging.raiseExceptions = False  # else each such line costs a trace of its loss
     chosen = log_format or ("text" if sys.stderr.isatty() else "json")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if chosen == "text" else JsonFormatter())
