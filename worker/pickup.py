@@ -55,6 +55,8 @@ One that says nothing for as long again is dead, and replaced.
 """
 SOCKET_SECONDS: Final = 1.0
 """Time for one read or write on a connection to Redis."""
+STOP_SECONDS: Final = 0.5
+"""Time for one command of a worker that is stopping, with all its time-outs."""
 
 NOTHING: Final[dict[str, Any]] = {
     "ZRANGE": [],  # the queue looks empty
@@ -102,11 +104,15 @@ class Outage:
         """Whether to ask no more: each answer would take two time-outs."""
         return self.unavailable and self.stopping
 
+    def bound(self) -> asyncio.Timeout:
+        """Bound a command, if the worker is stopping."""
+        return asyncio.timeout(STOP_SECONDS if self.stopping else None)
+
     def begin(self, error: BaseException) -> None:
         """Note that Redis did not answer."""
         if not self.unavailable:
             self.unavailable = True
-            log.warning("Redis unavailable: %s", error or type(error).__name__)
+            log.warning("Redis unavailable: %s", str(error) or type(error).__name__)
 
     def end(self) -> None:
         """Note that Redis has answered."""
@@ -250,7 +256,8 @@ class DoorbellRedis(ArqRedis):
         if self._outage.final:
             return NOTHING.get(args[0])
         try:
-            answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            async with self._outage.bound():
+                answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except UNAVAILABLE as error:
             self._outage.begin(error)
             return NOTHING.get(args[0])
@@ -340,7 +347,8 @@ class TakingPipeline(Pipeline):
     async def _answers(self, names: list[str]) -> list[Any]:
         if not self._outage.final:
             try:
-                answers: list[Any] = await super().execute()
+                async with self._outage.bound():
+                    answers: list[Any] = await super().execute()
                 return answers
             except UNAVAILABLE as error:
                 self._outage.begin(error)
