@@ -44,3 +44,48 @@ find_python() {
     fi
     return 1
 }
+
+# Makes .venv/redis8: .venv, with redis-py 8 found before its own.
+redis8_environment() {
+    local at=.venv/redis8 digest
+    digest=$(cat .venv/tryon-stamp requirements-redis8.lock | cksum)
+    if ! grep -qsxF -e "$digest" $at/tryon-stamp; then
+        .venv/bin/python -m venv --clear --without-pip $at
+        .venv/bin/python -m pip --python $at/bin/python install --quiet --disable-pip-version-check --no-input --no-deps \
+            --require-hashes -r requirements-redis8.lock
+        # Written last: pip must not find the packages of .venv.
+        $at/bin/python -c '
+import pathlib, sys, sysconfig
+path = pathlib.Path(sysconfig.get_path("purelib"), "venv.pth")
+path.write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")
+' "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+        echo "$digest" >$at/tryon-stamp
+    fi
+}
+
+# Prints a Python of this version (3.12) that can make environments; fails if there is none. Those of pyenv count too.
+other_python() {
+    local python
+    for python in "python$1" "$(pyenv root 2>/dev/null)/versions/$1".*/bin/python; do
+        if "$python" -c 'import ensurepip, ssl, sys, venv; sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" \
+            2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    return 1
+}
+
+# Makes .venv/python3.12, with the packages of requirements-test.lock; fails if that cannot be.
+other_environment() {
+    local at=.venv/python$1 python=$2 digest
+    digest=$("$python" -V | cat - .venv/tryon-stamp | cksum)
+    if ! grep -qsxF -e "$digest" "$at/tryon-stamp"; then
+        echo "Making the virtual environment in $at with $python" >&2
+        "$python" -m venv --clear "$at" &&
+            "$at/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+                --only-binary :all: -r requirements-test.lock &&
+            "$at/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . &&
+            echo "$digest" >"$at/tryon-stamp"
+    fi
+}

@@ -74,7 +74,7 @@ def test_alembic_is_no_package() -> None:
     assert not (ROOT / "alembic" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("name", ["run", "test", ".ci/run"])
+@pytest.mark.parametrize("name", ["run", "test", ".ci/run", ".ci/variants"])
 def test_scripts_are_executable(name: str) -> None:
     """Each parses as bash, too."""
     assert (ROOT / name).stat().st_mode & 0o111

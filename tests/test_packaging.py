@@ -14,6 +14,8 @@ import yaml
 from testkit.processes import ROOT
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
+OVERRIDE = "requirements-redis8.lock"
+"""Installed without its dependencies, in front of the others."""
 
 
 def test_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
@@ -28,7 +30,7 @@ def test_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
     assert not any(name.startswith(("alembic/", "tests/")) for name in names)
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, OVERRIDE])
 def test_lock_is_hashed_and_names_no_registry(lock: str) -> None:
     """Any mirror can serve it."""
     text = (ROOT / lock).read_text()

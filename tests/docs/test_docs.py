@@ -193,7 +193,7 @@ def test_relative_links_have_targets(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [*PAGES, *(ROOT / name for name in (".env.example", "requirements.lock", "requirements-test.lock"))],
+    [*PAGES, *(ROOT / name for name in (".env.example", *(path.name for path in ROOT.glob("requirements*.lock"))))],
     ids=name_of,
 )
 def test_pages_name_no_machine_or_registry(page: Path) -> None:

@@ -23,6 +23,8 @@ from testkit.stack import Stack
 from tryon.protocol.states import Status
 
 OWNER = "a" * 64
+ARQ_WARNS = "ignore:There is no current event loop:DeprecationWarning"
+"""arq 0.28 asks for a loop before it runs one; Python 3.12 and 3.13 warn of that."""
 
 
 class StartWorker(Protocol):
@@ -51,7 +53,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
             "TRYON_LOG_FORMAT": "text",
         }
         process = await spawn(
-            *(sys.executable, "-W", "error", "-m", "arq", "worker.Settings"),
+            *(sys.executable, "-W", "error", "-W", ARQ_WARNS, "-m", "arq", "worker.Settings"),
             settings=settings | env,
             folder=tmp_path,
             piped=True,

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 from redis._parsers.base import BaseParser
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from server.adapters.redis.errors import REFUSALS, refused_for_good
 from testkit.fixtures import StartValkey
@@ -56,7 +56,7 @@ async def test_refusal_of_the_moment_is_transient(start_valkey: StartValkey, kin
     command = ("GET", "a") if kind == "MASTERDOWN" else ("SET", "a", "1")
     error = await refusal(valkey, *command)
     # redis-py takes the kind away where it has a class for it.
-    assert kind in str(error) or isinstance(error, OutOfMemoryError | ReadOnlyError)
+    assert kind in str(error) or isinstance(error, OutOfMemoryError | ReadOnlyError | MasterDownError)
     assert not refused_for_good(error)
     if spinning is not None:
         await valkey.command("SCRIPT", "KILL")

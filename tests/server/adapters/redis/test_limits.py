@@ -55,8 +55,10 @@ async def test_addresses_are_counted_separately(redis_url: str) -> None:
         assert [await taken(limit, f"192.0.2.{n}") for n in range(5)] == [False] * 5
 
 
-async def test_processes_share_one_count(redis_url: str) -> None:
+async def test_processes_share_one_count(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow exactly the limit over concurrent processes."""
+    monkeypatch.setattr("server.adapters.redis.limits.LIMIT_SECONDS", 30)
+    monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 30)
     async with limiter(redis_url, UploadRate(10, 60)) as one, limiter(redis_url, UploadRate(10, 60)) as other:
         answers = await asyncio.gather(*(taken(each) for each in (one, other) for _ in range(50)))
         assert sum(answers) == 10
