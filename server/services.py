@@ -6,6 +6,7 @@ The only module that constructs adapters, use cases and the reconciler.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -46,6 +47,9 @@ from server.sessions.submissions import Submissions
 from server.sessions.transitions import Transitions
 from server.system.clock import Clock, SystemClock
 from server.system.randomness import Randomness, SystemRandomness
+from tryon.protocol.errors import TryOnError
+
+log = logging.getLogger("tryon.services")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +138,17 @@ async def open_services(
         queue = ArqQueue(config.redis, config.queue_name, config.key_prefix, clock=clock)
         stack.push_async_callback(queue.close)
         storage_threads = StorageThreads()
+        files = LocalFiles(config.uploads_dir, storage_threads)
+        try:
+            await files.make_folders()
+        except TryOnError as error:
+            log.warning("The storage in %s cannot be used now: %s", files.root, error.__cause__ or error.detail)
         adapters = _Adapters(
             config=config,
             clock=clock,
             randomness=randomness,
             database=database,
-            files=LocalFiles(config.uploads_dir, storage_threads),
+            files=files,
             bus=RedisBus(redis, key_prefix=config.key_prefix),
             queue=queue,
             signer=Signer(config.signing_keys()),

@@ -45,7 +45,7 @@ MAX_UNFORGOTTEN: Final = 10_000
 finds the rest.
 """
 
-RECEIPT_SECONDS: Final = 3.0
+RECEIPT_SECONDS: Final = 2.0
 """Maximum time for reading the files that a receipt lists; a deletion waits no longer
 for the storage.
 """

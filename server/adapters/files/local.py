@@ -34,7 +34,7 @@ _DRAFT: Final = re.compile(KEY.pattern + r"\.[0-9a-f]{16}" + re.escape(DRAFT_SUF
 class LocalFiles:
     """Implementation of :class:`~server.adapters.files.port.Files` in one folder.
 
-    ``root`` is made (0700) if it is missing. A finished file survives the death of
+    :meth:`make_folders` comes first. A finished file survives the death of
     every process, not a power cut: nothing is fsynced. All calls of the operating
     system run in ``threads``.
     """
@@ -42,11 +42,17 @@ class LocalFiles:
     def __init__(self, root: Path, threads: StorageThreads) -> None:
         self.root = root
         self._threads = threads
-        for folder in FOLDERS:
-            (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"<LocalFiles {self.root}>"
+
+    async def make_folders(self) -> None:
+        """Make the folders (0700) that are missing. Raises StorageFull, Unavailable."""
+        try:
+            for folder in FOLDERS:
+                await self._threads.run((self.root / folder).mkdir, mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error) from error
 
     async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
         """Store a file (0600) under a temporary name, then rename it.

@@ -5,6 +5,7 @@ The one map from errors to answers; unknown routes and wrong methods go through 
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 
@@ -79,6 +80,14 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 def internal_error() -> Response:
     """Return the answer to an error that was not foreseen."""
     return problem(InternalError())
+
+
+def out_of_descriptors(error: Exception) -> bool:
+    """Return whether the process, or the machine, had no file descriptor left.
+
+    That is no defect: there is one again as soon as a client leaves.
+    """
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 async def deny(socket: WebSocket, error: TryOnError) -> None:

@@ -20,7 +20,7 @@ from server.system.clock import Clock
 from server.system.randomness import Randomness
 from server.telemetry import logs, metrics
 from server.web.common.credentials import client_address, fields
-from server.web.common.problems import deny, internal_error, problem
+from server.web.common.problems import deny, internal_error, out_of_descriptors, problem
 from server.web.serving.unanswered import Unanswered
 from tryon.protocol.errors import InternalError, Unavailable
 from tryon.protocol.paths import LIVE, METRICS, READY
@@ -32,8 +32,10 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 QUIET: Final = frozenset({LIVE, READY, METRICS})
 """Paths that machines poll every few seconds; they are logged at debug level."""
 
-STOPPED_SECONDS: Final = 2
-"""``Retry-After`` of a request that a stopping server refuses: another one listens."""
+RETRY_SECONDS: Final = 2
+"""``Retry-After`` of a request that is refused because the server stops (another one
+listens), or has no file descriptor left.
+"""
 
 
 class RequestMiddleware:
@@ -59,7 +61,7 @@ class RequestMiddleware:
         self._randomness = randomness
         # With CORS, because a page of another origin may read these answers, too.
         self._failed: ASGIApp = cors.cls(_failed, *cors.args, **cors.kwargs)
-        self._stopped: ASGIApp = cors.cls(_stopped, *cors.args, **cors.kwargs)
+        self._unavailable: ASGIApp = cors.cls(_unavailable, *cors.args, **cors.kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -101,7 +103,7 @@ class RequestMiddleware:
             if status == 0:
                 refused = True
                 logs.request_id.set(rid)  # the server's own task calls this
-                await self._stopped(scope, receive, send_with_id)
+                await self._unavailable(scope, receive, send_with_id)
 
         try:
             with self._unanswered.added(refuse):
@@ -112,10 +114,14 @@ class RequestMiddleware:
         except Exception as error:
             if not refused:  # else it has its answer, and may not send another one
                 seconds = self._clock.monotonic() - begin
-                log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
+                short = out_of_descriptors(error)
+                if short:
+                    log.warning("[%s] No file descriptor is left", rid)
+                else:
+                    log.exception("[%s] Error after %.3fs: %s", rid, seconds, type(error).__name__)
                 if status:  # the answer has begun: it can only be cut off
                     raise
-                await self._failed(scope, receive, send_with_id)
+                await (self._unavailable if short else self._failed)(scope, receive, send_with_id)
         seconds = self._clock.monotonic() - begin
         route = route_name(scope)
         metrics.http_requests.labels(method if route != "unknown" else "any", route, str(status)).inc()
@@ -141,7 +147,7 @@ class RequestMiddleware:
             if not answered:
                 refused = True
                 logs.request_id.set(rid)
-                await deny(WebSocket(scope, receive, send_with_id), Unavailable(retry_after=STOPPED_SECONDS))
+                await deny(WebSocket(scope, receive, send_with_id), Unavailable(retry_after=RETRY_SECONDS))
 
         try:
             with self._unanswered.added(refuse):
@@ -161,8 +167,8 @@ async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
     await internal_error()(scope, receive, send)
 
 
-async def _stopped(scope: Scope, receive: Receive, send: Send) -> None:
-    await problem(Unavailable(retry_after=STOPPED_SECONDS))(scope, receive, send)
+async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+    await problem(Unavailable(retry_after=RETRY_SECONDS))(scope, receive, send)
 
 
 def route_name(scope: Scope) -> str:

@@ -400,3 +400,22 @@ async def test_delete_notifies_when_storage_is_silent(config: MakeConfig, monkey
                 assert await client.rest() == 4510
                 assert client.frames[-1]["reason"] == "deleted"
         await until(lambda: not files(web))
+
+
+async def test_web_process_starts_while_storage_is_silent(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, photo: bytes
+) -> None:
+    """It serves what needs no storage, and the rest when the storage answers again."""
+    async with running_web(config()) as web:
+        session, token = await web.submit()
+    monkeypatch.setattr(threads, "ANSWER_SECONDS", 0.2)
+    own = {"Authorization": f"Bearer {token}"}
+    async with contextlib.AsyncExitStack() as stack:
+        with silent_storage(web.config.uploads_dir):
+            web = await stack.enter_async_context(running_web(config()))
+            assert (await web.client.get(f"{SESSIONS}/{session.id}", headers=own)).status_code == 200
+            assert_refused(await upload(web, photo), 503, "unavailable")
+        assert any("cannot be used now" in line for line in caplog.messages)
+        await until(lambda: web.services.storage_threads._held == 0)
+        monkeypatch.undo()
+        assert (await upload(web, photo)).status_code == 201

@@ -24,9 +24,16 @@ from tests.server.adapters.files.contract import KEY, OTHER, SESSION, FilesContr
 from tryon.protocol.errors import StorageFull, Unavailable
 
 
+async def opened(root: Path) -> LocalFiles:
+    """Return the storage in a folder."""
+    files = LocalFiles(root, StorageThreads())
+    await files.make_folders()
+    return files
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> LocalFiles:
-    return LocalFiles(tmp_path / "uploads", StorageThreads())
+async def files(tmp_path: Path) -> LocalFiles:
+    return await opened(tmp_path / "uploads")
 
 
 def everything(files: LocalFiles) -> list[str]:
@@ -179,7 +186,7 @@ async def test_age_does_not_follow_this_machines_clock(
 
 async def test_list_works_on_a_full_disk(small_disk: Path) -> None:
     """The files that could make room are found, with their age."""
-    files = LocalFiles(small_disk, StorageThreads())
+    files = await opened(small_disk)
     await files.put(KEY, b"photo")
     make_older(files, KEY, 7200)
     (small_disk / "filler").write_bytes(bytes(free(small_disk)))
@@ -215,8 +222,10 @@ async def test_killed_writer_leaves_a_deletable_draft(files: LocalFiles) -> None
         "from server.adapters.files.local import LocalFiles\n"
         "from server.adapters.files.threads import StorageThreads\n"
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "files = LocalFiles(pathlib.Path(sys.argv[1]), StorageThreads())\n"
-        "asyncio.run(files.put(sys.argv[2], b'half'))\n"
+        "async def main():\n"
+        "    files = LocalFiles(pathlib.Path(sys.argv[1]), StorageThreads())\n"
+        "    await files.put(sys.argv[2], b'half')\n"
+        "asyncio.run(main())\n"
     )
     process = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", script, str(files.root), KEY], cwd=Path(__file__).parents[4], check=False
@@ -233,7 +242,7 @@ async def test_killed_writer_leaves_a_deletable_draft(files: LocalFiles) -> None
 
 async def test_full_disk_is_reported_and_leaves_nothing(small_disk: Path) -> None:
     """A write that does not fit raises StorageFull and removes its draft."""
-    files = LocalFiles(small_disk, StorageThreads())
+    files = await opened(small_disk)
     await files.check()
     with pytest.raises(StorageFull):
         await files.put(KEY, bytes(1_000_000))

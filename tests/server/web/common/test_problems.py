@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+
 import pytest
 
 from testkit.running import Web
@@ -29,3 +32,21 @@ async def test_wrong_method_lists_allowed_methods(web: Web, method: str, path: s
     answer = await web.client.request(method, path)
     assert_problem(answer, 405, "method_not_allowed")
     assert set(answer.headers["Allow"].split(", ")) == allow
+
+
+async def test_lack_of_descriptors_is_a_503(
+    web: Web, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is asked to come back, and the log gets one line without a trace."""
+
+    def exhausted() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.web.api.pages.static_directory", exhausted)
+        answer = await web.client.get("/")
+    assert_problem(answer, 503, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "No file descriptor is left" in line.getMessage() and line.exc_info is None
+    assert (await web.client.get("/")).status_code == 200
