@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,27 @@ def mounted_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let a mounted file system take no change until the block ends.
+
+    Files that are open for writing make the kernel refuse; it is asked for 10 s.
+    """
+    _remount(folder, "ro")
+    try:
+        yield
+    finally:
+        _remount(folder, "rw")
+
+
+def _remount(folder: Path, mode: str) -> None:
+    for _ in range(100):
+        if not subprocess.run(["mount", "-o", f"remount,{mode}", str(folder)], check=False).returncode:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{folder} cannot be made {mode}")
 
 
 @contextlib.contextmanager
