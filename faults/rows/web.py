@@ -34,6 +34,11 @@ from tryon.protocol.paths import SESSIONS
 RATE: Final = 4.0
 CROWD: Final[dict[str, Any]] = QUIET | {"sockets_per_session": 20000}
 PROGRESS_FRAMES: Final = 'tryon_frames_total{kind="progress"}'
+PATIENT_SECONDS: Final = 60
+"""Period of the pings where they are not the subject: a client that does not read is
+cut for a pong that it owes, and a busy machine takes longer than a short period to fill
+its buffers.
+"""
 GROWTH_BYTES: Final = 32 * 2**20
 """How much larger a web process may become by clients that behave badly."""
 
@@ -124,7 +129,8 @@ async def terminated(pace: Pace) -> Outcome:
     All other clients are notified, and it ends in time.
     """
     raise_file_limit()
-    async with running_scene(pace, workers=0, **CROWD) as scene, scene.cluster.services() as services:
+    settings = CROWD | {"ping_seconds": PATIENT_SECONDS}
+    async with running_scene(pace, workers=0, **settings) as scene, scene.cluster.services() as services:
         held = await hold(services, 40)
         reading = pace.sockets - pace.stalled
         byes: dict[int, tuple[float, dict[str, Any]]] = {}
@@ -135,10 +141,11 @@ async def terminated(pace: Pace) -> Outcome:
 
         paths = [held[20 + number % 20].path for number in range(reading)]
         clients, _ = await connect_all(scene.cluster.port, paths, on_text=heard)
-        stalled = [held[number % 20].path for number in range(pace.stalled)]
-        streams = [path.replace("/ws?", "/events?") for path in stalled[: pace.stalled // 5]]
+        unread = held[: min(20, pace.stalled)]
+        stalled = [unread[number % len(unread)].path for number in range(pace.stalled)]
+        streams = [path.replace("/ws?", "/events?") for path in stalled[-(pace.stalled // 5) :]]
         deaf = await _deaf_sockets(scene.cluster.port, stalled + streams)
-        await _stuff(services, held[:20])
+        await _stuff(services, unread)  # the streams' sessions last: a write may wait for 10 s
         await _settled(scene)
         there = await _followers(scene), await _followers(scene, "sse")
         scene.expect(there == (pace.sockets, len(streams)), f"only {there} followers were left")

@@ -10,8 +10,29 @@ from typing import Any
 import pytest
 
 from server.config.settings import Config
+from server.web.push.queue_news import QueueNews
 from server.web.serving.handshake import Handshake
 from testkit.running import StartWeb, Web, running_web
+
+
+@pytest.fixture
+def places() -> None:
+    """Announce places in the queue, as the product does."""
+
+
+@pytest.fixture(autouse=True)
+def without_places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announce no place in the queue, unless a test asks for ``places``.
+
+    Half a second after a client has joined, such a frame may come between any two
+    others: on a busy machine also between those that a test expects one after another.
+    """
+    if "places" not in request.fixturenames:
+        monkeypatch.setattr(QueueNews, "next_places", _never)
+
+
+async def _never(news: QueueNews) -> None:
+    await asyncio.Event().wait()
 
 
 @pytest.fixture

@@ -27,6 +27,9 @@ from tryon.protocol.states import Event
 SESSIONS: Final = "/api/tryon/sessions"
 
 
+pytestmark = pytest.mark.usefixtures("places")
+
+
 @pytest.fixture
 async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> Web:
     """Start a web process that reads and announces places every 20 ms."""

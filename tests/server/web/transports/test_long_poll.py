@@ -143,6 +143,7 @@ async def test_ended_session_is_answered_at_once(poller: Poller) -> None:
     assert (answer.status_code, answer.json()["terminal"], answer.json()["missed"]) == (200, True, [])
 
 
+@pytest.mark.usefixtures("places")
 async def test_progress_does_not_answer_since(poller: Poller) -> None:
     """A poll with ``since`` waits for transitions only."""
     claim = await poller.web.begin(poller.session)
@@ -163,6 +164,7 @@ async def test_progress_answers_an_etag(poller: Poller) -> None:
     assert (answer["seq"], answer["progress"], answer["stage"], answer["missed"]) == (2, 0.5, "rendering", [])
 
 
+@pytest.mark.usefixtures("places")
 async def test_unchanged_place_does_not_answer_a_poll(poller: Poller) -> None:
     """The place is announced after joining; a poll that has shown it waits on."""
     async with asyncio.timeout(5):
