@@ -14,6 +14,7 @@ from server.config.settings import Config
 from testkit.fixtures import StartValkey
 from tests.worker.conftest import Feed, StartWorker, until
 from tryon.protocol.states import Event, Status
+from worker.pickup import POLL_SECONDS
 
 OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]
@@ -100,7 +101,7 @@ async def test_freed_slot_takes_next_session(config: MakeConfig, worker: StartWo
     await until(waiting)  # the running one is not in the queue
     ended = (await feed.reaches(first.id)).events[-1].at
     began = (await feed.reaches(second.id)).events[1].at
-    assert 0 <= (began - ended).total_seconds() < 0.15
+    assert 0 <= (began - ended).total_seconds() < POLL_SECONDS * 0.8  # 0.005 on an idle machine; nothing rings
 
 
 async def test_jobs_stay_within_their_number(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

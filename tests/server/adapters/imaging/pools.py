@@ -52,7 +52,7 @@ async def pid_of(imaging: Imaging) -> int:
     return int(caught.value.detail)
 
 
-async def gone(pid: int) -> None:
+async def gone(pid: int, *, seconds: float = 10.0) -> None:
     """Wait until the process has ended, reaped or not."""
     try:
         file = os.pidfd_open(pid)
@@ -61,7 +61,7 @@ async def gone(pid: int) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(file, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), seconds)
     finally:
         asyncio.get_running_loop().remove_reader(file)
         os.close(file)

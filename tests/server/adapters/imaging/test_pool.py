@@ -52,7 +52,8 @@ async def test_crash_refuses_its_own_photo(start: Start) -> None:
 
 async def test_loop_is_cut_off(start: Start) -> None:
     """A decoder that loops is ended in time, while other photos go on."""
-    imaging = start(work_seconds=1.0)
+    imaging = start(work_seconds=2.0)
+    await asyncio.gather(*(imaging.clean(photo()) for _ in range(4)))  # both processes are there
     looping = asyncio.ensure_future(outcome(imaging.clean(io.BytesIO(b"loop"))))
     assert [await outcome(imaging.clean(photo())) for _ in range(5)] == ["100"] * 5
     assert not looping.done()
@@ -63,11 +64,11 @@ async def test_loop_is_cut_off(start: Start) -> None:
 @LINUX
 async def test_loop_meets_cpu_limit(start: Start) -> None:
     """A decoder that loops ends by its own limit of CPU time, too."""
-    imaging = start()
+    imaging = start(work_seconds=120.0)  # a second of CPU takes long on a busy machine, at its niceness
     child = psutil.Process(await pid_of(imaging))
     assert child.rlimit(resource.RLIMIT_CPU)[0] <= imaging_child.CPU_SECONDS + 2
     child.rlimit(resource.RLIMIT_CPU, (1, 1))  # the test does not want to wait that long
-    gone_by_itself = asyncio.ensure_future(gone(child.pid))
+    gone_by_itself = asyncio.ensure_future(gone(child.pid, seconds=110))
     assert await outcome(imaging.clean(io.BytesIO(b"loop"))) == "unreadable_image"
     await gone_by_itself
 
