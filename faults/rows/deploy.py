@@ -1,17 +1,22 @@
-"""A new release takes over under load, one process at a time.
+"""Processes are stopped under load, and others take over.
 
-Old and new serve side by side.
+In a deploy, where old and new serve side by side, and while the database is blocked.
 """
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import time
 from typing import Final
 
 from faults.outcome import PUSHED, Outcome, Row
 from faults.pace import Pace
 from faults.scene import running_scene
 from server.config.settings import Config
+from testkit.damage import locked_sqlite
 from testkit.expansion import expand
+from testkit.programs import Program
 
 RATE: Final = 8.0
 LEASE_SECONDS: Final = 6.0
@@ -59,8 +64,56 @@ async def rolling(pace: Pace) -> Outcome:
     return scene.outcome
 
 
+async def stopped_while_locked(pace: Pace) -> Outcome:
+    """Stop a web process and a worker while no one can write to SQLite.
+
+    Both are gone in time, requests that wait are refused, and others take over.
+    """
+    async with running_scene(pace, webs=2, workers=2) as scene:
+        cluster = scene.cluster
+        await scene.healthy("database", "redis", "workers")
+        web, worker = cluster.web, cluster.worker
+        drain = float(Config.load(cluster.environ, env_file=None).drain_seconds)
+        async with scene.clients.load(RATE, longest=2.0):
+            await scene.until(lambda: len(scene.screens) >= 12)
+            await scene.clients.live()
+            scene.began()
+            with locked_sqlite(cluster):
+                await scene.outage(1.0)  # uploads and ends of sessions wait for the lock
+                statuses = await asyncio.gather(_seconds_to_end(web), _seconds_to_end(worker))
+                await scene.outage(pace.locked_seconds / 3)
+            scene.repaired()
+            await cluster.start_web(cluster.make_web())
+            await cluster.make_worker().start()
+            await scene.healthy("database", "workers")
+            scene.recovered()
+        await scene.finish(unreadable=True, orphans=True)
+        (web_status, web_seconds), (worker_status, worker_seconds) = statuses
+        scene.expect(web_status in (0, -signal.SIGTERM), f"{web.name} ended with {web_status}")
+        scene.expect(worker_status == 0, f"{worker.name} ended with {worker_status}")
+        scene.promises.within(web_seconds, 5.0, "the web process was gone")
+        scene.promises.within(worker_seconds, drain + 2.5, "the worker was gone")
+        scene.promises.refusals_have_retry_after(503)
+        scene.promises.cancels_answered()
+        for loss, count in scene.outcome.losses.items():
+            allowed = {4000, 4053, 503} if loss.over in PUSHED else {503}
+            scene.expect(loss.code in allowed, f"{count} x a client over {loss.over} was cut off by {loss.code}")
+        scene.promises.nothing_stale()
+        scene.note(f"web process gone after {web_seconds:.2f} s, worker after {worker_seconds:.2f} s")
+    return scene.outcome
+
+
+async def _seconds_to_end(program: Program) -> tuple[int, float]:
+    """Stop a program; return its exit status and the time that it took."""
+    began = time.monotonic()
+    return await program.terminate(60), time.monotonic() - began
+
+
 ROWS: Final[dict[str, Row]] = {
     "rolling-deploy": Row(
         "A rolling deploy: migrations, then every worker and web process replaced", rolling, sample=True
+    ),
+    "stopped-while-locked": Row(
+        "A web process and a worker are stopped while another program holds SQLite's write lock", stopped_while_locked
     ),
 }

@@ -35,10 +35,7 @@ RATE: Final = 4.0
 CROWD: Final[dict[str, Any]] = QUIET | {"sockets_per_session": 20000}
 PROGRESS_FRAMES: Final = 'tryon_frames_total{kind="progress"}'
 PATIENT_SECONDS: Final = 60
-"""Period of the pings where they are not the subject: a client that does not read is
-cut for a pong that it owes, and a busy machine takes longer than a short period to fill
-its buffers.
-"""
+"""Period of the pings where a client that owes a pong must not be cut for it."""
 GROWTH_BYTES: Final = 32 * 2**20
 """How much larger a web process may become by clients that behave badly."""
 

@@ -202,7 +202,7 @@ async def test_client_waits_for_draining_server(start: Start, web: Web) -> None:
     await play.until("spied.sockets.length === 2")
     bye, sockets = await play.page.evaluate("[spied.byes[0], spied.sockets]")
     assert bye["retry_after_ms"] == 700
-    assert 695 <= sockets[1] - bye["at"] < 1500
+    assert 695 <= sockets[1] - bye["at"] < 7000  # 710 on an idle machine
     await play.begin()
     await play.complete()
     await play.ends_whole()

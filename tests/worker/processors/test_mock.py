@@ -132,7 +132,7 @@ async def test_stages_come_in_order(mock: MakeMock, job: Job) -> None:
 
 async def test_picture_is_made_beside_the_loop(mock: MakeMock, photos: Path) -> None:
     """Drawing a large photo does not block the event loop."""
-    longest = 0.0
+    began, longest = time.monotonic(), 0.0
     running = asyncio.create_task(
         mock(failure_rate=0).run(Job("s1", 1, (photos / "large.jpg").read_bytes(), "image/jpeg"), quiet)
     )
@@ -141,7 +141,7 @@ async def test_picture_is_made_beside_the_loop(mock: MakeMock, photos: Path) -> 
         await asyncio.sleep(0)
         longest = max(longest, time.monotonic() - before)
     assert (await running).data
-    assert longest < 0.1
+    assert longest < (time.monotonic() - began) / 2  # a loop that draws stands still for all of it
 
 
 async def test_failure_rate_decides_failures(mock: MakeMock, job: Job) -> None:

@@ -27,11 +27,8 @@ from tryon.protocol.states import Event
 SESSIONS: Final = "/api/tryon/sessions"
 
 
-pytestmark = pytest.mark.usefixtures("places")
-
-
 @pytest.fixture
-async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> Web:
+async def web(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch, places: None) -> Web:
     """Start a web process that reads and announces places every 20 ms."""
     monkeypatch.setattr(queue_places_module, "WAITING_SECONDS", 0.02)
     monkeypatch.setattr(queue_news_module, "WAITING_SECONDS", 0.02)
