@@ -74,9 +74,9 @@ async def read_upload(
     ``unsupported_image``, ``missing_image``, ``bad_params``, ``storage_full`` or
     ``unavailable``, each as early as it can be known.
 
-    Part of the body may then still be on its way. Just answer, without ``Connection:
-    close``: uvicorn discards the rest, and a client that sends everything before it
-    reads gets the answer, too; with that header it would get a reset (both measured).
+    Part of the body may then still be on its way. Just answer: the rest is discarded,
+    and a client that sends everything before it reads gets the answer, too. Where the
+    connection ends with the answer, :mod:`server.web.serving.http` ends it late enough.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > config.body_max_bytes:

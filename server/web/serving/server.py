@@ -24,7 +24,6 @@ from server.web.serving.handshake import Handshake
 from server.web.serving.http import HttpProtocol
 from server.web.serving.listening import HANDSHAKE_SECONDS, accept_all, listen, refuse_connections
 from server.web.serving.unanswered import Unanswered
-from server.web.transports.wire import WireSocket
 
 log = logging.getLogger("tryon.web")
 
@@ -102,7 +101,7 @@ class Server(uvicorn.Server):
         if hub is not None and (notified := hub.drain()):
             log.info("Draining: notified %d clients", notified)
         for connection in list(connections):
-            if not isinstance(connection, WireSocket):
+            if isinstance(connection, HttpProtocol):
                 connection.shutdown()
         if hub is not None:
             await self._wait_until(began + FOLLOWERS_SECONDS, lambda: not hub.followers)

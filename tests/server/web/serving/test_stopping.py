@@ -101,6 +101,11 @@ class Peer:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    async def send_all(self, data: bytes) -> None:
+        """Send, and wait until most of it is on its way; raise ConnectionError."""
+        self.send(data)
+        await self._writer.drain()
+
     async def head(self) -> str:
         """Return the head of an answer, after its body is read, too."""
         async with asyncio.timeout(10):
@@ -203,11 +208,24 @@ async def test_endless_upload_gets_its_refusal_when_server_stops(
         stopping = stop()
         await until(lambda: not web.unanswered)
         assert not stopping.done()
-        peer.send(bytes(200_000))  # more than one read
+        for _ in range(10):
+            await peer.send_all(bytes(50_000))
         head = await peer.head()
         assert head.startswith("http/1.1 503")
         assert "retry-after: " in head
         peer.close()
+
+
+async def test_refused_upload_gets_its_answer_before_the_close(web: Web, photo: bytes) -> None:
+    """A client that asked for one answer may send all of its body: no reset."""
+    peer = await Peer.connect(web.port)
+    peer.send(head_of(photo, size=50_000_000).replace(b"Host: x", b"Host: x\r\nConnection: close"))
+    answer = await peer.head()
+    assert answer.startswith("http/1.1 413")
+    assert "connection: close" in answer
+    for _ in range(20):
+        await peer.send_all(bytes(50_000))
+    peer.close()
 
 
 async def test_handshake_is_refused_when_server_stops(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
