@@ -43,6 +43,8 @@ const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((element
 const [stepCreated, stepProcessing, stepEnd] = $.steps.children;
 const tryon = new TryOn();
 
+const NEVER = { clock: -Infinity, wall: -Infinity };
+
 const fresh = () => ({
   phase: "idle", // idle, uploading, following, refused, gone
   image: null, // File or Blob, while we have it
@@ -50,12 +52,12 @@ const fresh = () => ({
   noPreview: false, // the browser cannot show it; the server's copy may do
   sent: 0, // part of the upload, 0..1
   session: null,
-  sessionAt: 0, // our clock, when it was last heard of
+  sessionAt: NEVER, // when it was last heard of
   connection: "connecting",
   shared: false, // made elsewhere, read-only
   problem: null, // { title, text, fine }: why the upload was refused or the session is gone
   retryable: true,
-  retryAt: 0, // our clock: not before
+  retryAt: 0, // by clock(): not before
   times: {}, // ms after creation at which a step was reached, as far as it was seen
   cancelling: false,
   deleting: false,
@@ -70,7 +72,7 @@ let following = null;
 let upload = null; // AbortController
 let idempotencyKey = null; // of the upload that may be repeated
 let expiryTimer = 0;
-let mine = { at: 0, sessions: [] }; // this browser's last sessions, and when they were read
+let mine = { at: NEVER, sessions: [] }; // this browser's last sessions, and when they were read
 
 // --- actions ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ function refused(problem) {
   state.phase = "refused";
   state.problem = { ...words, fine: problem.status >= 500 && problem.requestId ? `Reference: ${problem.requestId}` : "" };
   state.retryable = problem.retryable;
-  state.retryAt = problem.retryAfter === null ? 0 : Date.now() + problem.retryAfter * 1000;
+  state.retryAt = problem.retryAfter === null ? 0 : clock() + problem.retryAfter * 1000;
   render();
 }
 
@@ -190,7 +192,7 @@ function watch(session, { ticket = null } = {}) {
 function heard(session) {
   const before = state.session;
   state.session = session;
-  state.sessionAt = Date.now();
+  state.sessionAt = instant();
   if (!before || before.seq !== session.seq || !(session.status in state.times)) {
     const step = session.terminal ? "end" : session.status;
     if (step !== "processing" || before?.status === "created") {
@@ -353,8 +355,8 @@ function enter() {
 
 /** This browser's last sessions, below the drop zones. One that never made any asks nothing. */
 async function readMine() {
-  if (storage.get("tryon.token") === null || Date.now() - mine.at < 1000) return;
-  mine.at = Date.now();
+  if (storage.get("tryon.token") === null || age(mine.at) < 1000) return;
+  mine.at = instant();
   try {
     mine.sessions = (await tryon.list({ limit: MINE })).sessions;
     if (state.phase === "idle") renderMine();
@@ -375,8 +377,23 @@ function announce(text) {
   if ($.announcer.textContent !== text) $.announcer.textContent = text;
 }
 
+/** Milliseconds of a clock that cannot be set; in a sleep it may stand still. */
+function clock() {
+  return performance.now();
+}
+
+function instant() {
+  return { clock: clock(), wall: Date.now() };
+}
+
+/** Milliseconds since an instant by the clock that went further: one may have stood still, the other been set back. */
+function age(then) {
+  return Math.max(clock() - then.clock, Date.now() - then.wall);
+}
+
+/** The server's clock; before anything was followed, this device's as it was when the page was opened. */
 function serverNow() {
-  return following?.now() ?? Date.now();
+  return following?.now() ?? performance.timeOrigin + clock();
 }
 
 function render() {
@@ -408,7 +425,7 @@ function renderStart() {
 }
 
 function renderMine() {
-  const alive = mine.sessions.filter(({ expires_at }) => Date.parse(expires_at) > Date.now());
+  const alive = mine.sessions.filter(({ expires_at }) => Date.parse(expires_at) > serverNow());
   $.mine.hidden = alive.length === 0;
   const key = JSON.stringify(alive.map(({ session_id, seq, links }) => [session_id, seq, links.input]));
   if ($["mine-list"].dataset.key === key) return;
@@ -418,7 +435,7 @@ function renderMine() {
       const picture = Object.assign(new Image(), { src: session.links.output ?? session.links.input, alt: "" });
       picture.setAttribute("aria-hidden", "true");
       picture.addEventListener("error", () => picture.remove());
-      const words = `${sessionHeadline(session)}, from ${moment(new Date(session.created_at))}`;
+      const words = `${sessionHeadline(session)}, from ${moment(new Date(session.created_at), serverNow())}`;
       const button = Object.assign(document.createElement("button"), { type: "button", title: words });
       button.setAttribute("aria-label", words);
       button.dataset.status = session.status;
@@ -560,7 +577,7 @@ function renderTimes() {
     } else {
       text = duration(serverNow() - Date.parse(session.created_at));
       if (session.eta_seconds != null) {
-        const left = session.eta_seconds - (Date.now() - state.sessionAt) / 1000;
+        const left = session.eta_seconds - (clock() - state.sessionAt.clock) / 1000;
         text += left >= 1 ? ` · about ${duration(Math.ceil(left) * 1000).replace(".0", "")} left` : " · almost there";
       }
       if (session.attempt > 1) text += ` · attempt ${session.attempt}`;
@@ -572,7 +589,7 @@ function renderTimes() {
 }
 
 function renderCountdown() {
-  const left = Math.ceil((state.retryAt - Date.now()) / 1000);
+  const left = Math.ceil((state.retryAt - clock()) / 1000);
   const waiting = state.phase === "refused" && left > 0;
   $.again.setAttribute("aria-disabled", String(waiting)); // stays in the tab order, unlike `disabled`
   $.again.textContent = waiting ? `Try again in ${left} s` : "Try again";
@@ -652,7 +669,7 @@ function renderKeeps() {
   $.erase.disabled = state.deleting;
   let text = "Your photo is erased automatically. Nothing of it stays.";
   if (until && left > 0) {
-    text = `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until)}, ${fromNow(left)}.`;
+    text = `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until, serverNow())}, ${fromNow(left)}.`;
   } else if (until) {
     text = "The time of this photo is over; it is being erased.";
   }
@@ -692,7 +709,7 @@ $["erase-dialog"].addEventListener("close", () => {
 });
 $["save-receipt"].addEventListener("click", saveReceipt);
 document.addEventListener("visibilitychange", () => {
-  if (document.visibilityState === "visible" && state.phase === "idle" && Date.now() - mine.at > MINE_FRESH_MS) readMine();
+  if (document.visibilityState === "visible" && state.phase === "idle" && age(mine.at) > MINE_FRESH_MS) readMine();
 });
 $.new.addEventListener("click", () => startOver());
 for (const link of [$.home, $.own]) {
@@ -708,10 +725,10 @@ for (const link of [$.home, $.own]) {
   });
 }
 $.download.addEventListener("click", async (event) => {
-  if (Date.now() - state.sessionAt < LINK_FRESH_MS) return;
+  if (age(state.sessionAt) < LINK_FRESH_MS) return;
   event.preventDefault();
   await refreshLinks();
-  if (!$.download.hidden && Date.now() - state.sessionAt < LINK_FRESH_MS) $.download.click();
+  if (!$.download.hidden && age(state.sessionAt) < LINK_FRESH_MS) $.download.click();
   else announce("The result could not be downloaded. Please try again.");
 });
 addEventListener("hashchange", enter);

@@ -208,13 +208,13 @@ class Following {
   #proven = new Set(); // rungs that have worked
   #climbs = 0;
   #pingMs = 25000;
-  #synced = 0;
+  #synced = -Infinity;
+  #server = null; // its clock minus `clock()`, in ms
   #timers = {};
 
   session;
   cursor;
   connection = null;
-  clockOffset = 0;
 
   constructor(api, id, session, { ticket = null, since = 0, transports = RUNGS, signal = null, ...tell }) {
     this.#api = api;
@@ -228,8 +228,8 @@ class Following {
     const options = { signal: this.#abort.signal };
     addEventListener("online", () => this.#wake(), options);
     addEventListener("offline", () => this.#link?.live || this.#report("reconnecting"), options);
-    addEventListener("pageshow", (event) => event.persisted && this.#wake(), options);
-    document.addEventListener("resume", () => this.#wake(), options);
+    addEventListener("pageshow", (event) => event.persisted && this.#wake(true), options);
+    document.addEventListener("resume", () => this.#wake(true), options);
     document.addEventListener("visibilitychange", () => visible() && this.#wake(), options);
     signal?.addEventListener("abort", () => this.close(), options);
     queueMicrotask(() => {
@@ -248,7 +248,11 @@ class Following {
 
   /** The server's clock, in ms. */
   now() {
-    return Date.now() + this.clockOffset;
+    return this.#server === null ? Date.now() : clock() + this.#server;
+  }
+
+  get clockOffset() {
+    return this.now() - Date.now();
   }
 
   /** Reads the session again, for fresh links; after the end too. */
@@ -311,12 +315,12 @@ class Following {
   async #poll(link) {
     const long = link.rung === "long-poll";
     const wait = long && link.looked ? WAIT_SECONDS : null;
-    const began = Date.now();
+    const began = clock();
     const answer = await this.#look(link, wait);
     if (!answer) return;
     this.#up(link, wait !== null || !long); // a long poll has yet to show that it may wait
     let pause = (answer.retryAfter ?? POLL_MS / 1000) * 1000;
-    const waited = answer.body || wait === null || Date.now() - began > 1000; // a draining server does not wait
+    const waited = answer.body || wait === null || clock() - began > 1000; // a draining server does not wait
     if (long && waited) pause = 200;
     this.#watch(link, Math.min(pause, 60000), () => this.#poll(link));
   }
@@ -329,7 +333,7 @@ class Following {
       const options = { query, ticket: this.#ticket, etag: link.etag, signal: link.abort.signal };
       const answer = await this.#api.request("GET", `/${this.#id}`, options);
       if (link.over) return null;
-      Object.assign(link, { looked: true, heard: Date.now(), etag: answer.etag });
+      Object.assign(link, { looked: true, heard: instant(), etag: answer.etag });
       if (answer.body) this.#take(answer.body, answer.body.missed);
       return link.over ? null : answer;
     } catch (error) {
@@ -347,7 +351,7 @@ class Following {
       this.#tries[link.rung] = 0;
     }
     if (link.live) return;
-    Object.assign(link, { live: true, since: Date.now() });
+    Object.assign(link, { live: true, since: clock() });
     if (link === this.#probe) {
       this.#probe = null;
       this.#next = null;
@@ -377,7 +381,7 @@ class Following {
     this.#drop(this.#probe);
     this.#probe = null;
     told ??= bye?.retry_after_ms ?? (problem?.retryAfter == null ? null : problem.retryAfter * 1000);
-    this.#failures = live && Date.now() - link.since >= STEADY_MS ? 1 : this.#failures + 1;
+    this.#failures = live && clock() - link.since >= STEADY_MS ? 1 : this.#failures + 1;
     const proven = this.#proven.has(rung);
     const lower = this.#rungs.find((other) => RUNGS.indexOf(other) > RUNGS.indexOf(rung));
     const reached = rung === "ws" || link.looked; // else it is the server that cannot be had, not this way to it
@@ -390,7 +394,7 @@ class Following {
       wait = told ?? 0; // it looks first: a server that is down is not asked in four ways
     }
     if (next === rung || wait > 0) this.#report("reconnecting");
-    this.#notBefore = told === null ? 0 : Date.now() + told;
+    this.#notBefore = told === null ? 0 : clock() + told;
     this.#connectLater(next, wait);
   }
 
@@ -401,15 +405,15 @@ class Following {
   }
 
   /** The page or the network is back: a socket must prove that it lives, a waiting attempt starts at once. */
-  #wake() {
+  #wake(thawed = false) {
     if (this.#over) return;
     const link = this.#link;
     if (this.#next) {
       this.#failures = 0;
-      this.#connectLater(this.#next.rung, Math.max(0, this.#notBefore - Date.now()));
+      this.#connectLater(this.#next.rung, Math.max(0, this.#notBefore - clock()));
     } else if (link?.live && link.rung === "ws") {
       this.#sync(link);
-    } else if (link?.live && Date.now() - link.heard > STEADY_MS) {
+    } else if (link?.live && (thawed || age(link.heard) > STEADY_MS)) {
       this.#connect(link.rung);
     }
   }
@@ -454,8 +458,8 @@ class Following {
     } catch {
       return;
     }
-    link.heard = Date.now();
-    if (frame.at && frame.type !== "event") this.clockOffset = Date.parse(frame.at) - Date.now() || 0;
+    link.heard = instant();
+    if (frame.type !== "event" && Date.parse(frame.at)) this.#server = Date.parse(frame.at) - clock();
     if (frame.type === "snapshot") {
       this.#pingMs = (frame.ping_seconds || 25) * 1000;
       this.#up(link);
@@ -521,9 +525,9 @@ class Following {
 
   /** Asks a socket for a snapshot; the server answers one a second. No answer: it is dead. */
   #sync(link) {
-    this.#after("sync", Math.max(0, this.#synced + 1100 - Date.now()), () => {
+    this.#after("sync", Math.max(0, this.#synced + 1100 - clock()), () => {
       if (link.over) return;
-      this.#synced = Date.now();
+      this.#synced = clock();
       link.send({ type: "sync", since: this.cursor });
       this.#watch(link, PROBE_MS);
     });
@@ -587,7 +591,21 @@ class Following {
 
 function newLink(rung, step = 0) {
   const link = { rung, step, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
-  return { ...link, since: 0, heard: Date.now(), abort: new AbortController() };
+  return { ...link, since: 0, heard: instant(), abort: new AbortController() };
+}
+
+/** Milliseconds of a clock that cannot be set; in a sleep it may stand still. */
+function clock() {
+  return performance.now();
+}
+
+function instant() {
+  return { clock: clock(), wall: Date.now() };
+}
+
+/** Milliseconds since an instant by the clock that went further: one may have stood still, the other been set back. */
+function age(then) {
+  return Math.max(clock() - then.clock, Date.now() - then.wall);
 }
 
 function visible() {

@@ -112,10 +112,10 @@ export function receiptWords({ files, deleted_at }) {
   return { title: "Everything was erased", text: `${what} deleted at ${time}. This is the server’s signed receipt; it keeps none.` };
 }
 
-/** "today at 17:05", "tomorrow at 09:00", "on 3 December at 09:00" */
-export function moment(date) {
+/** "today at 17:05", "tomorrow at 09:00", "on 3 December at 09:00"; `now` in ms. */
+export function moment(date, now) {
   const time = date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
-  const days = Math.round((new Date(date).setHours(0, 0, 0, 0) - new Date().setHours(0, 0, 0, 0)) / 86400000);
+  const days = Math.round((new Date(date).setHours(0, 0, 0, 0) - new Date(now).setHours(0, 0, 0, 0)) / 86400000);
   if (days === 0) return `today at ${time}`;
   if (days === 1) return `tomorrow at ${time}`;
   return `on ${date.toLocaleDateString("en-GB", { day: "numeric", month: "long" })} at ${time}`;
