@@ -240,8 +240,7 @@ class Hub:
         The client has been given the session in this state.
         """
         self.resume(follower, session.seq)
-        if session.status is Status.CREATED:
-            self.queue_news.note(session.id, session.seq, waits=True)
+        self.queue_news.note(session.id, session.seq, waits=session.status is Status.CREATED)
 
     def resume(self, follower: Follower, seq: int) -> None:
         """Deliver what was held, then events as they come.

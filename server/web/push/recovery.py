@@ -82,8 +82,8 @@ FAILED_SWEEP_SECONDS: Final = 1.0
 CHECK_SECONDS: Final = 60.0
 """Maximum time from joining to the first check, and between two checks of a session."""
 
-CHECK_PARTS: Final = 12
-"""Number of parts of a check; each begins with a look at all followed sessions."""
+CHECK_PARTS: Final = 16
+"""Number of parts of a check, by the last hexadecimal digit of the session's id."""
 
 CHECK_BATCH: Final = 100
 """Sessions per statement of a check; 400 keep the loop busy for 7 ms."""
@@ -291,7 +291,8 @@ class Recovery:
         Its last session waits a part longer than its first, so that each part has its
         share of one part more. A part that fails is checked again.
         """
-        ids = [each for each in self._followers.session_ids() if hash(each) % CHECK_PARTS == self._check_part]
+        digit = f"{self._check_part:x}"
+        ids = [each for each in self._followers.session_ids() if each[-1] == digit]
         batches = _batches(ids)
         pause = CHECK_SECONDS / (CHECK_PARTS + 1) / max(1, len(batches))
         for batch in batches:
