@@ -92,7 +92,7 @@ async def stopped_while_locked(pace: Pace) -> Outcome:
         scene.expect(web_status in (0, -signal.SIGTERM), f"{web.name} ended with {web_status}")
         scene.expect(worker_status == 0, f"{worker.name} ended with {worker_status}")
         scene.promises.within(web_seconds, 5.0, "the web process was gone")
-        scene.promises.within(worker_seconds, drain + 2.5, "the worker was gone")
+        scene.promises.within(worker_seconds, drain + 3.5, "the worker was gone")
         scene.promises.refusals_have_retry_after(503)
         scene.promises.cancels_answered()
         for loss, count in scene.outcome.losses.items():

@@ -36,7 +36,7 @@ STOP_SECONDS: Final = 2.5
 CANCEL_SECONDS: Final = 0.5
 """Seconds for the tasks of refused requests to end."""
 
-EXIT_SECONDS: Final = 4.6
+EXIT_SECONDS: Final = 4.3
 """Seconds after a signal when the process ends, whatever still blocks; five at most are
 promised.
 """
