@@ -15,7 +15,6 @@ from typing import Literal
 
 from server.adapters.database.changes import Change, Complete, Moved, Outcome
 from server.adapters.database.clock import DatabaseClock
-from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files
 from server.adapters.redis.bus import RedisBus
@@ -39,8 +38,6 @@ class Claim:
 
     session: Session
     reports: ProgressReports = field(repr=False, compare=False)
-    unconfirmed: set[str] = field(default_factory=set, repr=False, compare=False)
-    """Results that a commit may name which was not confirmed: they are not deleted."""
 
     @property
     def attempt(self) -> int:
@@ -69,7 +66,6 @@ class Claims:
     def __init__(
         self,
         *,
-        reader: SessionReader,
         writer: SessionWriter,
         files: Files,
         bus: RedisBus,
@@ -79,7 +75,6 @@ class Claims:
         database_clock: DatabaseClock,
         lease_seconds: float,
     ) -> None:
-        self._reader = reader
         self._writer = writer
         self._files = files
         self._bus = bus
@@ -136,19 +131,14 @@ class Claims:
 
         Return False if the claim was lost; then its output is deleted again. Raises
         StorageFull, Unavailable. The output stays when the commit was not confirmed: it
-        may still go through, and else the session's erasure finds the file.
+        may still go through. The next try decides, or the session's erasure.
         """
         await claim.reports.end()
         key = output_key(claim.session.id, claim.attempt, extension)
         await self._files.put(key, data)
-        try:
-            moved = await self._change(claim, Complete(key), strict=True)
-        except BaseException:
-            claim.unconfirmed.add(key)
-            raise
+        moved = await self._change(claim, Complete(key), strict=True)
         if moved is None:  # the claim that loses the compare-and-set deletes its own file
-            if key not in claim.unconfirmed:
-                await asyncio.shield(self._discard_output(claim.session.id, key))
+            await asyncio.shield(self._discard_output(claim.session.id, key))
             return False
         log.info("Session %s completed successfully", claim.session.id)
         with contextlib.suppress(QueueUnavailable):
@@ -180,8 +170,7 @@ class Claims:
 
     async def _discard_output(self, session_id: str, key: str) -> None:
         with contextlib.suppress(TryOnError):
-            session = await self._reader.get(session_id)
-            if session is None or session.output_key != key:
+            if await self._writer.settled_output(session_id) != key:
                 await self._files.delete([key])
 
     async def _change(self, claim: Claim, outcome: Outcome, *, strict: bool = False) -> Moved | None:

@@ -233,6 +233,16 @@ class SessionWriter:
             row = result.one_or_none()
         return None if row is None else bool(row[0])
 
+    async def settled_output(self, session_id: str) -> str | None:
+        """Return the key of a session's result, or None, also of an expired session.
+
+        Unlike a read it waits until no other transaction changes the row, and so for a
+        commit that was not confirmed.
+        """
+        named = select(_s.output_key).where(_s.id == session_id).with_for_update()
+        async with self._connections.write() as connection:
+            return (await connection.execute(named)).scalar_one_or_none()
+
     async def renew_all(
         self, *, lease_seconds: float, but: Collection[tuple[datetime, datetime]] = ()
     ) -> tuple[int, tuple[datetime, datetime] | None]:

@@ -90,6 +90,34 @@ async def test_result_stays_while_its_commit_may_go_through(services: Services) 
     assert f"outputs/{session.id}-1.jpg" in files(services)
 
 
+async def test_refused_retry_waits_for_the_unconfirmed_commit(services: Services) -> None:
+    """Keep a result that the first try names after the second one was refused."""
+    session = await submit(services)
+    claim, complete = await begin(services, session), Unanswered()
+    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+        await services.sessions.claims.complete(claim, b"result", "jpg")
+    discarding = asyncio.create_task(
+        services.sessions.claims._discard_output(session.id, f"outputs/{session.id}-1.jpg")
+    )
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await complete.commit()
+    await discarding
+    assert f"outputs/{session.id}-1.jpg" in files(services)
+
+
+async def test_refused_retry_deletes_an_unconfirmed_result(services: Services) -> None:
+    """Leave no result of a session that was cancelled between two tries."""
+    session = await submit(services)
+    claim, complete = await begin(services, session), Unanswered()
+    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+        await services.sessions.claims.complete(claim, b"result", "jpg")
+    await complete.roll_back()
+    assert await services.database.writer.request_cancel(session.id, seq=claim.session.seq)
+    assert not await services.sessions.claims.complete(claim, b"result", "jpg")
+    assert not any(key.startswith("outputs/") for key in files(services))
+
+
 async def test_unconfirmed_result_goes_with_its_session(services: Services) -> None:
     """Erase a result that no row names, because its commit was not made."""
     session = await submit(services)
