@@ -14,11 +14,21 @@ from typing import Any, Final
 
 from faults.outcome import Outcome, Row
 from faults.pace import FULL, SCALED
-from faults.rows import clock, database, deploy, disk, redis, storage, web, worker
+from faults.rows import clock, database, deploy, disk, network_database, redis, storage, web, worker
 from testkit.profiles import FAULTS
 from testkit.report import heading, table
 
-GROUPS: Final = (redis.ROWS, database.ROWS, disk.ROWS, storage.ROWS, web.ROWS, worker.ROWS, clock.ROWS, deploy.ROWS)
+GROUPS: Final = (
+    redis.ROWS,
+    database.ROWS,
+    network_database.ROWS,
+    disk.ROWS,
+    storage.ROWS,
+    web.ROWS,
+    worker.ROWS,
+    clock.ROWS,
+    deploy.ROWS,
+)
 ROWS: Final[dict[str, Row]] = {name: row for group in GROUPS for name, row in group.items()}
 
 

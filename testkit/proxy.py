@@ -46,18 +46,21 @@ class Proxy:
         self._swallowed: set[asyncio.StreamWriter] = set()
         """Connections that were opened in a black hole; nothing is behind them."""
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        """One task for each connection."""
         self.port = 0
 
     def __repr__(self) -> str:
         return f"<Proxy {self.port} -> {self._to} open={len(self._pairs)}>"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         await self.refuse()
         self.cut()
+        await asyncio.gather(*self._serving)
 
     async def refuse(self) -> None:
         """Listen no more; open connections stay. :meth:`start` listens again."""
@@ -100,6 +103,11 @@ class Proxy:
     def mend(self) -> None:
         """Forward new connections again; those that were lost stay so."""
         self._black_hole = False
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._black_hole:

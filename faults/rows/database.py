@@ -24,7 +24,7 @@ up.
 
 
 @contextlib.asynccontextmanager
-async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) -> AsyncIterator[Scene]:
+async def without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) -> AsyncIterator[Scene]:
     """Load a cluster, break its database in the block, and expect a good end.
 
     ``felt_seconds``: a client waits for this long, if none is refused.
@@ -53,7 +53,7 @@ async def _without_database(pace: Pace, *, felt_seconds: float, **cluster: Any) 
 
 
 async def locked(pace: Pace) -> Outcome:
-    async with _without_database(pace, felt_seconds=pace.locked_seconds / 2) as scene:
+    async with without_database(pace, felt_seconds=pace.locked_seconds / 2) as scene:
         with locked_sqlite(scene.cluster):
             await scene.outage(pace.locked_seconds)
         scene.repaired()
@@ -65,7 +65,7 @@ async def restarted(pace: Pace) -> Outcome:
 
     Every connection dies without a word, and the server recovers from its log.
     """
-    async with _without_database(pace, felt_seconds=0.0, postgres=True) as scene:
+    async with without_database(pace, felt_seconds=0.0, postgres=True) as scene:
         for _ in range(3):
             await scene.outage(pace.outage_seconds / 3)
             await restart_postgres(scene.cluster)
@@ -75,7 +75,7 @@ async def restarted(pace: Pace) -> Outcome:
 
 async def gone(pace: Pace) -> Outcome:
     """Kill PostgreSQL for a while: connections are refused."""
-    async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
+    async with without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
         await asyncio.to_thread(scene.cluster.postgres.kill)
         await scene.outage(pace.outage_seconds)
@@ -89,7 +89,7 @@ async def frozen(pace: Pace) -> Outcome:
 
     Connections stay open and nothing answers.
     """
-    async with _without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
+    async with without_database(pace, felt_seconds=pace.outage_seconds / 2, postgres=True) as scene:
         assert scene.cluster.postgres is not None
         scene.cluster.postgres.pause()
         await scene.outage(pace.outage_seconds)
@@ -101,7 +101,7 @@ async def frozen(pace: Pace) -> Outcome:
 async def exhausted(pace: Pace) -> Outcome:
     """Hold every connection that PostgreSQL has to give."""
     few = {"max_connections": "30"}
-    async with _without_database(pace, felt_seconds=pace.locked_seconds / 2, postgres=few) as scene:
+    async with without_database(pace, felt_seconds=pace.locked_seconds / 2, postgres=few) as scene:
         async with exhausted_postgres(scene.cluster):
             await scene.outage(pace.locked_seconds)
         scene.repaired()
