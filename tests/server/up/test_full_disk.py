@@ -60,6 +60,7 @@ async def test_serving_on_full_disk_without_secret_has_no_traceback(
     assert not any("Traceback" in line for line in refused.errors), refused.output
 
 
+@pytest.mark.slow
 async def test_stack_starts_on_full_disk_and_recovers(stack: StartStack, disk: Path, photos: Path) -> None:
     """Start on the data of an earlier run: 507, DELETE works, 201 with room again."""
     data = str(disk / "data")
