@@ -25,7 +25,7 @@ log = logging.getLogger("tryon.bus")
 CONFIRM_SECONDS: Final = 0.2
 """Longest wait of a joining client for the confirmation of its subscription."""
 
-CONNECT_SECONDS: Final = 2.0
+CONNECT_SECONDS: Final = 1.0
 """Bound on a new subscriber connection and the first answer on it."""
 
 LOAD_RATE: Final = 4000.0

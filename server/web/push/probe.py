@@ -21,6 +21,9 @@ log = logging.getLogger("tryon.hub")
 PROBE_SECONDS: Final = 2.0
 """Time between two probes; a probe that is not back by then means a deaf connection."""
 
+DEAF_PROBE_SECONDS: Final = 1.0
+"""The same while none comes back, so that the end of an outage is noticed soon."""
+
 
 class DeliveryProbe:
     """Whether the subscriber connection delivers, and how fast."""
@@ -60,7 +63,7 @@ class DeliveryProbe:
         connection = self._subscriber.connections if self._subscriber.up else None
         probe = f"{self._randomness.bytes(4).hex()} {self._clock.monotonic()}".encode()
         sent = await self._bus.probe(self.channel.decode(), probe)
-        await asyncio.sleep(PROBE_SECONDS)
+        await asyncio.sleep(PROBE_SECONDS if self.delivers else min(PROBE_SECONDS, DEAF_PROBE_SECONDS))
         if sent and self._last == probe:
             return
         self.delay_seconds = None
