@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +29,7 @@ from faults.pace import Pace
 from faults.scene import Scene, running_scene
 from testkit.disks import read_only, silent_disk
 from testkit.photos import photo
+from testkit.programs import Program
 from tryon.protocol.paths import SESSIONS
 
 RETENTION_SECONDS: Final = 12.0
@@ -189,13 +191,14 @@ async def silent(pace: Pace) -> Outcome:
                 )
                 await ending
                 scene.expect(set(await asyncio.gather(*crowd)) <= {503, 404}, "a photo was answered")
-                for program in (scene.cluster.web, scene.cluster.worker):
-                    began = time.monotonic()
-                    await program.terminate(60)
-                    scene.promises.within(
-                        time.monotonic() - began, STOP_SECONDS + pace.settings.get("drain_seconds", 10), program.name
-                    )
-                    await program.start()
+                drain_seconds = float(pace.settings.get("drain_seconds", 10))
+                for program, limit in (
+                    (scene.cluster.web, STOP_SECONDS),
+                    (scene.cluster.worker, STOP_SECONDS + drain_seconds),
+                ):
+                    scene.promises.within(await _end(scene, program), limit, f"the end of {program.name}")
+                await scene.cluster.make_web().start()
+                await scene.cluster.make_worker().start()
                 await scene.until(lambda: _answers(scene))
             scene.repaired()
             await _all_removed(scene, pages)
@@ -210,6 +213,20 @@ def _silent_storage(scene: Scene) -> Iterator[None]:
     uploads = scene.cluster.data / "uploads"
     with silent_disk(uploads / "inputs"), silent_disk(uploads / "outputs"):
         yield
+
+
+async def _end(scene: Scene, program: Program) -> float:
+    """Stop a process; return the seconds until it has ended.
+
+    A thread of it may wait in the kernel for the lock of a folder, which a silent call
+    of another process holds. Not even SIGKILL ends that, so the process is a zombie
+    until the storage answers: it has ended all the same.
+    """
+    began = time.monotonic()
+    program.send(signal.SIGTERM)
+    process = psutil.Process(program.pid)
+    await scene.until(lambda: not program.running or process.status() == psutil.STATUS_ZOMBIE, 60)
+    return time.monotonic() - began
 
 
 async def _status(scene: Scene, path: str) -> int:
