@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from typing import Final
+from typing import Any, Final
 
 from faults.outcome import Outcome, Row
 from faults.pace import Pace
@@ -24,9 +24,15 @@ STOP_SECONDS: Final = 5.0
 """Promised time from SIGTERM to the end of a process, whatever is unavailable."""
 
 
+def _lease_seconds(pace: Pace) -> float:
+    """Return leases that outlast a renewal which fails, after 2 s, and the next one."""
+    return max(6.0, pace.lease_seconds)
+
+
 async def failed_over(pace: Pace) -> Outcome:
     """Lose every open connection for good; new ones reach the database at once."""
-    async with without_database(pace, felt_seconds=0.5, postgres=True, database_proxy=True) as scene:
+    cluster: dict[str, Any] = {"postgres": True, "database_proxy": True, "lease_seconds": _lease_seconds(pace)}
+    async with without_database(pace, felt_seconds=0.5, **cluster) as scene:
         proxy = scene.cluster.database_proxy
         assert proxy is not None
         lost = proxy.black_hole(new=False)
@@ -54,7 +60,7 @@ async def worker_cut_off(pace: Pace) -> Outcome:
     No other process notices, so that none extends its leases: it must renew them over
     new connections itself.
     """
-    lease_seconds = max(6.0, pace.lease_seconds)
+    lease_seconds = _lease_seconds(pace)
     async with running_scene(pace, workers=0, postgres=True, lease_seconds=lease_seconds) as scene:
         postgres = scene.cluster.postgres
         assert postgres is not None

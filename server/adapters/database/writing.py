@@ -176,7 +176,9 @@ class SessionWriter:
             conditions.append(_s.cancel_requested.is_(change.cancelled))
         if change.lease_lapsed:
             conditions.append(_s.lease_expires_at <= database_time())
-        async with self._connections.write() as connection:
+        # A claim on a lost connection is given up early: its session waits meanwhile.
+        seconds = engine.READ_SECONDS if isinstance(change.outcome, Begin) else None
+        async with self._connections.write(seconds=seconds) as connection:
             moved = await move(connection, and_(*conditions), change.from_status, change.outcome, actor=change.actor)
         return moved[0] if moved else None
 
