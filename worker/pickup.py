@@ -104,9 +104,9 @@ class Outage:
         """Whether to ask no more: each answer would take two time-outs."""
         return self.unavailable and self.stopping
 
-    def bound(self) -> asyncio.Timeout:
-        """Bound a command, if the worker is stopping."""
-        return asyncio.timeout(STOP_SECONDS if self.stopping else None)
+    def bound(self, *, always: bool = False) -> asyncio.Timeout:
+        """Bound a command, if the worker is stopping or ``always``."""
+        return asyncio.timeout(STOP_SECONDS if always or self.stopping else None)
 
     def begin(self, error: BaseException) -> None:
         """Note that Redis did not answer."""
@@ -327,7 +327,12 @@ class TakingPipeline(Pipeline):
         if self._takes is not None:
             await self._take(self._takes)
             return [True]
-        answers = iter(await self._answers([name for name, answer in self._plan if answer is _ASK]))
+        asked = [name for name, answer in self._plan if answer is _ASK]
+        # The end of a job, whose keys are gone since it was taken. It does not wait for
+        # a silent Redis: arq ends in an error when it must stop meanwhile.
+        answers = iter(
+            [NOTHING.get(name) for name in asked] if self._outage.unavailable else await self._answers(asked)
+        )
         return [next(answers) if answer is _ASK else answer for _, answer in self._plan]
 
     async def _take(self, job_id: str) -> None:
@@ -347,7 +352,7 @@ class TakingPipeline(Pipeline):
     async def _answers(self, names: list[str]) -> list[Any]:
         if not self._outage.final:
             try:
-                async with self._outage.bound():
+                async with self._outage.bound(always=self._takes is None):
                     answers: list[Any] = await super().execute()
                 return answers
             except UNAVAILABLE as error:
