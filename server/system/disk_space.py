@@ -18,6 +18,7 @@ log of its erasure.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -31,6 +32,9 @@ DISK_SHARE: Final = 16
 """A reserve is at most a 16th of its disk."""
 MARGIN: Final = 1.25
 """Free space that photos leave, in reserves: more than one that was just deleted."""
+
+_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def reserve_bytes(disk_bytes: int) -> int:
@@ -52,23 +56,42 @@ def allocate(file: int, size: int) -> None:
         end += os.pwrite(file, bytes(min(size - end, 2**16)), end)
 
 
+def extend(file: int, size: int) -> None:
+    """Give a file that other processes write at least this size; change no byte of it.
+
+    posix_fallocate may not be used on such a file: where the file system cannot
+    allocate, the C library writes zeros instead, also over bytes that another process
+    has written since it looked. Raises OSError (ENOSPC, EOPNOTSUPP).
+    """
+    fallocate = getattr(_LIBC, "fallocate64", None) or getattr(_LIBC, "fallocate", None)
+    if fallocate is None:  # macOS
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def require_room(folder: Path, size: int) -> None:
-    """Raise OSError (ENOSPC) unless ``size`` bytes fit and leave room for deleting."""
+    """Raise OSError (ENOSPC) unless ``size`` bytes fit and leave room for deleting.
+
+    A network file system may not tell its size (0); then only the write can find out.
+    """
     free, disk = _space(folder)
-    if free - size < reserve_bytes(disk) * MARGIN:
+    if disk and free - size < reserve_bytes(disk) * MARGIN:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Reserve:
     """The allocated log of an SQLite file, and a file that keeps room for it.
 
-    State: the two files. Any process may change them at any time: allocating what is
-    allocated changes nothing, and neither does deleting what is gone.
+    State: the two files, and whether the file system can extend the log; if not, the
+    reserve alone is kept. Any process may change the files at any time: allocating what
+    is allocated changes nothing, and neither does deleting what is gone.
     """
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(f"{database.name}-reserve")
         self._log = database.with_name(f"{database.name}-wal")
+        self._extendable = True
 
     def __repr__(self) -> str:
         return f"<Reserve {self.path}>"
@@ -82,6 +105,8 @@ class Reserve:
         """
         try:
             free, disk = _space(self.path.parent)
+            if not disk:
+                return True
             size = reserve_bytes(disk)
             held, log = _size(self.path) > 0, _size(self._log)
             if log < size and self._extend_log(size, log):
@@ -91,14 +116,37 @@ class Reserve:
                 self._extend_log(size, log)
                 return False
             if not held and free >= size * (1 + MARGIN):
-                _allocated(self.path, size * 9 // 8, flags=os.O_CREAT)
+                self._make(size * 9 // 8)
             return free >= size * MARGIN
         except OSError:
             return True
 
+    def _make(self, size: int) -> None:
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with contextlib.suppress(OSError):  # another program was faster
+                allocate(file, size)
+        finally:
+            os.close(file)
+
     def _extend_log(self, size: int, log: int) -> bool:
-        """Allocate what there is room for; return whether the log has grown."""
-        return any(_allocated(self._log, size // part) for part in (1, 2, 4, 8) if size // part > log)
+        """Extend the log as far as there is room; return whether it has grown."""
+        if not self._extendable:
+            return False
+        try:
+            file = self._log.open("r+b", buffering=0)
+        except FileNotFoundError:
+            return False
+        with file:
+            for part in (1, 2, 4, 8):
+                if size // part > log:
+                    try:
+                        extend(file.fileno(), size // part)
+                    except OSError as error:
+                        self._extendable = error.errno not in _UNSUPPORTED
+                    else:
+                        return True
+        return False
 
     def release(self) -> None:
         """Delete the reserve: a write found no room although the log was whole.
@@ -115,21 +163,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _allocated(path: Path, size: int, *, flags: int = 0) -> bool:
-    """Allocate a file; return False if it is missing or has no room."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-    except FileNotFoundError:
-        return False
-    try:
-        allocate(file, size)
-    except OSError:  # another program was faster
-        return False
-    finally:
-        os.close(file)
-    return True
 
 
 def _space(folder: Path) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +135,50 @@ def test_released_reserve_is_not_for_photos(disk: Path, reserve: Reserve) -> Non
     assert not reserve.adjust()
     with pytest.raises(OSError, match="No space"):
         require_room(disk, 1)
+
+
+NO_FALLOCATE = """
+import ctypes, errno, platform, struct
+number = {"x86_64": 285, "aarch64": 47}[platform.machine()]
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | errno.EOPNOTSUPP), (6, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("HL", len(rules), ctypes.addressof(code)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+"""
+"""Has the kernel (seccomp) refuse fallocate(2), as file systems without it do."""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the system call's number")
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp")
+def test_log_stays_sqlites_where_nothing_can_be_allocated(disk: Path, log: Path) -> None:
+    """Write not one byte to the log, not even zeros, without fallocate; reserve room.
+
+    The C library's own way of allocating overwrites what another process writes.
+    """
+    log.write_bytes(b"frames")
+    code = f"""{NO_FALLOCATE}
+from pathlib import Path
+from server.system.disk_space import Reserve
+reserve = Reserve(Path({str(disk / "tryon.sqlite3")!r}))
+print(reserve.adjust(), reserve.adjust())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "True True\n"
+    assert log.read_bytes() == b"frames"
+    assert blocks(disk / "tryon.sqlite3-reserve") == RESERVE
+
+
+def test_disk_of_unknown_size_takes_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse nothing, and reserve nothing, where a network share tells no size."""
+    known = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_frsize=known.f_frsize, f_blocks=0, f_bavail=0))
+    require_room(tmp_path, MIB)
+    reserve = Reserve(tmp_path / "tryon.sqlite3")
+    assert reserve.adjust()
+    assert not reserve.path.exists()
 
 
 def test_folder_that_is_gone_counts_as_room(tmp_path: Path) -> None:
