@@ -113,8 +113,9 @@ class Expiry:
 
     async def _end_expired(self) -> bool:
         """Notify the clients of sessions that expired; return whether some are left."""
+        ended = set(self._ended)  # before the reading: a row that it finds may be removed before its end
         expired, full = await self._read_expired()
-        new = [each for each in expired if each.id not in self._ended]
+        new = [each for each in expired if each.id not in ended]
         if new:
             log.info("Found %d expired sessions to clean up", len(new))
             deleted = await self._erasure.deleted_among(new)  # their tombstones are left already

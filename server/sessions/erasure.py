@@ -184,8 +184,7 @@ class Erasure:
         return await self._bus.forget([erased.id])
 
     async def _notify(self, sessions: Iterable[Session], reason: GoneReason) -> None:
-        for session in sessions:
-            await self._bus.publish(session.id, gone_message(reason))
+        await self._bus.publish_to_each([session.id for session in sessions], gone_message(reason))
 
     async def _note_files(self, family: Iterable[Session], noted: dict[str, ErasedFile | None]) -> None:
         """Note how a receipt lists each stored file of these sessions, by key.

@@ -165,7 +165,7 @@ class _Call:
                 self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
-        if self.done.done():
+        if self.done.done() or self.abandoned:  # an error that nothing reads would be reported
             return
         if self._error is None:
             self.done.set_result(self._result)

@@ -130,6 +130,22 @@ class RedisBus:
             return False
         return True
 
+    async def publish_to_each(self, session_ids: Collection[str], message: bytes) -> bool:
+        """Publish the same bus message on the channels of many sessions.
+
+        In one round trip: a slow Redis costs a thousand of them no more than one. As
+        :meth:`publish` otherwise.
+        """
+        try:
+            async with self._breaker.call(), self._redis.pipeline(transaction=False) as pipe:
+                for session_id in session_ids:
+                    pipe.publish(self.channel(session_id), message)
+                await pipe.execute()
+        except UNAVAILABLE:
+            metrics.publish_failures.inc(len(session_ids))
+            return False
+        return True
+
     async def publish_progress(self, session_id: str, progress: Progress, message: bytes) -> bool:
         """Store the progress as the latest and publish it.
 

@@ -177,6 +177,39 @@ async def test_silent_storage_delays_no_pass(
         assert await services.database.reader.ids_among([first.id, second.id]) == set()
 
 
+async def test_session_removed_during_a_pass_ends_once(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The removal beside the passes ends between a pass's reading and its answer."""
+    caplog.set_level(logging.INFO, "tryon")
+    monkeypatch.setattr(timing, "REMOVAL_SECONDS", 0.05)
+    async with open_services(config()) as services:
+        reconciler, ending = services.reconciling.reconciler, services.reconciling.expiry
+        session = await submitted(services)
+        await expire(services, session)
+        released = asyncio.Event()
+        delete, expired = services.files.delete, services.database.due.expired
+
+        async def slow(keys: Iterable[str]) -> list[str]:
+            await released.wait()
+            return await delete(keys)
+
+        async def overtaken(*, after: Session | None = None, limit: int) -> list[Session]:
+            page = await expired(after=after, limit=limit)
+            if ending._removing is not None:
+                released.set()
+                await asyncio.wait({ending._removing})
+            return page
+
+        monkeypatch.setattr(services.files, "delete", slow)
+        monkeypatch.setattr(services.database.due, "expired", overtaken)
+        await reconciler.maintain()
+        await reconciler.maintain()
+        assert await services.database.reader.ids_among([session.id]) == set()
+        assert len([each for each in caplog.messages if each.startswith("Found 1 expired")]) == 1
+        assert ending._ended == {}
+
+
 async def expire(services: Services, session: Session) -> None:
     """Let a session's retention end now."""
     async with services.database.connections.write() as connection:

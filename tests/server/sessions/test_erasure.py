@@ -75,7 +75,7 @@ async def test_receipt_is_complete_when_reconciler_is_faster(
     assert await services.sessions.claims.fail(await begin(services, first), "mock_failure")
     second, _ = await services.sessions.submissions.retry(first.id, first.owner, request_id=None)
     assert await services.sessions.claims.complete(await begin(services, second), b"result", "jpg")
-    publish = services.bus.publish
+    publish = services.bus.publish_to_each
     async with open_services(config()) as other:
 
         async def slow(*message: Any) -> bool:
@@ -83,7 +83,7 @@ async def test_receipt_is_complete_when_reconciler_is_faster(
             assert files(services) == []
             return await publish(*message)
 
-        monkeypatch.setattr(services.bus, "publish", slow)
+        monkeypatch.setattr(services.bus, "publish_to_each", slow)
         receipt = await services.sessions.erasure.delete(first.id, first.owner)
         await other.reconciling.reconciler.stop()
     assert {(file.session_id, file.role) for file in receipt.files} == {

@@ -105,6 +105,20 @@ async def test_waiting_call_that_is_abandoned_never_begins(hanging: Hanging) -> 
     assert later == []
 
 
+async def test_late_failure_is_nobodys_error() -> None:
+    """A call fails as its caller leaves: its error is not reported as unread."""
+
+    def fail() -> None:
+        raise OSError(5, "late")
+
+    call = module._Call(asyncio.get_running_loop(), fail)
+    call.run()
+    call.report()
+    call.abandoned = True  # before the loop has settled it
+    await asyncio.sleep(0)
+    assert not call.done.done()
+
+
 async def test_cancelled_caller_leaves_a_hanging_call(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the end of a short call, and for a hanging one only briefly."""
     monkeypatch.setattr(module, "CANCEL_SECONDS", 0.05)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 
+import pytest
 from redis.asyncio import Redis
 
 from server.adapters.redis.bus import RedisBus
@@ -42,6 +44,32 @@ async def test_newest_attempt_and_seq_win(bus: RedisBus, redis_url: str) -> None
         await until(lambda: len(listener.messages) == len(expected))
 
 
+async def test_message_to_many_sessions_is_one_call(
+    bus: RedisBus, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publish on each channel; a slow Redis costs one round trip, not hundreds."""
+    call, calls = bus._breaker.call, []
+
+    def counted() -> AbstractAsyncContextManager[None]:
+        calls.append(1)
+        return call()
+
+    monkeypatch.setattr(bus._breaker, "call", counted)
+    ids = [f"s{n}" for n in range(300)]
+    async with Redis.from_url(redis_url) as redis, redis.pubsub() as heard:
+        await heard.psubscribe(bus.channel("*"))
+        assert await bus.publish_to_each(ids, b"gone")
+        channels: set[str] = set()
+        async with asyncio.timeout(10):
+            while len(channels) < 300:
+                message = await heard.get_message(timeout=1)
+                if message is not None and message["type"] == "pmessage":
+                    assert message["data"] == b"gone"
+                    channels.add(message["channel"].decode())
+    assert channels == {bus.channel(each) for each in ids}
+    assert len(calls) == 1
+
+
 async def test_progress_is_erased_with_its_session(bus: RedisBus, redis_url: str) -> None:
     """Leave no progress key of an erased session."""
     await bus.publish_progress("a", Progress(seq=2, attempt=1, at=AT, progress=0.5), b"")
@@ -72,6 +100,7 @@ async def test_progress_is_unknown_without_redis(start_valkey: StartValkey) -> N
         assert await bus.publish_progress("a", word, b"")
         valkey.kill()
         assert not await bus.publish_progress("a", word, b"")
+        assert not await bus.publish_to_each(["a", "b"], b"")
         assert await bus.last_progress(["a"]) == {}
         assert not await bus.forget(["a"])
 
