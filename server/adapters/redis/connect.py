@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection, parse_ur
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from server.system.sockets import notice_death
@@ -68,7 +69,7 @@ class _Connection(AbstractConnection):
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)
-        except RedisTimeoutError:
+        except (RedisTimeoutError, ReadOnlyError):  # it is silent, or the primary no longer
             self._give_up()
             raise
 
@@ -94,7 +95,8 @@ class SharedPool(ConnectionPool):
 
     A server that vanishes without a word leaves every open connection silent. The first
     command to time out gives all of them up, so that the next one connects anew; else
-    each would cost its own time-out.
+    each would cost its own time-out. So does a refused write: after a fail-over the old
+    primary may live on as a replica, and the URL leads to the new one.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

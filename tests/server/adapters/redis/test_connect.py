@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
+from redis.exceptions import ReadOnlyError
 
 from server.adapters.redis import connect
 from server.adapters.redis.connect import Login, connection_pool, login_of, open_redis, open_stream
@@ -110,6 +111,21 @@ async def test_socket_time_out_gives_up_the_pool(start_valkey: StartValkey) -> N
             assert pool._shared.number == 1
         finally:
             await pool.disconnect()
+
+
+async def test_connection_to_former_primary_is_replaced(start_valkey: StartValkey) -> None:
+    """Connect anew after a refused write: the URL may lead to the new primary."""
+    valkey = start_valkey()
+    client = open_redis(valkey.url)
+    try:
+        before = await client.client_id()
+        await valkey.command("REPLICAOF", "127.0.0.1", "1")
+        assert await client.client_id() == before
+        with pytest.raises(ReadOnlyError):
+            await client.set("a", 1)
+        assert await client.client_id() != before
+    finally:
+        await client.connection_pool.disconnect()
 
 
 class Held(asyncio.Protocol):
