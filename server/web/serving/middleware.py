@@ -98,19 +98,20 @@ class RequestMiddleware:
                 headers.setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
-        async def refuse() -> None:
+        async def refuse() -> bool:
             nonlocal refused
             if status == 0:
                 refused = True
                 logs.request_id.set(rid)  # the server's own task calls this
                 await self._unavailable(scope, receive, send_with_id)
+            return refused
 
         try:
             with self._unanswered.added(refuse):
                 await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            if not refused:
-                raise
+            if not status:
+                raise  # else it has its answer, or as much of it as its client took in time
         except Exception as error:
             if not refused:  # else it has its answer, and may not send another one
                 seconds = self._clock.monotonic() - begin
@@ -142,12 +143,13 @@ class RequestMiddleware:
             answered = True
             await send(message)
 
-        async def refuse() -> None:
+        async def refuse() -> bool:
             nonlocal refused
             if not answered:
                 refused = True
                 logs.request_id.set(rid)
                 await deny(WebSocket(scope, receive, send_with_id), Unavailable(retry_after=RETRY_SECONDS))
+            return refused
 
         try:
             with self._unanswered.added(refuse):

@@ -78,6 +78,8 @@ class Server(uvicorn.Server):
         A database that hangs keeps a part from opening.
         """
         self._loop, self._starting = asyncio.get_running_loop(), asyncio.current_task()
+        if self.should_exit:  # the signal came before there was a loop to tell
+            self._bound_exit()
         try:
             await super().startup(sockets)
         except asyncio.CancelledError:
@@ -115,7 +117,9 @@ class Server(uvicorn.Server):
     async def _stop_listening(self, listeners: Sequence[socket.socket]) -> None:
         """Accept the connections that clients have already; take no other ones."""
         loop = asyncio.get_running_loop()
-        queues = [listener.dup() for listener in listeners]
+        queues: list[socket.socket] = []
+        with contextlib.suppress(OSError):  # no descriptor is free, so none could be accepted
+            queues += [listener.dup() for listener in listeners]
         for queue in queues:
             refuse_connections(queue)
         await asyncio.sleep(HANDSHAKE_SECONDS)

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 log = logging.getLogger("tryon.web")
 
-Refuse = Callable[[], Awaitable[None]]
-"""Answers one request with ``unavailable``, unless its answer has begun."""
+Refuse = Callable[[], Awaitable[bool]]
+"""Answers one request with ``unavailable``; returns False if its answer has begun."""
 
 
 class Unanswered:
@@ -40,9 +40,15 @@ class Unanswered:
             self._requests.discard(refuse)
 
     async def refuse_all(self) -> int:
-        """Answer all requests that have no answer; return how many there were."""
-        requests = tuple(self._requests)
-        for result in await asyncio.gather(*(refuse() for refuse in requests), return_exceptions=True):
-            if isinstance(result, Exception):
-                log.warning("A request could not be refused: %s", result)
-        return len(requests)
+        """Answer all requests that have no answer; return how many there were.
+
+        The end of one may begin the next of its connection: that is refused, too.
+        """
+        refused = 0
+        while requests := tuple(self._requests):
+            self._requests.clear()
+            for result in await asyncio.gather(*(refuse() for refuse in requests), return_exceptions=True):
+                if isinstance(result, Exception):
+                    log.warning("A request could not be refused: %s", result)
+                refused += result is True
+        return refused

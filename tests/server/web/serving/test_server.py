@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from unittest import mock
 
 import pytest
+from starlette.applications import Starlette
 
 from server.config.settings import Config
+from server.web.serving.server import make_server
 from testkit.running import running_web
 
 
@@ -26,3 +31,27 @@ async def test_stopping_server_notifies_clients(
                 code, _ = await asyncio.gather(client.rest(), stopping.aclose())
     assert (code, client.frames[-1]["type"], client.frames[-1]["reason"]) == (4000, "bye", "draining")
     assert "Draining: notified 1 clients" in caplog.messages
+
+
+async def test_signal_before_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was told to stop before its loop ran waits for no part to open."""
+    released = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await released.wait()
+        yield
+
+    timer = mock.Mock()
+    monkeypatch.setattr(threading, "Timer", timer)
+    server = make_server(Starlette(lifespan=lifespan))
+    server.handle_exit(signal.SIGTERM, None)
+    serving = asyncio.create_task(server._serve([]))
+    try:
+        assert await asyncio.wait({serving}, timeout=10) == ({serving}, set())
+        assert not server.started
+        timer.return_value.start.assert_called_once_with()
+    finally:
+        released.set()
+        await asyncio.wait({serving})
+        await server.lifespan.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import time
@@ -250,6 +251,57 @@ async def test_handshake_is_refused_when_server_stops(config: MakeConfig, monkey
         assert head.startswith("http/1.1 503")
         assert "retry-after: " in head
         assert await peer.rest() == b""
+
+
+async def test_pipelined_requests_are_refused_when_server_stops(
+    config: MakeConfig, database_url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that begins when the one before it is refused is refused, too."""
+    monkeypatch.setattr(serving, "STOP_SECONDS", 0.3)
+    async with stoppable(config()) as (web, stop), write_locked(database_url):
+        peer = await Peer.connect(web.port)
+        peer.send((head_of(photo) + body_of(photo)) * 3)
+        await until(lambda: len(web.unanswered) == 1)
+        stop()
+        for _ in range(3):
+            assert (await peer.head()).startswith("http/1.1 503")
+        assert await peer.rest() == b""
+
+
+async def test_answer_that_no_one_reads_is_cut_off_when_server_stops(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that takes its file too slowly is no fault: no trace is logged."""
+    monkeypatch.setattr(serving, "STOP_SECONDS", 0.2)
+    async with stoppable(config()) as (web, stop):
+        session, token = await web.submit()
+        claim = await web.begin(session)
+        assert await web.services.sessions.claims.complete(claim, bytes(16_000_000), "jpg")
+        shown = await web.client.get(f"{SESSIONS}/{session.id}", headers={"Authorization": f"Bearer {token}"})
+        peer = await Peer.connect(web.port)
+        peer.send(f"GET {shown.json()['links']['output']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await until(lambda: web.unanswered)
+        await stop()
+        assert len(await peer.rest()) < 16_000_000
+    assert not [record for record in caplog.records if record.exc_info]
+    assert "Refused" not in caplog.text
+
+
+async def test_clients_are_notified_when_no_descriptor_is_left(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that cannot accept any more stops as any other."""
+
+    def dup(_: socket.socket) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with stoppable(config()) as (web, stop):
+        session, token = await web.submit()
+        async with web.follow(session.id, token) as client:
+            await client.next()
+            monkeypatch.setattr(socket.socket, "dup", dup)
+            code, _ = await asyncio.gather(client.rest(), stop())
+        assert code == 4000
 
 
 # -- whole processes -------------------------------------------------------------------
