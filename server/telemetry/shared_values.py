@@ -2,13 +2,15 @@
 
 prometheus_client maps sparse files: on a disk without a free block the first write to a
 page of them is SIGBUS. These files have the same names and the same format, and are
-allocated before they are mapped. While there is no room for one, the process counts in
-memory of its own, which other processes do not see, and tries again every second.
+allocated before they are mapped. While there is no room for one, or another process of
+the same name has it, the process counts in memory of its own, which other processes do
+not see, and tries again every second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import mmap
 import os
@@ -78,13 +80,16 @@ class SharedValues(MmapedDict):
                 self.write_value(key, value, timestamp)
 
     def _share(self) -> None:
-        """Allocate the file and go on in it; in memory, if there is no room."""
+        """Allocate the file and go on in it; stay in memory if that is impossible."""
         self._retry_at = time.monotonic() + RETRY_SECONDS
         draft = f"{self._fname}.draft"  # a reader never finds a file without its beginning
         with contextlib.suppress(OSError):
             name = self._fname if os.path.exists(self._fname) else draft
             file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
+                # Two writers would overwrite each other's entries. The memory has a
+                # descriptor of its own, so the lock lasts as long as the memory.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 allocate(file, self._capacity)
                 self._move(mmap.mmap(file, self._capacity))
                 if name == draft:

@@ -122,6 +122,25 @@ def test_file_grows_with_its_entries(tmp_path: Path) -> None:
     assert file.stat().st_blocks * 512 >= file.stat().st_size > shared_values.FILE_BYTES
 
 
+def test_processes_of_one_name_spoil_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second counts in memory until the first has ended: a rolling restart."""
+    monkeypatch.setattr(shared_values, "RETRY_SECONDS", 0.0)
+    file = tmp_path / "counter_web1.db"
+
+    def read() -> dict[str, float]:
+        found = SharedValues.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]  # no annotation there
+        return {key.rstrip(): value for key, value, *_ in found}
+
+    first, second = SharedValues(str(file)), SharedValues(str(file))
+    for turn in (1.0, 2.0):
+        first.write_value("a", turn, 0.0)
+        second.write_value("of the other process", turn, 0.0)
+    assert read() == {"a": 2.0}
+    first.close()
+    second.write_value("of the other process", 3.0, 0.0)
+    assert read() == {"of the other process": 3.0}
+
+
 def test_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     """Start with nothing after a file that cannot be read."""
     file = tmp_path / "counter_web1.db"
