@@ -218,9 +218,14 @@ class PostgresServer:
             raise RuntimeError(f"initdb failed: {(self.folder / 'log').read_text()}")
         return self.start_again()
 
-    def start_again(self) -> PostgresServer:
-        """Start after :meth:`kill`, on the same port, with the same data."""
+    def start_again(self, *, standby: bool = False) -> PostgresServer:
+        """Start after :meth:`kill`, on the same port, with the same data.
+
+        ``standby``: after :meth:`stop`; it only reads until ``pg_promote()`` is called.
+        """
         assert self._process is None, "it runs already"
+        if standby:
+            (self._data / "standby.signal").touch()
         status = self._data / "postmaster.pid"  # its last line says "ready" when it takes connections
         status.unlink(missing_ok=True)
         self._process = self._popen(
@@ -264,8 +269,15 @@ class PostgresServer:
 
         Its clients are cut off, and it must recover at its next start.
         """
+        self._end(signal.SIGQUIT)
+
+    def stop(self) -> None:
+        """End it in order, as ``pg_ctl stop`` does; its clients are cut off."""
+        self._end(signal.SIGINT)
+
+    def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 

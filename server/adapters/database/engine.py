@@ -46,6 +46,12 @@ middle of one (frozen, cut off) must not lock its rows for longer. SQLite has no
 limit: while such a process is stopped, no other can write.
 """
 
+ABANDONED_SECONDS: Final = 1.0
+"""Maximum time that PostgreSQL goes on with a statement whose connection was aborted.
+Else the statements that wait for a lock would pile up there, each with a connection,
+until it has none left (``client_connection_check_interval``, from PostgreSQL 14).
+"""
+
 SQLITE_PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
@@ -76,16 +82,23 @@ def _create_postgresql_engine(database_url: str) -> AsyncEngine:
         pool_size=10,
         max_overflow=10,
         pool_timeout=5,
-        connect_args={"timeout": 5, "command_timeout": COMMAND_SECONDS},
+        # A connection to a standby would stay in the pool after a fail-over: it reads
+        # what is old, and refuses every write.
+        connect_args={"timeout": 5, "command_timeout": COMMAND_SECONDS, "target_session_attrs": "primary"},
         hide_parameters=True,
     )
+    limits = {
+        "idle_in_transaction_session_timeout": IDLE_SECONDS,
+        "client_connection_check_interval": ABANDONED_SECONDS,
+    }
+    set_limits = ", ".join(f"set_config('{name}', '{int(seconds * 1000)}', false)" for name, seconds in limits.items())
 
     @event.listens_for(engine.sync_engine, "connect")
-    def limit_idle_transactions(connection: Any, record: Any) -> None:
-        # By a statement: a connection pooler refuses it among a connection's first
+    def limit_abandoned_work(connection: Any, record: Any) -> None:
+        # By a statement: a connection pooler refuses them among a connection's first
         # parameters.
         cursor = connection.cursor()
-        cursor.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}")
+        cursor.execute(f"SELECT {set_limits}")
         cursor.close()
         connection.commit()
 

@@ -39,8 +39,10 @@ recovery, shutting down or starting up, input/output. SQLAlchemy has no class fo
 DISK_FULL: Final = "53100"
 """SQLSTATE of a full disk."""
 
-CANNOT_CONNECT: Final = (exc.OperationalError, exc.InterfaceError, sqlite3.Error, OSError)
-"""Errors of a database that cannot be used at all: wrong address, password or file."""
+CANNOT_CONNECT: Final = (exc.OperationalError, exc.InterfaceError, exc.InternalError, sqlite3.Error, OSError)
+"""Errors of a database that cannot be used at all: wrong address, password or file, or
+a standby.
+"""
 
 
 class Taken(Exception):

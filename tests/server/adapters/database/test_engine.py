@@ -118,6 +118,44 @@ async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeyp
         await database.reader.check()
 
 
+async def test_abandoned_postgres_statements_do_not_pile_up(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads give up waiting for a lock; each would keep a connection of the server."""
+    monkeypatch.setattr("server.adapters.database.engine.ABANDONED_SECONDS", 0.1)
+    monkeypatch.setattr("server.adapters.database.engine.READ_SECONDS", 20.0)
+    url = postgres_url.replace("+asyncpg", "")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with opened(postgres_url) as database, contextlib.AsyncExitStack() as stack:
+        await database.reader.check()
+        locker, observer = await asyncpg.connect(url), await asyncpg.connect(url)
+        stack.push_async_callback(locker.close)
+        stack.push_async_callback(observer.close)
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE tryon_leases")
+            reading = asyncio.create_task(database.reader.check())
+            async with asyncio.timeout(20):
+                while not await observer.fetchval(waiting):
+                    assert not reading.done()
+                reading.cancel()
+                while await observer.fetchval(waiting):
+                    await asyncio.sleep(0)
+        await database.reader.check()
+
+
+async def test_standby_is_unavailable_until_promoted() -> None:
+    """After a fail-over no connection to the wrong server stays in the pool."""
+    with contextlib.closing(PostgresServer()) as server:
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start_again, standby=True)
+        async with opened(server.url("postgres")) as database:
+            with pytest.raises(Unavailable):
+                await database.clock.synchronize()
+            admin = await asyncpg.connect(server.url("postgres", "postgresql"))
+            await admin.execute("SELECT pg_promote()")
+            await admin.close()
+            await database.clock.synchronize()
+
+
 async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that stops within a transaction must not lock its rows for long."""
     monkeypatch.setattr("server.adapters.database.engine.IDLE_SECONDS", 0.3)
