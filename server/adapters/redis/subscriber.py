@@ -198,6 +198,10 @@ class RedisSubscriber:
         self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """The future that all confirmed channels share: 10,000 would take 2 MB."""
         self._confirmed.set_result(None)
+        self._stale: dict[bytes, int] = {}
+        """channel -> the number of confirmations that are still to come on this
+        connection for subscriptions that were given up
+        """
         self._outgoing: dict[bytes, bool] = {}
         """channel -> subscribe (True) or unsubscribe, to be sent at the end of this
         tick
@@ -253,6 +257,8 @@ class RedisSubscriber:
         future = self._wanted.pop(channel, None)
         if future is not None:
             _settle((future,))
+            if future is not self._confirmed and channel not in self._outgoing and self._connection is not None:
+                self._stale[channel] = self._stale.get(channel, 0) + 1
             self._later(channel, False)
 
     def reconnect(self) -> None:
@@ -289,9 +295,8 @@ class RedisSubscriber:
             kind = reply[0]
             if kind == b"message":
                 self._on_message(reply[1], reply[2])
-            elif kind == b"subscribe" and (future := self._wanted.get(reply[1])) is not None:
-                _settle((future,))
-                self._wanted[reply[1]] = self._confirmed
+            elif kind == b"subscribe":
+                self._confirm(reply[1])
         elif type(reply) is list and reply[:2] == [b"pong", _RESTORED]:
             self._on_restored()
         elif self._greeting is not None:
@@ -299,6 +304,18 @@ class RedisSubscriber:
         elif isinstance(reply, hiredis.ReplyError):
             self._complain("Redis refused a command of the subscriber, reconnecting: %s", reply)
             self.reconnect()
+
+    def _confirm(self, channel: bytes) -> None:
+        """Settle the future of a channel, if it is its SUBSCRIBE that was confirmed.
+
+        Redis answers in order, so the ones that were given up are confirmed first.
+        """
+        if stale := self._stale.pop(channel, 0):
+            if stale > 1:
+                self._stale[channel] = stale - 1
+        elif (future := self._wanted.get(channel)) is not None:
+            _settle((future,))
+            self._wanted[channel] = self._confirmed
 
     def _connection_lost(self, connection: _Connection) -> None:
         if connection is self._connection:
@@ -341,6 +358,7 @@ class RedisSubscriber:
         self._connection = connection
         metrics.bus_up.set(1)
         self._outgoing.clear()
+        self._stale.clear()
         channels = list(self._wanted)
         self._settle_later(channels)
         for start in range(0, len(channels), self.BATCH):

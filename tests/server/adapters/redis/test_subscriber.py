@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.subscriber import Load
+from testkit.damage import frozen_valkey
 from testkit.fixtures import StartValkey
 from testkit.running import until
 from tests.server.adapters.redis.listening import Listener, open_subscriber, publisher
@@ -78,6 +80,36 @@ async def test_confirmation_belongs_to_the_newest_subscription(bus: RedisBus, re
             await until(lambda: listener.messages, seconds=2)
             assert listener.messages.pop() == ("tryon:session:a", b"%d" % turn)
             listener.subscriber.unsubscribe(b"tryon:session:a")
+
+
+async def test_confirmation_of_a_given_up_subscription_settles_nothing(
+    start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subscribed, given up and wanted again before Redis has answered the first time."""
+    monkeypatch.setattr("server.adapters.redis.subscriber.CONFIRM_SECONDS", 60)
+    valkey = start_valkey()
+    async with Listener(valkey.url) as listener:
+        subscriber, seen = listener.subscriber, list[tuple[bytes, bool]]()
+        connection = subscriber._connection
+        assert connection is not None
+        on_reply = connection._on_reply
+
+        def note(reply: Any) -> None:
+            on_reply(reply)
+            seen.append((reply[0], newest.done()))
+
+        connection._on_reply = note
+        with frozen_valkey(valkey):
+            for _ in range(2):
+                subscriber.subscribe(b"a")
+                await asyncio.sleep(0)  # the command is on its way
+                subscriber.unsubscribe(b"a")
+                await asyncio.sleep(0)
+            newest = subscriber.subscribe(b"a")
+            await asyncio.sleep(0)
+        await newest
+        await until(lambda: len(seen) == 5)
+        assert seen == [*[(b"subscribe", False), (b"unsubscribe", False)] * 2, (b"subscribe", True)]
 
 
 async def test_lost_connection_returns_with_every_channel(start_valkey: StartValkey) -> None:
