@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -20,11 +20,13 @@ START_SECONDS: Final = 1_000_000.0
 class _NoSockets(selectors.SelectSelector):
     """A selector that moves the time on instead of waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: Callable[[], object]) -> None:
         super().__init__()
         self.now = START_SECONDS
+        self._between = between
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._between()
         if timeout is None:
             raise RuntimeError("every task waits for an event that no timer brings")
         self.now += max(0.0, timeout)
@@ -32,10 +34,13 @@ class _NoSockets(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """The loop; ``time()`` moves only when nothing is left to do."""
+    """The loop; ``time()`` moves only when nothing is left to do.
 
-    def __init__(self) -> None:
-        self._virtual = _NoSockets()
+    ``between`` is called before each turn, when no callback is running.
+    """
+
+    def __init__(self, between: Callable[[], object] = lambda: None) -> None:
+        self._virtual = _NoSockets(between)
         super().__init__(self._virtual)
 
     def time(self) -> float:

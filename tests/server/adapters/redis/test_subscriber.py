@@ -85,7 +85,7 @@ async def test_confirmation_belongs_to_the_newest_subscription(bus: RedisBus, re
 async def test_confirmation_of_a_given_up_subscription_settles_nothing(
     start_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Subscribed, given up and wanted again before Redis has answered the first time."""
+    """A channel is given up and wanted again before Redis has answered."""
     monkeypatch.setattr("server.adapters.redis.subscriber.CONFIRM_SECONDS", 60)
     valkey = start_valkey()
     async with Listener(valkey.url) as listener:

@@ -19,9 +19,9 @@ class Client(Follower):
     def __init__(self, world: World, session_id: str) -> None:
         super().__init__(session_id)
         self.world = world
+        self.number = len(world.clients)
         self.last = 0
         self.over = False
-        self.released_at = 0.0
 
     def leave(self) -> None:
         if not self.over:
@@ -33,18 +33,19 @@ class Client(Follower):
         if session.seq < self.last:
             self.world.violated(f"a snapshot steps back from {self.last} to {session.seq}")
         self.last = session.seq
+        self.world.given(self, f"snapshot {session.seq}")
         if session.status.terminal:
             self.world.given_end.add(session.id)
             self.world.hub.deliveries.note_shown(session)
             self.leave()
         else:
             self.world.hub.release(self, session)
-            self.released_at = self.world.loop.time()
+            self.world.expect_prompt(self)
 
     def event(self, frame: bytes) -> None:
         if self.over:
             return
-        if self.world.faulty(0.02):  # too slow
+        if self.world.faulty(self.world.scenario.slow):
             self.seq = None
             self.leave()
             return
@@ -52,10 +53,14 @@ class Client(Follower):
         if seq != self.last + 1:
             self.world.violated(f"after {self.last} came {seq}")
         self.last = seq
+        self.world.given(self, f"event {seq}")
 
     def progress(self, frame: bytes) -> None:
         seq = msgspec.json.decode(frame)["seq"]
-        if not self.over and self.world.stories[self.session_id][seq - 1].status is not Status.CREATED:
+        if self.over:
+            return
+        self.world.given(self, f"place {seq}")
+        if self.world.stories[self.session_id][seq - 1].status is not Status.CREATED:
             self.world.violated(f"a place was announced to a running session at {seq}")
 
     def ping(self, frame: bytes) -> None:
@@ -64,11 +69,13 @@ class Client(Follower):
     def end(self, status: str) -> None:
         if not self.over:
             self.world.given_end.add(self.session_id)
+            self.world.given(self, "end")
             self.leave()
 
     def gone(self, reason: GoneReason) -> None:
         if self.session_id not in self.world.erased:
             self.world.violated("a living session was gone")
+        self.world.given(self, "gone")
         self.leave()
 
     def too_old(self, retry_after_ms: int) -> None:

@@ -4,7 +4,13 @@ The hub, its followers and its chores are the product's own. Small models stand 
 database, Redis and the clients: every read takes a random time before and after its
 snapshot, messages are lost, late or out of order, connections are lost, the database is
 unavailable for a while, clients come, leave, sync and stop reading. Each seed is one
-run that can be repeated exactly.
+run that can be repeated exactly, in any process.
+
+A run draws its :class:`Scenario` first: how many sessions and clients there are, how
+long a read takes, what goes wrong at all. A mixture of everything in each run would
+hide most bugs: an outage excuses a hole, and a sweep after a reconnect fills it; a
+session with many followers never loses its last one. The hub has a source of chance of
+its own, so that a change of the product leaves the scenario of a seed as it was.
 
 What is checked: every client is given each transition once and in order, and learns of
 an erasure; a hole is filled at once while the database answers; the rest by the next
@@ -17,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -31,30 +36,20 @@ from server.domain.session import AuditEvent, session_id_of
 from server.domain.tokens import Signer
 from server.web.push.hub import Hub
 from testkit.virtual_time import VirtualClock, VirtualLoop, run_virtually
+from tests.server.web.push.scenario import Chance, Scenario
 from tests.server.web.push.simulated_client import Client
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
 
-SESSIONS: Final = 3
-CLIENTS: Final = 5
 BUSY_SECONDS: Final = 12.0
 QUIET_SECONDS: Final = 8.0
 """The last moves, up to 4 s, then a sweep and some reads."""
 
-PAUSE_SECONDS: Final = 0.1
-"""Maximum time of a message, and of a read before and after its snapshot."""
-
-PROMPT_SECONDS: Final = 1.0
-"""Maximum time to fill a hole while the database answers: two reads and more."""
+MESSAGE_SECONDS: Final = 0.1
+"""Maximum time of a message."""
 
 AT: Final = datetime(2026, 11, 26, tzinfo=UTC)
 SIGNER: Final = Signer(["a secret key of the simulation"])
-
-
-class Chance(random.Random):
-    """The source of all chance of one run."""
-
-    bytes = random.Random.randbytes
 
 
 class Subscriber:
@@ -107,6 +102,7 @@ class World:
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.loop = loop
         self.chance = Chance(seed)
+        self.scenario = Scenario.of(self.chance)
         self.faults = True
         self.away = False
         self.outages = 0
@@ -116,9 +112,12 @@ class World:
         self.tombstones: list[tuple[str, GoneReason]] = []
         self.erased: set[str] = set()
         self.given_end: set[str] = set()
+        self.heard: dict[str, int] = {}
+        """The newest transition of each session that a message told this process."""
         self.violations: list[str] = []
+        self.trace: list[str] = []
+        """What the clients were given, and when."""
         self.clients: list[Client] = []
-        self.places: dict[str, Waiting] = {}
         clock = VirtualClock(loop, wall_start=AT.timestamp())
         reader = SimpleNamespace(with_events=self.with_events, many_with_events=self.many_with_events, seqs=self.seqs)
         self.hub = Hub(
@@ -147,7 +146,7 @@ class World:
             ),
             signer=SIGNER,
             clock=clock,
-            randomness=self.chance,
+            randomness=Chance(seed),
             subscriber=cast(Any, self.make_subscriber),
         )
 
@@ -158,25 +157,29 @@ class World:
     def violated(self, what: str) -> None:
         self.violations.append(f"{self.loop.time():.2f}: {what}")
 
+    def given(self, client: Client, what: str) -> None:
+        self.trace.append(f"{self.loop.time()!r} {client.number} {what}")
+
     def faulty(self, share: float) -> bool:
         return self.faults and self.chance.random() < share
 
     def later(self, call: Callable[..., object], *args: Any) -> None:
-        self.loop.call_later(self.chance.uniform(0, PAUSE_SECONDS), call, *args)
+        self.loop.call_later(self.chance.uniform(0, MESSAGE_SECONDS), call, *args)
 
-    async def pause(self, seconds: float = PAUSE_SECONDS) -> None:
-        await asyncio.sleep(self.chance.uniform(0, seconds))
+    async def pause(self, seconds: float) -> None:
+        """Let time pass; one pause of eight is one turn of the loop."""
+        await asyncio.sleep(max(0.0, self.chance.uniform(-seconds / 7, seconds)))
 
     # -- the database ------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Take a snapshot in here: time passes before and after it."""
-        await self.pause()
+        await self.pause(self.scenario.read_seconds)
         if self.away:
             raise Unavailable
         yield
-        await self.pause()
+        await self.pause(self.scenario.read_seconds)
 
     def session(self, session_id: str) -> Any:
         last = self.stories[session_id][-1]
@@ -209,7 +212,7 @@ class World:
     async def page(self, cursor: Cursor) -> FeedPage:
         """Return a page of a few rows, with some again as PostgreSQL does."""
         async with self.reading():
-            again, most = self.chance.randint(0, 3), self.chance.randint(1, 5)
+            again, most = self.chance.randint(0, 3), self.chance.choice((2, 8, 50))
             end = min(len(self.log), cursor.event_position + most)
             page = FeedPage(
                 self.log[max(0, cursor.event_position - again) : end],
@@ -220,7 +223,7 @@ class World:
         return page
 
     async def note_delivered(self, handed: dict[str, float]) -> dict[str, datetime]:
-        if not self.given_end.issuperset(handed):
+        if not self.given_end.issuperset(self.living(handed)):
             self.violated("an end counts as delivered that no client was given")
         return {}
 
@@ -229,29 +232,42 @@ class World:
         await self.pause(3)
         self.away = False
 
+    async def disturb(self) -> None:
+        while self.scenario.outages:
+            await self.pause(5)
+            if self.chance.choice(self.scenario.outages) == "database":
+                await self.outage()
+            else:
+                self.subscriber.reconnect()
+
     # -- Redis -------------------------------------------------------------------------
 
     def publish(self, session_id: str, seq: int, message: bytes) -> None:
-        if not self.faulty(0.3):
+        if not self.faulty(self.scenario.lost):
             self.later(self.deliver, session_id, seq, message)
 
     def deliver(self, session_id: str, seq: int, message: bytes) -> None:
         if self.subscriber.up and session_id.encode() in self.subscriber.active:
             self.subscriber.on_message(session_id.encode(), message)
-            self.loop.call_later(
-                PROMPT_SECONDS, self.was_prompt, session_id, seq, self.loop.time(), -1 if self.away else self.outages
-            )
+            self.heard[session_id] = max(seq, self.heard.get(session_id, 0))
+            for client in self.clients:
+                if client.session_id == session_id:
+                    self.expect_prompt(client)
 
-    def was_prompt(self, session_id: str, seq: int, at: float, outages: int) -> None:
-        """Check that the clients of then have what a message told of."""
-        if self.away or self.outages != outages or session_id in self.erased:
+    def expect_prompt(self, client: Client) -> None:
+        """Expect that a client will soon have what messages have told this process.
+
+        One that is not released yet, will be expected to when it is.
+        """
+        heard = self.heard.get(client.session_id, 0)
+        if client.seq is not None and not client.over and client.last < heard and not self.away:
+            self.loop.call_later(self.scenario.prompt_seconds, self.check_prompt, client, heard, self.outages)
+
+    def check_prompt(self, client: Client, seq: int, outages: int) -> None:
+        if client.over or client.seq is None or client.session_id in self.erased or self.outages != outages:
             return
-        for client in self.clients:
-            if client.session_id != session_id or client.over or client.seq is None:
-                continue
-            was_there = client.joined_at < at and 0 < client.released_at < at + PROMPT_SECONDS / 2
-            if was_there and client.last < seq:
-                self.violated(f"a hole before {seq} is still open")
+        if client.last < seq:
+            self.violated(f"a hole before {seq} is still open")
 
     async def probe(self, channel: str, payload: bytes) -> int | None:
         if not self.subscriber.up:
@@ -261,10 +277,7 @@ class World:
 
     async def current_places(self) -> dict[str, Waiting]:
         """Return places as a queue that still holds the job of a running session."""
-        waiting = self.hub.queue_news._waiting
-        if not all(self.hub.registry.follows(each) for each in waiting):
-            self.violated("a session without followers waits")
-        await self.pause()
+        await self.pause(self.scenario.read_seconds)
         position = itertools.count(self.chance.randint(1, 9))
         return {each: Waiting(next(position), None) for each in self.stories}
 
@@ -282,17 +295,27 @@ class World:
         self.log.append(moved)
         self.publish(session_id, moved.seq, event_message(moved, str))
 
-    async def live(self, session_id: str) -> None:
-        """Move a session at random to its end, and perhaps erase it."""
-        while not (status := self.stories[session_id][-1].status).terminal and self.faults:
-            await self.pause(self.chance.choice((0.05, 0.5, 4)))
-            events = [event for before, event in TRANSITIONS if before is status]
-            events += [event for event in events if event in (Event.PROCESSING, Event.REQUEUED)] * 4
-            if self.chance.random() < 0.05:
-                break
-            self.move(session_id, self.chance.choice(events))
-        if self.chance.random() < 0.5:
+    async def live(self) -> None:
+        """Begin a session, move it at random to its end or erase it; then the next."""
+        while self.faults:
+            session_id = session_id_of(AT.timestamp(), self.chance.randbytes(10))
+            self.move(session_id, Event.CREATED)
+            await self.move_on(session_id)
             await self.pause(1)
+            if self.chance.random() < 0.5:
+                self.erase(session_id)
+
+    async def move_on(self, session_id: str) -> None:
+        while not (status := self.stories[session_id][-1].status).terminal and self.faults:
+            await self.pause(self.chance.choice(self.scenario.move_seconds))
+            if self.chance.random() < self.scenario.erased:
+                return self.erase(session_id)
+            events = [event for before, event in TRANSITIONS if before is status]
+            going_on: list[Event] = [event for event in events if event in (Event.PROCESSING, Event.REQUEUED)]
+            self.move(session_id, self.chance.choice(events + going_on * self.scenario.lasting))
+
+    def erase(self, session_id: str) -> None:
+        if session_id not in self.erased:
             self.erased.add(session_id)
             self.tombstones.append((SIGNER.tombstone_hash(session_id), GoneReason.DELETED))
             self.publish(session_id, 0, gone_message(GoneReason.DELETED))
@@ -300,15 +323,16 @@ class World:
     async def visit(self) -> None:
         """Follow sessions, one after the other, while the world is busy."""
         while self.faults:
-            await self.pause(2)
-            client = Client(self, self.chance.choice(list(self.stories)))
+            await self.pause(1)
+            newest = list(self.stories)[-self.scenario.sessions - 1 :]
+            client = Client(self, self.chance.choice(newest))
             self.clients.append(client)
             stays = self.chance.random() < 0.3
             try:
                 await self.hub.confirmation(self.hub.join(client, transport="test"))
                 await self.read(client)
                 while not client.over and (stays or self.chance.random() < 0.7):
-                    await self.pause(3)
+                    await self.pause(2)
                     if not client.over and not stays and self.chance.random() < 0.5:
                         await self.sync(client)
             except Unavailable:
@@ -317,46 +341,33 @@ class World:
                 client.leave()
 
     async def read(self, client: Client) -> None:
-        found = await self.with_events(client.session_id)
-        if found is None:
-            client.leave()
-        else:
-            client.shown(found.session)
-
-    async def sync(self, client: Client) -> None:
-        """Ask for a new snapshot, as a client that woke up does, and perhaps leave."""
-        before, client.seq = client.seq, None
+        """Show the session to a client, which may leave while it is read."""
         if self.faulty(0.2):
             self.later(client.leave)
-        try:
-            found = await self.with_events(client.session_id)
-        except Unavailable:
-            if before is not None:
-                self.hub.resume(client, before)
-                client.released_at = self.loop.time()
-            return
+        found = await self.with_events(client.session_id)
+        await self.pause(self.scenario.show_seconds)
         if found is None:
             client.leave()
         elif client in self.hub.registry:
             client.shown(found.session)
 
-    async def disturb(self) -> None:
-        while True:
-            await self.pause(5)
-            await self.chance.choice((self.outage, self.reconnect))()
-
-    async def reconnect(self) -> None:
-        self.subscriber.reconnect()
+    async def sync(self, client: Client) -> None:
+        """Ask for a new snapshot, as a client that woke up does."""
+        before, client.seq = client.seq, None
+        try:
+            await self.read(client)
+        except Unavailable:
+            if before is not None:
+                self.hub.resume(client, before)
+                self.expect_prompt(client)
 
     # -- the run -----------------------------------------------------------------------
 
     async def run(self) -> list[str]:
         """Run, and return what was violated."""
-        for _ in range(SESSIONS):
-            self.move(session_id_of(AT.timestamp(), self.chance.randbytes(10)), Event.CREATED)
         async with self.hub.running():
-            tasks = [asyncio.create_task(self.live(each)) for each in self.stories]
-            tasks += [asyncio.create_task(self.visit()) for _ in range(CLIENTS)]
+            tasks = [asyncio.create_task(self.live()) for _ in range(self.scenario.sessions)]
+            tasks += [asyncio.create_task(self.visit()) for _ in range(self.scenario.clients)]
             disturbing = asyncio.create_task(self.disturb())
             await asyncio.sleep(BUSY_SECONDS)
             disturbing.cancel()
@@ -368,6 +379,11 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.check_empty()
         return self.violations
+
+    def check_turn(self) -> None:
+        """Check what must hold whenever no callback runs."""
+        if not all(map(self.hub.registry.follows, self.hub.queue_news._waiting)):
+            self.violated("a session without followers waits")
 
     def check_quiet(self) -> None:
         """Check that each client that stayed knows the truth."""
@@ -394,11 +410,26 @@ class World:
             self.violated(f"left over: {[each for each in kept if each]}")
 
 
+def run_scenario(seed: int) -> World:
+    """Run one scenario to its end."""
+    world: World | None = None
+
+    def check_turn() -> None:
+        if world is not None:
+            world.check_turn()
+
+    loop = VirtualLoop(between=check_turn)
+
+    async def run() -> None:
+        nonlocal world
+        world = World(seed, loop)
+        await world.run()
+
+    run_virtually(run(), loop)
+    assert world is not None
+    return world
+
+
 def simulate(seed: int) -> list[str]:
     """Return what one run violated."""
-    loop = VirtualLoop()
-
-    async def run() -> list[str]:
-        return await World(seed, loop).run()
-
-    return run_virtually(run(), loop)
+    return run_scenario(seed).violations
