@@ -127,8 +127,9 @@ class Scene:
 
         The disk and the database must hold exactly the sessions that were accepted.
         ``unreadable``: the fault was that the database could not be read. ``orphans``:
-        photos may be left whose upload was killed before its commit; the cleanup takes
-        them.
+        files may be left whose commit a process did not await when it ended: photos,
+        which the cleanup deletes, and results of accepted sessions, which are deleted
+        with them.
         """
         never = await self.clients.finish()
         self.expect(not never, f"{never} uploads were never accepted")
@@ -177,7 +178,7 @@ class Scene:
                 while left := {
                     each
                     for each in await evidence.strangers(self.cluster, known)
-                    if not (orphans and each.startswith("inputs/"))
+                    if not (orphans and (each.startswith("inputs/") or _session_of(each) in known))
                 }:
                     await asyncio.sleep(0.2)
         self.outcome.wrong += [f"left over: {each}" for each in left]
@@ -205,6 +206,11 @@ async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
             await scene.clients.close()
         if scene.outcome.wrong:
             _show_logs(running)
+
+
+def _session_of(file: str) -> str:
+    """Return the id of the session to which a result belongs, from its path."""
+    return file.removeprefix("outputs/")[:36]
 
 
 def _show_logs(cluster: Cluster) -> None:

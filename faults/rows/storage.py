@@ -224,9 +224,16 @@ async def _end(scene: Scene, program: Program) -> float:
     """
     began = time.monotonic()
     program.send(signal.SIGTERM)
-    process = psutil.Process(program.pid)
-    await scene.until(lambda: not program.running or process.status() == psutil.STATUS_ZOMBIE, 60)
+    await scene.until(lambda: not program.running or _zombie(program.pid), 60)
     return time.monotonic() - began
+
+
+def _zombie(pid: int) -> bool:
+    """Return whether a process has ended and only its threads are left, if anything."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def _status(scene: Scene, path: str) -> int:

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
 
 import pytest
 
 from testkit.running import until
-
-if TYPE_CHECKING:
-    pass
-
-
-from tests.browser.play import Start
+from tests.browser.play import Play, Start
 
 pytestmark = pytest.mark.xdist_group("chromium")
+
+
+@contextlib.asynccontextmanager
+async def frozen_page(play: Play) -> AsyncIterator[None]:
+    """Stop the processes that run the page's scripts, as a sleeping machine does.
+
+    DevTools' own freeze does nothing to a page that Playwright controls, because its
+    emulated focus makes the page count as visible. No ``resume`` event follows.
+    """
+    browser = play.page.context.browser
+    assert browser is not None
+    devtools = await browser.new_browser_cdp_session()
+    processes = (await devtools.send("SystemInfo.getProcessInfo"))["processInfo"]
+    renderers = [process["id"] for process in processes if process["type"] == "renderer"]
+    await play.page.evaluate(
+        """() => {
+            let last = performance.now();
+            window.longestGap = 0;
+            setInterval(() => {
+                const now = performance.now();
+                window.longestGap = Math.max(window.longestGap, now - last);
+                last = now;
+            }, 20);
+        }"""
+    )
+    for renderer in renderers:
+        os.kill(renderer, signal.SIGSTOP)
+    try:
+        yield
+        await asyncio.sleep(0.5)  # the sleep itself, which the gap shows
+    finally:
+        for renderer in renderers:
+            os.kill(renderer, signal.SIGCONT)
+    assert await play.page.evaluate("new Promise((tell) => setTimeout(() => tell(longestGap), 100))") >= 400
 
 
 # -- sleep and silence -----------------------------------------------------------------
@@ -60,13 +93,11 @@ async def test_frozen_tab_catches_up(start: Start, cut: bool) -> None:
     play = await start()
     await play.follow()
     await play.on("ws")
-    devtools = await play.page.context.new_cdp_session(play.page)
-    await devtools.send("Page.setWebLifecycleState", {"state": "frozen"})
-    await play.begin()
-    await play.requeue()
-    if cut:
-        play.gate.cut()
-    await devtools.send("Page.setWebLifecycleState", {"state": "active"})
+    async with frozen_page(play):
+        await play.begin()
+        await play.requeue()
+        if cut:
+            play.gate.cut()
     await play.knows(3)
     await play.begin()
     await play.complete()

@@ -28,7 +28,7 @@ simulation would find no bug of the announcements.
 
 SEEDS: Final = 150
 SEEDS_OF_A_BUG: Final = 300
-"""Each planted bug is found by one seed of 30 at least, most by one of 3."""
+"""Each planted bug is found by about one seed of 40 at least, most by one of 3."""
 
 TRACED: Final = range(3)
 
