@@ -230,6 +230,7 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
 
 def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeueing) -> Claims:
     return Claims(
+        reader=adapters.database.reader,
         writer=adapters.database.writer,
         files=adapters.files,
         bus=adapters.bus,

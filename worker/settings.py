@@ -165,7 +165,7 @@ async def startup(ctx: dict[Any, Any]) -> None:
     try:
         ctx["runner"] = await lifetime.open()
         ctx["redis"].on_cancel = ctx["runner"].hurry
-        _on_stop_signal(ctx["redis"].take_no_more)
+        _on_stop_signal(ctx["redis"].take_no_more, ctx["runner"].claim_no_more)
     except ConfigError as error:
         _refuse(error)
 
@@ -182,15 +182,20 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
     gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free memory that ends with the process
 
 
-def _on_stop_signal(call: Callable[[], None]) -> None:
-    """Call a function on SIGINT and SIGTERM, beside arq's own handlers.
+def _on_stop_signal(*calls: Callable[[], None]) -> None:
+    """Call functions on SIGINT and SIGTERM, beside arq's own handlers.
 
     asyncio notices a signal by its wakeup descriptor, whatever handler Python has for
     it; ``loop.add_signal_handler`` would replace arq's.
     """
     loop = asyncio.get_running_loop()
+
+    def pass_on(*_: object) -> None:
+        for call in calls:
+            loop.call_soon_threadsafe(call)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+        signal.signal(number, pass_on)
         signal.siginterrupt(number, False)  # as asyncio has it
 
 

@@ -4,12 +4,17 @@ The database decides everything: ``claims.begin`` whether there is something to 
 ``renew`` whether the claim still counts, ``complete`` and ``fail`` whether the end
 counts. A session that is left unfinished here is found by its lapsed lease, and the
 reconciler puts it right.
+
+A claim that was not answered may have been committed. Its lease would lapse, so the run
+repeats the claim until the database answers. Each run has a number, which is part of
+the lease's owner: it gets its own claim back, and never that of another run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
@@ -20,7 +25,7 @@ from server.services import Services
 from server.sessions.claims import Claim
 from server.telemetry import logs
 from tryon.processor import EXTENSION, Job, Output, Processor, ProcessorError
-from tryon.protocol.errors import StorageFull, TryOnError, Unavailable
+from tryon.protocol.errors import StorageFull, Unavailable
 from worker.isolation.errors import NotStarted
 
 log = logging.getLogger("tryon.worker")
@@ -55,12 +60,17 @@ class SessionRunner:
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
+        self._deadline_seconds = services.config.deadline_seconds
         self._processor = processor
         self._worker_id = worker_id
         self._hurries: dict[asyncio.Event, str] = {}
         """The session of every run, by the event that makes its next heartbeat come at
         once.
         """
+        self._numbers = itertools.count(1)
+        """Numbers of the runs."""
+        self._stopping = asyncio.Event()
+        """Set when the worker was told to stop."""
 
     def __repr__(self) -> str:
         return f"<SessionRunner {self._worker_id} {self._processor.name}>"
@@ -81,23 +91,42 @@ class SessionRunner:
     async def _run(self, session_id: str, hurry: asyncio.Event) -> None:
         # A task of its own: a cancel that strikes while the claim is being committed
         # must not lose the claim.
-        beginning = asyncio.create_task(self._sessions.claims.begin(session_id, worker=self._worker_id))
+        beginning = asyncio.create_task(self._claim(session_id, hurry))
         stopping = await _see_out(beginning)
         if not beginning.done():  # the database takes no write, and the worker stops
             beginning.cancel()
             await asyncio.wait({beginning}, timeout=SETTLE_SECONDS)
         if not beginning.done() or beginning.cancelled():
             raise asyncio.CancelledError
-        try:
-            claim = beginning.result()
-        except TryOnError as error:
-            log.warning("Session %s could not be claimed now: %s", session_id, error)
-            return
-        if claim is not None:
+        if (claim := beginning.result()) is not None:
             logs.request_id.set(claim.session.request_id)
             stopping = await self._hold(claim, hurry, stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
+
+    async def _claim(self, session_id: str, hurry: asyncio.Event) -> Claim | None:
+        """Claim a session, again and again while the database is unavailable.
+
+        Return None if there is nothing to do, the worker stops, or the session's
+        deadline must have passed.
+        """
+        loop = asyncio.get_running_loop()
+        number, deadline = next(self._numbers), loop.time() + self._deadline_seconds
+        while True:
+            try:
+                return await self._sessions.claims.begin(session_id, worker=self._worker_id, run=number)
+            except Unavailable as error:
+                log.warning("Session %s could not be claimed now: %s", session_id, error.detail)
+            hurry.set()  # the lease of a claim that was committed has begun
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._stopping.wait()
+            if self._stopping.is_set() or loop.time() >= deadline:
+                return None
+
+    def claim_no_more(self) -> None:
+        """Repeat no claim that the database does not answer: the worker stops."""
+        self._stopping.set()
 
     def hurry(self, session_id: str) -> None:
         """Renew a session's lease now, if it runs here.

@@ -15,6 +15,7 @@ from typing import Literal
 
 from server.adapters.database.changes import Change, Complete, Moved, Outcome
 from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files
 from server.adapters.redis.bus import RedisBus
@@ -37,6 +38,7 @@ class Claim:
     """A worker's hold on a session; ``attempt`` fences out every earlier worker."""
 
     session: Session
+    worker: str
     reports: ProgressReports = field(repr=False, compare=False)
 
     @property
@@ -47,7 +49,7 @@ class Claim:
     @property
     def actor(self) -> str:
         """The worker's name in the audit trail."""
-        return f"worker:{self.session.lease_owner}"
+        return f"worker:{self.worker}"
 
     @property
     def image_key(self) -> str:
@@ -66,6 +68,7 @@ class Claims:
     def __init__(
         self,
         *,
+        reader: SessionReader,
         writer: SessionWriter,
         files: Files,
         bus: RedisBus,
@@ -75,6 +78,7 @@ class Claims:
         database_clock: DatabaseClock,
         lease_seconds: float,
     ) -> None:
+        self._reader = reader
         self._writer = writer
         self._files = files
         self._bus = bus
@@ -84,20 +88,23 @@ class Claims:
         self._database_clock = database_clock
         self._lease_seconds = lease_seconds
 
-    async def begin(self, session_id: str, *, worker: str) -> Claim | None:
-        """Claim a waiting session for one worker.
+    async def begin(self, session_id: str, *, worker: str, run: int = 0) -> Claim | None:
+        """Claim a waiting session for one run of a worker.
 
-        None: there is nothing to do (claimed, ended, past its deadline, erased).
+        None: there is nothing to do (claimed, ended, past its deadline, erased). Raises
+        Unavailable; the claim may have been committed then, and its answer lost. A
+        repeated call of the same run returns that claim.
         """
+        owner = f"{worker}#{run}"
         moved = await self._writer.claim(
-            session_id, worker=worker, lease_seconds=self._lease_seconds, actor=f"worker:{worker}"
-        )
+            session_id, worker=owner, lease_seconds=self._lease_seconds, actor=f"worker:{worker}"
+        ) or await self._unanswered(session_id, owner)
         if moved is None:
             return None
         logs.request_id.set(moved.session.request_id)
         await self._transitions.announce(moved)
         log.info("Processing session %s", session_id)
-        return Claim(moved.session, ProgressReports(session_id, self._bus))
+        return Claim(moved.session, worker, ProgressReports(session_id, self._bus))
 
     async def renew(self, claim: Claim) -> Literal["held", "cancelled", "lost"]:
         """Extend the claim's lease, and return whether it still counts.
@@ -167,6 +174,17 @@ class Claims:
         """
         await claim.reports.end()
         return await self._requeueing.requeue(claim.session, actor=claim.actor, burnt=burnt, reason=reason)
+
+    async def _unanswered(self, session_id: str, owner: str) -> Moved | None:
+        """Return the claim that an earlier call of this run committed, or None.
+
+        An earlier call whose commit is still under way holds the row: the claim that
+        was refused just now has waited for it.
+        """
+        found = await self._reader.with_events(session_id, since=0)
+        if found is None or found.session.lease_owner != owner:
+            return None
+        return Moved(found.session, found.events[-1])
 
     async def _discard_output(self, session_id: str, key: str) -> None:
         with contextlib.suppress(TryOnError):

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from server.config.settings import Config
 from server.domain.session import Session
 from testkit.fixtures import StartValkey
 from testkit.locks import write_locked
+from testkit.proxy import running_proxy
 from tests.worker.conftest import Feed, StartWorker, until
 from tryon.protocol.states import Event, Status
 
@@ -257,6 +259,27 @@ async def test_silent_database_does_not_keep_starting_worker(config: MakeConfig,
             asked = time.monotonic()
             assert await process.stop() == 0
             assert time.monotonic() - asked < 5
+
+
+async def test_repeated_claim_does_not_keep_worker(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, postgres_url: str
+) -> None:
+    """A worker that repeats a claim on an unavailable database stops at once."""
+    url = make_url(postgres_url)
+    assert url.port is not None
+    async with running_proxy(url.port) as proxy:
+        feed = await feeds(config(database_url=postgres_url))
+        broken = url.set(port=proxy.port).render_as_string(hide_password=False)
+        process = await worker(config(database_url=broken, drain_seconds=30))
+        await feed.workers()
+        await proxy.refuse()
+        proxy.cut()
+        session = await feed.submit()
+        await process.line(f"Session {session.id} could not be claimed now: The database cannot be used right now.")
+
+        asked = time.monotonic()
+        assert await process.stop() == 0
+        assert time.monotonic() - asked < 10
 
 
 async def test_stopping_worker_takes_no_job(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

@@ -215,6 +215,104 @@ async def test_stopping_worker_gives_blocked_claim_up(feed: Feed, monkeypatch: p
     assert ended.is_set(), "nothing goes on"
 
 
+def lose_answers(monkeypatch: pytest.MonkeyPatch, services: Services, number: int) -> None:
+    """Commit the next claims, this number of calls, and lose the answers."""
+    claim, left = services.database.writer.claim, number
+
+    async def unanswered(*what: Any, **more: Any) -> Any:
+        nonlocal left
+        moved = await claim(*what, **more)
+        left -= 1
+        if left >= 0:
+            raise Unavailable
+        return moved
+
+    monkeypatch.setattr(services.database.writer, "claim", unanswered)
+    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.01)
+
+
+async def test_claim_without_answer_is_carried_on(
+    config: MakeConfig, database_url: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that was committed and not answered is the run's own, at no cost."""
+    async with open_services(config()) as services:
+        feed = Feed(services, photos)
+        session = await feed.submit()
+        lose_answers(monkeypatch, services, 2)
+        session, processor = await play(feed, done, session)
+        assert (session.status, session.attempt, session.burnt) == (Status.COMPLETED, 1, 0)
+        assert len(processor.jobs) == 1
+        events = [event.event for event in (await feed.story(session.id)).events]
+        assert events == [Event.CREATED, Event.PROCESSING, Event.COMPLETED]
+
+
+async def test_lease_without_answer_is_renewed_at_once(
+    config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease of a claim that was answered late has begun before."""
+    async with open_services(config(lease_seconds=300)) as services:
+        renewed, renew = asyncio.Event(), services.sessions.claims.renew
+
+        async def noted(claim: Any) -> Any:
+            renewed.set()
+            return await renew(claim)
+
+        async def until_renewed(job: Job, report: Report) -> Output:
+            await renewed.wait()
+            return Output(b"x", "png")
+
+        lose_answers(monkeypatch, services, 1)
+        monkeypatch.setattr(services.sessions.claims, "renew", noted)
+        session, _ = await play(Feed(services, photos), until_renewed)
+    assert session.status is Status.COMPLETED
+
+
+async def test_job_that_comes_twice_runs_once_without_answers(
+    config: MakeConfig, database_url: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of one worker and one session lose their answers; one has the claim."""
+    async with open_services(config()) as services:
+        feed = Feed(services, photos)
+        session = await feed.submit()
+        lose_answers(monkeypatch, services, 4)
+        release = asyncio.Event()
+
+        async def until_released(job: Job, report: Report) -> Output:
+            await release.wait()
+            return Output(b"x", "png")
+
+        processor = Scripted(until_released)
+        runner = SessionRunner(services, processor, "w1")
+        runs = [asyncio.create_task(runner.run(session.id)) for _ in range(2)]
+        async with asyncio.timeout(20):
+            ended, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
+            assert len(ended) == 1, "the run without the claim leaves it alone"
+            await processor.began.wait()
+            release.set()
+            await asyncio.gather(*runs)
+        assert len(processor.jobs) == 1
+        session = (await feed.story(session.id)).session
+        assert (session.status, session.attempt) == (Status.COMPLETED, 1)
+
+
+async def test_stopping_worker_repeats_no_claim(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is told to stop does not wait for an unavailable database."""
+    monkeypatch.setattr(tasks, "RETRY_SECONDS", 60.0)
+    refused = asyncio.Event()
+
+    async def unavailable(*what: Any, **more: Any) -> Any:
+        refused.set()
+        raise Unavailable
+
+    monkeypatch.setattr(feed.services.database.writer, "claim", unavailable)
+    session = await feed.submit()
+    runner = SessionRunner(feed.services, Scripted(done), "w1")
+    running = asyncio.create_task(runner.run(session.id))
+    await refused.wait()
+    runner.claim_no_more()
+    await asyncio.wait_for(running, 10)
+
+
 async def test_lost_photo_fails_session(feed: Feed) -> None:
     """A photo that is missing from the storage fails the session."""
     session = await feed.submit()

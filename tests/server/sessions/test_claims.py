@@ -48,6 +48,42 @@ async def test_only_one_worker_claims_a_session(services: Services) -> None:
         assert published.seqs == [2]
 
 
+async def test_unanswered_claim_belongs_to_its_run(services: Services) -> None:
+    """Return a claim whose answer was lost to the run that made it, and to no other."""
+    session, claiming = await submit(services), Unanswered()
+    claims = services.sessions.claims
+    async with published_about(services, session.id) as published:
+        with claiming.losing(services, "transition"), pytest.raises(Unavailable):
+            await claims.begin(session.id, worker="w1", run=1)
+        trying = asyncio.gather(*(claims.begin(session.id, worker="w1", run=run) for run in (2, 1)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await claiming.commit()
+        other, own = await trying
+        assert other is None
+        assert own is not None
+        assert (own.attempt, own.actor) == (1, "worker:w1")
+        assert await claims.renew(own) == "held"
+        assert await claims.complete(own, b"result", "jpg")
+        await until(lambda: len(published.seqs) == 2)
+        assert published.seqs == [2, 3]
+    assert await claims.begin(session.id, worker="w1", run=1) is None
+    story = await services.database.reader.with_events(session.id, since=1)
+    assert story is not None
+    assert [event.actor for event in story.events] == ["worker:w1", "worker:w1"]
+
+
+async def test_claim_is_repeated_when_its_commit_failed(services: Services) -> None:
+    """Claim a session again whose first claim was rolled back."""
+    session, claiming = await submit(services), Unanswered()
+    with claiming.losing(services, "transition"), pytest.raises(Unavailable):
+        await services.sessions.claims.begin(session.id, worker="w1", run=1)
+    await claiming.roll_back()
+    claim = await services.sessions.claims.begin(session.id, worker="w1", run=1)
+    assert claim is not None
+    assert claim.attempt == 1
+
+
 async def test_fenced_worker_changes_nothing(services: Services) -> None:
     """Refuse every call of a worker whose attempt was lost, and delete its result."""
     session = await submit(services)
