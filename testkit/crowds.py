@@ -32,7 +32,7 @@ _EVENTS: Final = (
 
 
 async def add_sessions(database: Database, counts: Mapping[Status, int]) -> None:
-    """Insert living sessions, so many in each state, each with one event.
+    """Insert living sessions, as many of each state as given, each with one event.
 
     No lease, deadline or expiry ends within the next 20 hours. PostgreSQL's statistics
     are brought up to date, as autovacuum would do within a minute.

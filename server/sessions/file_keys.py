@@ -12,8 +12,8 @@ _SESSION_ID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 _KEY: Final = re.compile(
     rf"(?:inputs/{_SESSION_ID}-(?:image|garment)|outputs/{_SESSION_ID}-[0-9]{{1,9}})\.[a-z0-9]{{1,8}}(?![^.])", re.ASCII
 )
-"""What :func:`image_key`, :func:`garment_key` and :func:`output_key` may return; the
-name of an unfinished file goes on behind a dot.
+"""The keys that :func:`image_key`, :func:`garment_key` and :func:`output_key` return;
+the name of an unfinished file goes on behind a dot.
 """
 
 

@@ -36,7 +36,7 @@ STAND_STILL: Final = """
   Date.now = () => wall;
 }
 """
-"""As for a tab that is frozen: no time has passed for it when it thaws."""
+"""Clocks of a frozen tab: no time has passed by them when it thaws."""
 
 SHOWN: Final = """
 async () => {
@@ -53,7 +53,7 @@ async () => {
 
 
 async def set_clock(page: Page, ms: int) -> None:
-    """Set the clock of the device by so many milliseconds."""
+    """Move the clock of the device by this many milliseconds."""
     await page.evaluate(SET, ms)
 
 

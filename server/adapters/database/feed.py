@@ -85,7 +85,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """What was committed behind a cursor; on PostgreSQL perhaps some of it again."""
+    """The events and tombstones committed behind a cursor, or a part of them."""
 
     events: list[AuditEvent]
     """In commit order within each session, from page to page on SQLite alone."""
@@ -134,6 +134,11 @@ class Feed:
 
     Guarantee: an event or tombstone that is committed after a cursor was made is on one
     of the pages read from there, at least once. All methods raise Unavailable.
+
+    Not held where PostgreSQL gives out transaction ids a second time: after a fail-over
+    to a standby that lacked the last commits, or a crash that lost ids of aborted
+    transactions. Rows under such an id are seen by the check of each followed session,
+    within a minute, if their message was lost, too.
     """
 
     def __init__(self, connections: Connections) -> None:

@@ -1,4 +1,4 @@
-"""What a call of the database costs, in rows or steps and not in time."""
+"""The cost of a call of the database, in rows or steps and not in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What recurs every few seconds costs what is due, however many sessions live."""
+"""The recurring reads cost what is due, however many sessions live."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ async def test_waiting_call_that_is_abandoned_never_begins(hanging: Hanging) -> 
     assert later == []
 
 
-async def test_late_failure_is_nobodys_error() -> None:
+async def test_late_failure_reports_no_unread_error() -> None:
     """A call fails as its caller leaves: its error is not reported as unread."""
 
     def fail() -> None:

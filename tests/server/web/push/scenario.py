@@ -1,4 +1,4 @@
-"""What one run of the simulation is like, drawn at random."""
+"""The lengths and chances of one run of the simulation, drawn at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Chance(random.Random):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What one run is like."""
+    """The lengths and chances of one run."""
 
     sessions: int
     """Sessions at a time; an ended one makes room for the next."""
