@@ -87,6 +87,31 @@ def sniff(head: bytes) -> ImageFormat | None:
     return None
 
 
+_NAMES: Final[tuple[tuple[int, bytes, str], ...]] = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "PSD"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL \r\n\x87\n", "JPEG XL"),
+    (4, b"jP  \r\n\x87\n", "JPEG 2000"),
+    (4, b"ftypcrx ", "CR3"),
+)
+"""Offset, bytes and name of formats that are not taken, but told by their name."""
+
+
+def refusal(head: bytes) -> str | None:
+    """Return what to say of a file that is not accepted; None for no known picture.
+
+    A format that :func:`sniff` knows is refused where its decoder is not installed.
+    """
+    known = sniff(head)
+    name = known.name if known else next((name for at, magic, name in _NAMES if head[at:].startswith(magic)), None)
+    return f"{name} is not supported here; export as JPEG." if name else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The largest and smallest images that are accepted.
@@ -102,11 +127,8 @@ class Limits:
 
     @property
     def max_result_bytes(self) -> int:
-        """Return the most bytes of a stored file.
-
-        A PNG of noise is the largest: little more than the 4 bytes of each pixel.
-        """
-        return 5 * self.max_pixels + 2**20
+        """Return the most bytes of a stored file: those of an uploaded one."""
+        return self.max_bytes
 
 
 def judge(width: int, height: int, limits: Limits) -> None:

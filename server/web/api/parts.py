@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 
 from server.adapters.files.threads import Lent
 from server.adapters.imaging.pool import ACCEPTED
-from server.domain.images import MAGIC_BYTES, sniff
+from server.domain.images import MAGIC_BYTES, refusal, sniff
 from server.system.disk_space import require_room
 from tryon.protocol.errors import UnsupportedMedia
 
@@ -51,8 +51,9 @@ class Part:
         Raises UnsupportedMedia.
         """
         self.checked = True
-        if sniff(bytes(self._buffer[:MAGIC_BYTES])) not in ACCEPTED:
-            raise UnsupportedMedia("unsupported_image")
+        head = bytes(self._buffer[:MAGIC_BYTES])
+        if sniff(head) not in ACCEPTED:
+            raise UnsupportedMedia("unsupported_image", refusal(head))
 
     @property
     def pending(self) -> int:

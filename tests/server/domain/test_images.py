@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.domain.images import MAGIC_BYTES, MEDIA_TYPES, ImageFormat, Limits, judge, sniff
+from server.domain.images import MAGIC_BYTES, MEDIA_TYPES, ImageFormat, Limits, judge, refusal, sniff
 from tryon.protocol.errors import Unprocessable
 
 HEADS = {
@@ -92,3 +92,29 @@ def test_sizes_are_judged_at_limits(width: int, height: int, code: str | None) -
     with pytest.raises(Unprocessable) as caught:
         judge(width, height, Limits())
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "HEIC"),
+        (b"\x00\x00\x00\x20ftypavif\x00\x00\x00\x00avifmif1", "AVIF"),
+        (b"GIF89a", "GIF"),
+        (b"II*\0\x08\0\0\0", "TIFF"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    ],
+)
+def test_refusal_names_format_and_way_out(head: bytes, name: str) -> None:
+    """A picture of a known format is refused with its name and what to do."""
+    assert refusal(head) == f"{name} is not supported here; export as JPEG."
+
+
+@pytest.mark.parametrize("head", [b"", b"MZ\x90\0", b"<svg ", b"RIFF\x24\0\0\0WAVE"])
+def test_refusal_names_no_unknown_format(head: bytes) -> None:
+    """What is no known picture gets the general words."""
+    assert refusal(head) is None
+
+
+def test_stored_file_is_no_larger_than_an_upload() -> None:
+    """The bound of an upload is that of a stored file."""
+    assert Limits(max_bytes=12345).max_result_bytes == 12345

@@ -82,9 +82,9 @@ def test_broken_exif_is_ignored() -> None:
 
 
 def test_jpeg_keeps_its_colour_resolution() -> None:
-    """4:4:4 stays, everything else becomes 4:2:0."""
-    for given, kept in ((0, 0), (1, 2), (2, 2)):
-        picture = opened(cleaned(encode(person((160, 160)), "JPEG", subsampling=given)))
+    """4:4:4, 4:2:2 and 4:2:0 stay; 4:2:2 on its side becomes 4:4:4."""
+    for given, turned, kept in ((0, 1, 0), (1, 1, 1), (2, 1, 2), (0, 6, 0), (1, 6, 0), (2, 6, 2), (1, 3, 1)):
+        picture = opened(cleaned(encode(person((160, 160)), "JPEG", subsampling=given, exif=metadata(turned))))
         assert get_sampling(picture) == kept
 
 

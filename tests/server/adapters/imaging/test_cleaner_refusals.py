@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 
 import pytest
 from PIL import Image
 
-from server.adapters.imaging.cleaner import MAX_JPEG_SCANS
+from server.adapters.imaging.jpeg_file import MAX_SCANS
+from server.adapters.imaging.parts import CUT_OFF, MAX_PROFILE_BYTES
 from server.adapters.imaging.pool import ACCEPTED
 from server.adapters.imaging.sample_photos import person
 from server.domain.images import ImageFormat, Limits
+from testkit.photos import png_chunk
 from tests.server.adapters.imaging.pictures import (
     cleaned,
     encode,
     refusal,
     with_chunk,
 )
+from tryon.protocol.errors import Unprocessable, UnsupportedMedia
 
 
 def png_header(width: int, height: int, *, depth: int = 8, colour: int = 6) -> bytes:
@@ -94,8 +98,20 @@ def test_jpeg_of_many_scans_is_refused() -> None:
     def scans(count: int) -> bytes:
         return data[:-2] + last * (count - data.count(b"\xff\xda")) + b"\xff\xd9"
 
-    assert cleaned(scans(MAX_JPEG_SCANS)).width == 200
-    assert refusal(scans(MAX_JPEG_SCANS + 1)) == "unreadable_image"
+    assert cleaned(scans(MAX_SCANS)).width == 200
+    assert refusal(scans(MAX_SCANS + 1)) == "unreadable_image"
+
+
+def test_countless_pieces_are_refused() -> None:
+    """Millions of empty segments or chunks are given up, and cost no memory."""
+    photo, picture = encode(person((100, 100)), "JPEG"), encode(person((100, 100)), "PNG")
+    tracemalloc.start()
+    try:
+        assert refusal(photo[:2] + b"\xff\xdb\0\2" * 1_000_000 + photo[2:]) == "unreadable_image"
+        assert refusal(picture[:-12] + png_chunk(b"IDAT", b"") * 300_000 + picture[-12:]) == "unreadable_image"
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
 
 
 def test_scan_codes_in_metadata_are_no_scans() -> None:
@@ -104,7 +120,42 @@ def test_scan_codes_in_metadata_are_no_scans() -> None:
     assert cleaned(data).width == 200
 
 
-def test_text_bomb_in_png_is_refused() -> None:
-    """Compressed text that grows to 50 MB is refused."""
+def test_text_bomb_in_png_is_never_unpacked() -> None:
+    """Compressed text that grows to 50 MB costs nothing: the decoder never sees it."""
     bomb = b"Comment\0\0" + zlib.compress(bytes(50_000_000), 9)
-    assert refusal(with_chunk(encode(person((100, 100)), "PNG"), b"zTXt", bomb)) == "unreadable_image"
+    tracemalloc.start()
+    try:
+        assert cleaned(with_chunk(encode(person((100, 100)), "PNG"), b"zTXt", bomb)).width == 100
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+def test_profile_bomb_in_png_is_ignored() -> None:
+    """A compressed profile that grows to 50 MB is unpacked up to its bound only."""
+    bomb = b"x\0\0" + zlib.compress(bytes(50_000_000), 9)
+    tracemalloc.start()
+    try:
+        assert cleaned(with_chunk(encode(person((100, 100)), "PNG"), b"iCCP", bomb)).width == 100
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_PROFILE_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_refusal_of_cut_file_says_so() -> None:
+    """A file that ends amid its pixels is told apart from a damaged one."""
+    for format in ("JPEG", "PNG", "WEBP", "AVIF"):
+        if ImageFormat[format] not in ACCEPTED:
+            continue
+        data = encode(person((200, 200)), format)
+        with pytest.raises(Unprocessable) as caught:
+            cleaned(data[: len(data) * 2 // 3])
+        assert caught.value.detail == CUT_OFF, format
+
+
+@pytest.mark.skipif(ImageFormat.HEIC in ACCEPTED, reason="the extra heif is installed")
+def test_heic_is_refused_by_name() -> None:
+    """A HEIC is refused with its name and what to do."""
+    with pytest.raises(UnsupportedMedia) as caught:
+        cleaned(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert caught.value.detail == "HEIC is not supported here; export as JPEG."
