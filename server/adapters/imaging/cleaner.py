@@ -48,7 +48,7 @@ from server.adapters.imaging.colours import to_srgb
 from server.adapters.imaging.exif import FIRST_ON_ITS_SIDE, UPRIGHT, orientation
 from server.adapters.imaging.heif_file import heif_colours, is_cut
 from server.adapters.imaging.jpeg_file import END, OTHER_ENDS, read_jpeg
-from server.adapters.imaging.parts import CUT_OFF, Parts
+from server.adapters.imaging.parts import CUT_OFF, MAX_PROFILE_BYTES, Parts
 from server.adapters.imaging.png_file import read_png
 from server.adapters.imaging.storing import JpegCoding, store
 from server.domain.images import MAGIC_BYTES, CleanImage, ImageFormat, Limits, judge, refusal, sniff
@@ -212,8 +212,9 @@ def _with_notes(parts: Parts, format: ImageFormat, info: Mapping[str | tuple[int
     if format in (ImageFormat.JPEG, ImageFormat.PNG):
         return parts
     turned = UPRIGHT if format is ImageFormat.HEIC else orientation(info.get("exif") or b"")
-    profile = info.get("icc_profile")
-    return replace(parts, colours=(profile,) if profile else parts.colours, orientation=turned)
+    profile: bytes = info.get("icc_profile") or b""
+    found = (profile,) if 0 < len(profile) <= MAX_PROFILE_BYTES else parts.colours
+    return replace(parts, colours=found, orientation=turned)
 
 
 # The process

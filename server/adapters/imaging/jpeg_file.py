@@ -31,9 +31,10 @@ OTHER_ENDS: Final = tuple(
 They have the eight restart markers, after any of which a scan may go on.
 """
 
-_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
-"""Any marker but RSTn; FF 00 is data, FF FF is fill (T.81 B.1.1)."""
-_ALONE, _START, _END, _SCAN = 0x01, 0xD8, 0xD9, 0xDA
+_MARKER: Final = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])", re.DOTALL)
+"""Any marker but TEM and RSTn; FF 00 is data, FF FF is fill (T.81 B.1.1)."""
+_START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_SCAN_MARKER: Final = b"\xff\xda"
 _EXIF, _PROFILE, _ADOBE, _JFIF = 0xE1, 0xE2, 0xEE, 0xE0
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})  # DHT, DAC, DQT, DRI
@@ -45,6 +46,8 @@ _REFUSED: Final = {
 }  # fmt: skip
 _PROFILE_NAME: Final = b"ICC_PROFILE\0"
 _COEFFICIENTS: Final = 64
+_BITS, _LONG_BITS = 8, 12
+"""Bits of a sample that T.81 knows in a JPEG that loses some; others are damage."""
 
 
 class _Frame(NamedTuple):
@@ -98,9 +101,6 @@ class _Reading:
             marker, begin = found[1][0], found.end()
             if marker in (_START, _END):
                 break
-            if marker == _ALONE:
-                at = begin
-                continue
             end = begin + int.from_bytes(data[begin : begin + 2])
             if (self._scans and marker < 0xC0) or end < begin + 2 or end > len(data):
                 break  # no segment: the trailer has begun, or the file ends here
@@ -150,10 +150,10 @@ class _Reading:
     def _begin_frame(self, marker: int, content: bytes) -> None:
         if name := _REFUSED.get(marker):
             raise UnsupportedMedia("unsupported_image", f"{name} is not supported here; export as baseline JPEG.")
-        if content[0] != 8:
-            raise UnsupportedMedia(
-                "unsupported_image", f"{content[0]}-bit JPEG is not supported here; export as 8-bit JPEG."
-            )
+        if content[0] == _LONG_BITS:
+            raise UnsupportedMedia("unsupported_image", "12-bit JPEG is not supported here; export as 8-bit JPEG.")
+        if content[0] != _BITS:
+            raise Unprocessable("unreadable_image")
         components = frozenset(content[6::3][: content[5]])
         self._frame = _Frame(marker, components)
         self._missing = {component: [1] * _COEFFICIENTS for component in components}
@@ -173,10 +173,14 @@ class _Reading:
     def rest(self) -> bytes:
         """Return what follows up to the last end marker, if there is one.
 
-        A damaged scan may have a marker amid its pixels, and go on behind it.
+        A damaged scan may have a marker amid its pixels, and go on behind it. The
+        decoder gets no more scans of it than :data:`MAX_SCANS` leaves.
         """
         end = self._data.rfind(END, self._at)
-        return self._data[self._at : end + len(END)] if end >= 0 else b""
+        if end < 0:
+            return b""
+        pieces = self._data[self._at : end].split(_SCAN_MARKER, MAX_SCANS + 1 - self._scans)
+        return _SCAN_MARKER.join(pieces[: MAX_SCANS + 1 - self._scans]) + END
 
     def colours(self) -> tuple[bytes, ...]:
         """Return the ICC profile, put together; nothing if a part of it is missing."""

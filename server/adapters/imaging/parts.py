@@ -52,8 +52,8 @@ class Parts:
     ``data`` is what the decoder gets. Of ``colours`` the first counts that is of use
     for the picture; without one it is sRGB. ``cut`` is true if the file ends before its
     format says so; its pixels may be complete all the same, and if not, be followed by
-    ``rest``. ``grey`` is true if the
-    file stores grey, whatever the decoder makes of it.
+    ``rest``. ``grey`` is true if the file stores grey, whatever the decoder makes of
+    it.
     """
 
     data: bytes

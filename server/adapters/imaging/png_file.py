@@ -26,6 +26,8 @@ _READ: Final = frozenset({b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cLLI", 
 _END: Final = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 _PALETTE: Final = b"\3"
 _GREY: Final = frozenset({0, 4})  # colour types
+_MAX_COLOUR_BYTES: Final = 6
+"""Bytes of a transparent colour; a chunk of ten million would take 0.8 GB."""
 
 SRGB_CHROMATICITIES: Final = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _SRGB_GAMMA: Final = 45455
@@ -58,7 +60,7 @@ def read_png(data: bytes) -> Parts:
             if name == b"IHDR":
                 header = header or content
             if name == b"tRNS" and intact and header[9:10] != _PALETTE:
-                kept.append(_chunk(name, _of_8_bits(content, header[8])))
+                kept.append(_chunk(name, _of_8_bits(content[:_MAX_COLOUR_BYTES], header[8])))
             elif name in _KEPT and (intact or name != b"tRNS"):
                 kept.append(view[at:end])
             elif intact:

@@ -77,7 +77,7 @@ def _evaluate(tag: bytes, x: float) -> float:
     """Return the light of a tone curve at ``x`` (types ``curv`` and ``para``)."""
     if tag.startswith(b"para"):
         kind = int.from_bytes(tag[8:10])
-        if kind not in (0, 3):  # others are written for sRGB by nobody
+        if kind not in (0, 3):  # no program writes another kind for sRGB
             return -1.0
         values = [part / 65536 for part in struct.unpack_from(f">{5 if kind else 1}i", tag, 12)]
         return power(values if kind else (values[0], 1.0, 0.0, 0.0, 0.0), x)

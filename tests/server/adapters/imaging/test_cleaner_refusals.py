@@ -9,7 +9,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from server.adapters.imaging.jpeg_file import MAX_SCANS
+from server.adapters.imaging.jpeg_file import MAX_SCANS, read_jpeg
 from server.adapters.imaging.parts import CUT_OFF, MAX_PROFILE_BYTES
 from server.adapters.imaging.pool import ACCEPTED
 from server.adapters.imaging.sample_photos import person
@@ -110,6 +110,26 @@ def test_countless_pieces_are_refused() -> None:
         assert refusal(photo[:2] + b"\xff\xdb\0\2" * 1_000_000 + photo[2:]) == "unreadable_image"
         assert refusal(picture[:-12] + png_chunk(b"IDAT", b"") * 300_000 + picture[-12:]) == "unreadable_image"
         assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+def test_scans_behind_damage_are_bounded() -> None:
+    """A marker amid the first scan hides no scans behind it from the bound."""
+    data = encode(person((400, 400)), "JPEG", progressive=True, restart_marker_rows=1)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    damage = data.index(b"\xff\xda") + 30
+    damaged = data[:damage] + b"\xff\x9f" + data[damage + 2 : -2] + last * 200 + b"\xff\xd9"
+    assert read_jpeg(damaged).data.count(b"\xff\xda") == MAX_SCANS
+
+
+def test_long_transparent_colour_costs_no_memory() -> None:
+    """Only the bytes that a colour has are read of a tRNS chunk."""
+    data = with_chunk(encode(person((100, 100)).convert("L"), "PNG"), b"tRNS", b"\0\1" * 1_000_000)
+    tracemalloc.start()
+    try:
+        assert cleaned(data).width == 100
+        assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
+from server.adapters.imaging.parts import MAX_PROFILE_BYTES
 from server.adapters.imaging.pool import ACCEPTED
 from server.domain.images import ImageFormat
 from testkit.photos import (
@@ -242,6 +243,14 @@ def test_damaged_profile_costs_no_photo(cut: int, fill: bytes) -> None:
     """A profile that ends early or is overwritten is honoured or ignored."""
     profile = P3[:cut] + fill + P3[cut + len(fill) :] if fill else P3[:cut]
     assert cleaned(encoded(patches(), "PNG", icc_profile=profile or b"x")).width == patches().width
+
+
+@pytest.mark.parametrize("coder", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_endless_profile_is_ignored(coder: str) -> None:
+    """A profile above the bound is not read, whichever format carries it."""
+    picture = patches()
+    endless = LINEAR_RGB + bytes(MAX_PROFILE_BYTES)
+    assert_shown(coded(coder, picture, endless), picture, unchanged, 2 if coder == "PNG" else 7)
 
 
 # -- PNG, third edition, 4.3 -----------------------------------------------------------

