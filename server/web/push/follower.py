@@ -99,8 +99,9 @@ class Follower(ABC):
             return True
         if kind == PROGRESS:
             if seq == self.seq:
-                self.progress(frame)
-            return seq <= self.seq
+                self.progress(frame)  # may find the connection lost, and then clear the cursor
+                return True
+            return seq < self.seq
         if seq <= self.seq:
             return True
         if seq != self.seq + 1:

@@ -76,6 +76,20 @@ def test_progress_of_an_older_transition_is_dropped() -> None:
     assert page.told == ["progress 0.1"]
 
 
+def test_progress_over_a_lost_connection_is_no_hole() -> None:
+    """A delivery that finds its connection lost clears the cursor, raising nothing."""
+
+    class LostPage(Page):
+        __slots__ = ()
+
+        def progress(self, frame: bytes) -> None:
+            self.seq = None
+
+    page = LostPage("id")
+    page.resume(4)
+    assert page.offer(PROGRESS, 4, encode({"progress": 0.1}))
+
+
 def test_newest_progress_is_held_for_a_joiner() -> None:
     """Held progress is replaced by the next; only the newest is delivered."""
     page = Page("id")
