@@ -209,7 +209,7 @@ class Following {
   #climbs = 0;
   #pingMs = 25000;
   #synced = -Infinity;
-  #server = null; // its clock minus `clock()`, in ms
+  #server = Date.now() - clock(); // its clock minus `clock()`, in ms; ours until it tells
   #timers = {};
 
   session;
@@ -248,7 +248,7 @@ class Following {
 
   /** The server's clock, in ms. */
   now() {
-    return this.#server === null ? Date.now() : clock() + this.#server;
+    return clock() + this.#server;
   }
 
   get clockOffset() {

@@ -66,7 +66,7 @@ async def test_silent_connection_is_replaced_when_the_clock_was_set(
     monkeypatch.setattr(WireSocket, "overdue", lambda wire: None)  # the server does not notice
     play = await start()
     await play.follow()
-    await play.until("following.clockOffset !== 0")
+    await play.on("ws")
     await play.page.evaluate("look('visible')")
     await until(lambda: len(play.said) == 1)
     play.gate.swallow()  # nor does a ping say the time again
