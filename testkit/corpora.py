@@ -42,7 +42,7 @@ MAX_BYTES = 32 * 2**20
 
 @dataclass
 class Report:
-    """What became of the files."""
+    """Counts of the files by their outcome."""
 
     files: int = 0
     taken: int = 0

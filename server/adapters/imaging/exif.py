@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 UPRIGHT: Final = 1
 FIRST_ON_ITS_SIDE: Final = 5
-"""From this orientation on width and height are exchanged."""
+"""The first EXIF orientation that exchanges width and height."""
 
 _TAG: Final = 0x0112
 _SHORT: Final = 3

@@ -20,7 +20,7 @@ _FULL_BOX: Final = 4
 """Version and flags, before the content of some boxes."""
 _NCLX_BYTES: Final = 11
 UNSPECIFIED: Final = 2
-"""What a number of ITU-T H.273 is that says nothing."""
+"""The number of ITU-T H.273 for "unspecified"."""
 _LIKE_SRGB: Final = frozenset({1, UNSPECIFIED, 6, 11, 14, 15})
 """Transfers that browsers show as sRGB's here: encoders of films write them."""
 

@@ -42,7 +42,7 @@ class Gamma(NamedTuple):
 SRGB: Final = CodePoints(1, 13)
 
 Colours = bytes | CodePoints | Gamma
-"""What the numbers of a picture mean: an ICC profile, or one of the above."""
+"""The meaning of the numbers of a picture: an ICC profile, or one of the above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ _REC2020: Final = (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
 _REC709: Final = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _LUMINANCE: Final = (0.2627, 0.678, 0.0593)
 _KAPPA: Final = 0.65
-"""Where the curve above reference white bends (ST 2094-50 annex C)."""
+"""The bend of the curve above reference white (ST 2094-50 annex C)."""
 
 
 def to_sdr(image: Image.Image, transfer: int, chromaticities: tuple[float, ...], peak: float) -> Image.Image:

@@ -124,7 +124,7 @@ def test_scans_behind_damage_are_bounded() -> None:
 
 
 def test_long_transparent_colour_costs_no_memory() -> None:
-    """Only the bytes that a colour has are read of a tRNS chunk."""
+    """Read only the bytes of a tRNS chunk that a colour has."""
     data = with_chunk(encode(person((100, 100)).convert("L"), "PNG"), b"tRNS", b"\0\1" * 1_000_000)
     tracemalloc.start()
     try:

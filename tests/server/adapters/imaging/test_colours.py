@@ -285,7 +285,7 @@ NUMBERS: dict[str, tuple[tuple[bytes, ...], Callable[[Colour], Colour]]] = {
 
 @pytest.mark.parametrize("case", NUMBERS)
 def test_png_numbers_count_in_their_order(case: str) -> None:
-    """Of cICP, iCCP, sRGB and gAMA with cHRM the first that is of use counts."""
+    """The first usable one of cICP, iCCP, sRGB and gAMA with cHRM counts."""
     chunks, expected = NUMBERS[case]
     picture = patches()
     assert_shown(with_chunks(encoded(picture, "PNG"), *chunks), picture, expected)

@@ -39,7 +39,7 @@ XMP = (
     ],
 )
 def test_orientation_is_one_short_of_first_directory(exif: bytes, expected: int) -> None:
-    """Only a single SHORT of 1 to 8 counts, in either byte order."""
+    """Accept only a single SHORT of 1 to 8, in either byte order."""
     assert orientation(exif) == expected
 
 
