@@ -1,4 +1,4 @@
-"""What a file says about its picture, apart from the compressed pixels.
+"""The facts that a file states about its picture, apart from the compressed pixels.
 
 The files of each format are read by a module of their own (:mod:`.jpeg_file`,
 :mod:`.png_file`, :mod:`.heif_file`), which returns :class:`Parts`. The decoder of JPEG

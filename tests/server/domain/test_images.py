@@ -111,7 +111,7 @@ def test_refusal_names_format_and_way_out(head: bytes, name: str) -> None:
 
 @pytest.mark.parametrize("head", [b"", b"MZ\x90\0", b"<svg ", b"RIFF\x24\0\0\0WAVE"])
 def test_refusal_names_no_unknown_format(head: bytes) -> None:
-    """What is no known picture gets the general words."""
+    """A file of no known format gets the general words."""
     assert refusal(head) is None
 
 

@@ -71,7 +71,7 @@ def test_exif_in_png_text_is_ignored() -> None:
 
 @pytest.mark.parametrize(("segments", "turned"), [((b"", SHORT_6), False), ((SHORT_6, b""), True)])
 def test_first_exif_of_jpeg_counts(segments: tuple[bytes, bytes], turned: bool) -> None:
-    """Of two EXIF segments the first decides."""
+    """The first of two EXIF segments decides."""
     data = encoded(person((120, 160)), "JPEG", quality=95)
     exif = b"".join(jpeg_segment(0xE1, exif_of(entries, len(entries) // 12)) for entries in segments)
     image = cleaned(data[:2] + exif + data[2:])

@@ -108,7 +108,7 @@ def test_arithmetic_jpeg_is_taken() -> None:
     ],
 )
 def test_other_kinds_of_jpeg_are_refused_by_name(marker: int, bits: int, name: str) -> None:
-    """What no decoder here reads is named, with what to do."""
+    """A format without a decoder here is named, with advice."""
     data = coded("baseline")
     at = data.index(b"\xff\xc0")
     other = data[:at] + bytes((0xFF, marker)) + data[at + 2 : at + 4] + bytes((bits,)) + data[at + 5 :]
