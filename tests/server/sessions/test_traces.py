@@ -138,11 +138,24 @@ async def test_redis_forgets_when_it_is_back(config: MakeConfig, start_valkey: S
         await deleted(web, session, token)
         assert files_with(valkey.folder, [session.id.encode()])
         valkey.start()
-        assert await keys_of(valkey.url, session)
         async with asyncio.timeout(10):
             while await keys_of(valkey.url, session):
                 await asyncio.sleep(0.02)
         await until(lambda: not files_with(valkey.folder, [session.id.encode()]))
+
+
+async def test_copy_of_a_killed_rewrite_is_removed(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """Remove the half-written copy of all keys that a killed Valkey left."""
+    valkey = start_valkey(persistent=True, options=("--rdb-key-save-delay", "200000"))
+    async with running_web(config(redis_url=valkey.url)) as web:
+        session, token = await rendering(web)
+        await until(lambda: list(valkey.folder.glob("temp-*")))
+        valkey.kill()
+        (copy,) = valkey.folder.glob("temp-*")
+        copy.write_bytes(session.id.encode())  # as if it had come further
+        await deleted(web, session, token)
+        valkey.start()
+        await until(lambda: not files_with(valkey.folder, [session.id.encode()]), seconds=20)
 
 
 @pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])

@@ -310,14 +310,17 @@ async def test_killed_stack_leaves_no_orphan(stack: StartStack) -> None:
 
 
 async def test_valkey_data_survives_restart(stack: StartStack) -> None:
-    """Keep the data of the embedded Valkey in the data folder."""
+    """Keep the embedded Valkey's data, but no file that it did not finish."""
     from redis.asyncio import Redis
 
     first = await stack()
     async with Redis.from_url((first.data_dir / "valkey.address").read_text().strip()) as client:
         await client.set("tryon:kept", "yes")
     await first.stop()
+    unfinished = first.data_dir / "valkey" / "temp-rewriteaof-bg-1.aof"
+    unfinished.touch()
     second = await stack(TRYON_DATA_DIR=str(first.data_dir))
+    assert not unfinished.exists()
     async with Redis.from_url((second.data_dir / "valkey.address").read_text().strip()) as client:
         assert await client.get("tryon:kept") == b"yes"
 
