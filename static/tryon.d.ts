@@ -110,6 +110,8 @@ export class Problem extends Error {
   /** Seconds. */
   retryAfter: number | null;
   requestId: string | null;
+  /** With `rate_limited`: the limit, called like its setting. */
+  limit: string | null;
 }
 
 /** Every method rejects with a Problem, or with an AbortError after its signal. */

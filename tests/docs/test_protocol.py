@@ -295,6 +295,11 @@ def test_error_tables_are_the_code() -> None:
     assert [(row[0].strip("`"), row[1], row[2]) for row in table("`error.code`")] == failures
 
 
+def test_limit_table_is_the_code() -> None:
+    """Every limit that a refusal may name, with its message."""
+    assert {names(limit)[0]: detail for limit, detail in table("`limit`")} == errors.LIMITS
+
+
 def test_call_table_is_the_operations() -> None:
     """Every operation on sessions, with the statuses of its answers."""
     in_code = {

@@ -19,6 +19,7 @@ class _Body(msgspec.Struct, frozen=True):
     detail: str = ""
     retryable: bool | None = None
     request_id: str | None = None
+    limit: str | None = None
 
 
 class Problem(Exception):
@@ -28,7 +29,7 @@ class Problem(Exception):
     a call without an answer, "closed" for one that the client's close ended;
     ``detail`` is safe to show; ``retryable``: the same call may succeed later;
     ``retry_after``: in seconds, if the server named them; ``request_id``: finds the
-    call in the server's log.
+    call in the server's log; ``limit``: the limit that "rate_limited" speaks of.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Problem(Exception):
         retryable: bool | None = None,
         retry_after: float | None = None,
         request_id: str | None = None,
+        limit: str | None = None,
     ) -> None:
         known = CODES[code].codes[code] if code in CODES else None
         self.code = code
@@ -50,6 +52,7 @@ class Problem(Exception):
         self.retryable = (known.retryable if known else False) if retryable is None else retryable
         self.retry_after = retry_after
         self.request_id = request_id
+        self.limit = limit
         super().__init__(": ".join(filter(None, (code, self.detail))))
 
     def __repr__(self) -> str:
@@ -90,4 +93,5 @@ def problem_of(answer: Answer) -> Problem:
         retryable=retryable,
         retry_after=answer.retry_after,
         request_id=body.request_id or answer.headers.get("x-request-id"),
+        limit=body.limit,
     )

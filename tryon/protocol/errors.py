@@ -51,6 +51,8 @@ class TryOnError(Exception):
     status: ClassVar[int] = 500
     close_code: ClassVar[int] = CloseCode.MISUSE
     codes: ClassVar[dict[str, Code]] = {}
+    limit: str | None = None
+    """Name of the limit that refused the request, from :data:`LIMITS`."""
 
     def __init__(self, code: str | None = None, detail: str | None = None, *, retry_after: float | None = None) -> None:
         self.code = code or next(iter(self.codes))
@@ -158,9 +160,25 @@ class Unprocessable(TryOnError):
 
 
 class RateLimited(TryOnError):
+    """More than one client may have; ``limit`` says of what.
+
+    The detail is that of the limit in :data:`LIMITS`.
+    """
+
     status = 429
     close_code = CloseCode.RATE_LIMITED
     codes = {"rate_limited": Code("Rate limited", "Too many requests from this address; wait a little.", True)}
+
+    def __init__(
+        self,
+        code: str | None = None,
+        detail: str | None = None,
+        *,
+        retry_after: float | None = None,
+        limit: str | None = None,
+    ) -> None:
+        super().__init__(code, detail or LIMITS.get(limit or ""), retry_after=retry_after)
+        self.limit = limit
 
 
 class InternalError(TryOnError):
@@ -192,6 +210,16 @@ ERRORS: Final[tuple[type[TryOnError], ...]] = (
 )  # fmt: skip
 
 CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for code in error.codes}
+
+LIMITS: Final[dict[str, str]] = {
+    "upload_rate": "Too many requests from this address; wait a little.",
+    "sockets_per_address": "Too many open connections from this address.",
+    "sockets_per_session": "Too many open connections to this session.",
+}
+"""Limits that ``rate_limited`` names in ``limit``, each with its message.
+
+A limit has the name of its setting, in small letters and without ``TRYON_``.
+"""
 
 FAILURES: Final[dict[str, Code]] = {
     "mock_failure": Code("Mock failure", "The try-on did not work out this time. Please try again.", True),

@@ -74,7 +74,7 @@ class SubmitEndpoints:
             verdict = await self._limiter.take(counted(client_address(request, self._config)))
             headers = _rate_headers(verdict)
             if verdict is not None and not verdict.allowed:
-                raise RateLimited(retry_after=verdict.reset_seconds)
+                raise RateLimited(limit="upload_rate", retry_after=verdict.reset_seconds)
             return await accept(request, headers)
         except TryOnError as error:
             metrics.uploads_refused.labels(error.code).inc()

@@ -23,10 +23,11 @@ from tryon.protocol.frames import encode
 log = logging.getLogger("tryon.web")
 
 
-class Problem(msgspec.Struct, frozen=True):
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of a refusal.
 
     ``type`` is always about:blank (RFC 9457 section 4.2.1); programs read ``code``.
+    ``limit`` is present only with ``rate_limited``.
     """
 
     type: str
@@ -36,12 +37,20 @@ class Problem(msgspec.Struct, frozen=True):
     code: str
     retryable: bool
     request_id: str | None
+    limit: str | None = None
 
 
 def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Response:
     """Return the answer to a refusal, with Retry-After where waiting helps."""
     body = Problem(
-        "about:blank", error.title, error.status, error.detail, error.code, error.retryable, logs.request_id.get()
+        type="about:blank",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        retryable=error.retryable,
+        request_id=logs.request_id.get(),
+        limit=error.limit,
     )
     extra = dict(headers or {})
     if error.retry_after is not None:

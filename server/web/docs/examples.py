@@ -13,7 +13,7 @@ from server.web.api.health import Check, Health
 from server.web.api.sessions import ReceiptKey, ReceiptKeys, SessionList
 from server.web.common.problems import Problem
 from tryon.protocol.close_codes import CloseCode
-from tryon.protocol.errors import CODES, TryOnError
+from tryon.protocol.errors import CODES, RateLimited, TryOnError
 from tryon.protocol.frames import (
     ByeFrame,
     ClientPing,
@@ -126,7 +126,10 @@ def problem(code: str) -> Any:
     error: type[TryOnError] = CODES[code]
     known = error.codes[code]
     request_id = "2076b1c1-6655-4be1-b439-7850c66a32af"
-    return plain(Problem("about:blank", known.title, error.status, known.detail, code, known.retryable, request_id))
+    limit = "upload_rate" if error is RateLimited else None
+    return plain(
+        Problem("about:blank", known.title, error.status, known.detail, code, known.retryable, request_id, limit)
+    )
 
 
 ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {

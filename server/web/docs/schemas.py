@@ -17,7 +17,7 @@ from server.web.api.sessions import LIMIT, MAX_LIMIT
 from server.web.docs.examples import SESSION_ID
 from server.web.transports.long_poll import MAX_WAIT_SECONDS
 from tryon.protocol.credentials import TOKEN_PATTERN
-from tryon.protocol.errors import CODES
+from tryon.protocol.errors import CODES, LIMITS
 from tryon.protocol.paths import ASYNCAPI, RECEIPT_KEY
 from tryon.protocol.states import GoneReason
 
@@ -67,6 +67,7 @@ FIELDS: Final[dict[str, Schema]] = {
     "Problem.status": {"minimum": 400, "maximum": 599},
     "Problem.type": {"description": "Always `about:blank`; programs read `code`."},
     "Problem.code": {"enum": sorted(CODES)},
+    "Problem.limit": {"enum": sorted(LIMITS), "description": "The limit that `rate_limited` speaks of."},
     "Problem.retryable": {"description": "Whether the same request may succeed later."},
     "Health.status": {"enum": ["ok", "degraded", "down"]},
     "Check.status": {"enum": ["ok", "degraded", "down"]},

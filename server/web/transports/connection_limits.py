@@ -42,7 +42,7 @@ class ConnectionLimits:
         if self.full:
             return Unavailable(retry_after=2)
         if self._per_address[address] >= self._sockets_per_address:
-            return RateLimited(detail="Too many open connections from this address.", retry_after=5)
+            return RateLimited(limit="sockets_per_address", retry_after=5)
         return None
 
     def check_session(self, followers: int) -> None:
@@ -52,7 +52,7 @@ class ConnectionLimits:
         the session exists.
         """
         if followers >= self._sockets_per_session:
-            raise RateLimited(detail="Too many open connections to this session.", retry_after=5)
+            raise RateLimited(limit="sockets_per_session", retry_after=5)
 
     def take(self, address: str) -> None:
         """Count one more connection of this address."""

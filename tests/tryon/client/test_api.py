@@ -99,6 +99,7 @@ async def test_rate_limited_upload_names_the_pause(config: MakeConfig) -> None:
         with pytest.raises(Problem) as raised:
             await tryon.upload(small())
     assert (raised.value.code, raised.value.status, raised.value.retryable) == ("rate_limited", 429, True)
+    assert raised.value.limit == "upload_rate"
     assert 5 < (raised.value.retry_after or 0) <= 60
 
 

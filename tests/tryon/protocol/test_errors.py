@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
+from server.config.settings import Config
 from tryon.protocol import errors
 from tryon.protocol.close_codes import CLOSE_CODES, CloseCode
-from tryon.protocol.errors import CODES, ERRORS, FAILURES, TryOnError
+from tryon.protocol.errors import CODES, ERRORS, FAILURES, LIMITS, RateLimited, TryOnError
 
 
 def drawn() -> dict[str, tuple[int, list[str], int]]:
@@ -54,3 +56,13 @@ def test_error_details_are_sentences() -> None:
         known = error.codes[code]
         assert known.title and known.detail.endswith("."), code
         assert error(code).status == error.status
+
+
+def test_limits_are_called_like_their_settings() -> None:
+    """A refusal names its limit, and an operator finds the setting by that name."""
+    assert set(LIMITS) <= {row.name for row in dataclasses.fields(Config)}
+    for limit, detail in LIMITS.items():
+        refusal = RateLimited(limit=limit)
+        assert (refusal.limit, refusal.detail) == (limit, detail)
+        assert detail.endswith(".")
+    assert RateLimited().limit is None

@@ -229,7 +229,7 @@ async def test_eleventh_upload_in_a_minute_is_refused(start_web: StartWeb) -> No
     before = await stored(web)
     answer = await upload(web)
     assert_problem(answer, 429, "rate_limited")
-    assert answer.json()["retryable"] is True
+    assert (answer.json()["retryable"], answer.json()["limit"]) == (True, "upload_rate")
     assert rate(answer)[0] == 0
     assert 50 <= int(answer.headers["Retry-After"]) <= 60
     assert await stored(web) == before

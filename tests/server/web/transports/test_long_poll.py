@@ -267,6 +267,7 @@ async def test_waiting_polls_count_as_connections(start_web: StartWeb) -> None:
     tasks = [await poller.wait(since=1) for _ in range(2)]
     refused = await poller.get(since=1, wait=30)
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert refused.json()["limit"] == "sockets_per_session"
     assert int(refused.headers["retry-after"]) > 0
     assert (await poller.get(since=1)).status_code == 200  # a plain read is not counted
     await web.begin(poller.session)
