@@ -8,6 +8,7 @@ const PROBLEMS = {
   image_too_small: ["That photo is too small"],
   not_multipart: ["The upload did not arrive in one piece"],
   bad_multipart: ["The upload did not arrive in one piece"],
+  too_slow: ["The upload was too slow", "Try again where the connection is better."],
   unsupported_image: ["That is not a photo we can read"],
   missing_image: ["The photo is empty"],
   unreadable_image: ["That photo is damaged"],

@@ -7,10 +7,11 @@
     +-- NotFound          404  not_found (4504)
     +-- MethodNotAllowed  405  method_not_allowed
     +-- NotAcceptable     406  not_acceptable
+    +-- TooSlow           408  too_slow
     +-- Conflict          409  not_finished, idempotency_in_flight
     +-- Gone              404  deleted, expired (4510)
     +-- TooLarge          413  body_too_large
-    +-- UnsupportedMedia  415  not_multipart, unsupported_image
+    +-- UnsupportedMedia  415  not_multipart, unsupported_encoding, unsupported_image
     +-- Unprocessable     422  missing_image, unreadable_image, too_many_pixels,
     |                          image_too_small, image_too_large, bad_params,
     |                          idempotency_needs_token, idempotency_mismatch
@@ -54,7 +55,13 @@ class TryOnError(Exception):
     limit: str | None = None
     """Name of the limit that refused the request, from :data:`LIMITS`."""
 
-    def __init__(self, code: str | None = None, detail: str | None = None, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        code: str | None = None,
+        detail: str | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
         self.code = code or next(iter(self.codes))
         known = self.codes[self.code]
         self.title = known.title
@@ -106,6 +113,11 @@ class NotAcceptable(TryOnError):
     codes = {"not_acceptable": Code("Not acceptable", "This representation is not offered.")}
 
 
+class TooSlow(TryOnError):
+    status = 408
+    codes = {"too_slow": Code("Too slow", "The body of the request came too slowly.", True)}
+
+
 class Conflict(TryOnError):
     status = 409
     codes = {
@@ -139,6 +151,9 @@ class UnsupportedMedia(TryOnError):
     status = 415
     codes = {
         "not_multipart": Code("Not multipart", "Send the photo as multipart/form-data in a part named image."),
+        "unsupported_encoding": Code(
+            "Unsupported encoding", "The body has a Content-Encoding; send it without compression."
+        ),
         "unsupported_image": Code("Unsupported image", "The file is not a JPEG, PNG or WebP image."),
     }
 
@@ -205,8 +220,8 @@ class StorageFull(TryOnError):
 
 
 ERRORS: Final[tuple[type[TryOnError], ...]] = (
-    BadRequest, Unauthorized, NotFound, MethodNotAllowed, NotAcceptable, Conflict, Gone, TooLarge, UnsupportedMedia,
-    Unprocessable, RateLimited, InternalError, Unavailable, StorageFull,
+    BadRequest, Unauthorized, NotFound, MethodNotAllowed, NotAcceptable, TooSlow, Conflict, Gone, TooLarge,
+    UnsupportedMedia, Unprocessable, RateLimited, InternalError, Unavailable, StorageFull,
 )  # fmt: skip
 
 CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for code in error.codes}

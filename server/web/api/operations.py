@@ -118,10 +118,10 @@ MAY_SEND_TOKEN: Final = (*TOKEN, "")
 _OWNER_ERRORS: Final = ("invalid_token", "not_found", "unavailable")
 _LOOK_ERRORS: Final = ("invalid_token", "invalid_ticket", "not_found", "unavailable")
 _UPLOAD_ERRORS: Final = (
-    "bad_multipart", "bad_idempotency_key", "invalid_token", "idempotency_in_flight", "body_too_large", "not_multipart",
-    "unsupported_image", "missing_image", "unreadable_image", "too_many_pixels", "image_too_small", "image_too_large",
-    "bad_params", "idempotency_needs_token", "idempotency_mismatch", "rate_limited", "queue_full", "unavailable",
-    "storage_full",
+    "bad_multipart", "bad_idempotency_key", "invalid_token", "idempotency_in_flight", "body_too_large", "too_slow",
+    "not_multipart", "unsupported_encoding", "unsupported_image", "missing_image", "unreadable_image", "too_many_pixels",
+    "image_too_small", "image_too_large", "bad_params", "idempotency_needs_token", "idempotency_mismatch", "rate_limited",
+    "queue_full", "unavailable", "storage_full",
 )  # fmt: skip
 _RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
 _PICTURE: Final = Answer(text="Ok or degraded.", body=Health)

@@ -24,7 +24,7 @@ from server.config.settings import Config
 from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
 from server.web.api.params import parse_params
-from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable
+from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 from tryon.protocol.views import Params
 
 SPOOL_BYTES: Final = 2**20
@@ -69,10 +69,11 @@ async def read_upload(
 ) -> Upload:
     """Return the checked content of the whole body.
 
-    ``fingerprint``: whether to make one. Raises ``not_multipart``, ``bad_multipart``
-    (also when the client disconnects or is too slow), ``body_too_large``,
-    ``unsupported_image``, ``missing_image``, ``bad_params``, ``storage_full`` or
-    ``unavailable``, each as early as it can be known.
+    ``fingerprint``: whether to make one. Raises ``not_multipart``,
+    ``unsupported_encoding``, ``bad_multipart`` (also when the client disconnects or is
+    too slow), ``body_too_large``, ``unsupported_image``, ``missing_image``,
+    ``bad_params``, ``storage_full`` or ``unavailable``, each as early as it can be
+    known.
 
     Part of the body may then still be on its way. Just answer: the rest is discarded,
     and a client that sends everything before it reads gets the answer, too. Where the
@@ -81,6 +82,9 @@ async def read_upload(
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > config.body_max_bytes:
         raise TooLarge
+    codings = request.headers.get("content-encoding", "identity").split(",")
+    if any(coding.strip().lower() != "identity" for coding in codings):
+        raise UnsupportedMedia("unsupported_encoding")
     form = Form(
         boundary_of(request.headers.get("content-type", "")),
         image_max_bytes=config.image_max_bytes,

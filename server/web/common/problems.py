@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+from typing import Final
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -40,6 +41,13 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: str | None = None
 
 
+ACCEPTED: Final[dict[str, dict[str, str]]] = {
+    "not_multipart": {"Accept": "multipart/form-data"},
+    "unsupported_encoding": {"Accept-Encoding": "identity"},
+}
+"""What a 415 says would have been accepted (RFC 9110 section 15.5.16), by its code."""
+
+
 def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Response:
     """Return the answer to a refusal, with Retry-After where waiting helps."""
     body = Problem(
@@ -52,7 +60,7 @@ def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Respons
         request_id=logs.request_id.get(),
         limit=error.limit,
     )
-    extra = dict(headers or {})
+    extra = ACCEPTED.get(error.code, {}) | (headers or {})
     if error.retry_after is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return Response(

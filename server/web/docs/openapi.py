@@ -14,7 +14,7 @@ import msgspec
 
 from server import __version__
 from server.web.api.operations import OPERATIONS, Answer, Operation
-from server.web.common.problems import Problem
+from server.web.common.problems import ACCEPTED, Problem
 from server.web.docs.examples import ANSWERS, problem
 from server.web.docs.schemas import BODIES, HEADERS, JSON, MEDIA, PARAMETERS, PROBLEM, SECURITY, Schema, ref, schemas
 from tryon.protocol.errors import CODES, FAILURES
@@ -101,9 +101,9 @@ def _responses(row: Operation) -> Schema:
         by_status[CODES[code].status].append(code)
     responses = {str(status): _response(row, status, answer) for status, answer in row.answers.items()}
     for status, codes in sorted(by_status.items()):
-        waits = not WAITS.isdisjoint(codes)
-        headers = _headers((*row.error_headers, "Retry-After") if waits else row.error_headers)
-        responses[str(status)] = _refusal(codes) | {"headers": headers}
+        waits = () if WAITS.isdisjoint(codes) else ("Retry-After",)
+        accepted = [name for code in codes for name in ACCEPTED.get(code, ())]
+        responses[str(status)] = _refusal(codes) | {"headers": _headers((*row.error_headers, *waits, *accepted))}
     return responses
 
 

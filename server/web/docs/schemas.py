@@ -166,6 +166,8 @@ HEADERS: Final[dict[str, Schema]] = {
     },
     "Location": {"description": "Path of the session.", "schema": {"type": "string", "format": "uri-reference"}},
     "ETag": {"description": "Weak; it changes with seq and progress.", "schema": {"type": "string"}},
+    "Accept": {"description": "The content type to send.", "schema": {"type": "string"}},
+    "Accept-Encoding": {"description": "The content codings to send.", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds to wait before the next request; of a session, before the next poll.",
         "schema": {"type": "integer", "minimum": 0},

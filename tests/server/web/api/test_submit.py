@@ -109,6 +109,7 @@ REFUSALS: Final[dict[str, tuple[int, dict[str, Any], dict[str, Any]]]] = {
     "bad_multipart": (400, {"content": TRUNCATED, "headers": BOUNDARY}, {}),
     "body_too_large": (413, {"files": form(picture() + b"\0" * 9000)}, {"body_max_bytes": 8192}),
     "not_multipart": (415, {"json": {"image": "photo"}}, {}),
+    "unsupported_encoding": (415, {"files": form(), "headers": {"Content-Encoding": "gzip"}}, {}),
     "unsupported_image": (415, {"files": form(b"GIF89a" + b"\0" * 100)}, {}),
     "missing_image": (422, {"files": {"garment": ("g.png", picture())}}, {}),
     "unreadable_image": (422, {"files": form(picture((300, 300), "JPEG")[:700])}, {}),
@@ -130,6 +131,29 @@ async def test_refused_upload_leaves_nothing(start_web: StartWeb, code: str) -> 
     answer = await web.client.post(SESSIONS, **request)
     assert_problem(answer, status, code)
     assert await stored(web) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("request_", "headers"),
+    [
+        ({"files": form(), "headers": {"Content-Encoding": "gzip"}}, {"Accept-Encoding": "identity"}),
+        ({"files": form(), "headers": {"Content-Encoding": "identity, br"}}, {"Accept-Encoding": "identity"}),
+        ({"json": {}}, {"Accept": "multipart/form-data"}),
+        ({"content": b"x"}, {"Accept": "multipart/form-data"}),
+    ],
+)
+async def test_unsupported_media_names_what_is_accepted(
+    web: Web, request_: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """A 415 for the body's coding or type says what to send (RFC 9110 15.5.16)."""
+    answer = await web.client.post(SESSIONS, **request_)
+    assert (answer.status_code, {name: answer.headers.get(name) for name in headers}) == (415, headers)
+
+
+async def test_identity_is_no_encoding(web: Web) -> None:
+    """A body that says it is not compressed is taken (RFC 9110 section 8.4.1)."""
+    answer = await web.client.post(SESSIONS, files=form(), headers={"Content-Encoding": "Identity"})
+    assert answer.status_code == 201
 
 
 async def test_bad_garment_refuses_the_upload(web: Web) -> None:

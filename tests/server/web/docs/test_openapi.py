@@ -21,7 +21,7 @@ from tryon.protocol import errors, paths
 if TYPE_CHECKING:
     from testkit.fixtures import StartStack
 
-SOMETIMES: Final = {"Retry-After", "RateLimit", "RateLimit-Policy", "Idempotent-Replay"}
+SOMETIMES: Final = {"Accept", "Accept-Encoding", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotent-Replay"}
 
 
 @pytest.fixture
