@@ -29,9 +29,14 @@ from tryon.protocol.frames import encode
 
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-store",
+    "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",
 }
+"""Headers of every stream. A proxy that compresses gathers a block of many frames.
+
+``no-transform`` (RFC 9111, section 5.2.2.6) forbids it; nginx obeys
+``X-Accel-Buffering``.
+"""
 
 LAST_SECONDS: Final = 0.5
 """Maximum time that a stopping server waits for a client to read."""

@@ -116,7 +116,7 @@ async def test_headers_prevent_buffering_by_proxies(web: Web) -> None:
         headers = stream.response.headers
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert headers["x-accel-buffering"] == "no"
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == "no-store, no-transform"
     assert "content-length" not in headers
     assert headers["x-request-id"]
 

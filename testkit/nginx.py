@@ -1,0 +1,113 @@
+"""A real nginx before the product, as a package installs it: no Upgrade, HTTP/1.1.
+
+Its log has one line per answer, from which a test counts what was open at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from testkit.plugin import missing
+from testkit.processes import START_SECONDS, free_port, spawn
+
+CONFIGURATION: Final = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  log_format answers '$msec $request_time $status $uri';
+  access_log {folder}/access.log answers;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://127.0.0.1:{target}; }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One line of the log; times in seconds since 1970."""
+
+    began: float
+    ended: float
+    status: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nginx:
+    """A running nginx that passes everything to one port."""
+
+    port: int
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the answers that have ended, in the order of their ends."""
+        for line in (self.folder / "access.log").read_text().splitlines():
+            ended, seconds, status, path = line.split(maxsplit=3)
+            yield Answer(float(ended) - float(seconds), float(ended), int(status), path)
+
+
+@contextlib.asynccontextmanager
+async def running_nginx(target: int, folder: Path) -> AsyncIterator[Nginx]:
+    """Pass a free port on to ``target`` until the end of the block.
+
+    The test is skipped with a loud reason where nginx is missing.
+    """
+    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+    if program is None:
+        missing("nginx (Debian: apt-get install nginx)")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    configuration = folder / "nginx.conf"
+    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, target=target))
+    process = await spawn(program, "-c", str(configuration), "-p", str(folder), log=folder / "output.log")
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await _listening(port, process)
+        yield Nginx(port, folder)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
+    while process.returncode is None:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nginx did not start")
+
+
+def most_at_once(answers: list[Answer], *, overlap_seconds: float = 0.1) -> int:
+    """Return how many of these answers were open at the same time.
+
+    Less overlap than ``overlap_seconds`` does not count: one end and the next beginning
+    pass each other on their ways to nginx.
+    """
+    return max(
+        (sum(other.began <= one.began < other.ended - overlap_seconds for other in answers) for one in answers),
+        default=0,
+    )
