@@ -27,9 +27,21 @@ class _RequestId(logging.Filter):
         return True
 
 
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
-"""Characters that could start a line or colour it; a request's path may hold any of
-them.
+_BIDI: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Marks, embeddings, overrides and isolates that turn text around (Unicode UAX 9)."""
+
+_CONTROL: Final = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDI)
+"""Characters that could begin a line, colour it or show it in another order: C0, DEL,
+C1, line and paragraph separators, bidirectional controls. A request's path may hold any
+of them.
+"""
+
+_IN_TEXT: Final = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROL}
+_IN_TRACE: Final = _IN_TEXT | {ord("\n"): "\n  "}
+"""Indents the lines of a stack trace, so that no error's message forges a log line."""
+_IN_JSON: Final = {code: f"\\u{code:04x}" for code in _CONTROL}
+"""json.dumps has escaped C0; the others may stand inside strings alone, where this is
+the same character.
 """
 
 
@@ -42,12 +54,12 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, with its stack trace below."""
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{at}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage().translate(_CONTROL)}"
+        line = f"{at}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage().translate(_IN_TEXT)}"
         rid = getattr(record, "request_id", None)
         if rid and f"[{rid}]" not in line:
             line += f" (request {rid})"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n  " + self.formatException(record.exc_info).translate(_IN_TRACE)
         return line
 
 
@@ -68,7 +80,7 @@ class JsonFormatter(logging.Formatter):
         entry |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        return json.dumps(entry, default=str, ensure_ascii=False).translate(_IN_JSON)
 
 
 def setup_logging(*, log_format: str | None, log_level: str) -> None:
