@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tryon.protocol.numbers import decimal, whole_number
+
 
 @dataclass(frozen=True, slots=True)
 class UploadRate:
@@ -30,10 +32,13 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[
     """Return a parser of numbers within bounds."""
 
     def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
+        sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+        value = whole_number(digits) if kind is int else decimal(digits)
+        if value is None:
+            raise ValueError("must be a number")
+        if not low <= sign * value <= high:
             raise ValueError(f"must be from {low:g} to {high:g}")
-        return value
+        return sign * value
 
     return parse
 
@@ -68,7 +73,7 @@ def rate(text: str) -> UploadRate | None:
     """Parse ``<count>/<unit>``; ``off`` means None."""
     if text == "off":
         return None
-    match = re.fullmatch(r"([1-9]\d{0,8})/(second|minute|hour)", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/(second|minute|hour)", text)
     if not match:
         raise ValueError("must look like 10/minute, 5/second, 100/hour, or be off")
     return UploadRate(int(match[1]), {"second": 1, "minute": 60, "hour": 3600}[match[2]])

@@ -190,11 +190,8 @@ class Config:
             try:
                 found[row.name] = row.metadata["parse"](text.strip())
             except ValueError as error:
-                reason = str(error)
-                if "could not convert" in reason or "invalid literal" in reason:
-                    reason = "must be a number"
                 shown = "its value" if name in SECRET_VARIABLES else repr(text)
-                raise ConfigError(f"{name}: {reason} (found {shown})") from None
+                raise ConfigError(f"{name}: {error} (found {shown})") from None
         return cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
 
     @property

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tryon.protocol.credentials import TOKEN_PATTERN
+from tryon.protocol.numbers import whole_number
 from tryon.protocol.paths import FILES
 
 if TYPE_CHECKING:
@@ -86,12 +87,12 @@ class Signer:
 
     def _valid(self, purpose: str, subject: str, expires: str, key_id: str, signature: str, now: float) -> int | None:
         """Return the expiry of a valid signature, else None, in constant time."""
-        key = self._purposes[purpose].get(key_id)
-        if key is None or not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+        key, end = self._purposes[purpose].get(key_id), whole_number(expires)
+        if key is None or end is None:
             return None
-        if not hmac.compare_digest(self._mac(key, subject, int(expires)).encode(), signature.encode()):
+        if not hmac.compare_digest(self._mac(key, subject, end).encode(), signature.encode()):
             return None
-        return int(expires) if now < int(expires) else None
+        return end if now < end else None
 
     def ticket(self, session_id: str, *, expires: int) -> str:
         """Return a read-only pass for one session until ``expires``; URL-safe."""

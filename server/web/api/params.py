@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
+from server.domain.client_json import BadJson, TooDeep, decode_json
 from tryon.protocol.errors import Unprocessable
 from tryon.protocol.views import Params
 
@@ -22,15 +21,16 @@ def parse_params(data: bytes) -> Params:
     if not data.strip():
         return {}
     try:
-        values = msgspec.json.decode(data, type=dict[str, Any])
-        data.decode()  # msgspec checks UTF-8 only where it builds a str
-    except (ValueError, RecursionError):  # DecodeError, ValidationError and UnicodeDecodeError are ValueErrors
+        values = decode_json(data, dict[str, Any], max_depth=MAX_PARAMS_DEPTH)
+    except TooDeep:
+        raise Unprocessable("bad_params", f"params may be nested at most {MAX_PARAMS_DEPTH} deep.") from None
+    except BadJson:
         raise Unprocessable("bad_params") from None
-    _check(values, 1)
+    _check(values)
     return values
 
 
-def _check(value: Any, depth: int) -> None:
+def _check(value: Any) -> None:
     match value:
         case str():
             if "\0" in value:
@@ -39,7 +39,5 @@ def _check(value: Any, depth: int) -> None:
             if not -(2**63) <= value < 2**63:
                 raise Unprocessable("bad_params", "A whole number in params has more than 64 bits.")
         case dict() | list():
-            if depth > MAX_PARAMS_DEPTH:
-                raise Unprocessable("bad_params", f"params may be nested at most {MAX_PARAMS_DEPTH} deep.")
             for inner in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
-                _check(inner, depth + 1)
+                _check(inner)

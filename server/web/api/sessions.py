@@ -6,7 +6,6 @@ A ticket is read-only: with one, cancel and delete are a 404.
 from __future__ import annotations
 
 import base64
-import binascii
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -20,6 +19,7 @@ from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import credential_of
 from tryon.protocol.errors import BadRequest, Unauthorized
 from tryon.protocol.frames import encode
+from tryon.protocol.numbers import whole_number
 from tryon.protocol.views import SessionView
 
 LIMIT: Final = 20
@@ -106,9 +106,10 @@ class SessionEndpoints:
 def _limit(text: str | None) -> int:
     if text is None:
         return LIMIT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+    limit = whole_number(text)
+    if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise BadRequest("bad_request", f"limit must be from 1 to {MAX_LIMIT}.")
-    return int(text)
+    return limit
 
 
 def _cursor(created_at: datetime, session_id: str) -> str:
@@ -125,9 +126,10 @@ def _position(cursor: str | None) -> tuple[datetime, str] | None:
         return None
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode("ascii")
-        micros, _, session_id = text.partition(".")
-        if not valid_session_id(session_id) or len(micros) > 18:
+        number, _, session_id = text.partition(".")
+        micros = whole_number(number)
+        if micros is None or not valid_session_id(session_id):
             raise ValueError
-        return _EPOCH + timedelta(microseconds=int(micros)), session_id
-    except (ValueError, OverflowError, binascii.Error, UnicodeDecodeError):
+        return _EPOCH + timedelta(microseconds=micros), session_id
+    except (ValueError, OverflowError):  # binascii.Error and UnicodeDecodeError are ValueErrors
         raise BadRequest("bad_request", "The cursor was not issued here.") from None

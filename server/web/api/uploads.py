@@ -25,6 +25,7 @@ from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
 from server.web.api.params import parse_params
 from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
+from tryon.protocol.numbers import whole_number
 from tryon.protocol.views import Params
 
 SPOOL_BYTES: Final = 2**20
@@ -79,8 +80,7 @@ async def read_upload(
     and a client that sends everything before it reads gets the answer, too. Where the
     connection ends with the answer, :mod:`server.web.serving.http` ends it late enough.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > config.body_max_bytes:
+    if (whole_number(request.headers.get("content-length", "")) or 0) > config.body_max_bytes:
         raise TooLarge
     codings = request.headers.get("content-encoding", "identity").split(",")
     if any(coding.strip().lower() != "identity" for coding in codings):

@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from server.domain.client_json import BadJson, decode_json
+
 INBOUND_LIMIT: Final = 100
 """Maximum messages of one client in :data:`INBOUND_SECONDS`; more is misuse."""
 
@@ -19,6 +21,9 @@ INBOUND_SECONDS: Final = 10.0
 
 SYNC_SECONDS: Final = 1.0
 """Minimum time between two ``sync`` that are answered."""
+
+MAX_DEPTH: Final = 16
+"""Maximum depth of a message; a deeper one is ignored like any other nonsense."""
 
 MAX_SEQ: Final = 2**31 - 1
 """Larger than any seq; both databases hold it in an integer."""
@@ -68,8 +73,8 @@ class InboundState:
         if not admitted and not self.syncing:
             return Answer.NOTHING
         try:
-            message = msgspec.json.decode(text, type=_Message)
-        except msgspec.MsgspecError:
+            message = decode_json(text, _Message, max_depth=MAX_DEPTH)
+        except BadJson:
             return Answer.NOTHING
         if message.type == "ping":
             return Answer.PONG

@@ -20,6 +20,7 @@ from server.web.transports.inbound import MAX_SEQ
 from server.web.transports.listener import Listener
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.frames import SnapshotFrame, encode
+from tryon.protocol.numbers import whole_number
 
 _SNAPSHOTS: Final = metrics.frames.labels("snapshot")
 
@@ -103,11 +104,12 @@ class Joining:
 def cursor_of(text: str | None) -> int | None:
     """Return the seq in a client's ``since`` or ``Last-Event-ID``; None if it has none.
 
-    Anything that is no seq counts as 0: the client has missed everything.
+    Anything that can be no seq counts as 0: the client has missed everything.
     """
     if text is None:
         return None
-    return min(int(text), MAX_SEQ) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    seq = whole_number(text)
+    return seq if seq is not None and seq <= MAX_SEQ else 0
 
 
 def _whole(seconds: float) -> int | float:

@@ -24,6 +24,7 @@ from server.web.push.hub import Hub
 from server.web.transports.connection_limits import ConnectionLimits
 from server.web.transports.joining import Joining, cursor_of
 from tryon.protocol.errors import BadRequest
+from tryon.protocol.numbers import decimal
 from tryon.protocol.states import GoneReason, Status
 from tryon.protocol.views import SessionView
 
@@ -193,11 +194,8 @@ def _wait(text: str | None) -> float:
     """Return the seconds to wait, at most MAX_WAIT_SECONDS; raise BadRequest."""
     if text is None:
         return 0.0
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not seconds >= 0:
+    seconds = decimal(text)
+    if seconds is None:
         raise BadRequest("bad_request", "wait must be a number of seconds.")
     return min(seconds, MAX_WAIT_SECONDS)
 

@@ -105,7 +105,7 @@ async def test_if_none_match_accepts_every_form(poller: Poller, header: str) -> 
     assert (await poller.get(given)).status_code == 304
 
 
-@pytest.mark.parametrize("wait", ["soon", "-1", "nan", ""])
+@pytest.mark.parametrize("wait", ["soon", "-1", "nan", "inf", "1_0", "\u0669", ""])
 async def test_invalid_wait_is_refused(poller: Poller, wait: str) -> None:
     """``wait`` must be a number that is not negative."""
     answer = await poller.get(wait=wait)
@@ -181,7 +181,7 @@ async def test_unchanged_place_does_not_answer_a_poll(poller: Poller) -> None:
 async def test_wait_is_clamped(poller: Poller, monkeypatch: pytest.MonkeyPatch) -> None:
     """No poll waits longer than MAX_WAIT_SECONDS."""
     monkeypatch.setattr(polls, "MAX_WAIT_SECONDS", 0.05)
-    for wait in ("1e9", "inf"):
+    for wait in ("1e9", "9" * 400):
         async with asyncio.timeout(5):
             assert (await poller.get(since=1, wait=wait)).status_code == 304
     monkeypatch.undo()
