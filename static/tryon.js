@@ -1,5 +1,6 @@
 /**
- * TryOn Push in the browser: upload a photo, follow its session to the end. No dependencies, no build step.
+ * TryOn Push in the browser: upload a photo, follow its session to the end. No dependencies, no build step; tryon-tabs.js is its
+ * one import.
  *
  *     const tryon = new TryOn({ base: "https://tryon.example" });
  *     const session = await tryon.upload(file);
@@ -11,6 +12,8 @@
  * Types: tryon.d.ts. Guide: docs/browser-client.md.
  */
 
+import { placesFor } from "./tryon-tabs.js";
+
 // The protocol's tables (tryon/protocol), each on a line of its own: a test compares them.
 const SESSIONS = "/api/tryon/sessions";
 const WS = "/ws";
@@ -18,6 +21,7 @@ const SUBPROTOCOL = "tryon.v1";
 const BEARER = "tryon.bearer.";
 const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
 const RUNGS = ["ws", "sse", "long-poll", "poll"]; // best first
+const HOLDING = new Set(["sse", "long-poll"]); // rungs that keep one of the few connections of a browser
 const OPEN_MS = 5000; // longest time from the attempt to the first frame
 const PROBE_MS = 3000; // longest time to the answer of a socket that may have slept
 const STEADY_MS = 5000; // lifetime after which a connection resets the back-off
@@ -38,15 +42,15 @@ export class Problem extends Error {
   constructor(fields = {}) {
     const { status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = fields;
     super(detail || title || code);
-    const rest = { retryAfter: null, requestId: null, limit: null, ...more };
+    const rest = { retryAfter: null, requestId: null, ...more };
     Object.assign(this, { name: "Problem", status, code, title, detail, retryable, ...rest });
   }
 }
 
 function problem(status, body, header) {
-  const { code, title, detail, limit = null, retryable = status >= 500 || status === 429, request_id } = body ?? {};
+  const { code, title, detail, retryable = status >= 500 || status === 429, request_id } = body ?? {};
   const requestId = request_id ?? header("X-Request-ID");
-  return new Problem({ status, code, title, detail, limit, retryable, requestId, retryAfter: seconds(header("Retry-After")) });
+  return new Problem({ status, code, title, detail, retryable, requestId, retryAfter: seconds(header("Retry-After")) });
 }
 
 function seconds(text) {
@@ -202,6 +206,8 @@ class Following {
   #link = null; // the connection that counts: { rung, live, … }
   #probe = null; // a better one that is being tried
   #next = null; // { rung }: a connection to be made
+  #places; // of the browser's connections
+  #crowded = null; // AbortController, while it waits for a place
   #notBefore = 0; // the server said so
   #failures = 0; // in a row, without a steady connection in between
   #tries = {}; // rung: attempts in a row that brought nothing
@@ -220,6 +226,7 @@ class Following {
     this.#api = api;
     this.#id = id;
     this.#ticket = ticket;
+    this.#places = placesFor(api.url(SESSIONS));
     this.#tell = tell;
     this.#rungs = RUNGS.filter((rung) => transports.includes(rung));
     this.session = session;
@@ -269,17 +276,53 @@ class Following {
 
   // --- the ladder ---------------------------------------------------------------------------------------------------
 
-  #connect(rung) {
+  #connect(rung, place = null) {
     if (this.#over) return;
     this.#next = null;
     this.#drop(this.#link);
-    this.#launch((this.#link = newLink(rung)));
+    this.#launch((this.#link = newLink(rung, 0, place)));
   }
 
-  #launch(link) {
+  async #launch(link) {
+    if (HOLDING.has(link.rung) && !(await this.#placed(link))) return;
     if (link.rung === "ws") this.#socket(link);
     else if (link.rung === "sse") this.#stream(link);
     else this.#poll(link);
+  }
+
+  /** Gives the link a place among the connections that the tabs keep open; without one this tab polls and waits. */
+  async #placed(link) {
+    link.place ??= await this.#places.take();
+    if (link.over) link.place?.release();
+    else if (link.place) link.place.giveWay = () => this.#giveWay(link);
+    else this.#giveWay(link);
+    return Boolean(link.place) && !link.over;
+  }
+
+  #giveWay(link) {
+    if (link.over) return;
+    if (link === this.#probe) return this.#lost(link);
+    this.#crowd(link.rung);
+    if (this.#rungs.includes("poll")) return this.#connect("poll");
+    this.#drop(link);
+    this.#report("reconnecting");
+  }
+
+  /** Waits for a place, to go back to this rung. */
+  async #crowd(rung) {
+    if (this.#crowded) return;
+    this.#crowded = new AbortController();
+    const place = await this.#places.wait(this.#crowded.signal);
+    this.#crowded = null;
+    if (this.#link.live && this.#link.rung === "poll") {
+      this.#drop(this.#probe);
+      this.#launch((this.#probe = newLink(rung, this.#rungs.indexOf(rung), place)));
+    } else if (this.#next) {
+      this.#next.rung = rung; // it takes a place when its time has come
+      place.release();
+    } else {
+      this.#connect(rung, place);
+    }
   }
 
   #socket(link) {
@@ -358,6 +401,10 @@ class Following {
       this.#drop(this.#link);
       this.#link = link;
       this.#climbs = 0;
+    }
+    if (link.rung !== "poll") {
+      this.#crowded?.abort();
+      this.#crowded = null;
     }
     this.#report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
     if (link.rung !== this.#rungs[0] && !this.#timers.climb) this.#climbLater();
@@ -440,6 +487,8 @@ class Following {
     clearTimeout(link.timer);
     link.abort.abort();
     link.close();
+    link.place?.release();
+    link.place = null;
   }
 
   /** The link's one timer: without a word by then it counts as lost. */
@@ -551,6 +600,7 @@ class Following {
     if (this.#over) return;
     this.#over = true;
     this.#abort.abort();
+    this.#crowded?.abort();
     for (const name of Object.keys(this.#timers)) this.#stop(name);
     this.#drop(this.#link);
     this.#drop(this.#probe);
@@ -589,8 +639,8 @@ class Following {
   }
 }
 
-function newLink(rung, step = 0) {
-  const link = { rung, step, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
+function newLink(rung, step = 0, place = null) {
+  const link = { rung, step, place, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
   return { ...link, since: 0, heard: instant(), abort: new AbortController() };
 }
 

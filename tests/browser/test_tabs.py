@@ -1,0 +1,302 @@
+"""Tabs of one browser behind an nginx without Upgrade: few streams, every tab alive.
+
+Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together. The
+test plays the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+from playwright.async_api import BrowserContext, Page, expect
+
+from server.domain.session import Session
+from server.domain.tokens import new_token
+from server.sessions.reads import Credential
+from testkit.nginx import Nginx, most_at_once, running_nginx
+from testkit.running import Web, until
+from tests.browser.play import FOLLOW, followers
+from tests.browser.visitor import WATCH
+
+pytestmark = pytest.mark.xdist_group("chromium")
+
+PLACES: Final = 4
+"""How many streams a browser keeps open to a host; as in tryon-tabs.js."""
+
+HTML: Final = "<!doctype html><link rel=icon href=data:,><title>A shop</title>"
+
+NO_LOCKS: Final = "Object.defineProperty(navigator, 'locks', { value: undefined });"
+"""Runs before anything else on a page: as over plain HTTP, no Web Locks."""
+
+
+@dataclass
+class Tab:
+    """A tab that follows a session of its own."""
+
+    page: Page
+    web: Web
+    session: Session
+    token: str
+
+    async def until(self, expression: str) -> None:
+        await self.page.wait_for_function(expression, timeout=20_000, polling=20)
+
+    async def on(self, transport: str) -> None:
+        await self.until(f"following.transport === {json.dumps(transport)}")
+
+    async def transport(self) -> str | None:
+        found: str | None = await self.page.evaluate("following.transport")
+        return found
+
+    async def look(self, visibility: str) -> None:
+        await self.page.evaluate(f"look({json.dumps(visibility)})")
+
+    async def ends_whole(self) -> None:
+        """Run its session; expect every event once, in order, and no step back."""
+        await self.web.complete(await self.web.begin(self.session))
+        await self.until("story.end !== null")
+        story = await self.page.evaluate("story")
+        assert story["end"]["status"] == "completed"
+        history = await self.web.services.sessions.reads.history(self.session.id, Credential.of_token(self.token))
+        assert [event["seq"] for event in story["events"]] == [event.seq for event in history.events]
+        seqs = [session["seq"] for session in story["sessions"]]
+        assert seqs == sorted(seqs), "no step back"
+
+
+OpenTab = Callable[[], Awaitable[Tab]]
+
+
+@pytest.fixture
+async def nginx(web: Web, tmp_path: Path) -> AsyncIterator[Nginx]:
+    async with running_nginx(web.port, tmp_path / "nginx") as running:
+        yield running
+
+
+@pytest.fixture
+async def open_tab(context: BrowserContext, web: Web, nginx: Nginx) -> OpenTab:
+    """Open a tab that follows a new session through nginx."""
+
+    async def opened() -> Tab:
+        session, token = await web.submit()
+        page = await context.new_page()
+        await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
+        await page.goto(f"{nginx.url}/blank")
+        await page.evaluate(FOLLOW, {"base": "", "id": session.id, "token": token, "options": {}})
+        return Tab(page, web, session, token)
+
+    return opened
+
+
+async def full(open_tab: OpenTab, more: int = 1) -> tuple[list[Tab], list[Tab]]:
+    """Open tabs that hold all places, then ``more`` that poll for want of one."""
+    live = [await open_tab() for _ in range(PLACES)]
+    for tab in live:
+        await tab.on("sse")
+    polling = [await open_tab() for _ in range(more)]
+    for tab in polling:
+        await tab.on("poll")
+    return live, polling
+
+
+# -- the decisions ---------------------------------------------------------------------
+
+
+DECISIONS: Final = [
+    # visible, shared, wanted; gives its place away, takes a free one
+    (True, True, True, False, True),
+    (True, True, False, False, True),
+    (True, False, True, False, True),
+    (True, False, False, False, True),
+    (False, True, True, True, True),
+    (False, True, False, False, True),
+    (False, False, True, True, False),
+    (False, False, False, True, False),
+]
+
+
+async def test_hidden_tab_decides_about_its_place(page: Page, web: Web) -> None:
+    """It gives it to a visible one that waits, and where tabs can't count together."""
+    await page.goto(f"http://127.0.0.1:{web.port}/api/health/live")
+    decided = await page.evaluate(
+        """async (rows) => {
+            const { givesWay, takes } = await import("/static/tryon-tabs.js");
+            return rows.map(([visible, shared, wanted]) => {
+                const tab = { visible, shared, wanted };
+                return [visible, shared, wanted, givesWay(tab), takes(tab)];
+            });
+        }""",
+        DECISIONS,
+    )
+    assert [tuple(row) for row in decided] == DECISIONS
+
+
+# -- places ----------------------------------------------------------------------------
+
+
+async def leave(tab: Tab) -> None:
+    await tab.page.close()
+
+
+async def crash(tab: Tab) -> None:
+    devtools = await tab.page.context.new_cdp_session(tab.page)
+    crashed = asyncio.get_running_loop().create_future()
+    tab.page.on("crash", lambda _: crashed.set_result(None))
+    command = asyncio.ensure_future(devtools.send("Page.crash"))  # never answered
+    await crashed
+    command.cancel()
+
+
+@pytest.mark.parametrize("end", [leave, crash])
+async def test_place_of_ended_tab_goes_to_next(
+    open_tab: OpenTab, web: Web, nginx: Nginx, end: Callable[[Tab], Awaitable[None]]
+) -> None:
+    """Of a closed and of a crashed one; nothing is lost or repeated."""
+    live, (waiting,) = await full(open_tab)
+    await end(live[0])
+    await waiting.on("sse")
+    assert len(followers(web)) <= PLACES
+    for tab in (*live[1:], waiting):
+        await tab.ends_whole()
+    await until(lambda: not followers(web))
+    assert most_at_once([answer for answer in nginx.answers() if answer.path.endswith("/events")]) == PLACES
+
+
+async def test_ended_session_frees_its_place(open_tab: OpenTab) -> None:
+    """The tab stays open."""
+    live, (waiting,) = await full(open_tab)
+    await live[0].ends_whole()
+    await waiting.on("sse")
+    await waiting.ends_whole()
+
+
+async def test_polling_tab_learns_of_its_end(open_tab: OpenTab, web: Web) -> None:
+    """Without a place all the time."""
+    live, (waiting,) = await full(open_tab)
+    await waiting.ends_whole()
+    assert await waiting.page.evaluate("story.connections.map(({ connection }) => connection)") == [
+        "connecting",
+        "polling",
+        "finished",
+    ]
+    for tab in live:
+        assert await tab.transport() == "sse"
+
+
+async def test_hidden_tab_makes_room_for_visible_one(open_tab: OpenTab) -> None:
+    """It was hidden before the other came, or is hidden while the other waits."""
+    live, (waiting,) = await full(open_tab)
+    await live[0].look("hidden")
+    await live[0].on("poll")
+    await waiting.on("sse")
+    await live[1].look("hidden")  # no tab waits: it stays connected
+    new = await open_tab()
+    await new.on("sse")
+    await live[1].on("poll")
+    await live[0].look("visible")
+    await new.page.close()
+    await live[0].on("sse")
+    for tab in (*live, waiting):
+        await tab.ends_whole()
+
+
+async def test_hidden_tab_lets_stream_go_without_locks(context: BrowserContext, open_tab: OpenTab, web: Web) -> None:
+    """It polls, and comes back to its stream at its cursor when it is shown."""
+    await context.add_init_script(NO_LOCKS)
+    tab = await open_tab()
+    await tab.on("sse")
+    await tab.look("hidden")
+    await tab.on("poll")
+    await until(lambda: not followers(web))
+    claim = await web.begin(tab.session)
+    await tab.until("following.cursor === 2")
+    await tab.look("visible")
+    await tab.on("sse")
+    await web.complete(claim)
+    await tab.until("story.end !== null")
+    assert [event["seq"] for event in (await tab.page.evaluate("story"))["events"]] == [1, 2, 3]
+
+
+# -- twenty tabs -----------------------------------------------------------------------
+
+TABS: Final = 20
+STALE_SECONDS: Final = 5.0
+
+
+@dataclass
+class Shown:
+    """A demo page in a tab, with the session that it shows."""
+
+    page: Page
+    session_id: str
+
+    async def live(self) -> bool:
+        return await self.page.locator("#chip").get_attribute("data-connection") == "live"
+
+    async def says(self, words: str | re.Pattern[str]) -> float:
+        """Return the time at which the headline reads so."""
+        await expect(self.page.locator("#headline")).to_have_text(words, timeout=60_000)
+        return time.monotonic()
+
+
+async def arrive(context: BrowserContext, web: Web, url: str, token: str, photo: Path | None) -> Shown:
+    """Open a tab that uploads a photo, or without one follows another session."""
+    page = await context.new_page()
+    if photo is None:
+        session, _ = await web.submit(token)
+        await page.goto(f"{url}/#session={session.id}")
+        return Shown(page, session.id)
+    await page.goto(url)
+    async with page.expect_response(lambda answer: answer.request.method == "POST") as uploaded:
+        await page.set_input_files("#photo-input", photo)
+    return Shown(page, (await (await uploaded.value).json())["session_id"])
+
+
+async def live_ones(tabs: list[Shown]) -> list[Shown]:
+    return [tab for tab in tabs if await tab.live()]
+
+
+@pytest.mark.slow
+async def test_twenty_tabs_load_and_end(context: BrowserContext, web: Web, nginx: Nginx, photos: Path) -> None:
+    """Half of them upload; the live ones are closed in the middle, the others go on."""
+    token = new_token()
+    forget = "localStorage.removeItem('tryon.session');"
+    await context.add_init_script(f"localStorage.setItem('tryon.token', {json.dumps(token)});" + forget + WATCH)
+    tabs = [
+        await arrive(context, web, nginx.url, token, photos / "photo.jpg" if number % 2 else None)
+        for number in range(TABS)
+    ]
+    for tab in tabs:
+        await tab.says("Waiting, next in line" if tab is tabs[0] else re.compile("^Waiting, number"))
+    assert len(await live_ones(tabs)) == PLACES
+    claims, stale = {}, []
+    for tab in tabs:
+        claim = await web.services.sessions.claims.begin(tab.session_id, worker="test")
+        assert claim is not None
+        claims[tab.session_id] = claim
+    begun = time.monotonic()
+    stale = [moment - begun for moment in await asyncio.gather(*(tab.says("Working on it") for tab in tabs))]
+    print(f"twenty tabs were stale for at most {max(stale):.2f} s")
+    assert statistics.median(stale) <= STALE_SECONDS
+    for tab in await live_ones(tabs):
+        tabs.remove(tab)
+        await tab.page.close()
+    assert len(tabs) == TABS - PLACES
+    async with asyncio.timeout(60):
+        while len(await live_ones(tabs)) < PLACES:
+            await asyncio.sleep(0.1)
+    for tab in tabs:
+        await web.complete(claims[tab.session_id])
+    await asyncio.gather(*(tab.says("Your result is ready") for tab in tabs))
+    for tab in tabs:
+        assert (await tab.page.evaluate("seen.steps")) == ["Created", "Processing", "Completed"]
+    await until(lambda: not followers(web))
+    assert most_at_once([answer for answer in nginx.answers() if answer.path.endswith("/events")]) == PLACES
