@@ -39,6 +39,14 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def same_owner(given: str | None, owner: str) -> bool:
+    """Return whether two hashes of tokens are the same, in constant time.
+
+    A client without a token (None) owns nothing.
+    """
+    return given is not None and hmac.compare_digest(given.encode(), owner.encode())
+
+
 def valid_token(token: str) -> bool:
     """Return whether the text has the form of a client token."""
     return TOKEN_PATTERN.fullmatch(token) is not None

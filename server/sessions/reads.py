@@ -15,7 +15,7 @@ from server.adapters.redis.bus import RedisBus
 from server.domain.access import Access, view
 from server.domain.frames import event_frame, history_event
 from server.domain.session import Session, timestamp, valid_session_id
-from server.domain.tokens import Signer, token_hash
+from server.domain.tokens import Signer, same_owner, token_hash
 from server.sessions.access import AccessIssuer
 from server.sessions.file_keys import session_of
 from server.sessions.queue_places import QueuePlaces
@@ -37,6 +37,10 @@ class Credential:
     def of_token(cls, token: str) -> Credential:
         """Return the credential of a client that presented this token."""
         return cls(owner=token_hash(token))
+
+    def owns(self, owner: str) -> bool:
+        """Return whether a session of ``owner`` is this client's, in constant time."""
+        return same_owner(self.owner, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class SessionReads:
             until = self._signer.check_ticket(session_id, credential.ticket, now=self._database_clock.now())
             if until is None:
                 raise Unauthorized("invalid_ticket")
-        reading = await self._read(session_id, since, lambda owner: until is not None or owner == credential.owner)
+        reading = await self._read(session_id, since, lambda owner: until is not None or credential.owns(owner))
         if reading is None:
             raise NotFound
         return reading, until

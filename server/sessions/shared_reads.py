@@ -71,7 +71,8 @@ class SharedReads:
 
         ``may`` decides from the owner's hash whether the caller may read the session.
         None: no such session lives, or the caller may not read it. Both are answered at
-        the same step, before Redis is asked, so the response time reveals nothing.
+        the same step, before the row is decoded and Redis is asked, so the response
+        time reveals nothing.
         """
         request = _Request(session_id, since, may, asyncio.get_running_loop().create_future())
         self._requests.append(request)
@@ -104,8 +105,14 @@ class SharedReads:
 
     async def _read(self, batch: list[_Request]) -> None:
         cursors = [request.since for request in batch if request.since is not None]
-        ids = dict.fromkeys(request.session_id for request in batch)
-        living = await self._reader.many_with_events(ids, min(cursors) if cursors else None)
+        asking: dict[str, list[_Request]] = {}
+        for request in batch:
+            asking.setdefault(request.session_id, []).append(request)
+
+        def may(session_id: str, owner: str) -> bool:
+            return any(request.may(owner) for request in asking[session_id])
+
+        living = await self._reader.many_with_events(asking, min(cursors) if cursors else None, may)
         known: list[tuple[_Request, SessionWithEvents]] = []
         for request in batch:
             found = living.get(request.session_id)

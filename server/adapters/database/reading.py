@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -18,6 +18,17 @@ from tryon.protocol.states import GoneReason, Status
 
 IDS_A_STATEMENT: Final = 500
 """Maximum ids in one statement; SQLite and the driver of PostgreSQL have limits."""
+
+
+MayRead = Callable[[str, str], bool]
+"""Whether a caller may read the session with this id and this owner."""
+
+_OWNER: Final = list(Session.__dataclass_fields__).index("owner")
+"""The place of the owner in :data:`SESSION_COLUMNS`."""
+
+
+def _anyone(session_id: str, owner: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +51,9 @@ class SessionReader:
     def __repr__(self) -> str:
         return f"<SessionReader of {self._connections!r}>"
 
-    async def get(self, session_id: str) -> Session | None:
-        """Return a living session, or None."""
-        found = await self.with_events(session_id)
+    async def get(self, session_id: str, may: MayRead = _anyone) -> Session | None:
+        """Return a living session, or None. ``may``: see :meth:`many_with_events`."""
+        found = (await self.many_with_events([session_id], may=may)).get(session_id)
         return None if found is None else found.session
 
     async def with_events(self, session_id: str, since: int | None = None) -> SessionWithEvents | None:
@@ -50,9 +61,14 @@ class SessionReader:
         return (await self.many_with_events([session_id], since)).get(session_id)
 
     async def many_with_events(
-        self, session_ids: Collection[str], since: int | None = None
+        self, session_ids: Collection[str], since: int | None = None, may: MayRead = _anyone
     ) -> dict[str, SessionWithEvents]:
-        """Return several sessions by id, without the unknown and expired ones."""
+        """Return several sessions by id, without the unknown and expired ones.
+
+        ``may`` decides from id and owner whether a session may be read. It is asked
+        before anything of the row is decoded, so that the time of an answer does not
+        tell a foreign id from an unknown one.
+        """
         living = and_(tables.sessions.c.id.in_(sorted(session_ids)), LIVING)
         if since is None:
             query = select(*SESSION_COLUMNS).where(living)
@@ -68,6 +84,8 @@ class SessionReader:
         for row in rows:
             session = found.get(row[0])
             if session is None:
+                if not may(row[0], row[_OWNER]):
+                    continue
                 session = found[row[0]] = SessionWithEvents(to_session(row[:width]), [])
             if len(row) > width and row[width] is not None:
                 session.events.append(to_event(row[width:]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server.adapters.database.reading import MayRead
 from server.services import Services
 from server.sessions.shared_reads import Reading, SharedReads
 from tests.server.sessions.conftest import TOKEN, begin, submit
@@ -25,11 +26,11 @@ class Statements:
         self.gate.set()
         self.error: Exception | None = None
 
-    async def many_with_events(self, session_ids: Collection[str], since: int | None) -> Any:
+    async def many_with_events(self, session_ids: Collection[str], since: int | None, may: MayRead) -> Any:
         """Read as the database does, or raise :attr:`error`."""
         self.read.append(list(session_ids))
         gate = self.gate
-        found = await self._reading.many_with_events(session_ids, since)
+        found = await self._reading.many_with_events(session_ids, since, may)
         await gate.wait()
         if self.error is not None:
             raise self.error

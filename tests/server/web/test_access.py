@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from server.domain.tokens import token_hash
+from server.adapters.database import reading
+from server.domain.tokens import new_token, token_hash
 from testkit.running import StartWeb, Web
 from testkit.uploads import assert_problem
 from testkit.values import new_session_id
@@ -73,3 +76,42 @@ async def test_bad_ticket_is_401(web: Web, how: str) -> None:
     ticket = web.services.signer.ticket(session.id, expires=expires)
     ticket = {"expired": ticket, "forged": ticket[:-3] + "AAA", "garbage": "%00%ff"}[how]
     assert_problem(await web.client.get(f"{SESSIONS}/{session.id}?ticket={ticket}"), 401, "invalid_ticket")
+
+
+CALLS = [
+    ("GET", ""), ("GET", "?since=0"), ("GET", "?since=0&wait=1"), ("GET", "/history"), ("GET", "/events?since=0"),
+    ("POST", "/cancel"), ("POST", "/retry"), ("DELETE", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "call"), CALLS, ids=lambda part: part or "plain")
+async def test_foreign_id_costs_what_an_unknown_one_costs(
+    web: Web, monkeypatch: pytest.MonkeyPatch, method: str, call: str
+) -> None:
+    """Nothing of the row is decoded but its owner."""
+    session, token = await web.submit()
+    await web.complete(await web.begin(session))
+    await web.services.sessions.queue_places.current()
+    work: list[str] = []
+
+    def counted(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            work.append(kind)
+            return function(*arguments)
+
+        return call
+
+    for name in ("to_session", "to_event"):
+        monkeypatch.setattr(reading, name, counted(name, getattr(reading, name)))
+
+    async def cost(session_id: str, token: str) -> list[str]:
+        work.clear()
+        headers = {"X-Client-Token": token}
+        answer = await web.client.request(method, f"{SESSIONS}/{session_id}{call}", headers=headers)
+        assert token == owner or answer.status_code == 404
+        return list(work)
+
+    owner, stranger = token, new_token()
+    assert await cost(new_session_id(), stranger) == []
+    assert await cost(session.id, stranger) == []
+    assert "to_session" in await cost(session.id, owner), "the count counts"
