@@ -76,7 +76,7 @@ async def test_sqlite_holds_no_byte_after_erasure(config: MakeConfig, sqlite_url
         await web.complete(await web.begin(session))
         assert {needle for _, needle in files_with(web.config.data_dir, traces_of(session))} >= {SECRET.encode()}
         await deleted(web, session, token)
-        await until(lambda: not files_with(web.config.data_dir, traces_of(session)), seconds=5)
+        await until(lambda: not files_with(web.config.data_dir, traces_of(session)))
         for each in others:
             assert await web.database.reader.get(each.id) is not None
 
@@ -94,7 +94,7 @@ async def test_reader_delays_the_scrub_only(config: MakeConfig, sqlite_url: str)
             assert files_with(web.config.data_dir, traces_of(session))
             await web.submit()  # writers go on
             await reading.exec_driver_sql("COMMIT")
-        await until(lambda: not files_with(web.config.data_dir, traces_of(session)), seconds=5)
+        await until(lambda: not files_with(web.config.data_dir, traces_of(session)))
 
 
 async def rendering(web: Web) -> tuple[Session, str]:
