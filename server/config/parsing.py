@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from server.config.authorities import ANY, parse_host_pattern, parse_origin
 from tryon.protocol.numbers import decimal, whole_number
 
 
@@ -92,9 +92,16 @@ def words(text: str) -> tuple[str, ...]:
 def origins(text: str) -> tuple[str, ...]:
     """Parse Origins (RFC 6454), separated by commas or white space."""
     for origin in words(text):
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
-            raise ValueError(f"{origin!r} is not an origin like https://shop.example")
+        if parse_origin(origin) is None:
+            raise ValueError(f"{origin!r} is not an origin like https://shop.example or capacitor://localhost")
+    return words(text)
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Parse hosts that are served, separated by commas or white space."""
+    for host in words(text):
+        if host != ANY and parse_host_pattern(host) is None:
+            raise ValueError(f"{host!r} is not a host like shop.example, *.shop.example, [::1]:8000 or *")
     return words(text)
 
 

@@ -96,12 +96,22 @@ class Config:
         parsing.rate,
         shown="10/minute",
     )
+    hosts: tuple[str, ...] = setting(
+        (),
+        "Names that are served, as in Host: shop.example, *.shop.example, shop.example:8443, [::1], or * for any.",
+        parsing.hosts,
+        shown="any when listening on loopback, else IP addresses and this machine's own name",
+    )
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = setting(
-        (), "Networks whose X-Forwarded-For counts.", parsing.networks, shown="none"
+        (),
+        "Networks whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host count.",
+        parsing.networks,
+        shown="none",
     )
     origins: tuple[str, ...] = setting(
         (),
-        "Other origins that may call and connect (CORS and WebSocket Origin). When set, exactly these and the same origin.",
+        "Other origins that may call and connect (CORS and WebSocket Origin), also those of apps (capacitor://localhost). "
+        "When set, exactly these and the same origin.",
         parsing.origins,
         shown="same origin; localhost at any port",
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncIterator
-from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -33,6 +31,8 @@ from server.web.api.submit import SubmitEndpoints
 from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
 from server.web.push.hub import Hub
+from server.web.serving.admission import AdmissionMiddleware
+from server.web.serving.cors import OriginMiddleware
 from server.web.serving.middleware import RequestMiddleware
 from server.web.serving.unanswered import Unanswered
 from server.web.transports.connection_limits import ConnectionLimits
@@ -41,14 +41,6 @@ from server.web.transports.long_poll import Polls
 from server.web.transports.sse import Streams
 from server.web.transports.websocket import Sockets
 from tryon.protocol.errors import NotFound, TryOnError
-
-EXPOSED_HEADERS: Final = (
-    "Location", "ETag", "Retry-After", "RateLimit", "RateLimit-Policy", "X-Request-ID", "Idempotent-Replay",
-)  # fmt: skip
-ALLOWED_HEADERS: Final = (
-    "Authorization", "X-Client-Token", "Idempotency-Key", "Last-Event-ID", "If-None-Match", "X-Request-ID", "Content-Type",
-)  # fmt: skip
-LOCALHOST: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 class Running:
@@ -91,17 +83,18 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
             async with hub.running(), services.reconciling.maintenance.running():
                 yield
 
-    cors, unanswered = _cors(config), Unanswered()
+    cors, unanswered = Middleware(OriginMiddleware, config.origins), Unanswered()
     outermost = Middleware(
         RequestMiddleware, config=config, cors=cors, unanswered=unanswered, clock=clock, randomness=randomness
     )
     app = Starlette(
         routes=make_routes(running),
         lifespan=lifespan,
-        middleware=[outermost, cors],
+        middleware=[outermost, Middleware(AdmissionMiddleware, config=config), cors],
         exception_handlers={TryOnError: on_refusal, HTTPException: on_http_exception},
     )
     app.state.unanswered = unanswered
+    app.router.redirect_slashes = False  # such a redirect would lead to whatever Host says
     app.router.default = nowhere(app.router.default)
     return app
 
@@ -203,18 +196,3 @@ def nowhere(not_found: ASGIApp) -> ASGIApp:
             await not_found(scope, receive, send)
 
     return answer
-
-
-# -- the middleware --------------------------------------------------------------------
-
-
-def _cors(config: Config) -> Middleware:
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=list(config.origins),
-        allow_origin_regex=None if config.origins else LOCALHOST,
-        allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=list(ALLOWED_HEADERS),
-        expose_headers=list(EXPOSED_HEADERS),
-        max_age=3600,
-    )

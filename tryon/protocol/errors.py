@@ -12,6 +12,7 @@
     +-- Gone              404  deleted, expired (4510)
     +-- TooLarge          413  body_too_large
     +-- UnsupportedMedia  415  not_multipart, unsupported_encoding, unsupported_image
+    +-- BadRange          416  range_not_satisfiable
     +-- Unprocessable     422  missing_image, unreadable_image, too_many_pixels,
     |                          image_too_small, image_too_large, bad_params,
     |                          idempotency_needs_token, idempotency_mismatch
@@ -158,6 +159,11 @@ class UnsupportedMedia(TryOnError):
     }
 
 
+class BadRange(TryOnError):
+    status = 416
+    codes = {"range_not_satisfiable": Code("Range not satisfiable", "No range that was asked for lies in the file.")}
+
+
 class Unprocessable(TryOnError):
     status = 422
     codes = {
@@ -221,7 +227,7 @@ class StorageFull(TryOnError):
 
 ERRORS: Final[tuple[type[TryOnError], ...]] = (
     BadRequest, Unauthorized, NotFound, MethodNotAllowed, NotAcceptable, TooSlow, Conflict, Gone, TooLarge,
-    UnsupportedMedia, Unprocessable, RateLimited, InternalError, Unavailable, StorageFull,
+    UnsupportedMedia, BadRange, Unprocessable, RateLimited, InternalError, Unavailable, StorageFull,
 )  # fmt: skip
 
 CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for code in error.codes}

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.adapters.files.port import MissingFile, OpenFile
 from server.domain.images import MEDIA_TYPES
 from server.services import Services
+from server.web.common.fields import query
+from server.web.common.ranges import RangedFileResponse
 from tryon.protocol.errors import NotFound
 
 HEADERS: Final = {
@@ -25,7 +27,7 @@ HEADERS: Final = {
 """Headers of every stored file: nothing in it may run, and no cache may keep it."""
 
 
-class StoredFileResponse(FileResponse):
+class StoredFileResponse(RangedFileResponse):
     """The answer with a stored file, ``Range`` included.
 
     The file is open before the answer begins: a file erased before is a 404, a file
@@ -66,12 +68,12 @@ class FileEndpoints:
         Raises NotFound for a link that was altered or has expired, and for an erased
         file.
         """
-        query = request.query_params
+        parameters = query(request.scope)
         key = await self._reads.file(
             request.path_params["key"],
-            expires=query.get("expires", ""),
-            key_id=query.get("key", ""),
-            signature=query.get("signature", ""),
+            expires=parameters.get("expires", ""),
+            key_id=parameters.get("key", ""),
+            signature=parameters.get("signature", ""),
         )
         try:
             opened = await self._files.open(key)

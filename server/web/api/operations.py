@@ -310,9 +310,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         parameters=("key", "link_expires", "link_key", "link_signature"),
         answers={
             200: Answer(text="The image.", media="image/*"),
-            206: Answer(text="The part that `Range` asked for.", media="image/*"),
+            206: Answer(text="The parts that `Range` asked for.", media="image/*", headers=("Content-Range",)),
         },
-        errors=("not_found", "unavailable"),
+        errors=("not_found", "range_not_satisfiable", "unavailable"),
     ),
     Operation(
         method="GET",

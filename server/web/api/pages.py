@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from server.config.settings import ConfigError
+from server.web.common.ranges import RangedFileResponse
 from tryon.protocol.errors import NotFound
 
 PAGE_POLICY: Final = (
@@ -55,11 +57,15 @@ async def _static(name: str) -> Response:
     root = static_directory()
     try:
         path = (root / name).resolve()
-        if not path.is_relative_to(root) or not await asyncio.to_thread(path.is_file):
+        if not path.is_relative_to(root):
             raise NotFound
+        status = await asyncio.to_thread(path.stat)
     except (ValueError, OSError):  # a NUL in the name, or a name too long for the file system
         raise NotFound from None
-    return FileResponse(
+    if not stat.S_ISREG(status.st_mode):
+        raise NotFound
+    return RangedFileResponse(
         path,
+        stat_result=status,
         headers={"Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "no-referrer"},
     )

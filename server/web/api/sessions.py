@@ -17,6 +17,7 @@ from server.domain.session import valid_session_id
 from server.services import Services
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import credential_of
+from server.web.common.fields import query
 from tryon.protocol.errors import BadRequest, Unauthorized
 from tryon.protocol.frames import encode
 from tryon.protocol.numbers import whole_number
@@ -73,7 +74,7 @@ class SessionEndpoints:
         if owner is None:
             raise Unauthorized("token_required")
         views, following = await self._reads.mine(
-            owner, limit=_limit(request.query_params.get("limit")), before=_position(request.query_params.get("cursor"))
+            owner, limit=_limit(query(request.scope).get("limit")), before=_position(query(request.scope).get("cursor"))
         )
         return json_response(encode(SessionList(views, None if following is None else _cursor(*following))))
 

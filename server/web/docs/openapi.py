@@ -22,7 +22,7 @@ from tryon.protocol.errors import CODES, FAILURES
 WAITS: Final = frozenset({"rate_limited", "queue_full", "unavailable", "storage_full", "idempotency_in_flight"})
 """Error codes whose answers may carry Retry-After."""
 
-EVERYWHERE: Final = ("not_found", "method_not_allowed", "internal_error")
+EVERYWHERE: Final = ("bad_request", "not_found", "method_not_allowed", "internal_error")
 """Error codes of any request: an unknown path, a wrong method, a server fault."""
 
 DOCUMENTED: Final = tuple(row for row in OPERATIONS if row.documented)
@@ -44,7 +44,9 @@ WebSocket or as Server-Sent Events, or polled. All transports show the same even
 ticket in the session's links. A wrong, missing or foreign credential and an unknown id look the same: 404.
 
 **Errors** are `application/problem+json` (RFC 9457) with `code`, `retryable` and `request_id`; unknown paths and methods,
-too. Every response has `X-Request-ID`.
+too. Every response has `X-Request-ID`. Before a request is looked at it may be refused with `bad_request`: 400 for a control
+character in the path or not exactly one `Host`, 408 and 431 for its head, 414 for a long target, 421 for a host that is not
+served.
 """
 
 
@@ -97,7 +99,7 @@ def _headers(names: Sequence[str]) -> Schema:
 def _responses(row: Operation) -> Schema:
     """Return the answers of an operation by status: the good ones, then the errors."""
     by_status: defaultdict[int, list[str]] = defaultdict(list)
-    for code in (*row.errors, "internal_error"):
+    for code in dict.fromkeys((*row.errors, "bad_request", "internal_error")):
         by_status[CODES[code].status].append(code)
     responses = {str(status): _response(row, status, answer) for status, answer in row.answers.items()}
     for status, codes in sorted(by_status.items()):

@@ -168,6 +168,10 @@ HEADERS: Final[dict[str, Schema]] = {
     "ETag": {"description": "Weak; it changes with seq and progress.", "schema": {"type": "string"}},
     "Accept": {"description": "The content type to send.", "schema": {"type": "string"}},
     "Accept-Encoding": {"description": "The content codings to send.", "schema": {"type": "string"}},
+    "Content-Range": {
+        "description": "The part, or with 416 the size: `bytes */2048`. Missing if there are several parts.",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {
         "description": "Seconds to wait before the next request; of a session, before the next poll.",
         "schema": {"type": "integer", "minimum": 0},

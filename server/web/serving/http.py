@@ -30,6 +30,12 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 For an unfinished head one read (256 KiB) may come on top.
 """
 
+MAX_TARGET_BYTES: Final = 8 * 1024
+"""Maximum bytes of the path and the query (RFC 9112 section 3 asks for 8,000)."""
+
+MAX_FIELDS: Final = 128
+"""Maximum header fields of a request; every look for one visits all of them."""
+
 HEAD_SECONDS: Final = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 
@@ -62,6 +68,10 @@ class _WrongVersion(BadRequest):
 
 class _HeadTooLarge(BadRequest):
     status: ClassVar[int] = 431
+
+
+class _TargetTooLong(BadRequest):
+    status: ClassVar[int] = 414
 
 
 class _HeadTooLate(BadRequest):
@@ -133,11 +143,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_from = self._received
 
     def on_headers_complete(self) -> None:
-        """Check the size of the whole head, which may have come in one piece."""
+        """Check the sizes of the whole head, which may have come in one piece."""
         self._in_head = self._awaits_head = False
         self._stop_head_timer()
         if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > MAX_HEAD_BYTES:
             raise _too_large()
+        if len(self.headers) > MAX_FIELDS:
+            raise _HeadTooLarge("bad_request", f"A request has at most {MAX_FIELDS} header fields.")
+        if len(self.url) > MAX_TARGET_BYTES:
+            raise _TargetTooLong("bad_request", f"The target of a request is at most {MAX_TARGET_BYTES} bytes.")
         super().on_headers_complete()
         if self._running and (self._draining or not self.cycle.keep_alive):
             self._make_last()

@@ -19,7 +19,8 @@ from server.config.settings import Config
 from server.system.clock import Clock
 from server.system.randomness import Randomness
 from server.telemetry import logs, metrics
-from server.web.common.credentials import client_address, fields
+from server.web.common.credentials import client_address
+from server.web.common.fields import fields
 from server.web.common.problems import deny, internal_error, out_of_descriptors, problem
 from server.web.serving.unanswered import Unanswered
 from tryon.protocol.errors import InternalError, Unavailable

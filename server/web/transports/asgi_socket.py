@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from server.telemetry import metrics
 from server.web.common.credentials import credential_of
+from server.web.common.fields import query
 from server.web.transports.conversation import Conversation, refuse
 from server.web.transports.joining import Joining, cursor_of
 from server.web.transports.listener import TOO_SLOW
@@ -33,7 +34,7 @@ async def serve(socket: WebSocket, *, joining: Joining, conversation: Conversati
         try:
             if refusal is not None:
                 raise refusal
-            since = cursor_of(socket.query_params.get("since"))
+            since = cursor_of(query(socket.scope).get("since"))
             read = await stack.enter_async_context(
                 joining.joined(outbox, credential_of(socket), since=since, transport="ws")
             )

@@ -19,6 +19,7 @@ from server.services import Services
 from server.sessions.reads import SessionRead
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of
+from server.web.common.fields import fields, members, query
 from server.web.push.follower import Follower
 from server.web.push.hub import Hub
 from server.web.transports.connection_limits import ConnectionLimits
@@ -113,9 +114,9 @@ class Polls:
         alone adds ``missed`` to the answer.
         """
         session_id = request.path_params["session_id"]
-        since = cursor_of(request.query_params.get("since"))
-        wait = _wait(request.query_params.get("wait"))
-        known = request.headers.get("if-none-match")
+        since = cursor_of(query(request.scope).get("since"))
+        wait = _wait(query(request.scope).get("wait"))
+        known = fields(request.scope, b"if-none-match")
         if not wait or self._hub.draining:
             read = await self._reads.read(session_id, credential_of(request), since=since)
             return self._answer(read, since, known)
@@ -127,10 +128,10 @@ class Polls:
         return self._answer(read, since, known, news=news)
 
     async def _wait_for_news(
-        self, request: Request, session_id: str, since: int | None, known: str | None, wait: float
+        self, request: Request, session_id: str, since: int | None, known: list[str], wait: float
     ) -> tuple[SessionRead, bool]:
         """Return the session at its first news or after the wait, and which it is."""
-        waiter = _Waiter(session_id, progress_counts=known is not None)
+        waiter = _Waiter(session_id, progress_counts=bool(known))
         credential = credential_of(request)
         async with self._joining.joined(waiter, credential, since=since, transport="poll") as read:
             if news := _is_news(read, since, known):
@@ -146,7 +147,7 @@ class Polls:
             return read, news
         raise AssertionError("unreachable")
 
-    def _answer(self, read: SessionRead, since: int | None, known: str | None, *, news: bool | None = None) -> Response:
+    def _answer(self, read: SessionRead, since: int | None, known: list[str], *, news: bool | None = None) -> Response:
         """Return 200 or 304.
 
         ``news``: the finding of a long poll; None: a plain read, where only the ETag
@@ -183,11 +184,11 @@ async def _on_disconnect(request: Request, call: Callable[[], None]) -> AsyncIte
             await task
 
 
-def _is_news(read: SessionRead, since: int | None, known: str | None) -> bool:
+def _is_news(read: SessionRead, since: int | None, known: list[str]) -> bool:
     """Return whether a waiting poll may be answered with this."""
-    if read.view.terminal or (since is None and known is None):
+    if read.view.terminal or (since is None and not known):
         return True
-    return (since is not None and read.view.seq > since) or (known is not None and not _matches(known, _etag(read)))
+    return (since is not None and read.view.seq > since) or (bool(known) and not _matches(known, _etag(read)))
 
 
 def _wait(text: str | None) -> float:
@@ -212,10 +213,7 @@ def _etag(read: SessionRead) -> str:
     return f'W/"{view.seq}-{hashlib.blake2s(word.encode(), digest_size=6).hexdigest()}"'
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
+def _matches(if_none_match: list[str], etag: str) -> bool:
     """Return whether the ETag is among these (weakly: RFC 9110, 8.8.3.2)."""
-    if if_none_match is None:
-        return False
-    return if_none_match.strip() == "*" or etag.removeprefix("W/") in [
-        tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
-    ]
+    tags = members(if_none_match)
+    return tags == ["*"] or etag.removeprefix("W/") in [tag.removeprefix("W/") for tag in tags]

@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.services import Services
 from server.web.common.credentials import client_address, counted, credential_of
+from server.web.common.fields import query
 from server.web.push.hub import Hub
 from server.web.transports.connection_limits import ConnectionLimits
 from server.web.transports.joining import Joining, cursor_of
@@ -102,7 +103,7 @@ class Streams:
         address = counted(client_address(request, self._config))
         since = cursor_of(request.headers.get("last-event-id"))
         if since is None:
-            since = cursor_of(request.query_params.get("since"))
+            since = cursor_of(query(request.scope).get("since"))
         if request.method == "HEAD":  # Starlette routes it here with GET: the headers, and nothing to hold open
             await self._reads.read(session_id, credential_of(request))
             return Response(headers=HEADERS)

@@ -20,7 +20,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.services import Services
 from server.sessions.reads import SessionRead
-from server.web.common.credentials import client_address, counted, credential_of, offered_subprotocols, origin_allowed
+from server.web.common.credentials import client_address, counted, credential_of, offered_subprotocols
+from server.web.common.fields import query
+from server.web.common.origins import origin_allowed
 from server.web.common.problems import deny
 from server.web.push.hub import Hub
 from server.web.transports import asgi_socket
@@ -110,7 +112,7 @@ class Sockets:
     async def _join(self, socket: WebSocket, wire: WireSocket, refusal: TryOnError | None) -> SessionRead:
         if refusal is not None:
             raise refusal
-        since = cursor_of(socket.query_params.get("since"))
+        since = cursor_of(query(socket.scope).get("since"))
         read = await self._joining.join(wire, credential_of(socket), since=since, transport="ws")
         wire.until = read.access.until
         return read

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.web.app import ALLOWED_HEADERS, EXPOSED_HEADERS
+from server.web.serving.cors import ALLOWED_HEADERS, EXPOSED_HEADERS
 from testkit.running import StartWeb, Web
 from testkit.uploads import assert_problem, upload
 from tryon.protocol.paths import SESSIONS

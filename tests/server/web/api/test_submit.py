@@ -286,6 +286,13 @@ async def test_rate_limit_counts_by_address(start_web: StartWeb) -> None:
     assert statuses == [201, 201, 429] * 3
 
 
+async def test_rate_limit_ignores_forwarded_port(start_web: StartWeb) -> None:
+    """A proxy that writes the client's port does not make each connection a client."""
+    web = await start_web(upload_rate=UploadRate(2, 60), trusted_proxies=(ip_network("127.0.0.0/8"),))
+    nodes = ("203.0.113.7:51234", "203.0.113.7:51235", "203.0.113.7", '"203.0.113.7:80"')
+    assert [(await upload(web, **{"X-Forwarded-For": node})).status_code for node in nodes] == [201, 201, 429, 429]
+
+
 async def test_rate_limit_is_exact_under_concurrency(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 24 uploads at once to two processes, ten are accepted."""
     # Each process counts alone if Redis takes longer, as it may on a busy machine.

@@ -81,10 +81,10 @@ def test_openapi_lists_every_error_code(spec: Any) -> None:
 
 
 def test_openapi_statuses_follow_error_codes(spec: Any) -> None:
-    """An operation's statuses are its answers', its errors' and 500."""
+    """An operation's statuses are its answers', its errors', 400 and 500."""
     for row in DOCUMENTED:
         documented = {int(status) for status in spec["paths"][row.path][row.method.lower()]["responses"]}
-        assert documented == set(row.answers) | {errors.CODES[code].status for code in row.errors} | {500}
+        assert documented == set(row.answers) | {errors.CODES[code].status for code in row.errors} | {400, 500}
 
 
 async def test_answers_fit_the_document(stack: StartStack, photos: Path, spec: Any) -> None:
