@@ -34,7 +34,7 @@ log = logging.getLogger("tryon.imaging")
 
 WORK_SECONDS: Final = 30.0
 """For one photo, waiting for a core included; a decoder that loops has used up its CPU
-time before (``cleaner.CPU_SECONDS``).
+time before (``cleaner.cpu_seconds``).
 """
 START_SECONDS: Final = 20.0
 """For the start of a process, which takes 60 ms of CPU."""

@@ -29,6 +29,7 @@ from tests.server.adapters.imaging.pools import (
     FAULTY,
     LINUX,
     ROOT,
+    SMALL,
     Gate,
     Start,
     gone,
@@ -66,7 +67,7 @@ async def test_loop_meets_cpu_limit(start: Start) -> None:
     """A decoder that loops ends by its own limit of CPU time, too."""
     imaging = start(work_seconds=120.0)  # a second of CPU takes long on a busy machine, at its niceness
     child = psutil.Process(await pid_of(imaging))
-    assert child.rlimit(resource.RLIMIT_CPU)[0] <= imaging_child.CPU_SECONDS + 2
+    assert child.rlimit(resource.RLIMIT_CPU)[0] <= imaging_child.cpu_seconds(SMALL) + 2
     child.rlimit(resource.RLIMIT_CPU, (1, 1))  # the test does not want to wait that long
     gone_by_itself = asyncio.ensure_future(gone(child.pid, seconds=110))
     assert await outcome(imaging.clean(io.BytesIO(b"loop"))) == "unreadable_image"

@@ -7,6 +7,7 @@ import io
 import pytest
 from PIL import Image
 
+from server.adapters.imaging import storing
 from server.adapters.imaging.pool import ACCEPTED
 from server.adapters.imaging.storing import QUALITIES, SHARES, store
 from server.domain.images import ImageFormat, Limits
@@ -72,6 +73,16 @@ def test_what_never_fits_is_refused() -> None:
             store(noise(mode), ImageFormat.PNG, coding=None, max_bytes=2000)
         assert caught.value.code == "image_too_large"
         assert "2,000 bytes" in caught.value.detail
+
+
+def test_large_picture_is_coded_once_by_the_cheaper_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CPU is spent on a WebP that would overflow: JPEG, or the middle quality."""
+    monkeypatch.setattr(storing, "WEBP_PIXELS", 512 * 512 - 1)
+    opaque, clear = noise("RGB"), noise("RGBA")
+    image = store(opaque, ImageFormat.WEBP, coding=None, max_bytes=2**24)
+    assert image.data == encoded(opaque, "JPEG", quality=storing.FOREIGN_QUALITY, subsampling=2)
+    image = store(clear, ImageFormat.WEBP, coding=None, max_bytes=2**24)
+    assert image.data == encoded(clear, "WEBP", quality=50, method=0, alpha_quality=0)
 
 
 @pytest.mark.skipif(ImageFormat.AVIF not in ACCEPTED, reason="this Pillow has no AVIF decoder")
