@@ -1,17 +1,21 @@
-"""The multipart parser of an upload: chunks in, parts out, every cap on the way.
+"""The form of an upload: chunks in, parts out, every cap on the way.
 
-The parser calls plain functions and never waits; :mod:`server.web.api.uploads` moves
-large parts to files between two chunks.
+It calls plain functions and never waits; :mod:`server.web.api.uploads` moves large
+parts to files between two chunks. :mod:`server.web.api.multipart` knows the framing.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
+from server.web.api.multipart import (
+    MAX_BOUNDARY_BYTES,
+    NO_BOUNDARY,
+    Headers,
+    MultipartParser,
+    PartEnd,
+    parameters,
+)
 from server.web.api.params import MAX_PARAMS_BYTES
 from server.web.api.parts import IMAGES, Part
 from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
@@ -20,63 +24,56 @@ NAMES: Final = IMAGES | {"params"}
 """Names of the parts that are read; the content of any other is ignored."""
 
 MAX_PARTS: Final = 16
-MAX_PART_HEADERS: Final = 8
-MAX_PART_HEADER_BYTES: Final = 4096
-MAX_BOUNDARY_BYTES: Final = 70
-"""RFC 2046 section 5.1.1."""
 
-# The parser warns of every malformed body in its own words; the caller gets a
-# bad_multipart, and that is logged.
-_SILENT: Final = logging.getLogger("tryon.uploads.parser")
-_SILENT.setLevel(logging.CRITICAL + 1)
+MAX_CONTENT_TYPE_BYTES: Final = 1024
+
+AS_THEY_ARE: Final = frozenset({b"7bit", b"8bit", b"binary"})
+"""Content-Transfer-Encodings that change no byte (RFC 2045 section 6.2)."""
 
 
-def boundary_of(content_type: str) -> bytes:
-    """Return the boundary that a Content-Type names.
+def boundary_of(content_types: list[str]) -> bytes:
+    """Return the boundary that a request's Content-Type names.
 
-    Raises UnsupportedMedia if it is no form, BadRequest if the boundary is too long.
+    Raises UnsupportedMedia if it is no form, BadRequest if the boundary is too long or
+    there are two Content-Types.
     """
-    media_type, options = parse_options_header(content_type[:MAX_PART_HEADER_BYTES])
-    boundary = options.get(b"boundary", b"")
-    if media_type != b"multipart/form-data" or not boundary:
+    if len(content_types) > 1:
+        raise BadRequest("bad_multipart", "The request has two Content-Type headers.")
+    if not content_types:
+        raise UnsupportedMedia(
+            "not_multipart", "The request has no Content-Type; send the photo as multipart/form-data."
+        )
+    if len(content_types[0]) > MAX_CONTENT_TYPE_BYTES:
+        raise BadRequest("bad_multipart", f"The Content-Type is longer than {MAX_CONTENT_TYPE_BYTES} characters.")
+    media_type, options = parameters(content_types[0].encode("latin-1"))
+    if media_type != b"multipart/form-data":
         raise UnsupportedMedia("not_multipart")
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise UnsupportedMedia("not_multipart", "The Content-Type multipart/form-data has no boundary parameter.")
     if len(boundary) > MAX_BOUNDARY_BYTES:
-        raise BadRequest("bad_multipart", "The multipart boundary is longer than 70 characters.")
+        raise BadRequest("bad_multipart", f"The multipart boundary is longer than {MAX_BOUNDARY_BYTES} characters.")
     return boundary
 
 
 class Form:
-    """The parts of a body that is being parsed, and where in it the parser is."""
+    """The parts of a body that is being parsed."""
 
     def __init__(self, boundary: bytes, *, image_max_bytes: int, fingerprint: bool) -> None:
         self.parts: dict[str, Part] = {}
-        self.ended = False
         self._image_max_bytes = image_max_bytes
         self._fingerprint = fingerprint
         self._part: Part | None = None
         self._seen = 0
-        self._header_name = b""
-        self._header_value = b""
-        self._disposition: bytes | None = None
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-                "on_end": self._on_end,
-            },
-            max_header_count=MAX_PART_HEADERS,
-            max_header_size=MAX_PART_HEADER_BYTES,
-        )
-        self._parser.logger = _SILENT
+        self._parser = MultipartParser(boundary)
 
     def __repr__(self) -> str:
-        return f"<Form parts={sorted(self.parts)} {'ended' if self.ended else 'incomplete'}>"
+        return f"<Form parts={sorted(self.parts)} {self._parser!r}>"
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes the parts hold, in memory and in files."""
+        return sum([part.size for part in self.parts.values()])
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next chunk.
@@ -84,65 +81,61 @@ class Form:
         Raises BadRequest, TooLarge, UnsupportedMedia or Unprocessable for the first
         thing that is wrong.
         """
-        try:
-            self._parser.write(chunk)
-        except FormParserError:
-            raise BadRequest("bad_multipart") from None
+        for event in self._parser.feed(chunk):
+            if isinstance(event, bytes):
+                if self._part is not None:
+                    self._append(self._part, event)
+            elif isinstance(event, PartEnd):
+                self._end_part()
+            else:
+                self._begin_part(event)
+
+    def end(self) -> None:
+        """Note that nothing follows. Raises BadRequest if something is missing."""
+        if not self._parser.found:
+            raise BadRequest("bad_multipart", NO_BOUNDARY)
+        if not self._parser.ended:
+            raise BadRequest("bad_multipart", "The multipart body ended before its last boundary.")
 
     def close(self) -> None:
         """Drop every part."""
         for part in self.parts.values():
             part.close()
 
-    # -- callbacks of the parser -------------------------------------------------------
-
-    def _on_part_begin(self) -> None:
+    def _begin_part(self, headers: Headers) -> None:
         self._seen += 1
         if self._seen > MAX_PARTS:
             raise BadRequest("bad_multipart", f"The body has more than {MAX_PARTS} parts.")
-        self._disposition = None
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            if self._disposition is not None:
-                raise BadRequest("bad_multipart", "A part has two Content-Disposition headers.")
-            self._disposition = self._header_value
-        self._header_name = self._header_value = b""
-
-    def _on_headers_finished(self) -> None:
-        kind, options = parse_options_header(self._disposition)
-        name = options.get(b"name")
-        if kind != b"form-data" or name is None:
-            raise BadRequest("bad_multipart", "A part has no name.")  # RFC 7578 section 4.2
-        text = name.decode("utf-8", "replace")
-        if text not in NAMES:
-            self._part = None
+        name = _name_of(headers)
+        if name not in NAMES:
             return
-        if text in self.parts:
-            raise BadRequest("bad_multipart", f"There is more than one part named {text}.")
-        self._part = self.parts[text] = Part(text, fingerprint=self._fingerprint)
+        if name in self.parts:
+            raise BadRequest("bad_multipart", f"There is more than one part named {name}.")
+        if any(each == b"content-transfer-encoding" and value.lower() not in AS_THEY_ARE for each, value in headers):
+            raise UnsupportedMedia("unsupported_encoding", "A part has a Content-Transfer-Encoding; send it as binary.")
+        self._part = self.parts[name] = Part(name, fingerprint=self._fingerprint)
 
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        part = self._part
-        if part is None:
-            return
+    def _append(self, part: Part, data: bytes) -> None:
         if part.name == "params":
-            if part.size + end - start > MAX_PARAMS_BYTES:
+            if part.size + len(data) > MAX_PARAMS_BYTES:
                 raise Unprocessable("bad_params")
-        elif part.size + end - start > self._image_max_bytes:
+        elif part.size + len(data) > self._image_max_bytes:
             raise TooLarge
-        part.append(data[start:end])
+        part.append(data)
 
-    def _on_part_end(self) -> None:
+    def _end_part(self) -> None:
         if self._part is not None and self._part.size and not self._part.checked:
             self._part.check()
         self._part = None
 
-    def _on_end(self) -> None:
-        self.ended = True
+
+def _name_of(headers: Headers) -> str:
+    """Return the field's name. Raises BadRequest without one (RFC 7578 section 4.2)."""
+    dispositions = [value for name, value in headers if name == b"content-disposition"]
+    if len(dispositions) > 1:
+        raise BadRequest("bad_multipart", "A part has two Content-Disposition headers.")
+    kind, options = parameters(dispositions[0]) if dispositions else (b"", {})
+    name = options.get(b"name")
+    if kind != b"form-data" or name is None:
+        raise BadRequest("bad_multipart", "A part has no name.")
+    return name.decode("utf-8", "replace")

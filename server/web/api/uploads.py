@@ -31,6 +31,12 @@ from tryon.protocol.views import Params
 SPOOL_BYTES: Final = 2**20
 """Maximum bytes of a part in memory."""
 
+SLICE_BYTES: Final = 64 * 1024
+"""Maximum bytes that are parsed before the event loop goes on: 0.2 ms at worst.
+
+A chunk of uvicorn's has up to five times as many.
+"""
+
 PAUSE_SECONDS: Final = 30.0
 """Seconds that a body may pause, or be behind :data:`SLOWEST_RATE`."""
 
@@ -86,17 +92,20 @@ async def read_upload(
     if any(coding.strip().lower() != "identity" for coding in codings):
         raise UnsupportedMedia("unsupported_encoding")
     form = Form(
-        boundary_of(request.headers.get("content-type", "")),
+        boundary_of(request.headers.getlist("content-type")),
         image_max_bytes=config.image_max_bytes,
         fingerprint=fingerprint,
     )
     folder = config.uploads_dir
     try:
         async for chunk in _chunks(request, clock, config.body_max_bytes):
-            form.feed(chunk)
-            for part in form.parts.values():
-                if part.pending > SPOOL_BYTES:
-                    await _in_thread(threads, part.write, folder)
+            for at in range(0, len(chunk), SLICE_BYTES):
+                if at:
+                    await asyncio.sleep(0)  # the event loop goes on
+                form.feed(chunk[at : at + SLICE_BYTES])
+                for part in form.parts.values():
+                    if part.pending > SPOOL_BYTES:
+                        await _in_thread(threads, part.write, folder)
         return await _finish(form, folder, threads, fingerprint=fingerprint)
     finally:
         form.close()
@@ -129,8 +138,7 @@ async def _chunks(request: Request, clock: Clock, max_bytes: int) -> AsyncIterat
 
 
 async def _finish(form: Form, folder: Path, threads: StorageThreads, *, fingerprint: bool) -> Upload:
-    if not form.ended:
-        raise BadRequest("bad_multipart")
+    form.end()
     image, garment, params = (form.parts.get(name) for name in ("image", "garment", "params"))
     if image is None or not image.size:
         raise Unprocessable("missing_image")

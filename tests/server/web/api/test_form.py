@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from server.config.settings import Config
-from server.web.api.form import MAX_PARTS
+from server.web.api.form import MAX_PARTS, Form, boundary_of
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, form, part, sha
+from tryon.protocol.errors import BadRequest, UnsupportedMedia
 
 
 async def test_form_reads_parts_of_browser(post: Post) -> None:
@@ -42,7 +43,8 @@ async def test_form_ignores_empty_fields(post: Post) -> None:
 
 async def test_form_ignores_preamble_and_epilogue(post: Post) -> None:
     """RFC 2046 allows both."""
-    assert (await post(b"\r\n" + form(part("image", JPEG)) + b"\r\nepilogue"))["status"] == 201
+    for preamble in (b"\r\n", b"This is a multi-part message in MIME format.\r\n", b"\xff\r\n\r\n", b"-\r\n--\r\n"):
+        assert (await post(preamble + form(part("image", JPEG)) + b"\r\nepilogue"))["status"] == 201
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,8 @@ async def test_form_accepts_quoted_boundary(post: Post, quoted: str) -> None:
         form(part("image", JPEG), part("garment", PNG), part("garment", PNG)),
         form(part("image", JPEG), part("params", b"{}"), part("params", b"{}")),
         form(part("image", JPEG, *(f"X-{n}: 1" for n in range(20)))),
+        form(part("image", JPEG, *(f"X-{n}: {'x' * 1500}" for n in range(15)))),
+        form(part("image", JPEG) + f"--{BOUNDARY}x\r\n".encode()),
         form(part("image", JPEG, f"X-Long: {'x' * 5000}")),
         form(part("image", JPEG), *(part(f"n{n}", b"") for n in range(MAX_PARTS))),
     ],
@@ -180,3 +184,29 @@ async def test_form_survives_mutated_bodies(post: Post) -> None:
         codes.add((await post(bytes(body)))["code"])
     assert {"ok", "bad_multipart", "unsupported_image"} <= codes
     assert codes <= {"ok", "bad_multipart", "unsupported_image", "missing_image", "bad_params"}
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+async def test_form_refuses_transfer_encoding_of_photo(post: Post, encoding: str) -> None:
+    """An encoded photo is told as that (RFC 7578 section 4.7)."""
+    body = form(part("image", b"/9j/4AAQ", f"Content-Transfer-Encoding: {encoding}"))
+    assert await post(body) == {"status": 415, "code": "unsupported_encoding"}
+    ignored = form(part("note", b"aGk=", f"Content-Transfer-Encoding: {encoding}"), part("image", JPEG))
+    assert (await post(ignored))["status"] == 201
+
+
+def test_refusal_says_what_is_missing() -> None:
+    """No Content-Type, no boundary in it, and a boundary that is not in the body."""
+    for content_types, words in ([], "has no Content-Type"), (["multipart/form-data"], "no boundary parameter"):
+        with pytest.raises(UnsupportedMedia, match=words):
+            boundary_of(content_types)
+    with pytest.raises(BadRequest, match="two Content-Type"):
+        boundary_of(["multipart/form-data; boundary=a", "multipart/form-data; boundary=b"])
+    reading = Form(b"other", image_max_bytes=10_000, fingerprint=False)
+    reading.feed(form(part("image", JPEG)))
+    with pytest.raises(BadRequest, match="not in the body"):
+        reading.end()
+    cut = Form(BOUNDARY.encode(), image_max_bytes=10_000, fingerprint=False)
+    cut.feed(part("image", JPEG))
+    with pytest.raises(BadRequest, match="before its last boundary"):
+        cut.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import Clock, SystemClock
 from server.web.api import uploads
+from server.web.api.form import Form
 from server.web.api.uploads import SPOOL_BYTES, read_upload
 from testkit.clocks import ManualClock
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, app, form, part, sha
@@ -102,7 +104,7 @@ async def test_refused_upload_is_read_no_further(settings: Config) -> None:
     stories: dict[str, list[bytes]] = {
         "unsupported_image": [part("image", b"GIF89a" + bytes(26))[:-2]],
         "bad_params": [part("params", bytes(4097))[:-2]],
-        "bad_multipart": [b"this is no form"],
+        "bad_multipart": [f"--{BOUNDARY}x".encode()],
         "body_too_large": [endless_padding, *[bytes(65536)] * (settings.body_max_bytes // 65536 - 1)],
     }
     for code, beginning in stories.items():
@@ -126,6 +128,38 @@ async def test_declared_length_is_refused_unread(settings: Config) -> None:
 
     length = (b"content-length", str(settings.body_max_bytes + 1).encode())
     assert await refusal_of(request_of(receive, length), settings) == "body_too_large"
+
+
+async def test_chunk_is_parsed_in_slices(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two slices of a large chunk the event loop goes on."""
+    turns, slices = 0, []
+    parse = Form.feed
+
+    def feed(form: Form, chunk: bytes) -> None:
+        slices.append((turns, len(chunk)))
+        parse(form, chunk)
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Form, "feed", feed)
+    body = form(part("image", JPEG + b"\r\n--near" * 100_000), part("other", bytes(600_000)))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    ticking = asyncio.ensure_future(tick())
+    with contextlib.closing(
+        await read_upload(request_of(receive), settings, SystemClock(), StorageThreads(), fingerprint=False)
+    ) as upload:
+        assert len(upload.image.read()) == len(JPEG) + 800_000
+    ticking.cancel()
+    assert sum(size for _, size in slices) == len(body)
+    assert max(size for _, size in slices) <= uploads.SLICE_BYTES
+    assert len({turn for turn, _ in slices}) == len(slices) >= len(body) // uploads.SLICE_BYTES
 
 
 async def test_paused_body_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
