@@ -1,6 +1,7 @@
-"""``python -m faults matrix`` and ``python -m faults soak``.
+"""``python -m faults matrix``, ``python -m faults soak``, ``python -m faults hostile``.
 
-Both break things under load, and check every promise.
+The first two break things under load, the third sends what nothing honest would send;
+all check every promise.
 """
 
 from __future__ import annotations
@@ -64,6 +65,21 @@ def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool
         click.echo(matrix.listing())
     elif not uvloop.run(matrix.main(only=only, seeds=seeds, scaled=scaled)):
         raise SystemExit(1)
+
+
+@main.command("hostile")
+@click.option("--inputs", default=1_000_000, help="Damaged photos for the image processes.")
+@click.option("--requests", default=10_000, help="Damaged photos, forms, requests and frames over HTTP.")
+@click.option("--seed", default=1, help="Draws all damage; a finding is repeated by its seed and number.")
+def hostile_command(inputs: int, requests: int, seed: int) -> None:
+    """Send hostile inputs to image processes and to a server.
+
+    Nothing may crash, answer 5xx or leak: the last line says how often each happened.
+    """
+    from faults.hostile import run
+
+    verdict = uvloop.run(run.main(inputs=inputs, requests=requests, seed=seed))
+    sys.exit(0 if verdict.clean else 1)
 
 
 if __name__ == "__main__":

@@ -81,14 +81,15 @@ class Cluster:
             settings["database_url"] = self.postgres.url("tryon", port=None if proxy is None else proxy.port)
         self.environ = variables(settings)
 
-    def make_web(self, environ: Mapping[str, str] | None = None, **settings: Any) -> Program:
+    def make_web(self, environ: Mapping[str, str] | None = None, *, module: str = "server", **settings: Any) -> Program:
         """Return a web process that is not yet started.
 
-        ``settings`` come on top of the cluster's, ``environ`` besides.
+        ``settings`` come on top of the cluster's, ``environ`` besides. ``module``: the
+        program, of which the product's own is the usual one.
         """
         environ = self.environ | variables(settings) | {"TRYON_PORT": str(self.port)} | dict(environ or {})
         name = f"web{len(self.webs) + 1}"
-        command = (sys.executable, "-m", "server", "serve", "--reuse-port")
+        command = (sys.executable, "-m", module, "serve", "--reuse-port")
         self.webs.append(Program(name, command, environ, self.logs / f"{name}.log", self.port))
         return self.webs[-1]
 

@@ -13,8 +13,8 @@ from PIL.JpegImagePlugin import get_sampling
 from server.adapters.imaging.pool import ACCEPTED
 from server.adapters.imaging.sample_photos import SECRETS, SIZES, XMP, metadata, person
 from server.domain.images import ImageFormat
+from testkit.clean_photos import assert_nothing_but_pixels
 from tests.server.adapters.imaging.pictures import (
-    assert_nothing_but_pixels,
     assert_upright,
     cleaned,
     corner,

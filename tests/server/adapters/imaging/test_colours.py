@@ -15,6 +15,7 @@ from PIL import Image
 from server.adapters.imaging.parts import MAX_PROFILE_BYTES
 from server.adapters.imaging.pool import ACCEPTED
 from server.domain.images import ImageFormat
+from testkit.clean_photos import assert_nothing_but_pixels
 from testkit.photos import (
     P3_COLUMNS,
     PATCHES,
@@ -39,7 +40,7 @@ from testkit.photos import (
     with_chunks,
     with_nclx,
 )
-from tests.server.adapters.imaging.pictures import assert_nothing_but_pixels, cleaned, opened
+from tests.server.adapters.imaging.pictures import cleaned, opened
 
 Colour = tuple[int, ...]
 

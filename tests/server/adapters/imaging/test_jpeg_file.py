@@ -13,8 +13,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from server.adapters.imaging.jpeg_file import read_jpeg
 from server.adapters.imaging.parts import CUT_OFF
 from server.adapters.imaging.sample_photos import SECRETS, person
+from testkit.clean_photos import assert_nothing_but_pixels
 from testkit.photos import ARITHMETIC_JPEG, P3_COLUMNS, centres, encoded, jpeg_segment, patches, rgb_profile, srgb_curve
-from tests.server.adapters.imaging.pictures import assert_nothing_but_pixels, assert_upright, cleaned, opened, refusal
+from tests.server.adapters.imaging.pictures import assert_upright, cleaned, opened, refusal
 from tryon.protocol.errors import TryOnError
 
 CODINGS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,9 @@ from PIL import ImageChops
 from server.adapters.imaging.parts import CUT_OFF
 from server.adapters.imaging.png_file import read_png
 from server.adapters.imaging.sample_photos import person
+from testkit.clean_photos import assert_nothing_but_pixels
 from testkit.photos import centres, cicp, encoded, exif_of, patches, png_16_bit, png_chunk, with_chunks
-from tests.server.adapters.imaging.pictures import assert_nothing_but_pixels, cleaned, opened
+from tests.server.adapters.imaging.pictures import cleaned, opened
 from tryon.protocol.errors import TryOnError
 
 WRONG = 12345

@@ -11,8 +11,9 @@ from server.adapters.imaging import storing
 from server.adapters.imaging.pool import ACCEPTED
 from server.adapters.imaging.storing import QUALITIES, SHARES, store
 from server.domain.images import ImageFormat, Limits
+from testkit.clean_photos import assert_nothing_but_pixels
 from testkit.photos import encoded
-from tests.server.adapters.imaging.pictures import assert_nothing_but_pixels, cleaned, opened
+from tests.server.adapters.imaging.pictures import cleaned, opened
 from tryon.protocol.errors import Unprocessable
 
 
