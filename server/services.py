@@ -128,7 +128,7 @@ async def open_services(
     No part connects before it is used, so the database and Redis may be unavailable at
     the start. ``clock`` and ``randomness``: those of this machine unless given.
     """
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock, randomness = clock or SystemClock(), randomness or SystemRandomness()
     async with contextlib.AsyncExitStack() as stack:
         database = open_database(config.database, clock=clock)

@@ -26,6 +26,7 @@ from server.adapters.redis.queue import FUNCTION, ArqQueue, deserialize, seriali
 from server.config.settings import Config, ConfigError
 from server.services import open_services
 from server.system.clock import SystemClock
+from server.system.processes import make_files_private
 from server.system.randomness import SystemRandomness
 from server.telemetry import logs
 from worker.isolation.pool import ProcessPool
@@ -59,6 +60,7 @@ full worker stays empty. Looking for one costs a full worker 2.6 % of a core
 
 def _read() -> tuple[Config, str]:
     """Return the settings and the URL of Redis; end the process if they are wrong."""
+    make_files_private()  # arq runs this module without the `tryon` command
     try:
         config = Config.load()
         return config, config.redis

@@ -11,6 +11,7 @@ from server import __version__
 from server.cli import chaos, operator, samples, serve
 from server.cli.failing import fail
 from server.config.settings import ConfigError
+from server.system.processes import make_files_private
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     """
     from server.up.errors import UpError
 
+    make_files_private()
     try:
         cli(prog_name="tryon")
     except ConfigError as error:

@@ -54,7 +54,7 @@ def migrate() -> None:
     from server.adapters.database import migrations
 
     config = Config.load()
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrations.migrate(config)
 
 

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from server.config.authorities import ANY, parse_host_pattern, parse_origin
 from tryon.protocol.numbers import decimal, whole_number
@@ -105,11 +105,20 @@ def hosts(text: str) -> tuple[str, ...]:
     return words(text)
 
 
+SECRET_BYTES: Final = 32
+"""Minimum length of a secret key."""
+
+EXAMPLE_SECRET: Final = "at-least-32-characters-the-same-everywhere"  # noqa: S105 - known to everybody, hence refused
+"""The secret key that docs/setup.md shows."""
+
+
 def secret_keys(text: str) -> tuple[str, ...]:
-    """Parse secret keys of at least 32 characters each, the signing one first."""
+    """Parse secret keys of at least 32 bytes each, the signing one first."""
     keys = words(text)
-    if not keys or any(len(key) < 32 for key in keys):
-        raise ValueError("each key needs at least 32 characters")
+    if not keys or any(len(key.encode()) < SECRET_BYTES for key in keys):
+        raise ValueError(f"each key needs at least {SECRET_BYTES} bytes; `openssl rand -base64 48` makes one")
+    if EXAMPLE_SECRET in keys:
+        raise ValueError("the key of the documentation is known to everybody; `openssl rand -base64 48` makes one")
     return keys
 
 

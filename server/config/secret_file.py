@@ -16,7 +16,7 @@ def read_or_make(path: Path) -> str:
     """
     with contextlib.suppress(FileNotFoundError):
         return path.read_text().strip()  # also on a disk that is full
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".secret.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -27,15 +27,22 @@ class ConfigError(Exception):
 
 
 def setting(
-    default: Any, meaning: str, parse: Callable[[str], Any] = parsing.text, *, unit: str = "", shown: str | None = None
+    default: Any,
+    meaning: str,
+    parse: Callable[[str], Any] = parsing.text,
+    *,
+    unit: str = "",
+    shown: str | None = None,
+    may_be_empty: bool = True,
 ) -> Any:
     """Return one row of the table.
 
-    ``shown``: the default as the documentation writes it.
+    ``shown``: the default as the documentation writes it. ``may_be_empty``: whether an
+    empty text counts as unset; else it is malformed.
     """
     return field(
         default=default,
-        metadata={"meaning": meaning, "parse": parse, "unit": unit, "shown": shown},
+        metadata={"meaning": meaning, "parse": parse, "unit": unit, "shown": shown, "may_be_empty": may_be_empty},
     )
 
 
@@ -69,6 +76,7 @@ class Config:
         "Must be set when more than one machine serves.",
         parsing.secret_keys,
         shown="generated in the data folder",
+        may_be_empty=False,
     )
     web_processes: int = setting(
         1, "Web processes that `tryon up` starts; they share the port.", parsing.integer(1, 64)
@@ -194,9 +202,9 @@ class Config:
                 continue
             if name not in settings:
                 raise ConfigError(f"{name} is not a setting{_did_you_mean(name, settings)}")
-            if text.strip() == "":
-                continue
             row = settings[name]
+            if text.strip() == "" and row.metadata["may_be_empty"]:
+                continue
             try:
                 found[row.name] = row.metadata["parse"](text.strip())
             except ValueError as error:
@@ -243,9 +251,11 @@ class Config:
             return self.secret_keys
         path = self.data_dir / "secret.key"
         try:
-            return (secret_file.read_or_make(path),)
+            return parsing.secret_keys(secret_file.read_or_make(path))
         except OSError as error:
             raise ConfigError(f"TRYON_SECRET_KEY: cannot use {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigError(f"TRYON_SECRET_KEY: cannot use {path}: {error}") from None
 
 
 SECRET_VARIABLES: Final = frozenset({"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL"})

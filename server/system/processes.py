@@ -49,6 +49,14 @@ def python_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def make_files_private() -> None:
+    """Let no other user read a file, folder or socket that this process makes.
+
+    The programs that it starts inherit that.
+    """
+    os.umask(0o077)
+
+
 def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Ask the kernel to send ``number`` to this process when ``parent`` ends (Linux).
 

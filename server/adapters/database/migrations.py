@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,7 @@ def migrate(config: Config) -> None:
     Other processes that migrate meanwhile wait, then find nothing to do. Raises
     ConfigError if the database cannot be used.
     """
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         _try_sqlite(config.database)
         asyncio.run(_migrate(config))
@@ -55,8 +56,20 @@ def _try_sqlite(database_url: str) -> None:
     if url.get_backend_name() == "sqlite":
         if url.database:
             Reserve(Path(url.database)).adjust()
+            _make_private(Path(url.database))
         with contextlib.closing(sqlite3.connect(url.database or ":memory:")):
             pass
+
+
+def _make_private(database: Path) -> None:
+    """Take an existing SQLite file, and those beside it, from other users.
+
+    SQLite gives its log the mode of the database, whatever the process's umask is.
+    """
+    for path in (database, *database.parent.glob(f"{glob.escape(database.name)}-*")):
+        with contextlib.suppress(OSError):  # missing, or another user's
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
 
 
 async def _migrate(config: Config) -> None:

@@ -154,7 +154,7 @@ class Polls:
         decides.
         """
         etag = _etag(read)
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Vary": "Authorization, X-Client-Token"}
+        headers = {"ETag": etag, "Cache-Control": "no-store", "Vary": "Authorization, X-Client-Token"}
         if not read.view.terminal:
             headers["Retry-After"] = str(POLL_SECONDS[read.view.status])
         if news is False or (news is None and _matches(known, etag)):

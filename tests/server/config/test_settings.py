@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from server.config import render
-from server.config.parsing import UploadRate
+from server.config.parsing import EXAMPLE_SECRET, UploadRate
 from server.config.settings import SECRET_VARIABLES, Config, ConfigError, default_text, variable
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,7 +60,11 @@ def test_override_wins_over_the_environment() -> None:
         ("TRYON_TRUSTED_PROXIES", "proxy.example", "does not appear to be an IPv4 or IPv6 network"),
         ("TRYON_ORIGINS", "shop.example", "is not an origin like https://shop.example"),
         ("TRYON_ORIGINS", "https://shop.example/", "is not an origin like https://shop.example"),
-        ("TRYON_SECRET_KEY", "short", "at least 32 characters"),
+        ("TRYON_SECRET_KEY", "short", "at least 32 bytes"),
+        ("TRYON_SECRET_KEY", "", "at least 32 bytes"),
+        ("TRYON_SECRET_KEY", " ,", "at least 32 bytes"),
+        ("TRYON_SECRET_KEY", "x" * 32 + "," + "y" * 31, "at least 32 bytes"),
+        ("TRYON_SECRET_KEY", "x" * 32 + "," + EXAMPLE_SECRET, "the documentation is known to everybody"),
         ("TRYON_DATABASE_URL", "mysql://localhost/x", "must begin with sqlite+aiosqlite:// or postgresql+asyncpg://"),
         ("TRYON_REDIS_URL", "localhost:6379", "must begin with redis://"),
         ("TRYON_LOG_FORMAT", "xml", "must be one of text, json"),
@@ -103,6 +108,20 @@ def test_repr_contains_no_secret() -> None:
     assert "hunter2" not in repr(config)
 
 
+def test_documented_secret_is_the_refused_one() -> None:
+    """The example of the documentation cannot be copied into a running system."""
+    documented = re.findall(r"TRYON_SECRET_KEY=(\S+)", (ROOT / "docs" / "setup.md").read_text())
+    assert documented == [EXAMPLE_SECRET]
+
+
+@pytest.mark.parametrize("content", ["", "\n", "short", EXAMPLE_SECRET])
+def test_secret_file_must_hold_a_secret(tmp_path: Path, content: str) -> None:
+    """An empty or short file is named in one line, not signed with."""
+    (tmp_path / "secret.key").write_text(content)
+    with pytest.raises(ConfigError, match=r"^TRYON_SECRET_KEY: cannot use .*secret\.key: [^\n]*$"):
+        Config(data_dir=tmp_path).signing_keys()
+
+
 def test_secret_key_is_generated_once(tmp_path: Path) -> None:
     """Return the same key each time, readable by its owner alone."""
     config = Config(data_dir=tmp_path / "new")
@@ -129,10 +148,10 @@ def test_example_file_matches_the_command() -> None:
 
 
 def test_example_file_lines_load_as_defaults(tmp_path: Path) -> None:
-    """Load each line uncommented and get the default."""
+    """Load each line uncommented and get the default; a secret is to be filled in."""
     lines = [line.removeprefix("# ") for line in render.env_file().splitlines() if line.startswith("# TRYON_")]
     assert len(lines) == len(dataclasses.fields(Config))
-    (tmp_path / ".env").write_text("\n".join(lines))
+    (tmp_path / ".env").write_text("\n".join(line for line in lines if line != "TRYON_SECRET_KEY="))
     assert Config.load({}, env_file=tmp_path / ".env") == Config()
 
 

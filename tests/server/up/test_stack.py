@@ -37,6 +37,11 @@ async def ended(processes: list[psutil.Process], seconds: float) -> None:
     assert not alive
 
 
+def open_to_others(folder: Path) -> list[Path]:
+    """Return what another user could open, of a folder and everything in it."""
+    return [path for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077]
+
+
 async def test_one_command_starts_everything(stack: StartStack) -> None:
     """Start Valkey, web and worker by one command, which prints the address."""
     up = await stack()
@@ -66,6 +71,9 @@ async def test_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> 
         output = await client.get(session["links"]["output"])
     assert output.headers["Content-Type"] == "image/jpeg"
     assert output.content.startswith(b"\xff\xd8\xff")
+    socket_path = Path((up.data_dir / "valkey.address").read_text().strip().removeprefix("unix://"))
+    assert open_to_others(up.data_dir) == []
+    assert open_to_others(socket_path.parent) == []
 
 
 async def test_web_processes_share_the_port(stack: StartStack) -> None:
@@ -344,3 +352,4 @@ async def test_parts_run_alone(stack: StartStack, redis_url: str, tmp_path: Path
             await asyncio.sleep(0.05)
     assert await serving.stop() in (0, -signal.SIGTERM)  # uvicorn ends by the signal that stopped it
     assert await working.stop() == 0
+    assert open_to_others(tmp_path / "parts") == []

@@ -115,3 +115,25 @@ async def test_foreign_id_costs_what_an_unknown_one_costs(
     assert await cost(new_session_id(), stranger) == []
     assert await cost(session.id, stranger) == []
     assert "to_session" in await cost(session.id, owner), "the count counts"
+
+
+async def test_answers_with_credentials_are_not_stored(web: Web) -> None:
+    """No cache keeps an answer that carries tickets or signed links, a 304 included."""
+    session, token = await web.submit()
+    headers = {"X-Client-Token": token}
+    path = f"{SESSIONS}/{session.id}"
+    polled = await web.client.get(path, headers=headers)
+    assert "ticket=" in polled.text
+    answers = [
+        polled,
+        await web.client.get(path, headers=headers | {"If-None-Match": polled.headers["ETag"]}),
+        await web.client.get(f"{path}?since=0&wait=1", headers=headers),
+        await web.client.get(f"{path}/history", headers=headers),
+        await web.client.get(SESSIONS, headers=headers),
+        await web.client.post(f"{path}/cancel", headers=headers),
+        await web.client.post(f"{path}/retry", headers=headers),
+        await web.client.delete(path, headers=headers),
+        await web.client.get(path, headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 304, 200, 200, 200, 200, 201, 200, 404]
+    assert [answer.headers["Cache-Control"] for answer in answers] == ["no-store"] * len(answers)
