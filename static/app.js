@@ -6,9 +6,10 @@
  * read-only.
  */
 
-import { onArrive, onChoose, surelyNoPicture } from "./photos.js";
+import { announcer } from "./announcer.js";
+import { noPictureWords, onArrive, onChoose, surelyNoPicture } from "./photos.js";
 import { Problem, TryOn, randomText } from "./tryon.js";
-import { CONNECTIONS, duration, fromNow, goneWords, kilobytes, moment, problemWords, receiptWords, sessionHeadline } from "./words.js";
+import { CONNECTIONS, duration, failureWords, fromNow, goneWords, kilobytes, moment, problemWords, receiptWords, sessionHeadline } from "./words.js";
 
 const TITLE = document.title;
 const LINK_FRESH_MS = 120000; // links live 300 s by default; older than that, a download asks for a new one first
@@ -42,6 +43,7 @@ const storage = {
 const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const [stepCreated, stepProcessing, stepEnd] = $.steps.children;
 const tryon = new TryOn();
+const announce = announcer($.announcer);
 
 const NEVER = { clock: -Infinity, wall: -Infinity };
 
@@ -59,8 +61,10 @@ const fresh = () => ({
   retryable: true,
   retryAt: 0, // by clock(): not before
   times: {}, // ms after creation at which a step was reached, as far as it was seen
+  note: null, // { text, bad }: something to know, beside the headline
   cancelling: false,
   deleting: false,
+  goneMeanwhile: null, // the code, while an answer to the deletion is due
   receipt: null,
 });
 
@@ -72,6 +76,7 @@ let following = null;
 let upload = null; // AbortController
 let idempotencyKey = null; // of the upload that may be repeated
 let expiryTimer = 0;
+let spoken = ""; // the headline that was announced last
 let mine = { at: NEVER, sessions: [] }; // this browser's last sessions, and when they were read
 
 // --- actions ------------------------------------------------------------------------------------------------------
@@ -86,6 +91,7 @@ function reset() {
   for (const image of [$.photo, $.garment, $.veil, $.result]) clearImage(image);
   state = fresh();
   notice = null;
+  spoken = "";
 }
 
 function busy() {
@@ -98,13 +104,10 @@ function accepts() {
 }
 
 /** Takes a picture that was chosen, dropped, pasted or photographed. */
-function arrive(file, kind) {
+function arrive(file, kind, others = 0) {
   if (!accepts()) return;
   if (surelyNoPicture(file)) {
-    const text = `“${file.name}” is not a picture. Please choose a JPEG, PNG or WebP photo.`;
-    if (state.phase !== "idle") startOver();
-    notice = text;
-    render();
+    complain(noPictureWords(file));
     return;
   }
   if (kind === "garment") {
@@ -119,7 +122,22 @@ function arrive(file, kind) {
     withGarment();
   } else {
     begin(file);
+    if (others > 0) remark(`One photo at a time: “${file.name}” was taken.`);
   }
+}
+
+/** Says above the drop zones why nothing was taken. */
+function complain(text) {
+  if (state.phase !== "idle") startOver();
+  notice = text;
+  render();
+}
+
+/** Says something beside the headline, on the screen and to screen readers. */
+function remark(text, { bad = false } = {}) {
+  state.note = { text, bad };
+  announce(text);
+  render();
 }
 
 function setGarment(file) {
@@ -184,7 +202,10 @@ function watch(session, { ticket = null } = {}) {
       state.connection = connection;
       render();
     },
-    onGone: (code) => state.deleting || gone(code), // else the receipt is on its way
+    onGone: (code) => {
+      if (state.deleting) state.goneMeanwhile = code; // the receipt is on its way
+      else gone(code);
+    },
   });
   render();
 }
@@ -193,6 +214,7 @@ function heard(session) {
   const before = state.session;
   state.session = session;
   state.sessionAt = instant();
+  if (session.terminal && !before?.terminal) state.note = null;
   if (!before || before.seq !== session.seq || !(session.status in state.times)) {
     const step = session.terminal ? "end" : session.status;
     if (step !== "processing" || before?.status === "created") {
@@ -257,22 +279,23 @@ async function withGarment() {
 async function cancel() {
   const asked = state;
   if (state.cancelling) return;
-  state.cancelling = true;
+  Object.assign(state, { cancelling: true, note: null });
   render();
   try {
     await tryon.cancel(state.session.session_id); // that it has happened is pushed, as everything else
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    asked.cancelling = false;
-    announce("It could not be cancelled. Please try again.");
-    if (asked === state) render();
+    if (asked !== state) return;
+    state.cancelling = false;
+    remark(failureWords("cancel", error), { bad: true });
   }
 }
 
 /** Erases the session now and shows the receipt. */
 async function erase() {
   const asked = state;
-  state.deleting = true;
+  if (state.deleting) return;
+  Object.assign(state, { deleting: true, note: null });
   render();
   try {
     const receipt = await tryon.remove(state.session.session_id);
@@ -285,9 +308,8 @@ async function erase() {
     if (asked !== state) return;
     if (!(error instanceof Problem)) throw error;
     state.deleting = false;
-    if (error.status === 404) gone("erased");
-    else announce("It could not be deleted. Please try again.");
-    render();
+    if (error.status === 404 || state.goneMeanwhile) gone(state.goneMeanwhile ?? "erased"); // erased, by an answer that was lost
+    else remark(failureWords("erase", error), { bad: true });
   }
 }
 
@@ -373,8 +395,9 @@ function open(session) {
 
 // --- rendering -----------------------------------------------------------------------------------------------------
 
-function announce(text) {
-  if ($.announcer.textContent !== text) $.announcer.textContent = text;
+function announceHeadline(text) {
+  if (text !== spoken) announce(text);
+  spoken = text;
 }
 
 /** Milliseconds of a clock that cannot be set; in a sleep it may stand still. */
@@ -460,9 +483,12 @@ function renderRun() {
   const ended = Boolean(session?.terminal);
   $.headline.textContent = text;
   const message = state.problem?.text ?? (session?.status === "failed" ? session.error?.message : null) ?? "";
-  announce(message ? `${text}. ${message}` : text);
+  announceHeadline(message ? `${text}. ${message}` : text);
   $.message.textContent = message;
   $.message.hidden = !message;
+  $.note.textContent = state.note?.text ?? "";
+  $.note.hidden = state.note === null;
+  $.note.classList.toggle("bad", state.note?.bad ?? false);
   $.reference.textContent = state.problem?.fine ?? "";
   $.reference.hidden = !state.problem?.fine;
   document.title = `${text} · ${TITLE}`;
@@ -666,7 +692,8 @@ function renderKeeps() {
   const until = session && state.phase === "following" ? new Date(session.expires_at) : null;
   const left = until ? until - serverNow() : 0;
   $.erase.hidden = until === null || state.shared || left <= 0;
-  $.erase.disabled = state.deleting;
+  $.erase.setAttribute("aria-disabled", String(state.deleting)); // stays in the tab order, unlike `disabled`
+  $.erase.textContent = state.deleting ? "Deleting" : "Delete now";
   let text = "Your photo is erased automatically. Nothing of it stays.";
   if (until && left > 0) {
     text = `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until, serverNow())}, ${fromNow(left)}.`;
@@ -691,6 +718,7 @@ onArrive({
   curtain: $.curtain,
   accepts,
   onFile: arrive,
+  onWords: complain,
 });
 $["garment-remove"].addEventListener("click", () => {
   setGarment(null);
@@ -701,7 +729,7 @@ $.again.addEventListener("click", () => {
   if ($.again.getAttribute("aria-disabled") !== "true") again();
 });
 $.stop.addEventListener("click", () => (state.phase === "uploading" ? upload?.abort() : cancel()));
-$.erase.addEventListener("click", () => $["erase-dialog"].showModal());
+$.erase.addEventListener("click", () => state.deleting || $["erase-dialog"].showModal());
 $["erase-dialog"].addEventListener("close", () => {
   const sure = $["erase-dialog"].returnValue === "yes";
   $["erase-dialog"].returnValue = "";
@@ -729,7 +757,7 @@ $.download.addEventListener("click", async (event) => {
   event.preventDefault();
   await refreshLinks();
   if (!$.download.hidden && age(state.sessionAt) < LINK_FRESH_MS) $.download.click();
-  else announce("The result could not be downloaded. Please try again.");
+  else remark(failureWords("download", {}), { bad: true });
 });
 addEventListener("hashchange", enter);
 setInterval(() => {

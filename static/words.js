@@ -30,6 +30,19 @@ export function problemWords(problem) {
   };
 }
 
+const FAILURES = {
+  cancel: "It could not be cancelled.",
+  erase: "It could not be deleted.",
+  download: "The result could not be downloaded.",
+};
+
+/** What is said when a button did not do its work, and why. */
+export function failureWords(action, { code, status }) {
+  if (code === "network") return `${FAILURES[action]} No answer came: check your connection and try again.`;
+  if (status === 429 || status === 503) return `${FAILURES[action]} The service is busy: please try again in a little while.`;
+  return `${FAILURES[action]} Please try again.`;
+}
+
 const GONE = {
   deleted: ["This try\u2011on was deleted", "Nothing of it is left."],
   expired: ["This try\u2011on has expired", "Its time is over and everything of it was erased."],

@@ -22,7 +22,7 @@ addEventListener("DOMContentLoaded", () => {
   const seen = (window.seen = { said: [], chip: [], steps: [] });
   const note = (list, text) => text && list.at(-1) !== text && list.push(text);
   const look = () => {
-    note(seen.said, document.querySelector("#announcer").textContent);
+    note(seen.said, document.querySelector("#announcer").lastElementChild?.textContent);
     const chip = document.querySelector("#chip");
     if (chip.checkVisibility()) note(seen.chip, document.querySelector("#chip-text").textContent);
     note(seen.steps, document.querySelector("[aria-current=step] .step-name")?.textContent);

@@ -1,0 +1,177 @@
+"""Pictures as people hand them over: folders, other pages, Word, a phone's camera."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+from playwright.async_api import expect
+
+from testkit.processes import ROOT
+from tests.browser.visitor import Visitor
+
+pytestmark = pytest.mark.xdist_group("chromium")
+
+ELSEWHERE: Final = "https://pictures.example/cat.jpg"
+
+PASTE: Final = """
+([files, texts]) => {
+  const transfer = new DataTransfer();
+  for (const [name, type, data] of files) {
+    const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+    transfer.items.add(new File([bytes], name, { type }));
+  }
+  for (const [type, text] of Object.entries(texts)) transfer.setData(type, text);
+  const event = new ClipboardEvent("paste", { bubbles: true, cancelable: true, clipboardData: transfer });
+  return document.body.dispatchEvent(event);
+}
+"""
+"""Pastes what an application put on the clipboard.
+
+Returns whether the page let it be.
+"""
+
+
+async def drop(visitor: Visitor, target: str = "#photo-zone", *files: Path, **texts: str) -> None:
+    """Drop files, folders and texts, as the browser gets them from the system."""
+    devtools = await visitor.page.context.new_cdp_session(visitor.page)
+    box = await visitor.page.locator(target).bounding_box()
+    assert box is not None
+    items = [{"mimeType": kind.replace("_", "/"), "data": text} for kind, text in texts.items()]
+    if "text_uri_list" in texts:
+        items[list(texts).index("text_uri_list")]["mimeType"] = "text/uri-list"
+    data = {"items": items, "files": [str(file) for file in files], "dragOperationsMask": 1}
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    for step in ("dragEnter", "dragOver", "drop"):
+        await devtools.send("Input.dispatchDragEvent", {"type": step, "data": data, **at})
+
+
+async def paste(visitor: Visitor, *files: tuple[str, str, bytes], **texts: str) -> bool:
+    encoded = [(name, kind, base64.b64encode(data).decode()) for name, kind, data in files]
+    let_be: bool = await visitor.page.evaluate(
+        PASTE, [encoded, {kind.replace("_", "/"): text for kind, text in texts.items()}]
+    )
+    return let_be
+
+
+async def is_told(visitor: Visitor, words: str) -> None:
+    await expect(visitor.page.get_by_role("alert")).to_contain_text(words)
+    assert visitor.uploads == []
+
+
+# -- drops -----------------------------------------------------------------------------
+
+
+async def test_dropped_folder_is_told_in_words(visitor: Visitor, tmp_path: Path) -> None:
+    """A photo beside it is taken."""
+    folder = tmp_path / "holidays"
+    folder.mkdir()
+    await visitor.arrive()
+    await drop(visitor, "#photo-zone", folder)
+    await is_told(visitor, "That is a folder. Please drop one photo out of it.")
+    await drop(visitor, "#photo-zone", folder, visitor.photos / "photo.jpg")
+    await visitor.sees_result()
+
+
+async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
+    """The browser may not read it, and does not leave the page for it."""
+    await visitor.arrive()
+    html = f'<a href="https://pictures.example/"><img src="{ELSEWHERE}"></a>'
+    await drop(visitor, text_uri_list="https://pictures.example/", text_html=html)
+    await is_told(visitor, "That picture is still on another page. Save it to this device first")
+    await drop(visitor, text_uri_list=ELSEWHERE)
+    await is_told(visitor, "That picture is still on another page.")
+    await drop(visitor, text_uri_list="https://pictures.example/about")
+    await is_told(visitor, "That is a link, not a picture.")
+    assert visitor.page.url.startswith(visitor.url)
+
+
+async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) -> None:
+    """As browsers hand it over that have loaded it."""
+    await visitor.arrive()
+    html = f'<img src="{ELSEWHERE}">'
+    await drop(visitor, "#photo-zone", visitor.photos / "photo.jpg", text_uri_list=ELSEWHERE, text_html=html)
+    await visitor.sees_result()
+
+
+async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
+    """A `data:` URL, as search pages show their small pictures."""
+    await visitor.arrive()
+    data = base64.b64encode((visitor.photos / "garment.png").read_bytes()).decode()
+    await drop(visitor, "#garment-zone", text_html=f'<img src="data:image/png;base64,{data}">', text_uri_list="x:y")
+    await expect(visitor.page.get_by_alt_text("The garment you chose")).to_be_visible()
+    await visitor.choose("photo.jpg")
+    await visitor.sees_result()
+
+
+async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
+    """From another tab that shows a result."""
+    await visitor.arrive()
+    await visitor.choose("photo.jpg")
+    await visitor.sees_result()
+    result = await visitor.page.locator("#result").get_attribute("src")
+    assert result is not None
+    await visitor.page.get_by_role("button", name="New photo").click()
+    await drop(visitor, text_uri_list=visitor.url + result, text_html=f'<img src="{visitor.url}{result}">')
+    await visitor.sees_result()
+    assert len(visitor.uploads) == 2
+
+
+async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
+    """The first of them."""
+    await visitor.arrive()
+    await drop(visitor, "footer", visitor.photos / "photo.jpg", visitor.photos / "photo.webp")
+    await expect(visitor.page.get_by_text("One photo at a time: “photo.jpg” was taken.").first).to_be_visible()
+    await visitor.sees_result()
+    assert len(visitor.uploads) == 1
+
+
+# -- pastes ----------------------------------------------------------------------------
+
+
+async def test_picture_beside_text_is_pasted(visitor: Visitor) -> None:
+    """Word and macOS put several kinds on the clipboard."""
+    await visitor.arrive()
+    photo = (visitor.photos / "photo.jpg").read_bytes()
+    rtf = ("notes.rtf", "text/rtf", b"{\\rtf1 notes}")
+    html = '<p>notes<img src="file:///C:/clip_image001.png"></p>'
+    assert not await paste(visitor, rtf, ("image.jpg", "image/jpeg", photo), text_html=html, text_plain="notes")
+    await visitor.sees_result()
+    assert len(visitor.uploads) == 1
+
+
+async def test_pasted_document_is_told_in_words(visitor: Visitor) -> None:
+    """Text alone is none of the page's business."""
+    await visitor.arrive()
+    assert await paste(visitor, text_plain="notes", text_html="<p>notes</p>")
+    await expect(visitor.page.get_by_role("alert")).to_be_hidden()
+    assert not await paste(visitor, ("notes.rtf", "text/rtf", b"{\\rtf1 notes}"))
+    await is_told(visitor, "“notes.rtf” is not a picture.")
+    assert not await paste(visitor, text_html='<img src="file:///C:/clip_image001.png">')
+    await is_told(visitor, "That picture is still on another page.")
+
+
+# -- the camera ------------------------------------------------------------------------
+
+
+def test_every_input_offers_camera_and_files() -> None:
+    """Chrome on Android 13 and later has no camera where all types are pictures.
+
+    Its rule (`SelectFileDialog.isSupportedPhotoPickerTypes`): one type that does not
+    begin with `image/` or `video/`, and it opens the chooser with the camera and the
+    files. The chooser offers the camera if one of the types is a picture.
+    """
+    page = (ROOT / "static" / "index.html").read_text()
+    inputs = re.findall(r'<input[^>]*type="file"[^>]*>', page)
+    assert len(inputs) == 3
+    for tag in inputs:
+        accept = re.search(r'accept="([^"]*)"', tag)
+        assert accept is not None
+        types = accept[1].split(",")
+        assert any(kind.startswith("image/") for kind in types)
+        assert any(not kind.startswith(("image/", "video/")) for kind in types)
+        assert not any(kind in ("*/*", "application/octet-stream") or kind.startswith(".") for kind in types)
+        assert "capture" not in tag, "the camera alone would take the files away"
