@@ -61,7 +61,7 @@ const fresh = () => ({
   retryable: true,
   retryAt: 0, // by clock(): not before
   times: {}, // ms after creation at which a step was reached, as far as it was seen
-  note: null, // { text, bad }: something to know, beside the headline
+  note: null, // { text, bad, beside }: something to know, under the headline or beside a button below
   cancelling: false,
   deleting: false,
   goneMeanwhile: null, // the code, while an answer to the deletion is due
@@ -133,9 +133,9 @@ function complain(text) {
   render();
 }
 
-/** Says something beside the headline, on the screen and to screen readers. */
-function remark(text, { bad = false } = {}) {
-  state.note = { text, bad };
+/** Says something on the screen and to screen readers: under the headline, or `beside` the button "erase". */
+function remark(text, { bad = false, beside = "headline" } = {}) {
+  state.note = { text, bad, beside };
   announce(text);
   render();
 }
@@ -309,7 +309,7 @@ async function erase() {
     if (!(error instanceof Problem)) throw error;
     state.deleting = false;
     if (error.status === 404 || state.goneMeanwhile) gone(state.goneMeanwhile ?? "erased"); // erased, by an answer that was lost
-    else remark(failureWords("erase", error), { bad: true });
+    else remark(failureWords("erase", error), { bad: true, beside: "erase" });
   }
 }
 
@@ -486,9 +486,7 @@ function renderRun() {
   announceHeadline(message ? `${text}. ${message}` : text);
   $.message.textContent = message;
   $.message.hidden = !message;
-  $.note.textContent = state.note?.text ?? "";
-  $.note.hidden = state.note === null;
-  $.note.classList.toggle("bad", state.note?.bad ?? false);
+  renderNote($.note, "headline");
   $.reference.textContent = state.problem?.fine ?? "";
   $.reference.hidden = !state.problem?.fine;
   document.title = `${text} · ${TITLE}`;
@@ -528,6 +526,13 @@ function renderRun() {
   } else {
     $.download.removeAttribute("href");
   }
+}
+
+function renderNote(element, beside) {
+  const note = state.note?.beside === beside ? state.note : null;
+  element.hidden = note === null;
+  element.textContent = note?.text ?? "";
+  element.classList.toggle("bad", note?.bad ?? false);
 }
 
 function extension(link) {
@@ -694,6 +699,7 @@ function renderKeeps() {
   $.erase.hidden = until === null || state.shared || left <= 0;
   $.erase.setAttribute("aria-disabled", String(state.deleting)); // stays in the tab order, unlike `disabled`
   $.erase.textContent = state.deleting ? "Deleting" : "Delete now";
+  renderNote($["erase-note"], "erase");
   let text = "Your photo is erased automatically. Nothing of it stays.";
   if (until && left > 0) {
     text = `${state.shared ? "This photo" : "Your photo"} and the result are erased ${moment(until, serverNow())}, ${fromNow(left)}.`;

@@ -59,7 +59,7 @@ export function goneWords(code) {
 export const CONNECTIONS = {
   connecting: ["Connecting", "Opening the live connection"],
   live: ["Live", "Every change is pushed to this page as it happens"],
-  polling: ["Polling", "No live connection can be had here; this page asks again every few seconds"],
+  polling: ["Polling", "No live connection is free for this page; it asks again every few seconds"],
   reconnecting: ["Reconnecting", "The live connection was lost; it will be back in a moment"],
   offline: ["Offline", "This device has no network; the try-on goes on without it"],
   finished: ["Finished", "Nothing more will change"],

@@ -107,7 +107,8 @@ async def test_failed_delete_says_so(waiting: Visitor) -> None:
     for time in (1, 2):
         await confirm_delete(waiting)
         await expect(page.locator("#erase")).to_have_attribute("aria-disabled", "false")
-        await expect(page.locator("#note")).to_have_text(re.compile("^It could not be deleted. No answer came"))
+        await expect(page.locator("#erase-note")).to_have_text(re.compile("^It could not be deleted. No answer came"))
+        await expect(page.locator("#erase-note")).to_be_in_viewport()
         assert await page.evaluate("document.activeElement.id") == "erase"
         spoken = [line for line in await said(waiting) if line.startswith("It could not be deleted")]
         assert len(spoken) == time
