@@ -10,6 +10,7 @@ from typing import Any, Final
 FAULTS: Final[dict[str, Any]] = {
     "upload_rate": "6000/minute",
     "mock_failure_rate": 0,
+    "connections_per_address": 20000,
     "sockets_per_address": 20000,
     "log_level": "info",
     "log_format": "text",
@@ -20,6 +21,7 @@ chance.
 
 BENCHMARK: Final[dict[str, Any]] = {
     "upload_rate": "off",
+    "connections_per_address": 20000,
     "sockets_per_address": 20000,
     "queue_limit": 100000,
     "log_level": "error",

@@ -191,7 +191,7 @@ async def running_web(config: Config, *, ws: type[asyncio.Protocol] = Handshake)
     It is connected to Redis before the block begins, if Redis is available.
     """
     app = create_app(config, clock=SystemClock(), randomness=SystemRandomness())
-    server = make_server(app, ws=ws)
+    server = make_server(app, config, ws=ws)
     listener = listen(config, reuse_port=False)
     port = listener.getsockname()[1]
     serving = asyncio.create_task(server._serve(sockets=[listener]), name="web")  # signals stay ours

@@ -30,6 +30,7 @@ class Soak:
         """Return the settings of the product that are not its defaults."""
         return {
             "upload_rate": "6000/minute",
+            "connections_per_address": 20000,
             "sockets_per_address": 20000,
             "mock_seconds": self.mock_seconds,
             "mock_failure_rate": 0.1,

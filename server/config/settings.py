@@ -158,6 +158,15 @@ class Config:
     sockets_per_address: int = setting(200, "Open sockets per client address.", parsing.integer(1))
     sockets_per_session: int = setting(20, "Open sockets per session.", parsing.integer(1))
     sockets_per_process: int = setting(20000, "Open sockets per web process.", parsing.integer(1))
+    connections_per_address: int = setting(
+        250, "HTTP connections per address of a peer; those of trusted proxies have no limit.", parsing.integer(1)
+    )
+    connections_per_process: int | None = setting(
+        None,
+        "Connections per web process, sockets included.",
+        parsing.integer(1),
+        shown="the limit of open files less 512",
+    )
     socket_seconds: float = setting(
         14400.0,
         "Oldest a socket or stream may get; then it is asked to come back.",

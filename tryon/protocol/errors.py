@@ -234,6 +234,7 @@ CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for
 
 LIMITS: Final[dict[str, str]] = {
     "upload_rate": "Too many requests from this address; wait a little.",
+    "connections_per_address": "Too many HTTP connections from this address.",
     "sockets_per_address": "Too many open connections from this address.",
     "sockets_per_session": "Too many open connections to this session.",
 }

@@ -16,16 +16,17 @@ import logging
 from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import Any, ClassVar, Final
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from server.web.serving.heads import Head
 from server.web.transports.wire import EXTENSION, NOWHERE, WireSocket
+from tryon.protocol.errors import BadRequest
 
 log = logging.getLogger("tryon.web")
 
@@ -37,6 +38,24 @@ One read may come on top.
 """
 
 HeaderFields = Iterable[tuple[bytes, bytes]]
+
+
+class WrongVersion(BadRequest):
+    """Another version of WebSocket; the answer names ours (RFC 6455 section 4.2.2)."""
+
+    status: ClassVar[int] = 426
+
+
+def accept_of(head: Head) -> bytes:
+    """Return ``Sec-WebSocket-Accept``; raise BadRequest for an invalid handshake."""
+    if head.version != "1.1":
+        raise BadRequest("bad_request", "A WebSocket begins with HTTP/1.1 (RFC 6455 section 4.2.1).")
+    if [version.strip() for name, version in head.headers if name == b"sec-websocket-version"] != [b"13"]:
+        raise WrongVersion("bad_request", "Only version 13 of the WebSocket protocol (RFC 6455).")
+    accept = accept_key(head.headers)
+    if accept is None or head.method != "GET" or head.length != 0:
+        raise BadRequest("bad_request", "Not a valid WebSocket handshake.")
+    return accept
 
 
 def accept_key(headers: HeaderFields) -> bytes | None:
@@ -73,13 +92,16 @@ class Handshake(asyncio.Protocol):
     """The protocol of one connection during its handshake.
 
     :class:`server.web.serving.http.HttpProtocol` makes it, with the arguments that
-    uvicorn gives its own classes; of the settings only the root path counts here.
+    uvicorn gives its own classes. ``leave``: called when the connection is no longer
+    one of HTTP.
     """
 
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], leave: Callable[[], None]
+    ) -> None:
         self._app: ASGIApp = config.loaded_app
-        self._root_path = config.root_path
         self._state = server_state
+        self._leave = leave
         self._transport: asyncio.Transport = NOWHERE
         self._accept = b""
         self._early = b""
@@ -94,7 +116,7 @@ class Handshake(asyncio.Protocol):
         state = "lost" if self._lost.done() else "accepted" if self._accepted else "pending"
         return f"<Handshake {state} early={len(self._early)}>"
 
-    def begin(self, request: Scope, url: bytes, accept: bytes, transport: asyncio.Transport, early: bytes) -> None:
+    def begin(self, request: Scope, accept: bytes, transport: asyncio.Transport, early: bytes) -> None:
         """Take over a connection, and let the application answer.
 
         ``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's.
@@ -102,16 +124,11 @@ class Handshake(asyncio.Protocol):
         the head.
         """
         self._transport, self._accept = transport, accept
-        raw_path, _, query = url.partition(b"?")
-        path = raw_path.decode("latin-1")
-        request.pop("method", None)
+        del request["method"]
         request.update(
             type="websocket",
             asgi={"version": "3.0", "spec_version": "2.4"},
             scheme="wss" if request["scheme"] == "https" else "ws",
-            path=self._root_path + (unquote(path) if "%" in path else path),
-            raw_path=self._root_path.encode() + raw_path,
-            query_string=query,
             subprotocols=[
                 token.strip().decode("latin-1")
                 for name, value in request["headers"]
@@ -178,6 +195,7 @@ class Handshake(asyncio.Protocol):
         self._state.connections.discard(self)
         self._transport, self._early = NOWHERE, b""
         self._lost.set_result(None)
+        self._leave()
         successor.adopt(transport, self._state.connections, early)
         return True
 
@@ -192,6 +210,7 @@ class Handshake(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Report the disconnect to the application."""
         self._state.connections.discard(self)
+        self._leave()
         self._transport = NOWHERE
         if not self._lost.done():
             self._lost.set_result(None)
@@ -201,6 +220,15 @@ class Handshake(asyncio.Protocol):
 
         It refuses the handshake, or tells a client that it has accepted to reconnect.
         """
+
+
+def hand_over(protocol: Any, head: Head, transport: asyncio.Transport, early: bytes) -> None:
+    """Give a connection to another class of WebSockets, as uvicorn does."""
+    target = head.path + (b"?" + head.query if head.query else b"")
+    lines = [b"GET %b HTTP/1.1\r\n" % target, *(b"%b: %b\r\n" % field for field in head.headers), b"\r\n", early]
+    protocol.connection_made(transport)
+    protocol.data_received(b"".join(lines))
+    transport.set_protocol(protocol)
 
 
 def response_head(status: int, fields: HeaderFields) -> bytes:

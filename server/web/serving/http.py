@@ -1,51 +1,60 @@
-"""A connection before it is a request: the bytes of a head, counted and timed.
+"""A connection of HTTP/1.1: requests in, one after the other, each with its answer.
 
-uvicorn's parser accepts a head of any size (measured: 100 MiB) and waits for the rest
-of one for ever. Here a head has at most :data:`MAX_HEAD_BYTES` (else 431) and is
-complete after :data:`HEAD_SECONDS` (else 408); a connection without a single byte is
-idle like any other. Bytes that are not HTTP are answered with a problem (RFC 9457),
-too.
+Theory of operation
+-------------------
+
+Clients are strangers, and there may be no proxy in front. So nothing that a client
+sends or leaves out holds memory or a connection for ever:
+
+* :mod:`~server.web.serving.heads` and :mod:`~server.web.serving.bodies` find where a
+  head, a body and each part of its framing end, with a limit on every one of them.
+* The next request is parsed only after the answer to the one before, and only when the
+  client takes its answers. Until then its bytes wait, at most
+  :data:`MAX_WAITING_BYTES` and one read (256 KiB); then reading pauses.
+* :class:`~server.web.serving.phases.Phase` says what the connection waits for. In each
+  phase in which no answer is due a timer runs.
+* :class:`~server.web.serving.pace.Pace` cuts a client that takes its answers too
+  slowly.
+* A connection above the limits (:mod:`~server.web.serving.connections`) may only ask
+  for the health of the service, and only for a moment.
+
+After the last answer what still arrives is dropped, for a short time: if the connection
+closed at once, the kernel would reset it, and the answer would be lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import contextlib
 import termios
-import uuid
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
+from urllib.parse import unquote
 
-import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
 
-from server.telemetry import logs
-from server.web.common.problems import problem
-from server.web.serving.handshake import Handshake, accept_key, response_head
-from tryon.protocol.errors import BadRequest, TryOnError, Unavailable
-
-MAX_HEAD_BYTES: Final = 64 * 1024
-"""Maximum bytes of the request line and the header fields together.
-
-For an unfinished head one read (256 KiB) may come on top.
-"""
-
-MAX_TARGET_BYTES: Final = 8 * 1024
-"""Maximum bytes of the path and the query (RFC 9112 section 3 asks for 8,000)."""
-
-MAX_FIELDS: Final = 128
-"""Maximum header fields of a request; every look for one visits all of them."""
-
-HEAD_SECONDS: Final = 10.0
-"""Seconds from the first byte of a request to the end of its head."""
+from server.web.serving.connections import RESERVED_SECONDS, Connections, Place
+from server.web.serving.exchange import HIGH_WATER_BYTES, Exchange
+from server.web.serving.handshake import Handshake, accept_of, hand_over
+from server.web.serving.heads import Head
+from server.web.serving.incoming import Incoming
+from server.web.serving.pace import FLOOR_BYTES, Pace, kernel_bytes
+from server.web.serving.phases import Phase, PhaseTimer
+from server.web.serving.refusals import TooLate, refusal
+from server.web.transports.wire import NOWHERE
+from tryon.protocol.errors import TryOnError, Unavailable
+from tryon.protocol.paths import HEALTH, LIVE, READY
 
 LINGER_SECONDS: Final = 2.0
-"""Seconds that a refused client may still send.
+"""Seconds that a client may still send after its last answer."""
 
-If the connection closed at once, the kernel would reset it, and the answer would be
-lost.
-"""
+MAX_WAITING_BYTES: Final = 64 * 1024
+"""Bytes of the next requests that wait for an answer; then reading pauses."""
 
+MAX_DROPPED_BYTES: Final = 32 * 2**20
+"""Bytes of an answered request's body that are read to keep its connection."""
 
 FIRST_REQUEST_SECONDS: Final = 0.5
 """Seconds that a stopping server waits for the first request of a new connection.
@@ -59,107 +68,236 @@ UNREAD_SECONDS: Final = 0.01
 STOPPED_SECONDS: Final = 2
 """``Retry-After`` of a request that came too late: another process listens by then."""
 
-
-class _WrongVersion(BadRequest):
-    """Another version of WebSocket; the answer names ours (RFC 6455 section 4.2.2)."""
-
-    status: ClassVar[int] = 426
+HEALTH_PATHS: Final = frozenset(path.encode() for path in (HEALTH, LIVE, READY))
+"""Paths that are answered although there are too many connections."""
 
 
-class _HeadTooLarge(BadRequest):
-    status: ClassVar[int] = 431
+class HttpProtocol(asyncio.Protocol):
+    """One connection until it ends or becomes a WebSocket."""
 
-
-class _TargetTooLong(BadRequest):
-    status: ClassVar[int] = 414
-
-
-class _HeadTooLate(BadRequest):
-    status: ClassVar[int] = 408
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits on heads.
-
-    Nothing is upgraded unless it follows RFC 6455 section 4.2.1.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._received = 0
-        self._head_from = 0
-        """Bytes received when the head began, including the read that it began in."""
-        self._in_head = False
-        self._awaits_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._refused = False
-        """Whether the last answer is sent; bytes that still arrive are dropped."""
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        connections: Connections,
+    ) -> None:
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = NOWHERE
+        self._pace = Pace(NOWHERE, self._loop)
+        self._timer = PhaseTimer(self._over, self._loop)
+        self._incoming = Incoming()
+        self._place: Place | None = None
+        self._base: Scope = {}
+        """What the scopes of all requests have in common."""
+        self._exchange: Exchange | None = None
+        """The request until it is answered and its body has ended."""
+        self._served = False
+        """Whether there was a request on this connection."""
+        self._dropped = 0
+        """Bytes of an answered request's body, since its timer began."""
+        self._reading = True
         self._draining = False
 
-    @property
-    def _running(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def __repr__(self) -> str:
+        return f"<HttpProtocol {self._timer!r} {self._incoming!r} {self._pace!r}>"
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Start the idle timer: a connection without a single byte is closed, too."""
-        super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+    # -- events of the transport -------------------------------------------------------
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers."""
-        self._unset_keepalive_if_required()
-        self._stop_head_timer()
-        super().connection_lost(exc)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place; a connection for which there is none is cut."""
+        self._transport = transport = cast(asyncio.Transport, transport)
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn calls only shutdown()
+        client = get_remote_addr(transport)
+        total = len(self._state.connections)
+        self._place = self._connections.admit(client[0] if client else "", total, self._loop.time())
+        if self._place is None:
+            transport.abort()
+            return
+        self._pace = Pace(transport, self._loop)
+        self._base = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": get_local_addr(transport),
+            "client": client,
+            "scheme": "https" if is_ssl(transport) else "http",
+            "root_path": self._config.root_path,
+        }
+        self.advance()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Let everything learn of the end."""
+        self._leave()
+        self._timer.enter(Phase.END)
+        self._incoming.take()
+        if self._exchange is not None:
+            self._exchange.disconnect()
+        self._pace.end()
+        self._transport = NOWHERE
+
+    def eof_received(self) -> None:
+        """Close: a client that has shut its side down is taken for gone."""
+        self._end()
+
+    def pause_writing(self) -> None:
+        """Let the answer wait (asyncio's callback)."""
+        self._pace.pause()
+
+    def resume_writing(self) -> None:
+        """Go on with the answer, or with the next request (asyncio's callback)."""
+        self._pace.resume()
+        self.advance()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; refuse a head that is too large, malformed or an invalid upgrade."""
-        if self._refused:
+        """Take bytes of the client (asyncio's callback)."""
+        if self._timer.phase is not Phase.END:
+            self._incoming.add(data)
+            self.advance()
+
+    # -- parts of requests -------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Parse what may be parsed now, and wait for what comes next."""
+        if self._timer.phase is Phase.END or self._transport.is_closing():
             return
-        self._unset_keepalive_if_required()
-        self._received += len(data)
+        incoming = self._incoming
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            while incoming.waiting:
+                exchange = self._exchange
+                if exchange is not None and not incoming.body.done:
+                    self._dropped += incoming.waiting
+                    exchange.body(incoming.content(), ended=incoming.body.done)
+                    if exchange.complete and exchange.ended:
+                        self._exchange = None
+                elif exchange is not None or self._pace.paused or (head := incoming.head()) is None:
+                    break
+                elif self._begin(head):
+                    return
+        except TryOnError as error:
+            self.refuse(error)
             return
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause if isinstance(cause, TryOnError) else BadRequest("bad_request", "Not valid HTTP."))
+        self._wait()
+
+    def _wait(self) -> None:
+        """Start the timer of what the connection waits for; read or pause."""
+        exchange, incoming = self._exchange, self._incoming
+        most = RESERVED_SECONDS if self._place is not None and self._place.error is not None else None
+        if exchange is None:
+            self._timer.enter(Phase.HEAD if incoming.in_head else Phase.IDLE, most=most)
+        elif exchange.complete:
+            self._timer.enter(Phase.REST)
+        else:
+            line = incoming.body.unfinished_line
+            self._timer.enter(Phase.LINE if line else Phase.ANSWER, line)
+        full = incoming.waiting > MAX_WAITING_BYTES or (exchange is not None and exchange.pending > HIGH_WATER_BYTES)
+        if full is self._reading:
+            self._reading = not full
+            (self._transport.pause_reading if full else self._transport.resume_reading)()
+
+    def _over(self, phase: Phase) -> None:
+        """Act at the end of a phase's time."""
+        if phase is Phase.IDLE and not self._pace.unsent:
+            self._end()
+        elif phase is Phase.IDLE:  # a long answer is still on its way
+            self._pace.watch()
+            self._wait()
+        elif phase is Phase.REST and FLOOR_BYTES <= self._dropped <= MAX_DROPPED_BYTES:
+            self._dropped = 0
+            self._wait()
+        elif phase is Phase.REST:
+            self._end(LINGER_SECONDS)
+        elif not self._reading:  # its rest waits in the kernel, for the application
+            self._wait()
+        else:
+            self.refuse(TooLate("bad_request", f"The {phase.value} of the request was not complete in time."))
+
+    # -- a request ---------------------------------------------------------------------
+
+    def _begin(self, head: Head) -> bool:
+        """Let the application answer; return whether the connection is handed on.
+
+        Raises BadRequest for an invalid upgrade, and the error of a reserved place.
+        """
+        self._served, self._dropped = True, 0
+        error = self._place.error if self._place is not None else None
+        if error is not None and (head.websocket or head.path not in HEALTH_PATHS):
+            raise error
+        path = head.path.decode("ascii")
+        scope: Scope = {
+            **self._base,
+            "http_version": head.version,
+            "method": head.method,
+            "path": self._config.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self._config.root_path.encode() + head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": self._app_state.copy(),
+        }
+        if head.websocket:
+            self._upgrade(head, scope)
+            return True
+        self._exchange = Exchange(self, self._pace, self._state, head, scope, ended=self._incoming.body.done)
+        task = self._loop.create_task(self._exchange.run(self._config.loaded_app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+        return False
+
+    def _upgrade(self, head: Head, scope: Scope) -> None:
+        """Hand a WebSocket handshake on. Raises BadRequest for an invalid one."""
+        accept = accept_of(head)
+        transport, early = self._transport, self._incoming.take()
+        self._timer.enter(Phase.END)
+        self._pace.end()
+        self._transport = NOWHERE
+        if not self._reading:
+            transport.resume_reading()
+        self._state.connections.discard(self)
+        protocol: Any = self._config.ws_protocol_class
+        if issubclass(protocol, Handshake):
+            handshake = protocol(self._config, self._state, self._app_state, self._leave)
+            handshake.begin(scope, accept, transport, early)
+        else:
+            self._leave()
+            made = protocol(config=self._config, server_state=self._state, app_state=self._app_state)
+            hand_over(made, head, transport, early)
+
+    def _leave(self) -> None:
+        """Leave the connections of the process and of the address."""
+        self._state.connections.discard(self)
+        place, self._place = self._place, None
+        if place is not None:
+            self._connections.leave(place)
+
+    def keeps(self, exchange: Exchange) -> bool:
+        """Return whether the connection stays open after this answer.
+
+        A client that waits for ``100 Continue`` may send its body or another request
+        now: nothing tells the two apart. A stopping server answers what has arrived.
+        """
+        last = self._draining and not self._incoming.waiting
+        reserved = self._place is not None and self._place.error is not None
+        return not (last or reserved or exchange.uninvited or self._incoming.body.left > MAX_DROPPED_BYTES)
+
+    def answered(self) -> None:
+        """Go on after the last byte of an answer."""
+        exchange = self._exchange
+        if exchange is None:
             return
-        if self._in_head and self._received - self._head_from > MAX_HEAD_BYTES:
-            self._refuse(_too_large())
-        elif (
-            self._awaits_head
-            and not self._running
-            and self._head_timer is None
-            and self.timeout_keep_alive_task is None
-        ):
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_late)
-
-    def on_message_begin(self) -> None:
-        """Note where the head begins."""
-        super().on_message_begin()
-        self._in_head = self._awaits_head = True
-        self._head_from = self._received
-
-    def on_headers_complete(self) -> None:
-        """Check the sizes of the whole head, which may have come in one piece."""
-        self._in_head = self._awaits_head = False
-        self._stop_head_timer()
-        if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > MAX_HEAD_BYTES:
-            raise _too_large()
-        if len(self.headers) > MAX_FIELDS:
-            raise _HeadTooLarge("bad_request", f"A request has at most {MAX_FIELDS} header fields.")
-        if len(self.url) > MAX_TARGET_BYTES:
-            raise _TargetTooLong("bad_request", f"The target of a request is at most {MAX_TARGET_BYTES} bytes.")
-        super().on_headers_complete()
-        if self._running and (self._draining or not self.cycle.keep_alive):
-            self._make_last()
-
-    def on_message_complete(self) -> None:
-        """Expect the next head."""
-        self._awaits_head = True
-        super().on_message_complete()
+        if not exchange.keep_alive:
+            self._end(0.0 if self._incoming.body.done else LINGER_SECONDS)
+            return
+        self._dropped = 0
+        if self._incoming.body.done:
+            self._exchange = None
+        self.advance()
+        if self._draining and self._exchange is None:
+            self._close_unless_asked(0.0)
 
     # -- the end of the connection -----------------------------------------------------
 
@@ -172,133 +310,47 @@ class HttpProtocol(HttpToolsProtocol):
         if self._draining:
             return
         self._draining = True
-        if self._running:
-            self._make_last()
-        else:
-            self._close_unless_asked(FIRST_REQUEST_SECONDS if self.cycle is None or self._head_has_begun else 0.0)
-
-    @property
-    def _head_has_begun(self) -> bool:
-        return self._in_head or self._head_timer is not None
+        if self._exchange is None or self._exchange.complete:
+            self._close_unless_asked(FIRST_REQUEST_SECONDS if not self._served or self._incoming.in_head else 0.0)
+        elif self._exchange.started and not self._incoming.waiting:
+            self._exchange.keep_alive = False
 
     def _close_unless_asked(self, patience: float) -> None:
-        if self.transport.is_closing() or self._refused or self._running:
+        running = self._exchange is not None and not self._exchange.complete
+        if self._timer.phase is Phase.END or running:
             return  # a request that runs has the last answer
-        if patience or _unread(self.transport):
-            self.loop.call_later(patience or UNREAD_SECONDS, self._close_unless_asked, 0.0)
-        elif self._head_has_begun:
-            self._refuse(Unavailable(retry_after=STOPPED_SECONDS))
+        if patience or kernel_bytes(self._transport, termios.FIONREAD):
+            self._loop.call_later(patience or UNREAD_SECONDS, self._close_unless_asked, 0.0)
+        elif self._incoming.in_head:
+            self.refuse(Unavailable(retry_after=STOPPED_SECONDS))
         else:
-            self.transport.close()
+            self._end()
 
-    def _make_last(self) -> None:
-        """Close after the answer to the current request."""
-        self.cycle.keep_alive = False
-        self.cycle.transport = cast(asyncio.Transport, _LastTransport(self))
-
-    def end(self) -> None:
-        """Close after the last answer, when a client that still sends can read it."""
-        if self.cycle.response_complete and self.cycle.more_body:
-            self._linger()
-        else:
-            self.transport.close()
-
-    def _linger(self) -> None:
-        self._refused = True
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
-
-    # -- refusals ----------------------------------------------------------------------
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _too_late(self) -> None:
-        self._head_timer = None
-        self._refuse(_HeadTooLate("bad_request", "The head of the request was not complete in time."))
-
-    def _upgrade(self, rest: bytes) -> None:
-        """Hand a WebSocket handshake on, or refuse it; only HTTP/1.1 can be upgraded.
-
-        ``rest``: bytes that the client sent after its head, before it got the answer.
-        """
-        if not self._should_upgrade():
-            self._unsupported_upgrade_warning()
+    def refuse(self, error: TryOnError) -> None:
+        """Answer, unless another answer has begun, and close."""
+        if self._timer.phase is Phase.END or self._transport.is_closing():
             return
-        accept = accept_key(self.headers)
-        if self._running:
-            self._refuse(BadRequest("bad_request", "An upgrade cannot overtake the answer to an earlier request."))
-        elif self.scope["http_version"] != "1.1":
-            self._refuse(BadRequest("bad_request", "A WebSocket begins with HTTP/1.1 (RFC 6455 section 4.2.1)."))
-        elif [version.strip() for name, version in self.headers if name == b"sec-websocket-version"] != [b"13"]:
-            self._refuse(_WrongVersion("bad_request", "Only version 13 of the WebSocket protocol (RFC 6455)."))
-        elif accept is None or self.scope["method"] != "GET":
-            self._refuse(BadRequest("bad_request", "Not a valid WebSocket handshake."))
-        elif issubclass(ours := cast(type, self.ws_protocol_class), Handshake):
-            self.connections.discard(self)
-            handshake = ours(self.config, self.server_state, self.app_state)
-            handshake.begin(cast(Scope, self.scope), self.url, accept, self.transport, rest)
-        else:
-            self.handle_websocket_upgrade()
+        if self._exchange is None or not self._exchange.started:
+            self._pace.write(refusal(error))
+        self._end(LINGER_SECONDS)
 
-    def _refuse(self, error: TryOnError) -> None:
-        """Answer, unless another answer is on its way, and close.
+    def _end(self, linger_seconds: float = 0.0) -> None:
+        """Close as soon as the client has taken all bytes; cut one that is too slow.
 
-        Bytes that still arrive are dropped.
+        ``linger_seconds``: for how long it may still send. A request that runs learns
+        that its client is gone.
         """
-        if self._refused or self.transport.is_closing():
-            return
-        self._stop_head_timer()
-        cycle, running = self.cycle, self._running
-        if not self.pipeline and not (running and cycle.response_started):
-            self.transport.write(_answer(error))
-        if running:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        self._linger()
-
-
-class _LastTransport:
-    """The transport of a connection's last answer, as the answering code uses it."""
-
-    __slots__ = ("_protocol", "is_closing", "write")
-
-    def __init__(self, protocol: HttpProtocol) -> None:
-        self._protocol = protocol
-        self.write = protocol.transport.write
-        self.is_closing = protocol.transport.is_closing
-
-    def __repr__(self) -> str:
-        return f"<_LastTransport of {self._protocol!r}>"
-
-    def close(self) -> None:
-        self._protocol.end()
-
-
-def _unread(transport: asyncio.Transport) -> bool:
-    """Return whether the kernel holds bytes of the client that were not read yet."""
-    waiting = bytearray(4)
-    try:
-        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
-    except (AttributeError, OSError, ValueError):  # closed in the meantime
-        return False
-    return any(waiting)
-
-
-def _too_large() -> TryOnError:
-    return _HeadTooLarge("bad_request", f"The head of a request is at most {MAX_HEAD_BYTES} bytes.")
-
-
-def _answer(error: TryOnError) -> bytes:
-    rid = str(uuid.uuid4())  # uvicorn builds the protocol: no other source of chance reaches it
-    more = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"} if isinstance(error, _WrongVersion) else {}
-    token = logs.request_id.set(rid)
-    try:
-        response = problem(
-            error, {"Connection": "close", "X-Request-ID": rid, "X-Content-Type-Options": "nosniff"} | more
-        )
-    finally:
-        logs.request_id.reset(token)
-    return response_head(response.status_code, response.raw_headers) + bytes(response.body)
+        self._timer.enter(Phase.END)
+        self._incoming.take()
+        if self._exchange is not None and not self._exchange.complete:
+            self._exchange.disconnect()
+        if not linger_seconds:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            with contextlib.suppress(OSError, RuntimeError):  # the client has gone
+                self._transport.write_eof()
+            if not self._reading:
+                self._reading = True
+                self._transport.resume_reading()
+            self._loop.call_later(linger_seconds, self._end)
+        self._pace.watch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -11,7 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from server.config.settings import Config
 from server.system.processes import raise_file_limit
 from server.telemetry import logs
 from server.web.push.hub import Hub
+from server.web.serving.connections import Connections
 from server.web.serving.handshake import Handshake
 from server.web.serving.http import HttpProtocol
 from server.web.serving.listening import HANDSHAKE_SECONDS, accept_all, listen, refuse_connections
@@ -160,19 +162,17 @@ class Server(uvicorn.Server):
         await self._wait_until(deadline, self._is_idle)
 
 
-def make_server(
-    app: Starlette, *, ws: type[asyncio.Protocol] = Handshake, http: type[asyncio.Protocol] = HttpProtocol
-) -> Server:
+def make_server(app: Starlette, config: Config, *, ws: type[asyncio.Protocol] = Handshake) -> Server:
     """Return the server around the application, as :func:`run` and the tests run it.
 
     It listens on sockets that it is given. ``ws``: the class that speaks WebSocket;
-    with any but the default, sockets go over plain ASGI. ``http``: likewise; any but
-    the default does not count the bytes of a request's head.
+    with any but the default, sockets go over plain ASGI.
     """
+    http = functools.partial(HttpProtocol, connections=Connections(config))
     return Server(
         uvicorn.Config(
             app,
-            http=http,
+            http=cast(type[HttpProtocol], http),
             loop="uvloop",
             ws=ws,
             ws_max_size=4096,
@@ -184,7 +184,6 @@ def make_server(
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=30,
         ),
         app,
     )
@@ -195,7 +194,7 @@ def run(app: Starlette, config: Config, *, reuse_port: bool = False) -> None:
     logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
     raise_file_limit()
     listener = listen(config, reuse_port=reuse_port)
-    server = make_server(app)
+    server = make_server(app, config)
     gc.freeze()  # the modules' 90,000 objects stay: no collection visits them while pushes wait
     host, port = listener.getsockname()[:2]
     log.info("Listening on http://%s:%d", host, port)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.web.serving.http import MAX_FIELDS, MAX_TARGET_BYTES
+from server.web.serving.heads import MAX_FIELDS, MAX_TARGET_BYTES
 from testkit.running import StartWeb, Web
 from testkit.uploads import assert_problem, upload
 from tests.server.web.serving.test_http import AN_UPGRADE, assert_raw_problem, exchange

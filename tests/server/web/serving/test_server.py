@@ -44,7 +44,7 @@ async def test_signal_before_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) 
 
     timer = mock.Mock()
     monkeypatch.setattr(threading, "Timer", timer)
-    server = make_server(Starlette(lifespan=lifespan))
+    server = make_server(Starlette(lifespan=lifespan), Config())
     server.handle_exit(signal.SIGTERM, None)
     serving = asyncio.create_task(server._serve([]))
     try:
