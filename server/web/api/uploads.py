@@ -23,8 +23,9 @@ from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
+from server.web.api.pace import Pace
 from server.web.api.params import parse_params
-from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
+from tryon.protocol.errors import BadRequest, TooLarge, TooSlow, Unprocessable, UnsupportedMedia
 from tryon.protocol.numbers import whole_number
 from tryon.protocol.views import Params
 
@@ -35,15 +36,6 @@ SLICE_BYTES: Final = 64 * 1024
 """Maximum bytes that are parsed before the event loop goes on: 0.2 ms at worst.
 
 A chunk of uvicorn's has up to five times as many.
-"""
-
-PAUSE_SECONDS: Final = 30.0
-"""Seconds that a body may pause, or be behind :data:`SLOWEST_RATE`."""
-
-SLOWEST_RATE: Final = 4096
-"""Bytes per second; a body that is slower on the whole is refused.
-
-It is taken for an attack: a byte every 29 s would hold its connection for years.
 """
 
 
@@ -77,8 +69,8 @@ async def read_upload(
     """Return the checked content of the whole body.
 
     ``fingerprint``: whether to make one. Raises ``not_multipart``,
-    ``unsupported_encoding``, ``bad_multipart`` (also when the client disconnects or is
-    too slow), ``body_too_large``, ``unsupported_image``, ``missing_image``,
+    ``unsupported_encoding``, ``bad_multipart`` (also when the client disconnects),
+    ``too_slow``, ``body_too_large``, ``unsupported_image``, ``missing_image``,
     ``bad_params``, ``storage_full`` or ``unavailable``, each as early as it can be
     known.
 
@@ -114,26 +106,30 @@ async def read_upload(
 async def _chunks(request: Request, clock: Clock, max_bytes: int) -> AsyncIterator[bytes]:
     """Yield the body as it comes.
 
-    Raises TooLarge above ``max_bytes``, and BadRequest if the body pauses for too long,
-    is too slow, or ends with the connection.
+    Raises TooLarge above ``max_bytes``, TooSlow below the slowest pace, and BadRequest
+    if the body ends with the connection.
     """
-    began = clock.monotonic()
-    received = 0
+    pace = Pace()
+    received, waited = 0, 0.0
     stream = request.stream()
     while True:
-        spare = began + PAUSE_SECONDS + received / SLOWEST_RATE - clock.monotonic()
+        began = clock.monotonic()
+        if waited >= pace.deadline:
+            raise TooSlow
         try:
-            async with asyncio.timeout(min(PAUSE_SECONDS, spare)):
+            async with asyncio.timeout(pace.deadline - waited):
                 chunk = await anext(stream, b"")
         except TimeoutError:
-            raise BadRequest("bad_multipart", "The body came too slowly.") from None
+            raise TooSlow from None
         except ClientDisconnect:
-            raise BadRequest("bad_multipart") from None
+            raise BadRequest("bad_multipart", "The connection ended before the body.") from None
         if not chunk:
             return
+        waited += clock.monotonic() - began
         received += len(chunk)
         if received > max_bytes:
             raise TooLarge
+        pace.note(waited, len(chunk))
         yield chunk
 
 

@@ -18,7 +18,7 @@ from starlette.routing import Match, Route
 from starlette.websockets import WebSocket
 
 from server.telemetry import logs
-from tryon.protocol.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TryOnError
+from tryon.protocol.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, TooSlow, TryOnError
 from tryon.protocol.frames import encode
 
 log = logging.getLogger("tryon.web")
@@ -61,6 +61,8 @@ def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Respons
         limit=error.limit,
     )
     extra = ACCEPTED.get(error.code, {}) | (headers or {})
+    if error.status == TooSlow.status:  # the rest of the request is not waited for (RFC 9110 section 15.5.9)
+        extra["Connection"] = "close"
     if error.retry_after is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return Response(

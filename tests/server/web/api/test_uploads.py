@@ -18,8 +18,9 @@ from starlette.types import Receive
 from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import Clock, SystemClock
-from server.web.api import uploads
+from server.web.api import pace, uploads
 from server.web.api.form import Form
+from server.web.api.parts import Part
 from server.web.api.uploads import SPOOL_BYTES, read_upload
 from testkit.clocks import ManualClock
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, app, form, part, sha
@@ -163,8 +164,8 @@ async def test_chunk_is_parsed_in_slices(settings: Config, monkeypatch: pytest.M
 
 
 async def test_paused_body_is_refused(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that pauses too long gets bad_multipart."""
-    monkeypatch.setattr(uploads, "PAUSE_SECONDS", 0.05)
+    """A body that pauses too long gets too_slow."""
+    monkeypatch.setattr(pace, "WINDOW_SECONDS", 0.05)
     silence = asyncio.Event()
     sent = [part("image", JPEG)]
 
@@ -173,24 +174,48 @@ async def test_paused_body_is_refused(settings: Config, monkeypatch: pytest.Monk
             await silence.wait()
         return {"type": "http.request", "body": sent.pop(), "more_body": True}
 
-    assert await refusal_of(request_of(receive), settings) == "bad_multipart"
+    assert await refusal_of(request_of(receive), settings) == "too_slow"
 
 
 async def test_dripping_body_is_refused(settings: Config) -> None:
-    """Each byte comes well within the allowed pause, yet the whole is too slow."""
+    """Each byte comes well within the allowed pause, yet the window is too poor."""
     clock = ManualClock()
     body = form(part("image", JPEG))
     sent = 0
 
     async def receive() -> dict[str, Any]:
         nonlocal sent
-        await asyncio.sleep(0)  # a body that is out of time is refused here
         clock.advance(0.9)
         sent += 1
         return {"type": "http.request", "body": body[sent - 1 : sent], "more_body": True}
 
-    assert await refusal_of(request_of(receive), settings, clock) == "bad_multipart"
-    assert sent == 34  # the first at which 0.9 s a byte has used up the pause
+    assert await refusal_of(request_of(receive), settings, clock) == "too_slow"
+    assert sent == 17  # the first at which 0.9 s a byte has used up the 15 s
+
+
+async def test_slow_disk_is_not_the_clients_fault(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the time that is waited for the client counts against it."""
+    clock = ManualClock()
+    write = Part.write
+
+    def slow(part: Part, folder: Path) -> None:
+        clock.advance(60)
+        write(part, folder)
+
+    monkeypatch.setattr(Part, "write", slow)
+    sent = [
+        form(part("image", JPEG + bytes(3 * SPOOL_BYTES)))[at : at + SPOOL_BYTES]
+        for at in range(0, 3 * SPOOL_BYTES + 500, SPOOL_BYTES)
+    ]
+
+    async def receive() -> dict[str, Any]:
+        clock.advance(5)
+        return {"type": "http.request", "body": sent.pop(0), "more_body": bool(sent)}
+
+    with contextlib.closing(
+        await read_upload(request_of(receive), settings, clock, StorageThreads(), fingerprint=False)
+    ) as upload:
+        assert len(upload.image.read()) == len(JPEG) + 3 * SPOOL_BYTES
 
 
 async def test_full_disk_is_507(post: Post, small_disk: Path) -> None:
