@@ -16,16 +16,17 @@ _DONE: Final = re.compile(r"([A-Z]+) (\d{1,5}) (\d{1,5})", re.ASCII)
 
 
 class PhotoJob:
-    """A photo that waits for a process or is with one.
+    """A photo of a client's ``address`` that waits for a process or is with one.
 
     ``answer`` is format, width and height of the picture that then stands in the file
     ``result``, or the error that refuses the photo.
     """
 
-    __slots__ = ("answer", "result", "source")
+    __slots__ = ("address", "answer", "result", "source")
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, address: str) -> None:
         self.source = source
+        self.address = address
         self.answer: asyncio.Future[tuple[ImageFormat, int, int]] = asyncio.get_running_loop().create_future()
         self.result = -1
 

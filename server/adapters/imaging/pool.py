@@ -18,15 +18,14 @@ for the same decode, turn and encode, for a 12 MP photo 0.91 times.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import logging
-from collections import deque
 from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from server.adapters.imaging.image_process import ImageProcess, ImageProcesses
 from server.adapters.imaging.photo_job import PhotoJob
+from server.adapters.imaging.turns import Turns
 from server.domain.images import CleanImage, ImageFormat, Limits
 from tryon.protocol.errors import Unavailable, Unprocessable
 
@@ -80,7 +79,10 @@ Found without loading Pillow (10 MB).
 
 
 class Imaging:
-    """Cleans photos in at most ``workers`` processes, in the order of their arrival.
+    """Cleans photos in ``workers`` processes; clients' addresses take turns.
+
+    The photos of one address are taken in the order of their arrival; at most
+    ``2 * workers - 1`` processes work at once (:class:`.turns.Turns`).
 
     An async context manager, or :meth:`warm` and :meth:`close`. Processes start when
     they are needed; one is kept. Each may use 512 MiB + 26 bytes a pixel of address
@@ -99,17 +101,16 @@ class Imaging:
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.limits = limits
-        self._workers = workers
         self._niceness = niceness
         self._work_seconds = work_seconds
         self._images_per_process = images_per_process
         self._program = program
         self._processes = ImageProcesses(idle_seconds=idle_seconds, on_readable=self._readable)
-        self._waiting: deque[PhotoJob] = deque()
+        self._turns = Turns(workers)
         self._closing = False
 
     def __repr__(self) -> str:
-        return f"<Imaging {self._processes!r} waiting={len(self._waiting)} {self.limits}>"
+        return f"<Imaging {self._processes!r} {self._turns!r} {self.limits}>"
 
     @property
     def pids(self) -> list[int]:
@@ -119,17 +120,18 @@ class Imaging:
     @property
     def waiting(self) -> int:
         """The number of photos that have no process yet."""
-        return len(self._waiting)
+        return len(self._turns)
 
     def warm(self) -> None:
         """Start the first process (60 ms of CPU), so that no photo waits for it."""
         if not self._processes:
             self._start()
 
-    async def clean(self, source: BinaryIO) -> CleanImage:
+    async def clean(self, source: BinaryIO, *, address: str = "") -> CleanImage:
         """Return the picture in ``source``, read from its beginning, cleaned.
 
-        Waits for an idle process; ``source`` must stay open until then. A caller that
+        Waits for an idle process and the turn of ``address``, which stands for the
+        client; ``source`` must stay open until then. A caller that
         is cancelled gives up its place; a photo that is being worked on already is
         finished and its result dropped.
 
@@ -138,17 +140,16 @@ class Imaging:
         ``image_too_large``, ``image_too_small``, ``body_too_large`` or, when too many
         photos are waiting or no process can be started, ``unavailable``.
         """
-        if self._closing or (not self._processes.idle and len(self._waiting) >= MAX_WAITING):
+        if self._closing or not self._has_room(address):
             raise Unavailable(retry_after=RETRY_SECONDS)
-        job = PhotoJob(source)
-        self._waiting.append(job)
+        job = PhotoJob(source, address)
+        self._turns.add(job)
         self._go_on()
         try:
             return await job.picture(self.limits.max_result_bytes)
         finally:
             if job.answer.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(job)
+                self._turns.discard(job)
             job.close()
 
     async def close(self) -> None:
@@ -157,11 +158,10 @@ class Imaging:
         Photos that wait or are being worked on get 0.7 s of it, then they are refused.
         """
         self._closing = True
-        jobs = [*self._waiting, *self._processes.jobs]
-        if unanswered := [job.answer for job in jobs if not job.answer.done()]:
+        unanswered = [job.answer for job in (*self._turns, *self._processes.jobs) if not job.answer.done()]
+        if unanswered:
             await asyncio.wait(unanswered, timeout=STOP_SECONDS)
-        self._waiting.clear()
-        for job in jobs:
+        for job in (*self._turns.clear(), *self._processes.jobs):
             job.refuse(Unavailable(retry_after=RETRY_SECONDS))
         await self._processes.close()
 
@@ -174,24 +174,38 @@ class Imaging:
 
     # -- changes of state: plain functions, all of them on the loop --------------------
 
+    def _has_room(self, address: str) -> bool:
+        """Return whether one more photo may wait.
+
+        In a full queue the address with the most photos loses its newest one.
+        """
+        if self._processes.idle or len(self._turns) < MAX_WAITING:
+            return True
+        job = self._turns.newest_of_most(address)
+        if job is None:
+            return False
+        self._turns.discard(job)
+        job.refuse(Unavailable(retry_after=RETRY_SECONDS))
+        return True
+
     def _go_on(self) -> None:
         """Hand waiting photos to idle processes, and start processes for the others."""
         idle = self._processes.idle
-        while self._waiting and idle:
-            process, job = idle.pop(), self._waiting.popleft()
+        while idle and (job := self._turns.take()) is not None:
+            process = idle.pop()
             try:
                 process.begin(job)
             except BrokenPipeError:
-                self._waiting.appendleft(job)
+                self._turns.put_back(job)
                 self._processes.end(process)
             except (ValueError, OSError) as error:  # closed by its owner; no memory, no descriptor
                 idle.append(process)
                 log.warning("Cannot hand a photo over: %s", error)
+                self._turns.end(job)
                 job.refuse(Unavailable(retry_after=RETRY_SECONDS))
             else:
                 process.set_timer(self._work_seconds, self._too_late)
-        missing = len(self._waiting) - self._processes.starting
-        for _ in range(min(missing, self._workers - len(self._processes))):
+        for _ in range(self._turns.startable() - self._processes.starting):
             self._start()
 
     def _start(self) -> None:
@@ -209,8 +223,8 @@ class Imaging:
         """
         log.error("No process for images could be started: %s", reason)
         if not self._processes:
-            while self._waiting:
-                self._waiting.popleft().refuse(Unavailable(retry_after=RETRY_SECONDS))
+            for job in self._turns.clear():
+                job.refuse(Unavailable(retry_after=RETRY_SECONDS))
 
     def _readable(self, process: ImageProcess) -> None:
         """Take a process's word: it is ready, has an answer, or has ended."""
@@ -221,8 +235,8 @@ class Imaging:
             return
         except ConnectionResetError:  # on Linux: it ended without having read the request
             if job is not None and not job.answer.done():
-                self._waiting.appendleft(job)
-            process.job = None
+                self._turns.put_back(job)
+                process.job = None
             message = b""
         if not message:
             self._lost(process, "ended")
@@ -234,6 +248,7 @@ class Imaging:
     def _free(self, process: ImageProcess) -> None:
         process.cancel_timer()
         if process.job is not None:
+            self._turns.end(process.job)
             process.job = None
             process.images += 1
         process.ready = True
@@ -259,6 +274,7 @@ class Imaging:
             log.warning(
                 "Image process %s %s while it worked", process.process.pid, how, extra={"images": process.images}
             )
+            self._turns.end(process.job)
             process.job.refuse(Unprocessable("unreadable_image"))
         if not self._closing:
             self.warm()

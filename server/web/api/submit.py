@@ -63,7 +63,7 @@ class SubmitEndpoints:
         return await self._limited(request, self._retry)
 
     async def _limited(
-        self, request: Request, accept: Callable[[Request, dict[str, str]], Awaitable[Response]]
+        self, request: Request, accept: Callable[[Request, str, dict[str, str]], Awaitable[Response]]
     ) -> Response:
         """Count the request against the rate limit, then answer with ``accept``.
 
@@ -71,16 +71,17 @@ class SubmitEndpoints:
         """
         headers: dict[str, str] = {}
         try:
-            verdict = await self._limiter.take(counted(client_address(request, self._config)))
+            address = counted(client_address(request, self._config))
+            verdict = await self._limiter.take(address)
             headers = _rate_headers(verdict)
             if verdict is not None and not verdict.allowed:
                 raise RateLimited(limit="upload_rate", retry_after=verdict.reset_seconds)
-            return await accept(request, headers)
+            return await accept(request, address, headers)
         except TryOnError as error:
             metrics.uploads_refused.labels(error.code).inc()
             return problem(error, headers)
 
-    async def _upload(self, request: Request, headers: dict[str, str]) -> Response:
+    async def _upload(self, request: Request, address: str, headers: dict[str, str]) -> Response:
         token = token_of(request)
         key = _idempotency_key(request)
         if key is not None and token is None:
@@ -93,9 +94,10 @@ class SubmitEndpoints:
         )
         with contextlib.closing(upload):
             if key is None:
-                session, replayed = await self._submit(owner, upload, None), False
+                session, replayed = await self._submit(owner, address, upload, None), False
             else:
-                session, replayed = await self._submit_once(owner, upload, Idempotency.of(key, upload.fingerprint))
+                once = Idempotency.of(key, upload.fingerprint)
+                session, replayed = await self._submit_once(owner, address, upload, once)
         return await self._created(session, headers, replayed=replayed, made=made)
 
     async def _created(
@@ -106,8 +108,9 @@ class SubmitEndpoints:
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
-    async def _submit(self, owner: str, upload: Upload, idempotency: Idempotency | None) -> Session:
-        image, garment = await asyncio.gather(self._clean(upload.image), self._clean(upload.garment))
+    async def _submit(self, owner: str, address: str, upload: Upload, idempotency: Idempotency | None) -> Session:
+        photos = (upload.image, upload.garment)
+        image, garment = await asyncio.gather(*(self._clean(photo, address) for photo in photos))
         assert image is not None
         return await self._submissions.submit(
             owner=owner,
@@ -118,7 +121,9 @@ class SubmitEndpoints:
             idempotency=idempotency,
         )
 
-    async def _submit_once(self, owner: str, upload: Upload, idempotency: Idempotency) -> tuple[Session, bool]:
+    async def _submit_once(
+        self, owner: str, address: str, upload: Upload, idempotency: Idempotency
+    ) -> tuple[Session, bool]:
         """Return the session of this key, and whether it existed before.
 
         Equal requests in this process wait for each other, so the photo is cleaned only
@@ -130,14 +135,14 @@ class SubmitEndpoints:
             if (session := await self._submissions.replay(owner, idempotency)) is not None:
                 return session, True
             try:
-                return await self._submit(owner, upload, idempotency), False
+                return await self._submit(owner, address, upload, idempotency), False
             except Taken:
                 session = await self._submissions.replay(owner, idempotency)
                 if session is None:  # its session has expired and is not erased yet
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
 
-    async def _retry(self, request: Request, headers: dict[str, str]) -> Response:
+    async def _retry(self, request: Request, address: str, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner
         await self._check_queue()
         session, replayed = await self._submissions.retry(
@@ -145,10 +150,10 @@ class SubmitEndpoints:
         )
         return await self._created(session, headers, replayed=replayed)
 
-    async def _clean(self, source: BinaryIO | None) -> Photo | None:
+    async def _clean(self, source: BinaryIO | None, address: str) -> Photo | None:
         if source is None:
             return None
-        clean = await self._imaging.clean(source)
+        clean = await self._imaging.clean(source, address=address)
         return Photo(clean.data, clean.extension)
 
     async def _check_queue(self) -> None:

@@ -246,6 +246,59 @@ async def test_full_queue_is_unavailable(start: Start, gate: Gate) -> None:
     assert await asyncio.gather(*waiting) == ["100"] * MAX_WAITING
 
 
+async def test_addresses_take_turns(start: Start, gate: Gate) -> None:
+    """Ten photos of one address do not keep another address waiting for ten."""
+    imaging = start(workers=1)
+    done: list[str] = []
+
+    async def clean(address: str, source: io.BytesIO) -> None:
+        await imaging.clean(source, address=address)
+        done.append(address)
+
+    first = asyncio.ensure_future(clean("a", gate.photo()))
+    await gate.reached()
+    work = [asyncio.ensure_future(clean(address, photo())) for address in "aaaabbc"]
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(first, *work)
+    assert "".join(done) == "abcabaaa"
+
+
+async def test_address_waits_for_no_photo_of_another(start: Start, tmp_path: Path) -> None:
+    """Two photos that never end, and ten behind them, delay another address by none."""
+    imaging = start(workers=2)
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with Gate(folders[0]) as one, Gate(folders[1]) as two:
+        held = [asyncio.ensure_future(imaging.clean(gate.photo(), address="a")) for gate in (one, two)]
+        await asyncio.gather(one.reached(), two.reached())
+        behind = [asyncio.ensure_future(outcome(imaging.clean(photo(), address="a"))) for _ in range(10)]
+        assert [await outcome(imaging.clean(photo(), address="b")) for _ in range(3)] == ["100"] * 3
+        assert imaging.waiting == 10
+        assert len(imaging.pids) == 3
+        one.open()
+        two.open()
+        assert [image.data for image in await asyncio.gather(*held)] == [b"waited"] * 2
+        assert await asyncio.gather(*behind) == ["100"] * 10
+
+
+async def test_full_queue_refuses_address_with_most_photos(start: Start, gate: Gate) -> None:
+    """One address fills the queue; the photo of another takes its newest place."""
+    imaging = start(workers=1)
+    working = asyncio.ensure_future(imaging.clean(gate.photo(), address="a"))
+    await gate.reached()
+    waiting = [asyncio.ensure_future(outcome(imaging.clean(photo(), address="a"))) for _ in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    other = asyncio.ensure_future(outcome(imaging.clean(photo(), address="b")))
+    assert await waiting[-1] == "unavailable"
+    assert imaging.waiting == MAX_WAITING
+    gate.open()
+    await working
+    assert await other == "100"
+    assert await asyncio.gather(*waiting[:-1]) == ["100"] * (MAX_WAITING - 1)
+
+
 async def test_cancelled_waiter_gives_up_its_place(start: Start, gate: Gate) -> None:
     """A caller that is cancelled while it waits leaves the queue."""
     imaging = start(workers=1)
