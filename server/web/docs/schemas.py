@@ -250,7 +250,7 @@ PARAMETERS: Final[dict[str, Schema]] = {
         "in": "path",
         "required": True,
         "description": "Key of the file, with its slash, from a link.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9/._-]+$"},
         "example": f"inputs/{SESSION_ID}-image.jpg",
     },
     "link_expires": {
