@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from server.config.authorities import ANY, parse_host_pattern, parse_origin
+from server.config.database_url import parse_database_url
 from tryon.protocol.numbers import decimal, whole_number
 
 
@@ -124,8 +125,7 @@ def secret_keys(text: str) -> tuple[str, ...]:
 
 def database_url(text: str) -> str:
     """Parse the URL of a database that the product supports."""
-    if not text.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
-        raise ValueError("must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
+    parse_database_url(text)
     return text
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from dotenv import dotenv_values
 
 from server.config import parsing, secret_file
+from server.config.database_url import sqlite_url
 from server.config.parsing import UploadRate
 
 
@@ -60,7 +61,8 @@ class Config:
     )
     database_url: str | None = setting(
         None,
-        "Database: sqlite+aiosqlite:///… or postgresql+asyncpg://….",
+        "Database: sqlite+aiosqlite:///… or postgresql+asyncpg://…, with libpq's sslmode and the like; pgbouncer=true behind "
+        "PgBouncer in transaction mode.",
         parsing.database_url,
         shown="SQLite in the data folder",
     )
@@ -224,7 +226,7 @@ class Config:
     @property
     def database(self) -> str:
         """Return the database's URL."""
-        return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'tryon.sqlite3').absolute()}"
+        return self.database_url or sqlite_url((self.data_dir / "tryon.sqlite3").absolute())
 
     @property
     def redis(self) -> str:

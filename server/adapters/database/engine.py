@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import make_url
+from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from server.adapters.database.errors import disk_is_full, mapped_errors
 from server.adapters.database.lost_connections import LostConnections
+from server.config.database_url import SQLITE, DatabaseUrl, parse_database_url
 from server.system.disk_space import Reserve
 from tryon.protocol.errors import StorageFull, Unavailable
 
@@ -24,6 +24,9 @@ BUSY_SECONDS: Final = 5.0
 """Maximum wait for a write on SQLite, first for the turn among this process's own
 writers, then for another process's write lock; after that the call is unavailable.
 """
+
+CONNECT_SECONDS: Final = 5
+"""Maximum time to connect to PostgreSQL, unless its URL has a ``connect_timeout``."""
 
 READ_SECONDS: Final = 2.0
 """Maximum duration of a read on PostgreSQL, from the wait for a connection to the last
@@ -71,22 +74,33 @@ def create_engine(database_url: str) -> AsyncEngine:
     It connects when it is first used. The values of a statement never reach an error's
     text, and so no log.
     """
-    if make_url(database_url).get_backend_name() == "postgresql":
-        return _create_postgresql_engine(database_url)
-    return _create_sqlite_engine(database_url)
+    url = parse_database_url(database_url)
+    return _create_sqlite_engine(url.path) if url.sqlite else _create_postgresql_engine(url)
 
 
-def _create_postgresql_engine(database_url: str) -> AsyncEngine:
+def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
+    # Without names and caches each statement is parsed in the message that runs it, so
+    # that it does not matter which of its connections a pooler picks for it.
+    unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
     engine = create_async_engine(
-        database_url,
+        make_url(url.address),
         pool_size=10,
         max_overflow=10,
         pool_timeout=5,
         # A connection to a standby would stay in the pool after a fail-over: it reads
         # what is old, and refuses every write.
-        connect_args={"timeout": 5, "command_timeout": COMMAND_SECONDS, "target_session_attrs": "primary"},
+        connect_args={
+            "dsn": url.driver_url,
+            "timeout": url.connect_seconds or CONNECT_SECONDS,
+            "command_timeout": COMMAND_SECONDS,
+            "target_session_attrs": "primary",
+            "server_settings": dict(url.server),
+        }
+        | (unnamed if url.pooled else {}),
         hide_parameters=True,
     )
+    if url.pooled:
+        return engine
     limits = {
         "idle_in_transaction_session_timeout": IDLE_SECONDS,
         "client_connection_check_interval": ABANDONED_SECONDS,
@@ -105,9 +119,9 @@ def _create_postgresql_engine(database_url: str) -> AsyncEngine:
     return engine
 
 
-def _create_sqlite_engine(database_url: str) -> AsyncEngine:
+def _create_sqlite_engine(path: str | None) -> AsyncEngine:
     engine = create_async_engine(
-        database_url,
+        URL.create(SQLITE, database=path),  # a file's name may hold any character
         connect_args={"timeout": BUSY_SECONDS},
         pool_size=5,
         pool_timeout=BUSY_SECONDS,

@@ -11,11 +11,13 @@ from typing import Final
 
 import alembic.command
 import alembic.config
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
-from sqlalchemy.engine import make_url
 
 from server.adapters.database.engine import create_engine
 from server.adapters.database.errors import CANNOT_CONNECT, reason
+from server.config.database_url import parse_database_url
 from server.config.settings import Config, ConfigError
 from server.system.disk_space import Reserve
 
@@ -45,6 +47,12 @@ def migrate(config: Config) -> None:
         asyncio.run(_migrate(config))
     except CANNOT_CONNECT as error:
         raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason(error)}") from error
+    except CommandError as error:
+        if not isinstance(unknown := error.__cause__, ResolutionError):
+            raise
+        raise ConfigError(
+            f"TRYON_DATABASE_URL: the database has the schema {unknown.argument!r} of a newer release; install that release"
+        ) from error
 
 
 def _try_sqlite(database_url: str) -> None:
@@ -52,12 +60,12 @@ def _try_sqlite(database_url: str) -> None:
 
     Its thread would print a trace of a failure after the event loop has ended.
     """
-    url = make_url(database_url)
-    if url.get_backend_name() == "sqlite":
-        if url.database:
-            Reserve(Path(url.database)).adjust()
-            _make_private(Path(url.database))
-        with contextlib.closing(sqlite3.connect(url.database or ":memory:")):
+    url = parse_database_url(database_url)
+    if url.sqlite:
+        if url.path:
+            Reserve(Path(url.path)).adjust()
+            _make_private(Path(url.path))
+        with contextlib.closing(sqlite3.connect(url.path or ":memory:")):
             pass
 
 

@@ -76,6 +76,21 @@ async def test_cancelled_sqlite_write_frees_the_lock(sqlite_url: str, monkeypatc
             gc.enable()
 
 
+async def test_words_of_libpq_reach_the_server(postgres_url: str) -> None:
+    """The name and the options of a URL are those of its connections."""
+    query = "?sslmode=prefer&connect_timeout=9&application_name=try%20on&options=-c%20lock_timeout%3D1234"
+    async with opened(postgres_url + query) as database, database.connections.read() as connection:
+        shown = "SELECT current_setting('application_name'), current_setting('lock_timeout')"
+        assert tuple((await connection.execute(text(shown))).one()) == ("try on", "1234ms")
+
+
+async def test_tls_is_demanded_by_sslmode(postgres_url: str) -> None:
+    """The server of the tests has no TLS: ``require`` cannot connect to it."""
+    async with opened(f"{postgres_url}?sslmode=require") as database:
+        with pytest.raises(Unavailable):
+            await database.reader.check()
+
+
 async def test_stopped_postgres_is_unavailable(postgres: PostgresServer) -> None:
     with contextlib.closing(PostgresServer()) as server:
         await asyncio.to_thread(server.start)

@@ -15,7 +15,7 @@ import alembic.config
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Index, inspect
+from sqlalchemy import Connection, Index, inspect, text
 from sqlalchemy.schema import SchemaItem
 
 from server.adapters.database import migrations, tables
@@ -185,6 +185,29 @@ async def test_sessions_survive_upgrade_and_downgrade(config: Config, monkeypatc
     await database.close()
     async with connected(config) as run:
         assert await run(differences) == []  # type: ignore[misc]
+
+
+async def test_newer_schema_is_reported_in_one_line(config: Config) -> None:
+    """The database was migrated by a release that this one does not know."""
+    await migrate(config)
+    async with connected(config) as run:
+        await run(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))  # type: ignore[misc]
+        await run(lambda connection: connection.commit())  # type: ignore[misc]
+    status, output = await tryon_migrate(config)
+    assert (status, output.count("\n")) == (2, 1), output
+    assert output.startswith("tryon: TRYON_DATABASE_URL: the database has the schema '9999' of a newer release"), output
+
+
+@pytest.mark.parametrize("name", ["what? #1", "50% %41"])
+async def test_sqlite_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """The database is made and opened in a data folder of that name."""
+    folder = tmp_path / name
+    await migrate(Config(data_dir=folder))
+    database = open_database(Config(data_dir=folder).database, clock=SystemClock())
+    await database.writer.insert(new_session())
+    await database.close()
+    assert (folder / "tryon.sqlite3").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
