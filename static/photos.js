@@ -92,7 +92,10 @@ export function onArrive({ zones, fallback, curtain, accepts, onFile, onWords })
     }
   }
 
-  addEventListener("dragstart", () => (own = true));
+  addEventListener("dragstart", () => {
+    own = true;
+    addEventListener("pointermove", () => (own = false), { once: true }); // no `dragend` comes if the element was removed
+  });
   addEventListener("dragend", () => (own = false));
   addEventListener("dragenter", (event) => {
     if (!concerns(event)) return;

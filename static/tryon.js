@@ -207,7 +207,8 @@ class Following {
   #probe = null; // a better one that is being tried
   #next = null; // { rung }: a connection to be made
   #places; // of the browser's connections
-  #crowded = null; // AbortController, while it waits for a place
+  #lacking = null; // the rung that it left for want of a place, until it is on a better one than polls
+  #queued = null; // AbortController, while it waits for a place
   #notBefore = 0; // the server said so
   #failures = 0; // in a row, without a steady connection in between
   #tries = {}; // rung: attempts in a row that brought nothing
@@ -302,18 +303,21 @@ class Following {
   #giveWay(link) {
     if (link.over) return;
     if (link === this.#probe) return this.#lost(link);
-    this.#crowd(link.rung);
+    this.#lacking = link.rung;
+    this.#queue();
     if (this.#rungs.includes("poll")) return this.#connect("poll");
     this.#drop(link);
     this.#report("reconnecting");
   }
 
-  /** Waits for a place, to go back to this rung. */
-  async #crowd(rung) {
-    if (this.#crowded) return;
-    this.#crowded = new AbortController();
-    const place = await this.#places.wait(this.#crowded.signal);
-    this.#crowded = null;
+  /** Waits for a place, to go back to the rung that needs one. */
+  async #queue() {
+    if (this.#queued || !this.#lacking) return;
+    this.#queued = new AbortController();
+    const place = await this.#places.wait(this.#queued.signal);
+    const rung = this.#lacking;
+    this.#queued = null;
+    if (this.#over) return place.release();
     if (this.#link.live && this.#link.rung === "poll") {
       this.#drop(this.#probe);
       this.#launch((this.#probe = newLink(rung, this.#rungs.indexOf(rung), place)));
@@ -323,6 +327,11 @@ class Following {
     } else {
       this.#connect(rung, place);
     }
+  }
+
+  #leaveQueue() {
+    this.#queued?.abort();
+    this.#queued = null;
   }
 
   #socket(link) {
@@ -402,9 +411,11 @@ class Following {
       this.#link = link;
       this.#climbs = 0;
     }
-    if (link.rung !== "poll") {
-      this.#crowded?.abort();
-      this.#crowded = null;
+    if (link.rung === "poll") {
+      this.#queue(); // again, if a place was of no use
+    } else {
+      this.#lacking = null;
+      this.#leaveQueue();
     }
     this.#report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
     if (link.rung !== this.#rungs[0] && !this.#timers.climb) this.#climbLater();
@@ -600,7 +611,7 @@ class Following {
     if (this.#over) return;
     this.#over = true;
     this.#abort.abort();
-    this.#crowded?.abort();
+    this.#leaveQueue();
     for (const name of Object.keys(this.#timers)) this.#stop(name);
     this.#drop(this.#link);
     this.#drop(this.#probe);

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import expect
 
 from testkit.processes import ROOT
-from tests.browser.visitor import Visitor
+from tests.browser.visitor import DONE_MS, Visitor
 
 pytestmark = pytest.mark.xdist_group("chromium")
 
@@ -62,6 +62,12 @@ async def is_told(visitor: Visitor, words: str) -> None:
     assert visitor.uploads == []
 
 
+async def is_taken(visitor: Visitor) -> None:
+    """Expect that a photo was sent and is followed."""
+    await expect(visitor.page.locator("body")).to_have_attribute("data-phase", "following", timeout=DONE_MS)
+    await expect(visitor.page.get_by_role("img", name="Your photo")).to_be_visible()
+
+
 # -- drops -----------------------------------------------------------------------------
 
 
@@ -73,7 +79,7 @@ async def test_dropped_folder_is_told_in_words(visitor: Visitor, tmp_path: Path)
     await drop(visitor, "#photo-zone", folder)
     await is_told(visitor, "That is a folder. Please drop one photo out of it.")
     await drop(visitor, "#photo-zone", folder, visitor.photos / "photo.jpg")
-    await visitor.sees_result()
+    await is_taken(visitor)
 
 
 async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
@@ -94,7 +100,7 @@ async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) ->
     await visitor.arrive()
     html = f'<img src="{ELSEWHERE}">'
     await drop(visitor, "#photo-zone", visitor.photos / "photo.jpg", text_uri_list=ELSEWHERE, text_html=html)
-    await visitor.sees_result()
+    await is_taken(visitor)
 
 
 async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
@@ -104,7 +110,7 @@ async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
     await drop(visitor, "#garment-zone", text_html=f'<img src="data:image/png;base64,{data}">', text_uri_list="x:y")
     await expect(visitor.page.get_by_alt_text("The garment you chose")).to_be_visible()
     await visitor.choose("photo.jpg")
-    await visitor.sees_result()
+    await is_taken(visitor)
 
 
 async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
@@ -116,7 +122,24 @@ async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
     assert result is not None
     await visitor.page.get_by_role("button", name="New photo").click()
     await drop(visitor, text_uri_list=visitor.url + result, text_html=f'<img src="{visitor.url}{result}">')
+    await is_taken(visitor)
+    assert len(visitor.uploads) == 2
+
+
+async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
+    """A slip of the hand is no upload; a drop from elsewhere is one afterwards."""
+    await visitor.arrive()
+    await visitor.choose("photo.jpg")
     await visitor.sees_result()
+    await visitor.page.evaluate(
+        "() => { window.had = []; for (const kind of ['dragstart', 'drop']) addEventListener(kind, () => had.push(kind)); }"
+    )
+    await visitor.page.drag_and_drop("#result", "#headline")
+    assert await visitor.page.evaluate("had") == ["dragstart"]
+    await visitor.says("Your result is ready")
+    assert len(visitor.uploads) == 1
+    await drop(visitor, "#headline", visitor.photos / "photo.jpg")
+    await visitor.page.wait_for_function("document.body.dataset.status !== 'completed'")
     assert len(visitor.uploads) == 2
 
 
@@ -125,7 +148,7 @@ async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
     await visitor.arrive()
     await drop(visitor, "footer", visitor.photos / "photo.jpg", visitor.photos / "photo.webp")
     await expect(visitor.page.get_by_text("One photo at a time: “photo.jpg” was taken.").first).to_be_visible()
-    await visitor.sees_result()
+    await is_taken(visitor)
     assert len(visitor.uploads) == 1
 
 
@@ -139,7 +162,7 @@ async def test_picture_beside_text_is_pasted(visitor: Visitor) -> None:
     rtf = ("notes.rtf", "text/rtf", b"{\\rtf1 notes}")
     html = '<p>notes<img src="file:///C:/clip_image001.png"></p>'
     assert not await paste(visitor, rtf, ("image.jpg", "image/jpeg", photo), text_html=html, text_plain="notes")
-    await visitor.sees_result()
+    await is_taken(visitor)
     assert len(visitor.uploads) == 1
 
 

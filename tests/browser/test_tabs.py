@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
@@ -24,6 +24,7 @@ from server.domain.tokens import new_token
 from server.sessions.reads import Credential
 from testkit.nginx import Nginx, most_at_once, running_nginx
 from testkit.running import Web, until
+from tests.browser.gate import open_gate
 from tests.browser.play import FOLLOW, followers
 from tests.browser.visitor import WATCH
 
@@ -72,7 +73,7 @@ class Tab:
         assert seqs == sorted(seqs), "no step back"
 
 
-OpenTab = Callable[[], Awaitable[Tab]]
+OpenTab = Callable[..., Awaitable[Tab]]
 
 
 @pytest.fixture
@@ -85,26 +86,25 @@ async def nginx(web: Web, tmp_path: Path) -> AsyncIterator[Nginx]:
 async def open_tab(context: BrowserContext, web: Web, nginx: Nginx) -> OpenTab:
     """Open a tab that follows a new session through nginx."""
 
-    async def opened() -> Tab:
+    async def opened(**options: Any) -> Tab:
         session, token = await web.submit()
         page = await context.new_page()
         await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
         await page.goto(f"{nginx.url}/blank")
-        await page.evaluate(FOLLOW, {"base": "", "id": session.id, "token": token, "options": {}})
+        await page.evaluate(FOLLOW, {"base": "", "id": session.id, "token": token, "options": options})
         return Tab(page, web, session, token)
 
     return opened
 
 
-async def full(open_tab: OpenTab, more: int = 1) -> tuple[list[Tab], list[Tab]]:
-    """Open tabs that hold all places, then ``more`` that poll for want of one."""
-    live = [await open_tab() for _ in range(PLACES)]
+async def full(open_tab: OpenTab, transport: str = "sse") -> tuple[list[Tab], Tab]:
+    """Open tabs that hold all places, then one that polls for want of one."""
+    live = await asyncio.gather(*(open_tab(transports=[transport, "poll"]) for _ in range(PLACES)))
     for tab in live:
-        await tab.on("sse")
-    polling = [await open_tab() for _ in range(more)]
-    for tab in polling:
-        await tab.on("poll")
-    return live, polling
+        await tab.on(transport)
+    waiting = await open_tab(transports=[transport, "poll"])
+    await waiting.on("poll")
+    return list(live), waiting
 
 
 # -- the decisions ---------------------------------------------------------------------
@@ -155,32 +155,37 @@ async def crash(tab: Tab) -> None:
     command.cancel()
 
 
-@pytest.mark.parametrize("end", [leave, crash])
-async def test_place_of_ended_tab_goes_to_next(
-    open_tab: OpenTab, web: Web, nginx: Nginx, end: Callable[[Tab], Awaitable[None]]
+async def end(tab: Tab) -> None:
+    await tab.ends_whole()
+
+
+@pytest.mark.parametrize(
+    ("leaves", "transport"),
+    [
+        (leave, "sse"),
+        pytest.param(crash, "sse", marks=pytest.mark.slow),
+        pytest.param(end, "sse", marks=pytest.mark.slow),
+        pytest.param(leave, "long-poll", marks=pytest.mark.slow),
+    ],
+)
+async def test_place_that_is_free_goes_to_next_tab(
+    open_tab: OpenTab, web: Web, nginx: Nginx, leaves: Callable[[Tab], Awaitable[None]], transport: str
 ) -> None:
-    """Of a closed and of a crashed one; nothing is lost or repeated."""
-    live, (waiting,) = await full(open_tab)
-    await end(live[0])
-    await waiting.on("sse")
+    """A tab is closed or crashes, or its session ends; no other loses anything."""
+    live, waiting = await full(open_tab, transport)
+    await leaves(live[0])
+    await waiting.on(transport)
     assert len(followers(web)) <= PLACES
     for tab in (*live[1:], waiting):
         await tab.ends_whole()
     await until(lambda: not followers(web))
-    assert most_at_once([answer for answer in nginx.answers() if answer.path.endswith("/events")]) == PLACES
+    streams = [answer for answer in nginx.answers() if answer.path.endswith("/events")]
+    assert most_at_once(streams) == (PLACES if transport == "sse" else 0)
 
 
-async def test_ended_session_frees_its_place(open_tab: OpenTab) -> None:
-    """The tab stays open."""
-    live, (waiting,) = await full(open_tab)
-    await live[0].ends_whole()
-    await waiting.on("sse")
-    await waiting.ends_whole()
-
-
-async def test_polling_tab_learns_of_its_end(open_tab: OpenTab, web: Web) -> None:
+async def test_polling_tab_learns_of_its_end(open_tab: OpenTab) -> None:
     """Without a place all the time."""
-    live, (waiting,) = await full(open_tab)
+    live, waiting = await full(open_tab)
     await waiting.ends_whole()
     assert await waiting.page.evaluate("story.connections.map(({ connection }) => connection)") == [
         "connecting",
@@ -193,12 +198,12 @@ async def test_polling_tab_learns_of_its_end(open_tab: OpenTab, web: Web) -> Non
 
 async def test_hidden_tab_makes_room_for_visible_one(open_tab: OpenTab) -> None:
     """It was hidden before the other came, or is hidden while the other waits."""
-    live, (waiting,) = await full(open_tab)
+    live, waiting = await full(open_tab)
     await live[0].look("hidden")
     await live[0].on("poll")
     await waiting.on("sse")
     await live[1].look("hidden")  # no tab waits: it stays connected
-    new = await open_tab()
+    new = await open_tab(transports=["sse", "poll"])
     await new.on("sse")
     await live[1].on("poll")
     await live[0].look("visible")
@@ -206,6 +211,53 @@ async def test_hidden_tab_makes_room_for_visible_one(open_tab: OpenTab) -> None:
     await live[0].on("sse")
     for tab in (*live, waiting):
         await tab.ends_whole()
+
+
+FOLLOW_MORE: Final = """
+async ({ ids, token }) => {
+  const { TryOn } = await import("/static/tryon.js");
+  const tryon = new TryOn({ token });
+  window.all = ids.map((id) => tryon.follow(id, { transports: ["sse", "poll"] }));
+  window.transports = () => all.map(({ transport }) => transport).sort().join();
+}
+"""
+
+
+@pytest.mark.parametrize("locks", ["", NO_LOCKS])
+async def test_page_with_many_sessions_holds_four_streams(
+    context: BrowserContext, web: Web, nginx: Nginx, locks: str
+) -> None:
+    """The next one gets a place that becomes free, also where the page counts alone."""
+    await context.add_init_script(locks)
+    token = new_token()
+    ids = [(await web.submit(token))[0].id for _ in range(PLACES + 2)]
+    page = await context.new_page()
+    await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
+    await page.goto(f"{nginx.url}/blank")
+    await page.evaluate(FOLLOW_MORE, {"ids": ids, "token": token})
+    await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'")
+    await page.evaluate("all.find(({ transport }) => transport === 'sse').close()")
+    await page.wait_for_function("transports() === ',poll,sse,sse,sse,sse'")
+    assert len(followers(web)) == PLACES
+
+
+async def test_cut_network_leaves_no_place_unused(context: BrowserContext, web: Web) -> None:
+    """Those that wait are granted places while the server can't be had."""
+    async with open_gate(web.port) as gate:
+        token = new_token()
+        ids = [(await web.submit(token))[0].id for _ in range(PLACES + 2)]
+        page = await context.new_page()
+        await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
+        await page.goto(f"{gate.url}/blank")
+        await page.evaluate(FOLLOW_MORE, {"ids": ids, "token": token})
+        await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'")
+        gate.refuses = True
+        gate.cut()
+        await page.wait_for_function("transports() === ',,,,,'")
+        gate.refuses = False
+        await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'", timeout=20_000)
+        await page.evaluate("all.filter(({ transport }) => transport === 'sse').forEach((one) => one.close())")
+        await page.wait_for_function("transports() === ',,,,sse,sse'")
 
 
 async def test_hidden_tab_lets_stream_go_without_locks(context: BrowserContext, open_tab: OpenTab, web: Web) -> None:
