@@ -31,9 +31,10 @@ http {{
   scgi_temp_path {folder}/scgi;
   log_format answers '$msec $request_time $status $uri';
   access_log {folder}/access.log answers;
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
   server {{
     listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://127.0.0.1:{target}; }}
+    {locations}
   }}
 }}
 """
@@ -68,9 +69,10 @@ class Nginx:
 
 
 @contextlib.asynccontextmanager
-async def running_nginx(target: int, folder: Path) -> AsyncIterator[Nginx]:
+async def running_nginx(target: int, folder: Path, *, locations: str | None = None) -> AsyncIterator[Nginx]:
     """Pass a free port on to ``target`` until the end of the block.
 
+    ``locations``: the blocks of the server; one that passes everything unless given.
     The test is skipped with a loud reason where nginx is missing.
     """
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
@@ -79,7 +81,8 @@ async def running_nginx(target: int, folder: Path) -> AsyncIterator[Nginx]:
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     configuration = folder / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, target=target))
+    locations = locations or f"location / {{ proxy_pass http://127.0.0.1:{target}; }}"
+    configuration.write_text(CONFIGURATION.format(folder=folder, port=port, locations=locations))
     process = await spawn(program, "-c", str(configuration), "-p", str(folder), log=folder / "output.log")
     try:
         async with asyncio.timeout(START_SECONDS):

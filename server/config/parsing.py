@@ -123,6 +123,22 @@ def secret_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+OPEN: Final = "open"
+LOOPBACK: Final = "loopback"
+
+
+def private_paths(text: str) -> str:
+    """Parse ``open``, ``loopback``, or a bearer token (RFC 6750) of 32 characters."""
+    if text not in (OPEN, LOOPBACK) and not re.fullmatch(r"[A-Za-z0-9._~+/-]{32,512}=*", text):
+        raise ValueError(f"must be {OPEN}, {LOOPBACK}, or a token of at least 32 characters of A-Z a-z 0-9 . _ ~ + / -")
+    return text
+
+
+def private_token(rule: str | None) -> str | None:
+    """Return the token that opens private paths, if the rule asks for one."""
+    return None if rule in (None, OPEN, LOOPBACK) else rule
+
+
 def database_url(text: str) -> str:
     """Parse the URL of a database that the product supports."""
     parse_database_url(text)

@@ -112,6 +112,13 @@ class Config:
         parsing.hosts,
         shown="any when listening on loopback, else IP addresses and this machine's own name",
     )
+    private_paths: str | None = setting(
+        None,
+        "Who may read /metrics and /api/health: open (everybody), loopback (programs of this machine, not through a proxy), "
+        "or a token that is sent as Authorization: Bearer.",
+        parsing.private_paths,
+        shown="open when listening on loopback, else loopback",
+    )
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = setting(
         (),
         "Networks whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host count.",
@@ -269,7 +276,9 @@ class Config:
             raise ConfigError(f"TRYON_SECRET_KEY: cannot use {path}: {error}") from None
 
 
-SECRET_VARIABLES: Final = frozenset({"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL"})
+SECRET_VARIABLES: Final = frozenset(
+    {"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL", "TRYON_PRIVATE_PATHS"}
+)
 
 
 def variable(row: dataclasses.Field[Any]) -> str:

@@ -57,24 +57,30 @@ async def valkey_answers(path: Path) -> bool:
         writer.close()
 
 
-async def api_answers(host: str, port: int, *, workers: int) -> bool:
-    """Return whether the API says that it is ready and that the workers are there."""
+async def api_answers(host: str, port: int, *, workers: int, token: str | None = None) -> bool:
+    """Return whether the API says that it is ready and that the workers are there.
+
+    ``token``: what opens its private paths, if one is needed.
+    """
     status, _ = await _get(host, port, READY)
     if status != 200:
         return False
-    _, health = await _get(host, port, HEALTH)
+    _, health = await _get(host, port, HEALTH, token)
     return _workers_seen(health) >= workers
 
 
-async def _get(host: str, port: int, path: str) -> tuple[int, Any]:
+async def _get(host: str, port: int, path: str, token: str | None = None) -> tuple[int, Any]:
     """Return status and JSON of a GET; 0 and None if there is no answer."""
+    head = [f"GET {path} HTTP/1.1", f"Host: {at(host, port)}", "Connection: close"]
+    if token is not None:
+        head.append(f"Authorization: Bearer {token}")
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: {at(host, port)}\r\nConnection: close\r\n\r\n".encode())
-                head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-                return int(head.split(None, 2)[1]), json.loads(body)
+                writer.write("\r\n".join([*head, "", ""]).encode())
+                answer, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+                return int(answer.split(None, 2)[1]), json.loads(body)
             finally:
                 writer.close()
     except (OSError, ValueError, IndexError, TimeoutError):

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from server.config.parsing import private_token
 from server.config.settings import Config
 from server.system.processes import exit_text, python, python_environment
 from server.telemetry import metric_files
@@ -133,7 +134,8 @@ class Stack:
             await until(functools.partial(valkey_answers, path), "Valkey")
         self._migrations.release()
         host = reachable(self._config.host)
-        await until(functools.partial(api_answers, host, self._port, workers=len(workers)), "the stack")
+        token = private_token(self._config.private_paths)
+        await until(functools.partial(api_answers, host, self._port, workers=len(workers), token=token), "the stack")
         self._ready.set()
         with contextlib.suppress(OSError):
             print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)

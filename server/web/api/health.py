@@ -14,6 +14,8 @@ from starlette.responses import Response
 from server.adapters.redis.errors import QueueUnavailable
 from server.services import Services
 from server.telemetry import metrics
+from server.web.api.private_paths import PrivatePaths
+from server.web.api.shared_check import SharedCheck
 from server.web.common.answers import json_response
 from server.web.push.hub import Hub
 from tryon.protocol.errors import TryOnError
@@ -51,28 +53,37 @@ class HealthEndpoints:
     """The endpoints that monitoring reads."""
 
     def __init__(self, services: Services, hub: Hub) -> None:
-        self._database = services.database.reader
-        self._files = services.files
         self._queue = services.queue
         self._queue_limit = services.config.queue_limit
         self._clock = services.clock
         self._hub = hub
+        self._private = PrivatePaths(services.config)
+        reader, files = services.database.reader, services.files
+        self._database = SharedCheck(lambda: self._check(reader.check), services.clock)
+        self._storage = SharedCheck(lambda: self._check(files.check), services.clock)
+        self._workers = SharedCheck(self._check_workers, services.clock)
+        self._waiting = SharedCheck(self._check_queue, services.clock)
 
     async def health(self, request: Request) -> Response:
-        """Answer with every check: 503 while uploads cannot be accepted, else 200."""
-        names = ("database", "storage", "redis", "workers", "queue")
-        checks = await asyncio.gather(
-            self._check(self._database.check),
-            self._check(self._files.check),
-            self._check_redis(),
-            self._check_workers(),
-            self._check_queue(),
+        """Answer with every check: 503 while uploads cannot be accepted, else 200.
+
+        Raises NotFound or Unauthorized for a caller that may not read private paths.
+        """
+        self._private.check(request.scope)
+        database, storage, workers, queue = await asyncio.gather(
+            self._database.result(), self._storage.result(), self._workers.result(), self._waiting.result()
         )
-        picture = dict(zip(names, checks, strict=True))
+        picture = {
+            "database": database,
+            "storage": storage,
+            "redis": self._check_redis(),
+            "workers": workers,
+            "queue": queue,
+        }
         if any(picture[name].status != "ok" for name in ("database", "storage")):
             status = "down"
         else:
-            status = "ok" if all(check.status == "ok" for check in checks) else "degraded"
+            status = "ok" if all(check.status == "ok" for check in picture.values()) else "degraded"
         return json_response(encode(Health(status, picture)), 503 if status == "down" else 200)
 
     async def live(self, request: Request) -> Response:
@@ -87,7 +98,7 @@ class HealthEndpoints:
         """
         if self._hub.draining:
             return json_response(encode(Health("down", {"draining": Check("down")})), 503)
-        database, storage = await asyncio.gather(self._check(self._database.check), self._check(self._files.check))
+        database, storage = await asyncio.gather(self._database.result(), self._storage.result())
         redis = Check("ok" if self._hub.delivers else "degraded")
         down = "down" in (database.status, storage.status)
         status = "down" if down else redis.status
@@ -95,7 +106,11 @@ class HealthEndpoints:
         return json_response(encode(Health(status, checks)), 503 if down else 200)
 
     async def metrics(self, request: Request) -> Response:
-        """Answer with all metrics in Prometheus's text format."""
+        """Answer with all metrics in Prometheus's text format.
+
+        Raises as :meth:`health`.
+        """
+        self._private.check(request.scope)
         self._hub.meter.flush()
         return Response(metrics.render_metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -108,7 +123,7 @@ class HealthEndpoints:
             return Check("down", detail=error.detail if isinstance(error, TryOnError) else "No answer in time.")
         return Check("ok", seconds=round(self._clock.monotonic() - begin, 6))
 
-    async def _check_redis(self) -> Check:
+    def _check_redis(self) -> Check:
         """Check that published messages come back, not only that Redis answers."""
         delay = self._hub.probe.delay_seconds
         if delay is None or not self._hub.delivers:

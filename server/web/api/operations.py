@@ -123,6 +123,7 @@ _UPLOAD_ERRORS: Final = (
     "image_too_small", "image_too_large", "bad_params", "idempotency_needs_token", "idempotency_mismatch", "rate_limited",
     "queue_full", "unavailable", "storage_full",
 )  # fmt: skip
+_PRIVATE_ERRORS: Final = ("token_required", "not_found")
 _RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
 _PICTURE: Final = Answer(text="Ok or degraded.", body=Health)
 _DOWN: Final = Answer(text="Down: the database or the storage is unavailable, or the server is stopping.", body=Health)
@@ -321,8 +322,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.health.health),
         tag="service",
         summary="Read the health of all parts",
-        text="`degraded`: uploads are accepted, but something is slower or missing. `down`: uploads cannot be accepted.",
+        text="`degraded`: uploads are accepted, but something is slower or missing. `down`: uploads cannot be accepted. "
+        "`TRYON_PRIVATE_PATHS` says who may read it.",
         answers={200: _PICTURE, 503: _DOWN},
+        errors=_PRIVATE_ERRORS,
     ),
     Operation(
         method="GET",
@@ -351,6 +354,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.health.metrics),
         tag="service",
         summary="Read metrics for Prometheus",
+        text="`TRYON_PRIVATE_PATHS` says who may read them.",
+        errors=_PRIVATE_ERRORS,
         answers={200: Answer(text="All names begin with `tryon_`.", media="text/plain")},
     ),
     Operation(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from server.config.settings import Config
+from server.web.api import shared_check
 from server.web.push.queue_news import QueueNews
 from server.web.serving.handshake import Handshake
 from testkit.running import StartWeb, Web, running_web
@@ -29,6 +30,21 @@ def without_places(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """
     if "places" not in request.fixturenames:
         monkeypatch.setattr(QueueNews, "next_places", _never)
+
+
+@pytest.fixture
+def shared_health() -> None:
+    """Share the checks of health for a second, as the product does."""
+
+
+@pytest.fixture(autouse=True)
+def fresh_health(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check health for each request, unless a test asks for ``shared_health``.
+
+    Most tests break a part and look at once.
+    """
+    if "shared_health" not in request.fixturenames:
+        monkeypatch.setattr(shared_check, "SHARED_SECONDS", 0.0)
 
 
 async def _never(news: QueueNews) -> None:
