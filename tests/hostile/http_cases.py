@@ -263,7 +263,7 @@ PIPELINES: Final = (
     Case(
         "an upgrade behind",
         get() + get(b"/x", b"Host: x", b"Connection: Upgrade", b"Upgrade: websocket"),
-        (200, (400, 404)),
+        (200, (400, 404, 426)),
     ),
 )
 

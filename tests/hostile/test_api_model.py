@@ -17,7 +17,7 @@ from tests.hostile.api_model import Api
 )
 async def test_api_follows_its_model(start_web: StartWeb, examples: int, steps: int) -> None:
     """Statuses, visibility, histories and pushes are those of the model."""
-    web = await start_web(sockets_per_address=10_000)
+    web = await start_web(sockets_per_address=10_000, lease_seconds=3600)  # no claim lapses on a slow machine
     await asyncio.to_thread(explore, web, asyncio.get_running_loop(), examples, steps)
 
 

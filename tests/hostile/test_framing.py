@@ -19,13 +19,6 @@ QUIET_SECONDS = 0.15
 """Wait for an answer that must not come."""
 
 
-AWAITED = {
-    "no version", "version 0.9", "version 2.0", "Host as trailer", "nonsense behind", "more body than its length",
-    "an upgrade behind",
-}  # fmt: skip
-"""Cases that are not mended yet."""
-
-
 async def answers(web: Web, case: http_cases.Case) -> list[int]:
     """Return the statuses that come back, with CLOSED at the end of the connection.
 
@@ -78,7 +71,7 @@ async def test_requests_get_their_answers(web: Web, kind: str) -> None:
     wrong = [
         f"{case.name}: {heard}, not {case.answers}"
         for case, heard in zip(HTTP[kind], seen, strict=True)
-        if not fits(heard, case.answers) and case.name not in AWAITED
+        if not fits(heard, case.answers)
     ]
     assert not wrong, "\n".join(wrong)
     assert (await web.client.get("/api/health/live")).status_code == 200
