@@ -2,7 +2,8 @@
 
 ``urlsplit("http://127.0.0.1:1.evil.example").hostname`` is ``127.0.0.1``, so an origin
 that is split may pass for another one. Here the whole text matches a grammar, or it is
-no origin. Every parser takes time linear in its text, and text of any length.
+no origin. Every parser takes time linear in its text, and text of any length; the last
+few short ones are remembered, since every request of a client has the same.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ def parse_authority(text: str) -> Authority | None:
     A name has letters, digits, ``.``, ``-`` and ``_``; user information is no part of
     it (RFC 9110 section 7.2). An empty port counts as none (RFC 3986 section 3.2.3).
     """
-    match = _HOST.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    return _parsed_authority(text) if len(text) <= MAX_LENGTH else None
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed_authority(text: str) -> Authority | None:
+    match = _HOST.fullmatch(text)
     return _authority(match[1], match[2]) if match else None
 
 
@@ -92,7 +98,12 @@ def parse_origin(text: str) -> Origin | None:
 
     The scheme may be any: applications have their own (``capacitor://localhost``).
     """
-    match = _ORIGIN.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    return _parsed_origin(text) if len(text) <= MAX_LENGTH else None
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed_origin(text: str) -> Origin | None:
+    match = _ORIGIN.fullmatch(text)
     if match is None or match[3] == "":
         return None
     authority = _authority(match[2], match[3])

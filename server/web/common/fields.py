@@ -18,7 +18,7 @@ MAX_PARAMETERS: Final = 64
 MAX_MEMBERS: Final = 64
 """Maximum members of a list in header fields (RFC 9110 section 5.6.1)."""
 
-LISTS: Final = (b"sec-websocket-protocol", b"if-none-match", b"access-control-request-headers")
+LISTS: Final = frozenset({b"sec-websocket-protocol", b"if-none-match", b"access-control-request-headers"})
 """Header fields that are split at commas."""
 
 
@@ -55,10 +55,10 @@ def excess(scope: Scope) -> str | None:
     """
     if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
         return f"A query has at most {MAX_PARAMETERS} parameters."
-    counts = dict.fromkeys(LISTS, 0)
+    counts: dict[bytes, int] = {}
     for name, value in scope["headers"]:
-        if name in counts:
-            counts[name] += value.count(b",") + 1
+        if name in LISTS:
+            counts[name] = counts.get(name, 0) + value.count(b",") + 1
             if counts[name] > MAX_MEMBERS:
                 return f"{name.decode().title()} has at most {MAX_MEMBERS} members."
     return None

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Scope
 
 from server.config.authorities import Authority, parse_authority
-from server.web.common.fields import fields
+from server.web.common.fields import field, fields
 
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
@@ -123,8 +123,8 @@ def host_of(scope: Scope, trusted_proxies: Networks) -> Authority | None:
     X-Forwarded-Host of a trusted proxy wins over Host, which then is the proxy's own.
     """
     values = _last(scope, b"x-forwarded-host") if from_trusted_proxy(scope, trusted_proxies) else []
-    values = values or fields(scope, b"host")
-    return parse_authority(values[0].strip()) if values else None
+    value = values[0] if values else field(scope, b"host")
+    return None if value is None else parse_authority(value.strip())
 
 
 def secure(scope: Scope, trusted_proxies: Networks) -> bool:

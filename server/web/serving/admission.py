@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket
 
 from server.config.authorities import ServedHosts
 from server.config.settings import Config
-from server.web.common.fields import excess, fields
+from server.web.common.fields import excess
 from server.web.common.forwarding import host_of
 from server.web.common.problems import deny, problem
 from tryon.protocol.errors import BadRequest, TryOnError
@@ -39,10 +39,11 @@ def refusal(scope: Scope, config: Config, served: ServedHosts) -> TryOnError | N
         return BadRequest("bad_request", "The path holds a control character.")
     if too_many := excess(scope):
         return BadRequest("bad_request", too_many)
-    hosts = fields(scope, b"host")
-    if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
+    names = [name for name, _ in scope["headers"]]
+    hosts = names.count(b"host")
+    if hosts != 1 and (hosts or scope["http_version"] != "1.0"):
         return BadRequest("bad_request", "A request has one Host header.")
-    if len(fields(scope, b"origin")) > 1:
+    if names.count(b"origin") > 1:
         return BadRequest("bad_request", "A request has at most one Origin header.")
     host = host_of(scope, config.trusted_proxies)
     if host is None and hosts:

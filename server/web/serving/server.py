@@ -17,6 +17,7 @@ from typing import Final, cast
 import uvicorn
 from starlette.applications import Starlette
 
+from server.config.authorities import is_loopback
 from server.config.settings import Config
 from server.system.processes import raise_file_limit
 from server.telemetry import logs
@@ -198,4 +199,6 @@ def run(app: Starlette, config: Config, *, reuse_port: bool = False) -> None:
     gc.freeze()  # the modules' 90,000 objects stay: no collection visits them while pushes wait
     host, port = listener.getsockname()[:2]
     log.info("Listening on http://%s:%d", host, port)
+    if not config.hosts and not is_loopback(config.host):
+        log.warning("TRYON_HOSTS is not set: only IP addresses, localhost and this machine's name are served")
     server.run(sockets=[listener])
