@@ -11,6 +11,8 @@ FAULTS: Final[dict[str, Any]] = {
     "upload_rate": "6000/minute",
     "mock_failure_rate": 0,
     "connections_per_address": 20000,
+    "uploads_per_address": 20000,
+    "spooled_bytes_per_address": 2**30,
     "sockets_per_address": 20000,
     "log_level": "info",
     "log_format": "text",
@@ -22,6 +24,8 @@ chance.
 BENCHMARK: Final[dict[str, Any]] = {
     "upload_rate": "off",
     "connections_per_address": 20000,
+    "uploads_per_address": 20000,
+    "spooled_bytes_per_address": 2**30,
     "sockets_per_address": 20000,
     "queue_limit": 100000,
     "log_level": "error",

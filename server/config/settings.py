@@ -164,6 +164,19 @@ class Config:
     image_min_side: int = setting(64, "Shortest side of an image.", parsing.integer(1), unit="pixels")
     image_max_side: int = setting(8192, "Longest side of an image.", parsing.integer(1, 65535), unit="pixels")
     image_max_pixels: int = setting(40_000_000, "Most pixels of an image.", parsing.integer(1), unit="pixels")
+    uploads_per_address: int = setting(32, "Uploads at once per client address.", parsing.integer(1))
+    spooled_bytes_per_address: int = setting(
+        256 * 2**20,
+        "Bytes that the unfinished uploads of a client address may hold.",
+        parsing.integer(2048, 2**50),
+        unit="bytes",
+    )
+    spooled_bytes_per_process: int = setting(
+        2**30,
+        "Bytes that the unfinished uploads to a web process may hold, in memory and in anonymous files.",
+        parsing.integer(2048, 2**50),
+        unit="bytes",
+    )
     sockets_per_address: int = setting(200, "Open sockets per client address.", parsing.integer(1))
     sockets_per_session: int = setting(20, "Open sockets per session.", parsing.integer(1))
     sockets_per_process: int = setting(20000, "Open sockets per web process.", parsing.integer(1))

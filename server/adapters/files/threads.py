@@ -26,6 +26,7 @@ from concurrent.futures import CancelledError
 from typing import Any, Final, ParamSpec, TypeVar
 
 from server.adapters.files.errors import unavailable
+from tryon.protocol.errors import Unavailable
 
 THREADS: Final = 16
 """Maximum threads; they start when they are needed."""
@@ -86,9 +87,34 @@ class StorageThreads:
         result: _T = call.done.result()
         return result
 
-    def _add(self, call: _Call) -> None:
+    def run_later(self, work: Callable[[], object]) -> None:
+        """Run ``work`` in a thread, and return at once: to let go of a file, say.
+
+        It waits for a thread even if all are held, since it must be done; errors of the
+        storage are dropped. A thread that it holds for long counts as held.
+        """
+        loop = asyncio.get_running_loop()
+        call = _Call(loop, lambda: _without_errors(work))
+        try:
+            self._add(call, refuse=False)
+        except Unavailable:  # the system has no thread at all
+            _without_errors(work)
+        else:
+            loop.call_later(ANSWER_SECONDS, self._watch, loop, call)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, call: _Call) -> None:
         with self._lock:
-            if self._held >= self._count:
+            if call.ended:
+                return
+            if call.running:
+                call.abandoned = True
+                self._held += 1
+                return
+        loop.call_later(ANSWER_SECONDS, self._watch, loop, call)
+
+    def _add(self, call: _Call, *, refuse: bool = True) -> None:
+        with self._lock:
+            if refuse and self._held >= self._count:
                 raise unavailable()
             self._waiting.append(call)
             if len(self._waiting) <= self._idle:
@@ -136,6 +162,11 @@ class StorageThreads:
                     self._held -= 1
             call.report()
             del call
+
+
+def _without_errors(work: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError):
+        work()
 
 
 class _Call:

@@ -97,11 +97,6 @@ class Form:
         if not self._parser.ended:
             raise BadRequest("bad_multipart", "The multipart body ended before its last boundary.")
 
-    def close(self) -> None:
-        """Drop every part."""
-        for part in self.parts.values():
-            part.close()
-
     def _begin_part(self, headers: Headers) -> None:
         self._seen += 1
         if self._seen > MAX_PARTS:

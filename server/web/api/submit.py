@@ -21,6 +21,7 @@ from server.services import Services
 from server.sessions.submissions import Idempotency, Photo
 from server.telemetry import logs, metrics
 from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
+from server.web.api.upload_slots import UploadSlot, UploadSlots
 from server.web.api.uploads import Upload, read_upload
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of, token_of
@@ -49,6 +50,7 @@ class SubmitEndpoints:
         self._reads = services.sessions.reads
         self._submissions = services.sessions.submissions
         self._imaging = imaging
+        self._slots = UploadSlots(services.config)
         self._in_flight = KeysInFlight()
 
     async def upload(self, request: Request) -> Response:
@@ -63,25 +65,26 @@ class SubmitEndpoints:
         return await self._limited(request, self._retry)
 
     async def _limited(
-        self, request: Request, accept: Callable[[Request, str, dict[str, str]], Awaitable[Response]]
+        self, request: Request, accept: Callable[[Request, UploadSlot, dict[str, str]], Awaitable[Response]]
     ) -> Response:
-        """Count the request against the rate limit, then answer with ``accept``.
+        """Count the request against the address's limits, then answer with ``accept``.
 
-        Refused photos and replays count, too; a 429 consumes nothing.
+        Refused photos and replays count against the rate, too; a 429 consumes nothing.
         """
         headers: dict[str, str] = {}
+        address = counted(client_address(request, self._config))
         try:
-            address = counted(client_address(request, self._config))
-            verdict = await self._limiter.take(address)
-            headers = _rate_headers(verdict)
-            if verdict is not None and not verdict.allowed:
-                raise RateLimited(limit="upload_rate", retry_after=verdict.reset_seconds)
-            return await accept(request, address, headers)
+            with self._slots.taken(address) as slot:
+                verdict = await self._limiter.take(address)
+                headers = _rate_headers(verdict)
+                if verdict is not None and not verdict.allowed:
+                    raise RateLimited(limit="upload_rate", retry_after=verdict.reset_seconds)
+                return await accept(request, slot, headers)
         except TryOnError as error:
             metrics.uploads_refused.labels(error.code).inc()
             return problem(error, headers)
 
-    async def _upload(self, request: Request, address: str, headers: dict[str, str]) -> Response:
+    async def _upload(self, request: Request, slot: UploadSlot, headers: dict[str, str]) -> Response:
         token = token_of(request)
         key = _idempotency_key(request)
         if key is not None and token is None:
@@ -90,14 +93,14 @@ class SubmitEndpoints:
         owner = token_hash(token or made or "")
         await self._check_queue()
         upload = await read_upload(
-            request, self._config, self._clock, self._storage_threads, fingerprint=key is not None
+            request, self._config, self._clock, self._storage_threads, slot, fingerprint=key is not None
         )
         with contextlib.closing(upload):
             if key is None:
-                session, replayed = await self._submit(owner, address, upload, None), False
+                session, replayed = await self._submit(owner, slot.address, upload, None), False
             else:
                 once = Idempotency.of(key, upload.fingerprint)
-                session, replayed = await self._submit_once(owner, address, upload, once)
+                session, replayed = await self._submit_once(owner, slot.address, upload, once)
         return await self._created(session, headers, replayed=replayed, made=made)
 
     async def _created(
@@ -142,7 +145,7 @@ class SubmitEndpoints:
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
 
-    async def _retry(self, request: Request, address: str, headers: dict[str, str]) -> Response:
+    async def _retry(self, request: Request, slot: UploadSlot, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner
         await self._check_queue()
         session, replayed = await self._submissions.retry(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
 from server.web.api.pace import Pace
 from server.web.api.params import parse_params
+from server.web.api.upload_slots import UploadSlot
 from tryon.protocol.errors import BadRequest, TooLarge, TooSlow, Unprocessable, UnsupportedMedia
 from tryon.protocol.numbers import whole_number
 from tryon.protocol.views import Params
@@ -52,27 +54,30 @@ class Upload:
     garment: BinaryIO | None
     params: Params
     fingerprint: str
+    threads: StorageThreads
 
     def __repr__(self) -> str:
         return f"<Upload garment={self.garment is not None} fingerprint={self.fingerprint[:8]}>"
 
     def close(self) -> None:
-        """Close the images."""
-        self.image.close()
-        if self.garment is not None:
-            self.garment.close()
+        """Let the images go; a file is closed in a thread, for its storage may hang."""
+        for content in (self.image, self.garment):
+            if isinstance(content, io.BytesIO):
+                content.close()
+            elif content is not None:
+                self.threads.run_later(content.close)
 
 
 async def read_upload(
-    request: Request, config: Config, clock: Clock, threads: StorageThreads, *, fingerprint: bool
+    request: Request, config: Config, clock: Clock, threads: StorageThreads, slot: UploadSlot, *, fingerprint: bool
 ) -> Upload:
     """Return the checked content of the whole body.
 
     ``fingerprint``: whether to make one. Raises ``not_multipart``,
     ``unsupported_encoding``, ``bad_multipart`` (also when the client disconnects),
     ``too_slow``, ``body_too_large``, ``unsupported_image``, ``missing_image``,
-    ``bad_params``, ``storage_full`` or ``unavailable``, each as early as it can be
-    known.
+    ``bad_params``, ``rate_limited`` (the bytes of ``slot``), ``storage_full`` or
+    ``unavailable``, each as early as it can be known.
 
     Part of the body may then still be on its way. Just answer: the rest is discarded,
     and a client that sends everything before it reads gets the answer, too. Where the
@@ -95,12 +100,17 @@ async def read_upload(
                 if at:
                     await asyncio.sleep(0)  # the event loop goes on
                 form.feed(chunk[at : at + SLICE_BYTES])
+                slot.hold(form.size)
                 for part in form.parts.values():
                     if part.pending > SPOOL_BYTES:
                         await _in_thread(threads, part.write, folder)
         return await _finish(form, folder, threads, fingerprint=fingerprint)
     finally:
-        form.close()
+        for part in form.parts.values():
+            if part.spilt:
+                threads.run_later(part.close)
+            else:
+                part.close()
 
 
 async def _chunks(request: Request, clock: Clock, max_bytes: int) -> AsyncIterator[bytes]:
@@ -147,11 +157,11 @@ async def _finish(form: Form, folder: Path, threads: StorageThreads, *, fingerpr
     content = image.content()
     overlay = garment.content() if garment is not None else None
     if not fingerprint:
-        return Upload(content, overlay, values, "")
+        return Upload(content, overlay, values, "", threads)
     digest = hashlib.sha256(image.digest())
     digest.update(garment.digest() if garment is not None else b"-")
     digest.update(msgspec.json.encode(values, order="deterministic"))
-    return Upload(content, overlay, values, digest.hexdigest())
+    return Upload(content, overlay, values, digest.hexdigest(), threads)
 
 
 async def _in_thread(threads: StorageThreads, write: Callable[[Path], None], folder: Path) -> None:

@@ -164,3 +164,34 @@ def test_lent_file_is_closed_after_its_last_use() -> None:
             pass
     assert len(closed) == 1
     assert not lent.close_after_use()
+
+
+async def test_later_work_is_done_although_all_threads_are_held(hanging: Hanging) -> None:
+    """It waits for a thread instead of being refused, and its errors are dropped."""
+    threads = StorageThreads(1)
+    with pytest.raises(Unavailable):
+        await threads.run_for(0.01, hanging.call)
+    done = threading.Event()
+
+    def work() -> None:
+        done.set()
+        raise OSError("the storage is gone")
+
+    threads.run_later(work)
+    assert not done.is_set()
+    hanging.released.set()
+    await asyncio.to_thread(done.wait, 10)
+    assert await threads.run(abs, -1) == 1
+
+
+async def test_later_work_that_hangs_holds_its_thread(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as an abandoned call, so that other calls are refused at once."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
+    threads = StorageThreads(1)
+    threads.run_later(hanging.call)
+    await until(lambda: "held=1" in repr(threads))
+    with pytest.raises(Unavailable):
+        await threads.run(abs, -1)
+    hanging.released.set()
+    await until(lambda: "held=0" in repr(threads))
+    assert await threads.run(abs, -1) == 1

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.system.clock import SystemClock
+from server.web.api.upload_slots import UploadSlots
 from server.web.api.uploads import read_upload
 from tryon.protocol.errors import TryOnError
 
@@ -35,12 +36,16 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
     It also puts the answer into ``heard``, because a disconnected client cannot be
     answered.
     """
+    slots = UploadSlots(config)
 
     async def submit(request: Request) -> JSONResponse:
         try:
-            with contextlib.closing(
-                await read_upload(request, config, SystemClock(), StorageThreads(), fingerprint=True)
-            ) as upload:
+            with (
+                slots.taken("") as slot,
+                contextlib.closing(
+                    await read_upload(request, config, SystemClock(), StorageThreads(), slot, fingerprint=True)
+                ) as upload,
+            ):
                 answer = {
                     "code": "ok",
                     "image": hashlib.sha256(upload.image.read()).hexdigest(),

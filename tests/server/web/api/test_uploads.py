@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import io
 import os
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from server.system.clock import Clock, SystemClock
 from server.web.api import pace, uploads
 from server.web.api.form import Form
 from server.web.api.parts import Part
-from server.web.api.uploads import SPOOL_BYTES, read_upload
+from server.web.api.upload_slots import UploadSlot, UploadSlots
+from server.web.api.uploads import SPOOL_BYTES, Upload, read_upload
 from testkit.clocks import ManualClock
+from testkit.running import until
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, app, form, part, sha
 from tryon.protocol.errors import TryOnError
 
@@ -92,10 +96,20 @@ def request_of(receive: Receive, *headers: tuple[bytes, bytes]) -> Request:
     return Request({"type": "http", "method": "POST", "path": "/", "headers": [form_type, *headers]}, receive)
 
 
+async def read(
+    request: Request, settings: Config, clock: Clock | None = None, threads: StorageThreads | None = None
+) -> Upload:
+    """Read the upload of a request, with limits of its own."""
+    slot = UploadSlot(UploadSlots(settings), "203.0.113.1")
+    return await read_upload(
+        request, settings, clock or SystemClock(), threads or StorageThreads(), slot, fingerprint=True
+    )
+
+
 async def refusal_of(request: Request, settings: Config, clock: Clock | None = None) -> str:
     """Return the code that the upload is refused with."""
     with pytest.raises(TryOnError) as caught:
-        await read_upload(request, settings, clock or SystemClock(), StorageThreads(), fingerprint=True)
+        await read(request, settings, clock)
     return caught.value.code
 
 
@@ -153,9 +167,7 @@ async def test_chunk_is_parsed_in_slices(settings: Config, monkeypatch: pytest.M
         return {"type": "http.request", "body": body, "more_body": False}
 
     ticking = asyncio.ensure_future(tick())
-    with contextlib.closing(
-        await read_upload(request_of(receive), settings, SystemClock(), StorageThreads(), fingerprint=False)
-    ) as upload:
+    with contextlib.closing(await read(request_of(receive), settings)) as upload:
         assert len(upload.image.read()) == len(JPEG) + 800_000
     ticking.cancel()
     assert sum(size for _, size in slices) == len(body)
@@ -212,9 +224,7 @@ async def test_slow_disk_is_not_the_clients_fault(settings: Config, monkeypatch:
         clock.advance(5)
         return {"type": "http.request", "body": sent.pop(0), "more_body": bool(sent)}
 
-    with contextlib.closing(
-        await read_upload(request_of(receive), settings, clock, StorageThreads(), fingerprint=False)
-    ) as upload:
+    with contextlib.closing(await read(request_of(receive), settings, clock)) as upload:
         assert len(upload.image.read()) == len(JPEG) + 3 * SPOOL_BYTES
 
 
@@ -257,15 +267,59 @@ async def test_cancelled_reader_closes_its_files(settings: Config) -> None:
             await asyncio.Event().wait()
         return {"type": "http.request", "body": sent.pop(), "more_body": True}
 
-    reading = asyncio.ensure_future(
-        read_upload(request_of(receive), settings, SystemClock(), StorageThreads(), fingerprint=True)
-    )
+    reading = asyncio.ensure_future(read(request_of(receive), settings))
     await wanted.wait()
     assert len(open_files(settings.uploads_dir)) == 1
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert open_files(settings.uploads_dir) == []
+    await until(lambda: not open_files(settings.uploads_dir))
+
+
+class Closing:
+    """Whether a file is closed, and a storage that lets no file be closed meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[str] = []
+        self.hangs = threading.Event()
+        self.goes_on = threading.Event()
+        make = tempfile.TemporaryFile
+
+        def slow(**options: Any) -> Any:
+            file = make(**options)
+            close = file.close
+
+            def hang() -> None:
+                self.threads.append(threading.current_thread().name)
+                self.hangs.set()
+                self.goes_on.wait(10)
+                close()
+
+            monkeypatch.setattr(file, "close", hang, raising=False)
+            return file
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", slow)
+
+
+async def test_spooled_photo_is_closed_off_the_loop(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that hangs in close holds one of its threads, not the event loop."""
+    closing = Closing(monkeypatch)
+    large = form(part("image", JPEG + bytes(2 * SPOOL_BYTES)))
+    refused = large[:-10] + b"x" * 80
+
+    for body in (large, refused):
+        closing.hangs.clear()
+
+        async def receive(body: bytes = body) -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        with contextlib.suppress(TryOnError):
+            (await read(request_of(receive), settings)).close()
+        await asyncio.to_thread(closing.hangs.wait, 10)
+    assert open_files(settings.uploads_dir)
+    closing.goes_on.set()
+    await until(lambda: not open_files(settings.uploads_dir))
+    assert closing.threads == ["storage", "storage"]
 
 
 async def test_upload_keeps_photo_of_pillow(post: Post) -> None:
