@@ -1,23 +1,23 @@
 /**
- * Places for streams: how many connections the tabs of a browser keep open to a server, all together.
+ * Slots for streams: how many connections the tabs of a browser keep open to a server, all together.
  *
- * Over HTTP/1.1 a browser gives a host six connections, for all tabs; a stream or a long poll keeps one of them. A place is one
+ * Over HTTP/1.1 a browser gives a host six connections, for all tabs; a stream or a long poll keeps one of them. A slot is one
  * of four Web Locks: tabs without one poll until one is free. The browser itself frees the lock of a tab that closes or
  * crashes and grants it to the tab that has waited longest, so that no tab depends on another one, which may be asleep.
- * A hidden tab gives its place to a visible one that waits; tabs tell each other over a BroadcastChannel.
+ * A hidden tab gives its slot to a visible one that waits; tabs tell each other over a BroadcastChannel.
  *
- * Without Web Locks (a page over plain HTTP) tabs cannot count together: only visible ones hold places then.
+ * Without Web Locks (a page over plain HTTP) tabs cannot count together: only visible ones hold slots then.
  */
 
-export const PLACES = 4;
-const ANSWER_MS = 250; // for a hidden tab to give its place away before the next one is asked
+export const SLOTS = 4;
+const ANSWER_MS = 250; // for a hidden tab to give its slot away before the next one is asked
 
-/** Whether a tab gives up a place that it holds. `shared`: the tabs count together. `wanted`: a visible tab waits for it. */
+/** Whether a tab gives up a slot that it holds. `shared`: the tabs count together. `wanted`: a visible tab waits for it. */
 export function givesWay({ visible, shared, wanted }) {
   return !visible && (wanted || !shared);
 }
 
-/** Whether a tab takes a free place, in front of which no other tab waits. */
+/** Whether a tab takes a free slot, in front of which no other tab waits. */
 export function takes({ visible, shared }) {
   return visible || shared;
 }
@@ -53,28 +53,28 @@ export class PageLocks {
   }
 }
 
-/** The places for one server's streams, in this page. */
-export class Places {
+/** The slots for one server's streams, in this page. */
+export class Slots {
   #names;
   #locks = navigator.locks ?? new PageLocks();
   #shared = Boolean(navigator.locks);
   #channel = null;
-  #held = new Map(); // name: place
+  #held = new Map(); // name: slot
   #waiting = new Set(); // resolve functions, in the order of their coming
   #seeking = null; // AbortController of the requests for all names
 
   constructor(host) {
-    this.#names = Array.from({ length: PLACES }, (_, number) => `tryon.stream ${host} ${number}`);
+    this.#names = Array.from({ length: SLOTS }, (_, number) => `tryon.stream ${host} ${number}`);
     document.addEventListener("visibilitychange", () => (visible() ? this.#seek() : this.#hidden()));
   }
 
-  /** Resolves to a place, or to null if none is free. */
+  /** Resolves to a slot, or to null if none is free. */
   async take() {
     if (!takes({ visible: visible(), shared: this.#shared })) return null;
     try {
       for (const name of this.#names) {
-        const place = await this.#request(name, { ifAvailable: true });
-        if (place) return place;
+        const slot = await this.#request(name, { ifAvailable: true });
+        if (slot) return slot;
       }
       return null;
     } catch {
@@ -84,7 +84,7 @@ export class Places {
     }
   }
 
-  /** Resolves to a place when one is free for this tab, which has to be visible then. Never after an abort. */
+  /** Resolves to a slot when one is free for this tab, which has to be visible then. Never after an abort. */
   wait(signal) {
     return new Promise((resolve) => {
       this.#waiting.add(resolve);
@@ -103,17 +103,17 @@ export class Places {
     this.#listen();
     this.#ask(seeking.signal);
     const requests = this.#names.map((name) => this.#request(name, { signal: seeking.signal }));
-    const place = await Promise.any(requests).catch(() => null);
+    const slot = await Promise.any(requests).catch(() => null);
     seeking.abort();
     this.#seeking = null;
     const [first] = this.#waiting;
     this.#waiting.delete(first);
-    if (first && place) first(place);
-    else place?.release();
+    if (first && slot) first(slot);
+    else slot?.release();
     this.#seek();
   }
 
-  /** Asks the holders of all places, one after the other, until one has given way: hidden ones do. */
+  /** Asks the holders of all slots, one after the other, until one has given way: hidden ones do. */
   async #ask(signal) {
     for (const name of this.#names) {
       this.#channel?.postMessage(name);
@@ -155,10 +155,10 @@ export class Places {
             this.#listen();
             freed();
           };
-          const place = { giveWay: () => {}, release };
-          this.#held.set(name, place);
+          const slot = { giveWay: () => {}, release };
+          this.#held.set(name, slot);
           this.#listen();
-          resolve(place);
+          resolve(slot);
         });
       };
       this.#locks.request(name, options, use).catch(reject);
@@ -172,9 +172,9 @@ function visible() {
 
 const all = new Map();
 
-/** The places for the streams of the server at this URL. */
-export function placesFor(url) {
+/** The slots for the streams of the server at this URL. */
+export function slotsFor(url) {
   const { host } = url;
-  if (!all.has(host)) all.set(host, new Places(host));
+  if (!all.has(host)) all.set(host, new Slots(host));
   return all.get(host);
 }

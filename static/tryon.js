@@ -12,7 +12,7 @@
  * Types: tryon.d.ts. Guide: docs/browser-client.md.
  */
 
-import { placesFor } from "./tryon-tabs.js";
+import { slotsFor } from "./tryon-tabs.js";
 
 // The protocol's tables (tryon/protocol), each on a line of its own: a test compares them.
 const SESSIONS = "/api/tryon/sessions";
@@ -206,9 +206,9 @@ class Following {
   #link = null; // the connection that counts: { rung, live, … }
   #probe = null; // a better one that is being tried
   #next = null; // { rung }: a connection to be made
-  #places; // of the browser's connections
-  #lacking = null; // the rung that it left for want of a place, until it is on a better one than polls
-  #queued = null; // AbortController, while it waits for a place
+  #slots; // of the browser's connections
+  #lacking = null; // the rung that it left for want of a slot, until it is on a better one than polls
+  #queued = null; // AbortController, while it waits for a slot
   #notBefore = 0; // the server said so
   #failures = 0; // in a row, without a steady connection in between
   #tries = {}; // rung: attempts in a row that brought nothing
@@ -227,7 +227,7 @@ class Following {
     this.#api = api;
     this.#id = id;
     this.#ticket = ticket;
-    this.#places = placesFor(api.url(SESSIONS));
+    this.#slots = slotsFor(api.url(SESSIONS));
     this.#tell = tell;
     this.#rungs = RUNGS.filter((rung) => transports.includes(rung));
     this.session = session;
@@ -277,27 +277,27 @@ class Following {
 
   // --- the ladder ---------------------------------------------------------------------------------------------------
 
-  #connect(rung, place = null) {
+  #connect(rung, slot = null) {
     if (this.#over) return;
     this.#next = null;
     this.#drop(this.#link);
-    this.#launch((this.#link = newLink(rung, 0, place)));
+    this.#launch((this.#link = newLink(rung, 0, slot)));
   }
 
   async #launch(link) {
-    if (HOLDING.has(link.rung) && !(await this.#placed(link))) return;
+    if (HOLDING.has(link.rung) && !(await this.#takeSlot(link))) return;
     if (link.rung === "ws") this.#socket(link);
     else if (link.rung === "sse") this.#stream(link);
     else this.#poll(link);
   }
 
-  /** Gives the link a place among the connections that the tabs keep open; without one this tab polls and waits. */
-  async #placed(link) {
-    link.place ??= await this.#places.take();
-    if (link.over) link.place?.release();
-    else if (link.place) link.place.giveWay = () => this.#giveWay(link);
+  /** Gives the link one of the slots for connections that stay open; without one this tab polls and waits. */
+  async #takeSlot(link) {
+    link.slot ??= await this.#slots.take();
+    if (link.over) link.slot?.release();
+    else if (link.slot) link.slot.giveWay = () => this.#giveWay(link);
     else this.#giveWay(link);
-    return Boolean(link.place) && !link.over;
+    return Boolean(link.slot) && !link.over;
   }
 
   #giveWay(link) {
@@ -310,22 +310,22 @@ class Following {
     this.#report("reconnecting");
   }
 
-  /** Waits for a place, to go back to the rung that needs one. */
+  /** Waits for a slot, to go back to the rung that needs one. */
   async #queue() {
     if (this.#queued || !this.#lacking) return;
     this.#queued = new AbortController();
-    const place = await this.#places.wait(this.#queued.signal);
+    const slot = await this.#slots.wait(this.#queued.signal);
     const rung = this.#lacking;
     this.#queued = null;
-    if (this.#over) return place.release();
+    if (this.#over) return slot.release();
     if (this.#link.live && this.#link.rung === "poll") {
       this.#drop(this.#probe);
-      this.#launch((this.#probe = newLink(rung, this.#rungs.indexOf(rung), place)));
+      this.#launch((this.#probe = newLink(rung, this.#rungs.indexOf(rung), slot)));
     } else if (this.#next) {
-      this.#next.rung = rung; // it takes a place when its time has come
-      place.release();
+      this.#next.rung = rung; // it takes a slot when its time has come
+      slot.release();
     } else {
-      this.#connect(rung, place);
+      this.#connect(rung, slot);
     }
   }
 
@@ -412,7 +412,7 @@ class Following {
       this.#climbs = 0;
     }
     if (link.rung === "poll") {
-      this.#queue(); // again, if a place was of no use
+      this.#queue(); // again, if a slot was of no use
     } else {
       this.#lacking = null;
       this.#leaveQueue();
@@ -498,8 +498,8 @@ class Following {
     clearTimeout(link.timer);
     link.abort.abort();
     link.close();
-    link.place?.release();
-    link.place = null;
+    link.slot?.release();
+    link.slot = null;
   }
 
   /** The link's one timer: without a word by then it counts as lost. */
@@ -650,8 +650,8 @@ class Following {
   }
 }
 
-function newLink(rung, step = 0, place = null) {
-  const link = { rung, step, place, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
+function newLink(rung, step = 0, slot = null) {
+  const link = { rung, step, slot, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
   return { ...link, since: 0, heard: instant(), abort: new AbortController() };
 }
 

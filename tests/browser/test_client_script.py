@@ -240,6 +240,6 @@ def test_types_match_script(tmp_path: Path) -> None:
 def test_script_is_small_and_nearly_alone() -> None:
     """One import, which has none itself, and a bound on the size of both."""
     code, tabs = ((ROOT / "static" / name).read_text() for name in ("tryon.js", "tryon-tabs.js"))
-    assert re.findall(r"^import\b.*", code, re.MULTILINE) == ['import { placesFor } from "./tryon-tabs.js";']
+    assert re.findall(r"^import\b.*", code, re.MULTILINE) == ['import { slotsFor } from "./tryon-tabs.js";']
     assert not re.search(r"^import\b", tabs, re.MULTILINE)
     assert len(code) + len(tabs) < 35_000

@@ -22,7 +22,9 @@ from playwright.async_api import BrowserContext, Page, expect
 from server.domain.session import Session
 from server.domain.tokens import new_token
 from server.sessions.reads import Credential
+from server.web.transports.long_poll import POLL_SECONDS
 from testkit.nginx import Nginx, most_at_once, running_nginx
+from testkit.processes import ROOT
 from testkit.running import Web, until
 from tests.browser.gate import open_gate
 from tests.browser.play import FOLLOW, followers
@@ -30,8 +32,11 @@ from tests.browser.visitor import WATCH
 
 pytestmark = pytest.mark.xdist_group("chromium")
 
-PLACES: Final = 4
+SLOTS: Final = 4
 """How many streams a browser keeps open to a host; as in tryon-tabs.js."""
+
+STALE_SECONDS: Final = 5.0
+"""Longest time for which a tab may be behind."""
 
 HTML: Final = "<!doctype html><link rel=icon href=data:,><title>A shop</title>"
 
@@ -98,8 +103,8 @@ async def open_tab(context: BrowserContext, web: Web, nginx: Nginx) -> OpenTab:
 
 
 async def full(open_tab: OpenTab, transport: str = "sse") -> tuple[list[Tab], Tab]:
-    """Open tabs that hold all places, then one that polls for want of one."""
-    live = await asyncio.gather(*(open_tab(transports=[transport, "poll"]) for _ in range(PLACES)))
+    """Open tabs that hold all slots, then one that polls for want of one."""
+    live = await asyncio.gather(*(open_tab(transports=[transport, "poll"]) for _ in range(SLOTS)))
     for tab in live:
         await tab.on(transport)
     waiting = await open_tab(transports=[transport, "poll"])
@@ -111,7 +116,7 @@ async def full(open_tab: OpenTab, transport: str = "sse") -> tuple[list[Tab], Ta
 
 
 DECISIONS: Final = [
-    # visible, shared, wanted; gives its place away, takes a free one
+    # visible, shared, wanted; gives its slot away, takes a free one
     (True, True, True, False, True),
     (True, True, False, False, True),
     (True, False, True, False, True),
@@ -123,7 +128,7 @@ DECISIONS: Final = [
 ]
 
 
-async def test_hidden_tab_decides_about_its_place(page: Page, web: Web) -> None:
+async def test_hidden_tab_decides_about_its_slot(page: Page, web: Web) -> None:
     """It gives it to a visible one that waits, and where tabs can't count together."""
     await page.goto(f"http://127.0.0.1:{web.port}/api/health/live")
     decided = await page.evaluate(
@@ -139,7 +144,15 @@ async def test_hidden_tab_decides_about_its_place(page: Page, web: Web) -> None:
     assert [tuple(row) for row in decided] == DECISIONS
 
 
-# -- places ----------------------------------------------------------------------------
+def test_polling_tab_asks_within_stale_time() -> None:
+    """At the pace that the server announces, and at the client's own."""
+    code = (ROOT / "static" / "tryon.js").read_text()
+    own = re.search(r"const POLL_MS = (\d+);", code)
+    assert own is not None
+    assert max(int(own[1]) / 1000, *POLL_SECONDS.values()) <= STALE_SECONDS / 2
+
+
+# -- slots -----------------------------------------------------------------------------
 
 
 async def leave(tab: Tab) -> None:
@@ -168,23 +181,23 @@ async def end(tab: Tab) -> None:
         pytest.param(leave, "long-poll", marks=pytest.mark.slow),
     ],
 )
-async def test_place_that_is_free_goes_to_next_tab(
+async def test_slot_that_is_free_goes_to_next_tab(
     open_tab: OpenTab, web: Web, nginx: Nginx, leaves: Callable[[Tab], Awaitable[None]], transport: str
 ) -> None:
     """A tab is closed or crashes, or its session ends; no other loses anything."""
     live, waiting = await full(open_tab, transport)
     await leaves(live[0])
     await waiting.on(transport)
-    assert len(followers(web)) <= PLACES
+    assert len(followers(web)) <= SLOTS
     for tab in (*live[1:], waiting):
         await tab.ends_whole()
     await until(lambda: not followers(web))
     streams = [answer for answer in nginx.answers() if answer.path.endswith("/events")]
-    assert most_at_once(streams) == (PLACES if transport == "sse" else 0)
+    assert most_at_once(streams) == (SLOTS if transport == "sse" else 0)
 
 
 async def test_polling_tab_learns_of_its_end(open_tab: OpenTab) -> None:
-    """Without a place all the time."""
+    """Without a slot all the time."""
     live, waiting = await full(open_tab)
     await waiting.ends_whole()
     assert await waiting.page.evaluate("story.connections.map(({ connection }) => connection)") == [
@@ -227,10 +240,10 @@ async ({ ids, token }) => {
 async def test_page_with_many_sessions_holds_four_streams(
     context: BrowserContext, web: Web, nginx: Nginx, locks: str
 ) -> None:
-    """The next one gets a place that becomes free, also where the page counts alone."""
+    """The next one gets a slot that becomes free, also where the page counts alone."""
     await context.add_init_script(locks)
     token = new_token()
-    ids = [(await web.submit(token))[0].id for _ in range(PLACES + 2)]
+    ids = [(await web.submit(token))[0].id for _ in range(SLOTS + 2)]
     page = await context.new_page()
     await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
     await page.goto(f"{nginx.url}/blank")
@@ -238,14 +251,14 @@ async def test_page_with_many_sessions_holds_four_streams(
     await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'")
     await page.evaluate("all.find(({ transport }) => transport === 'sse').close()")
     await page.wait_for_function("transports() === ',poll,sse,sse,sse,sse'")
-    assert len(followers(web)) == PLACES
+    assert len(followers(web)) == SLOTS
 
 
-async def test_cut_network_leaves_no_place_unused(context: BrowserContext, web: Web) -> None:
-    """Those that wait are granted places while the server can't be had."""
+async def test_cut_network_leaves_no_slot_unused(context: BrowserContext, web: Web) -> None:
+    """Those that wait are granted slots while the server can't be had."""
     async with open_gate(web.port) as gate:
         token = new_token()
-        ids = [(await web.submit(token))[0].id for _ in range(PLACES + 2)]
+        ids = [(await web.submit(token))[0].id for _ in range(SLOTS + 2)]
         page = await context.new_page()
         await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
         await page.goto(f"{gate.url}/blank")
@@ -280,7 +293,6 @@ async def test_hidden_tab_lets_stream_go_without_locks(context: BrowserContext, 
 # -- twenty tabs -----------------------------------------------------------------------
 
 TABS: Final = 20
-STALE_SECONDS: Final = 5.0
 
 
 @dataclass
@@ -328,7 +340,7 @@ async def test_twenty_tabs_load_and_end(context: BrowserContext, web: Web, nginx
     ]
     for tab in tabs:
         await tab.says("Waiting, next in line" if tab is tabs[0] else re.compile("^Waiting, number"))
-    assert len(await live_ones(tabs)) == PLACES
+    assert len(await live_ones(tabs)) == SLOTS
     claims, stale = {}, []
     for tab in tabs:
         claim = await web.services.sessions.claims.begin(tab.session_id, worker="test")
@@ -341,9 +353,9 @@ async def test_twenty_tabs_load_and_end(context: BrowserContext, web: Web, nginx
     for tab in await live_ones(tabs):
         tabs.remove(tab)
         await tab.page.close()
-    assert len(tabs) == TABS - PLACES
+    assert len(tabs) == TABS - SLOTS
     async with asyncio.timeout(60):
-        while len(await live_ones(tabs)) < PLACES:
+        while len(await live_ones(tabs)) < SLOTS:
             await asyncio.sleep(0.1)
     for tab in tabs:
         await web.complete(claims[tab.session_id])
@@ -351,4 +363,4 @@ async def test_twenty_tabs_load_and_end(context: BrowserContext, web: Web, nginx
     for tab in tabs:
         assert (await tab.page.evaluate("seen.steps")) == ["Created", "Processing", "Completed"]
     await until(lambda: not followers(web))
-    assert most_at_once([answer for answer in nginx.answers() if answer.path.endswith("/events")]) == PLACES
+    assert most_at_once([answer for answer in nginx.answers() if answer.path.endswith("/events")]) == SLOTS
