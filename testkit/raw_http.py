@@ -5,10 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-
-from testkit.running import Web
+from dataclasses import dataclass
+from typing import Protocol
 
 LIVE = b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Listening(Protocol):
+    """A server on this machine, such as a :class:`~testkit.running.Web`."""
+
+    @property
+    def port(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A server of which only the port is known."""
+
+    port: int
 
 
 class Raw:
@@ -23,6 +37,10 @@ class Raw:
         with contextlib.suppress(ConnectionError):
             self._writer.write(data)
             await self._writer.drain()
+
+    def stop_reading(self) -> None:
+        """Leave the answers where they are; :attr:`reader` still takes some."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport has it
 
     async def answer(self) -> tuple[int, bytes]:
         """Return the status and the body of the next answer, which has a length."""
@@ -43,9 +61,9 @@ class Raw:
 
 
 @contextlib.asynccontextmanager
-async def raw(web: Web, *parts: bytes, source: str = "127.0.0.1") -> AsyncIterator[Raw]:
+async def raw(server: Listening, *parts: bytes, source: str = "127.0.0.1") -> AsyncIterator[Raw]:
     """Connect, and send these parts one after the other."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", web.port, local_addr=(source, 0))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, local_addr=(source, 0))
     connection = Raw(reader, writer)
     try:
         for part in parts:
@@ -53,11 +71,13 @@ async def raw(web: Web, *parts: bytes, source: str = "127.0.0.1") -> AsyncIterat
         yield connection
     finally:
         writer.close()
+        if writer.transport.get_write_buffer_size():  # the server does not read it
+            writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
 
-async def heard(web: Web, *parts: bytes) -> bytes:
+async def heard(server: Listening, *parts: bytes) -> bytes:
     """Send these parts, and return everything up to the end of the connection."""
-    async with raw(web, *parts) as connection:
+    async with raw(server, *parts) as connection:
         return await connection.rest()

@@ -138,6 +138,7 @@ class HttpProtocol(asyncio.Protocol):
         self._incoming.take()
         if self._exchange is not None:
             self._exchange.disconnect()
+            self._exchange = None
         self._pace.end()
         self._transport = NOWHERE
 

@@ -52,9 +52,10 @@ class Pace:
         return self._transport.get_write_buffer_size() + kernel_bytes(self._transport, termios.TIOCOUTQ)
 
     def write(self, data: bytes) -> None:
-        """Write to the transport."""
-        self._written += len(data)
-        self._transport.write(data)
+        """Write to the transport; a connection that is being closed takes nothing."""
+        if not self._transport.is_closing():  # uvloop raises between its end and connection_lost()
+            self._written += len(data)
+            self._transport.write(data)
 
     async def drain(self) -> None:
         """Wait until more may be written, or the connection is lost."""

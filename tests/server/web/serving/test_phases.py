@@ -1,0 +1,111 @@
+"""Timers of connections: whatever a client leaves out, or sends slowly, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from server.web.serving import http, pace, phases
+from testkit.raw_http import LIVE, heard, raw
+from testkit.running import Web
+from tryon.protocol.paths import SESSIONS
+
+NOWHERE = b"POST /nothing HTTP/1.1\r\nHost: x\r\n"
+SIZED = NOWHERE + b"Content-Length: 100000\r\n\r\nx"
+CHUNKED = NOWHERE + b"Transfer-Encoding: chunked\r\n\r\n"
+UPLOAD = (
+    b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n" % SESSIONS.encode()
+)
+
+
+PROMISED_SECONDS = 20.0
+LONGEST = (phases.IDLE_SECONDS, phases.HEAD_SECONDS + http.LINGER_SECONDS, pace.WINDOW_SECONDS + http.LINGER_SECONDS)
+
+
+def test_phases_keep_the_promise() -> None:
+    """A connection whose answer is not due ends in 20 s."""
+    assert max(LONGEST) < PROMISED_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def short_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale all times by a fiftieth: promised are 20 s, here 0.4."""
+    monkeypatch.setattr(phases, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(phases, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(http, "LINGER_SECONDS", 0.05)
+
+
+SLOW = {
+    "no byte": (b"", b""),
+    "idle": (LIVE, b""),
+    "empty lines": (LIVE, b"\r\n"),
+    "head": (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
+    "next head": (LIVE + b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
+    "answered body": (SIZED, b""),
+    "answered body in bytes": (SIZED, b"x"),
+    "answered chunk": (CHUNKED + b"fff\r\n", b"x"),
+    "answered chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "answered extension": (CHUNKED + b"5;", b"x"),
+    "answered trailer": (CHUNKED + b"0\r\nX: ", b""),
+    "answered trailers": (CHUNKED + b"0\r\n", b"X: y\r\n"),
+    "extension of an upload": (UPLOAD + b"5;", b"x"),
+    "trailers of an upload": (UPLOAD + b"1\r\n-\r\n0\r\n", b"X: y\r\n"),
+}
+
+
+@pytest.mark.parametrize("shape", SLOW)
+async def test_slow_request_is_closed(web: Web, shape: str) -> None:
+    """Nothing that trickles in extends the time."""
+    start, drip = SLOW[shape]
+    async with raw(web, start) as connection:
+
+        async def trickle() -> None:
+            while drip:
+                await asyncio.sleep(0.04)
+                await connection.send(drip)
+
+        trickling = asyncio.create_task(trickle())
+        answers = await connection.rest()
+        trickling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await trickling
+    statuses = [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+    expected = {"no byte": [], "idle": [200], "empty lines": [200, 408], "head": [408], "next head": [200, 408]}
+    assert statuses == expected.get(shape, [408] if "upload" in shape else [404])
+
+
+async def test_body_that_comes_in_time_keeps_its_connection(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused body is read to its end, and the next request is answered."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 10.0)
+    async with raw(web, SIZED) as connection:
+        assert (await connection.answer())[0] == 404
+        await connection.send(bytes(99_999) + LIVE)
+        assert (await connection.answer())[0] == 200
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 99999999999", b"Content-Length: 5\r\nExpect: 100-continue"])
+async def test_body_that_may_never_come_ends_its_connection(web: Web, length: bytes) -> None:
+    """An endless body, or one that was not asked for, is not read to its end."""
+    answer = await heard(web, NOWHERE + length + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close\r\n" in answer.lower()
+
+
+async def test_refused_client_that_sends_on_is_cut(web: Web) -> None:
+    """What arrives after the last answer is dropped, and not for ever."""
+    async with raw(web, b"GET / HTTP/1.1\r\nHost\r\n\r\n") as connection:
+
+        async def flood() -> None:
+            while True:
+                await connection.send(bytes(65_536))
+                await asyncio.sleep(0)
+
+        flooding = asyncio.create_task(flood())
+        assert (await connection.rest()).startswith(b"HTTP/1.1 400 ")
+        flooding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flooding
