@@ -50,6 +50,15 @@ RECEIPT_SECONDS: Final = 2.0
 for the storage.
 """
 
+RECEIPT_READERS: Final = 4
+"""Files that are read at the same time for a receipt, and held in memory."""
+
+HASHED_HERE_BYTES: Final = 256 * 1024
+"""Largest file that is hashed without a thread: less than 1 ms of the event loop."""
+
+REMOVED_AT_ONCE: Final = 100
+"""Sessions whose removal is one statement, one call of the storage and one of Redis."""
+
 
 class Erasure:
     """Erases sessions: their files, rows, events and keys in Redis.
@@ -107,16 +116,14 @@ class Erasure:
         if asked.id not in {session.id for session in family}:
             raise NotFound  # another request was quicker, or it has expired
         await self._notify(family, GoneReason.DELETED)
-        for session in family:
-            with contextlib.suppress(QueueUnavailable):
-                await self._queue.ring_cancel(session.id)
+        with contextlib.suppress(QueueUnavailable):
+            await self._queue.ring_cancel(*(session.id for session in family))
         if unread is not None:
             raise unread
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
         outputs = await self._files.outputs_of(unnamed) if unnamed else []
-        for session in family:
-            own = [key for key in outputs if session_of(key) == session.id]
-            await self.remove(session, GoneReason.DELETED, outputs=own)
+        for start in range(0, len(family), REMOVED_AT_ONCE):
+            await self._remove(family[start : start + REMOVED_AT_ONCE], GoneReason.DELETED, outputs)
         at = timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC))
         files = [file for session in family for key in session.file_keys if (file := noted[key]) is not None]
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
@@ -146,20 +153,30 @@ class Erasure:
         ``outputs``: all its result files, if the caller listed those of many sessions
         at once; None: they are listed here. Raises Unavailable.
         """
-        keys = session.file_keys
-        if outputs is None and may_have_unnamed_outputs(session):
-            outputs = await self._files.outputs_of([session.id])
-        keys += [key for key in outputs or () if key not in keys]
+        if outputs is None:
+            outputs = await self._files.outputs_of([session.id]) if may_have_unnamed_outputs(session) else []
+        await self._remove([session], reason, outputs)
+
+    async def _remove(self, sessions: Collection[Session], reason: GoneReason, outputs: Collection[str]) -> None:
+        """Remove everything of these sessions; each step is one call for all of them.
+
+        ``outputs``: result files, from which those of other sessions are left out.
+        Raises Unavailable.
+        """
+        ids = [session.id for session in sessions]
+        own = (key for key in outputs if session_of(key) in ids)
+        keys = dict.fromkeys([*(key for session in sessions for key in session.file_keys), *own])
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
-        erased = await self._writer.erase([session.id])
+        erased = await self._writer.erase(ids)
         self._erased_bytes.note()
+        # An output that was completed between the two steps is named only by the row
+        # that was just removed.
+        await self._files.delete([key for row in erased for key in row.file_keys])
+        if not await self._forget(erased):
+            room = MAX_UNFORGOTTEN - len(self._unforgotten)
+            self._unforgotten |= {row.id: row for row in erased[: max(0, room)]}
         for row in erased:
-            # An output that was completed between the two steps is named only by the
-            # row that was just removed.
-            await self._files.delete(row.file_keys)
-            if not await self._forget(row) and len(self._unforgotten) < MAX_UNFORGOTTEN:
-                self._unforgotten[row.id] = row
             log.info(
                 "Cleaned up expired session: %s" if reason is GoneReason.EXPIRED else "Deleted session: %s", row.id
             )
@@ -170,18 +187,18 @@ class Erasure:
         Return False if Redis is still unavailable.
         """
         for session in list(self._unforgotten.values()):
-            if not await self._forget(session):
+            if not await self._forget([session]):
                 return False
             del self._unforgotten[session.id]
         return True
 
-    async def _forget(self, erased: Session) -> bool:
-        """Delete every key of a session; return False if Redis is unavailable."""
+    async def _forget(self, erased: Collection[Session]) -> bool:
+        """Delete every key of these sessions; return False if Redis is unavailable."""
         try:
-            await self._queue.forget(erased.id, erased.attempt, erased.enqueues)
+            await self._queue.forget_all((each.id, each.attempt, each.enqueues) for each in erased)
         except QueueUnavailable:
             return False
-        return await self._bus.forget([erased.id])
+        return await self._bus.forget([each.id for each in erased])
 
     async def _notify(self, sessions: Iterable[Session], reason: GoneReason) -> None:
         await self._bus.publish_to_each([session.id for session in sessions], gone_message(reason))
@@ -192,18 +209,37 @@ class Erasure:
         A missing file is noted as None, one that is noted is not read again. Raises
         Unavailable.
         """
-        for session in family:
-            roles = (("image", session.input_key), ("garment", session.garment_key), ("output", session.output_key))
-            for role, key in roles:
-                if key is not None and key not in noted:
-                    noted[key] = await self._read_for_receipt(session.id, role, key)
+        unread = [
+            (session.id, role, key)
+            for session in family
+            for role, key in (
+                ("image", session.input_key),
+                ("garment", session.garment_key),
+                ("output", session.output_key),
+            )
+            if key is not None and key not in noted
+        ]
+        waiting = iter(unread)
+
+        async def read() -> None:
+            for session_id, role, key in waiting:
+                noted[key] = await self._read_for_receipt(session_id, role, key)
+
+        readers = [asyncio.create_task(read()) for _ in range(min(RECEIPT_READERS, len(unread)))]
+        try:
+            await asyncio.gather(*readers)
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
 
     async def _read_for_receipt(self, session_id: str, role: str, key: str) -> ErasedFile | None:
         try:
             data = await self._files.get(key)
         except MissingFile:
             return None
-        return ErasedFile(session_id, role, len(data), await asyncio.to_thread(_sha256, data))
+        digest = _sha256(data) if len(data) <= HASHED_HERE_BYTES else await asyncio.to_thread(_sha256, data)
+        return ErasedFile(session_id, role, len(data), digest)
 
 
 def _sha256(data: bytes) -> str:

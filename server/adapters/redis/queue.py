@@ -11,7 +11,7 @@ is unavailable every method raises
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
 from statistics import median
 from typing import Any, Final
@@ -207,17 +207,24 @@ class ArqQueue:
             runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
         return median(float(run) for run in runs) if runs else None
 
-    async def ring_cancel(self, session_id: str) -> None:
-        """Notify workers that this session's claim no longer counts.
+    async def ring_cancel(self, *session_ids: str) -> None:
+        """Notify workers that the claims of these sessions no longer count.
 
-        The worker that holds it reads the database.
+        The worker that holds one reads the database. One round trip for all.
         """
-        async with self._bounded():
-            await self._redis.publish(self._cancel, session_id)
+        async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+            for session_id in session_ids:
+                pipe.publish(self._cancel, session_id)
+            await pipe.execute()
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
         """Remove every trace of the session's jobs up to this attempt and this n."""
-        for ids in _chunks([job_id(session_id, a, i) for a in range(attempt + 1) for i in range(n + 1)], 200):
+        await self.forget_all([(session_id, attempt, n)])
+
+    async def forget_all(self, sessions: Iterable[tuple[str, int, int]]) -> None:
+        """Remove every trace of the jobs of these (session, attempt, n); see forget."""
+        jobs = [job_id(each, a, i) for each, attempt, n in sessions for a in range(attempt + 1) for i in range(n + 1)]
+        for ids in _chunks(jobs, 200):
             keys = [prefix + each for each in ids for prefix in _KEY_PREFIXES]
             async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
                 pipe.zrem(self._name, *ids)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from server.services import Services, open_services
-from testkit.running import PHOTO, until
+from testkit.running import PHOTO, new_session, until
 from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, submit
 from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import GoneReason
@@ -130,3 +132,42 @@ async def test_delete_waits_for_no_receipt_when_storage_is_silent(
         await services.sessions.reads.read(session.id, MINE)
     await services.reconciling.reconciler.maintain()
     assert files(services) == []
+
+
+async def test_long_chain_is_deleted_in_few_steps(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred retries and their copies cost a step of each kind, and little CPU."""
+    first = session = await submit(services)
+    others = [await submit(services)]
+    chain = [first]
+    for _ in range(100):
+        new = new_session(owner=first.owner, retry_of=session.id, expires_at=first.expires_at)
+        await services.files.put(new.input_key, PHOTO.data)
+        session = await services.database.writer.insert(new)
+        await services.queue.enqueue(session.id, 0, 0, score_ms=0)
+        chain.append(session)
+    steps: Counter[str] = Counter()
+
+    def count(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+
+        async def counted(*arguments: Any, **options: Any) -> Any:
+            steps[name] += 1
+            return await function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(services.files, "delete")
+    count(services.database.writer, "erase")
+    count(services.queue, "forget_all")
+    count(services.queue, "ring_cancel")
+    begin = time.process_time()
+    receipt = await services.sessions.erasure.delete(first.id, first.owner)
+    used = time.process_time() - begin
+    assert {file.session_id for file in receipt.files} == {each.id for each in chain}
+    assert {file.sha256 for file in receipt.files} == {hashlib.sha256(PHOTO.data).hexdigest()}
+    assert steps["ring_cancel"] == 1
+    assert max(steps.values()) <= 4, steps  # a few for each hundred sessions
+    assert used < 0.5, f"{used:.3f} s of CPU"
+    assert files(services) == [others[0].input_key]
+    left = [each.decode() for each in await services.redis.zrange(services.config.queue_name, 0, -1)]
+    assert [each.partition(":")[0] for each in left] == [others[0].id]
