@@ -1,6 +1,6 @@
-/** What a screen reader says: a queue, in which nothing replaces what was not yet spoken. */
+/** Announcements to screen readers. They are queued: none replaces another that was not spoken yet. */
 
-const KEPT = 20; // lines; older ones have been spoken
+const KEPT = 20; // lines; older lines have been spoken
 
 /**
  * Returns `announce(text)`, which adds a line to a region with `role="log"`. Screen readers speak each added line after the

@@ -19,8 +19,8 @@ export function noPictureWords(file) {
 }
 
 /**
- * Decides what to do with the kinds of data of a drop or paste: `{ file, others }` or `{ url }` to take, `{ words }` to say, or null where
- * nothing was meant as a picture. `files`: `{ file, folder }`; `links`: URLs; `pictures`: URLs of the pictures in the HTML.
+ * Decides what to do with a drop or paste: `{ file, others }` or `{ url }` to take, `{ words }` to say, or null if it holds neither a
+ * file nor a link nor a picture. `files`: `{ file, folder }`; `links`: URLs; `pictures`: URLs of the pictures in the HTML.
  * `others`: how many further pictures there were.
  */
 export function decide({ files, links, pictures }, origin) {
@@ -32,7 +32,7 @@ export function decide({ files, links, pictures }, origin) {
   return links.length > 0 ? { words: WORDS.link } : null;
 }
 
-/** What a drop or paste holds, for `decide()`. It can be read only while the event is handled. */
+/** Returns the files, links and pictures of a drop or paste, for `decide()`. Readable only while the event is handled. */
 function contents(transfer) {
   const items = [...transfer.items].filter(({ kind }) => kind === "file");
   const files = items.map((item) => ({ file: item.getAsFile(), folder: item.webkitGetAsEntry()?.isDirectory ?? false }));

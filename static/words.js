@@ -36,7 +36,7 @@ const FAILURES = {
   download: "The result could not be downloaded.",
 };
 
-/** What is said when a button did not do its work, and why. */
+/** The words for a button whose call was refused or unanswered. */
 export function failureWords(action, { code, status }) {
   if (code === "network") return `${FAILURES[action]} No answer came: check your connection and try again.`;
   if (status === 429 || status === 503) return `${FAILURES[action]} The service is busy: please try again in a little while.`;

@@ -1,4 +1,4 @@
-"""A real nginx before the product, as a package installs it: no Upgrade, HTTP/1.1.
+"""A real nginx in front of the product, as its package installs it: no Upgrade.
 
 Its log has one line per answer, from which a test counts what was open at once.
 """

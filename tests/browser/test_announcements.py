@@ -1,4 +1,4 @@
-"""What the page says: a queue for screen readers, and words where a button failed."""
+"""Announcements to screen readers, and the words when Cancel or Delete fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUSY: Final = "It could not be cancelled. The service is busy: please try again 
 
 @pytest.fixture(scope="module")
 async def slow_product(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Start one stack for all sessions here, none of which ends by itself."""
+    """Start one stack whose sessions run longer than the tests."""
     env = {"TRYON_PORT": "0", "TRYON_MOCK_SECONDS": "60", "TRYON_DRAIN_SECONDS": "0", "TRYON_UPLOAD_RATE": "off"}
     started = await Stack.open(tmp_path_factory.mktemp("slow"), "up", env=env)
     try:
@@ -53,7 +53,7 @@ async def said(visitor: Visitor) -> list[str]:
 
 
 async def refuse(visitor: Visitor, pattern: str, method: str, **answer: Any) -> None:
-    """Refuse the next such call, or leave it without an answer."""
+    """Answer calls to this path with a problem, or abort them."""
 
     async def once(route: Route) -> None:
         if route.request.method != method:
@@ -67,7 +67,7 @@ async def refuse(visitor: Visitor, pattern: str, method: str, **answer: Any) -> 
 
 
 async def test_announcements_are_queued(visitor: Visitor) -> None:
-    """One that is due does not replace another that was not spoken yet."""
+    """Each announcement is a line of its own; only old lines are removed."""
     await visitor.arrive()
     await visitor.page.evaluate(
         """async () => {
@@ -83,7 +83,7 @@ async def test_announcements_are_queued(visitor: Visitor) -> None:
 
 
 async def test_failed_cancel_says_so(waiting: Visitor) -> None:
-    """The button works again."""
+    """The words stand on the page and in the log, and the button works again."""
     page, pattern = waiting.page, f"**{SESSIONS}/*/cancel"
     button = page.get_by_role("button", name="Cancel", exact=True)
     busy = {"status": 503, "body": json.dumps({"code": "unavailable"})}
@@ -101,7 +101,7 @@ async def test_failed_cancel_says_so(waiting: Visitor) -> None:
 
 
 async def test_failed_delete_says_so(waiting: Visitor) -> None:
-    """The button works again, and keeps the focus."""
+    """The words stand at the button, which works again and keeps the focus."""
     page, pattern = waiting.page, f"**{SESSIONS}/*"
     await refuse(waiting, pattern, "DELETE")
     for time in (1, 2):
@@ -118,7 +118,7 @@ async def test_failed_delete_says_so(waiting: Visitor) -> None:
 
 
 async def test_lost_answer_to_delete_shows_erased(waiting: Visitor) -> None:
-    """The session is gone, and the page does not go on showing it."""
+    """The page shows that the session was deleted, although no receipt came."""
     page = waiting.page
 
     async def lose(route: Route) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as people hand them over: folders, other pages, Word, a phone's camera."""
+"""Pictures that are dropped or pasted, and the choice of files and camera."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PASTE: Final = """
   return document.body.dispatchEvent(event);
 }
 """
-"""Pastes what an application put on the clipboard.
+"""Pastes files and texts, as an application put them on the clipboard.
 
-Returns whether the page let it be.
+Returns true if the page left the event alone.
 """
 
 
 async def drop(visitor: Visitor, target: str = "#photo-zone", *files: Path, **texts: str) -> None:
-    """Drop files, folders and texts, as the browser gets them from the system."""
+    """Drop files, folders and texts on an element, as the operating system does."""
     devtools = await visitor.page.context.new_cdp_session(visitor.page)
     box = await visitor.page.locator(target).bounding_box()
     assert box is not None
@@ -83,7 +83,7 @@ async def test_dropped_folder_is_told_in_words(visitor: Visitor, tmp_path: Path)
 
 
 async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
-    """The browser may not read it, and does not leave the page for it."""
+    """The page cannot read the picture, and the browser does not navigate to it."""
     await visitor.arrive()
     html = f'<a href="https://pictures.example/"><img src="{ELSEWHERE}"></a>'
     await drop(visitor, text_uri_list="https://pictures.example/", text_html=html)
@@ -96,7 +96,7 @@ async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
 
 
 async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) -> None:
-    """As browsers hand it over that have loaded it."""
+    """The browser that shows the picture adds its file to the drag."""
     await visitor.arrive()
     html = f'<img src="{ELSEWHERE}">'
     await drop(visitor, "#photo-zone", visitor.photos / "photo.jpg", text_uri_list=ELSEWHERE, text_html=html)
@@ -104,7 +104,7 @@ async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) ->
 
 
 async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
-    """A `data:` URL, as search pages show their small pictures."""
+    """The link is a `data:` URL, as for small pictures on search pages."""
     await visitor.arrive()
     data = base64.b64encode((visitor.photos / "garment.png").read_bytes()).decode()
     await drop(visitor, "#garment-zone", text_html=f'<img src="data:image/png;base64,{data}">', text_uri_list="x:y")
@@ -114,7 +114,7 @@ async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
 
 
 async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
-    """From another tab that shows a result."""
+    """The picture is a result that another tab shows."""
     await visitor.arrive()
     await visitor.choose("photo.jpg")
     await visitor.sees_result()
@@ -127,7 +127,7 @@ async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
 
 
 async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
-    """A slip of the hand is no upload; a drop from elsewhere is one afterwards."""
+    """A later drop from outside is taken."""
     await visitor.arrive()
     await visitor.choose("photo.jpg")
     await visitor.sees_result()
@@ -144,7 +144,7 @@ async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> Non
 
 
 async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
-    """The first of them."""
+    """The page takes the first photo."""
     await visitor.arrive()
     await drop(visitor, "footer", visitor.photos / "photo.jpg", visitor.photos / "photo.webp")
     await expect(visitor.page.get_by_text("One photo at a time: “photo.jpg” was taken.").first).to_be_visible()
@@ -156,7 +156,7 @@ async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
 
 
 async def test_picture_beside_text_is_pasted(visitor: Visitor) -> None:
-    """Word and macOS put several kinds on the clipboard."""
+    """Word and macOS put several kinds of data on the clipboard."""
     await visitor.arrive()
     photo = (visitor.photos / "photo.jpg").read_bytes()
     rtf = ("notes.rtf", "text/rtf", b"{\\rtf1 notes}")
@@ -167,7 +167,7 @@ async def test_picture_beside_text_is_pasted(visitor: Visitor) -> None:
 
 
 async def test_pasted_document_is_told_in_words(visitor: Visitor) -> None:
-    """Text alone is none of the page's business."""
+    """Pasted text without a file or picture is left alone."""
     await visitor.arrive()
     assert await paste(visitor, text_plain="notes", text_html="<p>notes</p>")
     await expect(visitor.page.get_by_role("alert")).to_be_hidden()

@@ -1,4 +1,4 @@
-"""Tabs of one browser behind an nginx without Upgrade: few streams, every tab alive.
+"""Tabs of one browser behind an nginx without Upgrade share four streams.
 
 Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together. The
 test plays the worker.
@@ -33,15 +33,15 @@ from tests.browser.visitor import WATCH
 pytestmark = pytest.mark.xdist_group("chromium")
 
 SLOTS: Final = 4
-"""How many streams a browser keeps open to a host; as in tryon-tabs.js."""
+"""Maximum streams that a browser keeps open to a host, as in tryon-tabs.js."""
 
 STALE_SECONDS: Final = 5.0
-"""Longest time for which a tab may be behind."""
+"""Maximum time for which a tab may be stale."""
 
 HTML: Final = "<!doctype html><link rel=icon href=data:,><title>A shop</title>"
 
 NO_LOCKS: Final = "Object.defineProperty(navigator, 'locks', { value: undefined });"
-"""Runs before anything else on a page: as over plain HTTP, no Web Locks."""
+"""Removes Web Locks before a page loads, as on a page over plain HTTP."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ async def open_tab(context: BrowserContext, web: Web, nginx: Nginx) -> OpenTab:
 
 
 async def full(open_tab: OpenTab, transport: str = "sse") -> tuple[list[Tab], Tab]:
-    """Open tabs that hold all slots, then one that polls for want of one."""
+    """Return tabs that hold all slots, and one more tab, which polls."""
     live = await asyncio.gather(*(open_tab(transports=[transport, "poll"]) for _ in range(SLOTS)))
     for tab in live:
         await tab.on(transport)
@@ -129,7 +129,7 @@ DECISIONS: Final = [
 
 
 async def test_hidden_tab_decides_about_its_slot(page: Page, web: Web) -> None:
-    """It gives it to a visible one that waits, and where tabs can't count together."""
+    """A waiting visible tab gets the slot; without Web Locks hidden tabs keep none."""
     await page.goto(f"http://127.0.0.1:{web.port}/api/health/live")
     decided = await page.evaluate(
         """async (rows) => {
@@ -145,7 +145,7 @@ async def test_hidden_tab_decides_about_its_slot(page: Page, web: Web) -> None:
 
 
 def test_polling_tab_asks_within_stale_time() -> None:
-    """At the pace that the server announces, and at the client's own."""
+    """Both the server's Retry-After and the client's own pause are short enough."""
     code = (ROOT / "static" / "tryon.js").read_text()
     own = re.search(r"const POLL_MS = (\d+);", code)
     assert own is not None
@@ -184,7 +184,7 @@ async def end(tab: Tab) -> None:
 async def test_slot_that_is_free_goes_to_next_tab(
     open_tab: OpenTab, web: Web, nginx: Nginx, leaves: Callable[[Tab], Awaitable[None]], transport: str
 ) -> None:
-    """A tab is closed or crashes, or its session ends; no other loses anything."""
+    """A tab is closed, crashes or has seen the end; the others see every event."""
     live, waiting = await full(open_tab, transport)
     await leaves(live[0])
     await waiting.on(transport)
@@ -197,7 +197,7 @@ async def test_slot_that_is_free_goes_to_next_tab(
 
 
 async def test_polling_tab_learns_of_its_end(open_tab: OpenTab) -> None:
-    """Without a slot all the time."""
+    """The tab polls all the time, because all slots are held."""
     live, waiting = await full(open_tab)
     await waiting.ends_whole()
     assert await waiting.page.evaluate("story.connections.map(({ connection }) => connection)") == [
@@ -210,7 +210,7 @@ async def test_polling_tab_learns_of_its_end(open_tab: OpenTab) -> None:
 
 
 async def test_hidden_tab_makes_room_for_visible_one(open_tab: OpenTab) -> None:
-    """It was hidden before the other came, or is hidden while the other waits."""
+    """A tab gives way when it is hidden, and when a visible tab opens later."""
     live, waiting = await full(open_tab)
     await live[0].look("hidden")
     await live[0].on("poll")
@@ -240,7 +240,7 @@ async ({ ids, token }) => {
 async def test_page_with_many_sessions_holds_four_streams(
     context: BrowserContext, web: Web, nginx: Nginx, locks: str
 ) -> None:
-    """The next one gets a slot that becomes free, also where the page counts alone."""
+    """A following that is closed frees its slot, with and without Web Locks."""
     await context.add_init_script(locks)
     token = new_token()
     ids = [(await web.submit(token))[0].id for _ in range(SLOTS + 2)]
@@ -255,7 +255,7 @@ async def test_page_with_many_sessions_holds_four_streams(
 
 
 async def test_cut_network_leaves_no_slot_unused(context: BrowserContext, web: Web) -> None:
-    """Those that wait are granted slots while the server can't be had."""
+    """Slots granted while the server is unavailable are used once it is back."""
     async with open_gate(web.port) as gate:
         token = new_token()
         ids = [(await web.submit(token))[0].id for _ in range(SLOTS + 2)]
@@ -274,7 +274,7 @@ async def test_cut_network_leaves_no_slot_unused(context: BrowserContext, web: W
 
 
 async def test_hidden_tab_lets_stream_go_without_locks(context: BrowserContext, open_tab: OpenTab, web: Web) -> None:
-    """It polls, and comes back to its stream at its cursor when it is shown."""
+    """The hidden tab polls; when shown, it resumes its stream at its cursor."""
     await context.add_init_script(NO_LOCKS)
     tab = await open_tab()
     await tab.on("sse")
@@ -330,7 +330,7 @@ async def live_ones(tabs: list[Shown]) -> list[Shown]:
 
 @pytest.mark.slow
 async def test_twenty_tabs_load_and_end(context: BrowserContext, web: Web, nginx: Nginx, photos: Path) -> None:
-    """Half of them upload; the live ones are closed in the middle, the others go on."""
+    """Ten tabs upload, ten follow; the four live ones are closed in the middle."""
     token = new_token()
     forget = "localStorage.removeItem('tryon.session');"
     await context.add_init_script(f"localStorage.setItem('tryon.token', {json.dumps(token)});" + forget + WATCH)

@@ -1,4 +1,4 @@
-"""Server-Sent Events through proxies as people have them: each frame comes at once."""
+"""Server-Sent Events pass a default nginx and a compressing proxy without delay."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ That is all text without ``no-transform``.
 """
 
 SOON_SECONDS: Final = 5.0
-"""Longest way of a frame here; a proxy that holds frames back keeps them to the end."""
+"""Maximum time for a frame to arrive; a proxy that buffers keeps it to the end."""
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +67,7 @@ async def proxied(kind: str, target: int, folder: Path) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("kind", ["nginx", "compressing"])
 async def test_each_frame_passes_proxy_at_once(web: Web, tmp_path: Path, kind: str) -> None:
-    """The first one and the next ones, while the stream stays open."""
+    """Both the snapshot and a later event arrive while the stream is open."""
     session, token = await web.submit()
     headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "gzip"}
     url = f"/api/tryon/sessions/{session.id}/events"
