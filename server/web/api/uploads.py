@@ -94,12 +94,16 @@ async def read_upload(
         fingerprint=fingerprint,
     )
     folder = config.uploads_dir
+    parsed = 0
     try:
         async for chunk in _chunks(request, clock, config.body_max_bytes):
             for at in range(0, len(chunk), SLICE_BYTES):
-                if at:
-                    await asyncio.sleep(0)  # the event loop goes on
-                form.feed(chunk[at : at + SLICE_BYTES])
+                piece = chunk[at : at + SLICE_BYTES]
+                parsed += len(piece)
+                if parsed > SLICE_BYTES:
+                    await asyncio.sleep(0)  # the event loop goes on, also between chunks that wait already
+                    parsed = len(piece)
+                form.feed(piece)
                 slot.hold(form.size)
                 for part in form.parts.values():
                     if part.pending > SPOOL_BYTES:
