@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from server.web.serving.cors import ALLOWED_HEADERS, EXPOSED_HEADERS
 from testkit.running import StartWeb, Web
@@ -58,6 +59,21 @@ async def test_cors_allows_configured_origins_only(start_web: StartWeb) -> None:
         "Access-Control-Allow-Origin"
     ] == "https://shop.example"
     assert "Access-Control-Allow-Origin" not in (await preflight(web, "http://localhost:5173")).headers
+
+
+async def test_origins_of_applications_may_call_and_connect(start_web: StartWeb) -> None:
+    """CORS and WebSocket follow one rule, for origins of any scheme."""
+    web = await start_web(origins=("capacitor://localhost", "app://shop"))
+    session, token = await web.submit()
+    for origin in ("capacitor://localhost", "app://shop"):
+        assert (await preflight(web, origin)).headers["Access-Control-Allow-Origin"] == origin
+        async with web.follow(session.id, token, additional_headers={"Origin": origin}) as client:
+            assert (await client.next())["type"] == "snapshot"
+    for origin in ("capacitor://evil", "app://shop.evil", "ionic://localhost", "null"):
+        assert "Access-Control-Allow-Origin" not in (await preflight(web, origin)).headers
+        with pytest.raises(InvalidStatus):
+            async with web.follow(session.id, token, additional_headers={"Origin": origin}):
+                pass
 
 
 async def test_cors_headers_stand_on_failures(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
