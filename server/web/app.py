@@ -33,6 +33,7 @@ from server.web.docs.documents import GeneratedDocuments
 from server.web.push.hub import Hub
 from server.web.serving.admission import AdmissionMiddleware
 from server.web.serving.cors import OriginMiddleware
+from server.web.serving.forwarded import ForwardedLimitMiddleware
 from server.web.serving.middleware import RequestMiddleware
 from server.web.serving.unanswered import Unanswered
 from server.web.transports.connection_limits import ConnectionLimits
@@ -90,7 +91,12 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
     app = Starlette(
         routes=make_routes(running),
         lifespan=lifespan,
-        middleware=[outermost, Middleware(AdmissionMiddleware, config=config), cors],
+        middleware=[
+            outermost,
+            Middleware(AdmissionMiddleware, config=config),
+            cors,
+            Middleware(ForwardedLimitMiddleware, config=config),
+        ],
         exception_handlers={TryOnError: on_refusal, HTTPException: on_http_exception},
     )
     app.state.unanswered = unanswered

@@ -61,12 +61,13 @@ class Connections:
         self._per_address = config.connections_per_address
         self._open: Counter[str] = Counter()
         self._reserved: Counter[str] = Counter()
+        self._reserved_total = 0
         self._refused = 0
         self._logged_at = float("-inf")
         self._key = functools.lru_cache(4096)(functools.partial(_key, config))
 
     def __repr__(self) -> str:
-        return f"<Connections addresses={len(self._open)} reserved={self._reserved.total()}>"
+        return f"<Connections addresses={len(self._open)} reserved={self._reserved_total}>"
 
     def admit(self, peer: str, total: int, now: float) -> Place | None:
         """Return a place for a connection, or None: it is cut.
@@ -75,7 +76,7 @@ class Connections:
         seconds.
         """
         address = self._key(peer)
-        if total - self._reserved.total() > self._per_process:
+        if total - self._reserved_total > self._per_process:
             error: TryOnError = Unavailable(retry_after=2)
             reason = f"this process has {self._per_process} (TRYON_CONNECTIONS_PER_PROCESS)"
         elif address and self._open[address] >= self._per_address:
@@ -86,14 +87,16 @@ class Connections:
                 self._open[address] += 1
             return Place(address)
         self._log(now, reason)
-        if self._reserved.total() >= RESERVED_CONNECTIONS or self._reserved[peer] >= RESERVED_PER_ADDRESS:
+        if self._reserved_total >= RESERVED_CONNECTIONS or self._reserved[peer] >= RESERVED_PER_ADDRESS:
             return None
         self._reserved[peer] += 1
+        self._reserved_total += 1
         return Place(peer, error)
 
     def leave(self, place: Place) -> None:
         """Give a place back."""
         counts = self._open if place.error is None else self._reserved
+        self._reserved_total -= place.error is not None
         counts[place.address] -= 1
         if counts[place.address] <= 0:
             del counts[place.address]

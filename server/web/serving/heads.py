@@ -11,6 +11,7 @@ curl's default offers HTTP/2 (``h2c``) with every request.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar, Final, NamedTuple
 
 import httptools
@@ -131,7 +132,11 @@ class HeadParser:
             raise HeadTooLarge("bad_request", f"A request has at most {MAX_FIELDS} header fields.")
         if len(line[1]) > MAX_TARGET_BYTES:
             raise TargetTooLong("bad_request", f"The target of a request is at most {MAX_TARGET_BYTES} bytes.")
-        hosts, lengths, encodings = self._values(b"host"), self._values(b"content-length"), self._values(_TE)
+        framing: dict[bytes, list[bytes]] = {}
+        for name, value in self._framing:
+            framing.setdefault(name, []).append(value)
+        hosts, lengths = framing.get(b"host", ()), framing.get(b"content-length", ())
+        encodings = framing.get(b"transfer-encoding", ())
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise BadRequest("bad_request", "A request has one Host (RFC 9112 section 3.2).")
         if lengths and encodings:
@@ -141,7 +146,7 @@ class HeadParser:
         path, query, authority = _parts_of(line[1])
         if authority:  # it counts, and not Host (RFC 9112 section 3.2.2)
             self._headers = [field for field in self._headers if field[0] != b"host"] + [(b"host", authority)]
-        connection = _tokens(self._values(b"connection"))
+        connection = _tokens(framing.get(b"connection", ()))
         return Head(
             method=line[0].decode("ascii"),
             path=path,
@@ -150,22 +155,16 @@ class HeadParser:
             headers=self._headers,
             length=None if encodings else _length(lengths),
             keep_alive=b"close" not in connection and (version == "1.1" or b"keep-alive" in connection),
-            expects_continue=version == "1.1" and b"100-continue" in _tokens(self._values(b"expect")),
-            websocket=b"upgrade" in connection and b"websocket" in _tokens(self._values(b"upgrade")),
+            expects_continue=version == "1.1" and b"100-continue" in _tokens(framing.get(b"expect", ())),
+            websocket=b"upgrade" in connection and b"websocket" in _tokens(framing.get(b"upgrade", ())),
         )
 
-    def _values(self, name: bytes) -> list[bytes]:
-        return [value for each, value in self._framing if each == name]
 
-
-_TE: Final = b"transfer-encoding"
-
-
-def _tokens(values: list[bytes]) -> list[bytes]:
+def _tokens(values: Sequence[bytes]) -> list[bytes]:
     return [token.strip().lower() for value in values for token in value.split(b",")]
 
 
-def _length(values: list[bytes]) -> int:
+def _length(values: Sequence[bytes]) -> int:
     """Return the body's length. Raises BadRequest unless it is one plain number."""
     if not values:
         return 0
@@ -174,7 +173,7 @@ def _length(values: list[bytes]) -> int:
     return int(values[0])
 
 
-def _check_chunked(values: list[bytes], version: str) -> None:
+def _check_chunked(values: Sequence[bytes], version: str) -> None:
     """Accept a chunked body, and raise BadRequest for any other coding.
 
     With HTTP/1.0 it would be a framing that other parties read differently (RFC 9112
