@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -110,6 +111,33 @@ def test_parser_keeps_less_than_a_delimiter_of_content() -> None:
         b"0123456789"
     )
     assert list(parser.feed(b"less")) == [b"\r\n--boundless"]
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b"\r\n--bounda", b"\r\n--boundarx", b"\r\n", b"\r", b"--boundary", b"\r\n--", b"\r\n--boundary\r\n\r\n", b"\0"],
+)
+@pytest.mark.parametrize("head", [b"", b"--boundary\r\n\r\n", b"--boundary\r\n", b"--boundary"])
+def test_parser_works_in_few_steps_whatever_the_body_holds(head: bytes, unit: bytes) -> None:
+    """The calls of a slice do not depend on its bytes: all searching happens in C."""
+    form, calls = Form(b"boundary", image_max_bytes=2**20, fingerprint=False), 0
+    body = head + unit * (2**20 // len(unit))
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    for at in range(0, len(body), 65536):
+        calls = 0
+        sys.setprofile(count)
+        try:
+            form.feed(body[at : at + 65536])
+        except BadRequest:
+            break
+        finally:
+            sys.setprofile(None)
+        assert calls < 60
+    assert calls < 1000  # a body of many parts or headers is refused at their limit
 
 
 @pytest.mark.parametrize(
