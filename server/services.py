@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from server.adapters.redis.connect import open_redis
 from server.adapters.redis.limits import RedisLimiter
 from server.adapters.redis.queue import ArqQueue
 from server.config.settings import Config
+from server.domain.allowance import Allowance
 from server.domain.tokens import Signer
 from server.reconciler.chores import Chores
 from server.reconciler.cleanup import Cleanup
@@ -222,9 +224,25 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
         queue_places=queue_places,
         clock=adapters.clock,
         randomness=adapters.randomness,
+        signer=adapters.signer,
+        allowance=_allowance(adapters.config),
         processor=adapters.config.processor,
         deadline_seconds=adapters.config.deadline_seconds,
         retention_seconds=adapters.config.retention_seconds,
+    )
+
+
+def _allowance(config: Config) -> Allowance:
+    """Return what one owner and one address may have; a share is one place at least."""
+
+    def places(share: float | None) -> int | None:
+        return None if share is None else max(1, math.ceil(share * config.queue_limit))
+
+    return Allowance(
+        owner_bytes=config.stored_bytes_per_owner,
+        owner_waiting=places(config.queue_share_per_owner),
+        address_bytes=config.stored_bytes_per_address,
+        address_waiting=places(config.queue_share_per_address),
     )
 
 

@@ -19,11 +19,19 @@ const PROBLEMS = {
   invalid_token: ["This browser is not recognised", "Reload the page and try again."],
 };
 
+/** A `rate_limited` with one of these limits is not about a short time. */
+const LIMITS = {
+  queue_share_per_owner: ["One moment, please", "Many of your photos are waiting already. You can go on when some are done."],
+  queue_share_per_address: ["One moment, please", "Many photos from your network are waiting already. You can go on when some are done."],
+  stored_bytes_per_owner: ["No room for more photos", "Delete some of your try\u2011ons, or wait until they are erased by themselves."],
+  stored_bytes_per_address: ["No room for more photos", "Delete some of your try\u2011ons, or wait until others from your network are erased."],
+};
+
 const BY_STATUS = { 413: "body_too_large", 415: "unsupported_image", 429: "rate_limited", 503: "unavailable", 507: "storage_full" };
 
 /** `{ title, text }` for a refused upload. Our own words, else the server's. */
 export function problemWords(problem) {
-  const known = PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
+  const known = LIMITS[problem.limit] ?? PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
   return {
     title: known[0] ?? problem.title ?? "That did not work",
     text: known[1] ?? (problem.detail || "Something went wrong. Please try again."),

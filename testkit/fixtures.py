@@ -21,6 +21,7 @@ from server.adapters.imaging import sample_photos
 from server.config.settings import Config
 from testkit.disks import mounted_disk
 from testkit.plugin import missing, note
+from testkit.profiles import UNSHARED
 from testkit.servers import PostgresServer, ValkeyServer
 from testkit.stack import Stack
 
@@ -185,6 +186,7 @@ def config(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Ca
             "mock_seconds": 0.2,
             "mock_failure_rate": 0.0,
             "upload_rate": None,
+            **dict.fromkeys(UNSHARED),
             "lease_seconds": 3.0,
             "drain_seconds": 1.0,
             "sweep_seconds": 0.5,

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+UNSHARED: Final[dict[str, Any]] = {
+    "queue_share_per_owner": "off",
+    "queue_share_per_address": "off",
+    "stored_bytes_per_owner": "off",
+    "stored_bytes_per_address": "off",
+}
+"""No shares of an owner or an address: a load comes from few of either."""
+
 FAULTS: Final[dict[str, Any]] = {
     "upload_rate": "6000/minute",
     "mock_failure_rate": 0,
     "connections_per_address": 20000,
     "uploads_per_address": 20000,
     "spooled_bytes_per_address": 2**30,
+    **UNSHARED,
     "sockets_per_address": 20000,
     "log_level": "info",
     "log_format": "text",
@@ -26,6 +35,7 @@ BENCHMARK: Final[dict[str, Any]] = {
     "connections_per_address": 20000,
     "uploads_per_address": 20000,
     "spooled_bytes_per_address": 2**30,
+    **UNSHARED,
     "sockets_per_address": 20000,
     "queue_limit": 100000,
     "log_level": "error",

@@ -23,6 +23,7 @@ from server.domain.tokens import new_token
 from testkit.cluster import Cluster, running_cluster
 from testkit.mutations import damaged, mutated
 from testkit.originals import originals
+from testkit.profiles import UNSHARED
 from testkit.programs import Program
 from tryon.protocol.paths import SESSIONS
 
@@ -192,6 +193,7 @@ async def run(inputs: int, seed: int, verdict: Verdict, *, planted: str = "", lo
 
 
 SETTINGS: Final[dict[str, Any]] = {
+    **UNSHARED,
     "upload_rate": "off",
     "sockets_per_address": 20000,
     "sockets_per_session": 20000,

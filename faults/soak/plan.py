@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testkit.profiles import UNSHARED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Soak:
@@ -30,6 +32,7 @@ class Soak:
         """Return the settings of the product that are not its defaults."""
         return {
             "upload_rate": "6000/minute",
+            **UNSHARED,
             "connections_per_address": 20000,
             "sockets_per_address": 20000,
             "mock_seconds": self.mock_seconds,

@@ -154,6 +154,28 @@ class Config:
         5.0, "How long a stopping worker lets running sessions end.", parsing.seconds(0), unit="seconds"
     )
     queue_limit: int = setting(1000, "Waiting sessions beyond which uploads are refused.", parsing.integer(1))
+    queue_share_per_owner: float | None = setting(
+        0.05,
+        "Share of TRYON_QUEUE_LIMIT that the waiting sessions of one client token may have; or off.",
+        parsing.or_off(parsing.number(float, 0, 1)),
+    )
+    queue_share_per_address: float | None = setting(
+        0.1,
+        "Share of TRYON_QUEUE_LIMIT that the waiting sessions of one client address may have; or off.",
+        parsing.or_off(parsing.number(float, 0, 1)),
+    )
+    stored_bytes_per_owner: int | None = setting(
+        2 * 2**30,
+        "Photos and results of one client token, until they are erased; or off.",
+        parsing.or_off(parsing.integer(1, 2**50)),
+        unit="bytes",
+    )
+    stored_bytes_per_address: int | None = setting(
+        8 * 2**30,
+        "Photos and results of one client address, until they are erased; or off.",
+        parsing.or_off(parsing.integer(1, 2**50)),
+        unit="bytes",
+    )
     ping_seconds: float = setting(
         25.0, "Time between the JSON pings of a socket.", parsing.seconds(0.05, 3600), unit="seconds"
     )

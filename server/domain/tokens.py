@@ -68,7 +68,7 @@ class _Key:
 class Signer:
     """Signatures and their checks. ``secret_keys``: the first signs, all verify."""
 
-    __slots__ = ("_gone", "_keys", "_purposes", "_receipt")
+    __slots__ = ("_address", "_gone", "_keys", "_purposes", "_receipt")
 
     def __init__(self, secret_keys: Sequence[str]) -> None:
         if not secret_keys:
@@ -79,6 +79,7 @@ class Signer:
             keys.append(_Key(hashlib.sha256(b"tryon.v1.key-id." + raw).hexdigest()[:8], raw))
         self._keys = tuple(keys)
         self._purposes = {purpose: {key.key_id: key.subkey(purpose) for key in keys} for purpose in ("ticket", "file")}
+        self._address = keys[0].subkey("address")
         self._gone = tuple(key.subkey("gone") for key in keys)
         self._receipt = tuple((key.key_id, key.subkey("receipt")) for key in keys)
 
@@ -137,6 +138,14 @@ class Signer:
         While keys rotate, another process may sign with another key.
         """
         return tuple(hmac.digest(key, session_id.encode(), "sha256").hex() for key in self._gone)
+
+    def address_hash(self, address: str) -> str:
+        """Return what the database keeps of a client's address, 32 hex digits.
+
+        A keyed hash: addresses are so few that any other could be tried out. After the
+        signing key has changed an address has another one.
+        """
+        return hmac.digest(self._address, address.encode(), "sha256").hex()[:32]
 
     def sign_receipt(self, body: bytes) -> tuple[str, str]:
         """Return the key's id and the Ed25519 signature (RFC 8032) of a receipt.

@@ -143,7 +143,7 @@ class Claims:
         await claim.reports.end()
         key = output_key(claim.session.id, claim.attempt, extension)
         await self._files.put(key, data)
-        moved = await self._change(claim, Complete(key), strict=True)
+        moved = await self._change(claim, Complete(key, len(data)), strict=True)
         if moved is None:  # the claim that loses the compare-and-set deletes its own file
             await asyncio.shield(self._discard_output(claim.session.id, key))
             return False

@@ -21,7 +21,9 @@ from server.adapters.database.errors import Taken
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files, MissingFile
+from server.domain.allowance import Allowance
 from server.domain.session import Session, session_id_of
+from server.domain.tokens import Signer
 from server.sessions.file_keys import garment_key, image_key
 from server.sessions.ownership import owned_session
 from server.sessions.queue_places import QueuePlaces
@@ -36,7 +38,7 @@ from tryon.protocol.views import Params
 
 log = logging.getLogger("tryon.sessions")
 
-REFUSALS: Final = (Taken, NotFound, errors.StorageFull)
+REFUSALS: Final = (Taken, NotFound, errors.StorageFull, errors.RateLimited)
 """Errors of an insert after which its row certainly does not exist; after any other the
 commit may still go through.
 """
@@ -92,10 +94,14 @@ class Submissions:
         queue_places: QueuePlaces,
         clock: Clock,
         randomness: Randomness,
+        signer: Signer,
+        allowance: Allowance,
         processor: str,
         deadline_seconds: float,
         retention_seconds: float,
     ) -> None:
+        self._signer = signer
+        self._allowance = None if allowance.unlimited else allowance
         self._processor = processor
         self._deadline_seconds = deadline_seconds
         self._retention_seconds = retention_seconds
@@ -121,14 +127,16 @@ class Submissions:
         garment: Photo | None,
         params: Params,
         request_id: str | None,
+        address: str | None = None,
         idempotency: Idempotency | None = None,
     ) -> Session:
         """Store the photos, commit the session with its first event, then enqueue it.
 
-        A failure leaves neither file nor row, the files at the latest when it is
-        certain that their row was not committed. A failed enqueue is not
-        the caller's: the row is safe and the enqueue is retried. Raises StorageFull,
-        Unavailable, and Taken if another request used the idempotency key meanwhile.
+        ``address``: the client's, for its limits; None: unknown. A failure leaves
+        neither file nor row, the files at the latest when it is certain that their row
+        was not committed. A failed enqueue is not the caller's: the row is safe and the
+        enqueue is retried. Raises StorageFull, RateLimited, Unavailable, and Taken if
+        another request used the idempotency key meanwhile.
         """
         session_id = self._new_id()
         input = image_key(session_id, image.extension)
@@ -145,6 +153,9 @@ class Submissions:
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
             retention_seconds=self._retention_seconds,
+            stored_bytes=sum(map(len, files.values())),
+            address_hash=self._hash(address),
+            allowance=self._allowance,
             idempotency_key=idempotency.key_hash if idempotency else None,
             idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
         )
@@ -163,12 +174,14 @@ class Submissions:
             raise errors.Unprocessable("idempotency_mismatch")
         return session
 
-    async def retry(self, session_id: str, owner: str | None, *, request_id: str | None) -> tuple[Session, bool]:
+    async def retry(
+        self, session_id: str, owner: str | None, *, request_id: str | None, address: str | None = None
+    ) -> tuple[Session, bool]:
         """Run a failed or cancelled session again, over its own copy of the inputs.
 
         Return the new session, and whether an earlier call made it. Raises NotFound,
         also when the original is erased meanwhile; Conflict in any other state;
-        StorageFull, Unavailable.
+        StorageFull, RateLimited, Unavailable.
         """
         original = await owned_session(self._reader, session_id, owner)
         if original.status not in (Status.FAILED, Status.CANCELLED):
@@ -191,6 +204,9 @@ class Submissions:
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
             retention_seconds=self._retention_seconds,
+            stored_bytes=sum(map(len, files.values())),
+            address_hash=self._hash(address),
+            allowance=self._allowance,
             expires_at=original.expires_at,
             retry_of=original.id,
         )
@@ -204,6 +220,9 @@ class Submissions:
 
     def _new_id(self) -> str:
         return session_id_of(self._clock.wall(), self._randomness.bytes(10))
+
+    def _hash(self, address: str | None) -> str | None:
+        return None if address is None else self._signer.address_hash(address)
 
     async def _create(self, files: dict[str, bytes], new: NewSession) -> Session:
         """Store the files, then the row with its first event, then enqueue."""

@@ -240,6 +240,10 @@ LIMITS: Final[dict[str, str]] = {
     "connections_per_address": "Too many HTTP connections from this address.",
     "sockets_per_address": "Too many open connections from this address.",
     "sockets_per_session": "Too many open connections to this session.",
+    "queue_share_per_owner": "Too many of your sessions are waiting; wait until some have run.",
+    "queue_share_per_address": "Too many sessions of this address are waiting; wait until some have run.",
+    "stored_bytes_per_owner": "Your photos take too much room; delete some, or wait until they expire.",
+    "stored_bytes_per_address": "Photos of this address take too much room; delete some, or wait until they expire.",
 }
 """Limits that ``rate_limited`` names in ``limit``, each with its message.
 

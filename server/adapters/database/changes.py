@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
+from server.domain.allowance import Allowance
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import Params
@@ -32,6 +33,12 @@ class NewSession:
     request_id: str | None
     deadline_seconds: float
     retention_seconds: float
+    stored_bytes: int = 0
+    """Bytes of its photos."""
+    address_hash: str | None = None
+    """HMAC of the client's address; None: unknown."""
+    allowance: Allowance | None = None
+    """The most that its owner and its address may have; None: no limit."""
     idempotency_key: str | None = None
     """Hash of the client's key; unique per owner."""
     idempotency_fingerprint: str | None = None
@@ -58,6 +65,7 @@ class Complete:
 
     event: ClassVar[Event] = Event.COMPLETED
     output_key: str
+    output_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

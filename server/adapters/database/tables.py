@@ -147,7 +147,11 @@ sessions: Final = Table(
     Column("deadline_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("delivered_at", UtcDateTime),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),  # of its photos and its result
+    Column("address_hash", String(32)),  # HMAC of the client's address
     Index("ix_tryon_sessions_owner_created", "owner", "created_at", "id"),
+    Index("ix_tryon_sessions_owner_bytes", "owner", "stored_bytes"),
+    Index("ix_tryon_sessions_address_bytes", "address_hash", "stored_bytes"),
     Index("ix_tryon_sessions_status_lease", "status", "lease_expires_at"),
     Index("ix_tryon_sessions_expires", "expires_at"),
     Index("ix_tryon_sessions_deadline", "deadline_at", **_WHERE_UNFINISHED),

@@ -80,7 +80,10 @@ def _columns(outcome: Outcome) -> dict[str, Any]:
                 "lease_expires_at": database_time(outcome.lease_seconds),
             }
         case Complete():
-            return {"output_key": outcome.output_key}
+            return {
+                "output_key": outcome.output_key,
+                "stored_bytes": tables.sessions.c.stored_bytes + outcome.output_bytes,
+            }
         case Fail():
             columns: dict[str, Any] = {
                 "error_code": outcome.code,

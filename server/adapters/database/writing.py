@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Float, and_, bindparam, delete, func, insert, not_, select, update
 
@@ -59,6 +59,7 @@ from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, f
 from server.adapters.database.tables import database_time, statement_time
 from server.adapters.database.tombstones import add_tombstones
 from server.adapters.database.transitions import add_event, move
+from server.adapters.database.usage import usage_of
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.errors import NotFound
 from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
@@ -102,7 +103,8 @@ class SessionWriter:
         """Insert a session with its first event.
 
         Raises :class:`~server.adapters.database.errors.Taken`; NotFound for a retry
-        whose original is deleted or expired; StorageFull if the disk is full.
+        whose original is deleted or expired; StorageFull if the disk is full;
+        RateLimited if its owner or its address has all that ``new.allowance`` grants.
         """
         with mapped_insert_errors():
             return await self._insert(new)
@@ -115,31 +117,10 @@ class SessionWriter:
                 # no original.
                 if (await connection.execute(original.with_for_update(read=True))).one_or_none() is None:
                     raise NotFound
-            row = await connection.execute(
-                _INSERT_SESSION,
-                {
-                    "id": new.id,
-                    "owner": new.owner,
-                    "status": Status.CREATED.value,
-                    "seq": 1,
-                    "attempt": 0,
-                    "burnt": 0,
-                    "enqueues": 1,
-                    "cancel_requested": False,
-                    "processor": new.processor,
-                    "params": to_json(new.params),
-                    "input_key": new.input_key,
-                    "garment_key": new.garment_key,
-                    "error_retryable": False,
-                    "request_id": new.request_id,
-                    "idempotency_key": new.idempotency_key,
-                    "idempotency_fingerprint": new.idempotency_fingerprint,
-                    "retry_of": new.retry_of,
-                    "deadline_seconds": new.deadline_seconds,
-                    "retention_seconds": new.retention_seconds,
-                    "fixed_expires_at": new.expires_at,
-                },
-            )
+            if new.allowance is not None:
+                usage = await usage_of(connection, owner=new.owner, address_hash=new.address_hash)
+                new.allowance.judge(usage, new.stored_bytes)
+            row = await connection.execute(_INSERT_SESSION, _values(new))
             session = to_session(row.one())
             data = {"input": new.input_key, "garment": new.garment_key, "retry_of": new.retry_of}
             event = AuditEvent(
@@ -380,3 +361,31 @@ class SessionWriter:
                 ids = [session.id for session in erased]
                 await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
         return erased
+
+
+def _values(new: NewSession) -> dict[str, Any]:
+    """Return the values of a new session that are not times."""
+    return {
+        "id": new.id,
+        "owner": new.owner,
+        "status": Status.CREATED.value,
+        "seq": 1,
+        "attempt": 0,
+        "burnt": 0,
+        "enqueues": 1,
+        "cancel_requested": False,
+        "processor": new.processor,
+        "params": to_json(new.params),
+        "input_key": new.input_key,
+        "garment_key": new.garment_key,
+        "error_retryable": False,
+        "request_id": new.request_id,
+        "idempotency_key": new.idempotency_key,
+        "idempotency_fingerprint": new.idempotency_fingerprint,
+        "retry_of": new.retry_of,
+        "stored_bytes": new.stored_bytes,
+        "address_hash": new.address_hash,
+        "deadline_seconds": new.deadline_seconds,
+        "retention_seconds": new.retention_seconds,
+        "fixed_expires_at": new.expires_at,
+    }

@@ -121,6 +121,7 @@ class SubmitEndpoints:
             garment=garment,
             params=upload.params,
             request_id=logs.request_id.get(),
+            address=address,
             idempotency=idempotency,
         )
 
@@ -149,7 +150,7 @@ class SubmitEndpoints:
         owner = credential_of(request).owner
         await self._check_queue()
         session, replayed = await self._submissions.retry(
-            request.path_params["session_id"], owner, request_id=logs.request_id.get()
+            request.path_params["session_id"], owner, request_id=logs.request_id.get(), address=slot.address
         )
         return await self._created(session, headers, replayed=replayed)
 

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from server.adapters.database import upkeep
 from server.adapters.database.changes import Fail
 from server.adapters.database.database import Database
+from server.domain.allowance import Allowance
 from testkit.crowds import add_events, add_sessions
 from testkit.running import new_session
 from tests.server.adapters.database.costs import rows_examined
@@ -78,6 +79,7 @@ async def test_changes_of_a_session_examine_few_rows_of_many(database: Database)
         "deleted_among": lambda: read.deleted_among([failed.id]),
         "ids_among": lambda: read.ids_among([failed.id]),
         "erase": lambda: write.erase([failed.id, retry.id]),
+        "insert": lambda: write.insert(new_session(address_hash="x", allowance=Allowance(owner_bytes=2**40))),
     }
     examined = {name: await rows_examined(database, call) for name, call in calls.items()}
     assert {name: rows for name, rows in examined.items() if rows > FEW} == {}, examined

@@ -168,15 +168,15 @@ async def test_downgrade_leads_to_empty_database(config: Config, monkeypatch: py
 
 
 async def test_sessions_survive_upgrade_and_downgrade(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of the first schema are the same on the newest, and back again."""
+    """Sessions of the newest schema are the same on the first, and back again."""
     config.data_dir.mkdir()
     settings = alembic_settings(config, monkeypatch)
-    await asyncio.to_thread(alembic.command.upgrade, settings, "0001")
+    await asyncio.to_thread(alembic.command.upgrade, settings, "head")
     database = open_database(config.database, clock=SystemClock())
     waiting, running = await database.writer.insert(new_session()), await database.writer.insert(new_session())
     claimed = await database.writer.claim(running.id, worker="w", lease_seconds=60, actor="w")
     assert claimed is not None
-    for revision in ("head", "0001", "head"):
+    for revision in ("0001", "head"):
         change = alembic.command.downgrade if revision == "0001" else alembic.command.upgrade
         await asyncio.to_thread(change, settings, revision)
         assert await database.reader.get(waiting.id) == waiting
