@@ -9,6 +9,7 @@ text in linear time and never raise: a caller compares the value with its bounds
 from __future__ import annotations
 
 import re
+import sys
 from typing import Final
 
 LARGEST: Final = 2**63 - 1
@@ -16,7 +17,7 @@ LARGEST: Final = 2**63 - 1
 
 _LARGEST_DIGITS: Final = len(str(LARGEST))
 
-_DECIMAL: Final = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,2}))?")
+_DECIMAL: Final = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
 
 _FRACTION_DIGITS: Final = 17
 """Digits after the point that can matter to a float."""
@@ -42,4 +43,4 @@ def decimal(text: str) -> float | None:
     if (found := _DECIMAL.fullmatch(text)) is None:
         return None
     whole, fraction, exponent = found[1] or "0", found[2] or "0", found[3] or "0"
-    return float(f"{whole_number(whole)}.{fraction[:_FRACTION_DIGITS]}e{exponent}")
+    return min(float(f"{whole_number(whole)}.{fraction[:_FRACTION_DIGITS]}e{exponent}"), sys.float_info.max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -41,11 +42,14 @@ def test_whole_number_refuses_other_text(text: str) -> None:
         (".5", 0.5),
         ("3.", 3.0),
         ("1e3", 1000.0),
+        ("2.9520889342453804e+130", 2.9520889342453804e130),
+        ("2.2250738585072014e-308", 2.2250738585072014e-308),
+        ("9e999", sys.float_info.max),
         ("0" * 500 + "7.5" + "0" * 500, 7.5),
     ],
 )
 def test_decimal_accepts_plain_numbers(text: str, value: float) -> None:
-    """Digits with at most one point, and a small exponent."""
+    """Digits with at most one point, and an exponent; the value is finite."""
     assert decimal(text) == value
 
 
@@ -53,7 +57,7 @@ def test_decimal_accepts_plain_numbers(text: str, value: float) -> None:
     "text", ["", ".", "-1", "+1", " 1", "1_0", "nan", "inf", "infinity", "９", "1e", "1e9999", "1.2.3"]
 )
 def test_decimal_refuses_other_text(text: str) -> None:
-    """No sign, no word, no foreign digits, no exponent beyond two of them."""
+    """No sign, no word, no foreign digits, no exponent beyond three of them."""
     assert decimal(text) is None
 
 
