@@ -35,6 +35,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
+from server.web.serving import phases
 from server.web.serving.connections import RESERVED_SECONDS, Connections, Place
 from server.web.serving.exchange import HIGH_WATER_BYTES, Exchange
 from server.web.serving.handshake import Handshake, accept_of, hand_over
@@ -188,9 +189,14 @@ class HttpProtocol(asyncio.Protocol):
     def _wait(self) -> None:
         """Start the timer of what the connection waits for; read or pause."""
         exchange, incoming = self._exchange, self._incoming
-        most = RESERVED_SECONDS if self._place is not None and self._place.error is not None else None
         if exchange is None:
-            self._timer.enter(Phase.HEAD if incoming.in_head else Phase.IDLE, most=most)
+            place = self._place
+            seconds = None
+            if place is not None and place.error is not None:
+                seconds = RESERVED_SECONDS
+            elif place is not None and not place.address and not incoming.in_head:
+                seconds = phases.PROXY_IDLE_SECONDS
+            self._timer.enter(Phase.HEAD if incoming.in_head else Phase.IDLE, seconds=seconds)
         elif exchange.complete:
             self._timer.enter(Phase.REST)
         else:

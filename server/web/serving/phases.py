@@ -12,6 +12,12 @@ from server.web.serving.pace import WINDOW_SECONDS
 IDLE_SECONDS: Final = 15.0
 """Seconds that a connection may wait for a request."""
 
+PROXY_IDLE_SECONDS: Final = 90.0
+"""Seconds that a trusted proxy's connection may wait for a request.
+
+Load balancers keep connections for 60 s and answer 502 when one ends under a request.
+"""
+
 HEAD_SECONDS: Final = 10.0
 """Seconds from the first byte of a head, of a chunk's size or of trailers to the end
 of it.
@@ -48,10 +54,10 @@ class PhaseTimer:
     def __repr__(self) -> str:
         return f"<PhaseTimer {self.phase.name}>"
 
-    def enter(self, phase: Phase, part: int = 0, *, most: float | None = None) -> None:
+    def enter(self, phase: Phase, part: int = 0, *, seconds: float | None = None) -> None:
         """Begin a phase; one that goes on, with the same part, keeps its time.
 
-        ``most``: maximum seconds.
+        ``seconds``: for how long, instead of the phase's own time.
         """
         if phase is self.phase and part == self._part:
             return
@@ -60,14 +66,14 @@ class PhaseTimer:
             self._timer.cancel()
             self._timer = None
         if phase is Phase.IDLE:
-            seconds = IDLE_SECONDS
+            usual = IDLE_SECONDS
         elif phase in (Phase.HEAD, Phase.LINE):
-            seconds = HEAD_SECONDS
+            usual = HEAD_SECONDS
         elif phase is Phase.REST:
-            seconds = WINDOW_SECONDS
+            usual = WINDOW_SECONDS
         else:
             return
-        self._timer = self._loop.call_later(seconds if most is None else min(seconds, most), self._end)
+        self._timer = self._loop.call_later(usual if seconds is None else seconds, self._end)
 
     def _end(self) -> None:
         phase, self.phase, self._timer = self.phase, Phase.ANSWER, None

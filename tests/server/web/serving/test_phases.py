@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 
 import pytest
 
 from server.web.serving import http, pace, phases
 from testkit.raw_http import LIVE, heard, raw
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from tryon.protocol.paths import SESSIONS
 
 NOWHERE = b"POST /nothing HTTP/1.1\r\nHost: x\r\n"
@@ -76,6 +77,23 @@ async def test_slow_request_is_closed(web: Web, shape: str) -> None:
     statuses = [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
     expected = {"no byte": [], "idle": [200], "empty lines": [200, 408], "head": [408], "next head": [200, 408]}
     assert statuses == expected.get(shape, [408] if "upload" in shape else [404])
+
+
+@pytest.mark.parametrize("start", [b"", LIVE])
+async def test_proxy_may_keep_its_connection(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    """A trusted proxy's idle connection has a time of its own; its heads have not."""
+    monkeypatch.setattr(phases, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(phases, "PROXY_IDLE_SECONDS", 0.4)
+    web = await start_web(trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    answers = await heard(web, start)
+    assert loop.time() - began >= 0.4
+    assert answers.startswith(b"HTTP/1.1 200" if start else b"")
+    monkeypatch.setattr(phases, "PROXY_IDLE_SECONDS", 60.0)
+    assert (await heard(web, start + LIVE[:-2])).endswith(b"}")
 
 
 async def test_body_that_comes_in_time_keeps_its_connection(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
