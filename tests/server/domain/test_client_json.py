@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.client_json import BadJson, TooDeep, decode_json, depth_exceeds
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def depth(value: object) -> int:
@@ -68,3 +72,16 @@ def test_json_that_is_accepted_needs_no_deep_stack() -> None:
     assert sys.getrecursionlimit() > 16 * 10
     with pytest.raises(RecursionError):
         msgspec.json.decode("[" * 5000 + "]" * 5000)
+
+
+def test_web_decodes_json_of_clients_in_one_place() -> None:
+    """No other decoder of JSON stands where a client's bytes arrive."""
+    folders = ("api", "common", "serving", "transports")
+    decoders = re.compile(r"json\.(decode|loads|load)\(|\.json\(\)")
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in (ROOT / "server" / "web" / folder).glob("*.py")
+        if decoders.search(path.read_text())
+    }
+    assert found == set(), "use server.domain.client_json"

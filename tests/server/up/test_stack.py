@@ -141,6 +141,11 @@ async def test_taken_port_is_reported_in_one_line(stack: StartStack, command: st
     [
         ("TRYON_PORT", "eighty", "TRYON_PORT: must be a number (found 'eighty')"),
         ("TRYON_PROT", "80", "TRYON_PROT is not a setting; did you mean TRYON_PORT?"),
+        (
+            "TRYON_SECRET_KEY",
+            "",
+            "TRYON_SECRET_KEY: each key needs at least 32 bytes; `openssl rand -base64 48` makes one (found its value)",
+        ),
     ],
 )
 async def test_wrong_setting_is_reported_in_one_line(
