@@ -2,14 +2,16 @@
 
 A million photos one by one would take longer on their way than in a decoder. So a
 "photo" here is an order for a batch (:class:`Batch`); the process, its limits and its
-cleaner are the product's own (:func:`server.adapters.imaging.cleaner.main`), and what
+cleaner are the product's own (:func:`server.adapters.imaging.template.main`), and what
 the result's file holds is a :class:`Report`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import resource
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from server.adapters.imaging.cleaner import clean, main
+from server.adapters.imaging.cleaner import clean
+from server.adapters.imaging.template import OPEN_FILES, main
 from server.domain.images import CleanImage, ImageFormat, Limits
 from testkit.clean_photos import assert_nothing_but_pixels
 from testkit.mutations import mutated
@@ -44,6 +47,10 @@ class Report(msgspec.Struct):
 
     outcomes: dict[str, int]
     crashes: list[str]
+    grown_bytes: int
+    """Memory that the process took at most, beyond what it took before the batch."""
+    descriptors: int
+    """Descriptors that the batch has left open."""
 
 
 _kept: list[bytes] = []
@@ -58,6 +65,7 @@ def clean_batch(source: BinaryIO, limits: Limits) -> CleanImage:
     batch = msgspec.json.decode(order, type=Batch)
     outcomes: Counter[str] = Counter()
     crashes = []
+    resident, descriptors = _most_resident(), _descriptors()
     for number in range(batch.first, batch.first + batch.count):
         name, data = mutated(batch.batch, number)
         if batch.planted:
@@ -70,7 +78,23 @@ def clean_batch(source: BinaryIO, limits: Limits) -> CleanImage:
             outcomes[f"refused: {error.code}"] += 1
         except BaseException as error:
             crashes.append(f"photo {batch.batch}/{number} ({name}): {type(error).__name__}: {error}"[:500])
-    return CleanImage(msgspec.json.encode(Report(dict(outcomes), crashes)), ImageFormat.PNG, 1, 1)
+    report = Report(dict(outcomes), crashes, _most_resident() - resident, _descriptors() - descriptors)
+    return CleanImage(msgspec.json.encode(report), ImageFormat.PNG, 1, 1)
+
+
+def _most_resident() -> int:
+    """Return the most memory that this process has had; the sandbox hides its /proc."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _descriptors() -> int:
+    """Return the number of open descriptors."""
+    found = 0
+    for file in range(OPEN_FILES):
+        with contextlib.suppress(OSError):
+            os.fstat(file)
+            found += 1
+    return found
 
 
 def _crash(number: int) -> None:
@@ -79,12 +103,12 @@ def _crash(number: int) -> None:
 
 
 def _leak(number: int) -> None:
-    _kept.append(os.urandom(2**18))
+    _kept.append(bytes(range(256)) * 2**12)
 
 
 def _descriptor(number: int) -> None:
     if number % 500 == 0:
-        os.dup(0)
+        os.dup(1)
 
 
 PLANTS: Final[dict[str, Callable[[int], None]]] = {"crash": _crash, "memory": _leak, "descriptor": _descriptor}

@@ -61,9 +61,7 @@ class Photos:
         own = psutil.Process()
         orders = iter(range(0, self.inputs, BATCH))
         limits = Limits(max_pixels=MAX_PIXELS)
-        async with Imaging(
-            limits, workers=PROCESSES, idle_seconds=3600, images_per_process=10**9, program=PROGRAM
-        ) as pool:
+        async with Imaging(limits, workers=PROCESSES, idle_seconds=3600, program=PROGRAM) as pool:
             await self._batch(pool, 0, min(BATCH, self.inputs))  # and what is loaded late is loaded
             descriptors, resident = own.num_fds(), own.memory_info().rss
             next(orders, None)
@@ -104,6 +102,10 @@ class Photos:
         self.done += count
         self.verdict.outcomes.update(report.outcomes)
         self.verdict.crashes += report.crashes
+        if report.grown_bytes > LEAK_BYTES:
+            self.verdict.leaks.append(f"photos: {count} took {report.grown_bytes / 2**20:.0f} MiB together")
+        if report.descriptors:
+            self.verdict.leaks.append(f"photos: {count} left {report.descriptors} descriptors open")
         self._look(pool)
 
     def _look(self, pool: Imaging) -> None:

@@ -19,24 +19,13 @@ CPU of one clean() on one core, with Pillow 13; in brackets the same decode,
 
 It takes up to 24 bytes of memory a pixel (lossless WebP; JPEG 8, progressive CMYK 12,
 PNG and AVIF 11).
-
-``python -m server.adapters.imaging.cleaner`` is the process that
-:mod:`~server.adapters.imaging.pool` starts and speaks to: one request is one message on
-the socket that is its standard input, with two file descriptors, the photo's and an
-empty one for the result; the answer is one line. It imports Pillow, the pure domain and
-``server.system`` alone: 60 ms of CPU to start, 13 MB (PSS).
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import io
 import logging
-import os
-import resource
-import socket
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -52,8 +41,6 @@ from server.adapters.imaging.parts import CUT_OFF, MAX_PROFILE_BYTES, Parts
 from server.adapters.imaging.png_file import read_png
 from server.adapters.imaging.storing import JpegCoding, store
 from server.domain.images import MAGIC_BYTES, CleanImage, ImageFormat, Limits, judge, refusal, sniff
-from server.system import processes
-from server.system.memory_files import write_all
 from tryon.protocol.errors import TooLarge, TryOnError, Unprocessable, UnsupportedMedia
 
 # Pillow's debug log spells out the EXIF it reads, GPS included, and no log may hold
@@ -215,127 +202,3 @@ def _with_notes(parts: Parts, format: ImageFormat, info: Mapping[str | tuple[int
     profile: bytes = info.get("icc_profile") or b""
     found = (profile,) if 0 < len(profile) <= MAX_PROFILE_BYTES else parts.colours
     return replace(parts, colours=found, orientation=turned)
-
-
-# The process
-
-CPU_SECONDS: Final = 3.0
-CPU_SECONDS_PER_MEGAPIXEL: Final = 0.175
-"""CPU time that one image may take, for each megapixel that is allowed: 10 s at 40 MP.
-
-A decoder that loops gets SIGXCPU then. Measured at 40 MP: JPEG 0.3 s, AVIF 0.6, WebP
-0.9, PNG 0.6 to 2.8, transparent AVIF 2.6; noise that must be encoded twice 3.2.
-"""
-ADDRESS_BYTES: Final = 512 * 2**20
-"""Address space beside the pixels: Python and Pillow (40 MB), a decoder's thread, the
-fragments that earlier photos left.
-"""
-ADDRESS_BYTES_PER_PIXEL: Final = 26
-"""Address space for each pixel.
-
-Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, JPEG
-8.3.
-"""
-OPEN_FILES: Final = 16
-
-KEEP_BYTES: Final = 256 * 2**20
-KEEP_SECONDS: Final = 0.5
-"""Memory that is kept for the next photo, and how long; then it is 13 MB (PSS) again.
-"""
-
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_M_ARENA_MAX: Final = -8
-
-
-def main(clean: Callable[[BinaryIO, Limits], CleanImage] = clean) -> None:
-    """Serve the socket on standard input until the other end is closed.
-
-    Arguments: the parent's process id, niceness and the four limits.
-    """
-    parent_pid, niceness, max_bytes, min_side, max_side, max_pixels = map(int, sys.argv[1:])
-    limits = Limits(max_bytes=max_bytes, min_side=min_side, max_side=max_side, max_pixels=max_pixels)
-    processes.ignore_stop_signals()  # they are meant for the server; here they would refuse photos
-    processes.die_with_parent(parent_pid)
-    processes.forbid_new_privileges()
-    _keep_memory()
-    processes.step_back(niceness)
-    _rehearse(clean)
-    _confine(limits)
-    with socket.socket(fileno=0) as parent:
-        parent.send(b"ready")
-        while True:
-            parent.settimeout(KEEP_SECONDS)
-            try:
-                request, files, _, _ = socket.recv_fds(parent, 64, 2)
-            except TimeoutError:
-                processes.return_memory()
-                parent.settimeout(None)
-                request, files, _, _ = socket.recv_fds(parent, 64, 2)
-            if not request:
-                os._exit(0)  # nothing to put in order
-            processes.limit_cpu(cpu_seconds(limits))
-            source, result = files
-            parent.send(_serve(clean, source, result, limits).encode())
-
-
-def cpu_seconds(limits: Limits) -> float:
-    """Return the CPU time that one image may take."""
-    return CPU_SECONDS + CPU_SECONDS_PER_MEGAPIXEL * limits.max_pixels / 1e6
-
-
-def _serve(clean: Callable[[BinaryIO, Limits], CleanImage], source: int, result: int, limits: Limits) -> str:
-    """Clean a photo, and return the answer.
-
-    Format and size of the picture that now stands in ``result``, or an error's code and
-    detail.
-    """
-    try:
-        with open(source, "rb", buffering=0) as file:
-            image = clean(file, limits)
-        write_all(result, image.data)
-    except TryOnError as error:
-        return f"{error.code} {error.detail}"
-    except (OSError, MemoryError):  # a result beyond all bounds, or no memory left for it
-        return "unreadable_image"
-    finally:
-        os.close(result)
-    return f"{image.format.name} {image.width} {image.height}"
-
-
-def _keep_memory() -> None:
-    """Keep memory between photos that follow each other.
-
-    glibc would give a picture's memory back and take it again: 24,000 page faults and
-    45 of 135 ms for 12 MP.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; Pillow's blocks have 16 MiB
-        libc.mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES)
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
-def _rehearse(clean: Callable[[BinaryIO, Limits], CleanImage]) -> None:
-    """Clean one small photo, which loads code that is loaded late."""
-    photo = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(photo, "JPEG")
-    clean(photo, Limits())
-
-
-def _confine(limits: Limits) -> None:
-    """Give up every right that cleaning untrusted bytes does not need.
-
-    Standard error is closed, there is no core, few files, and a limit of memory.
-    """
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)  # a library's message about a photo is the person's own
-    processes.lower_limit(resource.RLIMIT_CORE, 0)
-    processes.lower_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-    processes.lower_limit(resource.RLIMIT_FSIZE, limits.max_result_bytes)
-    address_bytes = ADDRESS_BYTES + ADDRESS_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes
-    processes.lower_limit(resource.RLIMIT_AS, address_bytes)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from typing import Final
 
 from server.adapters.imaging.photo_job import PhotoJob
 from server.domain.images import Limits
-from server.system.processes import python, python_environment
+from server.system.processes import kill_family, python, python_environment
 
 INHERITED: Final = ("PATH", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 """The environment of an image process: no setting and no secret of the product."""
@@ -29,12 +29,11 @@ class ImageProcess:
     The pool decides which.
     """
 
-    __slots__ = ("idle_since", "images", "job", "process", "ready", "socket", "timer")
+    __slots__ = ("idle_since", "job", "process", "ready", "socket", "timer")
 
     def __init__(self, program: Sequence[str], limits: Limits, niceness: int) -> None:
         self.ready = False
         self.job: PhotoJob | None = None
-        self.images = 0
         self.idle_since = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.socket, theirs = socket.socketpair()
@@ -46,7 +45,7 @@ class ImageProcess:
                     python(*program, *map(str, numbers)),
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    env=python_environment({name: os.environ[name] for name in INHERITED if name in os.environ}),
+                    env=_environment(),
                     start_new_session=True,
                 )
             except OSError:
@@ -55,7 +54,7 @@ class ImageProcess:
 
     def __repr__(self) -> str:
         state = "starting" if not self.ready else "busy" if self.job is not None else "idle"
-        return f"<ImageProcess {self.process.pid} {state} images={self.images}>"
+        return f"<ImageProcess {self.process.pid} {state}>"
 
     def begin(self, job: PhotoJob) -> None:
         """Hand the photo over.
@@ -151,7 +150,7 @@ class ImageProcesses:
             self.end(self.idle[0])
 
     def end(self, process: ImageProcess) -> None:
-        """Kill a process: it holds nothing that it would have to put in order."""
+        """Kill a process and its child: neither has anything to put in order."""
         if process not in self._all:
             return
         self._all.remove(process)
@@ -160,7 +159,7 @@ class ImageProcesses:
         process.cancel_timer()
         asyncio.get_running_loop().remove_reader(process.socket)
         process.socket.close()
-        process.process.kill()
+        kill_family(process.process.pid)  # it is not reaped yet, so the id is its own
         self._ending.append(process)
         if self._reaper is None:
             self._reap()
@@ -180,3 +179,9 @@ class ImageProcesses:
         while self._ending:
             self._all_reaped.clear()
             await self._all_reaped.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of an image process."""
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    return python_environment(kept)

@@ -4,8 +4,9 @@ The event loop never decodes.
 
 Between ``web.api.uploads``, which has the bytes, and ``sessions.submissions``, which
 stores the clean photo. What "clean" means, and Pillow, stands in
-:mod:`~server.adapters.imaging.cleaner`. A decoder that crashes, loops or eats memory
-ends its own process and its own upload; a new process takes the place.
+:mod:`~server.adapters.imaging.cleaner`; the processes are
+:mod:`~server.adapters.imaging.template`. A decoder that crashes, loops or eats memory
+ends its own child process and its own upload.
 
 A photo travels by file descriptor: a large one, which the upload spooled to a file, is
 never read here; a small one is one write into an anonymous memory file; the result is
@@ -27,13 +28,19 @@ from server.adapters.imaging.image_process import ImageProcess, ImageProcesses
 from server.adapters.imaging.photo_job import PhotoJob
 from server.adapters.imaging.turns import Turns
 from server.domain.images import CleanImage, ImageFormat, Limits
+from server.system import sandbox
 from tryon.protocol.errors import Unavailable, Unprocessable
 
 log = logging.getLogger("tryon.imaging")
 
+LOST: Final = b"lost "
+"""The answer for a photo whose child has ended without one, before how it ended
+(``template.LOST``).
+"""
+
 WORK_SECONDS: Final = 30.0
 """For one photo, waiting for a core included; a decoder that loops has used up its CPU
-time before (``cleaner.cpu_seconds``).
+time before (``template.cpu_seconds``).
 """
 START_SECONDS: Final = 20.0
 """For the start of a process, which takes 60 ms of CPU."""
@@ -43,10 +50,6 @@ RETRY_SECONDS: Final = 5
 """``Retry-After`` of a refusal."""
 IDLE_SECONDS: Final = 30.0
 """After this long without work all processes but one are ended."""
-IMAGES_PER_PROCESS: Final = 1000
-"""A decoder may leak, and the address space is limited: a new process, 60 ms of CPU,
-comes before it is used up.
-"""
 STOP_SECONDS: Final = 0.7
 """The time that :meth:`Imaging.close` leaves to photos that are being worked on."""
 NICENESS: Final = 5
@@ -56,7 +59,7 @@ Everything on one core, 12 MP photos without a pause, the loop 60 % busy: half o
 wake-ups are late by 1 ms at 0, by 0.03 ms at 5 and at 10; p99 is 8 to 10 ms at 0, 7 at
 5, 1 to 6 at 10, which starves photos.
 """
-PROGRAM: Final = ("-m", "server.adapters.imaging.cleaner")
+PROGRAM: Final = ("-m", "server.adapters.imaging.template")
 
 _ANSWER_BYTES: Final = 4096
 
@@ -85,8 +88,9 @@ class Imaging:
     ``2 * workers - 1`` processes work at once (:class:`.turns.Turns`).
 
     An async context manager, or :meth:`warm` and :meth:`close`. Processes start when
-    they are needed; one is kept. Each may use 512 MiB + 26 bytes a pixel of address
-    space (1.6 GB at 40 MP; an honest photo takes 8 to 24 bytes a pixel).
+    they are needed; one is kept. Each forks a child for every photo, which may use
+    512 MiB + 26 bytes a pixel of address space (1.6 GB at 40 MP; an honest photo takes
+    8 to 24 bytes a pixel).
     """
 
     def __init__(
@@ -97,17 +101,17 @@ class Imaging:
         niceness: int = NICENESS,
         work_seconds: float = WORK_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
-        images_per_process: int = IMAGES_PER_PROCESS,
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.limits = limits
         self._niceness = niceness
         self._work_seconds = work_seconds
-        self._images_per_process = images_per_process
         self._program = program
         self._processes = ImageProcesses(idle_seconds=idle_seconds, on_readable=self._readable)
         self._turns = Turns(workers)
         self._closing = False
+        self.sandbox_missing: tuple[str, ...] | None = None
+        """Layers of the sandbox that this machine lacks; None while that is unknown."""
 
     def __repr__(self) -> str:
         return f"<Imaging {self._processes!r} {self._turns!r} {self.limits}>"
@@ -240,7 +244,14 @@ class Imaging:
             message = b""
         if not message:
             self._lost(process, "ended")
-        elif process.ready and (job is None or not job.settle(message)):
+        elif not process.ready:
+            self._note_sandbox(message)
+            self._free(process)
+        elif job is not None and message.startswith(LOST):
+            log.warning("The process of a photo %s", message[len(LOST) :].decode(errors="replace"))
+            job.refuse(Unprocessable("unreadable_image"))
+            self._free(process)
+        elif job is None or not job.settle(message):
             self._lost(process, "broke the protocol")
         else:
             self._free(process)
@@ -250,13 +261,15 @@ class Imaging:
         if process.job is not None:
             self._turns.end(process.job)
             process.job = None
-            process.images += 1
         process.ready = True
-        if process.images >= self._images_per_process:
-            self._processes.end(process)
-        else:
-            self._processes.rest(process)
+        self._processes.rest(process)
         self._go_on()
+
+    def _note_sandbox(self, message: bytes) -> None:
+        """Log, once, which layers of the sandbox a process that is ready lacks."""
+        if self.sandbox_missing is None:
+            self.sandbox_missing = tuple(message.decode(errors="replace").split()[1:])
+            sandbox.log_missing(log, "image processes", self.sandbox_missing)
 
     def _too_late(self, process: ImageProcess) -> None:
         self._lost(process, "took too long")
@@ -271,9 +284,7 @@ class Imaging:
             self._cannot_start(f"it {how}")
             return
         if process.job is not None:
-            log.warning(
-                "Image process %s %s while it worked", process.process.pid, how, extra={"images": process.images}
-            )
+            log.warning("Image process %s %s while it worked", process.process.pid, how)
             self._turns.end(process.job)
             process.job.refuse(Unprocessable("unreadable_image"))
         if not self._closing:

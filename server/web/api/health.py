@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from server.adapters.redis.errors import QueueUnavailable
 from server.services import Services
+from server.system import sandbox
 from server.telemetry import metrics
 from server.web.api.private_paths import PrivatePaths
 from server.web.api.shared_check import SharedCheck
@@ -63,6 +64,8 @@ class HealthEndpoints:
         self._storage = SharedCheck(lambda: self._check(files.check), services.clock)
         self._workers = SharedCheck(self._check_workers, services.clock)
         self._waiting = SharedCheck(self._check_queue, services.clock)
+        lacking = sandbox.missing_here()
+        self._sandbox = Check("degraded", detail=f"This machine lacks {lacking}.") if lacking else Check("ok")
 
     async def health(self, request: Request) -> Response:
         """Answer with every check: 503 while uploads cannot be accepted, else 200.
@@ -79,6 +82,7 @@ class HealthEndpoints:
             "redis": self._check_redis(),
             "workers": workers,
             "queue": queue,
+            "sandbox": self._sandbox,
         }
         if any(picture[name].status != "ok" for name in ("database", "storage")):
             status = "down"

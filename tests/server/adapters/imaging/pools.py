@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,36 +68,60 @@ async def gone(pid: int, *, seconds: float = 10.0) -> None:
         os.close(file)
 
 
+class Connection:
+    """A photo that is a connection: its process reads it, and answers on it."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self.ours = ours
+        self._theirs = theirs
+
+    def flush(self) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return self._theirs.fileno()
+
+    def close(self) -> None:
+        self.ours.close()
+        self._theirs.close()
+
+
+class Inherited:
+    """A photo in a file that this process has inherited."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def flush(self) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return self._file
+
+
 class Gate:
     """A photo that is being worked on for as long as the test wants."""
 
-    def __init__(self, folder: Path) -> None:
-        self._paths = (folder / "reached", folder / "open")
-        for path in self._paths:
-            os.mkfifo(path)
-        self._reached, self._open = (os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in self._paths)
+    def __init__(self) -> None:
+        self._connection = Connection(*socket.socketpair())
 
     def __enter__(self) -> Gate:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._reached)
-        os.close(self._open)
+        self._connection.close()
 
-    @property
-    def words(self) -> bytes:
-        return "wait {} {}".format(*self._paths).encode()
-
-    def photo(self) -> io.BytesIO:
-        return io.BytesIO(self.words)
+    def photo(self) -> Any:
+        self._connection.ours.send(b"wait")
+        return self._connection
 
     async def reached(self) -> None:
         """Wait until a process works on it."""
-        await readable(self._reached)
+        await readable(self._connection.ours.fileno())
 
     def open(self) -> None:
-        os.write(self._open, b"!")
+        self._connection.ours.send(b"!")
 
 
 def imaging_program() -> tuple[str, ...]:
-    return ("-m", "server.adapters.imaging.cleaner")
+    return ("-m", "server.adapters.imaging.template")

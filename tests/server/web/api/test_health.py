@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from server.system import landlock
 from testkit.fixtures import StartValkey
 from testkit.running import StartWeb, Web, until
 from testkit.uploads import unavailable_database
@@ -16,10 +19,21 @@ async def test_health_is_ok_when_all_checks_pass(web: Web) -> None:
     assert answer.status_code == 200
     health = answer.json()
     assert health["status"] == "ok", health
-    assert set(health["checks"]) == {"database", "storage", "redis", "workers", "queue"}
+    assert set(health["checks"]) == {"database", "storage", "redis", "workers", "queue", "sandbox"}
     assert health["checks"]["workers"]["count"] == 1
     assert (await web.client.get("/api/health/ready")).json()["status"] == "ok"
     assert (await web.client.get("/api/health/live")).json() == {"status": "ok", "checks": {}}
+
+
+async def test_health_names_missing_layers_of_sandbox(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that can't isolate decoders says so, and stays in service."""
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    web = await start_web()
+    answer = await web.client.get("/api/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    check = answer.json()["checks"]["sandbox"]
+    assert check["status"] == "degraded"
+    assert check["detail"].startswith("This machine lacks Landlock, Linux 5.13 (files)")
 
 
 async def test_health_is_degraded_without_worker(web: Web) -> None:
