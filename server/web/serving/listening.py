@@ -25,6 +25,14 @@ connection (RFC 5482): the peer has vanished, or takes nothing. This finds such 
 long before a ping does, and without another byte sent.
 """
 
+UNSENT_BYTES: Final = 128 * 1024
+"""Maximum bytes of a connection that the kernel takes and has not sent yet.
+
+Without a bound it takes megabytes for a client that reads nothing: as many pipelined
+requests are answered for it, in bursts that delay every push. What is on its way does
+not count, so a fast client with a long way is as fast as before.
+"""
+
 HANDSHAKE_SECONDS: Final = 0.01
 """Seconds between the last connection that is begun and the end of a listener: the time
 for TCP's handshake, on a network as short as between a proxy and its servers.
@@ -46,6 +54,8 @@ def listen(config: Config, *, reuse_port: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; every accepted connection inherits it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    if sys.platform == "linux":  # inherited, too
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     if reuse_port:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:

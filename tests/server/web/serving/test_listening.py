@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 
@@ -49,3 +50,19 @@ def test_refuse_connections_drops_new_ones_and_keeps_made_ones() -> None:
         for each in (*accepted, early):
             each.sendall(b"connected")
             each.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds unsent bytes")
+def test_kernel_takes_little_for_client_that_reads_nothing() -> None:
+    """A connection takes less than a mebibyte until its client reads."""
+    with listen(Config(port=0), reuse_port=False) as listener, socket.socket() as client:
+        client.connect(listener.getsockname())
+        listener.setblocking(True)
+        connection, _ = listener.accept()
+        with connection:
+            connection.setblocking(False)
+            taken = 0
+            with contextlib.suppress(BlockingIOError):
+                while taken < 2**24:
+                    taken += connection.send(bytes(2**16))
+    assert taken < 2**20
