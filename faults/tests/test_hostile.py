@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults.hostile import photos, run, strangers, usage
+from faults.hostile import photos, run, slow, strangers, usage
 from faults.hostile.photos import Photos
 from faults.hostile.verdict import Verdict
 from testkit.mutations import mutated, split
@@ -96,3 +96,15 @@ def test_report_counts_and_shows_findings() -> None:
     lines = verdict.report().splitlines()
     assert lines[-1] == verdict.line == "30 crashes, 0 5xx, 1 leaks"
     assert "leak: a file" in lines and "crash: 10 more" in lines
+
+
+@pytest.mark.slow
+async def test_slow_attacks_give_their_memory_back(request: pytest.FixtureRequest) -> None:
+    """The canary is pushed to during each attack, and no memory stays.
+
+    How late its pushes are is printed: a busy machine delays them, too.
+    """
+    note(request, "Valkey")
+    verdict = await slow.run(seconds=1.0)
+    assert not [found for found in verdict.leaks if "stay" in found], verdict.report()
+    assert not [found for found in verdict.leaks if "inf ms" in found], verdict.report()

@@ -13,7 +13,7 @@ from tests.hostile.api_model import Api
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(3, 20), pytest.param(120, 50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    ("examples", "steps"), [(3, 20), pytest.param(60, 50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 async def test_api_follows_its_model(start_web: StartWeb, examples: int, steps: int) -> None:
     """Statuses, visibility, histories and pushes are those of the model."""
