@@ -5,7 +5,19 @@ from __future__ import annotations
 import click
 import uvloop
 
-from benchmarks import avalanche, chores, collecting, delivery, fanout, holding, pickup, starting, uploads, waiting
+from benchmarks import (
+    attack,
+    avalanche,
+    chores,
+    collecting,
+    delivery,
+    fanout,
+    holding,
+    pickup,
+    starting,
+    uploads,
+    waiting,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -82,6 +94,18 @@ def upload_command(seconds: float, connections: tuple[int, ...], sizes: tuple[st
     Pillow alone stands beside them.
     """
     uvloop.run(uploads.main(seconds=seconds, connections=connections, sizes=sizes))
+
+
+@main.command("attack")
+@click.option("--uploads", default=30, help="Honest uploads alone, and as many under attack; at most 60.")
+@click.option("--size", "sizes", multiple=True, type=click.Choice(["small", "large"]), default=("small", "large"))
+@click.option("--megapixels", default=40.0, help="Size of the attacker's picture when it is decoded.")
+def attack_command(uploads: int, sizes: tuple[str, ...], megapixels: float) -> None:
+    """Measure honest uploads alone, and while one address attacks with photos.
+
+    The attacker uploads tiny files that take seconds to decode, at the full rate.
+    """
+    uvloop.run(attack.main(uploads=uploads, sizes=sizes, megapixels=megapixels))
 
 
 @main.command("pickup")

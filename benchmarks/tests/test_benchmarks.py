@@ -27,6 +27,11 @@ TINY = {
         "upload",
         [r"\d+ kB, Pillow alone", r"\d+ kB, 2 at a time"],
     ),
+    "attack": (
+        "--uploads 2 --size small --megapixels 1",
+        "upload",
+        ["small, alone", "small, under attack"],
+    ),
     "start": ("--starts 1", "command", ["tryon serve", "tryon up"]),
     "collect": ("--clients 100", "followers", ["100"]),
     "chores": (
