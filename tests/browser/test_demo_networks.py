@@ -103,11 +103,15 @@ async def test_missed_event_is_filled_by_snapshot(visitor: Visitor) -> None:
 
         def down(text: str | bytes) -> None:
             frame = json.loads(text)
+            late: list[Any] = []
             if frame["type"] == "snapshot" and not asked:
                 frame["session"] |= {"seq": 1, "status": "created", "terminal": False}  # a joiner before the start
+                late = frame["missed"][2:]  # on a busy machine the session may have ended before
                 frame["missed"] = frame["missed"][:1]
             if (frame["type"], frame.get("event")) != ("event", "processing"):
                 socket.send(json.dumps(frame))
+            for event in late:
+                socket.send(json.dumps({"type": "event", **event}))
 
         socket.on_message(up)
         server.on_message(down)
