@@ -5,17 +5,14 @@ Its log has one line per answer, from which a test counts what was open at once.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import shutil
-import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from testkit.plugin import missing
-from testkit.processes import START_SECONDS, free_port, spawn
+from testkit.installed import running_program
+from testkit.processes import free_port
 
 CONFIGURATION: Final = """
 daemon off;
@@ -75,33 +72,13 @@ async def running_nginx(target: int, folder: Path, *, locations: str | None = No
     ``locations``: the blocks of the server; one that passes everything unless given.
     The test is skipped with a loud reason where nginx is missing.
     """
-    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
-    if program is None:
-        missing("nginx (Debian: apt-get install nginx)")
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     configuration = folder / "nginx.conf"
     locations = locations or f"location / {{ proxy_pass http://127.0.0.1:{target}; }}"
     configuration.write_text(CONFIGURATION.format(folder=folder, port=port, locations=locations))
-    process = await spawn(program, "-c", str(configuration), "-p", str(folder), log=folder / "output.log")
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            await _listening(port, process)
+    async with running_program("nginx", "-c", str(configuration), "-p", str(folder), port=port, folder=folder):
         yield Nginx(port, folder)
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-
-
-async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
-    while process.returncode is None:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nginx did not start")
 
 
 def most_at_once(answers: list[Answer], *, overlap_seconds: float = 0.1) -> int:
