@@ -170,8 +170,7 @@ class ServedHosts:
     def __init__(self, configured: tuple[str, ...], *, bound: str) -> None:
         self._any = ANY in configured or (not configured and is_loopback(bound))
         self._addresses = not configured
-        names = configured or ("localhost", bound, socket.gethostname())
-        self._patterns = tuple(pattern for name in names if (pattern := parse_host_pattern(name)))
+        self._patterns = _patterns(configured or ("localhost", bound, socket.gethostname()))
 
     def __repr__(self) -> str:
         return f"<ServedHosts any={self._any} patterns={len(self._patterns)}>"
@@ -188,6 +187,18 @@ class ServedHosts:
     def any(self) -> bool:
         """Return whether every name is served, also none (HTTP/1.0)."""
         return self._any
+
+
+def served_name(configured: tuple[str, ...], address: str) -> str:
+    """Return a ``Host`` that is served, for a request of this machine to ``address``.
+
+    ``configured``: ``TRYON_HOSTS``.
+    """
+    pattern = next(iter(_patterns(configured)), None)
+    if pattern is None or ANY in configured:
+        return address
+    port = "" if pattern.port is None else f":{pattern.port}"
+    return f"{'www.' if pattern.below else ''}{pattern.host}{port}"
 
 
 def is_loopback(bound: str) -> bool:
@@ -211,3 +222,8 @@ def _is_address(host: str) -> bool:
 @functools.lru_cache(maxsize=8)
 def _origins(configured: tuple[str, ...]) -> frozenset[Origin]:
     return frozenset(origin for text in configured if (origin := parse_origin(text)))
+
+
+@functools.lru_cache(maxsize=8)
+def _patterns(configured: tuple[str, ...]) -> tuple[HostPattern, ...]:
+    return tuple(pattern for text in configured if (pattern := parse_host_pattern(text)))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.up.errors import UpError
-from server.up.reservations import at
 from tryon.protocol.paths import HEALTH, READY
 
 READY_SECONDS: Final = 60.0
@@ -57,21 +56,22 @@ async def valkey_answers(path: Path) -> bool:
         writer.close()
 
 
-async def api_answers(host: str, port: int, *, workers: int, token: str | None = None) -> bool:
+async def api_answers(host: str, port: int, *, name: str, workers: int, token: str | None = None) -> bool:
     """Return whether the API says that it is ready and that the workers are there.
 
-    ``token``: what opens its private paths, if one is needed.
+    ``name``: a Host that it serves. ``token``: what opens its private paths, if that is
+    needed.
     """
-    status, _ = await _get(host, port, READY)
+    status, _ = await _get(host, port, READY, name)
     if status != 200:
         return False
-    _, health = await _get(host, port, HEALTH, token)
+    _, health = await _get(host, port, HEALTH, name, token)
     return _workers_seen(health) >= workers
 
 
-async def _get(host: str, port: int, path: str, token: str | None = None) -> tuple[int, Any]:
+async def _get(host: str, port: int, path: str, name: str, token: str | None = None) -> tuple[int, Any]:
     """Return status and JSON of a GET; 0 and None if there is no answer."""
-    head = [f"GET {path} HTTP/1.1", f"Host: {at(host, port)}", "Connection: close"]
+    head = [f"GET {path} HTTP/1.1", f"Host: {name}", "Connection: close"]
     if token is not None:
         head.append(f"Authorization: Bearer {token}")
     try:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from server.config.authorities import served_name
 from server.config.parsing import private_token
 from server.config.settings import Config
 from server.system.processes import exit_text, python, python_environment
@@ -135,7 +136,9 @@ class Stack:
         self._migrations.release()
         host = reachable(self._config.host)
         token = private_token(self._config.private_paths)
-        await until(functools.partial(api_answers, host, self._port, workers=len(workers), token=token), "the stack")
+        name = served_name(self._config.hosts, at(host, self._port))
+        answers = functools.partial(api_answers, host, self._port, name=name, workers=len(workers), token=token)
+        await until(answers, "the stack")
         self._ready.set()
         with contextlib.suppress(OSError):
             print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)

@@ -12,6 +12,7 @@ from server.config.authorities import (
     is_loopback,
     parse_authority,
     parse_origin,
+    served_name,
 )
 
 
@@ -111,6 +112,15 @@ APPS = ("capacitor://localhost", "ionic://localhost", "tauri://localhost", "app:
 def test_foreign_origin_is_allowed_by_its_parts(text: str, configured: tuple[str, ...], allowed: bool) -> None:
     """Without configured origins local pages may connect, else exactly those."""
     assert foreign_origin_allowed(text, configured) is allowed
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [(), ("shop.example",), ("*.shop.example",), ("shop.example:8443", "x"), ("[::1]",), ("shop.example", "*")],
+)
+def test_served_name_is_served(configured: tuple[str, ...]) -> None:
+    """The stack's own probe names a host that is served."""
+    assert serves(served_name(configured, "127.0.0.1:8000"), *configured)
 
 
 def serves(host: str, *configured: str, bound: str = "0.0.0.0") -> bool:

@@ -18,6 +18,7 @@ async def test_probe_reads_health_that_needs_a_token(config: Callable[..., Confi
     async with running_web(private) as web:
         await web.services.queue.note_worker("worker-1")
         await until(lambda: web.hub.delivers)
-        assert await api_answers("127.0.0.1", web.port, workers=1, token=private_token(private.private_paths))
-        assert not await api_answers("127.0.0.1", web.port, workers=1)
+        token = private_token(private.private_paths)
+        assert await api_answers("127.0.0.1", web.port, name="localhost", workers=1, token=token)
+        assert not await api_answers("127.0.0.1", web.port, name="localhost", workers=1)
     assert [private_token(rule) for rule in (None, "open", "loopback")] == [None] * 3

@@ -158,6 +158,14 @@ async def test_wrong_setting_is_reported_in_one_line(
     assert refused.errors == [f"tryon: {line}"]
 
 
+async def test_stack_becomes_ready_under_its_names_only(stack: StartStack) -> None:
+    """The probe that waits for it asks for a name that is served."""
+    running = await stack(TRYON_HOSTS="shop.example")
+    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
+        assert (await client.get("/api/health")).status_code == 421
+        assert (await client.get("/api/health", headers={"Host": "shop.example"})).status_code == 200
+
+
 async def test_foreign_host_is_reported_in_one_line(stack: StartStack) -> None:
     """Name the setting of an address that is not of this machine."""
     refused = await stack(ready=False, TRYON_HOST="192.0.2.1")
