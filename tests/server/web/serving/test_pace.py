@@ -18,6 +18,7 @@ from server.config.settings import Config
 from server.web.serving import pace, phases
 from server.web.serving.http import HttpProtocol
 from server.web.serving.listening import listen
+from server.web.serving.pace import Pace
 from server.web.serving.server import make_server
 from server.web.serving.unanswered import Unanswered
 from testkit.raw_http import Port, raw
@@ -108,17 +109,43 @@ async def test_client_below_the_floor_is_cut(bytes_at_once: int) -> None:
             await sipping
 
 
-async def test_client_above_the_floor_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that pauses and reads on in time keeps its answer over many windows."""
-    monkeypatch.setattr(pace, "WINDOW_SECONDS", 0.5)
-    endless = Endless()
-    async with serving(endless) as server, raw(server, GET) as connection:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 2.5
-        while loop.time() < end:
-            assert await connection.reader.readexactly(256 * 1024)
-            await asyncio.sleep(0.02)
-        assert not endless.ended
+class FakeTransport(asyncio.Transport):
+    """A transport whose client takes as much as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsent = 0
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.unsent += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(("taken", "cut"), [(pace.FLOOR_BYTES, False), (pace.FLOOR_BYTES - 1, True)])
+async def test_floor_holds_in_each_window(monkeypatch: pytest.MonkeyPatch, taken: int, cut: bool) -> None:
+    """What a client took in an earlier window does not count."""
+    monkeypatch.setattr(pace, "WINDOW_SECONDS", 600.0)  # the test ends the windows
+    transport = FakeTransport()
+    watched = Pace(transport, asyncio.get_running_loop())
+    watched.write(bytes(2**20))
+    watched.pause()
+    for _ in range(3):
+        transport.unsent -= 10 * pace.FLOOR_BYTES // 4
+        watched._look()
+        assert not transport.aborted
+    transport.unsent -= taken
+    watched._look()
+    assert transport.aborted is cut
+    watched.end()
 
 
 async def test_unread_answers_stop_pipelining() -> None:
