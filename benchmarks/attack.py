@@ -9,6 +9,7 @@ other addresses, one upload at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import re
 import time
@@ -37,7 +38,7 @@ HEAD_START_SECONDS: Final = 1.0
 async def main(*, uploads: int, sizes: Sequence[str], megapixels: float) -> None:
     settings: dict[str, Any] = BENCHMARK | QUIET | {"upload_rate": f"{AT_ONCE}/minute"}
     heading(f"attack: {uploads} honest uploads alone, then as many under attack", settings)
-    hostile = form(bomb(round(1250 * megapixels**0.5), round(800 * megapixels**0.5)))
+    hostile = form(bomb(int(1250 * megapixels**0.5), int(800 * megapixels**0.5)))
     rows: list[list[str | float | int | None]] = []
     notes: list[str] = []
     for size in sizes:
@@ -51,7 +52,8 @@ async def main(*, uploads: int, sizes: Sequence[str], megapixels: float) -> None
                 attacked = await _uploads(cluster, honest, uploads, first=1 + uploads)
             finally:
                 attack.cancel()
-                await asyncio.gather(attack, return_exceptions=True)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await attack
         for name, times in (("alone", alone), ("under attack", attacked)):
             rows.append([f"{size}, {name}", len(times), *(percentile(times, share) for share in (0.5, 0.95, 1.0))])
         ratio = percentile(attacked, 0.5) / percentile(alone, 0.5)
@@ -91,9 +93,11 @@ async def _attack(cluster: Cluster, body: bytes) -> None:
         while True:
             client = Http(cluster.port, ATTACKER)
             try:
-                status, head, _ = await client.request("POST", SESSIONS, kind, body)
+                status, head, answer = await client.request("POST", SESSIONS, kind, body)
             finally:
                 client.close()
+            if status not in (201, 429):
+                raise SystemExit(f"the attack is refused: {status} {answer!r}")
             if status == 429:
                 found = re.search(rb"(?i)retry-after: (\d+)", head)
                 await asyncio.sleep(int(found[1]) if found else 1)
