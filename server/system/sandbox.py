@@ -66,9 +66,6 @@ class Policy:
 PHOTOS: Final = Policy()
 """Policy of the processes that clean photos: nothing but what they were handed."""
 
-PROCESSORS: Final = Policy(programs=True)
-"""Policy of a processor that needs nothing but its job and its code."""
-
 
 def describe(names: Iterable[str]) -> str:
     """Return missing layers in words, on one line."""
@@ -76,9 +73,8 @@ def describe(names: Iterable[str]) -> str:
 
 
 def missing_here() -> str:
-    """Return what this machine lacks for any sandbox, in words; empty if nothing."""
-    lacking = {name for policy in (PHOTOS, PROCESSORS) for name in Sandbox(policy).missing}
-    return describe(name for name in MEANINGS if name in lacking)
+    """Return what this machine lacks to isolate photos, in words; empty if nothing."""
+    return describe(Sandbox(PHOTOS).missing)
 
 
 def log_missing(log: logging.Logger, of: str, names: Iterable[str]) -> None:
