@@ -47,3 +47,9 @@ def test_mutated_images_raise_only_domain_errors() -> None:
     assert outcomes <= {
         "fine", "unreadable_image", "unsupported_image", "too_many_pixels", "image_too_large", "image_too_small"
     }  # fmt: skip
+
+
+def test_text_that_became_a_table_is_the_only_rest() -> None:
+    """A lying length makes 64 bytes of EXIF a quantization table, which is kept."""
+    _, data = mutated(13, 168_932)
+    assert_nothing_but_pixels(cleaned(data))
