@@ -40,10 +40,17 @@ async def test_hostile_inputs_do_nothing(request: pytest.FixtureRequest) -> None
     }
 
 
-@pytest.mark.parametrize(("planted", "kind"), [("crash", "crashes"), ("memory", "leaks"), ("descriptor", "leaks")])
+@pytest.mark.parametrize(
+    ("planted", "kind"),
+    [
+        ("crash", "crashes"),
+        pytest.param("memory", "leaks", marks=pytest.mark.slow),
+        pytest.param("descriptor", "leaks", marks=pytest.mark.slow),
+    ],
+)
 async def test_planted_fault_of_image_process_is_reported(planted: str, kind: str) -> None:
     """A dead process is traced to its photo; a growing one is seen."""
-    run = Photos(1_700, 13, planted)
+    run = Photos(200 if planted == "crash" else 1_700, 13, planted)
     await run.run()
     found = getattr(run.verdict, kind)
     assert found and not run.verdict.clean
