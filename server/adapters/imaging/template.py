@@ -65,6 +65,9 @@ READY: Final = "ready"
 LOST: Final = "lost"
 """The answer for a photo whose child has ended without one, before how it ended."""
 
+_EXIF: Final = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+"""An orientation: Pillow loads its reader of TIFF with the first EXIF of an AVIF."""
+
 _ANSWER_BYTES: Final = 4096
 _BROKEN: Final = 70  # EX_SOFTWARE of sysexits.h
 _M_TRIM_THRESHOLD: Final = -1
@@ -204,7 +207,7 @@ def _rehearse(clean: Clean) -> None:
 
 def _sample(format: str) -> bytes:
     photo = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(photo, format)
+    Image.new("RGB", (64, 64)).save(photo, format, exif=_EXIF)
     return photo.getvalue()
 
 

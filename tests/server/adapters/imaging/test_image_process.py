@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import io
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from server.adapters.imaging.pool import ACCEPTED, NICENESS, Imaging
 from server.adapters.imaging.sample_photos import metadata
 from server.domain.images import ImageFormat, Limits
 from server.system.sandbox import PHOTOS, Sandbox
+from testkit.mutations import mutated
+from testkit.originals import originals
 from tests.server.adapters.imaging.pools import (
     FAULTY,
     LINUX,
@@ -124,13 +127,15 @@ async def said(imaging: Imaging, words: str) -> str:
 
 
 def test_rehearsal_loads_all_code() -> None:
-    """After the rehearsal no photo of any kind opens a file: the sandbox has none."""
+    """After the rehearsal no photo of any kind opens a file: the sandbox has none.
+
+    The photos are made by another process: an encoder loads what a decoder may need.
+    """
     script = """
-import io, sys, warnings
+import io, pickle, sys
+photos = pickle.load(sys.stdin.buffer)
 from server.adapters.imaging import cleaner, template
 from server.domain.images import Limits
-from testkit.mutations import mutated
-photos = [mutated(7, number)[1] for number in range(300)]
 template._rehearse(cleaner.clean)
 opened = []
 sys.addaudithook(lambda event, args: opened.append(args[0]) if event in ("open", "import") else None)
@@ -141,8 +146,10 @@ for photo in photos:
         pass
 print(opened)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    photos = [*originals().values(), *(mutated(7, number)[1] for number in range(300))]
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, input=pickle.dumps(photos), capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
 
 
 def test_each_side_loads_only_its_own_code() -> None:
