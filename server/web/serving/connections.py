@@ -87,11 +87,12 @@ class Connections:
                 self._open[address] += 1
             return Place(address)
         self._log(now, reason)
-        if self._reserved_total >= RESERVED_CONNECTIONS or self._reserved[peer] >= RESERVED_PER_ADDRESS:
+        asking = address or peer
+        if self._reserved_total >= RESERVED_CONNECTIONS or self._reserved[asking] >= RESERVED_PER_ADDRESS:
             return None
-        self._reserved[peer] += 1
+        self._reserved[asking] += 1
         self._reserved_total += 1
-        return Place(peer, error)
+        return Place(asking, error)
 
     def leave(self, place: Place) -> None:
         """Give a place back."""

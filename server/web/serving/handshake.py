@@ -47,45 +47,26 @@ class WrongVersion(BadRequest):
 
 
 def accept_of(head: Head) -> bytes:
-    """Return ``Sec-WebSocket-Accept``; raise BadRequest for an invalid handshake."""
+    """Return ``Sec-WebSocket-Accept``; raise BadRequest for an invalid handshake.
+
+    ``head``: one that asks for a WebSocket.
+    """
     if head.version != "1.1":
         raise BadRequest("bad_request", "A WebSocket begins with HTTP/1.1 (RFC 6455 section 4.2.1).")
-    if [version.strip() for name, version in head.headers if name == b"sec-websocket-version"] != [b"13"]:
+    if [value for name, value in head.headers if name == b"sec-websocket-version"] != [b"13"]:
         raise WrongVersion("bad_request", "Only version 13 of the WebSocket protocol (RFC 6455).")
-    accept = accept_key(head.headers)
-    if accept is None or head.method != "GET" or head.length != 0:
+    keys = [value for name, value in head.headers if name == b"sec-websocket-key"]
+    if head.method != "GET" or head.length != 0 or len(keys) != 1 or not _is_key(keys[0]):
         raise BadRequest("bad_request", "Not a valid WebSocket handshake.")
-    return accept
+    return b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())
 
 
-def accept_key(headers: HeaderFields) -> bytes | None:
-    """Return ``Sec-WebSocket-Accept`` for a request, None if it is no valid handshake.
-
-    ``headers``: fields with their names in lower case.
-    """
-    found: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        found.setdefault(name, []).append(value)
-    keys, versions = found.get(b"sec-websocket-key", []), found.get(b"sec-websocket-version", [])
-    if (
-        len(keys) != 1
-        or [version.strip() for version in versions] != [b"13"]
-        or b"host" not in found
-        or b"websocket" not in _tokens(found.get(b"upgrade", []))
-        or b"upgrade" not in _tokens(found.get(b"connection", []))
-    ):
-        return None
-    key = keys[0].strip()
+def _is_key(text: bytes) -> bool:
+    """Return whether a text is 16 bytes in base64."""
     try:
-        if len(key) != 24 or len(a2b_base64(key, strict_mode=True)) != 16:
-            return None
+        return len(text) == 24 and len(a2b_base64(text, strict_mode=True)) == 16
     except Base64Error:
-        return None
-    return b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-
-
-def _tokens(values: list[bytes]) -> list[bytes]:
-    return [token.strip().lower() for value in values for token in value.split(b",")]
+        return False
 
 
 class Handshake(asyncio.Protocol):
@@ -120,7 +101,7 @@ class Handshake(asyncio.Protocol):
         """Take over a connection, and let the application answer.
 
         ``request``: the ASGI scope of the HTTP request; it becomes the WebSocket's.
-        ``accept``: the result of :func:`accept_key`. ``early``: bytes that came after
+        ``accept``: the result of :func:`accept_of`. ``early``: bytes that came after
         the head.
         """
         self._transport, self._accept = transport, accept

@@ -106,6 +106,7 @@ class HeadParser:
             return None
         if not self._complete:
             raise BadRequest("bad_request", "Not valid HTTP.")
+        del self._parser  # it refers to this object: a cycle for each request would keep the collector busy
         return self._head(), data[stop:]
 
     # -- callbacks of the parser -------------------------------------------------------

@@ -102,7 +102,9 @@ class HttpProtocol(asyncio.Protocol):
         self._served = False
         """Whether there was a request on this connection."""
         self._dropped = 0
-        """Bytes of an answered request's body, since its timer began."""
+        """Bytes of an answered request's body."""
+        self._dropped_before = 0
+        """Those of them that came before the phase's time began."""
         self._reading = True
         self._draining = False
 
@@ -112,20 +114,21 @@ class HttpProtocol(asyncio.Protocol):
     # -- events of the transport -------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place; a connection for which there is none is cut."""
+        """Take a place; a connection without one, or without a client, is cut."""
         self._transport = transport = cast(asyncio.Transport, transport)
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn calls only shutdown()
-        client = get_remote_addr(transport)
+        client, server = get_remote_addr(transport), get_local_addr(transport)
         total = len(self._state.connections)
         self._place = self._connections.admit(client[0] if client else "", total, self._loop.time())
-        if self._place is None:
+        gone = client is None and server is not None  # reset already: its request would count for no address
+        if self._place is None or gone:
             transport.abort()
             return
         self._pace = Pace(transport, self._loop)
         self._base = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": get_local_addr(transport),
+            "server": server,
             "client": client,
             "scheme": "https" if is_ssl(transport) else "http",
             "root_path": self._config.root_path,
@@ -177,6 +180,9 @@ class HttpProtocol(asyncio.Protocol):
                     exchange.body(incoming.content(), ended=incoming.body.done)
                     if exchange.complete and exchange.ended:
                         self._exchange = None
+                    elif exchange.complete and self._dropped > MAX_DROPPED_BYTES:
+                        self._end(LINGER_SECONDS)
+                        return
                 elif exchange is not None or self._pace.paused or (head := incoming.head()) is None:
                     break
                 elif self._begin(head):
@@ -214,8 +220,8 @@ class HttpProtocol(asyncio.Protocol):
         elif phase is Phase.IDLE:  # a long answer is still on its way
             self._pace.watch()
             self._wait()
-        elif phase is Phase.REST and FLOOR_BYTES <= self._dropped <= MAX_DROPPED_BYTES:
-            self._dropped = 0
+        elif phase is Phase.REST and self._dropped - self._dropped_before >= FLOOR_BYTES:
+            self._dropped_before = self._dropped
             self._wait()
         elif phase is Phase.REST:
             self._end(LINGER_SECONDS)
@@ -231,7 +237,7 @@ class HttpProtocol(asyncio.Protocol):
 
         Raises BadRequest for an invalid upgrade, and the error of a reserved place.
         """
-        self._served, self._dropped = True, 0
+        self._served = True
         error = self._place.error if self._place is not None else None
         if error is not None and (head.websocket or head.path not in HEALTH_PATHS):
             raise error
@@ -299,7 +305,7 @@ class HttpProtocol(asyncio.Protocol):
         if not exchange.keep_alive:
             self._end(0.0 if self._incoming.body.done else LINGER_SECONDS)
             return
-        self._dropped = 0
+        self._dropped = self._dropped_before = 0
         if self._incoming.body.done:
             self._exchange = None
         self.advance()

@@ -57,6 +57,7 @@ class PhaseTimer:
     def enter(self, phase: Phase, part: int = 0, *, seconds: float | None = None) -> None:
         """Begin a phase; one that goes on, with the same part, keeps its time.
 
+        END is the last one.
         ``seconds``: for how long, instead of the phase's own time.
         """
         if phase is self.phase and part == self._part:
@@ -65,6 +66,8 @@ class PhaseTimer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if phase is Phase.END:
+            del self._over  # its connection refers to this object: without the cycle it needs no collector
         if phase is Phase.IDLE:
             usual = IDLE_SECONDS
         elif phase in (Phase.HEAD, Phase.LINE):

@@ -6,15 +6,18 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import socket
+import struct
 from collections.abc import Callable
 
 import pytest
 
 from server.config.settings import Config
 from server.web.serving.connections import RESERVED_CONNECTIONS, RESERVED_PER_ADDRESS, Connections, Place
+from server.web.serving.heads import HeadParser
 from server.web.serving.http import HttpProtocol
 from testkit.raw_http import LIVE, Raw, heard, raw
-from testkit.running import StartWeb, until
+from testkit.running import StartWeb, Web, until
 from tryon.protocol.errors import RateLimited, Unavailable
 
 MISSING = LIVE.replace(b"/api/health/live", b"/nothing")
@@ -82,10 +85,11 @@ def test_process_has_its_limit_and_its_reserve() -> None:
     assert admit("192.0.3.1", 101 + RESERVED_CONNECTIONS) is None
 
 
-def test_reserve_is_shared() -> None:
-    """One address has a few of the reserved places."""
+@pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::{:x}"])
+def test_reserve_is_shared(peer: str) -> None:
+    """One client has a few of the reserved places; one of IPv6 has its /64."""
     _, admit = places(Config(connections_per_address=1))
-    found = [admit("192.0.2.1") for _ in range(1 + RESERVED_PER_ADDRESS + 1)]
+    found = [admit(peer.format(n)) for n in range(1 + RESERVED_PER_ADDRESS + 1)]
     assert found[-1] is None
     assert None not in found[:-1]
 
@@ -140,6 +144,42 @@ async def test_held_connections_leave_health_reachable(start_web: StartWeb, sett
     assert (await heard(web, MISSING.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).startswith(
         b"HTTP/1.1 404 "
     )
+
+
+async def test_request_without_a_peer_is_not_served(start_web: StartWeb, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that was reset before it is accepted has no address to count for.
+
+    Its request can still be read, and no peer would pass for a trusted proxy.
+    """
+    web = await start_web(trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"),))
+    with caplog.at_level(logging.INFO, logger="tryon.web"):
+        with socket.create_connection(("127.0.0.1", web.port)) as reset:
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset.send(MISSING.replace(b"Host: x", b"Host: x\r\nX-Forwarded-For: 192.0.2.66"))
+        async with raw(web, MISSING) as next_one:
+            assert (await next_one.answer())[0] == 404
+    assert caplog.text.count("GET /nothing") == 1
+    assert "192.0.2.66" not in caplog.text
+
+
+async def test_connection_and_its_requests_leave_no_cycles(web: Web) -> None:
+    """Reference counts free them: thousands that reconnect cost no collections."""
+    gc.collect()
+    before = {kind: len(_all(kind)) for kind in (HeadParser, HttpProtocol)}
+    gc.disable()
+    try:
+        session, token = await web.submit()
+        async with raw(web, LIVE * 3) as connection, web.follow(session.id, token) as follower:
+            await follower.next()
+            assert [(await connection.answer())[0] for _ in range(3)] == [200] * 3
+            await until(lambda: len(_all(HeadParser)) == before[HeadParser])
+        await until(lambda: len(_all(HttpProtocol)) == before[HttpProtocol])
+    finally:
+        gc.enable()
+
+
+def _all(kind: type) -> list[object]:
+    return [one for one in gc.get_objects() if type(one) is kind]
 
 
 async def test_other_address_is_served_meanwhile(start_web: StartWeb) -> None:

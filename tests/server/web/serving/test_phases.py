@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 
 import pytest
 
 from server.web.serving import http, pace, phases
 from testkit.raw_http import LIVE, heard, raw
-from testkit.running import StartWeb, Web
+from testkit.running import StartWeb, Web, until
 from tryon.protocol.paths import SESSIONS
 
 NOWHERE = b"POST /nothing HTTP/1.1\r\nHost: x\r\n"
@@ -103,6 +104,34 @@ async def test_body_that_comes_in_time_keeps_its_connection(web: Web, monkeypatc
         assert (await connection.answer())[0] == 404
         await connection.send(bytes(99_999) + LIVE)
         assert (await connection.answer())[0] == 200
+
+
+async def test_answered_chunks_end_their_connection_when_they_are_many(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body without a length could be read for ever, however fast it comes."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
+    monkeypatch.setattr(http, "MAX_DROPPED_BYTES", 100_000)
+    async with raw(web, CHUNKED) as connection:
+        assert (await connection.answer())[0] == 404
+        for _ in range(11):
+            await connection.send(b"2710\r\n" + bytes(10_000) + b"\r\n")
+        assert await connection.rest() == b""
+
+
+async def test_each_window_of_an_answered_body_has_its_floor(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came in an earlier window does not count."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
+    async with raw(web, SIZED) as connection:
+        assert (await connection.answer())[0] == 404
+        (protocol,) = [one for one in gc.get_objects() if type(one) is http.HttpProtocol and one._exchange]
+        for window in (1, 2):
+            await connection.send(bytes(pace.FLOOR_BYTES))
+            await until(lambda: protocol._dropped >= window * pace.FLOOR_BYTES)  # noqa: B023  # called at once
+            protocol._timer._end()
+            assert protocol._timer.phase is phases.Phase.REST
+        protocol._timer._end()
+        assert await connection.rest() == b""
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 99999999999", b"Content-Length: 5\r\nExpect: 100-continue"])
