@@ -71,8 +71,9 @@ def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool
 @click.option("--inputs", default=1_000_000, help="Damaged photos for the image processes.")
 @click.option("--requests", default=10_000, help="Damaged photos, forms, requests and frames over HTTP.")
 @click.option("--seed", default=1, help="Draws all damage; a finding is repeated by its seed and number.")
+@click.option("--first", default=0, help="Number to begin with: --seed S --first N --inputs 1 repeats finding S/N.")
 @click.option("--slow", is_flag=True, help="Hold connections and send nonsense beside a canary instead.")
-def hostile_command(inputs: int, requests: int, seed: int, slow: bool) -> None:
+def hostile_command(inputs: int, requests: int, seed: int, first: int, slow: bool) -> None:
     """Send hostile inputs to image processes and to a server.
 
     Nothing may crash, answer 5xx or leak: the last line says how often each happened.
@@ -80,7 +81,7 @@ def hostile_command(inputs: int, requests: int, seed: int, slow: bool) -> None:
     from faults.hostile import run
     from faults.hostile import slow as attacks
 
-    verdict = uvloop.run(attacks.run() if slow else run.main(inputs=inputs, requests=requests, seed=seed))
+    verdict = uvloop.run(attacks.run() if slow else run.main(inputs=inputs, requests=requests, seed=seed, first=first))
     sys.exit(0 if verdict.clean else 1)
 
 

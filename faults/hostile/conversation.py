@@ -8,8 +8,8 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Final
 
-ANSWER_SECONDS: Final = 20.0
-"""Longest wait for the answer to a whole request."""
+ANSWER_SECONDS: Final = 60.0
+"""Longest wait for the answer to a whole request: longer, and it was never answered."""
 IMPATIENCE_SECONDS: Final = 0.25
 """Wait for the answer to a request that may be unfinished."""
 

@@ -46,11 +46,12 @@ class Usage:
 
 @dataclass
 class Photos:
-    """One run over ``inputs`` damaged photos of a seed."""
+    """One run over ``inputs`` damaged photos of a seed, from number ``first`` on."""
 
     inputs: int
     seed: int
     planted: str = ""
+    first: int = 0
     verdict: Verdict = field(default_factory=Verdict)
     done: int = 0
     usage: dict[int, Usage] = field(default_factory=dict)
@@ -59,15 +60,16 @@ class Photos:
     async def run(self) -> None:
         """Hand all of them to two processes, and look for what they leave."""
         own = psutil.Process()
-        orders = iter(range(0, self.inputs, BATCH))
+        end = self.first + self.inputs
+        orders = iter(range(self.first, end, BATCH))
         limits = Limits(max_pixels=MAX_PIXELS)
         async with Imaging(limits, workers=PROCESSES, idle_seconds=3600, program=PROGRAM) as pool:
-            await self._batch(pool, 0, min(BATCH, self.inputs))  # and what is loaded late is loaded
+            await self._batch(pool, self.first, min(BATCH, self.inputs))  # and what is loaded late is loaded
             descriptors, resident = own.num_fds(), own.memory_info().rss
             next(orders, None)
             began = time.monotonic()
             progress = asyncio.create_task(self._progress(began))
-            await asyncio.gather(*(self._orders(pool, orders) for _ in range(PROCESSES)))
+            await asyncio.gather(*(self._orders(pool, orders, end) for _ in range(PROCESSES)))
             progress.cancel()
             for pid, usage in self.usage.items():
                 await self._settled(psutil.Process(pid), usage)
@@ -81,9 +83,9 @@ class Photos:
         if self.loud:
             print(f"{self.done:,} photos in {time.monotonic() - began:.0f} s", flush=True)
 
-    async def _orders(self, pool: Imaging, orders: Iterator[int]) -> None:
+    async def _orders(self, pool: Imaging, orders: Iterator[int], end: int) -> None:
         for first in orders:
-            await self._batch(pool, first, min(BATCH, self.inputs - first))
+            await self._batch(pool, first, min(BATCH, end - first))
 
     async def _batch(self, pool: Imaging, first: int, count: int) -> None:
         """Have one batch cleaned; find the photo that ended the process, if one did."""

@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,10 @@ _kept: list[object] = []
 
 def _crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _hang() -> None:
+    time.sleep(3)  # as a loop that never ends would
 
 
 def _server_error() -> None:
@@ -46,6 +51,7 @@ def _file() -> None:
 
 PLANTS: Final[dict[str, Callable[[], None]]] = {
     "crash": _crash,
+    "hang": _hang,
     "5xx": _server_error,
     "memory": _memory,
     "descriptors": _descriptors,

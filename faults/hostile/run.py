@@ -7,13 +7,16 @@ from faults.hostile.photos import Photos
 from faults.hostile.verdict import Verdict
 
 
-async def main(*, inputs: int, requests: int, seed: int, planted: str = "", loud: bool = True) -> Verdict:
-    """Send photos to image processes, then everything over HTTP; print the verdict."""
+async def main(*, inputs: int, requests: int, seed: int, first: int = 0, loud: bool = True) -> Verdict:
+    """Send photos to image processes, then everything over HTTP; print the verdict.
+
+    Both begin with the number ``first``.
+    """
     verdict = Verdict()
     if inputs:
-        await Photos(inputs, seed, verdict=verdict, loud=loud).run()
+        await Photos(inputs, seed, first=first, verdict=verdict, loud=loud).run()
     if requests:
-        await strangers.run(requests, seed, verdict, planted=planted, loud=loud)
+        await strangers.run(requests, seed, verdict, first=first, loud=loud)
     if loud:
         print(verdict.report())
     return verdict

@@ -30,8 +30,9 @@ from tryon.protocol.paths import SESSIONS
 CLIENTS: Final = 8
 WARM_INPUTS: Final = 150
 """Inputs before the server's usage is noted: it has loaded everything by then."""
-MAX_CRASHES: Final = 3
-"""Ends of the server after which the run is over."""
+PROGRESS_SECONDS: Final = 10.0
+MAX_LOST: Final = 3
+"""Ends of the server, and inputs without an answer, after which the run is over."""
 KINDS: Final = ("photo",) * 6 + ("form",) * 2 + ("request", "frames")
 TRACE: Final = b"Traceback (most recent call last)"
 
@@ -44,7 +45,10 @@ class _Answer(msgspec.Struct):
 
 @dataclass
 class Strangers:
-    """One run of ``inputs`` damaged inputs of a seed against ``web``."""
+    """One run of ``inputs`` damaged inputs of a seed against ``web``.
+
+    ``first``: the number of the first of them.
+    """
 
     cluster: Cluster
     web: Program
@@ -52,7 +56,10 @@ class Strangers:
     seed: int
     verdict: Verdict = field(default_factory=Verdict)
     loud: bool = False
+    first: int = 0
     done: int = 0
+    lost: int = 0
+    """Ends of the server, and inputs that it never answered."""
     session: str = ""
     """A session that lives through the run: frames are sent to its socket."""
     token: str = field(default_factory=new_token)
@@ -61,12 +68,14 @@ class Strangers:
     async def run(self) -> None:
         """Send everything; look for what it leaves behind."""
         self.session = await self._first_session()
-        numbers = iter(range(self.inputs))
-        warm = iter(range(self.inputs, self.inputs + WARM_INPUTS))
+        end = self.first + self.inputs
+        numbers, warm = iter(range(self.first, end)), iter(range(end, end + WARM_INPUTS))
         await asyncio.gather(*(self._send(warm) for _ in range(CLIENTS)))
-        before = await usage.settled(self.web)
+        before, self.done = await usage.settled(self.web), 0
         began = time.monotonic()
+        progress = asyncio.create_task(self._progress(began))
         await asyncio.gather(*(self._send(numbers) for _ in range(CLIENTS)))
+        progress.cancel()
         if self.loud:
             print(f"{self.done:,} inputs over HTTP in {time.monotonic() - began:.0f} s", flush=True)
         if self.web.running:
@@ -74,6 +83,15 @@ class Strangers:
             await usage.erase_all(self.cluster)
             self.verdict.leaks += await usage.remaining(self.cluster)
         self.verdict.crashes += self._traces()
+
+    async def _progress(self, began: float) -> None:
+        while self.loud:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            rate = self.done / (time.monotonic() - began)
+            left = (self.inputs - self.done) / max(rate, 1e-9)
+            print(
+                f"{self.done:>9,} over HTTP, {rate:,.0f} a second, {left:.0f} s left, {self.verdict.line}", flush=True
+            )
 
     async def _first_session(self) -> str:
         async with connected(self.web.port) as connection:
@@ -83,7 +101,7 @@ class Strangers:
 
     async def _send(self, numbers: Iterator[int]) -> None:
         for number in numbers:
-            if len(self.verdict.crashes) >= MAX_CRASHES:
+            if self.lost >= MAX_LOST:
                 return
             chance = random.Random(f"http {self.seed}/{number}")
             kind = chance.choice(KINDS)
@@ -99,7 +117,11 @@ class Strangers:
         async with self._restart:  # all clients notice one end
             if self.web.running:
                 self.verdict.outcomes[f"no answer: {type(error).__name__}"] += 1
+                if isinstance(error, TimeoutError):
+                    self.lost += 1
+                    self.verdict.crashes.append(f"{name} was never answered")
                 return
+            self.lost += 1
             self.verdict.crashes.append(f"{name} ended the server with {self.web.process.returncode}")
             await self.cluster.start_web(self.web)
 
@@ -177,7 +199,9 @@ def masked(opcode: int, payload: bytes) -> bytes:
     return bytes((0x80 | opcode, 0x80 | len(payload))) + bytes(4) + payload
 
 
-async def run(inputs: int, seed: int, verdict: Verdict, *, planted: str = "", loud: bool = False) -> None:
+async def run(
+    inputs: int, seed: int, verdict: Verdict, *, first: int = 0, planted: str = "", loud: bool = False
+) -> None:
     """Start a server without a worker, send it ``inputs``, and stop it."""
     async with running_cluster(webs=0, workers=0, **SETTINGS) as cluster:
         scratch = cluster.folder / "scratch"
@@ -185,7 +209,7 @@ async def run(inputs: int, seed: int, verdict: Verdict, *, planted: str = "", lo
         environ = {"TMPDIR": str(scratch)} | ({usage.PLANTED: planted} if planted else {})
         web = cluster.make_web(environ, module="faults.hostile.planted" if planted else "server")
         await cluster.start_web(web)
-        await Strangers(cluster, web, inputs, seed, verdict, loud).run()
+        await Strangers(cluster, web, inputs, seed, verdict, loud, first).run()
         family = usage.family(web)
         if web.running:
             await web.terminate()

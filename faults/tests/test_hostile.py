@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults.hostile import photos, run, slow, strangers, usage
+from faults.hostile import conversation, photos, run, slow, strangers, usage
 from faults.hostile.photos import Photos
 from faults.hostile.verdict import Verdict
 from testkit.mutations import mutated, split
@@ -54,7 +54,11 @@ async def test_planted_fault_of_image_process_is_reported(planted: str, kind: st
     await run.run()
     found = getattr(run.verdict, kind)
     assert found and not run.verdict.clean
-    assert planted != "crash" or found == ["photo 13/77 ended the image process: The image is damaged or incomplete."]
+    if planted == "crash":
+        assert found == ["photo 13/77 ended the image process: The image is damaged or incomplete."]
+        again = Photos(1, 13, planted, first=77)
+        await again.run()
+        assert again.verdict.crashes[0] == found[0], "a finding is repeated by its two numbers"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +66,7 @@ async def test_planted_fault_of_image_process_is_reported(planted: str, kind: st
     [
         ("crash", "crashes"),
         ("5xx", "server_errors"),
+        pytest.param("hang", "crashes", marks=pytest.mark.slow),
         ("memory", "leaks"),
         pytest.param("descriptors", "leaks", marks=pytest.mark.slow),
         pytest.param("process", "leaks", marks=pytest.mark.slow),
@@ -76,6 +81,8 @@ async def test_planted_fault_of_server_is_reported(
     monkeypatch.setattr(usage, "SETTLE_SECONDS", 1.0)
     monkeypatch.setattr(usage, "END_SECONDS", 1.0)
     monkeypatch.setattr(strangers, "WARM_INPUTS", 16)
+    if planted == "hang":
+        monkeypatch.setattr(conversation, "ANSWER_SECONDS", 1.5)
     verdict = Verdict()
     await strangers.run(150, 13, verdict, planted=planted)
     assert getattr(verdict, kind), verdict.report()
