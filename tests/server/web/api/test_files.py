@@ -38,6 +38,7 @@ async def test_link_opens_without_credential(web: Web) -> None:
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert answer.headers["Cache-Control"] == "private, no-store"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
 
 
 async def test_link_serves_ranges(web: Web) -> None:
