@@ -33,7 +33,7 @@ from typing import BinaryIO, Final
 from PIL import Image
 
 from server.adapters.imaging import cleaner
-from server.domain.images import CleanImage, Limits
+from server.domain.images import CleanImage, ImageFormat, Limits
 from server.system import processes
 from server.system.memory_files import memory_file, write_all
 from server.system.sandbox import PHOTOS, Sandbox
@@ -57,6 +57,8 @@ Measured at 40 MP: lossless WebP 24, progressive CMYK JPEG 12, PNG and AVIF 11, 
 8.3.
 """
 OPEN_FILES: Final = 16
+NEEDS_THREADS: Final = ImageFormat.HEIC in cleaner.ACCEPTED
+"""Whether a child may start threads: libde265 decodes HEIC in one of its own."""
 KEEP_BYTES: Final = 256 * 2**20
 """Memory that a child keeps from one step of its work for the next."""
 
@@ -141,7 +143,7 @@ class _Template:
                     if parent is not None:
                         parent.close()
                     gc.disable()  # its memory ends with it
-                    self._sandbox.stay_alone()
+                    self._sandbox.stay_alone(threads=NEEDS_THREADS)
                     processes.limit_cpu(cpu_seconds(self._limits))
                     os.write(theirs, self._serve(source, result).encode())
                 finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,6 +69,28 @@ def test_sandbox_lets_nothing_through(target: Target, policy: Policy) -> None:
 
     assert set(reached_without_sandbox(target).values()) == {"reached"}
     assert in_child(work) == ""
+
+
+@pytest.mark.parametrize("own_user", [True, False])
+def test_lone_process_may_start_threads_alone(own_user: bool) -> None:
+    """A decoder that needs a thread gets it, and no process."""
+    closed = Sandbox(Policy(own_user=own_user))
+    need_layers(closed)
+
+    def work() -> str:
+        closed.enter()
+        closed.stay_alone(threads=True)
+        found: list[str] = []
+        thread = threading.Thread(target=found.append, args=("thread",))
+        thread.start()
+        thread.join()
+        try:
+            os.fork()
+        except OSError as error:
+            found.append(type(error).__name__)
+        return " ".join(found)
+
+    assert in_child(work) == "thread PermissionError"
 
 
 @pytest.mark.parametrize("layer", ["landlock", "seccomp"])

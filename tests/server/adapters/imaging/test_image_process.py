@@ -22,7 +22,7 @@ from server.adapters.imaging.sample_photos import metadata
 from server.domain.images import ImageFormat, Limits
 from server.system.sandbox import PHOTOS, Sandbox
 from testkit.mutations import mutated
-from testkit.originals import originals
+from testkit.originals import originals, plain
 from tests.server.adapters.imaging.pools import (
     FAULTY,
     LINUX,
@@ -150,6 +150,29 @@ print(opened)
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, input=pickle.dumps(photos), capture_output=True, check=True)
     assert done.stdout == b"[]\n"
+
+
+async def test_process_cleans_what_the_cleaner_cleans(start: Start) -> None:
+    """No kind of photo needs what the sandbox keeps away."""
+    limits = Limits(min_side=8)
+    imaging = start(limits, program=imaging_program())
+    for name, data in {**originals(), **heic()}.items():
+        found = []
+        for work in (imaging.clean(io.BytesIO(data)), asyncio.to_thread(cleaner.clean, io.BytesIO(data), limits)):
+            try:
+                found.append((await work).data)
+            except TryOnError as error:
+                found.append(str(error).encode())
+        assert found[0] == found[1], name
+
+
+def heic() -> dict[str, bytes]:
+    """Return a HEIC photo, where the extra that decodes it can also encode it."""
+    if ImageFormat.HEIC not in ACCEPTED:
+        return {}
+    file = io.BytesIO()
+    plain(80).save(file, "HEIF", exif=metadata(6))
+    return {"heic": file.getvalue()}
 
 
 def test_each_side_loads_only_its_own_code() -> None:

@@ -1,4 +1,8 @@
-"""Forms byte for byte as clients send them; ``PHOTO`` stands for the picture."""
+"""Forms as clients write them; ``PHOTO`` stands for the picture.
+
+Those of Node, curl, requests and httpx were captured; the others follow what is known
+of the client, its documentation or its source.
+"""
 
 from __future__ import annotations
 
