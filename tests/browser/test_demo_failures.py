@@ -139,6 +139,19 @@ async def test_unavailable_service_offers_retry(visitor: Visitor, status: int, c
     await visitor.sees_result()
 
 
+async def test_refused_upload_says_which_limit(visitor: Visitor) -> None:
+    """The words are those of the limit, not those of too many photos in a short time."""
+    visitor.expected.append("429")
+    problem = {"code": "rate_limited", "title": "Rate limited", "detail": "…", "limit": "stored_bytes_per_owner"}
+    await visitor.arrive()
+    await visitor.page.route(
+        f"**{SESSIONS}",
+        lambda route: route.fulfill(status=429, body=json.dumps(problem), content_type="application/problem+json"),
+    )
+    await visitor.choose("photo.jpg")
+    await visitor.says("No room for more photos")
+
+
 async def test_unreachable_server_is_said_in_words(visitor: Visitor) -> None:
     """No code, no stack trace."""
     visitor.expected.append("ERR_FAILED")
