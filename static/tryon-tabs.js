@@ -105,6 +105,8 @@ export class Slots {
     const requests = this.#names.map((name) => this.#request(name, { signal: seeking.signal }));
     const slot = await Promise.any(requests).catch(() => null);
     seeking.abort();
+    // Where nothing was held, all requests are granted before the first result is seen here.
+    for (const request of requests) request.then((other) => other !== slot && other?.release(), () => {});
     this.#seeking = null;
     const [first] = this.#waiting;
     this.#waiting.delete(first);
@@ -136,6 +138,7 @@ export class Slots {
 
   async #hidden() {
     this.#seeking?.abort();
+    if (this.#held.size === 0) return;
     const { pending = [] } = this.#shared ? await this.#locks.query() : {};
     const wanted = new Set(pending.map(({ name }) => name));
     for (const name of [...this.#held.keys()]) this.#consider(name, wanted.has(name));

@@ -453,13 +453,13 @@ class Following {
     }
     if (next === rung || wait > 0) this.#report("reconnecting");
     this.#notBefore = told === null ? 0 : clock() + told;
-    this.#connectLater(next, wait);
+    this.#connectLater(next, wait, wait === 0 && next !== rung);
   }
 
-  #connectLater(rung, wait) {
+  /** `unseen`: also while the page is hidden, on its way down to a rung that works; else #wake() comes back to this. */
+  #connectLater(rung, wait, unseen = false) {
     this.#next = { rung };
-    // A hidden page waits until it is seen: #wake() comes back to this.
-    this.#after("connect", wait, () => this.#next && visible() && this.#connect(this.#next.rung));
+    this.#after("connect", wait, () => this.#next && (unseen || visible()) && this.#connect(this.#next.rung));
   }
 
   /** The page or the network is back: a socket must prove that it lives, a waiting attempt starts at once. */

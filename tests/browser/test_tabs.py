@@ -40,6 +40,9 @@ STALE_SECONDS: Final = 5.0
 
 HTML: Final = "<!doctype html><link rel=icon href=data:,><title>A shop</title>"
 
+HIDDEN: Final = "Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });"
+"""Hides a page before it loads, as a tab that is opened in the background."""
+
 NO_LOCKS: Final = "Object.defineProperty(navigator, 'locks', { value: undefined });"
 """Removes Web Locks before a page loads, as on a page over plain HTTP."""
 
@@ -226,6 +229,14 @@ async def test_hidden_tab_makes_room_for_visible_one(open_tab: OpenTab) -> None:
         await tab.ends_whole()
 
 
+async def test_tab_opened_in_background_is_live(context: BrowserContext, open_tab: OpenTab) -> None:
+    """Its WebSocket is refused, and it goes on to the next rung without being seen."""
+    await context.add_init_script(HIDDEN)
+    tab = await open_tab()
+    await tab.on("sse")
+    await tab.ends_whole()
+
+
 FOLLOW_MORE: Final = """
 async ({ ids, token }) => {
   const { TryOn } = await import("/static/tryon.js");
@@ -252,6 +263,20 @@ async def test_page_with_many_sessions_holds_four_streams(
     await page.evaluate("all.find(({ transport }) => transport === 'sse').close()")
     await page.wait_for_function("transports() === ',poll,sse,sse,sse,sse'")
     assert len(followers(web)) == SLOTS
+
+
+async def test_page_without_locks_gets_all_streams_back(context: BrowserContext, web: Web, nginx: Nginx) -> None:
+    """All slots are free when the page is shown again; each session takes one of them."""
+    await context.add_init_script(NO_LOCKS)
+    token = new_token()
+    ids = [(await web.submit(token))[0].id for _ in range(SLOTS)]
+    page = await context.new_page()
+    await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
+    await page.goto(f"{nginx.url}/blank")
+    await page.evaluate(FOLLOW_MORE, {"ids": ids, "token": token})
+    for visibility, transports in (("visible", "sse,sse,sse,sse"), ("hidden", "poll,poll,poll,poll")) * 2:
+        await page.evaluate(f"look({json.dumps(visibility)})")
+        await page.wait_for_function(f"transports() === {json.dumps(transports)}", timeout=20_000)
 
 
 async def test_cut_network_leaves_no_slot_unused(context: BrowserContext, web: Web) -> None:
