@@ -11,10 +11,15 @@ from collections import Counter
 from typing import Any, Final, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # The settings of the shell that runs the tests are not the settings of the tests.
 for _name in [name for name in os.environ if name.startswith("TRYON_")]:
     del os.environ[_name]
+
+# A busy machine delays an example as much as any other test.
+settings.register_profile("tryon", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tryon")
 
 SERVERS: Final = {"valkey": "Valkey", "postgres": "PostgreSQL", "chromium": "Chromium"}
 """Name of each server in the summary, by the fixture that starts it."""

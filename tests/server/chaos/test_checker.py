@@ -147,7 +147,7 @@ def good_histories(draw: st.DrawFn) -> SessionHistory:
 
 
 @given(good_histories())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_good_history_has_no_findings(history: SessionHistory) -> None:
     """Find nothing in any walk through the table of states."""
     assert check(history.told(), stale_seconds=5, stuck_seconds=5).findings == []
@@ -217,7 +217,7 @@ SPOILERS: list[tuple[Callable[[Records, int], Records], type[Any], set[Kind]]] =
 
 
 @given(good_histories(), st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_spoilt_history_is_found(history: SessionHistory, data: st.DataObject) -> None:
     """Find a single change in any good history."""
     spoil, kind, expected = data.draw(st.sampled_from(SPOILERS))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.web.api.form import Form, boundary_of
@@ -169,7 +169,7 @@ def test_parameter_may_not_stand_twice() -> None:
 
 # -- bodies by the grammar -------------------------------------------------------------
 
-some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(max_examples=30)
 
 BOUNDARY_CHARACTERS = "0123456789abcXYZ'()+_,-./:=?"
 SPACE = st.text(" \t", max_size=4).map(str.encode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.bus_message import EVENT, PROGRESS, TERMINAL
@@ -25,7 +25,7 @@ def frame(seq: int, last: int) -> tuple[int, int, bytes]:
     after=st.lists(st.integers(1, 9), max_size=20),
     progress=st.sets(st.integers(0, 19)),
 )
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 def test_follower_never_repeats_skips_or_steps_back(
     snapshot: int, last: int, before: list[int], after: list[int], progress: set[int]
 ) -> None:
@@ -55,7 +55,6 @@ def test_follower_never_repeats_skips_or_steps_back(
 
 
 @given(order=st.permutations(range(2, 8)), snapshot=st.integers(1, 7))
-@settings(deadline=None)
 def test_follower_is_whole_when_holes_are_filled(order: list[int], snapshot: int) -> None:
     """As the hub does, everything missing is offered in order after each hole."""
     page = Page("id")
