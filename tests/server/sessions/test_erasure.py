@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -171,3 +172,36 @@ async def test_long_chain_is_deleted_in_few_steps(services: Services, monkeypatc
     assert files(services) == [others[0].input_key]
     left = [each.decode() for each in await services.redis.zrange(services.config.queue_name, 0, -1)]
     assert [each.partition(":")[0] for each in left] == [others[0].id]
+
+
+async def test_rest_of_chain_is_erased_after_interruption(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage fails in the middle: all is unreadable, the next pass removes it."""
+    monkeypatch.setattr("server.sessions.erasure.REMOVED_AT_ONCE", 2)
+    first = session = await submit(services)
+    chain = [first]
+    for _ in range(4):
+        new = new_session(owner=first.owner, retry_of=session.id, expires_at=first.expires_at)
+        await services.files.put(new.input_key, PHOTO.data)
+        session = await services.database.writer.insert(new)
+        await services.queue.enqueue(session.id, 0, 0, score_ms=0)
+        chain.append(session)
+    delete, calls = services.files.delete, 0
+
+    async def failing(keys: Iterable[str]) -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # each two sessions need two calls
+            raise Unavailable
+        return await delete(keys)
+
+    monkeypatch.setattr(services.files, "delete", failing)
+    with pytest.raises(Unavailable):
+        await services.sessions.erasure.delete(first.id, first.owner)
+    assert len(files(services)) == 3
+    for each in chain:
+        with pytest.raises(NotFound):
+            await services.sessions.erasure.delete(each.id, each.owner)
+    await services.reconciling.reconciler.maintain()
+    assert files(services) == []
+    assert await services.database.reader.ids_among([each.id for each in chain]) == set()
+    assert await services.redis.zcard(services.config.queue_name) == 0
