@@ -140,7 +140,7 @@ async def test_unavailable_service_offers_retry(visitor: Visitor, status: int, c
 
 
 async def test_refused_upload_says_which_limit(visitor: Visitor) -> None:
-    """The words are those of the limit, not those of too many photos in a short time."""
+    """The words are those of the limit, not those of too many photos at a time."""
     visitor.expected.append("429")
     problem = {"code": "rate_limited", "title": "Rate limited", "detail": "…", "limit": "stored_bytes_per_owner"}
     await visitor.arrive()
