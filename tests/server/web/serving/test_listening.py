@@ -26,6 +26,16 @@ def test_listen_shares_port_when_asked() -> None:
         listen(Config(port=first.getsockname()[1]), reuse_port=True).close()
 
 
+def test_connections_send_small_writes_at_once() -> None:
+    """Whatever the event loop is: an answer is two writes, and the second must not wait."""
+    with listen(Config(port=0), reuse_port=False) as listener, socket.socket() as client:
+        client.connect(listener.getsockname())
+        listener.setblocking(True)
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_accept_all_returns_connections_of_backlog() -> None:
     """It takes connections that the kernel has made, and closes the listener."""
     with listen(Config(port=0), reuse_port=False) as listener:
