@@ -64,7 +64,7 @@ async def test_planted_fault_of_image_process_is_reported(planted: str, kind: st
 @pytest.mark.parametrize(
     ("planted", "kind"),
     [
-        ("crash", "crashes"),
+        pytest.param("crash", "crashes", marks=pytest.mark.slow),
         ("5xx", "server_errors"),
         pytest.param("hang", "crashes", marks=pytest.mark.slow),
         ("memory", "leaks"),

@@ -100,6 +100,7 @@ async def test_failed_cancel_says_so(waiting: Visitor) -> None:
     await expect(page.locator("#note")).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_failed_delete_says_so(waiting: Visitor) -> None:
     """The words stand at the button, which works again and keeps the focus."""
     page, pattern = waiting.page, f"**{SESSIONS}/*"
@@ -117,6 +118,7 @@ async def test_failed_delete_says_so(waiting: Visitor) -> None:
     await waiting.says("Everything was erased")
 
 
+@pytest.mark.slow
 async def test_lost_answer_to_delete_shows_erased(waiting: Visitor) -> None:
     """The page shows that the session was deleted, although no receipt came."""
     page = waiting.page

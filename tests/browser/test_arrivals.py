@@ -95,6 +95,7 @@ async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
     assert visitor.page.url.startswith(visitor.url)
 
 
+@pytest.mark.slow
 async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) -> None:
     """The browser that shows the picture adds its file to the drag."""
     await visitor.arrive()
@@ -103,6 +104,7 @@ async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) ->
     await is_taken(visitor)
 
 
+@pytest.mark.slow
 async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
     """The link is a `data:` URL, as for small pictures on search pages."""
     await visitor.arrive()
@@ -113,6 +115,7 @@ async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
     await is_taken(visitor)
 
 
+@pytest.mark.slow
 async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
     """The picture is a result that another tab shows."""
     await visitor.arrive()
@@ -126,6 +129,7 @@ async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
     assert len(visitor.uploads) == 2
 
 
+@pytest.mark.slow
 async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
     """A later drop from outside is taken."""
     await visitor.arrive()
@@ -143,6 +147,7 @@ async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> Non
     assert len(visitor.uploads) == 2
 
 
+@pytest.mark.slow
 async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
     """The page takes the first photo."""
     await visitor.arrive()
@@ -155,6 +160,7 @@ async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
 # -- pastes ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_picture_beside_text_is_pasted(visitor: Visitor) -> None:
     """Word and macOS put several kinds of data on the clipboard."""
     await visitor.arrive()

@@ -60,6 +60,7 @@ def test_page_has_every_kind_of_row() -> None:
         assert not command.startswith("./test ") or (ROOT / command.split()[1]).exists()
 
 
+@pytest.mark.slow
 async def test_each_upload_command_makes_a_session(reader: Reader) -> None:
     """Every way to upload is answered with a session that completes."""
     answers = await asyncio.gather(*(reader.types(command) for _, command in UPLOADING))
@@ -71,6 +72,7 @@ async def test_each_upload_command_makes_a_session(reader: Reader) -> None:
         assert last == end("completed"), client
 
 
+@pytest.mark.slow
 async def test_each_program_follows_its_session(reader: Reader) -> None:
     """Every program uploads a photo and prints how its session ended."""
     printed = await asyncio.gather(*(reader.types(command) for _, command in WHOLE))

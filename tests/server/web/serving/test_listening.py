@@ -27,7 +27,7 @@ def test_listen_shares_port_when_asked() -> None:
 
 
 def test_connections_send_small_writes_at_once() -> None:
-    """Whatever the event loop is: an answer is two writes, and the second must not wait."""
+    """An answer is two writes; the second must not wait for the client."""
     with listen(Config(port=0), reuse_port=False) as listener, socket.socket() as client:
         client.connect(listener.getsockname())
         listener.setblocking(True)
