@@ -60,6 +60,7 @@ class Photos:
     async def run(self) -> None:
         """Hand all of them to two processes, and look for what they leave."""
         own = psutil.Process()
+        others = set(own.children(recursive=True))
         end = self.first + self.inputs
         orders = iter(range(self.first, end, BATCH))
         limits = Limits(max_pixels=MAX_PIXELS)
@@ -73,8 +74,7 @@ class Photos:
             progress.cancel()
             for pid, usage in self.usage.items():
                 await self._settled(psutil.Process(pid), usage)
-        children = own.children(recursive=True)
-        for each in children:
+        for each in set(own.children(recursive=True)) - others:
             self.verdict.leaks.append(f"photos: process left: {each}")
         if (more := own.num_fds() - descriptors) > 0:
             self.verdict.leaks.append(f"photos: {more} descriptors more in the parent")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from faults.hostile import conversation, photos, run, slow, strangers, usage
@@ -86,6 +88,18 @@ async def test_planted_fault_of_server_is_reported(
     verdict = Verdict()
     await strangers.run(150, 13, verdict, planted=planted)
     assert getattr(verdict, kind), verdict.report()
+
+
+async def test_process_of_another_is_no_leak() -> None:
+    """A child from before the run, as a test's Valkey, is not reported."""
+    other = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        run = Photos(1, 13)
+        await run.run()
+        assert run.verdict.clean, run.verdict.report()
+    finally:
+        other.kill()
+        await other.wait()
 
 
 def test_mutations_repeat_by_seed_and_number() -> None:
