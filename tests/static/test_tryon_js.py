@@ -46,6 +46,7 @@ def test_client_constants_are_the_protocol() -> None:
         "BEARER": BEARER_SUBPROTOCOL,
         "TOKEN": TOKEN_PATTERN.pattern,
         "RUNGS": list(backoff.TRANSPORTS),
+        "HOLDING": [each for each in backoff.TRANSPORTS if each not in ("ws", "poll")],
         "OPEN_MS": milliseconds(backoff.OPEN_SECONDS),
         "PROBE_MS": milliseconds(backoff.PROBE_SECONDS),
         "STEADY_MS": milliseconds(backoff.STEADY_SECONDS),

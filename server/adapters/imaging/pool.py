@@ -183,7 +183,7 @@ class Imaging:
 
         In a full queue the address with the most photos loses its newest one.
         """
-        if self._processes.idle or len(self._turns) < MAX_WAITING:
+        if len(self._turns) < MAX_WAITING:
             return True
         job = self._turns.newest_of_most(address)
         if job is None:

@@ -249,6 +249,23 @@ async def test_full_queue_is_unavailable(start: Start, gate: Gate) -> None:
     assert await asyncio.gather(*waiting) == ["100"] * MAX_WAITING
 
 
+async def test_idle_process_makes_no_queue_longer(start: Start) -> None:
+    """An address that may begin no more photos fills the queue, whatever idles."""
+    imaging = start(workers=2)
+    with Gate() as one, Gate() as two:
+        held = [asyncio.ensure_future(imaging.clean(gate.photo(), address="a")) for gate in (one, two)]
+        await asyncio.gather(one.reached(), two.reached())
+        await imaging.clean(photo(), address="b")  # a third process, which idles from here on
+        waiting = [asyncio.ensure_future(outcome(imaging.clean(photo(), address="a"))) for _ in range(MAX_WAITING + 1)]
+        await asyncio.sleep(0)
+        assert imaging.waiting == MAX_WAITING
+        assert await outcome(imaging.clean(photo(), address="b")) == "100"
+        one.open()
+        two.open()
+        await asyncio.gather(*held)
+        assert sorted(await asyncio.gather(*waiting)) == ["100"] * (MAX_WAITING - 1) + ["unavailable"] * 2
+
+
 async def test_addresses_take_turns(start: Start, gate: Gate) -> None:
     """Ten photos of one address do not keep another address waiting for ten."""
     imaging = start(workers=1)
