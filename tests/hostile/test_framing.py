@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from tests.hostile import frame_cases, http_cases
 from tests.hostile.frame_cases import ALIVE, FRAMES
 from tests.hostile.http_cases import CLOSED, HTTP, Statuses
@@ -110,10 +110,10 @@ async def frame_of(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return first & 15, await reader.readexactly(length)
 
 
-async def test_frames_get_their_close_codes(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frames_get_their_close_codes(start_web: StartWeb) -> None:
     """Each closes the socket with the code of its row, or leaves it alive."""
+    web = await start_web(sockets_per_address=len(FRAMES), sockets_per_session=len(FRAMES))
     session, token = await web.submit()
-    monkeypatch.setattr("server.web.transports.connection_limits.ConnectionLimits.refusal", lambda *_: None)
     seen = await asyncio.gather(*(close_code(web, session.id, token, case) for case in FRAMES))
     wrong = [
         f"{case.name}: {heard}, not {case.answer}"
