@@ -68,12 +68,12 @@ def known_rights(version: int) -> int:
     return (1 << max(bits for since, bits in _FS_BITS.items() if since <= version)) - 1
 
 
-def restrict(rules: Iterable[tuple[Path, int]], *, network: bool = True) -> None:
+def restrict(rules: Iterable[tuple[Path, int]], *, network: bool = True, scoped: bool = True) -> None:
     """Keep these rights to these paths, and what is below them; give up all others.
 
     Paths that don't exist are left out. Without ``network`` TCP is given up as well.
-    From version 6 on, signals and abstract sockets reach no process outside. Needs
-    ``no_new_privs``. Raises OSError.
+    If ``scoped``, signals and abstract sockets reach no process outside, from version 6
+    on. Needs ``no_new_privs``. Raises OSError.
     """
     found = version()  # asked again: 1 us
     rights = known_rights(found)
@@ -81,7 +81,7 @@ def restrict(rules: Iterable[tuple[Path, int]], *, network: bool = True) -> None
         "=QQQ",
         rights,
         _BIND_AND_CONNECT_TCP if found >= _NET_VERSION and not network else 0,
-        _ABSTRACT_SOCKETS_AND_SIGNALS if found >= _SCOPE_VERSION else 0,
+        _ABSTRACT_SOCKETS_AND_SIGNALS if found >= _SCOPE_VERSION and scoped else 0,
     )
     size = 24 if found >= _SCOPE_VERSION else 16 if found >= _NET_VERSION else 8
     ruleset = syscalls.call("landlock_create_ruleset", attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
@@ -116,10 +116,16 @@ def without(root: Path, hidden: Collection[Path]) -> Iterator[Path]:
     """
     if any(root == each or each in root.parents for each in hidden):
         return
-    if not any(root in each.parents for each in hidden):
-        yield root
+    above = {str(parent) for each in hidden for parent in each.parents}
+    for path in _without(str(root), {str(each) for each in hidden}, above):
+        yield Path(path)
+
+
+def _without(folder: str, hidden: Collection[str], above: Collection[str]) -> Iterator[str]:
+    if folder not in above:
+        yield folder
         return
-    with contextlib.suppress(OSError), os.scandir(root) as entries:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_symlink():
-                yield from without(root / entry.name, hidden)
+            if entry.path not in hidden and not entry.is_symlink():
+                yield from _without(entry.path, hidden, above)

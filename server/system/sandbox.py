@@ -61,6 +61,10 @@ class Policy:
     """Start programs and processes, and signal them; they inherit the sandbox."""
     own_user: bool = True
     """Become another user, if this one is root."""
+    scoped: bool = True
+    """Keep signals and abstract sockets inside; :func:`hide` has done so otherwise, and
+    the processes that were started since then must stay within reach.
+    """
 
 
 PHOTOS: Final = Policy()
@@ -136,7 +140,7 @@ class Sandbox:
             _drop_capabilities()
             syscalls.prctl(_PR_SET_DUMPABLE, int(self._policy.programs))  # its own /proc, for a model's libraries
         if "landlock" not in self.missing:
-            landlock.restrict(self._policy.rules, network=self._policy.network)
+            landlock.restrict(self._policy.rules, network=self._policy.network, scoped=self._policy.scoped)
         if "seccomp" not in self.missing:
             assert self._architecture is not None
             seccomp.install(self._steps)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.server.system import attempts
 from tryon.processor import Job, Output, ProcessorError, Report
 
 SECRET = re.compile(rb"h[u]sh-h[u]sh")
@@ -50,22 +51,22 @@ class Faulty:
         """Return the environment, and every match of the pattern in memory."""
         return repr((dict(os.environ), matches_in_memory(SECRET)))
 
+    async def attempt(self, job: Job, report: Report) -> str:
+        """Make the attempts of code that was taken over; return what it reached."""
+        found = attempts.outcomes(attempts.ATTEMPTS, attempts.load(job.params["target"]))
+        return ", ".join(name for name, how in found.items() if how == "reached")
+
     async def circumstances(self, job: Job, report: Report) -> str:
         core = resource.getrlimit(resource.RLIMIT_CORE)[0]
         return f"{os.getpgid(0) == os.getpid()} {os.nice(0)} {core} {sys.stdin.read()!r}"
 
     async def wait(self, job: Job, report: Report) -> bytes:
-        """Report by one named pipe that it has begun; end when another is opened."""
-        reached, release = job.params["reached"], job.params["release"]
-        file = os.open(reached, os.O_WRONLY)
-        os.write(file, b"!")
-        os.close(file)
+        """Report the process id; end when a signal comes."""
         go_on = asyncio.Event()
-        file = os.open(release, os.O_RDONLY | os.O_NONBLOCK)
-        asyncio.get_running_loop().add_reader(file, go_on.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, go_on.set)
+        await report(None, f"waiting {os.getpid()}")
         await go_on.wait()
-        asyncio.get_running_loop().remove_reader(file)
-        os.close(file)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
         return b"waited"
 
     async def report(self, job: Job, report: Report) -> bytes:
@@ -178,7 +179,7 @@ class Faulty:
         """Crash, and leave a program, a copy and a shell's process group behind."""
         if os.fork() == 0:
             time.sleep(60)
-        os.system("sleep 60 & echo $! >orphan.pid")
+        await report(None, subprocess.check_output("sleep 60 >/dev/null & echo $!", shell=True, text=True))
         ctypes.string_at(0)
 
     async def two_of_us(self, job: Job, report: Report) -> int:
@@ -210,7 +211,7 @@ class Faulty:
         await asyncio.Event().wait()
 
     async def with_a_program(self, job: Job, report: Report) -> None:
-        os.system("sleep 60 & echo $! >program.pid.new && mv program.pid.new program.pid")
+        os.system("sleep 60 & echo started $!")
         await asyncio.Event().wait()
 
     async def stubborn(self, job: Job, report: Report) -> None:
@@ -271,6 +272,7 @@ class Slow:
         self.folder = Path(folder)
 
     async def start(self) -> None:
+        self.closed = (self.folder / f"closed-{os.getpid()}").open("w")
         while not (self.folder / "warm").exists():
             await asyncio.sleep(0.01)
         if (self.folder / "warm").read_text() == "crash":
@@ -280,7 +282,8 @@ class Slow:
         return Output(str(os.getpid()).encode(), "png")
 
     async def close(self) -> None:
-        (self.folder / f"closed-{os.getpid()}").touch()
+        self.closed.write("closed")
+        self.closed.close()
 
 
 class Wrapped:

@@ -23,7 +23,7 @@ from tryon.protocol.states import Event, Status
 OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]
 
-# Its start() ends when the file `verdict` appears: well if it says so.
+# Its start() ends when a file in `verdicts` appears: well if it says so.
 SLOW_STARTER = """
 import asyncio
 from pathlib import Path
@@ -33,7 +33,7 @@ class SlowStarter:
     name = "slow-starter"
 
     async def start(self):
-        while not (verdict := Path("verdict")).exists():
+        while not (verdict := Path("verdicts/verdict")).exists():
             await asyncio.sleep(0.01)
         if verdict.read_text() != "warm":
             raise RuntimeError("no weights")
@@ -62,6 +62,11 @@ class Stubborn:
 """
 
 
+def write_slow_starter(folder: Path) -> None:
+    (folder / "starter.py").write_text(SLOW_STARTER)
+    (folder / "verdicts").mkdir()  # a new entry beside the data folder would be hidden
+
+
 async def warming(feed: Feed, session: Session) -> None:
     """Wait until the session reports that its processor warms up."""
 
@@ -77,16 +82,16 @@ async def test_session_reports_warming_then_runs(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
     """A session that waits for its processor says so; a later one does not."""
-    (tmp_path / "starter.py").write_text(SLOW_STARTER)
+    write_slow_starter(tmp_path)
     settings = config()
     feed = await feeds(settings)
     process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
     early = await feed.submit()
     await warming(feed, early)
 
-    verdict = tmp_path / "verdict.new"
+    verdict = tmp_path / "verdicts/new"
     verdict.write_text("warm")
-    verdict.rename(tmp_path / "verdict")
+    verdict.rename(tmp_path / "verdicts/verdict")
 
     assert (await feed.reaches(early.id)).session.status is Status.COMPLETED
     late = await feed.submit()
@@ -100,7 +105,7 @@ async def test_failed_start_stops_worker(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
     """A processor that cannot start stops the worker, and burns no attempt."""
-    (tmp_path / "starter.py").write_text(SLOW_STARTER)
+    write_slow_starter(tmp_path)
     settings = config(drain_seconds=10)
     feed = await feeds(settings)
     process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
@@ -108,9 +113,9 @@ async def test_failed_start_stops_worker(
     for session in sessions:
         await warming(feed, session)
 
-    verdict = tmp_path / "verdict.new"
+    verdict = tmp_path / "verdicts/new"
     verdict.write_text("cold")
-    verdict.rename(tmp_path / "verdict")
+    verdict.rename(tmp_path / "verdicts/verdict")
 
     assert await process.wait(5) == 0
     await process.line("The processor did not start; the worker stops")
@@ -127,7 +132,7 @@ async def test_worker_stops_while_warming(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
     """A worker that stops while its processor warms up hands its session back."""
-    (tmp_path / "starter.py").write_text(SLOW_STARTER)
+    write_slow_starter(tmp_path)
     settings = config(drain_seconds=0.2)
     feed = await feeds(settings)
     process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")

@@ -13,12 +13,14 @@ from tryon.processor.interface import (
     VERSION,
     Closes,
     Job,
+    Needs,
     Options,
     Output,
     Processor,
     ProcessorError,
     Report,
     Starts,
+    needs_of,
 )
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "VERSION",
     "Closes",
     "Job",
+    "Needs",
     "Options",
     "Output",
     "Processor",
     "ProcessorError",
     "Report",
     "Starts",
+    "needs_of",
 ]

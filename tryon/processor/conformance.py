@@ -9,7 +9,9 @@ In a test module of the processor's own project::
             return Mirror()
 
 The tests need pytest and no plugin: each runs the processor on an event loop of its
-own, as a worker's child process does.
+own, as a worker's child process does. To run it within the sandbox of its declared
+:class:`~tryon.processor.Needs` as well, where the server is installed, ``make`` returns
+``worker.isolation.confined.Confined("package.module:Mirror")``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, TypeVar
 
-from tryon.processor.interface import EXTENSION, VERSION, Job, Output, Processor, ProcessorError
+from tryon.processor.interface import EXTENSION, VERSION, Job, Output, Processor, ProcessorError, needs_of
 
 T = TypeVar("T")
 
@@ -115,6 +117,10 @@ class ProcessorConformance:
         assert isinstance(processor.name, str)
         assert processor.name.strip()
         assert getattr(processor, "interface", VERSION) == VERSION
+
+    def test_needs_are_well_formed(self) -> None:
+        """What the processor needs is said in attributes of the right types."""
+        needs_of(self.make())
 
     def test_run_returns_image(self) -> None:
         """A run returns a file that is what its extension says."""

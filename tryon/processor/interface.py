@@ -13,13 +13,20 @@ session that waits for ``start()`` reports the stage ``warming``.
 So the module must not start a thread or touch a GPU when it is imported (neither
 survives a fork): that belongs in ``start()``. The environment of the child lacks the
 product's secrets.
+
+The child cannot open the product's files. Once ``start()`` is done, it has no network,
+cannot reach the services and other processes of this machine, and reads nothing but
+its code and the system's libraries. It writes in a temporary folder of its own
+(``tempfile``). A processor that needs more names it in attributes: :class:`Needs`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 VERSION: Final = 1
@@ -29,6 +36,20 @@ an attribute ``interface``; the worker refuses to load one that names another.
 
 EXTENSION: Final = re.compile(r"[a-z0-9]{1,8}", re.ASCII)
 """The form of :attr:`Output.extension`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a processor needs while it runs: its attributes of these names."""
+
+    needs_network: bool = False
+    """It reaches the internet."""
+    needs_gpu: bool = False
+    """It opens the devices of GPUs."""
+    reads: tuple[str, ...] = ()
+    """Files and folders that it reads, such as weights; none lies in the data folder.
+    """
+
 
 Options: TypeAlias = Mapping[str, str | int | float | bool | None]
 """The keyword arguments of a processor's constructor."""
@@ -67,6 +88,22 @@ class Output:
     data: bytes = field(repr=False)
     extension: str
     """The file's extension without a dot: ``jpg``, ``png`` or ``webp``."""
+
+
+def needs_of(processor: object) -> Needs:
+    """Return what the processor's attributes say.
+
+    Raises TypeError: one is malformed.
+    """
+    # getattr: a wrapper delegates attributes
+    flags = {name: getattr(processor, name, False) for name in ("needs_network", "needs_gpu")}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}, not True or False")
+    reads = getattr(processor, "reads", ())
+    if not isinstance(reads, tuple | list) or not all(isinstance(each, str | Path) for each in reads):
+        raise TypeError(f"reads is {reads!r}, not a tuple of paths")
+    return Needs(**flags, reads=tuple(os.path.abspath(os.path.expanduser(each)) for each in reads))
 
 
 class Report(Protocol):

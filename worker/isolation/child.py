@@ -19,17 +19,20 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from server.config.settings import ConfigError
 from server.system import processes
 from server.system.memory_files import write_all
-from tryon.processor import Job, Output, Processor, ProcessorError
+from tryon.processor import Job, Output, Processor, ProcessorError, needs_of
+from worker.isolation.confinement import Confinement
 from worker.isolation.messages import (
     Answer,
     Cancel,
@@ -82,19 +85,27 @@ class Plan:
 
     make: Make
     setup: Setup
+    code: tuple[Path, ...]
+    """Files and folders of code, which a processor may read."""
 
 
-def main(worker: socket.socket, plan: Plan) -> NoReturn:
-    """Serve the socket until an End message comes or the worker's end is closed."""
+def main(worker: socket.socket, plan: Plan, temporary: Path) -> NoReturn:
+    """Serve the socket until an End message comes or the worker's end is closed.
+
+    ``temporary`` is the folder in which the processor may write.
+    """
     os.setsid()  # a group of its own: it is killed with all that it has started
     processes.ignore_stop_signals()
     faulthandler.enable()  # where it crashed
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a process that may be killed prints at once
     processes.step_back(plan.setup.niceness, oom_score=OOM_SCORE)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    confinement = Confinement(plan.code, temporary)
+    confinement.hide_product(plan.setup.hidden)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(_Child(worker, plan).live())
+    loop.run_until_complete(_Child(worker, plan, confinement).live())
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -125,8 +136,9 @@ class _Threads(ThreadPoolExecutor):
 class _Child:
     """This process."""
 
-    def __init__(self, worker: socket.socket, plan: Plan) -> None:
+    def __init__(self, worker: socket.socket, plan: Plan, confinement: Confinement) -> None:
         self._worker = worker
+        self._confinement = confinement
         self._plan = plan
         self._setup = plan.setup
         self._inbox = Inbox(FromWorker)
@@ -168,8 +180,17 @@ class _Child:
             except BaseException as error:
                 self._send(StartFailed(_trace(error)))
                 return
+        # A thread keeps the files it could open when it began: no run may have one.
+        self._threads.shutdown(wait=False)
+        self._threads = _Threads()
+        self._loop.set_default_executor(self._threads)
+        try:
+            missing = self._confinement.close(needs_of(processor))
+        except (OSError, TypeError) as error:  # a layer that is there fails, or start() has changed an attribute
+            self._send(StartFailed(_trace(error)))
+            return
         self._processor = processor
-        self._send(Ready())
+        self._send(Ready(missing))
         await self._ending.wait()
         if (close := getattr(processor, "close", None)) is not None:
             await close()

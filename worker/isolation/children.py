@@ -22,7 +22,7 @@ from worker.isolation.child_link import Action, ChildLink, State
 from worker.isolation.errors import Loss, NotStarted, RaisedInChild, Reason
 from worker.isolation.fork_server_link import ForkServer
 from worker.isolation.idle import IdleChildren
-from worker.isolation.messages import BadMessage, FromChild, Refused, StartFailed
+from worker.isolation.messages import BadMessage, FromChild, Ready, Refused, StartFailed
 from worker.isolation.startup import Startup
 from worker.isolation.timing import Timing
 
@@ -112,8 +112,8 @@ class Children:
         match child.take(message), message:
             case Action.NOTE_MADE, _:
                 self._startup.note_made()
-            case Action.NOTE_READY, _:
-                self._startup.note_ready()
+            case Action.NOTE_READY, Ready(missing=missing):
+                self._startup.note_ready(missing)
             case Action.GIVE_UP, Refused(reason=reason):
                 self._give_up(child, ConfigError(reason))
             case Action.GIVE_UP, StartFailed(trace=trace):

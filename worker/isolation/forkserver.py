@@ -22,11 +22,13 @@ import select
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Final, NoReturn
 
 from server.config.settings import ConfigError
 from server.system import processes
-from worker.isolation import child
+from worker.isolation import child, temporary
+from worker.isolation.confinement import code_paths
 from worker.isolation.messages import Ended, Fork, Forked, FromServer, Inbox, Loaded, NotForked, Refused, Setup, send
 from worker.processors import registry
 
@@ -41,7 +43,7 @@ def main() -> NoReturn:
     processes.lower_limit(resource.RLIMIT_CORE, 0)  # a core would hold a photo
     worker = socket.socket(fileno=os.dup(0))
     processes.close_standard_input()
-    server = _Server(worker)
+    server = _Server(worker, worker_pid)
     server.load()
     processes.die_with_parent(worker_pid, 0)  # from here on it has to kill its children first
     server.serve()
@@ -50,13 +52,16 @@ def main() -> NoReturn:
 class _Server:
     """The connection to the worker, and the children that were forked."""
 
-    def __init__(self, worker: socket.socket) -> None:
+    def __init__(self, worker: socket.socket, worker_pid: int) -> None:
         self._worker = worker
+        self._worker_pid = worker_pid
+        self._plan: child.Plan | None = None
         self._inbox = Inbox(Setup | Fork)
         self._sockets: list[int] = []
         self._early: list[Setup | Fork] = []
         """The requests that came while the code was loaded."""
-        self._children: set[int] = set()
+        self._children: dict[int, Path] = {}
+        """The children's temporary folders, by process id."""
         self._bell, ring = os.pipe()
         for end in (self._bell, ring):
             os.set_blocking(end, False)
@@ -79,7 +84,8 @@ class _Server:
         except ConfigError as error:
             self._tell(Refused(str(error)))
             os._exit(0)
-        self._plan = child.Plan(make, first)
+        code = code_paths(sys.modules, first.path, [Path(each) for each in first.hidden])
+        self._plan = child.Plan(make, first, code)
         gc.collect()
         gc.freeze()  # or each child's first collection would write to, and so copy, all of it
         self._tell(Loaded())
@@ -114,9 +120,14 @@ class _Server:
         return self._inbox.take(data)
 
     def _fork(self, theirs: int) -> None:
+        assert self._plan is not None
+        folder = None
         try:
+            folder = temporary.make(self._plan.setup.temporary)
             pid = os.fork()
         except OSError as error:
+            if folder is not None:
+                temporary.remove(folder)
             self._tell(NotForked(str(error)))
         else:
             if pid == 0:
@@ -126,10 +137,10 @@ class _Server:
                     self._worker.close()
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    child.main(socket.socket(fileno=theirs), self._plan)
+                    child.main(socket.socket(fileno=theirs), self._plan, folder)
                 finally:
                     os._exit(child.BROKEN)
-            self._children.add(pid)
+            self._children[pid] = folder
             self._tell(Forked(pid))
         os.close(theirs)
 
@@ -138,7 +149,9 @@ class _Server:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
                 if pid in self._children:  # or a process that the processor's code started when it was loaded
-                    self._children.remove(pid)
+                    folder = self._children.pop(pid)
+                    processes.kill_group(pid)  # or one that it has left behind writes there again
+                    temporary.remove(folder)
                     self._tell(Ended(pid, os.waitstatus_to_exitcode(status)))
 
     def _tell(self, message: FromServer) -> None:
@@ -152,8 +165,11 @@ class _Server:
 
         The children may not notice it by themselves: they spin, or run foreign code.
         """
-        for pid in self._children:
+        for pid, folder in self._children.items():
             processes.kill_family(pid)
+            temporary.remove(folder)
+        if os.getppid() != self._worker_pid and self._plan is not None:
+            temporary.remove_all(self._plan.setup.temporary)
         processes.kill_group(0)
         os._exit(0)
 

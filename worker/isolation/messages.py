@@ -35,6 +35,10 @@ class Setup(msgspec.Struct, tag=True):
     log_level: str
     cpu_seconds: float | None
     niceness: int
+    hidden: list[str]
+    """The product's own files, which no child may open."""
+    temporary: str
+    """How the names of the children's temporary folders begin, with their place."""
 
 
 class Fork(msgspec.Struct, tag=True):
@@ -121,6 +125,9 @@ class StartFailed(msgspec.Struct, tag=True):
 
 class Ready(msgspec.Struct, tag=True):
     """The processor can run a job."""
+
+    missing: list[str] = []
+    """Layers of the sandbox that this machine lacks."""
 
 
 class Report(msgspec.Struct, tag=True):

@@ -60,8 +60,10 @@ from typing import Final
 
 from server.config.settings import Config
 from tryon.processor import Job, Options, Output, ProcessorError, Report
+from worker.isolation import temporary
 from worker.isolation.child_link import ChildLink, State
 from worker.isolation.children import Children
+from worker.isolation.confinement import hidden_paths
 from worker.isolation.fork_server_link import PROGRAM, REAP_SECONDS, ForkServer
 from worker.isolation.messages import Answer, Cancel, Setup
 from worker.isolation.session_run import SessionRun
@@ -102,7 +104,10 @@ class ProcessPool:
             log_level=config.log_level,
             cpu_seconds=config.processor_cpu_seconds,
             niceness=niceness,
+            hidden=hidden_paths(config),
+            temporary=temporary.prefix(),
         )
+        self._temporary = setup.temporary
         self._closing = asyncio.Event()
         self._startup = Startup(config.processor, on_error=on_start_error, closing=self._closing)
         self._fork_server = ForkServer(program, setup, self._startup, timing=timing, closing=self._closing)
@@ -188,6 +193,7 @@ class ProcessPool:
         for child in list(self._children):
             self._children.end(child)
         await self._fork_server.close()
+        await asyncio.to_thread(temporary.remove_all, self._temporary)
 
     async def _wait_ready(self, child: ChildLink, report: Report) -> None:
         if not child.ready.done():

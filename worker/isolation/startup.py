@@ -8,12 +8,16 @@ in a row means that this worker runs no session any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from server.config.settings import ConfigError
+from server.system import sandbox
 from worker.isolation.errors import NotStarted
 from worker.processors.registry import unusable
+
+log = logging.getLogger("tryon.worker")
 
 START_TRIES: Final = 3
 """Children or fork servers in a row that may fail before they are ready."""
@@ -30,6 +34,7 @@ class Startup:
         self._on_error = on_error
         self._closing = closing
         self._failed_starts = 0
+        self._logged_sandbox = False
         self.built = False
         """A child has made its processor, so the settings are right."""
         self.error: NotStarted | None = None
@@ -42,8 +47,14 @@ class Startup:
         """Note that a child has made its processor."""
         self.built = True
 
-    def note_ready(self) -> None:
-        """Note that a child is ready: the failures in a row end."""
+    def note_ready(self, missing: Iterable[str] = ()) -> None:
+        """Note that a child is ready: the failures in a row end.
+
+        ``missing``: layers of its sandbox that this machine lacks; logged once.
+        """
+        if not self._logged_sandbox:
+            self._logged_sandbox = True
+            sandbox.log_missing(log, "processors", missing)
         self.built = True
         self._failed_starts = 0
 

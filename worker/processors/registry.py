@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from server.config.settings import Config, ConfigError
-from tryon.processor import VERSION, Options, Processor
+from tryon.processor import VERSION, Options, Processor, needs_of
 
 BUILT_IN: Final[dict[str, str]] = {"mock": "worker.processors.mock:MockProcessor"}
 """Path of the class, by the processor's name."""
@@ -59,6 +59,10 @@ def make(found: Make, name: str, options: Options) -> Processor:
         raise unusable(name, f"{type(error).__name__}: {error}") from error
     if not callable(getattr(processor, "run", None)) or not isinstance(getattr(processor, "name", None), str):
         raise ConfigError(f"TRYON_PROCESSOR: {name!r} is no processor: it needs a name and an async run(job, report)")
+    try:
+        needs_of(processor)
+    except TypeError as error:
+        raise unusable(name, error) from error
     return processor
 
 

@@ -69,7 +69,7 @@ sys.stdin.read()
 def open_target(folder: Path) -> Iterator[Target]:
     """Make a target of real files, sockets and a real process."""
     data = folder / "product"
-    (data / "uploads").mkdir(parents=True)
+    (data / "uploads").mkdir(parents=True, exist_ok=True)
     for name in ("tryon.db", "secret.key", "victim", "uploads/photo.jpg"):
         (data / name).write_bytes(SECRET)
     with contextlib.ExitStack() as stack:

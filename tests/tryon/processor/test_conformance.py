@@ -40,6 +40,10 @@ class Boastful(Honest):
         return Output(job.image, "png")
 
 
+class Vague(Honest):
+    reads = "/models"
+
+
 class OnlyOnce(Honest):
     def __init__(self) -> None:
         self.used = False
@@ -108,6 +112,7 @@ def test_honest_processor_passes(check: str) -> None:
     ("processor", "check"),
     [
         (Nameless, "test_processor_has_name"),
+        (Vague, "test_needs_are_well_formed"),
         (Mislabelled, "test_run_returns_image"),
         (Boastful, "test_reports_are_in_range"),
         (OnlyOnce, "test_processor_runs_again"),
@@ -116,7 +121,7 @@ def test_honest_processor_passes(check: str) -> None:
 )
 def test_faulty_processor_fails_its_check(processor: Callable[[], Processor], check: str) -> None:
     """Each fault fails the check that is there for it."""
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, TypeError)):
         getattr(suite(processor), check)()
 
 

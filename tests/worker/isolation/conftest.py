@@ -15,7 +15,7 @@ from worker.isolation.pool import ProcessPool
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+async def start(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Start]:
     """Start pools whose processor obeys its jobs; close all of them in the end."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -23,9 +23,12 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             options: dict[str, Any] = {
                 name: settings.pop(name) for name in ("on_start_error", "timing") if name in settings
             }
-            if processor.endswith((":Slow", ":Wrapped")):
+            if "options" in settings:
+                options["options"] = settings.pop("options")
+            elif processor.endswith((":Slow", ":Wrapped")):
                 options["options"] = {"folder": str(tmp_path)}
-            pool = ProcessPool(Config(data_dir=tmp_path, processor=processor, **settings), **options)
+            settings.setdefault("data_dir", tmp_path_factory.mktemp("data"))  # its parents close, too
+            pool = ProcessPool(Config(processor=processor, **settings), **options)
             stack.push_async_callback(pool.close)
             pool.start()
             await pool.built()
@@ -35,11 +38,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def neighbours(tmp_path: Path) -> Callable[[ProcessPool], Any]:
+async def neighbours() -> Callable[[ProcessPool], Any]:
     """Start two sessions; return a function that ends them, and checks them."""
 
     async def begin(pool: ProcessPool) -> Any:
-        waiting = [Waiting(pool, tmp_path, name) for name in ("one", "other")]
+        waiting = [Waiting(pool) for _ in range(2)]
         for each in waiting:
             await each.reached()
 

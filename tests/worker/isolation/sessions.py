@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testkit.pipes import readable
 from tryon.processor import Job, ProcessorError
 from worker.isolation.errors import RaisedInChild
 from worker.isolation.pool import ProcessPool
@@ -42,21 +41,17 @@ async def run(pool: ProcessPool, do: str = "pid", **params: Any) -> str:
 class Waiting:
     """A session that runs for as long as the test wants."""
 
-    def __init__(self, pool: ProcessPool, folder: Path, name: str) -> None:
-        self._pipes = (folder / f"{name}.reached", folder / f"{name}.release")
-        for path in self._pipes:
-            os.mkfifo(path)
-        self._reached, self._release = (os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in self._pipes)
-        params = {"reached": str(self._pipes[0]), "release": str(self._pipes[1])}
-        self.outcome = asyncio.create_task(run(pool, "wait", **params))
+    def __init__(self, pool: ProcessPool) -> None:
+        self._pid = asyncio.get_running_loop().create_future()
+        self.outcome = asyncio.create_task(pool.run(job("wait"), self._report))
+
+    async def _report(self, progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
+        if stage is not None and stage.startswith("waiting "):
+            self._pid.set_result(int(stage.split()[1]))
 
     async def reached(self) -> None:
-        await readable(self._reached)
+        await asyncio.wait_for(asyncio.shield(self._pid), 60)
 
     async def end(self) -> str:
-        os.write(self._release, b"!")
-        try:
-            return await self.outcome
-        finally:
-            os.close(self._reached)
-            os.close(self._release)
+        os.kill(self._pid.result(), signal.SIGUSR1)
+        return (await asyncio.wait_for(self.outcome, 60)).data.decode()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.worker.conftest import gone
 from tests.worker.isolation.sessions import LINUX, Start, job, quiet, run
+from tryon.processor import ProcessorError
 from worker.isolation.errors import NotStarted
 
 CRASHES = [
@@ -66,16 +67,21 @@ async def test_cpu_time_is_per_session(start: Start) -> None:
 
 @LINUX
 async def test_crash_takes_started_programs_along(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
     """Programs and copies that a crashed child had started are killed."""
-    monkeypatch.chdir(tmp_path)
+    reported: list[str | None] = []
+
+    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
+        reported.append(stage)
+
     pool = await start()
     [pid] = pool.pids
 
-    assert await run(pool, "orphans") == "processor_crashed"  # although they hold every file of it open
+    with pytest.raises(ProcessorError, match="processor_crashed"):  # although they hold every file of it open
+        await pool.run(job("orphans"), report)
 
-    await gone(int((tmp_path / "orphan.pid").read_text()))
+    await gone(int(reported[-1] or ""))
     for each in [each.pid for each in psutil.process_iter() if _group(each.pid) == pid]:
         await gone(each)  # it has been killed; the kernel may need a moment
 

@@ -69,24 +69,29 @@ async def test_ten_sessions_end_each_its_own_way(config: MakeConfig, worker: Sta
 async def test_killed_worker_leaves_no_process(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
-    """The children, and programs that they have started, end with a killed worker."""
+    """A killed worker's children, their programs and temporary folders end with it."""
+    (tmp_path / "temporary").mkdir()
     settings = config()
     feed = await feeds(settings)
-    process = await worker(settings, **FAULTY)
+    process = await worker(settings, TMPDIR=str(tmp_path / "temporary"), **FAULTY)
     dos = ("spin", "spin_in_c", "never", "stubborn", "with_a_program")
     for session in [await feed.submit(params={"do": do}) for do in dos]:
         await feed.reaches(session.id, Status.PROCESSING)
 
     async def all_there() -> bool:
-        return len(family(process)) == 1 + len(dos) and (tmp_path / "program.pid").exists()
+        return len(family(process)) == 1 + len(dos)
 
+    program = await process.line(r"started (\d+)")
     await until(all_there)
-    left = [int((tmp_path / "program.pid").read_text()), *(each.pid for each in family(process))]
+    left = [int(program[1]), *(each.pid for each in family(process))]
+
+    assert len(list((tmp_path / "temporary").glob("tryon-processor-*"))) == len(dos)
 
     process.process.kill()
 
     for pid in left:
         await gone(pid)
+    assert list((tmp_path / "temporary").glob("tryon-processor-*")) == []
 
 
 async def test_killed_fork_server_costs_no_session(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

@@ -34,13 +34,13 @@ async def test_job_goes_in_output_comes_out(start: Start) -> None:
     assert said.data.decode() == f"s2 3 image/webp None 2 {params['more']}"
 
 
-async def test_child_is_used_again(start: Start, tmp_path: Path) -> None:
+async def test_child_is_used_again(start: Start) -> None:
     """A child runs session after session; of many idle ones, one is kept."""
     pool = await start(timing=Timing(idle_seconds=0.05))
     [first] = pool.pids
     assert {await run(pool) for _ in range(3)} == {str(first)}
 
-    many = [Waiting(pool, tmp_path, str(number)) for number in range(10)]
+    many = [Waiting(pool) for _ in range(10)]
     for each in many:
         await each.reached()
     pids = pool.pids
@@ -57,16 +57,16 @@ async def test_child_is_used_again(start: Start, tmp_path: Path) -> None:
     assert await run(pool) == str(left)
 
 
-async def test_next_session_finds_idle_child(start: Start, tmp_path: Path) -> None:
+async def test_next_session_finds_idle_child(start: Start) -> None:
     """A full worker's next session comes milliseconds after the last one's end."""
     pool = await start()
-    pair = [Waiting(pool, tmp_path, name) for name in ("one", "other")]
+    pair = [Waiting(pool) for _ in range(2)]
     for each in pair:
         await each.reached()
     both = pool.pids
     for each in pair:
         await each.end()
-    again = [Waiting(pool, tmp_path, name) for name in ("third", "fourth")]
+    again = [Waiting(pool) for _ in range(2)]
     for each in again:
         await each.reached()
     assert pool.pids == both
@@ -102,7 +102,11 @@ async def test_child_holds_no_secret(start: Start, monkeypatch: pytest.MonkeyPat
     for name in ("TRYON_SECRET_KEY", "TRYON_REDIS_URL", "TRYON_DATABASE_URL"):
         monkeypatch.setenv(name, "hush-hush")
     monkeypatch.setenv("MODEL_HOME", "/models")
-    pool = await start(secret_keys=("hush-hush" * 4,), redis_url="redis://:hush-hush@h", database_url="hush-hush")
+    pool = await start(
+        secret_keys=("hush-hush" * 4,),
+        redis_url="redis://:hush-hush@h",
+        database_url="postgresql+asyncpg://hush-hush/x",
+    )
     said = await run(pool, "secrets")
     assert "hush" not in said
     assert "/models" in said
@@ -235,7 +239,7 @@ async def test_processor_is_closed_with_pool(start: Start, tmp_path: Path, name:
     pool = await start(processor=f"tests.worker.faulty:{name}", timing=Timing(close_seconds=10))
     pid = await run(pool)
     await pool.close()
-    assert (tmp_path / f"closed-{pid}").exists()
+    assert (tmp_path / f"closed-{pid}").read_text() == "closed"
 
 
 @pytest.mark.parametrize(

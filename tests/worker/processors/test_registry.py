@@ -34,6 +34,10 @@ class Broken:
         raise OSError("no GPU\nhere")
 
 
+class Vague(Upside):
+    reads = "/models"
+
+
 class FromTheFuture(Upside):
     interface = 2
 
@@ -69,6 +73,7 @@ def test_own_class_is_found_by_path() -> None:
         ("no.such.module:Thing", "ModuleNotFoundError"),
         (f"{__name__}:Missing", "AttributeError"),
         (f"{__name__}:Broken", "no GPU here"),
+        (f"{__name__}:Vague", "reads is '/models', not a tuple of paths"),
         (f"{__name__}:Empty", "needs a name and an async run"),
         (f"{__name__}:FromTheFuture", "written for version 2 of the interface"),
     ],
