@@ -196,6 +196,6 @@ async def test_deleted_session_leaves_no_byte(
 
 
 async def _until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await true():
             await asyncio.sleep(0.1)
