@@ -112,7 +112,8 @@ def without(root: Path, hidden: Collection[Path]) -> Iterator[Path]:
     """Yield paths that make up ``root`` without the ``hidden`` ones, all resolved.
 
     A rule holds for everything below its path, and no rule takes away: so a folder on
-    the way to a hidden path stands here by its other entries, as they are now.
+    the way to a hidden path stands here by its other folders, as they are now. Its
+    files are left out: a rule keeps the blocks of a file that was deleted.
     """
     if any(root == each or each in root.parents for each in hidden):
         return
@@ -127,5 +128,5 @@ def _without(folder: str, hidden: Collection[str], above: Collection[str]) -> It
         return
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.path not in hidden and not entry.is_symlink():
+            if entry.path not in hidden and not entry.is_symlink() and not entry.is_file():
                 yield from _without(entry.path, hidden, above)

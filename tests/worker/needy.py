@@ -70,3 +70,13 @@ class Needy:
                 except OSError as error:
                     found.append(type(error).__name__)
         return Output(json.dumps(found).encode(), "png")
+
+
+class NeedyOfProject(Needy):
+    """Declares a file of the working directory, where the data folder lies, too."""
+
+    reads = ("pyproject.toml",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = type(self).reads

@@ -48,6 +48,9 @@ class Needs:
     """It opens the devices of GPUs."""
     reads: tuple[str, ...] = ()
     """Files and folders that it reads, such as weights; none lies in the data folder.
+
+    Files in a folder above the data folder must be named by the class, not only by the
+    instance; folders there need not.
     """
 
 

@@ -102,7 +102,7 @@ def main(worker: socket.socket, plan: Plan, temporary: Path) -> NoReturn:
     processes.step_back(plan.setup.niceness, oom_score=OOM_SCORE)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     confinement = Confinement(plan.code, temporary)
-    confinement.hide_product(plan.setup.hidden)
+    confinement.hide_product(plan.setup.hidden, _declared_reads(plan.make))
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.run_until_complete(_Child(worker, plan, confinement).live())
@@ -110,6 +110,14 @@ def main(worker: socket.socket, plan: Plan, temporary: Path) -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(0)
+
+
+def _declared_reads(make: Make) -> tuple[str, ...]:
+    """Return the class's ``reads``; an instance may have others."""
+    try:
+        return needs_of(make).reads
+    except TypeError:  # a property, or malformed: that of the instance is judged later
+        return ()
 
 
 class _Threads(ThreadPoolExecutor):

@@ -90,12 +90,15 @@ class Confinement:
     def __repr__(self) -> str:
         return f"<Confinement rules={len(self._rules)}>"
 
-    def hide_product(self, hidden: Iterable[str]) -> None:
+    def hide_product(self, hidden: Iterable[str], reads: Iterable[str]) -> None:
         """Give up the product's files and other processes; one thread runs.
 
-        An entry that a folder above a hidden path gets later stays hidden as well.
+        The files in a folder above a hidden path, and what it gets later, are given up
+        as well, but for code and ``reads``.
         """
-        shown = landlock.without(_ROOT, {_PROC, *map(Path, hidden)})
+        closed = {_PROC, *map(Path, hidden)}
+        roots = (_ROOT, *(Path(each).resolve() for each in reads))
+        shown = (path for root in roots for path in landlock.without(root, closed))
         machine = (_PROC / name for name in (*_MACHINE, "driver", "modules"))
         paths = [(path, landlock.ALL) for path in (*shown, _PROC / str(os.getpid()))]
         sandbox.hide([*paths, *((path, landlock.READ) for path in machine), *self._rules])

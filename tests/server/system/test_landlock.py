@@ -11,6 +11,7 @@ def test_without_leaves_hidden_paths_out(tmp_path: Path) -> None:
     """A folder on the way to a hidden path stands by its other entries."""
     for name in ("a/b/hidden/deep", "a/b/seen", "a/c", "d"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()  # a rule would keep its blocks when it is deleted
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b" / "hidden")
     found = set(landlock.without(tmp_path, {tmp_path / "a/b/hidden", Path("/elsewhere")}))
     assert found == {tmp_path / name for name in ("a/b/seen", "a/c", "d")}

@@ -17,6 +17,7 @@ import pytest
 
 from server.config.settings import Config
 from server.system.sandbox import Policy, Sandbox
+from testkit.processes import ROOT
 from tests.server.system.attempts import need_layers, open_target, reached_without_sandbox
 from tests.worker.isolation.sessions import LINUX, Start, run
 from tryon.processor import Needs, needs_of
@@ -50,7 +51,8 @@ async def test_processor_reaches_nothing(start: Start, tmp_path: Path, layers: N
 @LINUX
 async def test_processor_reads_only_what_it_declares(start: Start, tmp_path: Path, layers: None) -> None:
     """After `start()` it reads its code and `reads`, in every thread of `to_thread`."""
-    weights, other = tmp_path / "weights", tmp_path / "other"
+    (models := tmp_path / "models").mkdir()
+    weights, other = models / "weights", models / "other"
     for path in (weights, other):
         path.write_text(path.name)
     pool = await start(processor=NEEDY, options={"reads": str(weights), "first": str(other)})
@@ -61,7 +63,7 @@ async def test_processor_reads_only_what_it_declares(start: Start, tmp_path: Pat
         *["tests.worker.faulty"] * 2,
         *["wave"] * 2,
     ]
-    assert (tmp_path / "downloaded").read_text() == "weights"
+    assert (models / "downloaded").read_text() == "weights"
 
 
 @LINUX
@@ -80,6 +82,15 @@ async def test_start_cannot_read_data_folder(start: Start, tmp_path: Path, layer
     await start(processor=NEEDY, data_dir=tmp_path / "product", options=options, on_start_error=note)
     await asyncio.wait_for(failed.wait(), 60)
     assert "PermissionError" in str(failures[0])
+
+
+@LINUX
+async def test_file_beside_data_folder_is_read_if_its_class_says_so(start: Start, layers: None) -> None:
+    """Close the others: a rule would keep the blocks of one that is deleted."""
+    pool = await start(processor=f"{NEEDY}OfProject", data_dir=ROOT / "absent")
+    [first, second] = await outcomes(pool, ("read", str(ROOT / "pyproject.toml")))
+    assert first == second == (ROOT / "pyproject.toml").read_text()
+    assert await outcomes(pool, ("read", str(ROOT / "README.md"))) == REFUSED
 
 
 @LINUX
