@@ -49,6 +49,16 @@ middle of one (frozen, cut off) must not lock its rows for longer. SQLite has no
 limit: while such a process is stopped, no other can write.
 """
 
+TRANSACTION_SECONDS: Final = 15.0
+"""Maximum duration of a transaction but a migration, from PostgreSQL 17. A client that
+is lost between a statement's Parse and Bind does not count as idle: its transaction
+would lock its rows until TCP gives the connection up. Older servers find out by
+:data:`KEEPALIVE`.
+"""
+
+KEEPALIVE: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 3, "tcp_keepalives_count": 3}
+"""Probes that PostgreSQL sends to a silent client: a lost one is found in 19 s."""
+
 ABANDONED_SECONDS: Final = 1.0
 """Maximum time that PostgreSQL goes on with a statement whose connection was aborted.
 Else the statements that wait for a lock would pile up there, each with a connection,
@@ -105,7 +115,9 @@ def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
         "idle_in_transaction_session_timeout": IDLE_SECONDS,
         "client_connection_check_interval": ABANDONED_SECONDS,
     }
-    set_limits = ", ".join(f"set_config('{name}', '{int(seconds * 1000)}', false)" for name, seconds in limits.items())
+    values = {name: int(seconds * 1000) for name, seconds in limits.items()} | KEEPALIVE
+    set_limits = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
+    set_limits += f", {limit_transactions(TRANSACTION_SECONDS)}"
 
     @event.listens_for(engine.sync_engine, "connect")
     def limit_abandoned_work(connection: Any, record: Any) -> None:
@@ -117,6 +129,16 @@ def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
         connection.commit()
 
     return engine
+
+
+def limit_transactions(seconds: float, *, only_this: bool = False) -> str:
+    """Return an expression that limits the transactions of a connection; 0: no limit.
+
+    ``only_this``: only the transaction that runs. Before PostgreSQL 17 it does nothing.
+    """
+    name = "transaction_timeout"
+    change = f"set_config('{name}', '{int(seconds * 1000)}', {str(only_this).lower()})"
+    return f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN {change} END"
 
 
 def _create_sqlite_engine(path: str | None) -> AsyncEngine:

@@ -186,6 +186,23 @@ async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypa
         await frozen.reader.check()
 
 
+async def test_transaction_without_bind_is_ended_by_postgres(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """End the transaction of a client that was lost in the middle of a statement."""
+    monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.3)
+    async with opened(postgres_url) as lost, opened(postgres_url) as database:
+        session = await brought_to(database, Status.PROCESSING)
+        with contextlib.suppress(Unavailable):  # its own transaction was rolled back
+            async with lost.connections.write() as connection:
+                await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
+                driver = (await connection.get_raw_connection()).driver_connection
+                assert driver is not None
+                await driver.prepare("SELECT 1 WHERE $1 = 5")
+                async with asyncio.timeout(8):
+                    assert (await change(database, session, Event.COMPLETED)).session.seq == 3
+
+
 async def test_errors_hide_stored_values(database: Database) -> None:
     """Errors are logged with their causes, so no cause may hold a stored value."""
     new = new_session(params={"name": "a person"})
