@@ -190,7 +190,7 @@ async def test_transaction_without_bind_is_ended_by_postgres(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """End the transaction of a client that was lost in the middle of a statement."""
-    monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.3)
+    monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.2)
     async with opened(postgres_url) as lost, opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back
@@ -199,7 +199,7 @@ async def test_transaction_without_bind_is_ended_by_postgres(
                 driver = (await connection.get_raw_connection()).driver_connection
                 assert driver is not None
                 await driver.prepare("SELECT 1 WHERE $1 = 5")
-                async with asyncio.timeout(4):  # before its own write is given up
+                async with asyncio.timeout(2.5):  # before its own write is given up
                     assert (await change(database, session, Event.COMPLETED)).session.seq == 3
 
 
