@@ -176,11 +176,13 @@ async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypa
     monkeypatch.setattr("server.adapters.database.engine.IDLE_SECONDS", 0.3)
     async with opened(postgres_url) as frozen, opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
+        moved = None
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back
             async with frozen.connections.write() as connection:
                 await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
                 async with asyncio.timeout(8):
-                    assert (await change(database, session, Event.COMPLETED)).session.seq == 3
+                    moved = await change(database, session, Event.COMPLETED)
+        assert moved is not None and moved.session.seq == 3
         with contextlib.suppress(Unavailable):
             await frozen.reader.check()
         await frozen.reader.check()
@@ -193,6 +195,7 @@ async def test_transaction_without_bind_is_ended_by_postgres(
     monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.2)
     async with opened(postgres_url) as lost, opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
+        moved = None
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back
             async with lost.connections.write() as connection:
                 await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
@@ -200,7 +203,8 @@ async def test_transaction_without_bind_is_ended_by_postgres(
                 assert driver is not None
                 await driver.prepare("SELECT 1 WHERE $1 = 5")
                 async with asyncio.timeout(2.5):  # before its own write is given up
-                    assert (await change(database, session, Event.COMPLETED)).session.seq == 3
+                    moved = await change(database, session, Event.COMPLETED)
+        assert moved is not None and moved.session.seq == 3
 
 
 async def test_errors_hide_stored_values(database: Database) -> None:
