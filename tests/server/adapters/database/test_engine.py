@@ -192,12 +192,12 @@ async def test_transaction_without_bind_is_ended_by_postgres(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """End the transaction of a client that was lost in the middle of a statement."""
-    monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.2)
-    async with opened(postgres_url) as lost, opened(postgres_url) as database:
+    async with opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
+        monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.2)
         moved = None
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back
-            async with lost.connections.write() as connection:
+            async with opened(postgres_url) as lost, lost.connections.write() as connection:
                 await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
                 driver = (await connection.get_raw_connection()).driver_connection
                 assert driver is not None
