@@ -43,7 +43,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What became of the files of a batch."""
+    """The outcomes of a batch, counted."""
 
     outcomes: dict[str, int]
     crashes: list[str]

@@ -37,7 +37,7 @@ PROGRESS_SECONDS: Final = 10.0
 
 @dataclass
 class Usage:
-    """What one image process uses: after its first orders, and now."""
+    """The resources of an image process: after its first orders, and now."""
 
     orders: int = 0
     descriptors: int = 0

@@ -38,7 +38,7 @@ TRACE: Final = b"Traceback (most recent call last)"
 
 
 class _Answer(msgspec.Struct):
-    """What is needed of the answer to an upload."""
+    """The parts of an answer to an upload that later requests use."""
 
     session_id: str
 

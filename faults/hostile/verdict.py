@@ -1,4 +1,4 @@
-"""What hostile inputs did: crashes, answers of the kind 5xx, leaks."""
+"""The findings of a hostile run: crashes, answers of the kind 5xx, leaks."""
 
 from __future__ import annotations
 

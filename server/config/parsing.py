@@ -109,7 +109,7 @@ def hosts(text: str) -> tuple[str, ...]:
 SECRET_BYTES: Final = 32
 """Minimum length of a secret key."""
 
-EXAMPLE_SECRET: Final = "at-least-32-characters-the-same-everywhere"  # noqa: S105 - known to everybody, hence refused
+EXAMPLE_SECRET: Final = "at-least-32-characters-the-same-everywhere"  # noqa: S105 - public, hence refused
 """The secret key that docs/setup.md shows."""
 
 
@@ -119,7 +119,7 @@ def secret_keys(text: str) -> tuple[str, ...]:
     if not keys or any(len(key.encode()) < SECRET_BYTES for key in keys):
         raise ValueError(f"each key needs at least {SECRET_BYTES} bytes; `openssl rand -base64 48` makes one")
     if EXAMPLE_SECRET in keys:
-        raise ValueError("the key of the documentation is known to everybody; `openssl rand -base64 48` makes one")
+        raise ValueError("the key of the documentation is public; `openssl rand -base64 48` makes one")
     return keys
 
 

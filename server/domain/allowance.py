@@ -1,6 +1,6 @@
 """How much one owner and one address may have: stored bytes, and places in the queue.
 
-Client tokens are free, so an owner's share alone would bound nobody. What they have is
+Client tokens are free, so the share of an owner alone limits no attacker. The usage is
 counted by the database, in the transaction that inserts a session
 (:mod:`server.adapters.database.usage`).
 """
@@ -20,7 +20,7 @@ WAITING_SECONDS: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What an owner and an address have now."""
+    """The usage of an owner and of an address now."""
 
     owner_bytes: int
     owner_waiting: int

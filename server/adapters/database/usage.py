@@ -1,4 +1,4 @@
-"""What an owner and an address have: bytes of stored photos, and waiting sessions.
+"""The usage of an owner and an address: bytes of stored photos, and waiting sessions.
 
 Counted from the rows themselves, so it is right after a deletion, an expiry, a restart
 and without Redis. A row counts until it is removed, which is after its files.

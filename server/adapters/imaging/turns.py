@@ -1,4 +1,4 @@
-"""Whose photo is next: addresses take turns, each with one photo at a time.
+"""The order of waiting photos: addresses take turns, each with one photo at a time.
 
 Without that, ten tiny files that take seconds each would keep all other clients
 waiting for a minute: any client may make ten uploads a minute.

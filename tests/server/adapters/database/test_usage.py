@@ -1,4 +1,4 @@
-"""What an owner and an address have, as both databases count it."""
+"""The usage of an owner and an address, as both databases count it."""
 
 from __future__ import annotations
 

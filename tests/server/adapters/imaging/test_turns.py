@@ -1,4 +1,4 @@
-"""Whose photo is next, decided without a process."""
+"""The order of waiting photos, decided without a process."""
 
 from __future__ import annotations
 
