@@ -11,14 +11,14 @@ import asyncio
 from sqlalchemy import Connection, text
 
 from alembic import context
-from server.adapters.database.engine import create_engine, limit_transactions
+from server.adapters.database.engine import UNLIMIT_TRANSACTION, create_engine
 from server.adapters.database.tables import metadata
 from server.config.settings import Config
 
 
 def run(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT {limit_transactions(0, only_this=True)}"))
+        connection.execute(text(UNLIMIT_TRANSACTION))
     context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
     with context.begin_transaction():
         context.run_migrations()

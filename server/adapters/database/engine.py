@@ -56,6 +56,11 @@ would lock its rows until TCP gives the connection up. Older servers find out by
 :data:`KEEPALIVE`.
 """
 
+_KNOWS_LIMIT: Final = "current_setting('transaction_timeout', true) IS NOT NULL"
+
+UNLIMIT_TRANSACTION: Final = f"SELECT set_config('transaction_timeout', '0', true) WHERE {_KNOWS_LIMIT}"
+"""Statement that frees the transaction it runs in from :data:`TRANSACTION_SECONDS`."""
+
 KEEPALIVE: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 3, "tcp_keepalives_count": 3}
 """Probes that PostgreSQL sends to a silent client: a lost one is found in 19 s."""
 
@@ -117,7 +122,8 @@ def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
     }
     values = {name: int(seconds * 1000) for name, seconds in limits.items()} | KEEPALIVE
     set_limits = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
-    set_limits += f", {limit_transactions(TRANSACTION_SECONDS)}"
+    limit_transactions = f"set_config('transaction_timeout', '{int(TRANSACTION_SECONDS * 1000)}', false)"
+    set_limits += f", CASE WHEN {_KNOWS_LIMIT} THEN {limit_transactions} END"
 
     @event.listens_for(engine.sync_engine, "connect")
     def limit_abandoned_work(connection: Any, record: Any) -> None:
@@ -129,16 +135,6 @@ def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
         connection.commit()
 
     return engine
-
-
-def limit_transactions(seconds: float, *, only_this: bool = False) -> str:
-    """Return an expression that limits the transactions of a connection; 0: no limit.
-
-    ``only_this``: only the transaction that runs. Before PostgreSQL 17 it does nothing.
-    """
-    name = "transaction_timeout"
-    change = f"set_config('{name}', '{int(seconds * 1000)}', {str(only_this).lower()})"
-    return f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN {change} END"
 
 
 def _create_sqlite_engine(path: str | None) -> AsyncEngine:

@@ -15,7 +15,7 @@ from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
-from server.adapters.database.engine import create_engine, limit_transactions
+from server.adapters.database.engine import UNLIMIT_TRANSACTION, create_engine
 from server.adapters.database.errors import CANNOT_CONNECT, reason
 from server.config.database_url import parse_database_url
 from server.config.settings import Config, ConfigError
@@ -88,7 +88,7 @@ async def _migrate(config: Config) -> None:
 
     def upgrade(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":  # SQLite: BEGIN IMMEDIATE is the lock
-            connection.execute(text(f"SELECT {limit_transactions(0, only_this=True)}"))
+            connection.execute(text(UNLIMIT_TRANSACTION))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
         settings.attributes["connection"] = connection
         alembic.command.upgrade(settings, "head")
