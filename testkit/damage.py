@@ -43,8 +43,8 @@ def frozen_valkey(valkey: ValkeyServer) -> Iterator[None]:
         valkey.resume()
 
 
-async def overrun_subscribers(valkey: ValkeyServer, channel: str, message: bytes, *, copies: int = 400) -> None:
-    """Have Valkey cut off the subscribers of ``channel``.
+async def overrun_subscribers(valkey: ValkeyServer, channel: str, message: bytes, *, copies: int = 400) -> bool:
+    """Have Valkey cut off a channel's subscribers; return whether it had any.
 
     It does so by its own limit on output buffers.
     """
@@ -53,8 +53,9 @@ async def overrun_subscribers(valkey: ValkeyServer, channel: str, message: bytes
     async with valkey.client() as client, client.pipeline(transaction=True) as pipe:
         for _ in range(copies):
             pipe.publish(channel, message)
-        await pipe.execute()
+        receivers = await pipe.execute()
     await valkey.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60")
+    return any(receivers)
 
 
 # -- databases -------------------------------------------------------------------------

@@ -108,28 +108,25 @@ async def cut_off(pace: Pace) -> Outcome:
         cuts = 3
         async with _cutting(scene, cuts):
             for _ in range(cuts):
-                session_id = await _followed(scene)
-                progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
-                for channel, message in (
-                    (f"{CHANNELS}{session_id}", progress_message(session_id, progress)),
-                    (doorbell("tryon:"), b"1" * 1000),
-                    (cancel_channel("tryon:"), b"1" * 1000),
-                ):
-                    async with asyncio.timeout(10):  # the worker has one connection for two of them
-                        while not (await scene.cluster.valkey.command("PUBSUB", "NUMSUB", channel))[1]:
-                            await asyncio.sleep(0.02)
-                    await overrun_subscribers(scene.cluster.valkey, channel, message)
+                async with asyncio.timeout(10):
+                    while not await _overrun_followers(scene):
+                        pass  # its last follower left in between
+                    for channel in (doorbell("tryon:"), cancel_channel("tryon:")):
+                        while not await overrun_subscribers(scene.cluster.valkey, channel, b"1" * 1000):
+                            await asyncio.sleep(0.02)  # the worker has one connection for both
                 await scene.outage(pace.outage_seconds / cuts)
         scene.repaired()
     return scene.outcome
 
 
-async def _followed(scene: Scene) -> str:
-    """Return a session whose channel has a subscriber."""
-    async with asyncio.timeout(10):
-        while not (channels := await scene.cluster.valkey.command("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
-            await asyncio.sleep(0.01)
-    return str(channels[0].decode().removeprefix(CHANNELS))
+async def _overrun_followers(scene: Scene) -> bool:
+    """Cut off those who follow a session; return whether it had followers still."""
+    while not (channels := await scene.cluster.valkey.command("PUBSUB", "CHANNELS", f"{CHANNELS}*")):
+        await asyncio.sleep(0.01)
+    session_id = channels[0].decode().removeprefix(CHANNELS)
+    progress = Progress(seq=0, attempt=0, at=timestamp(datetime.now(UTC)), stage="x" * 1000)
+    message = progress_message(session_id, progress)
+    return await overrun_subscribers(scene.cluster.valkey, f"{CHANNELS}{session_id}", message)
 
 
 async def deaf(pace: Pace) -> Outcome:
