@@ -98,14 +98,15 @@ def upload_command(seconds: float, connections: tuple[int, ...], sizes: tuple[st
 
 @main.command("attack")
 @click.option("--uploads", default=30, help="Honest uploads alone, and as many under attack; at most 60.")
+@click.option("--every", default=0.0, help="Seconds from one honest upload to the next; 0: without a pause.")
 @click.option("--size", "sizes", multiple=True, type=click.Choice(["small", "large"]), default=("small", "large"))
 @click.option("--megapixels", default=40.0, help="Size of the attacker's picture when it is decoded.")
-def attack_command(uploads: int, sizes: tuple[str, ...], megapixels: float) -> None:
+def attack_command(uploads: int, every: float, sizes: tuple[str, ...], megapixels: float) -> None:
     """Measure honest uploads alone, and while one address attacks with photos.
 
     The attacker uploads tiny files that take seconds to decode, at the full rate.
     """
-    uvloop.run(attack.main(uploads=uploads, sizes=sizes, megapixels=megapixels))
+    uvloop.run(attack.main(uploads=uploads, every=every, sizes=sizes, megapixels=megapixels))
 
 
 @main.command("pickup")

@@ -35,7 +35,7 @@ HEAD_START_SECONDS: Final = 1.0
 """Then the attacker has every image process that it can get."""
 
 
-async def main(*, uploads: int, sizes: Sequence[str], megapixels: float) -> None:
+async def main(*, uploads: int, every: float, sizes: Sequence[str], megapixels: float) -> None:
     settings: dict[str, Any] = BENCHMARK | QUIET | {"upload_rate": f"{AT_ONCE}/minute"}
     heading(f"attack: {uploads} honest uploads alone, then as many under attack", settings)
     hostile = form(bomb(int(1250 * megapixels**0.5), int(800 * megapixels**0.5)))
@@ -45,11 +45,11 @@ async def main(*, uploads: int, sizes: Sequence[str], megapixels: float) -> None
         honest = form(photos.small() if size == "small" else photos.large())
         async with running_installation(**settings) as cluster:
             await _uploads(cluster, honest, 1, first=0)  # the first process has started
-            alone = await _uploads(cluster, honest, uploads, first=1)
+            alone = await _uploads(cluster, honest, uploads, first=1, every=every)
             attack = asyncio.create_task(_attack(cluster, hostile))
             try:
                 await asyncio.sleep(HEAD_START_SECONDS)
-                attacked = await _uploads(cluster, honest, uploads, first=1 + uploads)
+                attacked = await _uploads(cluster, honest, uploads, first=1 + uploads, every=every)
             finally:
                 attack.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -70,10 +70,11 @@ def bomb(width: int, height: int) -> bytes:
     return out.getvalue()
 
 
-async def _uploads(cluster: Cluster, body: bytes, count: int, *, first: int) -> list[float]:
+async def _uploads(cluster: Cluster, body: bytes, count: int, *, first: int, every: float = 0.0) -> list[float]:
     """Upload photos one after another; return the milliseconds of each.
 
-    Each has a connection of its own: an idle one would be closed meanwhile.
+    One begins every ``every`` seconds, or when the one before has ended. Each has a
+    connection of its own: an idle one would be closed meanwhile.
     """
     times = []
     for number in range(first, first + count):
@@ -82,6 +83,7 @@ async def _uploads(cluster: Cluster, body: bytes, count: int, *, first: int) -> 
         await client.upload(body)
         times.append((time.perf_counter() - started) * 1000)
         client.close()
+        await asyncio.sleep(started + every - time.perf_counter())
     return times
 
 
