@@ -42,7 +42,8 @@ print(next(updates).seq, flush=True)
 if sys.argv[4] == "interrupt":
     threading.Thread(target=interrupt, daemon=True).start()
     try:
-        next(updates)
+        while True:  # its place in the queue may be told first
+            next(updates)
     except KeyboardInterrupt:
         print("interrupted", next(updates, "ended"))
         tryon.close()
