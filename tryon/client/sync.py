@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from tryon.client.api import DEFAULT_URL, AsyncTryOn, SessionOrId, SessionPage
 from tryon.client.photos import Photo
@@ -19,6 +19,11 @@ from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.views import History, Params, Receipt, SessionView
 
 T = TypeVar("T")
+
+SIGNAL_SECONDS: Final = 0.5
+"""Period in which a waiting call looks for signals: one that arrives just before the
+wait begins does not end it.
+"""
 
 
 async def _next(updates: AsyncGenerator[Update, None]) -> Update | None:
@@ -61,7 +66,8 @@ class _Loop:
                 raise _closed()
             self._loop.call_soon_threadsafe(start)
         try:
-            ended.wait()
+            while not ended.wait(SIGNAL_SECONDS):
+                pass
         except BaseException:
             with contextlib.suppress(RuntimeError):  # closed meanwhile, which cancels too
                 self._loop.call_soon_threadsafe(cancel)

@@ -51,6 +51,31 @@ if sys.argv[4] == "interrupt":
 """A program that follows a session, and interrupts itself or ends at once."""
 
 
+MISS: Final = """
+import asyncio, signal, sys, threading, time
+from tryon.client.sync import _Loop
+
+
+def waits():
+    frame = sys._current_frames()[threading.main_thread().ident]
+    return frame.f_code.co_name == "wait" and frame.f_back.f_back.f_code.co_name == "run"
+
+
+def interrupt():
+    while not waits():
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    _Loop().run(asyncio.sleep(60))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+"""A program whose main thread waits, and is not woken by the signal that it is sent."""
+
+
 @pytest.fixture
 async def web(config: MakeConfig) -> AsyncIterator[Web]:
     async with running_web(config()) as running:
@@ -94,6 +119,15 @@ async def test_interrupt_ends_a_follower_as_itself(web: Web) -> None:
     process = await program(web, "interrupt")
     async with asyncio.timeout(SECONDS):
         assert await process.communicate() == (b"interrupted ended\n", b"")
+
+
+async def test_interrupt_is_seen_though_it_wakes_no_thread() -> None:
+    """Look for signals again: one may come just before the wait begins."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MISS), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(SECONDS):
+        assert await process.communicate() == (b"interrupted\n", b"")
 
 
 async def test_program_may_end_with_an_open_follower(web: Web) -> None:
