@@ -295,6 +295,7 @@ SECURITY: Final[dict[str, Schema]] = {
 _UPLOAD_PARTS: Final[Schema] = {
     "type": "object",
     "required": ["image"],
+    "propertyNames": {"pattern": r"^[^\x00\r\n]*$"},  # what a header of a part can hold
     "properties": {
         "image": {
             "type": "string",
