@@ -36,6 +36,7 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 tryon = TryOn(sys.argv[1], token=sys.argv[2], trust_env=False)
 updates = tryon.follow(sys.argv[3])
 print(next(updates).seq, flush=True)
@@ -67,6 +68,7 @@ def interrupt():
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 threading.Thread(target=interrupt, daemon=True).start()
 try:
     _Loop().run(asyncio.sleep(60))
