@@ -114,8 +114,8 @@ class Config:
     )
     private_paths: str | None = setting(
         None,
-        "Who may read /metrics and /api/health: open (everybody), loopback (programs of this machine, not through a proxy), "
-        "or a token that is sent as Authorization: Bearer.",
+        "Clients that may read /metrics and /api/health: open (any client), loopback (programs of this machine, "
+        "not through a proxy), or a token that is sent as Authorization: Bearer.",
         parsing.private_paths,
         shown="open when listening on loopback, else loopback",
     )

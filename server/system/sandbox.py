@@ -36,7 +36,7 @@ MEANINGS: Final = {
     "signals": "Landlock 6, Linux 6.12 (signals)",
     "seccomp": "seccomp on x86-64 or AArch64 (network, other processes, programs)",
 }
-"""What each layer is, what it needs, and what it keeps away."""
+"""The layers of a sandbox: purpose of each, and what the kernel must offer."""
 
 _FIRST_USER: Final = 2_000_000_000
 """User and group ids of sandboxes: this and the process id. No system gives them away.
@@ -51,7 +51,7 @@ _PR_SET_DUMPABLE: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a process may still do."""
+    """Rights that a sandboxed process keeps."""
 
     rules: tuple[tuple[Path, int], ...] = ()
     """Paths, and Landlock's rights to them and to what is below."""

@@ -1,4 +1,4 @@
-"""Who may read `/metrics` and `/api/health`: ``TRYON_PRIVATE_PATHS``.
+"""Access to `/metrics` and `/api/health`: ``TRYON_PRIVATE_PATHS``.
 
 They tell how the service is built and how busy it is, and their answers cost more than
 others. Liveness and readiness say less, are shared and stay open.

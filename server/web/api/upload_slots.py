@@ -73,6 +73,6 @@ class UploadSlot:
         return f"<UploadSlot held={self.held}>"
 
     def hold(self, count: int) -> None:
-        """Note that the upload holds so many bytes by now. Raises RateLimited."""
+        """Count the bytes that the upload holds now. Raises RateLimited."""
         self._slots.add(self.address, count - self.held)
         self.held = count

@@ -24,7 +24,7 @@ FREE_OVERHEAD_BYTES: Final = 16 * 1024
 """Bytes of sizes, extensions and line ends that any body may have."""
 
 OVERHEAD_SHARE: Final = 8
-"""One more byte of them for so many bytes of content."""
+"""Bytes of content that allow one more byte of framing."""
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?", re.ASCII)
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*", re.ASCII)

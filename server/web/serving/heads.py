@@ -52,7 +52,7 @@ class Head(NamedTuple):
 
     method: str
     path: bytes
-    """As it was sent, without its query: percent-encoded ASCII."""
+    """The path as it was sent, without the query: percent-encoded ASCII."""
     query: bytes
     version: str
     headers: HeaderFields

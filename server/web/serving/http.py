@@ -96,7 +96,7 @@ class HttpProtocol(asyncio.Protocol):
         self._incoming = Incoming()
         self._place: Place | None = None
         self._base: Scope = {}
-        """What the scopes of all requests have in common."""
+        """Fields that the scopes of all requests share."""
         self._exchange: Exchange | None = None
         """The request until it is answered and its body has ended."""
         self._served = False
@@ -104,7 +104,7 @@ class HttpProtocol(asyncio.Protocol):
         self._dropped = 0
         """Bytes of an answered request's body."""
         self._dropped_before = 0
-        """Those of them that came before the phase's time began."""
+        """Bytes that came before the time of the phase began."""
         self._reading = True
         self._draining = False
 

@@ -25,7 +25,7 @@ of it.
 
 
 class Phase(Enum):
-    """What a connection waits for."""
+    """A phase of a connection, named after the bytes it waits for."""
 
     IDLE = "request"
     HEAD = "head"

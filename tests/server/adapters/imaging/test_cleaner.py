@@ -14,6 +14,7 @@ from server.adapters.imaging.pool import ACCEPTED
 from server.adapters.imaging.sample_photos import SECRETS, SIZES, XMP, metadata, person
 from server.domain.images import ImageFormat
 from testkit.clean_photos import assert_nothing_but_pixels
+from testkit.plugin import missing
 from tests.server.adapters.imaging.pictures import (
     assert_upright,
     cleaned,
@@ -46,7 +47,7 @@ def test_real_photo_becomes_upright_pixels(photos: Path, name: str) -> None:
 def test_every_orientation_is_applied(format: str, orientation: int) -> None:
     """All eight EXIF orientations come out upright, in each format."""
     if format == "AVIF" and ImageFormat.AVIF not in ACCEPTED:
-        pytest.skip("no AVIF decoder here")
+        missing("an AVIF decoder")
     upright = person((120, 160))
     camera = {
         1: None,
