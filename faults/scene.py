@@ -191,7 +191,10 @@ async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
     Logs are shown when something was wrong.
     """
     settings = FAULTS | {"processor": "testkit.paced:Paced"} | pace.settings | cluster
-    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+    # A connection for each request: one that is kept may lose a request that is sent at
+    # the very moment when a stopping server closes it, and HTTP/1.1 cannot help that
+    # (RFC 9112, section 9.3.1).
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=0)
     async with (
         running_cluster(**settings) as running,
         httpx.AsyncClient(trust_env=False, timeout=10, limits=limits) as http,
