@@ -66,7 +66,7 @@ class ImageProcess:
         try:
             result = job.open_result()
             try:
-                socket.send_fds(self.socket, [b"clean"], [source, result])
+                socket.send_fds(self.socket, [job.request], [source, result])
             except OSError as error:
                 raise BrokenPipeError from error
         finally:
@@ -88,10 +88,12 @@ class ImageProcess:
 class ImageProcesses:
     """The running processes, and the idle ones among them.
 
-    ``on_readable`` is called with a process that has sent something or has ended.
+    ``on_readable`` is called with a process that has sent something or has ended. Of
+    idle processes, ``keep`` stay however long they are idle.
     """
 
-    def __init__(self, *, idle_seconds: float, on_readable: Callable[[ImageProcess], None]) -> None:
+    def __init__(self, *, keep: int, idle_seconds: float, on_readable: Callable[[ImageProcess], None]) -> None:
+        self._keep = keep
         self._idle_seconds = idle_seconds
         self._on_readable = on_readable
         self._all: set[ImageProcess] = set()
@@ -135,14 +137,14 @@ class ImageProcesses:
         loop = asyncio.get_running_loop()
         process.idle_since = loop.time()
         self.idle.append(process)
-        if len(self._all) > 1 and self._trimmer is None:
+        if len(self._all) > self._keep and self._trimmer is None:
             self._trimmer = loop.call_later(self._idle_seconds, self._trim)
 
     def _trim(self) -> None:
-        """End the processes that were idle for too long, but for the last process."""
+        """End the processes that were idle for too long, but for those to keep."""
         loop = asyncio.get_running_loop()
         self._trimmer = None
-        while len(self._all) > 1 and self.idle:
+        while len(self._all) > self._keep and self.idle:
             due = self.idle[0].idle_since + self._idle_seconds
             if due > loop.time():
                 self._trimmer = loop.call_at(due, self._trim)

@@ -1,4 +1,4 @@
-"""One photo on its way through an image process: its answer, and its result's file."""
+"""One file on its way through an image process: its answer, and its result's file."""
 
 from __future__ import annotations
 
@@ -6,28 +6,46 @@ import asyncio
 import io
 import os
 import re
+from collections.abc import Container
 from typing import BinaryIO, Final
 
-from server.domain.images import CleanImage, ImageFormat
+from server.domain.images import ImageFormat
 from server.system.memory_files import memory_file, read_all
 from tryon.protocol.errors import CODES, TryOnError, Unprocessable
 
-_DONE: Final = re.compile(r"([A-Z]+) (\d{1,5}) (\d{1,5})", re.ASCII)
+CLEAN: Final = "clean"
+"""The request to clean an uploaded photo; its answer names an :class:`ImageFormat`."""
+VERIFY: Final = "verify"
+"""The request to verify a result, before its type and whether it was generated.
+
+Its answer names a type.
+"""
+
+_DONE: Final = re.compile(r"([A-Za-z0-9/]+) (\d{1,5}) (\d{1,5})", re.ASCII)
 
 
 class PhotoJob:
-    """A photo of a client's ``address`` that waits for a process or is with one.
+    """A file of a client's ``address`` that waits for a process or is with one.
 
-    ``answer`` is format, width and height of the picture that then stands in the file
-    ``result``, or the error that refuses the photo.
+    ``answer`` is kind (one of ``kinds``), width and height of the picture that then
+    stands in the file ``result``, or the error that refuses the file.
     """
 
-    __slots__ = ("address", "answer", "result", "source")
+    __slots__ = ("address", "answer", "kinds", "request", "result", "source")
 
-    def __init__(self, source: BinaryIO, address: str) -> None:
+    def __init__(
+        self,
+        source: BinaryIO,
+        address: str,
+        *,
+        request: str = CLEAN,
+        kinds: Container[str] = ImageFormat.__members__,
+    ) -> None:
         self.source = source
         self.address = address
-        self.answer: asyncio.Future[tuple[ImageFormat, int, int]] = asyncio.get_running_loop().create_future()
+        self.request = request.encode()
+        self.kinds = kinds
+        self.answer: asyncio.Future[tuple[str, int, int]] = asyncio.get_running_loop().create_future()
         self.result = -1
 
     def __repr__(self) -> str:
@@ -63,20 +81,20 @@ class PhotoJob:
         code, _, detail = line.partition(" ")
         if code in CODES:
             self.refuse(CODES[code](code, detail or None))
-        elif (done := _DONE.fullmatch(line)) and done[1] in ImageFormat.__members__:
+        elif (done := _DONE.fullmatch(line)) and done[1] in self.kinds:
             if not self.answer.done():
-                self.answer.set_result((ImageFormat[done[1]], int(done[2]), int(done[3])))
+                self.answer.set_result((done[1], int(done[2]), int(done[3])))
         else:
             return False
         return True
 
-    async def picture(self, max_bytes: int) -> CleanImage:
-        """Wait for the answer and return the picture."""
-        format, width, height = await self.answer
+    async def picture(self, max_bytes: int) -> tuple[bytes, str, int, int]:
+        """Wait for the answer; return the picture's file, kind, width and height."""
+        kind, width, height = await self.answer
         size = os.fstat(self.result).st_size
         if size > max_bytes:
             raise Unprocessable("unreadable_image")
-        return CleanImage(await read_all(self.result, size), format, width, height)
+        return await read_all(self.result, size), kind, width, height
 
     def close(self) -> None:
         """Close the result's file."""

@@ -1,10 +1,11 @@
-"""A few limited child processes that clean uploaded photos.
+"""A few limited child processes that clean uploaded photos, and verify results.
 
 The event loop never decodes.
 
 Between ``web.api.uploads``, which has the bytes, and ``sessions.submissions``, which
-stores the clean photo. What "clean" means, and Pillow, stands in
-:mod:`~server.adapters.imaging.cleaner`; the processes are
+stores the clean photo; in a worker between the processor and ``sessions.claims``. What
+"clean" means, and Pillow, stands in :mod:`~server.adapters.imaging.cleaner`, what
+"verified" means in :mod:`~server.adapters.imaging.outputs.verifier`; the processes are
 :mod:`~server.adapters.imaging.template`. A decoder that crashes, loops or eats memory
 ends its own child process and its own upload.
 
@@ -19,17 +20,20 @@ for the same decode, turn and encode, for a 12 MP photo 0.91 times.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from server.adapters.imaging.image_process import ImageProcess, ImageProcesses
-from server.adapters.imaging.photo_job import PhotoJob
+from server.adapters.imaging.photo_job import VERIFY, PhotoJob
 from server.adapters.imaging.turns import Turns
 from server.domain.images import CleanImage, ImageFormat, Limits
+from server.domain.outputs import EXTENSIONS, VerifiedOutput
 from server.system import sandbox
-from tryon.protocol.errors import Unavailable, Unprocessable
+from server.system.memory_files import LARGE_BYTES
+from tryon.protocol.errors import Unavailable, Unprocessable, UnsupportedMedia
 
 log = logging.getLogger("tryon.imaging")
 
@@ -82,15 +86,17 @@ Found without loading Pillow (10 MB).
 
 
 class Imaging:
-    """Cleans photos in ``workers`` processes; clients' addresses take turns.
+    """Cleans photos and verifies results in ``workers`` processes.
+
+    Clients' addresses take turns.
 
     The photos of one address are taken in the order of their arrival; at most
     ``2 * workers - 1`` processes work at once (:class:`.turns.Turns`).
 
     An async context manager, or :meth:`warm` and :meth:`close`. Processes start when
-    they are needed; one is kept. Each forks a child for every photo, which may use
-    512 MiB + 26 bytes a pixel of address space (1.6 GB at 40 MP; an honest photo takes
-    8 to 24 bytes a pixel).
+    they are needed; ``keep`` are kept. Each forks a child for every photo, which may
+    use 512 MiB + 26 bytes a pixel of address space (1.6 GB at 40 MP; an honest photo
+    takes 8 to 24 bytes a pixel).
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Imaging:
         limits: Limits,
         *,
         workers: int = 2,
+        keep: int = 1,
         niceness: int = NICENESS,
         work_seconds: float = WORK_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
@@ -107,7 +114,7 @@ class Imaging:
         self._niceness = niceness
         self._work_seconds = work_seconds
         self._program = program
-        self._processes = ImageProcesses(idle_seconds=idle_seconds, on_readable=self._readable)
+        self._processes = ImageProcesses(keep=keep, idle_seconds=idle_seconds, on_readable=self._readable)
         self._turns = Turns(workers)
         self._closing = False
         self.sandbox_missing: tuple[str, ...] | None = None
@@ -128,7 +135,7 @@ class Imaging:
 
     def warm(self) -> None:
         """Start the first process (60 ms of CPU), so that no photo waits for it."""
-        if not self._processes:
+        if not self._processes and not self._closing:
             self._start()
 
     async def clean(self, source: BinaryIO, *, address: str = "") -> CleanImage:
@@ -144,9 +151,31 @@ class Imaging:
         ``image_too_large``, ``image_too_small``, ``body_too_large`` or, when too many
         photos are waiting or no process can be started, ``unavailable``.
         """
-        if self._closing or not self._has_room(address):
+        data, kind, width, height = await self._work(PhotoJob(source, address))
+        return CleanImage(data, ImageFormat[kind], width, height)
+
+    async def verify(self, source: BinaryIO, type: str, *, generated: bool, address: str = "") -> VerifiedOutput:
+        """Return the result in ``source``, read from its beginning, as it may be shown.
+
+        ``type`` is the one that its processor announced; ``generated`` results are
+        marked as made by a model. ``source`` must stay open, as in :meth:`clean`;
+        ``address`` stands for the session.
+
+        Raises ``unavailable`` if no process can be started or too many files wait: the
+        same file may pass later. Any other TryOnError says what is wrong with the file
+        (:meth:`clean` lists them): it is not of its type, damaged or too large, or its
+        decoder crashed or took too much time or memory.
+        """
+        if type not in EXTENSIONS:
+            raise UnsupportedMedia("unsupported_image", f"{type[:64]!r} is no type of a result.")
+        request = f"{VERIFY} {type} {int(generated)}"
+        data, kind, width, height = await self._work(PhotoJob(source, address, request=request, kinds=EXTENSIONS))
+        digest = await asyncio.to_thread(_sha256, data) if len(data) > LARGE_BYTES else _sha256(data)
+        return VerifiedOutput(data=data, type=kind, width=width, height=height, sha256=digest)
+
+    async def _work(self, job: PhotoJob) -> tuple[bytes, str, int, int]:
+        if self._closing or not self._has_room(job.address):
             raise Unavailable(retry_after=RETRY_SECONDS)
-        job = PhotoJob(source, address)
         self._turns.add(job)
         self._go_on()
         try:
@@ -290,3 +319,7 @@ class Imaging:
         if not self._closing:
             self.warm()
         self._go_on()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

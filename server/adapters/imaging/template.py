@@ -1,9 +1,10 @@
-"""The process that cleans photos: a template, and a fresh copy of it for each photo.
+"""The process that works on photos: a template, and a fresh copy of it for each photo.
 
 ``python -m server.adapters.imaging.template`` is what
 :mod:`~server.adapters.imaging.pool` starts and speaks to: one request is one message on
 the socket that is its standard input, with two file descriptors, the photo's and an
-empty one for the result; the answer is one line.
+empty one for the result; the answer is one line. A photo is cleaned, a result of a
+processor verified.
 
 The template loads the decoders, closes the sandbox (:mod:`server.system.sandbox`) and
 never looks at a photo. For each it forks a child, which cleans that photo alone and
@@ -28,18 +29,26 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from PIL import Image
 
 from server.adapters.imaging import cleaner
-from server.domain.images import CleanImage, ImageFormat, Limits
+from server.adapters.imaging.outputs import verifier
+from server.domain.images import STORED, CleanImage, ImageFormat, Limits
 from server.system import processes
 from server.system.memory_files import memory_file, write_all
 from server.system.sandbox import PHOTOS, Sandbox
 from tryon.protocol.errors import TryOnError
 
 Clean = Callable[[BinaryIO, Limits], CleanImage]
+
+
+class Verify(Protocol):
+    """What :func:`.verifier.verify` does."""
+
+    def __call__(self, source: BinaryIO, type: str, limits: Limits, *, generated: bool) -> verifier.Shown: ...
+
 
 CPU_SECONDS: Final = 3.0
 CPU_SECONDS_PER_MEGAPIXEL: Final = 0.175
@@ -62,6 +71,8 @@ NEEDS_THREADS: Final = ImageFormat.HEIC in cleaner.ACCEPTED
 KEEP_BYTES: Final = 256 * 2**20
 """Memory that a child keeps from one step of its work for the next."""
 
+CLEAN: Final = "clean"
+"""The request to clean a photo; any other is to verify a result (``photo_job``)."""
 READY: Final = "ready"
 """The first line, before the names of missing layers of the sandbox."""
 LOST: Final = "lost"
@@ -77,7 +88,7 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
 
-def main(clean: Clean = cleaner.clean) -> None:
+def main(clean: Clean = cleaner.clean, verify: Verify = verifier.verify) -> None:
     """Serve the socket on standard input until the other end is closed.
 
     Arguments: the parent's process id, niceness and the four limits.
@@ -88,13 +99,13 @@ def main(clean: Clean = cleaner.clean) -> None:
     signal.signal(signal.SIGQUIT, lambda *_: processes.kill_group(0))  # the server has ended: no child stays
     _keep_memory()
     processes.step_back(niceness)
-    _rehearse(clean)
+    _rehearse(clean, verify)
     _limit(limits)
     sandbox = Sandbox(PHOTOS)
     sandbox.enter(die_with=(parent_pid, signal.SIGQUIT))
     gc.collect()
     gc.freeze()  # or a child's collection would copy all of it
-    template = _Template(clean, limits, sandbox)
+    template = _Template(clean, verify, limits, sandbox)
     template.try_out()
     with socket.socket(fileno=0) as parent:
         parent.send(" ".join([READY, *sandbox.missing]).encode())
@@ -103,14 +114,15 @@ def main(clean: Clean = cleaner.clean) -> None:
             if not request:
                 os._exit(0)  # nothing to put in order
             source, result = files
-            parent.send(template.clean(source, result, parent))
+            parent.send(template.work(request.decode(), source, result, parent))
 
 
 class _Template:
     """Forks a child for each photo."""
 
-    def __init__(self, clean: Clean, limits: Limits, sandbox: Sandbox) -> None:
+    def __init__(self, clean: Clean, verify: Verify, limits: Limits, sandbox: Sandbox) -> None:
         self._clean = clean
+        self._verify = verify
         self._limits = limits
         self._sandbox = sandbox
 
@@ -122,12 +134,12 @@ class _Template:
 
         Raises OSError.
         """
-        answer = self.clean(memory_file(_sample("JPEG")), memory_file())
+        answer = self.work(CLEAN, memory_file(_sample("JPEG")), memory_file())
         if not answer.startswith(b"JPEG "):
             raise OSError(f"a child answered {answer!r}")
 
-    def clean(self, source: int, result: int, parent: socket.socket | None = None) -> bytes:
-        """Clean a photo in a child, and return its answer when it has ended.
+    def work(self, request: str, source: int, result: int, parent: socket.socket | None = None) -> bytes:
+        """Work on a photo in a child, and return its answer when it has ended.
 
         Closes both files.
         """
@@ -145,7 +157,7 @@ class _Template:
                     gc.disable()  # its memory ends with it
                     self._sandbox.stay_alone(threads=NEEDS_THREADS)
                     processes.limit_cpu(cpu_seconds(self._limits))
-                    os.write(theirs, self._serve(source, result).encode())
+                    os.write(theirs, self._serve(request, source, result).encode())
                 finally:
                     os._exit(_BROKEN)
             os.close(theirs)
@@ -160,21 +172,27 @@ class _Template:
                 if file >= 0:
                     os.close(file)
 
-    def _serve(self, source: int, result: int) -> str:
-        """Clean a photo, and return the answer.
+    def _serve(self, request: str, source: int, result: int) -> str:
+        """Clean or verify a photo, and return the answer.
 
-        Format and size of the picture that now stands in ``result``, or an error's code
+        Kind and size of the picture that now stands in ``result``, or an error's code
         and detail.
         """
         try:
             with open(source, "rb", buffering=0, closefd=False) as file:
-                image = self._clean(file, self._limits)
-            write_all(result, image.data)
+                if request == CLEAN:
+                    image = self._clean(file, self._limits)
+                    kind, data, size = image.format.name, image.data, (image.width, image.height)
+                else:
+                    _, type, generated = request.split()
+                    shown = self._verify(file, type, self._limits, generated=generated == "1")
+                    kind, data, size = shown.type, shown.data, (shown.width, shown.height)
+            write_all(result, data)
         except TryOnError as error:
             return f"{error.code} {error.detail}"
         except (OSError, MemoryError):  # a result beyond all bounds, or no memory left for it
             return "unreadable_image"
-        return f"{image.format.name} {image.width} {image.height}"
+        return f"{kind} {size[0]} {size[1]}"
 
 
 def cpu_seconds(limits: Limits) -> float:
@@ -195,8 +213,8 @@ def _keep_memory() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
-def _rehearse(clean: Clean) -> None:
-    """Clean a small photo of each kind, which loads the code that is loaded late.
+def _rehearse(clean: Clean, verify: Verify) -> None:
+    """Clean and verify a small photo of each kind, which loads what is loaded late.
 
     The sandbox lets nothing be loaded.
     """
@@ -205,6 +223,8 @@ def _rehearse(clean: Clean) -> None:
             clean(io.BytesIO(_sample(format.value)), Limits())
     with contextlib.suppress(TryOnError):
         clean(io.BytesIO(b"GIF89a"), Limits())
+    for format, (_, type) in STORED.items():
+        verify(io.BytesIO(_sample(format.value)), type, Limits(), generated=True)
 
 
 def _sample(format: str) -> bytes:

@@ -21,6 +21,7 @@ from server.adapters.imaging.pool import ACCEPTED, NICENESS, Imaging
 from server.adapters.imaging.sample_photos import metadata
 from server.domain.images import ImageFormat, Limits
 from server.system.sandbox import PHOTOS, Sandbox
+from testkit import films
 from testkit.mutations import mutated
 from testkit.originals import originals, plain
 from tests.server.adapters.imaging.pools import (
@@ -135,8 +136,10 @@ def test_rehearsal_loads_all_code() -> None:
 import io, pickle, sys
 photos = pickle.load(sys.stdin.buffer)
 from server.adapters.imaging import cleaner, template
+from server.adapters.imaging.outputs import verifier
 from server.domain.images import Limits
-template._rehearse(cleaner.clean)
+from server.domain.outputs import EXTENSIONS
+template._rehearse(cleaner.clean, verifier.verify)
 opened = []
 sys.addaudithook(lambda event, args: opened.append(args[0]) if event in ("open", "import") else None)
 for photo in photos:
@@ -144,9 +147,14 @@ for photo in photos:
         cleaner.clean(io.BytesIO(photo), Limits(min_side=1))
     except cleaner.TryOnError:
         pass
+    for type in EXTENSIONS:
+        try:
+            verifier.verify(io.BytesIO(photo), type, Limits(min_side=1), generated=True)
+        except cleaner.TryOnError:
+            pass
 print(opened)
 """
-    photos = [*originals().values(), *(mutated(7, number)[1] for number in range(300))]
+    photos = [*originals().values(), films.mp4(), films.webm(), *(mutated(7, number)[1] for number in range(300))]
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, input=pickle.dumps(photos), capture_output=True, check=True)
     assert done.stdout == b"[]\n"
