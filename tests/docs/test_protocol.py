@@ -291,8 +291,10 @@ def test_error_tables_are_the_code() -> None:
         for code, error in errors.CODES.items()
     ]
     assert [(row[0].strip("`"), *row[1:4]) for row in table("`code`")] == in_code
-    failures = [(code, known.detail, "yes" if known.retryable else "no") for code, known in errors.FAILURES.items()]
-    assert [(row[0].strip("`"), row[1], row[2]) for row in table("`error.code`")] == failures
+    failures = [
+        [code, known.cause, known.fix, "yes" if known.retryable else "no"] for code, known in errors.FAILURES.items()
+    ]
+    assert [[row[0].strip("`"), *row[1:4]] for row in table("`error.code`")] == failures
 
 
 def test_limit_table_is_the_code() -> None:

@@ -250,16 +250,74 @@ LIMITS: Final[dict[str, str]] = {
 A limit has the name of its setting, in small letters and without ``TRYON_``.
 """
 
-FAILURES: Final[dict[str, Code]] = {
-    "mock_failure": Code("Mock failure", "The try-on did not work out this time. Please try again.", True),
-    "processor_error": Code("Processor error", "The try-on could not be made from this photo.", True),
-    "processor_crashed": Code("Processor crashed", "The try-on stopped unexpectedly. Please try again.", True),
-    "worker_lost": Code("Worker lost", "The try-on was interrupted too often. Please try again.", True),
-    "timeout": Code("Timeout", "The try-on took too long. Please try again.", True),
-    "storage_full": Code("Storage full", "There was no room for the result. Please try again later.", True),
-    "input_lost": Code("Input lost", "The uploaded photo could not be read any more.", False),
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One code of a failed session: what happened, and what the person can do."""
+
+    title: str
+    cause: str
+    fix: str
+    retryable: bool = False
+    """Whether the same photos may succeed when they are tried again."""
+
+    @property
+    def detail(self) -> str:
+        """Return the message for the person: the cause, then the fix."""
+        return f"{self.cause} {self.fix}"
+
+
+_AGAIN: Final = "Please try again."
+_LATER: Final = "Please try again in a few minutes."
+_OTHER: Final = "Please use another photo."
+_OPERATOR: Final = "The operator of this service has to look at it."
+
+FAILURES: Final[dict[str, Failure]] = {
+    "mock_failure": Failure("Mock failure", "The try-on did not work out this time.", _AGAIN, True),
+    "person_not_found": Failure(
+        "Person not found",
+        "No person was found in the photo.",
+        "Please use a photo of one person, seen from the front, from the head to the hips at least.",
+    ),
+    "pose_not_supported": Failure(
+        "Pose not supported",
+        "The person stands or sits in a way that the try-on cannot dress.",
+        "Please use a photo that is taken from the front, with the arms beside the body.",
+    ),
+    "garment_not_found": Failure(
+        "Garment not found",
+        "No garment was found in its picture.",
+        "Please use a picture of one garment alone, seen from the front, on a plain ground.",
+    ),
+    "unreadable_image": Failure("Unreadable image", "A photo could not be read.", _OTHER),
+    "moderated_input": Failure("Photo refused", "A photo was refused by the rules for pictures.", _OTHER),
+    "moderated_output": Failure(
+        "Result refused",
+        "The result was refused by the rules for pictures.",
+        "Please try again, or use another photo.",
+        True,
+    ),
+    "input_lost": Failure(
+        "Input lost", "The uploaded photo could not be read any more.", "Please upload it once more."
+    ),
+    "backend_busy": Failure("Backend busy", "Too many people are trying clothes on right now.", _LATER, True),
+    "backend_cold": Failure("Backend cold", "The try-on was still starting up when its time was over.", _LATER, True),
+    "backend_unreachable": Failure("Backend unreachable", "The try-on could not be reached.", _LATER, True),
+    "backend_auth": Failure("Backend refused access", "This service was refused by the try-on it uses.", _OPERATOR),
+    "quota_exceeded": Failure("Quota exceeded", "This service has used up what it may use of the try-on.", _OPERATOR),
+    "processor_error": Failure(
+        "Processor error",
+        "The try-on could not be made from this photo.",
+        "Please try again, or use another photo.",
+        True,
+    ),
+    "processor_crashed": Failure("Processor crashed", "The try-on stopped unexpectedly.", _AGAIN, True),
+    "worker_lost": Failure("Worker lost", "The try-on was interrupted too often.", _AGAIN, True),
+    "timeout": Failure("Timeout", "The try-on took too long.", _AGAIN, True),
+    "storage_full": Failure("Storage full", "There was no room for the result.", "Please try again later.", True),
+    "internal": Failure("Internal error", "Something in this service failed.", _AGAIN, True),
 }
-"""Codes in ``error`` of a failed session.
+"""Codes in ``error`` of a failed session, each with its cause and its fix.
 
 A processor may add codes of its own, with a message that is safe to show.
 """

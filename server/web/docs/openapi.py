@@ -142,7 +142,15 @@ def _error_table() -> list[Schema]:
 
 def _failure_table() -> list[Schema]:
     return [
-        {"code": code, "message": failure.detail, "retryable": failure.retryable} for code, failure in FAILURES.items()
+        {
+            "code": code,
+            "title": failure.title,
+            "cause": failure.cause,
+            "fix": failure.fix,
+            "message": failure.detail,
+            "retryable": failure.retryable,
+        }
+        for code, failure in FAILURES.items()
     ]
 
 

@@ -47,7 +47,6 @@ def test_error_takes_title_and_detail_from_table() -> None:
         refusal = error(code)
         assert (refusal.title, refusal.detail) == (error.codes[code].title, error.codes[code].detail)
         assert error(code, "Other words.").detail == "Other words."
-    assert all(failure.title and failure.detail for failure in FAILURES.values())
 
 
 def test_error_details_are_sentences() -> None:
@@ -56,6 +55,28 @@ def test_error_details_are_sentences() -> None:
         known = error.codes[code]
         assert known.title and known.detail.endswith("."), code
         assert error(code).status == error.status
+
+
+PROMISED = {
+    "pose_not_supported", "processor_error", "input_lost", "person_not_found", "garment_not_found",
+    "unreadable_image", "moderated_input", "moderated_output", "backend_busy", "backend_cold",
+    "backend_unreachable", "quota_exceeded", "backend_auth", "timeout", "processor_crashed",
+    "worker_lost", "storage_full", "mock_failure", "internal",
+}  # fmt: skip
+
+
+def test_failures_are_the_promised_taxonomy() -> None:
+    """Every processor maps its errors to these codes; none may vanish or be renamed."""
+    assert set(FAILURES) == PROMISED
+
+
+def test_failures_name_cause_and_fix() -> None:
+    """A person reads what happened, and then what to do about it."""
+    for code, failure in FAILURES.items():
+        assert failure.title, code
+        assert failure.cause.endswith(".") and failure.fix.endswith("."), code
+        assert failure.detail == f"{failure.cause} {failure.fix}"
+        assert len(failure.detail) <= 200, code
 
 
 def test_limits_are_called_like_their_settings() -> None:
