@@ -67,6 +67,13 @@ def test_manifest_stays_where_nothing_else_goes() -> None:
     assert b"jumb" not in verified(films.mp4(private=True, before=manifest), "video/mp4").data
 
 
+def test_film_of_an_encoder_is_taken() -> None:
+    """As ffmpeg writes it."""
+    shown = verified(films.ENCODED_MP4, "video/mp4", generated=True)
+    assert (shown.width, shown.height) == (64, 64)
+    assert marks(shown.data) == ["trainedAlgorithmicMedia"]
+
+
 def test_text_is_no_film() -> None:
     """Thirteen bytes of text, a page and a picture are no film."""
     for data in (b"", b"no picture...", b"<html>film</html>", b"\x89PNG\r\n\x1a\n" + bytes(40), films.webm()):

@@ -66,6 +66,13 @@ def test_trailing_bytes_of_film_go() -> None:
     assert verified(film + b"PK\5\6" + bytes(18), "video/webm").data == verified(film, "video/webm").data
 
 
+def test_film_of_an_encoder_is_taken() -> None:
+    """As ffmpeg writes it."""
+    shown = verified(films.ENCODED_WEBM, "video/webm", generated=True)
+    assert (shown.width, shown.height) == (64, 64)
+    assert marks(shown.data) == ["trainedAlgorithmicMedia"]
+
+
 def test_text_is_no_film() -> None:
     """Thirteen bytes of text, a page and another film are no WebM."""
     for data in (b"", b"no picture...", b"<html>film</html>", films.mp4(), films.webm(doc_type=b"matroska")):
