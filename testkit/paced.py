@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 
-from tryon.processor import Job, Output, Report
+from tryon.processor import Info, Job, Output, Report
 
 REPORT_SECONDS = 0.2
 EATEN_BYTES = 5 * 2**30
@@ -17,7 +17,7 @@ EATEN_BYTES = 5 * 2**30
 
 
 class Paced:
-    name = "paced"
+    info = Info(name="paced")
 
     async def run(self, job: Job, report: Report) -> Output:
         """Return the photo itself as the result."""
@@ -37,7 +37,8 @@ class Paced:
         while (left := ends - loop.time()) > 0:
             await report(1 - left / seconds, "waiting", left)
             await asyncio.sleep(min(left, REPORT_SECONDS))
-        return Output(job.image, job.image_type.partition("/")[2])
+        photo = job.inputs[0]
+        return Output(photo.read(), photo.type)
 
     async def _eat(self) -> None:
         eaten = []

@@ -24,8 +24,9 @@ from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.sessions.claims import Claim
 from server.telemetry import logs
-from tryon.processor import EXTENSION, Job, Output, Processor, ProcessorError
+from tryon.processor import Output, ProcessorError
 from tryon.protocol.errors import StorageFull, Unavailable
+from worker.attempt import RETRY_SECONDS, Attempt, Runs
 from worker.isolation.errors import NotStarted
 
 log = logging.getLogger("tryon.worker")
@@ -33,8 +34,8 @@ log = logging.getLogger("tryon.worker")
 STORE_DELAYS: Final = (0.5, 1.0, 2.0)
 """Pauses between attempts to store an output in a full storage."""
 
-RETRY_SECONDS: Final = 1.0
-"""Pause between attempts while the database or the storage is unavailable."""
+EXTENSIONS: Final = {type: extension for extension, type in MEDIA_TYPES.items()}
+"""Extension of a stored file, by its type."""
 
 SETTLE_SECONDS: Final = 1.0
 """Time for a stopping worker to record how a session ended; then its lease will lapse.
@@ -50,13 +51,9 @@ async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
 
 
 class SessionRunner:
-    """Runs sessions on one worker, as many at once as arq starts.
+    """Runs sessions on one worker, as many at once as arq starts."""
 
-    ``processor`` must take several jobs at once and end soon after a cancel, as
-    :class:`~worker.isolation.pool.ProcessPool` does.
-    """
-
-    def __init__(self, services: Services, processor: Processor, worker_id: str) -> None:
+    def __init__(self, services: Services, processor: Runs, worker_id: str) -> None:
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
@@ -150,7 +147,8 @@ class SessionRunner:
             await _see_out(asyncio.create_task(self._record(claim, self._hand_back(claim), deadline)), SETTLE_SECONDS)
             return True
         beat = asyncio.create_task(self._beat(claim, hurry), name="heartbeat")
-        work = asyncio.create_task(self._work(claim), name="processor")
+        attempt = Attempt(claim, claims=self._sessions.claims, files=self._files, processor=self._processor)
+        work = asyncio.create_task(attempt.work(), name="processor")
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
@@ -170,49 +168,6 @@ class SessionRunner:
         # that stops does not wait for it.
         await asyncio.wait({writing, beat}, timeout=CANCEL_SECONDS if stopping else None)
         return stopping
-
-    async def _work(self, claim: Claim) -> Output:
-        """Read the photos, run the processor, and return its output."""
-        image = await self._input(claim.image_key)
-        garment = await self._input(claim.garment_key) if claim.garment_key else None
-        job = Job(
-            session_id=claim.session.id,
-            attempt=claim.attempt,
-            image=image,
-            image_type=_media_type(claim.image_key),
-            garment=garment,
-            garment_type=_media_type(claim.garment_key) if claim.garment_key else None,
-            params=dict(claim.session.params),
-        )
-
-        async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-            try:
-                await self._sessions.claims.report(claim, progress, stage, eta_seconds)
-            except Exception:
-                log.debug("Progress of session %s was not reported", claim.session.id, exc_info=True)
-
-        try:
-            output = await self._processor.run(job, report)
-        except ProcessorError as error:
-            if error.requeue:  # the cause needs a moment to pass, and the queue would give it none
-                await asyncio.sleep(RETRY_SECONDS * 2**claim.session.burnt)
-            raise
-        if not isinstance(output, Output) or not output.data or not EXTENSION.fullmatch(output.extension):
-            raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
-        return output
-
-    async def _input(self, key: str) -> bytes:
-        """Return a file of the session.
-
-        While the storage is unavailable the session waits, under its lease and until
-        its deadline.
-        """
-        while True:
-            try:
-                return await self._files.get(key)
-            except Unavailable as error:
-                log.warning("%s could not be read now: %s", key, error.detail)
-            await asyncio.sleep(RETRY_SECONDS)
 
     async def _beat(self, claim: Claim, hurry: asyncio.Event) -> Literal["cancelled", "lost"]:
         """Renew the lease until the claim does not count any more, and return why.
@@ -237,7 +192,7 @@ class SessionRunner:
                 if verdict != "held":
                     return verdict
 
-    async def _stop(self, work: asyncio.Task[Output]) -> bool:
+    async def _stop(self, work: asyncio.Task[tuple[Output, ...]]) -> bool:
         """Cancel the processor if it still runs.
 
         Returns whether the worker was asked to stop meanwhile.
@@ -252,7 +207,10 @@ class SessionRunner:
     # -- the end of a session, recorded as soon as the database takes it ---------------
 
     def _end(
-        self, claim: Claim, work: asyncio.Task[Output] | None, beat: asyncio.Task[Literal["cancelled", "lost"]]
+        self,
+        claim: Claim,
+        work: asyncio.Task[tuple[Output, ...]] | None,
+        beat: asyncio.Task[Literal["cancelled", "lost"]],
     ) -> Callable[[], Awaitable[bool]]:
         """Return the call that records the end, by the outcome of the processor."""
         if work is None:
@@ -286,11 +244,13 @@ class SessionRunner:
     ) -> Callable[[], Awaitable[bool]]:
         return lambda: self._sessions.claims.fail(claim, code, message, retryable=retryable)
 
-    async def _complete(self, claim: Claim, output: Output) -> bool:
-        """Store the output and complete the session; fail it if storage stays full."""
+    async def _complete(self, claim: Claim, outputs: tuple[Output, ...]) -> bool:
+        """Store the outputs and complete the session; fail it if storage stays full."""
+        output = outputs[0]
+        extension = EXTENSIONS[output.type]
         for delay in (*STORE_DELAYS, None):
             try:
-                if await self._sessions.claims.complete(claim, output.data, output.extension):
+                if await self._sessions.claims.complete(claim, output.data, extension):
                     return True
                 break
             except StorageFull:
@@ -350,7 +310,3 @@ def _forget(task: asyncio.Task[Any]) -> None:
     """Take a result that is not wanted, so that asyncio does not complain about it."""
     if not task.cancelled():
         task.exception()
-
-
-def _media_type(key: str) -> str:
-    return MEDIA_TYPES.get(key.rpartition(".")[2], "application/octet-stream")

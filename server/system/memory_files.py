@@ -7,6 +7,7 @@ process imports this, so nothing here may load an event loop at import time.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from typing import Final
 
@@ -39,6 +40,27 @@ def write_all(file: int, data: bytes | bytearray | memoryview) -> None:
     left = memoryview(data).cast("B")
     while left:
         left = left[os.write(file, left) :]
+
+
+def path_of(file: int) -> str:
+    """Return a path at which this process can open the file again."""
+    return f"/proc/self/fd/{file}" if sys.platform == "linux" else f"/dev/fd/{file}"
+
+
+def is_memory_file(file: int) -> bool:
+    """Return whether a descriptor that came from foreign code is a file in memory.
+
+    Reading anything else may block for ever.
+    """
+    if sys.platform != "linux":
+        return stat.S_ISREG(os.fstat(file).st_mode)
+    import fcntl
+
+    try:
+        fcntl.fcntl(file, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
 
 
 async def read_all(file: int, size: int) -> bytes:

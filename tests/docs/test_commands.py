@@ -144,20 +144,17 @@ async def test_page_link_opens_session_in_browser(
 
 async def test_architecture_page_processor_works(photos: Path) -> None:
     """The class of the page makes a picture."""
-    from tryon.processor import Job
+    from testkit.jobs import job_of
+    from tryon.processor.conformance import Reports
 
     (block,) = [block for _, what, block in marked("docs/architecture.md") if what == "processor"]
     namespace: dict[str, Any] = {}
     exec(compile(block, "docs/architecture.md", "exec", dont_inherit=True), namespace)
-    reports: list[tuple[float | None, str | None]] = []
-
-    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        reports.append((progress, stage))
-
+    report = Reports()
     run: Callable[..., Awaitable[Any]] = namespace["Mirror"]().run
-    output = await run(Job("id", 1, (photos / "photo.webp").read_bytes(), "image/webp"), report)
-    assert (output.data[:3], output.extension) == (b"\xff\xd8\xff", "jpg")
-    assert reports == [(0.1, "looking into the mirror")]
+    output = await run(job_of((photos / "photo.webp").read_bytes(), "image/webp"), report)
+    assert (output.data[:3], output.type) == (b"\xff\xd8\xff", "image/jpeg")
+    assert [each[:2] for each in report.all] == [(0.1, "looking into the mirror")]
 
 
 def test_pages_have_commands_to_run() -> None:

@@ -20,29 +20,31 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.server.system import attempts
-from tryon.processor import Job, Output, ProcessorError, Report
+from tryon.processor import OUTPUT_TYPES, Info, Job, Output, OutputRole, ProcessorError, Report
 
 SECRET = re.compile(rb"h[u]sh-h[u]sh")
 """A pattern that does not match its own text."""
 
 
 class Faulty:
-    name = "faulty"
+    info = Info(name="faulty", outputs=(OutputRole(types=OUTPUT_TYPES, count=8),))
 
     def __init__(self) -> None:
         self.kept: list[bytearray] = []
 
     async def run(self, job: Job, report: Report) -> Output:
         said = await getattr(self, job.params["do"])(job, report)
-        return Output(said if isinstance(said, bytes) else str(said).encode(), "png")
+        return Output(said if isinstance(said, bytes) else str(said).encode(), "image/png")
 
     # -- that end well -----------------------------------------------------------------
 
     async def echo(self, job: Job, report: Report) -> bytes:
-        return job.image + (job.garment or b"")
+        return b"".join(each.read() for each in job.inputs)
 
     async def describe(self, job: Job, report: Report) -> str:
-        return f"{job.session_id} {job.attempt} {job.image_type} {job.garment_type} {job.number} {job.params['more']}"
+        inputs = [(each.role, each.index, each.type, each.bytes, each.sha256, each.width) for each in job.inputs]
+        said = (job.session_id, job.attempt, job.attempts_left, inputs, job.seed, job.deadline_at, job.trace, job.key)
+        return f"{said} {job.number} {job.params['more']}"
 
     async def pid(self, job: Job, report: Report) -> int:
         return os.getpid()
@@ -54,7 +56,7 @@ class Faulty:
     async def attempt(self, job: Job, report: Report) -> str:
         """Make the attempts of code that was taken over; return what it reached."""
         found = attempts.outcomes(attempts.ATTEMPTS, attempts.load(job.params["target"]))
-        return ", ".join(name for name, how in found.items() if how == "reached")
+        return ", ".join(name for name, how in found.items() if how == "reached") or "nothing"
 
     async def circumstances(self, job: Job, report: Report) -> str:
         core = resource.getrlimit(resource.RLIMIT_CORE)[0]
@@ -167,7 +169,7 @@ class Faulty:
             to.send(bytes(range(256)) * 256)
 
     async def answer_for_another(self, job: Job, report: Report) -> None:
-        text = b'{"type":"Done","number":4711,"left_over":false,"extension":"png"}'
+        text = b'{"type":"Done","number":4711,"left_over":false,"outputs":[]}'
         self._our_socket().send(len(text).to_bytes(4) + text)
         await asyncio.Event().wait()
 
@@ -266,7 +268,7 @@ def filled(size: int) -> bytearray:
 class Slow:
     """A processor that is ready when a file is there."""
 
-    name = "slow"
+    info = Info(name="slow", outputs=(OutputRole(types=("image/png",)),))
 
     def __init__(self, *, folder: str) -> None:
         self.folder = Path(folder)
@@ -279,7 +281,7 @@ class Slow:
             os.abort()
 
     async def run(self, job: Job, report: Report) -> Output:
-        return Output(str(os.getpid()).encode(), "png")
+        return Output(str(os.getpid()).encode(), "image/png")
 
     async def close(self) -> None:
         self.closed.write("closed")

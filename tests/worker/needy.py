@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tryon.processor import Job, Output, Report
+from tryon.processor import Info, Job, Output, OutputRole, Report
 
 
 def write(path: str) -> None:
@@ -43,7 +43,7 @@ def act(action: str, value: Any) -> Any:
 
 
 class Needy:
-    name = "needy"
+    info = Info(name="needy", outputs=(OutputRole(types=("image/png",)),))
 
     def __init__(self, *, reads: str | None = None, needs_network: bool = False, first: str | None = None) -> None:
         self.reads = () if reads is None else (reads,)
@@ -69,7 +69,7 @@ class Needy:
                     found.append(act(action, value) if where == "here" else await asyncio.to_thread(act, action, value))
                 except OSError as error:
                     found.append(type(error).__name__)
-        return Output(json.dumps(found).encode(), "png")
+        return Output(json.dumps(found).encode(), "image/png")
 
 
 class NeedyOfProject(Needy):

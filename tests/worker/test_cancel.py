@@ -14,7 +14,7 @@ from server.config.settings import Config
 from server.services import Services, open_services
 from tests.worker.conftest import OWNER, Feed, StartWorker, milliseconds, until
 from tests.worker.test_tasks import Scripted, done, forever
-from tryon.processor import Job, Output, Report
+from tryon.processor import Job, Output, Report, Result
 from tryon.protocol.states import Event, Status
 from worker.tasks import SessionRunner
 
@@ -24,8 +24,10 @@ MakeConfig = Callable[..., Config]
 ENDLESS = """
 import asyncio
 
+from tryon.processor import Info
+
 class Endless:
-    name = "endless"
+    info = Info(name="endless")
 
     async def run(self, job, report):
         try:
@@ -135,9 +137,9 @@ async def test_ring_for_valid_claim_changes_nothing(feed: Feed) -> None:
     """A claim that still counts is renewed, and the run goes on."""
     go_on = asyncio.Event()
 
-    async def when_asked(job: Job, report: Report) -> Output:
+    async def when_asked(job: Job, report: Report) -> Result:
         await go_on.wait()
-        return Output(b"x", "jpg")
+        return Output(b"x")
 
     processor = Scripted(when_asked)
     runner = SessionRunner(feed.services, processor, "w1")

@@ -27,10 +27,10 @@ MakeConfig = Callable[..., Config]
 SLOW_STARTER = """
 import asyncio
 from pathlib import Path
-from tryon.processor import Output
+from tryon.processor import Info, Output, OutputRole
 
 class SlowStarter:
-    name = "slow-starter"
+    info = Info(name="slow-starter", outputs=(OutputRole(types=("image/png",)),))
 
     async def start(self):
         while not (verdict := Path("verdicts/verdict")).exists():
@@ -39,7 +39,7 @@ class SlowStarter:
             raise RuntimeError("no weights")
 
     async def run(self, job, report):
-        return Output(b"a picture", "png")
+        return Output(b"a picture", "image/png")
 
     async def close(self):
         print("closed", flush=True)
@@ -49,9 +49,10 @@ class SlowStarter:
 # ends.
 STUBBORN = """
 import asyncio, time
+from tryon.processor import Info
 
 class Stubborn:
-    name = "stubborn"
+    info = Info(name="stubborn")
 
     async def run(self, job, report):
         print("began", flush=True)

@@ -16,14 +16,14 @@ from server.config.settings import Config
 from server.domain.session import Session
 from server.services import Services, open_services
 from tests.worker.conftest import Feed
-from tryon.processor import Job, Output, ProcessorError, Report
+from tryon.processor import Checkpoint, Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Event, Status
-from worker import tasks
+from worker import attempt, tasks
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
-Play = Callable[[Job, Report], Awaitable[Output]]
+Play = Callable[[Job, Report], Awaitable[Result]]
 
 
 class Scripted:
@@ -36,9 +36,12 @@ class Scripted:
         self.began = asyncio.Event()
         self.cancelled = False
         self.jobs: list[Job] = []
+        self.contents: list[bytes] = []
+        """Of the inputs of the last job."""
 
-    async def run(self, job: Job, report: Report) -> Output:
+    async def run(self, job: Job, report: Report) -> Result:
         self.jobs.append(job)
+        self.contents = [each.read() for each in job.inputs]
         self.began.set()
         try:
             return await self._play(job, report)
@@ -46,18 +49,21 @@ class Scripted:
             self.cancelled = True
             raise
 
+    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
+        return await self.run(job, report)
 
-async def forever(job: Job, report: Report) -> Output:
+
+async def forever(job: Job, report: Report) -> Result:
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def done(job: Job, report: Report) -> Output:
-    return Output(b"a picture", "png")
+async def done(job: Job, report: Report) -> Result:
+    return Output(b"a picture", "image/png")
 
 
 def raising(error: BaseException) -> Play:
-    async def play(job: Job, report: Report) -> Output:
+    async def play(job: Job, report: Report) -> Result:
         raise error
 
     return play
@@ -90,11 +96,12 @@ async def test_processor_gets_photos_output_is_stored(feed: Feed) -> None:
     ended, processor = await play(feed, done, session)
 
     [job] = processor.jobs
-    assert job.image == await feed.services.files.get(session.input_key)
-    assert job.image_type == "image/webp"
-    assert job.garment is not None
-    assert job.garment.startswith(b"\x89PNG")
-    assert job.garment_type == "image/png"
+    photo, garment = [(each.role, each.type, each.bytes) for each in job.inputs]
+    assert photo == ("person", "image/webp", len(processor.contents[0]))
+    assert garment == ("garment", "image/png", len(processor.contents[1]))
+    assert processor.contents[0] == await feed.services.files.get(session.input_key)
+    assert processor.contents[1].startswith(b"\x89PNG")
+    assert job.deadline_at == session.deadline_at.timestamp()
     assert (job.session_id, job.attempt, job.params) == (session.id, 1, {"fit": "loose"})
     assert ended.status is Status.COMPLETED
     assert await feed.services.files.get(f"outputs/{session.id}-1.png") == b"a picture"
@@ -127,11 +134,13 @@ async def test_failure_fails_session(feed: Feed, script: Play, code: str, messag
     assert "secret" not in str(session.error_message)
 
 
-@pytest.mark.parametrize("output", [None, Output(b"", "png"), Output(b"x", "../x"), Output(b"x", "PNG")])
+@pytest.mark.parametrize(
+    "output", [None, Output(b"", "image/png"), Output(b"x", "../x"), Output(b"x", "PNG"), [], [b"x"]]
+)
 async def test_invalid_output_fails_session(feed: Feed, output: Any) -> None:
     """A value that is no output fails the session as a processor error."""
 
-    async def wrong(job: Job, report: Report) -> Output:
+    async def wrong(job: Job, report: Report) -> Result:
         return output  # type: ignore[no-any-return]
 
     session, _ = await play(feed, wrong)
@@ -148,7 +157,7 @@ async def test_trace_of_unknown_error_is_logged(feed: Feed, caplog: pytest.LogCa
 
 async def test_requeued_error_burns_attempts(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each requeue burns an attempt; the last one fails the session."""
-    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.0)
     script = raising(ProcessorError("gpu_gone", requeue=True))
     session, _ = await play(feed, script)
     assert (session.status, session.burnt) == (Status.CREATED, 1)
@@ -176,7 +185,7 @@ async def test_requeue_waits_a_moment(feed: Feed) -> None:
 
 async def test_unavailable_storage_costs_no_attempt(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session waits while its photos cannot be read."""
-    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
     session = await feed.submit()
     get, left = feed.services.files.get, 5
 
@@ -257,9 +266,9 @@ async def test_lease_without_answer_is_renewed_at_once(
             renewed.set()
             return await renew(claim)
 
-        async def until_renewed(job: Job, report: Report) -> Output:
+        async def until_renewed(job: Job, report: Report) -> Result:
             await renewed.wait()
-            return Output(b"x", "png")
+            return Output(b"x", "image/png")
 
         lose_answers(monkeypatch, services, 1)
         monkeypatch.setattr(services.sessions.claims, "renew", noted)
@@ -277,9 +286,9 @@ async def test_job_that_comes_twice_runs_once_without_answers(
         lose_answers(monkeypatch, services, 4)
         release = asyncio.Event()
 
-        async def until_released(job: Job, report: Report) -> Output:
+        async def until_released(job: Job, report: Report) -> Result:
             await release.wait()
-            return Output(b"x", "png")
+            return Output(b"x", "image/png")
 
         processor = Scripted(until_released)
         runner = SessionRunner(services, processor, "w1")
@@ -355,10 +364,10 @@ async def test_deadline_ends_run(config: MakeConfig, photos: Path) -> None:
 async def test_lease_is_renewed_during_run(feed: Feed) -> None:
     """A run that takes several leases keeps its claim."""
 
-    async def longer_than_the_lease(job: Job, report: Report) -> Output:
+    async def longer_than_the_lease(job: Job, report: Report) -> Result:
         await asyncio.sleep(1.0)
         await feed.services.reconciling.reconciler.maintain()  # finds nothing lapsed
-        return Output(b"late", "jpg")
+        return Output(b"late")
 
     session, _ = await play(feed, longer_than_the_lease)
     assert (session.status, session.attempt) == (Status.COMPLETED, 1)
@@ -423,13 +432,13 @@ async def test_invalid_progress_harms_nothing(feed: Feed) -> None:
     """Progress is published, and values out of range do no harm."""
     seen = []
 
-    async def chatty(job: Job, report: Report) -> Output:
+    async def chatty(job: Job, report: Report) -> Result:
         await report(0.25, "rendering", 3.0)
         await asyncio.sleep(0.05)
         seen.append((await feed.services.bus.last_progress([job.session_id]))[job.session_id])
         await report(float("nan"), None)
         await report("half", object())  # type: ignore[arg-type]
-        return Output(b"x", "jpg")
+        return Output(b"x")
 
     session, _ = await play(feed, chatty)
     assert session.status is Status.COMPLETED

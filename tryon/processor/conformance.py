@@ -17,20 +17,51 @@ own, as a worker's child process does. To run it within the sandbox of its decla
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import struct
+import tempfile
 import zlib
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
-from tryon.processor.interface import EXTENSION, VERSION, Job, Output, Processor, ProcessorError, needs_of
+from tryon.processor.interface import (
+    AttemptLost,
+    Checkpoint,
+    Info,
+    Input,
+    Job,
+    Output,
+    Processor,
+    ProcessorError,
+    Reference,
+    needs_of,
+)
+from tryon.processor.validation import check_info, checkpoint_text, is_preview, outputs_of
 
 T = TypeVar("T")
 
-SIGNATURES: Final = {"jpg": b"\xff\xd8\xff", "jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
-"""The first bytes of a file, by its extension."""
+SIGNATURES: Final = {
+    "image/jpeg": (0, b"\xff\xd8\xff"),
+    "image/png": (0, b"\x89PNG\r\n\x1a\n"),
+    "image/webp": (0, b"RIFF"),
+    "video/mp4": (4, b"ftyp"),
+    "video/webm": (0, b"\x1a\x45\xdf\xa3"),
+}
+"""Place and value of the first bytes that tell a file's type."""
 
-Progress = tuple[float | None, str | None, float | None]
+
+class Progress(NamedTuple):
+    """A report of progress."""
+
+    progress: float | None
+    stage: str | None
+    eta_seconds: float | None
+    step: int | None
+    steps: int | None
+    upstream_position: int | None
 
 
 def sample_photo(width: int = 96, height: int = 128) -> bytes:
@@ -41,24 +72,69 @@ def sample_photo(width: int = 96, height: int = 128) -> bytes:
     )
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return SIGNATURES["png"] + b"".join(
+    return SIGNATURES["image/png"][1] + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
 
 
 class Reports:
-    """A ``Report`` that keeps all it is given; ``reported`` is set by the first."""
+    """A ``Report`` that keeps all it is given; ``reported`` is set by the first.
 
-    def __init__(self) -> None:
+    ``on_progress`` is called with the progress, the stage and the ETA of each report.
+    """
+
+    def __init__(self, on_progress: Callable[[float | None, str | None, float | None], object] | None = None) -> None:
         self.all: list[Progress] = []
+        self.previews: list[tuple[bytes, str]] = []
+        self.lines: list[str] = []
+        self.usages: list[dict[str, float | None]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.lost = False
+        """Whether a checkpoint is refused, as that of a lost attempt."""
         self.reported = asyncio.Event()
+        self.checkpointed = asyncio.Event()
+        self._on_progress = on_progress
 
     def __repr__(self) -> str:
         return f"<Reports {len(self.all)}>"
 
-    async def __call__(self, progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        self.all.append((progress, stage, eta_seconds))
+    async def __call__(
+        self,
+        progress: float | None = None,
+        stage: str | None = None,
+        eta_seconds: float | None = None,
+        *,
+        step: int | None = None,
+        steps: int | None = None,
+        upstream_position: int | None = None,
+    ) -> None:
+        self.all.append(Progress(progress, stage, eta_seconds, step, steps, upstream_position))
         self.reported.set()
+        if self._on_progress is not None:
+            self._on_progress(progress, stage, eta_seconds)
+        await asyncio.sleep(0)
+
+    async def preview(self, data: bytes, type: str = "image/jpeg") -> None:
+        self.previews.append((data, type))
+        self.reported.set()
+        await asyncio.sleep(0)
+
+    async def log(self, text: str) -> None:
+        self.lines.append(text)
+        await asyncio.sleep(0)
+
+    async def usage(
+        self, *, credits: float | None = None, cost_usd: float | None = None, gpu_seconds: float | None = None
+    ) -> None:
+        self.usages.append({"credits": credits, "cost_usd": cost_usd, "gpu_seconds": gpu_seconds})
+        await asyncio.sleep(0)
+
+    async def checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self.lost:
+            raise AttemptLost
+        checkpoint_text(checkpoint)
+        self.checkpoints.append(checkpoint)
+        self.checkpointed.set()
         await asyncio.sleep(0)
 
 
@@ -69,6 +145,10 @@ class ProcessorConformance:
     """How long a cancelled run may take; a worker kills the process after 0.3 s."""
     run_seconds: ClassVar[float] = 60.0
     """How long one run may take in these tests."""
+    params: ClassVar[Mapping[str, Any]] = {}
+    """The parameters of the jobs."""
+
+    _folder: str
 
     def make(self) -> Processor:
         """Return a new processor that does not fail on purpose."""
@@ -81,18 +161,26 @@ class ProcessorConformance:
         """
         return self.make()
 
-    def make_job(self, *, garment: bool = False, number: int = 1) -> Job:
-        """Return a job that the processor must be able to do."""
-        cloth = sample_photo(80, 64) if garment else None
+    def photo(self, role: str, index: int) -> tuple[bytes, str]:
+        """Return content and type of an input that the processor can use."""
+        return (sample_photo() if index == 0 and role != "garment" else sample_photo(80, 64)), "image/png"
+
+    def make_job(self, info: Info, *, every_input: bool = False, number: int = 1) -> Job:
+        """Return a job with the required inputs, or with as many as there may be."""
+        inputs = [
+            self._file(role.name, index, *self.photo(role.name, index))
+            for role in info.roles
+            for index in range(role.count if every_input else int(role.required))
+        ]
         return Job(
-            session_id=f"conformance-{number}",
-            attempt=1,
-            image=sample_photo(),
-            image_type="image/png",
-            garment=cloth,
-            garment_type="image/png" if cloth else None,
-            number=number,
+            session_id=f"conformance-{number}", inputs=tuple(inputs), params=self.params, seed=number, number=number
         )
+
+    def _file(self, role: str, index: int, content: bytes, type: str) -> Input:
+        digest = hashlib.sha256(content).hexdigest()
+        path = Path(self._folder) / f"{role}-{index}-{digest[:16]}"
+        path.write_bytes(content)
+        return Input(role=role, index=index, type=type, path=str(path), bytes=len(content), sha256=digest)
 
     def use(
         self, body: Callable[[Processor], Coroutine[Any, Any, T]], make: Callable[[], Processor] | None = None
@@ -109,65 +197,95 @@ class ProcessorConformance:
                 if (close := getattr(processor, "close", None)) is not None:
                     await asyncio.wait_for(close(), self.stop_seconds)
 
-        return asyncio.run(live())
+        with tempfile.TemporaryDirectory(prefix="tryon-conformance-") as self._folder:
+            return asyncio.run(live())
 
-    def test_processor_has_name(self) -> None:
-        """A processor names itself, and the interface version it was made for."""
-        processor = self.make()
-        assert isinstance(processor.name, str)
-        assert processor.name.strip()
-        assert getattr(processor, "interface", VERSION) == VERSION
+    async def _run(
+        self, processor: Processor, report: Reports | None = None, *, every_input: bool = False, number: int = 1
+    ) -> tuple[Output, ...]:
+        job = self.make_job(processor.info, every_input=every_input, number=number)
+        return outputs_of(await processor.run(job, report or Reports()), processor.info)
+
+    def test_info_is_well_formed(self) -> None:
+        """A processor says what it is, and the interface version it was made for."""
+
+        async def look(processor: Processor) -> object:
+            return processor.info
+
+        check_info(self.use(look))
 
     def test_needs_are_well_formed(self) -> None:
         """What the processor needs is said in attributes of the right types."""
         needs_of(self.make())
 
-    def test_run_returns_image(self) -> None:
-        """A run returns a file that is what its extension says."""
-        output = self.use(lambda processor: processor.run(self.make_job(), Reports()))
-        assert isinstance(output, Output)
-        assert EXTENSION.fullmatch(output.extension)
-        assert output.data.startswith(SIGNATURES.get(output.extension, b""))
-        assert output.data
+    def test_run_returns_outputs(self) -> None:
+        """A run returns files that are what their types and roles say."""
+        for output in self.use(self._run):
+            at, signature = SIGNATURES[output.type]
+            assert bytes(output.data[at : at + len(signature)]) == signature, f"{output!r} is of another type"
 
-    def test_run_accepts_garment(self) -> None:
-        """A job may have a garment, whether or not the processor uses it."""
-        assert self.use(lambda processor: processor.run(self.make_job(garment=True), Reports())).data
+    def test_run_accepts_every_input(self) -> None:
+        """A job may have as many inputs as the roles allow."""
+        assert self.use(lambda processor: self._run(processor, every_input=True))
 
     def test_reports_are_in_range(self) -> None:
         """Progress is 0 to 1 or unknown, a stage is a text, an ETA is not negative."""
-        reports: list[Progress] = []
-
-        async def run(processor: Processor) -> None:
-            report = Reports()
-            await processor.run(self.make_job(), report)
-            reports.extend(report.all)
-
-        self.use(run)
-        for progress, stage, eta_seconds in reports:
+        report = self.use(self._reports)
+        for progress, stage, eta_seconds, step, steps, position in report.all:
             assert progress is None or 0 <= progress <= 1
             assert stage is None or isinstance(stage, str)
             assert eta_seconds is None or (math.isfinite(eta_seconds) and eta_seconds >= 0)
+            assert all(count is None or (isinstance(count, int) and count >= 0) for count in (step, steps, position))
+            assert step is None or steps is None or step <= steps
+        for usage in report.usages:
+            assert all(each is None or (math.isfinite(each) and each >= 0) for each in usage.values())
+
+    def test_previews_are_pictures(self) -> None:
+        """A preview is an image of its type, and info says that there are any."""
+
+        async def run(processor: Processor) -> tuple[Reports, bool]:
+            return await self._reports(processor), processor.info.preview
+
+        report, expected = self.use(run)
+        for data, type in report.previews:
+            assert is_preview(data, type)
+            assert bytes(data).startswith(SIGNATURES[type][1])
+        assert expected or not report.previews, "info.preview is False"
+
+    async def _reports(self, processor: Processor) -> Reports:
+        report = Reports()
+        await self._run(processor, report)
+        return report
 
     def test_processor_runs_again(self) -> None:
         """One processor runs job after job: nothing of a job is left to the next."""
 
-        async def run(processor: Processor) -> list[Output]:
-            return [await processor.run(self.make_job(number=number), Reports()) for number in (1, 2)]
+        async def run(processor: Processor) -> None:
+            for number in (1, 2):
+                await self._run(processor, number=number)
 
-        assert all(output.data for output in self.use(run))
+        self.use(run)
+
+    def test_concurrent_runs_end_well(self) -> None:
+        """As many runs at once as info says end with outputs of their own."""
+
+        async def run(processor: Processor) -> None:
+            runs = min(processor.info.concurrency, 3)
+            await asyncio.gather(*(self._run(processor, number=number) for number in range(1, runs + 1)))
+
+        self.use(run)
 
     def test_cancel_ends_run(self) -> None:
         """A cancelled run ends in time and lets the cancellation through."""
 
         async def cancel(processor: Processor) -> None:
             report = Reports()
-            running = asyncio.ensure_future(processor.run(self.make_job(), report))
+            running = asyncio.ensure_future(self._run(processor, report))
             reported = asyncio.ensure_future(report.reported.wait())
             await asyncio.wait({running, reported}, return_when=asyncio.FIRST_COMPLETED)
             reported.cancel()
             if running.done():  # too fast to be cancelled
-                assert running.result().data
+                assert running.result()
                 return
             running.cancel()
             done, _ = await asyncio.wait({running}, timeout=self.stop_seconds)
@@ -179,11 +297,46 @@ class ProcessorConformance:
     def test_broken_image_fails_with_exception(self) -> None:
         """An image that cannot be read fails its own job, and the next one works."""
 
-        async def run(processor: Processor) -> Output:
-            broken = Job(session_id="broken", attempt=1, image=b"not an image", image_type="image/png")
+        async def run(processor: Processor) -> tuple[Output, ...]:
+            job = self.make_job(processor.info)
+            inputs = tuple(self._file(each.role, each.index, b"not an image", each.type) for each in job.inputs)
+            broken = replace(job, session_id="broken", inputs=inputs)
             [outcome] = await asyncio.gather(processor.run(broken, Reports()), return_exceptions=True)
-            assert isinstance(outcome, Output | Exception)
+            assert not isinstance(outcome, BaseException) or isinstance(outcome, Exception)
             assert not isinstance(outcome, ProcessorError) or outcome.code
-            return await processor.run(self.make_job(number=2), Reports())
+            return await self._run(processor, number=2)
 
-        assert self.use(run).data
+        assert self.use(run)
+
+    # -- work upstream -----------------------------------------------------------------
+
+    def test_resume_goes_on_from_checkpoint(self) -> None:
+        """Another attempt resumes where the first one was stopped."""
+
+        async def resume(processor: Processor) -> None:
+            report = Reports()
+            running = asyncio.ensure_future(self._run(processor, report))
+            saved = asyncio.ensure_future(report.checkpointed.wait())
+            await asyncio.wait({running, saved}, return_when=asyncio.FIRST_COMPLETED)
+            saved.cancel()
+            running.cancel()
+            await asyncio.wait({running})
+            going_on = getattr(processor, "resume", None)
+            if going_on is None or not report.checkpoints:
+                return
+            job = replace(self.make_job(processor.info), attempt=2)
+            assert outputs_of(await going_on(job, report.checkpoints[-1], Reports()), processor.info)
+
+        self.use(resume)
+
+    def test_clean_up_may_be_repeated(self) -> None:
+        """Work that has ended can be cancelled and forgotten, and once more."""
+
+        async def clean_up(processor: Processor) -> None:
+            report = await self._reports(processor)
+            reference = Reference(key=self.make_job(processor.info).key)
+            for method in ("cancel", "forget") * 2:
+                if (call := getattr(processor, method, None)) is not None and report.checkpoints:
+                    await call(reference, report.checkpoints[-1])
+
+        self.use(clean_up)

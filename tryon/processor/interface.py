@@ -29,6 +29,7 @@ work again with :meth:`Report.checkpoint`, and offers any of three more methods:
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -174,7 +175,7 @@ class Input:
     """Pixels; 0: unknown."""
     height: int = 0
 
-    def read(self) -> bytes:
+    def read(self) -> builtins.bytes:
         """Return the file's content. Blocks."""
         return Path(self.path).read_bytes()
 

@@ -1,16 +1,18 @@
-"""The code of a child process: one processor, and one session at a time.
+"""The code of a child process: one processor, and its runs.
 
-The photo comes as a file and the result goes into one; everything else travels in
+Pictures come and go as files in memory; everything else travels in
 :mod:`~worker.isolation.messages`. A crash, a loop, a leak or a run without an end
-harms this process and its session alone. The :mod:`~worker.isolation.pool` watches from
-outside, and kills this process with all that it has started.
+harms this process and its sessions alone. The :mod:`~worker.isolation.pool` watches
+from outside, and kills this process with all that it has started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import faulthandler
+import functools
 import io
 import json
 import logging
@@ -22,21 +24,26 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 from server.config.settings import ConfigError
 from server.system import processes
-from server.system.memory_files import write_all
-from tryon.processor import Job, Output, Processor, ProcessorError, needs_of
+from server.system.memory_files import memory_file, path_of
+from tryon.processor import Info, Input, Job, Output, Processor, ProcessorError, Reference, Result, needs_of
+from tryon.processor.validation import outputs_of
+from worker.isolation.child_report import ChildReport, Send, text_of
 from worker.isolation.confinement import Confinement
 from worker.isolation.messages import (
+    MAX_FILES,
     Answer,
     Cancel,
     Cancelled,
+    CleanUp,
+    Committed,
     Done,
     End,
     Failed,
@@ -44,10 +51,10 @@ from worker.isolation.messages import (
     FromWorker,
     Inbox,
     Log,
+    Made,
     Raised,
     Ready,
     Refused,
-    Report,
     Run,
     Setup,
     StartFailed,
@@ -62,10 +69,6 @@ BROKEN: Final = 70
 sysexits.h).
 """
 
-REPORT_SECONDS: Final = 0.05
-"""Least time between two reports that are sent; of those between, the newest is sent.
-"""
-
 KEEP_SECONDS: Final = 0.5
 """Time for which the memory of one job is kept for the next."""
 
@@ -75,8 +78,9 @@ OOM_SCORE: Final = 500
 """
 
 _READ_BYTES: Final = 65536
-_MOST_FILES: Final = 8
-_TEXT_CHARACTERS: Final = 32768
+
+_run_number: contextvars.ContextVar[int | None] = contextvars.ContextVar("_run_number", default=None)
+"""The run that a task or thread belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +160,13 @@ class _Child:
         self._loop = asyncio.get_event_loop()
         self._threads = _Threads()
         self._ending = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self._runs: dict[int, _Running] = {}
         self._processor: Processor | None = None
+        self._info: Info | None = None
         self._returning: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "starting" if self._processor is None else "idle" if self._task is None else "busy"
+        state = "starting" if self._processor is None else f"runs={sorted(self._runs)}"
         return f"<_Child {state}>"
 
     async def live(self) -> None:
@@ -194,11 +198,15 @@ class _Child:
         self._loop.set_default_executor(self._threads)
         try:
             missing = self._confinement.close(needs_of(processor))
+            info = registry.info_of(processor, self._setup.processor)
         except (OSError, TypeError) as error:  # a layer that is there fails, or start() has changed an attribute
             self._send(StartFailed(_trace(error)))
             return
-        self._processor = processor
-        self._send(Ready(missing))
+        except ConfigError as error:
+            self._send(Refused(str(error)))
+            return
+        self._processor, self._info = processor, info
+        self._send(Ready(info, missing))
         await self._ending.wait()
         if (close := getattr(processor, "close", None)) is not None:
             await close()
@@ -207,7 +215,7 @@ class _Child:
 
     def _readable(self) -> None:
         try:
-            data, files, _, _ = socket.recv_fds(self._worker, _READ_BYTES, _MOST_FILES, socket.MSG_DONTWAIT)
+            data, files, _, _ = socket.recv_fds(self._worker, _READ_BYTES, MAX_FILES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -220,21 +228,25 @@ class _Child:
         for message in self._inbox.take(data):
             match message:
                 case Run():
-                    self._cancelled = False
-                    files, self._files = self._files, []
-                    self._task = self._loop.create_task(self._run(message, files), name="processor")
-                case Cancel():
-                    self._cancelled = True
-                    if self._task is not None:
-                        self._task.cancel()
+                    count = len(message.inputs)
+                    files, self._files = self._files[:count], self._files[count:]
+                    self._begin(message.number, files, functools.partial(self._work, message, files))
+                case CleanUp():
+                    self._begin(message.number, [], functools.partial(self._clean_up, message))
+                case Committed(number=number, lost=lost):
+                    if (running := self._runs.get(number)) is not None:
+                        running.report.committed(lost=lost)
+                case Cancel(number=number):
+                    if (running := self._runs.get(number)) is not None:
+                        running.cancel()
                 case End():
                     self._ending.set()
 
-    def _send(self, message: FromChild | Answer) -> None:
+    def _send(self, message: FromChild | Answer, files: Sequence[int] = ()) -> None:
         """Send a message, from any thread; wait while the worker does not read."""
         try:
             with self._sending:
-                send(self._worker, message)
+                send(self._worker, message, files)
         except OSError:
             self._exit_orphaned()
 
@@ -262,142 +274,148 @@ class _Child:
         root.setLevel(logging.WARNING)
         logging.getLogger("tryon").setLevel(self._setup.log_level.upper())
 
-    # -- one session -------------------------------------------------------------------
+    # -- the runs ----------------------------------------------------------------------
 
-    async def _run(self, run: Run, files: list[int]) -> None:
+    def _begin(self, number: int, files: list[int], work: Work) -> None:
+        """Start a task that does the work and answers; it closes the files."""
         if self._returning is not None:
             self._returning.cancel()
-        reports = _Reports(self._send)
+        context = contextvars.copy_context()
+        context.run(_run_number.set, number)
+        report = ChildReport(number, self._send)
+        task = self._loop.create_task(self._run(number, files, work), name="processor", context=context)
+        self._runs[number] = _Running(task, report)
+
+    async def _run(self, number: int, files: list[int], work: Work) -> None:
+        running = self._runs[number]
+        outputs: tuple[Output, ...] = ()
+        answer: Answer | None = None
+        made: list[int] = []
         try:
             if self._setup.cpu_seconds is not None:
                 processes.limit_cpu(self._setup.cpu_seconds)
-            answer = await self._answer(run, files, reports)
+            outputs = await work(running.report)
+            for output in outputs:
+                made.append(memory_file(output.data))
+            heads = [Made(output.role, output.type) for output in outputs]
+            answer = Done(number=number, left_over=self._left_over(), outputs=heads)
         except BaseException as error:  # a SystemExit would end the loop and this process without an answer
-            answer = self._failure(run, error)
+            answer = self._failure(number, error)
         finally:
-            reports.close()
+            running.report.close()
+            del self._runs[number]
             for file in files:
                 os.close(file)
-        self._returning = self._loop.call_later(KEEP_SECONDS, processes.return_memory)
-        self._task = None
-        self._send(answer)
+        if not self._runs:
+            self._returning = self._loop.call_later(KEEP_SECONDS, processes.return_memory)
+        self._send(answer, made if isinstance(answer, Done) else ())
+        for file in made:
+            os.close(file)
 
-    async def _answer(self, run: Run, files: list[int], reports: _Reports) -> Answer:
-        image, *garment, result = files
+    async def _work(self, run: Run, files: list[int], report: ChildReport) -> tuple[Output, ...]:
+        assert self._processor is not None
         job = Job(
             session_id=run.session_id,
             attempt=run.attempt,
-            image=_read(image),
-            image_type=run.image_type,
-            garment=_read(garment[0]) if garment else None,
-            garment_type=run.garment_type,
+            attempts_left=run.attempts_left,
+            inputs=tuple(
+                Input(
+                    role=each.role,
+                    index=each.index,
+                    type=each.type,
+                    path=path_of(file),
+                    bytes=each.bytes,
+                    sha256=each.sha256,
+                    width=each.width,
+                    height=each.height,
+                )
+                for each, file in zip(run.inputs, files, strict=True)
+            ),
             params=json.loads(run.params),
+            seed=run.seed,
+            deadline_at=math.inf if run.deadline_at is None else run.deadline_at,
+            trace=run.trace,
             number=run.number,
         )
-        assert self._processor is not None
-        output = await self._processor.run(job, reports)
-        if not isinstance(output, Output) or not isinstance(output.data, bytes | bytearray | memoryview):
-            raise TypeError(f"the processor returned {output!r}, not an Output with data and an extension")
-        write_all(result, output.data)
-        return Done(number=run.number, left_over=self._threads.at_work, extension=str(output.extension))
+        result: Result
+        # getattr: a runtime protocol would not find a method that a wrapper delegates
+        if run.checkpoint is not None and (resume := getattr(self._processor, "resume", None)) is not None:
+            result = await resume(job, json.loads(run.checkpoint), report)
+        else:
+            result = await self._processor.run(job, report)
+        return outputs_of(result, self._info)
 
-    def _failure(self, run: Run, error: BaseException) -> Answer:
-        common: dict[str, Any] = {"number": run.number, "left_over": self._threads.at_work}
+    async def _clean_up(self, task: CleanUp, report: ChildReport) -> tuple[Output, ...]:
+        """Cancel or forget work upstream; a processor that cannot has none to clean."""
+        if (method := getattr(self._processor, task.method, None)) is not None:
+            await method(Reference(key=task.key), json.loads(task.checkpoint))
+        return ()
+
+    def _left_over(self) -> bool:
+        """Return whether threads of the runs that have ended still work."""
+        return len(self._runs) == 1 and self._threads.at_work
+
+    def _failure(self, number: int, error: BaseException) -> Answer:
+        common: dict[str, Any] = {"number": number, "left_over": self._left_over()}
         match error:
-            case asyncio.CancelledError() if self._cancelled:
+            case asyncio.CancelledError() if self._runs[number].cancelled:
                 return Cancelled(**common)
             case asyncio.CancelledError():
                 return Raised(**common, trace="the processor cancelled itself")
             case ProcessorError():
                 return Failed(
                     **common,
-                    code=_text(error.code),
-                    message=None if error.message is None else _text(error.message),
+                    code=text_of(error.code),
+                    message=None if error.message is None else text_of(error.message),
                     retryable=None if error.retryable is None else bool(error.retryable),
                     requeue=bool(error.requeue),
+                    retry_after=None if error.retry_after is None else _seconds(error.retry_after),
                 )
             case _:
                 return Raised(**common, trace=_trace(error))
 
 
-class _Reports:
-    """The ``Report`` of one run.
+Work: TypeAlias = Callable[[ChildReport], Awaitable[tuple[Output, ...]]]
 
-    It sends the newest report, at most every :data:`REPORT_SECONDS`.
-    """
 
-    def __init__(self, send: Callable[[FromChild], None]) -> None:
-        self._send_message = send
-        self._latest: Report | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._at = float("-inf")
-        self._closed = False
+@dataclass(slots=True)
+class _Running:
+    """A run of this child."""
 
-    def __repr__(self) -> str:
-        return f"<_Reports latest={self._latest} closed={self._closed}>"
+    task: asyncio.Task[None]
+    report: ChildReport
+    cancelled: bool = False
+    """The worker has asked for it."""
 
-    async def __call__(self, progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        if self._closed:
-            return
-        self._latest = Report(_number(progress), None if stage is None else _text(stage)[:200], _number(eta_seconds))
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._at + REPORT_SECONDS:
-            self._send()
-        elif self._timer is None:
-            self._timer = loop.call_at(self._at + REPORT_SECONDS, self._send)
-        await asyncio.sleep(0)  # a processor that reports in a loop is cancelled here
-
-    def _send(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._latest is not None:
-            self._at = asyncio.get_running_loop().time()
-            latest, self._latest = self._latest, None
-            self._send_message(latest)
-
-    def close(self) -> None:
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.task.cancel()
 
 
 class _ToWorker(logging.Handler):
     """Sends the processor's log lines to the worker, which logs them with its own."""
 
-    def __init__(self, send: Callable[[FromChild], None]) -> None:
+    def __init__(self, send: Send) -> None:
         super().__init__()
         self._send_message = send
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else None
-            text = _text(record.getMessage())
+            text = text_of(record.getMessage())
         except Exception:
             self.handleError(record)
         else:
-            self._send_message(Log(record.levelno, record.name, text, trace and _text(trace)))
-
-
-def _text(value: object) -> str:
-    """Return the end of its text, in characters that can be encoded."""
-    return str(value)[-_TEXT_CHARACTERS:].encode(errors="replace").decode()
+            self._send_message(Log(record.levelno, record.name, text, trace and text_of(trace), _run_number.get()))
 
 
 def _trace(error: BaseException) -> str:
-    return _text("".join(traceback.format_exception(error)))
+    return text_of("".join(traceback.format_exception(error)))
 
 
-def _number(value: Any) -> float | None:
-    """Return a reported number; None for anything that is no finite number."""
-    try:
-        number = float(value) if not isinstance(value, str) else math.nan
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _read(file: int) -> bytes:
-    with open(file, "rb", buffering=0, closefd=False) as source:
-        source.seek(0)
-        return source.read()
+def _seconds(value: object) -> float:
+    """Return a time to wait; 0 for anything that is none."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if math.isfinite(seconds := float(value)):  # type: ignore[arg-type]
+            return max(0.0, seconds)
+    return 0.0

@@ -2,8 +2,8 @@
 
 The table alone says which messages a child may send in which state::
 
-    STARTING --Warming--> WARMING --Ready--> READY <--(answer taken)-- BUSY
-       |  `-----------------Ready------------->|  `------(a job)------->|
+    STARTING --Warming--> WARMING --Ready--> READY <--(last answer taken)-- BUSY
+       |  `-----------------Ready------------->|  `--------(a job)-------->|
        |--Refused         |--StartFailed       `--(End)--> LEAVING
        v                  v
       GONE <----------------- any state, when the process is lost or ended
@@ -24,23 +24,31 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from worker.isolation.errors import RaisedInChild
+from tryon.processor import Info
+from worker.isolation.errors import Loss, RaisedInChild
 from worker.isolation.messages import (
+    MAX_FILES,
     Answer,
+    BadMessage,
     Cancel,
     Cancelled,
+    Checkpoint,
+    CleanUp,
+    Committed,
     Done,
     End,
     Failed,
     FromChild,
     Inbox,
     Log,
+    Preview,
     Raised,
     Ready,
     Refused,
     Report,
     Run,
     StartFailed,
+    Usage,
     Warming,
     receive,
     send,
@@ -60,7 +68,7 @@ class State(enum.Enum):
     READY = "ready"
     """It waits for a job."""
     BUSY = "busy"
-    """It has a job, or its answer was not taken yet."""
+    """It has jobs, or answers that were not taken yet."""
     LEAVING = "leaving"
     """It was asked to end, so its end is no loss."""
     GONE = "gone"
@@ -73,8 +81,8 @@ class Action(enum.Enum):
     NOTE_MADE = "a processor was made"
     NOTE_READY = "a processor is ready"
     GIVE_UP = "there can be no processor"
-    SETTLE = "the run has ended"
-    REPORT = "the run has made progress"
+    SETTLE = "a run has ended"
+    HEAR = "a run says something"
     LOG = "a line for the log"
     IGNORE = "nothing"
     BREAK_OFF = "the child broke the protocol"
@@ -82,9 +90,9 @@ class Action(enum.Enum):
 
 TRANSITIONS: Final[dict[tuple[State, type[FromChild]], tuple[Action, State]]] = {
     **{(state, Log): (Action.LOG, state) for state in State},
-    **{(state, Report): (Action.IGNORE, state) for state in State},
+    **{(state, word): (Action.IGNORE, state) for state in State for word in (Report, Usage)},
     **{(State.BUSY, answer): (Action.SETTLE, State.BUSY) for answer in (Done, Failed, Raised, Cancelled)},
-    (State.BUSY, Report): (Action.REPORT, State.BUSY),
+    **{(State.BUSY, word): (Action.HEAR, State.BUSY) for word in (Report, Preview, Usage, Checkpoint)},
     (State.STARTING, Warming): (Action.NOTE_MADE, State.WARMING),
     (State.STARTING, Ready): (Action.NOTE_READY, State.READY),
     (State.STARTING, Refused): (Action.GIVE_UP, State.STARTING),
@@ -98,11 +106,11 @@ TRANSITIONS: Final[dict[tuple[State, type[FromChild]], tuple[Action, State]]] = 
 
 
 class ChildLink:
-    """One child: its connection, its state, and the session that it runs."""
+    """One child: its connection, its state, and the sessions that it runs."""
 
     __slots__ = (
-        *("built", "fresh_bytes", "generation", "idle_since", "pid", "ready", "run", "state"),
-        *("_inbox", "_socket", "_timer"),
+        *("built", "fresh_bytes", "generation", "idle_since", "info", "pid", "ready", "retiring", "runs", "state"),
+        *("_files", "_inbox", "_socket", "_timer"),
     )
 
     def __init__(self) -> None:
@@ -120,8 +128,15 @@ class ChildLink:
             future.add_done_callback(asyncio.Future.exception)  # an exception is seen, also when no session waits
         self.fresh_bytes = 0
         """Its memory when it became ready."""
-        self.run: SessionRun | None = None
+        self.info: Info | None = None
+        """Of its processor, once it is ready."""
+        self.runs: dict[int, SessionRun] = {}
+        """By their numbers."""
+        self.retiring = False
+        """It takes no other session, and ends when it has none any more."""
         self.idle_since = loop.time()
+        self._files: list[int] = []
+        """Descriptors that came before the messages that they belong to."""
         self._socket: socket.socket | None = None
         self._inbox = Inbox(FromChild)
         self._timer: asyncio.TimerHandle | None = None
@@ -137,6 +152,7 @@ class ChildLink:
         self.state = State.STARTING
         self.pid = 0
         self._inbox = Inbox(FromChild)
+        self.retiring = False
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         asyncio.get_running_loop().add_reader(self._socket, on_readable, self)
@@ -154,8 +170,9 @@ class ChildLink:
             self.stop_reading()
             self._socket.close()
             self._socket = None
+        self._close_files(len(self._files))
 
-    def send(self, message: Run | Cancel | End, files: Sequence[int] = ()) -> bool:
+    def send(self, message: Run | CleanUp | Committed | Cancel | End, files: Sequence[int] = ()) -> bool:
         """Send a message; return False if the child does not take it any more."""
         if self._socket is None:
             return False
@@ -168,7 +185,10 @@ class ChildLink:
     def receive(self) -> list[FromChild] | None:
         """Return the messages that have arrived, as :func:`messages.receive` does."""
         assert self._socket is not None
-        return receive(self._socket, self._inbox)
+        messages = receive(self._socket, self._inbox, self._files)
+        if len(self._files) > MAX_FILES:
+            raise BadMessage("it has too many descriptors")
+        return messages
 
     # -- the state ---------------------------------------------------------------------
 
@@ -181,37 +201,69 @@ class ChildLink:
         match action, message:
             case Action.NOTE_MADE, _:
                 _set_done(self.built)
-            case Action.NOTE_READY, _:
+            case Action.NOTE_READY, Ready(info=info):
+                self.info = info
                 self.fresh_bytes = rss_bytes(self.pid)
                 _set_done(self.built)
                 _set_done(self.ready)
             case Action.LOG, Log():
                 self._log(message)
-            case Action.REPORT, Report() if self.run is not None:
-                self.run.report(message)
-            case Action.SETTLE, Answer() if self.run is not None:
-                if self.run.number != message.number:
-                    return Action.BREAK_OFF
-                self.run.settle(message)
+            case Action.HEAR | Action.SETTLE, Report() | Preview() | Usage() | Checkpoint() | Answer() as words:
+                return action if self._pass_on(words) else Action.BREAK_OFF
         return action
+
+    def _pass_on(self, message: Report | Preview | Usage | Checkpoint | Answer) -> bool:
+        """Give a message to its run; return False if the child cannot mean it."""
+        count = len(message.outputs) if isinstance(message, Done) else 1 if isinstance(message, Preview) else 0
+        files, self._files = self._files[:count], self._files[count:]
+        run = self.runs.get(message.number)
+        if run is None or len(files) < count:
+            self._files[:0] = files
+            # A run that was given up may still say something: but not answer.
+            return run is None and not isinstance(message, Answer) and self._close_files(len(files))
+        if isinstance(message, Answer):
+            run.settle(message, files)
+        else:
+            run.take(message, files)
+        return not run.flooded
+
+    def _close_files(self, count: int) -> bool:
+        for file in self._files[:count]:
+            os.close(file)
+        del self._files[:count]
+        return True
 
     def begin(self, run: SessionRun) -> None:
         """Give it a job.
 
         Raises OSError: the child has ended, or no memory or descriptor is left.
         """
-        self.run = run
         message = run.open()
         if not self.send(message, run.files):
             raise BrokenPipeError("the child does not take the job")
+        self.runs[run.number] = run
         self.state = State.BUSY
 
-    def take_run(self) -> SessionRun | None:
-        """Return the session that it has run, if any; it may have another."""
-        run, self.run = self.run, None
-        if self.state is State.BUSY:
+    @property
+    def has_room(self) -> bool:
+        """Return whether a busy child may have one more session."""
+        return (
+            self.state is State.BUSY
+            and not self.retiring
+            and self.info is not None
+            and len(self.runs) < self.info.concurrency
+        )
+
+    def settle_runs(self, loss: Loss) -> None:
+        """End all its sessions that have no answer yet."""
+        for run in self.runs.values():
+            run.settle(loss)
+
+    def take_run(self, run: SessionRun) -> None:
+        """Forget a session that it has run."""
+        self.runs.pop(run.number, None)
+        if self.state is State.BUSY and not self.runs:
             self.state = State.READY
-        return run
 
     def leave(self) -> bool:
         """Ask a ready child to end; return False if it must be killed instead."""
@@ -243,7 +295,8 @@ class ChildLink:
             self._timer = None
 
     def _log(self, line: Log) -> None:
-        context = self.run.context if self.run is not None else contextvars.copy_context()
+        run = self.runs.get(line.number) if line.number is not None else None
+        context = run.context if run is not None else contextvars.copy_context()
         error = RaisedInChild(line.trace) if line.trace is not None else None
         context.run(logging.getLogger(line.logger).log, line.level, "%s", line.text, exc_info=error)
 

@@ -5,7 +5,7 @@ table in :mod:`~worker.isolation.child_link`; what its end means depends on its 
 
     STARTING, WARMING   another process is asked for; three failures in a row are final
     READY               nothing is lost
-    BUSY                its session fails, no other notices
+    BUSY                its sessions fail, no other notices
     LEAVING             it was asked to
 """
 
@@ -57,7 +57,7 @@ class Children:
 
     def at_work(self) -> list[ChildLink]:
         """Return the children that have a session."""
-        return [child for child in self._all if child.run is not None]
+        return [child for child in self._all if child.runs]
 
     # -- more of them ------------------------------------------------------------------
 
@@ -112,8 +112,8 @@ class Children:
         match child.take(message), message:
             case Action.NOTE_MADE, _:
                 self._startup.note_made()
-            case Action.NOTE_READY, Ready(missing=missing):
-                self._startup.note_ready(missing)
+            case Action.NOTE_READY, Ready(info=info, missing=missing):
+                self._startup.note_ready(info, missing)
             case Action.GIVE_UP, Refused(reason=reason):
                 self._give_up(child, ConfigError(reason))
             case Action.GIVE_UP, StartFailed(trace=trace):
@@ -162,8 +162,8 @@ class Children:
 
     def lose(self, child: ChildLink, reason: Reason, how: str) -> None:
         """Take a child out that has ended, or must, without having been asked to."""
-        if child.run is not None:
-            child.run.settle(Loss(reason, how))
+        if child.runs:
+            child.settle_runs(Loss(reason, how))
             self.end(child)
         elif child.ready.done():
             self.end(child)

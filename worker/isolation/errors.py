@@ -12,10 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Reason = Literal["crashed", "memory", "cpu"]
+Reason = Literal["crashed", "memory", "cpu", "evicted"]
 
 LOSS_CODES: Final[dict[Reason, str]] = {"crashed": "processor_crashed", "memory": "processor_crashed", "cpu": "timeout"}
-"""The code that a session fails with, by the reason why its child was lost."""
+"""The code that a session fails with, by the reason why its child was lost.
+
+A session that was evicted, because its child was ended for another session's sake, does
+not fail: it is handed back.
+"""
 
 
 class NotStarted(Exception):

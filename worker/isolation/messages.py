@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from tryon.processor import Info
+
 MAX_BYTES: Final = 2**20
-"""Size of one message, at most. Photos travel as files; of a trace or a log line the
+"""Size of one message, at most. Pictures travel as files; of a trace or a log line the
 end is kept.
 """
+
+MAX_FILES: Final = 250
+"""Descriptors that come with one message, at most; the kernel takes 253."""
 
 _LENGTH_BYTES: Final = 4
 _READ_BYTES: Final = 65536
@@ -30,7 +35,7 @@ class Setup(msgspec.Struct, tag=True):
     path: list[str]
     """The worker's ``sys.path``, so that the fork server finds the same modules."""
     processor: str
-    options: dict[str, str | int | float | bool | None]
+    options: dict[str, Any]
     """Keyword arguments of the processor's constructor."""
     log_level: str
     cpu_seconds: float | None
@@ -86,24 +91,58 @@ class Refused(msgspec.Struct, tag=True):
 # -- from the worker to a child --------------------------------------------------------
 
 
-class Run(msgspec.Struct, tag=True):
-    """Run a job.
+class File(msgspec.Struct, frozen=True):
+    """An input of a job; its content comes as a descriptor."""
 
-    Comes with descriptors: the image, the garment (if it has a type) and an empty file
-    for the result.
-    """
+    role: str
+    index: int
+    type: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+
+
+class Run(msgspec.Struct, tag=True, kw_only=True):
+    """Run a job. Comes with a descriptor for each input."""
 
     number: int
     session_id: str
     attempt: int
-    image_type: str
-    garment_type: str | None
+    attempts_left: int
+    inputs: list[File]
     params: str
     """JSON in JSON: as the client sent it, whatever size its numbers have."""
+    seed: int
+    deadline_at: float | None
+    """Unix seconds; None: no deadline."""
+    trace: str | None
+    checkpoint: str | None
+    """JSON in JSON: of an earlier attempt, to resume from; None: start anew."""
+
+
+class CleanUp(msgspec.Struct, tag=True, kw_only=True):
+    """Cancel work upstream, or forget it: its session has ended or was erased."""
+
+    number: int
+    method: Literal["cancel", "forget"]
+    key: str
+    checkpoint: str
+    """JSON in JSON."""
+
+
+class Committed(msgspec.Struct, tag=True):
+    """The run's oldest unanswered :class:`Checkpoint` is stored, or never will be."""
+
+    number: int
+    lost: bool = False
+    """The attempt does not count any more."""
 
 
 class Cancel(msgspec.Struct, tag=True):
     """Cancel the run: its result is no longer wanted."""
+
+    number: int
 
 
 class End(msgspec.Struct, tag=True):
@@ -126,16 +165,45 @@ class StartFailed(msgspec.Struct, tag=True):
 class Ready(msgspec.Struct, tag=True):
     """The processor can run a job."""
 
+    info: Info
     missing: list[str] = []
     """Layers of the sandbox that this machine lacks."""
 
 
-class Report(msgspec.Struct, tag=True):
-    """Progress of the current run."""
+class Report(msgspec.Struct, tag=True, kw_only=True):
+    """Progress of a run."""
 
-    progress: float | None
-    stage: str | None
-    eta_seconds: float | None
+    number: int
+    progress: float | None = None
+    stage: str | None = None
+    eta_seconds: float | None = None
+    step: int | None = None
+    steps: int | None = None
+    upstream_position: int | None = None
+
+
+class Preview(msgspec.Struct, tag=True):
+    """An intermediate picture of a run. Comes with a descriptor."""
+
+    number: int
+    media_type: str
+
+
+class Usage(msgspec.Struct, tag=True, kw_only=True):
+    """What a run has used so far."""
+
+    number: int
+    credits: float | None = None
+    cost_usd: float | None = None
+    gpu_seconds: float | None = None
+
+
+class Checkpoint(msgspec.Struct, tag=True):
+    """What another attempt needs to resume; the run waits for :class:`Committed`."""
+
+    number: int
+    checkpoint: str
+    """JSON in JSON."""
 
 
 class Log(msgspec.Struct, tag=True):
@@ -145,6 +213,8 @@ class Log(msgspec.Struct, tag=True):
     logger: str
     text: str
     trace: str | None
+    number: int | None = None
+    """The run that wrote it; None: none did."""
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -155,10 +225,17 @@ class Answer(msgspec.Struct, kw_only=True):
     """Threads of the run are still at work; they end with their process."""
 
 
-class Done(Answer, tag=True):
-    """The run returned a picture; it is in the result's file."""
+class Made(msgspec.Struct, frozen=True):
+    """An output of a run."""
 
-    extension: str
+    role: str
+    type: str
+
+
+class Done(Answer, tag=True):
+    """The run returned its outputs. Comes with a descriptor for each."""
+
+    outputs: list[Made]
 
 
 class Failed(Answer, tag=True):
@@ -168,6 +245,7 @@ class Failed(Answer, tag=True):
     message: str | None
     retryable: bool | None
     requeue: bool
+    retry_after: float | None = None
 
 
 class Raised(Answer, tag=True):
@@ -180,9 +258,11 @@ class Cancelled(Answer, tag=True):
     """The run ended by its cancellation."""
 
 
-FromWorker: TypeAlias = Run | Cancel | End
+FromWorker: TypeAlias = Run | CleanUp | Committed | Cancel | End
 FromServer: TypeAlias = Loaded | Forked | NotForked | Ended | Refused
-FromChild: TypeAlias = Refused | Warming | StartFailed | Ready | Report | Log | Done | Failed | Raised | Cancelled
+OfRun: TypeAlias = Report | Preview | Usage | Checkpoint | Done | Failed | Raised | Cancelled
+"""The messages that name their run."""
+FromChild: TypeAlias = Refused | Warming | StartFailed | Ready | Log | OfRun
 
 
 class BadMessage(Exception):
@@ -200,13 +280,20 @@ def send(to: socket.socket, message: msgspec.Struct, files: Sequence[int] = ()) 
         to.sendall(data[sent:])
 
 
-def receive(connection: socket.socket, inbox: Inbox) -> list[Any] | None:
+def receive(connection: socket.socket, inbox: Inbox, files: list[int] | None = None) -> list[Any] | None:
     """Return the messages that have arrived whole; None without new bytes.
 
-    Raises ConnectionError when the other end is closed, and :class:`BadMessage`.
+    Descriptors that came with them are added to ``files``; without a list none is
+    accepted. Raises ConnectionError when the other end is closed, and
+    :class:`BadMessage`.
     """
     try:
-        data = connection.recv(_READ_BYTES)
+        if files is None:
+            data = connection.recv(_READ_BYTES)
+        else:
+            flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, MAX_FILES, flags)
+            files += received
     except BlockingIOError:
         return None
     except OSError as error:

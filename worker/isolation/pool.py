@@ -9,10 +9,10 @@ processor. Its parts, each with one kind of state::
     worker process                                other processes
 
     ProcessPool         sessions on children
-      Children          the set of children       child.py (one session at a time)
+      Children          the set of children       child.py (a session, or several)
         IdleChildren    those without a session       ^
         ChildLink       one child: its state  <-------+
-          SessionRun    its session
+          SessionRun    one of its sessions
       ForkServer        keeps one running     <---> forkserver.py (forks children)
       Startup           failures to start
       MemoryWatch       memory of children at work
@@ -21,15 +21,17 @@ How it works:
 
 1. The fork server starts with the worker and imports the processor's module, once. It
    makes no processor. A fork then costs 10 ms and shares the module's memory.
-2. A session takes an idle child, one that is ready rather than one that warms up, or a
-   new one. It waits until the child's processor is ready (``warming``), hands the
-   photos over as descriptors of memory files, and passes progress on until there is an
-   answer.
+2. A session takes a child at work whose processor may run one more (``concurrency``),
+   an idle child, one that is ready rather than one that warms up, or a new one. It
+   waits until the child's processor is ready (``warming``), hands the photos over as
+   descriptors of memory files, and passes on what the run says until there is an
+   answer. Outputs and previews come as descriptors of the child's own memory files.
 3. A child that has answered, has no thread left at work, holds little memory and comes
    from the present fork server is idle again. Any other one is killed. One idle child
    is kept; more of them go after :attr:`~worker.isolation.timing.Timing.idle_seconds`.
 4. A cancel is sent to the child. If there is no answer in 0.3 s, the child is killed
    with its process group: the next session gets another one, and pays for its start.
+   Other sessions that it ran are handed back to the queue.
 5. A child's end is learned twice, in any order: its socket closes, and the fork server,
    its parent, reports the exit status. The status says whether it crashed or used up
    its CPU time; if the fork server is silent or gone, the closed socket is enough. The
@@ -37,7 +39,8 @@ How it works:
 6. If the fork server ends, its children go on with their sessions, and another one is
    started. If this process ends, the fork server kills its children and itself; if both
    are killed, a child notices its closed socket, or meets its limit of CPU time.
-7. Failures before a processor is ready are
+7. Work upstream is cancelled and forgotten in a child of its own, which then ends.
+8. Failures before a processor is ready are
    :class:`~worker.isolation.startup.Startup`'s: no session is blamed for them. A wrong
    setting stops the worker at its start, the third failure in a row stops it later, by
    ``on_start_error``.
@@ -56,17 +59,20 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from server.config.settings import Config
-from tryon.processor import Job, Options, Output, ProcessorError, Report
+from tryon.processor import Checkpoint, Info, Job, Options, Output, ProcessorError, Reference, Report
+from tryon.processor.validation import checkpoint_text
 from worker.isolation import temporary
 from worker.isolation.child_link import ChildLink, State
 from worker.isolation.children import Children
 from worker.isolation.confinement import hidden_paths
+from worker.isolation.errors import Loss
 from worker.isolation.fork_server_link import PROGRAM, REAP_SECONDS, ForkServer
-from worker.isolation.messages import Answer, Cancel, Setup
-from worker.isolation.session_run import SessionRun
+from worker.isolation.messages import Answer, Cancel, CleanUp, Setup
+from worker.isolation.session_run import Cleaning, SessionRun, Work
+from worker.isolation.silence import Silence
 from worker.isolation.startup import Startup
 from worker.isolation.timing import Timing
 from worker.isolation.watch import MemoryWatch
@@ -157,8 +163,18 @@ class ProcessPool:
         await asyncio.wait({child.built})
         child.built.result()
 
-    async def run(self, job: Job, report: Report) -> Output:
-        """Make the picture, in a child; end within 0.3 s of a cancel.
+    async def described(self) -> Info:
+        """Wait until a processor is ready; return what it says of itself.
+
+        Raises what :meth:`built` does, or
+        :class:`~worker.isolation.errors.NotStarted`.
+        """
+        return await asyncio.shield(self._startup.info)
+
+    async def run(self, job: Job, report: Report) -> tuple[Output, ...]:
+        """Make the outputs, in a child; end within 0.3 s of a cancel.
+
+        The inputs' paths are those of memory files.
 
         Raises what the processor raises: a :class:`ProcessorError` as it is, anything
         else as :class:`~worker.isolation.errors.RaisedInChild`. If the child is lost: a
@@ -166,21 +182,61 @@ class ProcessPool:
         :data:`~worker.isolation.errors.LOSS_CODES`. If there can be no child:
         :class:`~worker.isolation.errors.NotStarted`.
         """
-        if self._startup.error is not None:
-            raise self._startup.error
-        self._runs += 1
-        run = SessionRun(self._runs, job)
-        child = self._children.idle.take() or self._children.add()
+        return await self._run(Work(job), report)
+
+    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> tuple[Output, ...]:
+        """Go on from a checkpoint, as :meth:`run`; anew if the processor cannot."""
+        return await self._run(Work(job, checkpoint_text(checkpoint)), report)
+
+    async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
+        """Stop work upstream, in a child of its own; it has 30 s once that is ready.
+
+        Raises as :meth:`run`, and TimeoutError.
+        """
+        await self._clean_up("cancel", job, checkpoint)
+
+    async def forget(self, job: Reference, checkpoint: Checkpoint) -> None:
+        """Delete what an upstream keeps, as :meth:`cancel`."""
+        await self._clean_up("forget", job, checkpoint)
+
+    async def _run(self, order: Work, report: Report) -> tuple[Output, ...]:
+        run = self._new_run(order)
+        child = (
+            _with_room(self._children, self._fork_server.generation)
+            or self._children.idle.take()
+            or self._children.add()
+        )
         try:
-            await self._wait_ready(child, report)
+            await _wait_ready(child, report)
             self._begin(child, run)
-            return await run.outcome(report)
+            return await run.outcome(report, child.send)
         except asyncio.CancelledError:
-            await self._stop(child)
+            if run.number in child.runs and run.answer is None and child.send(Cancel(run.number)):
+                await run.wait_for_answer(self._timing.stop_seconds)
             raise
         finally:
             run.close()
-            self._release(child)
+            self._release(child, run)
+
+    async def _clean_up(self, method: Literal["cancel", "forget"], job: Reference, checkpoint: Checkpoint) -> None:
+        message = CleanUp(number=0, method=method, key=job.key, checkpoint=checkpoint_text(checkpoint))
+        run = self._new_run(Cleaning(message))
+        child = self._children.add()
+        try:
+            await _wait_ready(child, Silence())
+            async with asyncio.timeout(self._timing.clean_up_seconds):
+                self._begin(child, run)
+                await run.outcome(Silence(), child.send)
+        finally:
+            run.close()
+            child.take_run(run)
+            self._children.end(child)
+
+    def _new_run(self, order: Work | Cleaning) -> SessionRun:
+        if self._startup.error is not None:
+            raise self._startup.error
+        self._runs += 1
+        return SessionRun(self._runs, order)
 
     async def close(self) -> None:
         """End all processes; the processors of idle children are closed before."""
@@ -195,13 +251,10 @@ class ProcessPool:
         await self._fork_server.close()
         await asyncio.to_thread(temporary.remove_all, self._temporary)
 
-    async def _wait_ready(self, child: ChildLink, report: Report) -> None:
-        if not child.ready.done():
-            await asyncio.wait({child.built})
-            if not child.ready.done():
-                await report(None, "warming")
-            await asyncio.wait({child.ready})
-        child.ready.result()
+    def _evict(self, child: ChildLink, how: str) -> None:
+        """End a child; the sessions that it still runs are handed back."""
+        child.settle_runs(Loss("evicted", how))
+        self._children.end(child)
 
     def _begin(self, child: ChildLink, run: SessionRun) -> None:
         try:
@@ -209,25 +262,24 @@ class ProcessPool:
         except OSError as error:
             # No memory or descriptor is left, or the child ended at this moment: no
             # fault of the session's, and not for ever.
-            log.warning("Session %s could not be handed to a child: %s", run.job.session_id, error)
-            self._children.end(child)
+            log.warning("Session %s could not be handed to a child: %s", run.order.name, error)
+            self._evict(child, "took no other session")
             raise ProcessorError("unavailable", requeue=True) from error
         self._watch.start()
 
-    async def _stop(self, child: ChildLink) -> None:
-        """Cancel the session on the child, and wait a moment for its answer."""
-        run = child.run
-        if run is not None and run.answer is None and child.send(Cancel()):
-            await run.wait_for_answer(self._timing.stop_seconds)
-
-    def _release(self, child: ChildLink) -> None:
+    def _release(self, child: ChildLink, run: SessionRun) -> None:
         """Let a child wait for the next session, or replace it."""
-        run = child.take_run()
+        begun = run.number in child.runs
+        child.take_run(run)
         if child.state is not State.GONE:
-            if run is None or self._fits_next(child, run):
-                self._children.idle.put(child)
-            else:
-                self._children.end(child)
+            child.retiring |= begun and not self._fits_next(child, run)
+            if begun and run.answer is None:  # it is stuck, and what else it runs with it
+                self._evict(child, "was stuck")
+            elif not child.runs:
+                if child.retiring:
+                    self._children.end(child)
+                else:
+                    self._children.idle.put(child)
         self._children.keep_one()
 
     def _fits_next(self, child: ChildLink, run: SessionRun) -> bool:
@@ -241,3 +293,18 @@ class ProcessPool:
             and child.generation == self._fork_server.generation
             and self._watch.fits_next(child)
         )
+
+
+async def _wait_ready(child: ChildLink, report: Report) -> None:
+    """Wait until the child's processor is ready; report that it is not, if so."""
+    if not child.ready.done():
+        await asyncio.wait({child.built})
+        if not child.ready.done():
+            await report(None, "warming")
+        await asyncio.wait({child.ready})
+    child.ready.result()
+
+
+def _with_room(children: Children, generation: int) -> ChildLink | None:
+    """Return a child at work that may run one more session, or None."""
+    return next((child for child in children if child.has_room and child.generation == generation), None)

@@ -14,6 +14,7 @@ from typing import Final
 
 from server.config.settings import ConfigError
 from server.system import sandbox
+from tryon.processor import Info
 from worker.isolation.errors import NotStarted
 from worker.processors.registry import unusable
 
@@ -39,6 +40,9 @@ class Startup:
         """A child has made its processor, so the settings are right."""
         self.error: NotStarted | None = None
         """Error of every session, once no processor can be started."""
+        self.info: asyncio.Future[Info] = asyncio.get_running_loop().create_future()
+        """Of the first processor that was ready; an exception if there can be none."""
+        self.info.add_done_callback(asyncio.Future.exception)  # it is seen, also when no call waits
 
     def __repr__(self) -> str:
         return f"<Startup {self._name} built={self.built} failed_starts={self._failed_starts} error={self.error!r}>"
@@ -47,7 +51,7 @@ class Startup:
         """Note that a child has made its processor."""
         self.built = True
 
-    def note_ready(self, missing: Iterable[str] = ()) -> None:
+    def note_ready(self, info: Info, missing: Iterable[str] = ()) -> None:
         """Note that a child is ready: the failures in a row end.
 
         ``missing``: layers of its sandbox that this machine lacks; logged once.
@@ -57,6 +61,8 @@ class Startup:
             sandbox.log_missing(log, "processors", missing)
         self.built = True
         self._failed_starts = 0
+        if not self.info.done():
+            self.info.set_result(info)
 
     def may_retry(self) -> bool:
         """Count a failed start; return whether the child may be started again."""
@@ -70,12 +76,19 @@ class Startup:
         then no session is begun from now on.
         """
         if not self.built:
-            return error if isinstance(error, ConfigError) else unusable(self._name, error)
+            wrong = error if isinstance(error, ConfigError) else unusable(self._name, error)
+            self._end_wait(wrong)
+            return wrong
         if self.error is None:
             not_started = NotStarted()
             not_started.__cause__ = error
+            self._end_wait(not_started)
             if self._closing.is_set():
                 return not_started
             self.error = not_started
             self._on_error(error)
         return self.error
+
+    def _end_wait(self, error: Exception) -> None:
+        if not self.info.done():
+            self.info.set_exception(error)

@@ -13,6 +13,8 @@ class Timing:
     """For a cancelled processor to clean up; then its process is killed."""
     close_seconds: float = 0.3
     """For the ``close()`` of the processors in a stopping worker's idle children."""
+    clean_up_seconds: float = 30.0
+    """For a processor's ``cancel()`` or ``forget()`` of work upstream."""
     idle_seconds: float = 2.0
     """Without work, until all children but one are ended: a full worker's next session
     comes within milliseconds.

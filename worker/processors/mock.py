@@ -19,7 +19,7 @@ from typing import Final
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from tryon.processor import Job, Output, ProcessorError, Report
+from tryon.processor import Info, Job, Output, ProcessorError, Report, Role
 
 STAGES: Final = (
     (0.12, "reading the photo"),
@@ -48,7 +48,15 @@ LABEL: Final = "PREVIEW"
 class MockProcessor:
     """A processor that needs no model."""
 
-    name = "mock"
+    info = Info(
+        name="mock",
+        label="a preview without an AI model",
+        roles=(
+            Role(name="person", required=True, hint="a person"),
+            Role(name="garment", hint="a garment"),
+        ),
+        typical_seconds=3.0,
+    )
 
     def __init__(self, *, seconds: float = 3.0, failure_rate: float = 0.1, seed: int | None = None) -> None:
         self._seconds = seconds
@@ -72,13 +80,13 @@ class MockProcessor:
                     raise ProcessorError("mock_failure")
                 stage = next(name for end, name in STAGES if progress <= end)
                 if picture is None and (fails_at is None or self._seconds == 0):
-                    picture = asyncio.create_task(asyncio.to_thread(compose, job.image, job.garment))
+                    picture = asyncio.create_task(asyncio.to_thread(_compose, job))
                 await report(progress, stage, max(0.0, self._seconds - elapsed))
                 if progress >= 1.0:
                     break
                 await asyncio.sleep(min(REPORT_SECONDS, started + self._seconds - loop.time()))
             assert picture is not None
-            return Output(await picture, "jpg")
+            return Output(await picture)
         finally:
             if picture is not None and not picture.done():
                 picture.cancel()
@@ -87,6 +95,11 @@ class MockProcessor:
         """Return the progress at which the n-th run fails; None if it does not."""
         dice = random.Random(None if self._seed is None else f"{self._seed}:{n}")
         return dice.uniform(0.3, 0.9) if dice.random() < self._failure_rate else None
+
+
+def _compose(job: Job) -> bytes:
+    person, garment = job.inputs[0], job.input("garment")
+    return compose(person.read(), garment.read() if garment is not None else None)
 
 
 def compose(image: bytes, garment: bytes | None) -> bytes:

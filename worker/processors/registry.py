@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from server.config.settings import Config, ConfigError
-from tryon.processor import VERSION, Options, Processor, needs_of
+from tryon.processor import Info, Options, Processor, needs_of
+from tryon.processor.validation import check_info
 
 BUILT_IN: Final[dict[str, str]] = {"mock": "worker.processors.mock:MockProcessor"}
 """Path of the class, by the processor's name."""
@@ -43,9 +44,9 @@ def find(name: str) -> Make:
         found: Make = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:
         raise unusable(name, f"{type(error).__name__}: {error}") from error
-    version = getattr(found, "interface", VERSION)
-    if version != VERSION:
-        raise unusable(name, f"it was written for version {version} of the interface, this is version {VERSION}")
+    info = getattr(found, "info", None)
+    if isinstance(info, Info):  # an instance may have another, or know it later
+        _checked(info, name)
     return found
 
 
@@ -57,13 +58,29 @@ def make(found: Make, name: str, options: Options) -> Processor:
         raise
     except Exception as error:
         raise unusable(name, f"{type(error).__name__}: {error}") from error
-    if not callable(getattr(processor, "run", None)) or not isinstance(getattr(processor, "name", None), str):
-        raise ConfigError(f"TRYON_PROCESSOR: {name!r} is no processor: it needs a name and an async run(job, report)")
+    if not callable(getattr(processor, "run", None)):
+        raise ConfigError(f"TRYON_PROCESSOR: {name!r} is no processor: it needs an info and an async run(job, report)")
     try:
         needs_of(processor)
     except TypeError as error:
         raise unusable(name, error) from error
     return processor
+
+
+def info_of(processor: Processor, name: str) -> Info:
+    """Return the info of a started processor. Raises :class:`ConfigError`."""
+    try:
+        info = processor.info
+    except Exception as error:
+        raise unusable(name, f"info: {type(error).__name__}: {error}") from error
+    return _checked(info, name)
+
+
+def _checked(info: object, name: str) -> Info:
+    try:
+        return check_info(info)
+    except (TypeError, ValueError) as error:
+        raise unusable(name, error) from error
 
 
 def unusable(name: str, reason: object) -> ConfigError:

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from tests.worker.conftest import gone
-from tests.worker.isolation.sessions import LINUX, Start, job, quiet, run
+from tests.worker.isolation.sessions import LINUX, Start, job, run
 from tryon.processor import ProcessorError
+from tryon.processor.conformance import Reports
 from worker.isolation.errors import NotStarted
 
 CRASHES = [
@@ -70,18 +71,14 @@ async def test_crash_takes_started_programs_along(
     start: Start,
 ) -> None:
     """Programs and copies that a crashed child had started are killed."""
-    reported: list[str | None] = []
-
-    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        reported.append(stage)
-
+    report = Reports()
     pool = await start()
     [pid] = pool.pids
 
     with pytest.raises(ProcessorError, match="processor_crashed"):  # although they hold every file of it open
         await pool.run(job("orphans"), report)
 
-    await gone(int(reported[-1] or ""))
+    await gone(int(report.all[-1].stage or ""))
     for each in [each.pid for each in psutil.process_iter() if _group(each.pid) == pid]:
         await gone(each)  # it has been killed; the kernel may need a moment
 
@@ -105,7 +102,7 @@ async def test_crash_while_warming_is_not_started(start: Start, tmp_path: Path) 
     """Sessions that wait for a processor that crashes are not blamed for it."""
     cold: list[Exception] = []
     pool = await start(processor="tests.worker.faulty:Slow", on_start_error=cold.append)
-    running = [asyncio.create_task(pool.run(job(), quiet)) for _ in range(3)]
+    running = [asyncio.create_task(pool.run(job(), Reports())) for _ in range(3)]
     await asyncio.sleep(0)
     (tmp_path / "new").write_text("crash")
     (tmp_path / "new").rename(tmp_path / "warm")
@@ -113,7 +110,7 @@ async def test_crash_while_warming_is_not_started(start: Start, tmp_path: Path) 
     [error] = cold
     assert "was killed by SIGABRT" in str(error)
     with pytest.raises(NotStarted):
-        await pool.run(job(), quiet)
+        await pool.run(job(), Reports())
 
 
 async def test_child_killed_while_warming_is_replaced(start: Start, tmp_path: Path) -> None:

@@ -33,6 +33,6 @@ def test_undeclared_need_fails_a_check() -> None:
         def make(self) -> Confined:
             return Confined("tests.worker.needy:Needy")
 
-    assert "test_run_returns_image" in CHECKS
+    assert "test_run_returns_outputs" in CHECKS
     with pytest.raises(RaisedInChild, match="PermissionError"):
-        Suite().test_run_returns_image()
+        Suite().test_run_returns_outputs()

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.worker.conftest import gone
-from tests.worker.isolation.sessions import Start, job, quiet, run
+from tests.worker.isolation.sessions import Start, job, run
+from tryon.processor.conformance import Reports
 from worker.isolation import fork_server_link
 from worker.isolation.child_link import ChildLink
 from worker.isolation.errors import NotStarted
@@ -68,7 +69,7 @@ async def test_no_session_begins_without_fork_server(
     os.kill(pool.fork_server_pid, signal.SIGKILL)
     assert "no memory" in str(await asyncio.wait_for(cold.get(), 10))
     with pytest.raises(NotStarted):
-        await asyncio.wait_for(pool.run(job(), quiet), 10)
+        await asyncio.wait_for(pool.run(job(), Reports()), 10)
     await end_neighbours()
 
 
@@ -93,7 +94,7 @@ async def test_failed_fork_is_retried(
         assert (await run(pool)).isdigit()
     else:
         with pytest.raises(NotStarted):
-            await asyncio.wait_for(pool.run(job(), quiet), 10)
+            await asyncio.wait_for(pool.run(job(), Reports()), 10)
     assert bool(cold) == (outcome != "runs")
     await end_neighbours()
 

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.config.settings import ConfigError
+from testkit.jobs import input_of, job_of
 from tests.worker.conftest import gone
-from tests.worker.isolation.sessions import LINUX, MEGABYTE, Reported, Start, Waiting, job, quiet, run
+from tests.worker.isolation.sessions import LINUX, MEGABYTE, Start, Waiting, job, run
 from tryon.processor import Job, ProcessorError
+from tryon.processor.conformance import Reports
 from worker.isolation.errors import RaisedInChild
 from worker.isolation.pool import NICENESS, ProcessPool
 from worker.isolation.timing import Timing
@@ -24,14 +28,18 @@ from worker.isolation.timing import Timing
 async def test_job_goes_in_output_comes_out(start: Start) -> None:
     """Photos, params and numbers reach the processor whole, its output comes back."""
     pool = await start()
-    large = Job("s1", 1, os.urandom(5 * MEGABYTE), "image/png", os.urandom(MEGABYTE), "image/png", {"do": "echo"})
-    output = await pool.run(large, quiet)
-    assert large.garment is not None
-    assert (output.data, output.extension) == (large.image + large.garment, "png")
+    photo, garment = os.urandom(5 * MEGABYTE), os.urandom(MEGABYTE)
+    [output] = await pool.run(job_of(photo, garment=garment, params={"do": "echo"}), Reports())
+    assert (output.data, output.type, output.role) == (photo + garment, "image/png", "result")
 
     params = {"do": "describe", "more": {"n": 2**70, "f": 0.1, "s": "ä\u2028😀", "x": [None, True]}}
-    said = await pool.run(Job("s2", 3, b"x", "image/webp", params=params), quiet)
-    assert said.data.decode() == f"s2 3 image/webp None 2 {params['more']}"
+    photos = (input_of(b"x", "image/webp"), input_of(b"yy", "image/png", role="garment", index=1))
+    photos = (replace(photos[0], sha256="a" * 64, width=3), photos[1])
+    more: dict[str, Any] = {"attempts_left": 2, "seed": 2**31 - 1, "deadline_at": 1.5e9, "trace": "00-1-2-01"}
+    [said] = await pool.run(Job(session_id="s2", attempt=3, inputs=photos, params=params, **more), Reports())
+    inputs = [("person", 0, "image/webp", 1, "a" * 64, 3), ("garment", 1, "image/png", 2, "", 0)]
+    expected = ("s2", 3, 2, inputs, 2**31 - 1, 1.5e9, "00-1-2-01", "s2-3")
+    assert said.data.decode() == f"{expected} 2 {params['more']}"
 
 
 async def test_child_is_used_again(start: Start) -> None:
@@ -77,15 +85,12 @@ async def test_next_session_finds_idle_child(start: Start) -> None:
 async def test_reports_are_coalesced(start: Start) -> None:
     """Of many reports the newest go out; values that are no numbers harm nothing."""
     pool = await start()
-    reported: Reported = []
-
-    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        reported.append((progress, stage, eta_seconds))
-
-    assert (await pool.run(job("report"), report)).data == b"reported"
-    assert reported[0] == (0.25, "rendering", 3.0)
-    assert reported[-1][:2] == (0.9999, "? on its way")
-    assert len(reported) < 200  # of 10,005
+    report = Reports()
+    [output] = await pool.run(job("report"), report)
+    assert output.data == b"reported"
+    assert report.all[0][:3] == (0.25, "rendering", 3.0)
+    assert report.all[-1][:2] == (0.9999, "? on its way")
+    assert len(report.all) < 200  # of 10,005
 
 
 async def test_log_lines_reach_worker(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -128,7 +133,7 @@ async def test_processor_error_arrives_whole(start: Start) -> None:
     """Code, message and flags of a processor's error arrive unchanged."""
     pool = await start()
     with pytest.raises(ProcessorError) as named:
-        await pool.run(job("fail"), quiet)
+        await pool.run(job("fail"), Reports())
     error = named.value
     assert (error.code, error.message, error.retryable, error.requeue) == (
         "no_person",
@@ -137,7 +142,7 @@ async def test_processor_error_arrives_whole(start: Start) -> None:
         False,
     )
     with pytest.raises(ProcessorError) as again:
-        await pool.run(job("again"), quiet)
+        await pool.run(job("again"), Reports())
     assert (again.value.code, again.value.retryable, again.value.requeue) == ("gpu_gone", None, True)
 
 
@@ -154,7 +159,7 @@ async def test_other_exception_is_a_traceback(start: Start, do: str, text: str) 
     """Any other exception arrives as its traceback, and the child goes on."""
     pool = await start()
     with pytest.raises(RaisedInChild, match=text):
-        await pool.run(job(do), quiet)
+        await pool.run(job(do), Reports())
     [pid] = pool.pids
     assert await run(pool) == str(pid)
 
@@ -171,14 +176,10 @@ async def test_harmless_misbehaviour_ends_well(start: Start, do: str) -> None:
 
 async def cancelled(pool: ProcessPool, do: str) -> float:
     """Cancel a running session, and return the seconds until it has ended."""
-    began = asyncio.Event()
-
-    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        began.set()
-
+    report = Reports()
     running = asyncio.create_task(pool.run(job(do), report))
     if do == "report_for_ever":
-        await asyncio.wait_for(began.wait(), 10)
+        await asyncio.wait_for(report.reported.wait(), 10)
     else:
         async with asyncio.timeout(10):
             while not pool.at_work:
@@ -214,14 +215,10 @@ async def test_cancel_while_warming_spares_child(start: Start, tmp_path: Path, n
     """A session that is cancelled while it waits leaves the child to the next."""
     pool = await start(processor=f"tests.worker.faulty:{name}", timing=Timing(idle_seconds=0.1))
     [pid] = pool.pids
-    reported = asyncio.Event()
-
-    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        assert stage == "warming"
-        reported.set()
-
+    report = Reports()
     running = asyncio.create_task(pool.run(job(), report))
-    await asyncio.wait_for(reported.wait(), 10)
+    await asyncio.wait_for(report.reported.wait(), 10)
+    assert [each.stage for each in report.all] == ["warming"]
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

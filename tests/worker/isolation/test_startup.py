@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from server.config.settings import ConfigError
+from tryon.processor import Info
 from worker.isolation.errors import NotStarted
 from worker.isolation.startup import START_TRIES, Startup
 
@@ -29,7 +30,7 @@ async def test_failures_in_a_row_are_counted(case: Case) -> None:
     """The last try in a row is final; a ready processor ends the row."""
     tries = [case.startup.may_retry() for _ in range(START_TRIES)]
     assert tries == [True] * (START_TRIES - 1) + [False]
-    case.startup.note_ready()
+    case.startup.note_ready(Info(name="own"))
     assert case.startup.may_retry()
 
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from server.adapters.imaging.sample_photos import CORNERS
+from testkit.jobs import job_of
 from tryon.processor import Job, ProcessorError
-from tryon.processor.conformance import ProcessorConformance
+from tryon.processor.conformance import ProcessorConformance, Reports
 from worker.processors.mock import LONG_SIDE, STAGES, MockProcessor, compose
 
 MakeMock = Callable[..., MockProcessor]
@@ -94,16 +95,12 @@ def test_every_accepted_image_makes_picture(size: tuple[int, int], mode: str) ->
 
 @pytest.fixture
 def job(photos: Path) -> Job:
-    return Job("s1", 1, (photos / "photo.webp").read_bytes(), "image/webp")
+    return job_of((photos / "photo.webp").read_bytes(), "image/webp")
 
 
 @pytest.fixture
 def mock() -> MakeMock:
     return lambda **options: MockProcessor(**({"seconds": 0.0} | options))
-
-
-async def quiet(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-    pass
 
 
 def failures(processor: MockProcessor, runs: int) -> list[bool]:
@@ -112,20 +109,16 @@ def failures(processor: MockProcessor, runs: int) -> list[bool]:
 
 async def test_stages_come_in_order(mock: MakeMock, job: Job) -> None:
     """Progress rises through all stages while the expected time falls."""
-    reported: list[tuple[float | None, str | None, float | None]] = []
-
-    async def report(progress: float | None, stage: str | None, eta_seconds: float | None = None) -> None:
-        reported.append((progress, stage, eta_seconds))
-
+    report = Reports()
     began = time.monotonic()
     output = await mock(seconds=1.5, failure_rate=0).run(job, report)
 
     assert 1.5 <= time.monotonic() - began < 5
-    assert output.extension == "jpg"
-    assert list(dict.fromkeys(stage for _, stage, _ in reported)) == [name for _, name in STAGES]
-    assert [progress for progress, _, _ in reported] == sorted(progress or 0 for progress, _, _ in reported)
-    assert reported[-1][0] == 1.0
-    etas = [eta or 0 for _, _, eta in reported]
+    assert output.type == "image/jpeg"
+    assert list(dict.fromkeys(each.stage for each in report.all)) == [name for _, name in STAGES]
+    assert [each.progress for each in report.all] == sorted(each.progress or 0 for each in report.all)
+    assert report.all[-1].progress == 1.0
+    etas = [each.eta_seconds or 0 for each in report.all]
     assert etas == sorted(etas, reverse=True)
     assert etas[0] == pytest.approx(1.5, abs=0.1)
 
@@ -133,9 +126,7 @@ async def test_stages_come_in_order(mock: MakeMock, job: Job) -> None:
 async def test_picture_is_made_beside_the_loop(mock: MakeMock, photos: Path) -> None:
     """Drawing a large photo does not block the event loop."""
     began, longest = time.monotonic(), 0.0
-    running = asyncio.create_task(
-        mock(failure_rate=0).run(Job("s1", 1, (photos / "large.jpg").read_bytes(), "image/jpeg"), quiet)
-    )
+    running = asyncio.create_task(mock(failure_rate=0).run(job_of((photos / "large.jpg").read_bytes()), Reports()))
     while not running.done():
         before = time.monotonic()
         await asyncio.sleep(0)
@@ -147,9 +138,9 @@ async def test_picture_is_made_beside_the_loop(mock: MakeMock, photos: Path) -> 
 async def test_failure_rate_decides_failures(mock: MakeMock, job: Job) -> None:
     """A rate of 1 fails each run, a rate of 0 none."""
     with pytest.raises(ProcessorError) as error:
-        await mock(failure_rate=1).run(job, quiet)
+        await mock(failure_rate=1).run(job, Reports())
     assert (error.value.code, error.value.requeue) == ("mock_failure", False)
-    assert (await mock(failure_rate=0).run(job, quiet)).data
+    assert (await mock(failure_rate=0).run(job, Reports())).data
 
 
 def test_seed_repeats_failures(mock: MakeMock) -> None:
@@ -162,7 +153,7 @@ def test_seed_repeats_failures(mock: MakeMock) -> None:
 
 async def test_cancelled_run_ends_at_once(mock: MakeMock, job: Job) -> None:
     """A cancel reaches a run that would take a minute."""
-    running = asyncio.create_task(mock(seconds=60, failure_rate=0).run(job, quiet))
+    running = asyncio.create_task(mock(seconds=60, failure_rate=0).run(job, Reports()))
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
