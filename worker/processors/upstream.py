@@ -105,18 +105,34 @@ class Answer:
             raise _malformed("an answer that is no JSON") from None
 
 
-def failure_of(status: int, headers: Mapping[str, str]) -> ProcessorError:
+class Rejected(ProcessorError):
+    """An answer that is no success; ``status`` is the upstream's."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        *,
+        retryable: bool | None = None,
+        requeue: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, retryable=retryable, requeue=requeue, retry_after=retry_after)
+        self.status = status
+
+
+def failure_of(status: int, headers: Mapping[str, str]) -> Rejected:
     """Return the error that a status stands for."""
     if status in _AUTH:
-        return ProcessorError("backend_auth", retryable=False)
+        return Rejected(status, "backend_auth", retryable=False)
     if status == _QUOTA:
-        return ProcessorError("quota_exceeded", retryable=False)
+        return Rejected(status, "quota_exceeded", retryable=False)
     if status in _BUSY:
         seconds = retry_after(headers)
-        return ProcessorError("backend_busy", retry_after=BUSY_SECONDS if seconds is None else seconds)
+        return Rejected(status, "backend_busy", retry_after=BUSY_SECONDS if seconds is None else seconds)
     if status >= 500 or status in _TRANSIENT:
-        return ProcessorError("backend_unreachable", requeue=True)
-    return ProcessorError("processor_error")
+        return Rejected(status, "backend_unreachable", requeue=True)
+    return Rejected(status, "processor_error")
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
