@@ -13,7 +13,10 @@ from server.config.settings import Config, ConfigError
 from tryon.processor import Info, Options, Processor, needs_of
 from tryon.processor.validation import check_info
 
-BUILT_IN: Final[dict[str, str]] = {"mock": "worker.processors.mock:MockProcessor"}
+BUILT_IN: Final[dict[str, str]] = {
+    "mock": "worker.processors.mock:MockProcessor",
+    "httpjob": "worker.processors.httpjob:HttpJob",
+}
 """Path of the class, by the processor's name."""
 
 Make = Callable[..., Processor]

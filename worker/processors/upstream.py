@@ -10,31 +10,47 @@
 - Bounds of time and size for everything that is read.
 - Neither an error nor a log line holds a URL, a header or a body.
 
-Statuses and failures become a :class:`~tryon.processor.ProcessorError` in
-:func:`failure_of`, and there alone.
+Statuses become a :class:`~tryon.processor.ProcessorError` in :func:`failure_of`,
+failed connections in :func:`_failures`, and there alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import functools
 import ipaddress
-import json
 import logging
-import math
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import httpx
 
 from tryon.processor import ProcessorError
+from worker.processors.answers import (
+    BUSY_SECONDS,
+    MAX_WAIT_SECONDS,
+    Answer,
+    Rejected,
+    failure_of,
+    malformed,
+    retry_after,
+)
+from worker.processors.events import Event, TooLong, events_of
 from worker.processors.hosts import PORTS, Address, Hosts, Origin, Refused, host_of
+
+__all__ = [
+    "BUSY_SECONDS",
+    "MAX_WAIT_SECONDS",
+    "Answer",
+    "Event",
+    "Rejected",
+    "Upstream",
+    "failure_of",
+    "retry_after",
+]
 
 CONNECT_SECONDS: Final = 5.0
 """Time for a name, and for a connection to one address."""
@@ -42,10 +58,6 @@ CALL_SECONDS: Final = 30.0
 """Time for a whole call, unless its caller says otherwise."""
 IDLE_SECONDS: Final = 30.0
 """Longest silence in a stream of events."""
-BUSY_SECONDS: Final = 5.0
-"""Wait for a busy upstream that does not say how long it will be."""
-MAX_WAIT_SECONDS: Final = 3600.0
-"""Longest wait that is taken from an upstream's word."""
 MAX_JSON_BYTES: Final = 2**20
 MAX_FILE_BYTES: Final = 64 * 2**20
 """The limit of the interface for one output."""
@@ -53,11 +65,6 @@ MAX_EVENT_BYTES: Final = 32 * 2**20
 """One event; a picture may travel in it as a data URL."""
 MAX_REDIRECTS: Final = 3
 _MAX_ADDRESSES: Final = 4
-
-_AUTH: Final = frozenset((401, 403))
-_QUOTA: Final = 402
-_BUSY: Final = frozenset((409, 429, 503))
-_TRANSIENT: Final = frozenset((408, 425))
 
 _log = logging.getLogger("tryon.upstream")
 for _name in ("httpx", "httpcore"):  # they log URLs, in which an upstream may have put a signature
@@ -71,85 +78,6 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     """Return the addresses that the system knows for a name. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-# -- answers ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer of an upstream."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Their names are found in any case."""
-    body: bytes = field(repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Return whether the status says success."""
-        return 200 <= self.status < 300
-
-    def checked(self) -> Answer:
-        """Return this answer. Raises ProcessorError unless it is a success."""
-        if not self.ok:
-            _log.warning("The upstream answered %d", self.status)
-            raise failure_of(self.status, self.headers)
-        return self
-
-    def json(self) -> Any:
-        """Return the body's JSON value. Raises ProcessorError: it is none."""
-        try:
-            return json.loads(self.body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            raise _malformed("an answer that is no JSON") from None
-
-
-class Rejected(ProcessorError):
-    """An answer that is no success; ``status`` is the upstream's."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        *,
-        retryable: bool | None = None,
-        requeue: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(code, retryable=retryable, requeue=requeue, retry_after=retry_after)
-        self.status = status
-
-
-def failure_of(status: int, headers: Mapping[str, str]) -> Rejected:
-    """Return the error that a status stands for."""
-    if status in _AUTH:
-        return Rejected(status, "backend_auth", retryable=False)
-    if status == _QUOTA:
-        return Rejected(status, "quota_exceeded", retryable=False)
-    if status in _BUSY:
-        seconds = retry_after(headers)
-        return Rejected(status, "backend_busy", retry_after=BUSY_SECONDS if seconds is None else seconds)
-    if status >= 500 or status in _TRANSIENT:
-        return Rejected(status, "backend_unreachable", requeue=True)
-    return Rejected(status, "processor_error")
-
-
-def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Return the seconds of a ``Retry-After`` (RFC 9110, section 10.2.3).
-
-    From 1 to :data:`MAX_WAIT_SECONDS`; None: there is none, or a malformed one. ``now``
-    is in Unix seconds.
-    """
-    text = headers.get("Retry-After", "").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now)
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(MAX_WAIT_SECONDS, max(1.0, seconds)) if math.isfinite(seconds) else None
 
 
 # -- calls -----------------------------------------------------------------------------
@@ -209,7 +137,7 @@ class Upstream:
         try:
             return httpx.URL(path if whole else f"{str(self._url).rstrip('/')}/{path.lstrip('/')}")
         except (httpx.InvalidURL, TypeError):
-            raise _malformed("a URL that is none") from None
+            raise malformed("a URL that is none") from None
 
     async def call(
         self,
@@ -249,9 +177,9 @@ class Upstream:
                     try:
                         target = request.url.join(answer.headers["Location"])
                     except httpx.InvalidURL:
-                        raise _malformed("a redirect to a malformed URL") from None
+                        raise malformed("a redirect to a malformed URL") from None
                     request = self._request("GET", str(target), None, seconds)
-        raise _malformed("too many redirects")
+        raise malformed("too many redirects")
 
     @contextlib.asynccontextmanager
     async def events(
@@ -277,8 +205,8 @@ class Upstream:
         try:
             Answer(response.status_code, response.headers, b"").checked()
             if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "text/event-stream":
-                raise _malformed("an answer that is no stream of events")
-            yield _events(response, host_of(request.url), max_event_bytes)
+                raise malformed("an answer that is no stream of events")
+            yield _read(response, host_of(request.url), max_event_bytes)
         finally:
             await response.aclose()
 
@@ -298,7 +226,7 @@ class Upstream:
             async for piece in _plain(response):
                 size += len(piece)
                 if size > max_bytes:
-                    raise _malformed(f"an answer of more than {max_bytes} bytes")
+                    raise malformed(f"an answer of more than {max_bytes} bytes")
                 pieces.append(piece)
             return Answer(response.status_code, response.headers, b"".join(pieces))
         finally:
@@ -365,7 +293,7 @@ class _Pinned(httpx.AsyncBaseTransport):
 async def _plain(response: httpx.Response) -> AsyncIterator[bytes]:
     """Yield the body as it came; identity was asked for, so that it cannot grow."""
     if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise _malformed("a compressed answer")
+        raise malformed("a compressed answer")
     async for piece in response.aiter_raw():
         yield piece
 
@@ -374,6 +302,15 @@ async def _plain(response: httpx.Response) -> AsyncIterator[bytes]:
 def _trust(ca_file: str | None) -> ssl.SSLContext:
     """Return the certificate authorities; reading them takes 20 ms."""
     return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context(trust_env=False)
+
+
+async def _read(response: httpx.Response, host: str, max_event_bytes: int) -> AsyncIterator[Event]:
+    with _failures(host):
+        try:
+            async for event in events_of(_plain(response), max_event_bytes):
+                yield event
+        except TooLong:
+            raise malformed(f"an event of more than {max_event_bytes} bytes") from None
 
 
 @contextlib.contextmanager
@@ -387,74 +324,3 @@ def _failures(host: str) -> Iterator[None]:
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError, UnicodeError) as error:
         _log.warning("No answer from %s: %s", host, type(error).__name__)
         raise ProcessorError("backend_unreachable", requeue=True) from None
-
-
-def _malformed(what: str) -> ProcessorError:
-    _log.warning("The upstream sent %s", what)
-    return ProcessorError("processor_error")
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-# -- Server-Sent Events ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a stream."""
-
-    name: str
-    """``message`` where the server gave none."""
-    data: str = field(repr=False)
-    id: str = ""
-
-    def json(self) -> Any:
-        """Return the data's JSON value. Raises ProcessorError: it is none."""
-        return Answer(200, {}, self.data.encode()).json()
-
-
-async def _events(response: httpx.Response, host: str, max_event_bytes: int) -> AsyncIterator[Event]:
-    """Yield the events (WHATWG HTML, section 9.2.6); ``retry`` is ignored."""
-    data: list[str] = []
-    name, identity, size = "", "", 0
-    with _failures(host):
-        async for line in _lines(response, max_event_bytes):
-            size += len(line)
-            if size > max_event_bytes:
-                raise _malformed(f"an event of more than {max_event_bytes} bytes")
-            if not line:
-                if data:
-                    yield Event(name or "message", "\n".join(data), identity)
-                name, size = "", 0
-                data.clear()
-                continue
-            key, _, value = line.decode(errors="replace").partition(":")
-            value = value.removeprefix(" ")
-            if key == "data":
-                data.append(value)
-            elif key == "event":
-                name = value
-            elif key == "id":
-                identity = value
-
-
-async def _lines(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the lines, which end in CR, LF or both."""
-    parts: list[bytes] = []
-    size, first, after_cr = 0, True, False
-    async for piece in _plain(response):
-        if after_cr and piece.startswith(b"\n"):
-            piece = piece[1:]
-        after_cr = piece.endswith(b"\r")
-        if first:
-            piece, first = piece.removeprefix(b"\xef\xbb\xbf"), False
-        *whole, rest = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        for end in whole:
-            yield b"".join((*parts, end))
-            parts, size = [], 0
-        parts.append(rest)
-        size += len(rest)
-        if size > max_bytes:
-            raise _malformed(f"a line of more than {max_bytes} bytes")

@@ -1,0 +1,248 @@
+"""Runs against a fake of the hosts: the whole way, taking over, cleaning up."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import tomllib
+from typing import Any
+
+import pytest
+
+from testkit.model_host import ModelHost, picture
+from testkit.upstreams import Reply
+from tests.worker.processors.httpjob.hosting import Told, data_url, failed, host, run
+from tryon.processor import AttemptLost, Job, ProcessorError, Reference
+from worker.processors.httpjob import HttpJob
+
+# -- the whole way ---------------------------------------------------------------------
+
+
+async def test_result_is_submitted_polled_and_fetched(job: Job) -> None:
+    """The inputs go as the template says; progress, place, cost and files come back."""
+    told = Told()
+    async with host() as (server, processor):
+        server.results = [picture(), picture(colour="red")]
+        outputs = await run(processor, job, told)
+
+        assert [each.data for each in outputs] == server.results
+        [work] = server.works.values()
+        [person, *garments] = (data_url(each) for each in job.inputs)
+        assert work.body == {"person": person, "garments": garments, "seed": 7}
+        assert all(each.headers["authorization"] == "Bearer sk-secret" for each in server.server.requests)
+        assert server.server.requests[0].headers["traceparent"] == "00-ab-cd-01"
+    assert told.checkpoints == [{"works": [{"id": "1"}], "ended": False}]
+    assert told.used == {"credits": 1.5}
+    assert {"progress": 0.1, "stage": "working", "upstream_position": 1} in told.reports
+
+
+async def test_five_lines_of_toml_run_a_model(job: Job) -> None:
+    """A model that answers at once, with base64."""
+    async with ModelHost() as server:
+        lines = [
+            f'url = "{server.url}"',
+            'submit.path = "/try-on"',
+            'submit.json.person = "{person}"',
+            'submit.json.garment = "{garment}"',
+            'result.files = "image"',
+        ]
+        processor = HttpJob(**tomllib.loads("\n".join(lines)))
+        [output] = await run(processor, job)
+        assert (output.data, output.type) == (server.results[0], "image/jpeg")
+        assert server.works["1"].body == {"person": data_url(job.inputs[0]), "garment": data_url(job.inputs[1])}
+        await processor.close()
+
+
+async def test_model_may_answer_with_the_picture_itself(job: Job) -> None:
+    """Neither JSON nor a poll."""
+    async with ModelHost() as server:
+        server.next = [Reply(body=picture("image/png"))]
+        processor = HttpJob(url=server.url, submit={"path": "/x", "json": {"p": "{person}"}}, usage={"cost_usd": 0.5})
+        told = Told()
+        [output] = await run(processor, job, told)
+        assert (output.type, told.used) == ("image/png", {"cost_usd": 0.5})
+        await processor.close()
+
+
+async def test_pictures_are_uploaded_where_the_host_wants_links(job: Job) -> None:
+    """The links stand in the request."""
+    roles = {"person": {"send": "url"}, "garment": {"send": "url", "count": 2, "merge": True}}
+    upload = {"path": "/files", "field": "content", "url": "urls.get"}
+    async with host(roles=roles, upload=upload) as (server, processor):
+        await run(processor, job)
+        uploads = server.server.asked("POST", "/files")
+        assert len(uploads) == 2
+        assert b'name="content"; filename="image.jpg"' in uploads[0].body
+        assert job.inputs[0].read() in uploads[0].body
+        [work] = server.works.values()
+        assert work.body == {"person": f"{server.url}/inputs/1", "garments": [f"{server.url}/inputs/2"], "seed": 7}
+
+
+@pytest.mark.parametrize("name", ["fal", "fashn", "replicate", "bfl", "pruna"])
+async def test_preset_takes_the_way_that_its_host_documents(name: str, job: Job) -> None:
+    """The answers are those of the documentation, the host is a fake."""
+    async with ModelHost() as server:
+        base = f"{server.url}/v1"
+        data = base64.b64encode(server.results[0]).decode()
+        submitted: dict[str, dict[str, Any]] = {
+            "fal": {
+                "request_id": "r",
+                "status_url": f"{base}/r/status",
+                "response_url": f"{base}/r",
+                "cancel_url": f"{base}/r/cancel",
+            },
+            "fashn": {"id": "r", "error": None},
+            "replicate": {"id": "r", "status": "starting"},
+            "bfl": {"id": "r", "polling_url": f"{base}/get_result?id=r", "cost": 4.5},
+            "pruna": {"id": "r", "get_url": f"{base}/predictions/status/r"},
+        }
+        ended: dict[str, list[dict[str, Any]]] = {
+            "fal": [
+                {"status": "IN_QUEUE", "queue_position": 0},
+                {"status": "COMPLETED"},
+                {"images": [{"url": f"{server.url}/files/0"}]},
+            ],
+            "fashn": [{"id": "r", "status": "completed", "output": [f"data:image/png;base64,{data}"], "error": None}],
+            "replicate": [
+                {"status": "succeeded", "output": f"{server.url}/files/0", "metrics": {"predict_time": 2.5}},
+            ],
+            "bfl": [{"id": "r", "status": "Ready", "result": {"sample": f"{server.url}/files/0"}}],
+            "pruna": [{"status": "succeeded", "generation_url": f"{server.url}/files/0"}],
+        }
+        uploads = (
+            [Reply.of({"urls": {"get": f"{base}/files/{number}"}}) for number in range(3)] if name == "pruna" else []
+        )
+        server.next = [*uploads, *(Reply.of(each) for each in (submitted[name], *ended[name]))]
+        processor = HttpJob(preset=name, key="sk-secret", url=base, hosts=[server.url], poll={"every": 0.01})
+        told = Told()
+
+        [output] = await run(processor, job, told)
+
+        assert output.data == server.results[0]
+        assert told.checkpoints[0]["works"][0]
+        begun = server.server.requests[len(uploads)]
+        assert begun.method == "POST"
+        assert begun.json()
+        if name != "replicate" and name != "pruna":
+            assert told.used
+        if name == "fal":
+            assert told.reports[-1]["upstream_position"] == 1
+            assert begun.headers["x-fal-object-lifecycle-preference"] == '{"expiration_duration_seconds": 3600}'
+        await processor.close()
+
+
+# -- a worker that takes over ----------------------------------------------------------
+
+
+async def test_next_worker_attaches_and_pays_nothing(job: Job) -> None:
+    """The first one was killed while it waited."""
+    told = Told()
+    async with host() as (server, processor):
+        server.polls = None
+        first = asyncio.create_task(run(processor, job, told))
+        await asyncio.wait_for(server.polled.wait(), 10)
+        first.cancel()
+        await asyncio.wait([first])
+        server.polls = 0
+        other = HttpJob(**server.options())
+
+        again = Told()
+        result = await asyncio.wait_for(other.resume(job, told.checkpoints[-1], again), 10)
+
+        assert isinstance(result, list)
+        assert result[0].data == server.results[0]
+        assert len(server.works) == 1
+        assert again.checkpoints == []
+        await other.close()
+
+
+async def test_checkpoint_is_there_before_the_first_poll(job: Job) -> None:
+    """An attempt that is no longer its session's stops at once."""
+    told = Told(lost=True)
+    async with host() as (server, processor):
+        with pytest.raises(AttemptLost):
+            await run(processor, job, told)
+        assert server.server.asked("GET", "/jobs") == []
+
+
+async def test_work_with_an_id_of_our_own_is_in_the_checkpoint_first(job: Job) -> None:
+    """Even an answer that never came does not hide it."""
+    submit = {"path": "/jobs/{id}", "method": "PUT", "chosen": {"id": "{job}"}}
+    async with host(submit=submit) as (server, processor):
+        server.next = [Reply.of({}, 500)]
+        told = Told()
+        error = await failed(processor, job, told)
+        assert (error.code, error.requeue) == ("backend_unreachable", True)
+        assert told.checkpoints == [{"works": [{"id": "s1-1"}], "ended": False}]
+        assert server.server.asked("PUT", "/jobs/s1-1")
+
+
+async def test_lost_work_is_begun_anew_by_the_next_attempt_only(job: Job) -> None:
+    """One attempt begins one piece of work."""
+    told = Told()
+    async with host() as (server, processor):
+        server.next = [Reply.of({"id": "9"}, 201), Reply.of({}, 404)]
+        error = await failed(processor, job, told)
+        assert (error.code, error.requeue, len(server.works)) == ("processor_error", True, 0)
+
+        again = Told()
+        await asyncio.wait_for(processor.resume(job, told.checkpoints[-1], again), 10)
+        assert len(server.works) == 1
+        assert again.checkpoints == [{"works": [{"id": "9"}, {"id": "1"}], "ended": False}]
+
+
+async def test_failed_work_that_may_be_tried_again_is_begun_anew(job: Job) -> None:
+    """Asking for it once more would only find it failed once more."""
+    errors = [{"at": "error.name", "equals": ["PipelineError"], "code": "processor_error", "requeue": True}]
+    told = Told()
+    async with host(errors=errors) as (server, processor):
+        server.failure = {"error": {"name": "PipelineError"}}
+        assert (await failed(processor, job, told)).requeue
+        assert told.checkpoints[-1] == {"works": [{"id": "1"}], "ended": True}
+
+        server.failure = {}
+        again = Told()
+        await asyncio.wait_for(processor.resume(job, told.checkpoints[-1], again), 10)
+        assert sorted(server.works) == ["1", "2"]
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"works": 3}, {"works": [3]}, {"works": []}, {"cog": "x"}])
+async def test_checkpoint_of_another_processor_begins_anew(checkpoint: dict[str, Any], job: Job) -> None:
+    """After a fall-over, or a change of the options."""
+    async with host() as (server, processor):
+        await asyncio.wait_for(processor.resume(job, checkpoint, Told()), 10)
+        assert len(server.works) == 1
+
+
+# -- clean up --------------------------------------------------------------------------
+
+
+async def test_forget_deletes_all_that_was_begun(job: Job) -> None:
+    """Also work that an earlier attempt has begun; what is gone already is fine."""
+    async with host() as (server, processor):
+        await run(processor, job)
+        await run(processor, job)
+        assert processor.forget is not None
+        checkpoint = {"works": [{"id": "1"}, {"id": "2"}, {"id": "404"}], "ended": False}
+        await processor.forget(Reference(key=job.key), checkpoint)
+        assert [each.state for each in server.works.values()] == ["forgotten", "forgotten"]
+        await processor.forget(Reference(key=job.key), {"nothing": "of ours"})
+
+
+async def test_clean_up_fails_until_the_host_has_done_it(job: Job) -> None:
+    """The reconciler comes again; work that has ended already is stopped."""
+    async with host() as (server, processor):
+        await run(processor, job)
+        assert processor.cancel is not None
+        server.next = [Reply.of({}, 500)]
+        with pytest.raises(ProcessorError, match="backend_unreachable"):
+            await processor.cancel(Reference(key=job.key), {"works": [{"id": "1"}]})
+        server.next = [Reply.of({"status": "ALREADY_COMPLETED"}, 400)]
+        await processor.cancel(Reference(key=job.key), {"works": [{"id": "1"}]})
+
+
+def test_processor_promises_only_what_its_host_offers() -> None:
+    """FASHN documents neither a cancel nor a delete."""
+    fashn, fal = HttpJob(preset="fashn", key="k"), HttpJob(preset="fal", key="k")
+    assert (fashn.cancel, fashn.forget, fashn.info.cancel) == (None, None, False)
+    assert (fal.cancel is not None, fal.forget, fal.info.cancel) == (True, None, True)

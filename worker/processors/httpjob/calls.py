@@ -1,0 +1,135 @@
+"""The requests of one upstream, made from the templates of its TOML file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Final
+
+from tryon.processor import Job, ProcessorError
+from worker.processors.httpjob.outcome import Ended, Lost, failure
+from worker.processors.httpjob.pictures import Picture, prepare
+from worker.processors.httpjob.spec import Call, Spec
+from worker.processors.httpjob.templates import Missing, Values, first, render, render_path
+from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected, Upstream
+
+MAX_FAILURES: Final = 5
+"""Calls in a row that fail while the work runs, before the attempt is given up."""
+GONE: Final = (404, 410)
+"""Statuses that mean: there is no such work, or none any more."""
+
+_log = logging.getLogger("tryon.httpjob")
+
+
+class Calls:
+    """The way to one upstream."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._key = {} if spec.key is None else {"key": spec.key}
+        self._upstream = Upstream(
+            spec.url,
+            hosts=spec.hosts,
+            private_hosts=spec.private_hosts,
+            headers=render(spec.headers, {**self.constants, **self._key}),
+            header_hosts=spec.header_hosts,
+            ca_file=spec.ca_file,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Calls {self._upstream}>"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._upstream.close()
+
+    async def patiently(self, call: Call, values: Values, job: Job, pause: float) -> Answer:
+        """Ask, again after a failure that may pass. Raises :class:`Lost`."""
+        known = replace(call, ok=(*call.ok, *GONE))
+        for failures in range(1, MAX_FAILURES + 1):
+            try:
+                answer = await self.ask(known, values, job, MAX_FILE_BYTES)
+            except ProcessorError as error:
+                if not (error.requeue or error.retry_after is not None) or failures == MAX_FAILURES:
+                    raise
+                await asyncio.sleep(error.retry_after or pause * 2**failures)
+            else:
+                if answer.status in GONE and answer.status not in call.ok:
+                    raise Lost
+                return answer
+        raise AssertionError("unreachable")
+
+    async def download(self, link: str) -> bytes:
+        """Return the file. Raises :class:`Ended`: the link has run out."""
+        seconds = self._spec.result.seconds
+        try:
+            return (await self._upstream.download(link, seconds=seconds, max_bytes=MAX_FILE_BYTES)).body
+        except Rejected as error:
+            if error.requeue or error.retry_after is not None:
+                raise
+            raise Ended(ProcessorError("processor_error", requeue=True)) from None
+
+    @property
+    def constants(self) -> Values:
+        """Return the operator's own values."""
+        return {f"vars.{name}": value for name, value in self._spec.variables.items()}
+
+    async def values(self, job: Job) -> Values:
+        """Return what templates may name, the pictures in the form they are sent in."""
+        values = {**self.constants, "session": job.session_id, "job": job.key, "seed": job.seed}
+        values |= {f"params.{name}": value for name, value in job.params.items()}
+        for role, how in self._spec.pictures.items():
+            pictures = await asyncio.to_thread(prepare, job.all(role), how.limits, merge=how.merge)
+            forms = [await self._form(each, how.send, job) for each in pictures]
+            if forms:
+                values |= {role: forms[0], f"{role}[]": forms}
+                values |= {f"{role}.{number}": form for number, form in enumerate(forms)}
+                values |= {
+                    f"{role}.{name}": getattr(pictures[0], name) for name in ("type", "width", "height", "file_name")
+                }
+        return values
+
+    async def _form(self, picture: Picture, send: str, job: Job) -> str:
+        if send != "url":
+            return picture.base64 if send == "base64" else picture.data_url
+        upload = self._spec.upload
+        assert upload is not None
+        file = (upload.field, (picture.file_name, picture.data, picture.type))
+        answer = await self._upstream.call(
+            upload.method, upload.path, headers=self._headers(upload, {}, job), files=[file], seconds=upload.seconds
+        )
+        url = first(self._passed(upload, answer).json(), upload.url)
+        if not isinstance(url, str):
+            raise ProcessorError("processor_error")
+        return url
+
+    async def ask(self, call: Call, values: Values, job: Job | None, max_bytes: int = MAX_JSON_BYTES) -> Answer:
+        """Return the answer to a request. Raises ProcessorError by the error table."""
+        try:
+            path = render_path(call.path, values)
+        except Missing as error:
+            _log.warning("The upstream gave no %s", error)
+            raise ProcessorError("processor_error") from None
+        answer = await self._upstream.call(
+            call.method,
+            path,
+            headers=self._headers(call, values, job),
+            json=None if call.json is None else render(call.json, values),
+            seconds=call.seconds,
+            max_bytes=max_bytes,
+        )
+        return self._passed(call, answer)
+
+    def _headers(self, call: Call, values: Values, job: Job | None) -> dict[str, str]:
+        headers: dict[str, str] = render(call.headers, {**values, **self._key})
+        return headers if job is None or job.trace is None else {"traceparent": job.trace, **headers}
+
+    def _passed(self, call: Call, answer: Answer) -> Answer:
+        if answer.ok or answer.status in call.ok:
+            return answer
+        try:
+            body = answer.json()
+        except ProcessorError:
+            body = None
+        raise failure(self._spec.errors, answer.status, body, answer.headers)

@@ -1,0 +1,95 @@
+"""What became of work upstream: the checkpoint, and the error table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tryon.processor import Checkpoint, ProcessorError
+from worker.processors.httpjob.spec import Rule
+from worker.processors.httpjob.templates import Values, find, first
+from worker.processors.upstream import BUSY_SECONDS, failure_of, retry_after
+
+MAX_WORKS: Final = 8
+"""Pieces of work that a checkpoint names; the oldest is dropped."""
+MAX_VALUE_CHARACTERS: Final = 1024
+"""Length of one value in a checkpoint: an id, or a URL."""
+
+
+class Lost(Exception):
+    """The upstream does not know the work any more."""
+
+
+class Ended(Exception):
+    """The upstream has ended the work, with this error."""
+
+    def __init__(self, error: ProcessorError) -> None:
+        super().__init__(error.code)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The checkpoint: the work that was begun, each by the names of ``submit.keep``."""
+
+    works: tuple[Values, ...] = ()
+    ended: bool = False
+    """Whether the last work has ended, so that another attempt begins anew."""
+
+    @property
+    def current(self) -> Values | None:
+        """Return the work that may still run, or whose result may still be there."""
+        return None if self.ended or not self.works else self.works[-1]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the checkpoint."""
+        return {"works": [dict(each) for each in self.works[-MAX_WORKS:]], "ended": self.ended}
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> State:
+        """Return the state of a checkpoint; nothing, if it is another processor's."""
+        works = checkpoint.get("works")
+        if not isinstance(works, list) or not all(isinstance(each, Mapping) for each in works):
+            return cls()
+        return cls(tuple(works), checkpoint.get("ended") is True)
+
+
+def work_of(body: Any, keep: Mapping[str, str]) -> Values:
+    """Return what the answer to a submission calls the work.
+
+    Raises ProcessorError: something is missing or too long.
+    """
+    work = {name: first(body, path) for name, path in keep.items()}
+    for value in work.values():
+        if not isinstance(value, str | int) or len(str(value)) > MAX_VALUE_CHARACTERS:
+            raise ProcessorError("processor_error")
+    return work
+
+
+def failure(rules: Sequence[Rule], status: int, body: Any, headers: Mapping[str, str]) -> ProcessorError:
+    """Return the error of an answer, or of work that failed (``status`` is then 200).
+
+    By the first rule that fits, else by the status.
+    """
+    for rule in rules:
+        if _fits(rule, status, body):
+            wait = rule.retry_after
+            if wait is None and rule.code == "backend_busy" and not rule.requeue:
+                wait = retry_after(headers) or BUSY_SECONDS
+            return ProcessorError(rule.code, retryable=rule.retryable, requeue=rule.requeue, retry_after=wait)
+    return ProcessorError("processor_error") if status < 300 else failure_of(status, headers)
+
+
+def _fits(rule: Rule, status: int, body: Any) -> bool:
+    if rule.status and status not in rule.status:
+        return False
+    if not rule.at:
+        return bool(rule.status)
+    texts = [str(each) for each in find(body, rule.at)]
+    if not rule.equals and not rule.contains:
+        return bool(texts)
+    lower = [each.lower() for each in texts]
+    return any(each in texts for each in rule.equals) or any(
+        part.lower() in text for part in rule.contains for text in lower
+    )

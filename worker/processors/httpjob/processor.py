@@ -1,0 +1,201 @@
+"""``httpjob``: a model behind an HTTP API that a TOML file describes.
+
+Theory of operation. A run submits the work, commits what the upstream calls it (the
+checkpoint), and only then waits: the worker that takes over from a dead one asks for
+the same work instead of paying for it twice. The checkpoint holds every piece of work
+that this session has begun, so that all of it can be forgotten; the last one is the
+current one, unless it has ended.
+
+Work that the upstream no longer knows is begun anew, by the next attempt, which finds
+it lost again. So no attempt begins more than one piece of work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from tryon.processor import Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
+from worker.processors.httpjob.calls import GONE, Calls
+from worker.processors.httpjob.outcome import Ended, Lost, State, failure, work_of
+from worker.processors.httpjob.pictures import decode, sniff
+from worker.processors.httpjob.spec import SCHEMA, Call, Poll, Spec, read
+from worker.processors.httpjob.templates import Values, find, first, render_text
+from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer
+
+NOT_RUNNING: Final = (400, 409, 422)
+"""Statuses of a cancel that mean: it has ended already."""
+
+_log = logging.getLogger("tryon.httpjob")
+
+Cleanup = Callable[[Reference, Checkpoint], Awaitable[None]]
+
+
+class HttpJob:
+    """A processor whose work is done by a server that answers to HTTP."""
+
+    options_schema: Final = SCHEMA
+    needs_network = True
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of :data:`~worker.processors.httpjob.spec.SCHEMA`.
+
+        Raises ValueError: one line.
+        """
+        self._spec: Final[Spec] = read(options)
+        self._calls = Calls(self._spec)
+        # An upstream that offers neither has no such method: nothing is promised.
+        self.cancel: Cleanup | None = self._cancel if self._spec.cancel is not None else None
+        self.forget: Cleanup | None = self._forget if self._spec.forget is not None else None
+
+    def __repr__(self) -> str:
+        return f"<HttpJob {self.info.name} {self._calls}>"
+
+    @property
+    def info(self) -> Info:
+        """Return what the TOML file says."""
+        return self._spec.info
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._calls.close()
+
+    async def run(self, job: Job, report: Report) -> Result:
+        """Submit the work and wait for its result."""
+        return await self._begin(job, report, ())
+
+    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
+        """Wait for the work of an earlier attempt; begin anew if it has ended."""
+        state = State.of(checkpoint)
+        if state.current is None:
+            return await self._begin(job, report, state.works)
+        try:
+            return await self._wait(job, report, state)
+        except Lost:
+            _log.warning("The upstream lost the work of %s, submitting it again", job.session_id)
+        return await self._begin(job, report, state.works)
+
+    # -- submit, wait, fetch -----------------------------------------------------------
+
+    async def _begin(self, job: Job, report: Report, works: Sequence[Values]) -> Result:
+        spec = self._spec
+        await report(None, "sending the photo")
+        values = await self._calls.values(job)
+        chosen = {name: render_text(template, values) for name, template in spec.submit.chosen.items()}
+        if chosen:
+            await report.checkpoint(State((*works, chosen)).as_json())
+        waits = spec.poll is not None
+        answer = await self._calls.ask(
+            spec.submit, {**values, **chosen}, job, MAX_JSON_BYTES if waits else MAX_FILE_BYTES
+        )
+        if not waits:
+            try:
+                return await self._files(answer, report)
+            except Ended as ended:
+                raise ended.error from None
+        body = answer.json()
+        work = {**work_of(body, spec.submit.keep), **chosen}
+        state = State((*works, work))
+        await report.checkpoint(state.as_json())
+        await self._say_usage(report, body)
+        try:
+            return await self._wait(job, report, state)
+        except Lost:
+            raise ProcessorError("processor_error", requeue=True) from None
+
+    async def _wait(self, job: Job, report: Report, state: State) -> Result:
+        """Return the result of the current work. Raises :class:`Lost`."""
+        poll = self._spec.poll
+        if poll is None or state.current is None:  # the options have changed since
+            raise Lost
+        values = {**self._calls.constants, **state.current}
+        try:
+            answer = await self._until_done(poll, values, job, report)
+            if (fetch := self._spec.result.fetch) is not None:
+                try:
+                    answer = await self._calls.patiently(fetch, values, job, poll.every)
+                except ProcessorError as error:
+                    raise Ended(error) from None
+            return await self._files(answer, report)
+        except Ended as ended:
+            if ended.error.requeue or ended.error.retry_after is not None:  # the next attempt begins anew
+                await report.checkpoint(replace(state, ended=True).as_json())
+            raise ended.error from None
+
+    async def _until_done(self, poll: Poll, values: Values, job: Job, report: Report) -> Answer:
+        while True:
+            answer = await self._calls.patiently(poll, values, job, poll.every)
+            body = answer.json()
+            status = str(first(body, poll.status))
+            if status in poll.lost:
+                raise Lost
+            if status in poll.failed:
+                raise Ended(failure(self._spec.errors, 200, body, answer.headers))
+            if status in poll.done:
+                return answer
+            await self._say_progress(poll, status, body, report)
+            await asyncio.sleep(poll.every)
+
+    async def _say_progress(self, poll: Poll, status: str, body: Any, report: Report) -> None:
+        progress, position = first(body, poll.progress), first(body, poll.position)
+        numbers = int | float
+        await report(
+            min(1.0, max(0.0, progress / poll.progress_scale)) if isinstance(progress, numbers) else None,
+            poll.stages.get(status, "working"),
+            upstream_position=position - poll.position_first + 1 if isinstance(position, int) else None,
+        )
+
+    async def _say_usage(self, report: Report, *bodies: Any) -> None:
+        usage: dict[str, float] = {}
+        for name, source in self._spec.usage.items():
+            for each in [first(body, source) for body in bodies] if isinstance(source, str) else [source]:
+                if isinstance(each, int | float) and not isinstance(each, bool):
+                    usage[name] = float(each)
+        if usage:
+            await report.usage(**usage)
+
+    async def _files(self, answer: Answer, report: Report) -> Result:
+        """Return the files of an answer, or the answer that is itself one."""
+        if (type := sniff(answer.body)) is not None:
+            await self._say_usage(report)
+            return Output(answer.body, type)
+        body = answer.json()
+        await self._say_usage(report, body)
+        found = find(body, self._spec.result.files)[: self._spec.result.count]
+        if not found or not all(isinstance(each, str) for each in found):
+            _log.warning("The upstream's result holds no file at %r", self._spec.result.files)
+            raise ProcessorError("processor_error")
+        return [await self._file(each) for each in found]
+
+    async def _file(self, text: str) -> Output:
+        """Return the file of a link, a data URL or base64."""
+        data = decode(text, MAX_FILE_BYTES) if "://" not in text[:9] else None
+        if (data is None or sniff(data) is None) and not text.startswith("data:"):
+            data = await self._calls.download(text)
+        type = None if data is None else sniff(data)
+        if data is None or type is None:
+            _log.warning("The upstream's file is none of the types of a result")
+            raise ProcessorError("processor_error")
+        return Output(data, type)
+
+    # -- clean up ----------------------------------------------------------------------
+
+    async def _cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
+        """Stop the work, if it may still run."""
+        call, current = self._spec.cancel, State.of(checkpoint).current
+        if call is not None and current is not None:
+            await self._clean(call, current, (*GONE, *NOT_RUNNING))
+
+    async def _forget(self, job: Reference, checkpoint: Checkpoint) -> None:
+        """Stop the work, and delete all that this session has begun."""
+        await self._cancel(job, checkpoint)
+        call = self._spec.forget
+        assert call is not None
+        for work in State.of(checkpoint).works:
+            await self._clean(call, work, GONE)
+
+    async def _clean(self, call: Call, work: Values, fine: tuple[int, ...]) -> None:
+        await self._calls.ask(replace(call, ok=(*call.ok, *fine)), {**self._calls.constants, **work}, None)
