@@ -16,6 +16,8 @@ from testkit.processes import ROOT
 LOCKS = ("requirements.lock", "requirements-test.lock")
 OVERRIDE = "requirements-redis8.lock"
 """Installed without its dependencies, in front of the others."""
+SERVERS = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/processors/*/requirements.lock")))
+"""Of the servers that processors are tested against."""
 
 
 def test_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
@@ -30,7 +32,7 @@ def test_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
     assert not any(name.startswith(("alembic/", "tests/")) for name in names)
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, OVERRIDE])
+@pytest.mark.parametrize("lock", [*LOCKS, OVERRIDE, *SERVERS])
 def test_lock_is_hashed_and_names_no_registry(lock: str) -> None:
     """Any mirror can serve it."""
     text = (ROOT / lock).read_text()
