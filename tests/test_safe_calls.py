@@ -26,6 +26,7 @@ EXCEPTIONS: Final = {
     "server/adapters/database/upkeep.py: connection.exec_driver_sql",  # milliseconds of its own
     "tryon/processor/params.py: re.search",  # of a schema's author; patterns.check_pattern has bounded it
     "tryon/processor/patterns.py: re.compile",  # compiled to be judged
+    "worker/processors/gradio/failures.py: re.compile",  # patterns of the operator's options
 }
 
 

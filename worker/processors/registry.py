@@ -16,6 +16,7 @@ from tryon.processor.validation import check_info
 BUILT_IN: Final[dict[str, str]] = {
     "mock": "worker.processors.mock:MockProcessor",
     "httpjob": "worker.processors.httpjob:HttpJob",
+    "gradio": "worker.processors.gradio.processor:GradioProcessor",
 }
 """Path of the class, by the processor's name."""
 
