@@ -250,6 +250,7 @@ def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeuein
     return Claims(
         reader=adapters.database.reader,
         writer=adapters.database.writer,
+        attempts=adapters.database.attempts,
         files=adapters.files,
         bus=adapters.bus,
         queue=adapters.queue,

@@ -28,7 +28,31 @@ export interface Session {
   expires_at: string;
   processor: string;
   retry_of: string | null;
+  params: Record<string, unknown>;
+  seed: number;
+  /** The model's own count. */
+  step: number | null;
+  steps: number | null;
+  /** Place in the queue of the service that makes the picture, from 1. */
+  upstream_position: number | null;
+  /** By role, in the processor's order. */
+  inputs: StoredFile[];
+  /** The most important one first. */
+  outputs: StoredFile[];
+  /** The last intermediate picture. */
+  preview: { type: string; width: number | null; height: number | null; link: string } | null;
   links: { self: string; ws: string; events: string; input: string; garment: string | null; output: string | null };
+}
+
+/** A photo or a result; `index` counts from 0 among those of its role. */
+export interface StoredFile {
+  role: string;
+  index: number;
+  type: string;
+  width: number | null;
+  height: number | null;
+  bytes: number;
+  link: string;
 }
 
 /** One transition. */
@@ -47,7 +71,7 @@ export interface Receipt {
   session_id: string;
   reason: string;
   deleted_at: string;
-  files: { session_id: string; role: "image" | "garment" | "output"; bytes: number; sha256: string }[];
+  files: { session_id: string; role: string; bytes: number; sha256: string }[];
   key_id: string;
   /** Ed25519, base64url; the public key is at /api/tryon/receipt-key. */
   signature: string;
@@ -112,6 +136,8 @@ export class Problem extends Error {
   requestId: string | null;
   /** With `rate_limited`: the limit, called like its setting. */
   limit: string | null;
+  /** The part of an upload that was refused. */
+  part: string | null;
 }
 
 /** Every method rejects with a Problem, or with an AbortError after its signal. */

@@ -42,15 +42,15 @@ export class Problem extends Error {
   constructor(fields = {}) {
     const { status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = fields;
     super(detail || title || code);
-    const rest = { retryAfter: null, requestId: null, limit: null, ...more };
+    const rest = { retryAfter: null, requestId: null, limit: null, part: null, ...more };
     Object.assign(this, { name: "Problem", status, code, title, detail, retryable, ...rest });
   }
 }
 
 function problem(status, body, header) {
-  const { code, title, detail, limit = null, retryable = status >= 500 || status === 429, request_id } = body ?? {};
+  const { code, title, detail, limit = null, part = null, retryable = status >= 500 || status === 429, request_id } = body ?? {};
   const requestId = request_id ?? header("X-Request-ID");
-  return new Problem({ status, code, title, detail, limit, retryable, requestId, retryAfter: seconds(header("Retry-After")) });
+  return new Problem({ status, code, title, detail, limit, part, retryable, requestId, retryAfter: seconds(header("Retry-After")) });
 }
 
 function seconds(text) {

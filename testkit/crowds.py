@@ -20,9 +20,9 @@ _ID: Final = {
 _XACT: Final = {"sqlite": "NULL", "postgresql": "CAST(CAST(pg_current_xact_id() AS text) AS bigint)"}
 _SESSIONS: Final = (
     "{numbers} INSERT INTO tryon_sessions (id, owner, status, seq, attempt, burnt, enqueues, lease_owner, "
-    "lease_expires_at, cancel_requested, processor, params, input_key, output_key, error_retryable, created_at, "
+    "lease_expires_at, cancel_requested, processor, params, error_retryable, created_at, "
     "updated_at, finished_at, deadline_at, expires_at) SELECT {id}, 'crowd', '{status}', 1, 1, 0, 1, {worker}, "
-    "{lease}, false, 'mock', '{{}}', 'inputs/x.jpg', NULL, false, {now}, {now}, {finished}, {later}, {later} "
+    "{lease}, false, 'mock', '{{}}', false, {now}, {now}, {finished}, {later}, {later} "
     "FROM numbers"
 )
 _EVENTS: Final = (

@@ -18,9 +18,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.services import Services
 from server.sessions.claims import Claim
-from server.sessions.submissions import Photo
 from tryon.protocol.paths import SESSIONS
 
 SOURCES: Final = 16
@@ -296,12 +296,12 @@ async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
 
     Each comes with the path of its socket.
     """
-    photo = Photo(b"\xff\xd8\xff\xe0 no picture", "jpg")
+    photo = NewFile(b"\xff\xd8\xff\xe0 no picture", role="person")
     expires = int(services.database.clock.now()) + services.config.ticket_seconds
     queued: list[tuple[Session, str]] = []
     for number in range(count):
         made = await services.sessions.submissions.submit(
-            owner="0" * 64, image=photo, garment=None, params={"n": number}, request_id=None
+            owner="0" * 64, inputs=[photo], params={"n": number}, request_id=None
         )
         ticket = services.signer.ticket(made.id, expires=expires)
         queued.append((made, f"{SESSIONS}/{made.id}/ws?ticket={ticket}"))

@@ -21,10 +21,10 @@ from server.adapters.database.changes import Begin, Cancel, Complete, Fail, NewS
 from server.adapters.database.database import Database
 from server.config.settings import Config
 from server.domain.session import Session
+from server.domain.stored_files import Direction, NewFile, StoredFile
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
 from server.sessions.claims import Claim
-from server.sessions.submissions import Photo
 from server.system.clock import SystemClock
 from server.system.randomness import SystemRandomness
 from server.web.app import create_app
@@ -36,7 +36,8 @@ from server.web.serving.unanswered import Unanswered
 from testkit.values import new_session_id
 from tryon.protocol.states import Event
 
-PHOTO: Final = Photo(b"\xff\xd8\xff\xe0 a cleaned photo", "jpg")
+PHOTO: Final = NewFile(b"\xff\xd8\xff\xe0 a cleaned photo", role="person")
+GARMENT: Final = NewFile(b"\x89PNG a garment", "image/png", role="garment")
 
 _owners = itertools.count()
 
@@ -59,8 +60,8 @@ def new_session(**overrides: Any) -> NewSession:
         "owner": token_hash(f"owner {next(_owners)}"),
         "processor": "mock",
         "params": {},
-        "input_key": f"inputs/{id}-image.jpg",
-        "garment_key": None,
+        "seed": 0,
+        "files": (stored(f"inputs/{id}-person-0.jpg"),),
         "request_id": None,
         "deadline_seconds": 600,
         "retention_seconds": 86400,
@@ -68,11 +69,23 @@ def new_session(**overrides: Any) -> NewSession:
     return NewSession(**settings | overrides)
 
 
+def stored(
+    key: str, *, direction: Direction = Direction.INPUT, position: int = 0, role: str = "person", **more: Any
+) -> StoredFile:
+    """Return the row of a file."""
+    return StoredFile(direction, position, role, 0, key, "image/jpeg", **more)
+
+
+def result(key: str = "outputs/x.jpg", **more: Any) -> StoredFile:
+    """Return the row of a result."""
+    return stored(key, direction=Direction.OUTPUT, role="result", **more)
+
+
 def outcome_of(event: Event) -> Outcome:
     """Return an outcome with this event, for tests that mind the transition alone."""
     outcomes: list[Outcome] = [
         Begin("w", lease_seconds=60),
-        Complete("outputs/x.jpg"),
+        Complete((result(),)),
         Fail("processor_error", "It failed.", retryable=True),
         Requeue(reason="drain", burnt=0, enqueues=2),
         Cancel(),
@@ -102,7 +115,7 @@ class Web:
         """
         token = token or new_token()
         session = await self.services.sessions.submissions.submit(
-            owner=token_hash(token), image=PHOTO, garment=None, params={}, request_id=None
+            owner=token_hash(token), inputs=[PHOTO], params={}, request_id=None
         )
         return session, token
 
@@ -112,7 +125,7 @@ class Web:
         return claim
 
     async def complete(self, claim: Claim) -> None:
-        assert await self.services.sessions.claims.complete(claim, b"\xff\xd8\xff\xe0 result", "jpg")
+        assert await self.services.sessions.claims.complete(claim, [NewFile(b"\xff\xd8\xff\xe0 result")])
 
     def ws_url(self, session_id: str, query: str = "") -> str:
         return f"ws://127.0.0.1:{self.port}/api/tryon/sessions/{session_id}/ws{query}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from server.adapters.files.port import Files
-from server.domain.images import MEDIA_TYPES
+from server.domain.stored_files import StoredFile
 from server.sessions.claims import Claim, Claims
 from server.system.memory_files import memory_file, path_of
 from tryon.processor import Checkpoint, Input, Job, Output, ProcessorError, Report, Result
@@ -72,13 +72,13 @@ class Attempt:
             attempt=self.claim.attempt,
             inputs=tuple(inputs),
             params=dict(session.params),
+            seed=session.seed,
             deadline_at=session.deadline_at.timestamp(),
         )
 
-    async def _inputs(self) -> list[tuple[str, str, bytes]]:
-        """Return role, type and content of each photo."""
-        keys = {"person": self.claim.image_key, "garment": self.claim.garment_key}
-        return [(role, _media_type(key), await self._input(key)) for role, key in keys.items() if key]
+    async def _inputs(self) -> list[tuple[StoredFile, bytes]]:
+        """Return each photo with its content."""
+        return [(file, await self._input(file.key)) for file in self.claim.session.inputs]
 
     async def _input(self, key: str) -> bytes:
         """Return a file of the session.
@@ -115,7 +115,15 @@ class AttemptReport:
         upstream_position: int | None = None,
     ) -> None:
         try:
-            await self._claims.report(self._claim, progress, stage, eta_seconds)
+            await self._claims.report(
+                self._claim,
+                progress,
+                stage,
+                eta_seconds,
+                step=step,
+                steps=steps,
+                upstream_position=upstream_position,
+            )
         except Exception:
             log.debug("Progress of session %s was not reported", self._claim.session.id, exc_info=True)
 
@@ -135,14 +143,19 @@ class AttemptReport:
 
 
 @contextlib.contextmanager
-def _in_memory(role: str, type: str, content: bytes) -> Iterator[Input]:
+def _in_memory(file: StoredFile, content: bytes) -> Iterator[Input]:
     """Return a photo as a job's input, in a memory file."""
-    file = memory_file(content)
+    memory = memory_file(content)
     try:
-        yield Input(role=role, type=type, path=path_of(file), bytes=len(content))
+        yield Input(
+            role=file.role,
+            index=file.index,
+            type=file.type,
+            path=path_of(memory),
+            bytes=len(content),
+            sha256=file.sha256,
+            width=file.width,
+            height=file.height,
+        )
     finally:
-        os.close(file)
-
-
-def _media_type(key: str) -> str:
-    return MEDIA_TYPES.get(key.rpartition(".")[2], "application/octet-stream")
+        os.close(memory)

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 from server.adapters.files.port import MissingFile
-from server.domain.images import MEDIA_TYPES
+from server.domain.stored_files import NewFile
 from server.services import Services
 from server.sessions.claims import Claim
 from server.telemetry import logs
@@ -33,9 +33,6 @@ log = logging.getLogger("tryon.worker")
 
 STORE_DELAYS: Final = (0.5, 1.0, 2.0)
 """Pauses between attempts to store an output in a full storage."""
-
-EXTENSIONS: Final = {type: extension for extension, type in MEDIA_TYPES.items()}
-"""Extension of a stored file, by its type."""
 
 SETTLE_SECONDS: Final = 1.0
 """Time for a stopping worker to record how a session ended; then its lease will lapse.
@@ -246,11 +243,10 @@ class SessionRunner:
 
     async def _complete(self, claim: Claim, outputs: tuple[Output, ...]) -> bool:
         """Store the outputs and complete the session; fail it if storage stays full."""
-        output = outputs[0]
-        extension = EXTENSIONS[output.type]
+        files = [NewFile(output.data, output.type, role=output.role) for output in outputs]
         for delay in (*STORE_DELAYS, None):
             try:
-                if await self._sessions.claims.complete(claim, output.data, extension):
+                if await self._sessions.claims.complete(claim, files):
                     return True
                 break
             except StorageFull:

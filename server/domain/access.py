@@ -12,11 +12,12 @@ import msgspec
 
 from server.domain.queue_place import Waiting
 from server.domain.session import Progress, Session, timestamp
+from server.domain.stored_files import StoredFile
 from server.domain.tokens import Signer
 from tryon.protocol.errors import FAILURES
 from tryon.protocol.paths import SESSIONS, SSE, WS
 from tryon.protocol.states import Status
-from tryon.protocol.views import Links, Receipt, ReceiptBody, SessionError, SessionView
+from tryon.protocol.views import FileView, Links, PreviewView, Receipt, ReceiptBody, SessionError, SessionView
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,8 @@ class Access:
     until: int | None = None
     """End of the ticket that was shown; None if the token itself was shown."""
 
-    def file(self, key: str | None) -> str | None:
-        """Return a signed link to the file; None without a key."""
-        if key is None:
-            return None
+    def file(self, key: str) -> str:
+        """Return a signed link to the file."""
         expires = int(self.now) + self.link_seconds
         return self.signer.link(key, expires=expires if self.until is None else min(expires, self.until))
 
@@ -57,6 +56,28 @@ def error_of(session: Session) -> SessionError | None:
     return SessionError(session.error_code, session.error_message or known.detail, session.error_retryable)
 
 
+def _shown(file: StoredFile, access: Access) -> FileView:
+    return FileView(
+        role=file.role,
+        index=file.index,
+        type=file.type,
+        width=file.width or None,
+        height=file.height or None,
+        bytes=file.bytes,
+        link=access.file(file.key),
+    )
+
+
+def _preview(session: Session, access: Access) -> PreviewView | None:
+    if (file := session.preview) is None:
+        return None
+    return PreviewView(file.type, file.width or None, file.height or None, access.file(file.key))
+
+
+def _first(files: list[FileView]) -> str | None:
+    return files[0].link if files else None
+
+
 def view(
     session: Session, access: Access, *, progress: Progress | None = None, waiting: Waiting | None = None
 ) -> SessionView:
@@ -69,7 +90,9 @@ def view(
         progress = None
     if session.status is not Status.CREATED:
         waiting = None
-    file, path, query = access.file, f"{SESSIONS}/{session.id}", access.ticket(session.id)
+    path, query = f"{SESSIONS}/{session.id}", access.ticket(session.id)
+    inputs = [_shown(file, access) for file in session.inputs]
+    outputs = [_shown(file, access) for file in session.outputs]
     return SessionView(
         session_id=session.id,
         status=session.status,
@@ -87,13 +110,21 @@ def view(
         expires_at=timestamp(session.expires_at),
         processor=session.processor,
         retry_of=session.retry_of,
+        params=dict(session.params),
+        seed=session.seed,
+        step=progress.step if progress else None,
+        steps=progress.steps if progress else None,
+        upstream_position=progress.upstream_position if progress else None,
+        inputs=inputs,
+        outputs=outputs,
+        preview=_preview(session, access),
         links=Links(
             self=path,
             ws=f"{path}{WS}{query}",
             events=f"{path}{SSE}{query}",
-            input=file(session.input_key) or "",
-            garment=file(session.garment_key),
-            output=file(session.output_key),
+            input=_first(inputs) or "",
+            garment=_first([file for file in inputs if file.role == "garment"]),
+            output=_first(outputs),
         ),
     )
 

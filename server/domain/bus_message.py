@@ -54,9 +54,9 @@ def event_message(event: AuditEvent, link: LinkFile) -> bytes:
     return bus_message(kind, event.seq, event.attempt, encode(event_frame(event, link)))
 
 
-def progress_message(session_id: str, progress: Progress) -> bytes:
-    """Return the message of the latest progress."""
-    return bus_message(PROGRESS, progress.seq, progress.attempt, encode(progress_frame(session_id, progress)))
+def progress_message(session_id: str, progress: Progress, link: LinkFile | None = None) -> bytes:
+    """Return the message of the latest progress; ``link``: for its preview, if any."""
+    return bus_message(PROGRESS, progress.seq, progress.attempt, encode(progress_frame(session_id, progress, link)))
 
 
 def gone_message(reason: GoneReason) -> bytes:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from server.domain.stored_files import Direction, StoredFile
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import EventData, Params
 
@@ -64,9 +65,10 @@ class Session:
     cancel_requested: bool
     processor: str
     params: Params
-    input_key: str
-    garment_key: str | None
-    output_key: str | None
+    seed: int
+    """The number that a processor draws its random numbers from."""
+    files: tuple[StoredFile, ...]
+    """Inputs, outputs and the preview, each in their order."""
     error_code: str | None
     error_message: str | None
     error_retryable: bool
@@ -83,9 +85,24 @@ class Session:
     """When a client was first sent the terminal event; None before that."""
 
     @property
+    def inputs(self) -> list[StoredFile]:
+        """Return its photos; the first is that of the processor's first role."""
+        return [file for file in self.files if file.direction is Direction.INPUT]
+
+    @property
+    def outputs(self) -> list[StoredFile]:
+        """Return its results, the most important one first."""
+        return [file for file in self.files if file.direction is Direction.OUTPUT]
+
+    @property
+    def preview(self) -> StoredFile | None:
+        """Return its last intermediate picture, or None."""
+        return next((file for file in self.files if file.direction is Direction.PREVIEW), None)
+
+    @property
     def file_keys(self) -> list[str]:
-        """Return the keys of its stored files, photo first."""
-        return [key for key in (self.input_key, self.garment_key, self.output_key) if key]
+        """Return the keys of its stored files, photos first."""
+        return [file.key for file in self.files]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +132,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     progress: float | None = None
     stage: str | None = None
     eta_seconds: float | None = None
+    step: int | None = None
+    steps: int | None = None
+    upstream_position: int | None = None
+    preview: str | None = None
+    """Key of the last intermediate picture."""

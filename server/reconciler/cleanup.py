@@ -20,7 +20,7 @@ from server.domain.session import valid_session_id
 from server.reconciler import timing
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
-from server.sessions.file_keys import is_ours, session_of
+from server.sessions.file_keys import RESULTS, is_ours, session_of
 from tryon.protocol.errors import Unavailable
 
 log = logging.getLogger("tryon.reconciler")
@@ -131,7 +131,7 @@ class Cleanup:
         old = [
             each
             for each in entries
-            if each.age_seconds > timing.ORPHAN_SECONDS or (each.key.startswith("outputs/") and not each.unfinished)
+            if each.age_seconds > timing.ORPHAN_SECONDS or (each.key.startswith(RESULTS) and not each.unfinished)
         ]
         living = await self._reader.ids_among(dict.fromkeys(session_of(each.key) for each in old))
         undeletable = 0

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from server.adapters.database.attempts import AttemptWriter
 from server.adapters.database.changes import Change, Complete, Moved, Outcome
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.reading import SessionReader
@@ -22,6 +24,8 @@ from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
 from server.domain.session import Progress, Session, timestamp
+from server.domain.stored_files import Direction, NewFile
+from server.sessions.describing import describe
 from server.sessions.file_keys import output_key
 from server.sessions.progress import ProgressReports
 from server.sessions.requeueing import Requeueing
@@ -51,16 +55,6 @@ class Claim:
         """The worker's name in the audit trail."""
         return f"worker:{self.worker}"
 
-    @property
-    def image_key(self) -> str:
-        """The key of the photo of the person."""
-        return self.session.input_key
-
-    @property
-    def garment_key(self) -> str | None:
-        """The key of the photo of the garment, if one was uploaded."""
-        return self.session.garment_key
-
 
 class Claims:
     """The steps of a worker; stateless, each claim carries its own state."""
@@ -70,6 +64,7 @@ class Claims:
         *,
         reader: SessionReader,
         writer: SessionWriter,
+        attempts: AttemptWriter,
         files: Files,
         bus: RedisBus,
         queue: ArqQueue,
@@ -80,6 +75,7 @@ class Claims:
     ) -> None:
         self._reader = reader
         self._writer = writer
+        self._attempts = attempts
         self._files = files
         self._bus = bus
         self._queue = queue
@@ -115,7 +111,15 @@ class Claims:
         return "lost" if flag is None else "cancelled" if flag else "held"
 
     async def report(
-        self, claim: Claim, progress: float | None, stage: str | None, eta_seconds: float | None = None
+        self,
+        claim: Claim,
+        progress: float | None,
+        stage: str | None,
+        eta_seconds: float | None = None,
+        *,
+        step: int | None = None,
+        steps: int | None = None,
+        upstream_position: int | None = None,
     ) -> None:
         """Publish the progress of a running session (0..1, or None if unknown).
 
@@ -130,22 +134,32 @@ class Claims:
                 progress=None if progress is None else min(1.0, max(0.0, round(progress, 4))),
                 stage=stage,
                 eta_seconds=None if eta_seconds is None else max(0.0, round(eta_seconds, 1)),
+                step=step,
+                steps=steps,
+                upstream_position=upstream_position,
             )
         )
 
-    async def complete(self, claim: Claim, data: bytes, extension: str) -> bool:
-        """Store the output, then move the session to completed.
+    async def complete(self, claim: Claim, outputs: Sequence[NewFile]) -> bool:
+        """Store the outputs, then move the session to completed.
 
-        Return False if the claim was lost; then its output is deleted again. Raises
-        StorageFull, Unavailable. The output stays when the commit was not confirmed: it
-        may still go through. The next try decides, or the session's erasure.
+        ``outputs``: at least one, the most important one first. Return False if the
+        claim was lost; then its outputs are deleted again. Raises StorageFull,
+        Unavailable. The outputs stay when the commit was not confirmed: it may still go
+        through. The next try decides, or the session's erasure.
         """
         await claim.reports.end()
-        key = output_key(claim.session.id, claim.attempt, extension)
-        await self._files.put(key, data)
-        moved = await self._change(claim, Complete(key, len(data)), strict=True)
-        if moved is None:  # the claim that loses the compare-and-set deletes its own file
-            await asyncio.shield(self._discard_output(claim.session.id, key))
+        session_id = claim.session.id
+        files = await describe(
+            outputs,
+            Direction.OUTPUT,
+            lambda file, index: output_key(session_id, claim.attempt, file.role, index, file.extension),
+        )
+        for file, output in zip(files, outputs, strict=True):
+            await self._files.put(file.key, output.data)
+        moved = await self._change(claim, Complete(files), strict=True)
+        if moved is None:  # the claim that loses the compare-and-set deletes its own files
+            await asyncio.shield(self._discard(session_id, [file.key for file in files]))
             return False
         log.info("Session %s completed successfully", claim.session.id)
         with contextlib.suppress(QueueUnavailable):
@@ -186,10 +200,11 @@ class Claims:
             return None
         return Moved(found.session, found.events[-1])
 
-    async def _discard_output(self, session_id: str, key: str) -> None:
+    async def _discard(self, session_id: str, keys: Sequence[str]) -> None:
+        """Delete those of these files that the session's rows do not name."""
         with contextlib.suppress(TryOnError):
-            if await self._writer.settled_output(session_id) != key:
-                await self._files.delete([key])
+            named = await self._attempts.settled_keys(session_id)
+            await self._files.delete([key for key in keys if key not in named])
 
     async def _change(self, claim: Claim, outcome: Outcome, *, strict: bool = False) -> Moved | None:
         """Try one transition of a claim.

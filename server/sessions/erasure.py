@@ -12,9 +12,7 @@ It has two parts, and each is committed by itself:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from typing import Final
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
-from server.adapters.files.port import Files, MissingFile
+from server.adapters.files.port import Files
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
@@ -34,7 +32,7 @@ from server.domain.tokens import Signer
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.sessions.ownership import owned_session
-from tryon.protocol.errors import NotFound, Unavailable
+from tryon.protocol.errors import NotFound
 from tryon.protocol.states import GoneReason
 from tryon.protocol.views import ErasedFile, Receipt, ReceiptBody
 
@@ -44,17 +42,6 @@ MAX_UNFORGOTTEN: Final = 10_000
 """Maximum erased sessions remembered until Redis is available again; the hourly cleanup
 finds the rest.
 """
-
-RECEIPT_SECONDS: Final = 2.0
-"""Maximum time for reading the files that a receipt lists; a deletion waits no longer
-for the storage.
-"""
-
-RECEIPT_READERS: Final = 4
-"""Files that are read at the same time for a receipt, and held in memory."""
-
-HASHED_HERE_BYTES: Final = 256 * 1024
-"""Largest file that is hashed without a thread: less than 1 ms of the event loop."""
 
 REMOVED_AT_ONCE: Final = 100
 """Sessions whose removal is one statement, one call of the storage and one of Redis."""
@@ -94,38 +81,26 @@ class Erasure:
     async def delete(self, session_id: str, owner: str | None) -> Receipt:
         """Erase a session and every retry of the same photo now.
 
-        The receipt lists the files as they were read before anything was deleted,
-        whichever process deletes them. Raises NotFound; and Unavailable if the storage
-        is: then the session is unreadable already, its clients are notified, and the
-        reconciler removes it later.
+        The receipt lists the files that the rows named when the session became
+        unreadable, whichever process deletes them. Raises NotFound; and Unavailable if
+        the storage is: then the session is unreadable already, its clients are
+        notified, and the reconciler removes it later.
         """
         asked = await owned_session(self._reader, session_id, owner)
-        unread: Unavailable | None = None
-        noted: dict[str, ErasedFile | None] = {}
-        family: list[Session] | None = None
-        while family is None:
-            try:
-                async with asyncio.timeout(RECEIPT_SECONDS):
-                    await self._note_files(await self._reader.family(asked.id), noted)
-            except (Unavailable, TimeoutError) as error:
-                unread = error if isinstance(error, Unavailable) else Unavailable(retry_after=RECEIPT_SECONDS)
-            # None: one of them has got another file meanwhile, or was retried.
-            family = await self._writer.mark_deleted(
-                asked.id, id_hash=self._signer.tombstone_hash, noted_keys=None if unread else noted
-            )
+        family = await self._writer.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
         if asked.id not in {session.id for session in family}:
             raise NotFound  # another request was quicker, or it has expired
         await self._notify(family, GoneReason.DELETED)
         with contextlib.suppress(QueueUnavailable):
             await self._queue.ring_cancel(*(session.id for session in family))
-        if unread is not None:
-            raise unread
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
         outputs = await self._files.outputs_of(unnamed) if unnamed else []
         for start in range(0, len(family), REMOVED_AT_ONCE):
             await self._remove(family[start : start + REMOVED_AT_ONCE], GoneReason.DELETED, outputs)
         at = timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC))
-        files = [file for session in family for key in session.file_keys if (file := noted[key]) is not None]
+        files = [
+            ErasedFile(session.id, file.role, file.bytes, file.sha256) for session in family for file in session.files
+        ]
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
 
     async def expire(self, sessions: Collection[Session]) -> None:
@@ -167,7 +142,7 @@ class Erasure:
         own = (key for key in outputs if session_of(key) in ids)
         keys = dict.fromkeys([*(key for session in sessions for key in session.file_keys), *own])
         for key in await self._files.delete(keys):
-            log.info("Deleted %s file: %s", "output" if key.startswith("outputs/") else "input", key)
+            log.info("Deleted %s file: %s", key.partition("s/")[0], key)
         erased = await self._writer.erase(ids)
         self._erased_bytes.note()
         # An output that was completed between the two steps is named only by the row
@@ -202,45 +177,3 @@ class Erasure:
 
     async def _notify(self, sessions: Iterable[Session], reason: GoneReason) -> None:
         await self._bus.publish_to_each([session.id for session in sessions], gone_message(reason))
-
-    async def _note_files(self, family: Iterable[Session], noted: dict[str, ErasedFile | None]) -> None:
-        """Note how a receipt lists each stored file of these sessions, by key.
-
-        A missing file is noted as None, one that is noted is not read again. Raises
-        Unavailable.
-        """
-        unread = [
-            (session.id, role, key)
-            for session in family
-            for role, key in (
-                ("image", session.input_key),
-                ("garment", session.garment_key),
-                ("output", session.output_key),
-            )
-            if key is not None and key not in noted
-        ]
-        waiting = iter(unread)
-
-        async def read() -> None:
-            for session_id, role, key in waiting:
-                noted[key] = await self._read_for_receipt(session_id, role, key)
-
-        readers = [asyncio.create_task(read()) for _ in range(min(RECEIPT_READERS, len(unread)))]
-        try:
-            await asyncio.gather(*readers)
-        finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
-
-    async def _read_for_receipt(self, session_id: str, role: str, key: str) -> ErasedFile | None:
-        try:
-            data = await self._files.get(key)
-        except MissingFile:
-            return None
-        digest = _sha256(data) if len(data) <= HASHED_HERE_BYTES else await asyncio.to_thread(_sha256, data)
-        return ErasedFile(session_id, role, len(data), digest)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -15,6 +15,7 @@ from server.adapters.redis.bus import RedisBus
 from server.domain.access import Access, view
 from server.domain.frames import event_frame, history_event
 from server.domain.session import Session, timestamp, valid_session_id
+from server.domain.stored_files import StoredFile
 from server.domain.tokens import Signer, same_owner, token_hash
 from server.sessions.access import AccessIssuer
 from server.sessions.file_keys import session_of
@@ -119,8 +120,8 @@ class SessionReads:
             None if delivered_at is None else timestamp(delivered_at),
         )
 
-    async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> str:
-        """Return the key of the file that a signed link opens.
+    async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> StoredFile:
+        """Return the file that a signed link opens.
 
         Raises NotFound for a bad link, and if no living session names the file.
         """
@@ -129,9 +130,10 @@ class SessionReads:
             raise NotFound
         session_id = session_of(key)
         session = await self._reader.get(session_id) if valid_session_id(session_id) else None
-        if session is None or key not in session.file_keys:
+        file = next((file for file in session.files if file.key == key), None) if session else None
+        if file is None:
             raise NotFound
-        return key
+        return file
 
     async def _read_as(self, session_id: str, credential: Credential, since: int | None) -> tuple[Reading, int | None]:
         """Return the reading, and the end of the client's ticket (None for a token).

@@ -12,8 +12,11 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from server.adapters.database.changes import NewSession
 from server.adapters.database.commits import Commits
@@ -22,9 +25,12 @@ from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files, MissingFile
 from server.domain.allowance import Allowance
+from server.domain.outputs import EXTENSIONS
 from server.domain.session import Session, session_id_of
+from server.domain.stored_files import Direction, NewFile
 from server.domain.tokens import Signer
-from server.sessions.file_keys import garment_key, image_key
+from server.sessions.describing import describe
+from server.sessions.file_keys import input_key
 from server.sessions.ownership import owned_session
 from server.sessions.queue_places import QueuePlaces
 from server.sessions.queueing import Queueing
@@ -42,14 +48,6 @@ REFUSALS: Final = (Taken, NotFound, errors.StorageFull, errors.RateLimited)
 """Errors of an insert after which its row certainly does not exist; after any other the
 commit may still go through.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A cleaned image, ready to be stored: upright, without metadata."""
-
-    data: bytes
-    extension: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,43 +121,43 @@ class Submissions:
         self,
         *,
         owner: str,
-        image: Photo,
-        garment: Photo | None,
+        inputs: Sequence[NewFile],
         params: Params,
         request_id: str | None,
+        seed: int | None = None,
         address: str | None = None,
         idempotency: Idempotency | None = None,
     ) -> Session:
         """Store the photos, commit the session with its first event, then enqueue it.
 
-        ``address``: the client's, for its limits; None: unknown. A failure leaves
+        ``inputs``: the photos, at least one, in the order of the processor's roles.
+        ``seed``: None draws one. ``address``: the client's, for its limits; None:
+        unknown. A failure leaves
         neither file nor row, the files at the latest when it is certain that their row
         was not committed. A failed enqueue is not the caller's: the row is safe and the
         enqueue is retried. Raises StorageFull, RateLimited, Unavailable, and Taken if
         another request used the idempotency key meanwhile.
         """
         session_id = self._new_id()
-        input = image_key(session_id, image.extension)
-        files = {input: image.data}
-        if garment is not None:
-            files[garment_key(session_id, garment.extension)] = garment.data
+        files = await describe(
+            inputs, Direction.INPUT, lambda file, index: input_key(session_id, file.role, index, file.extension)
+        )
         new = NewSession(
             id=session_id,
             owner=owner,
             processor=self._processor,
             params=params,
-            input_key=input,
-            garment_key=garment_key(session_id, garment.extension) if garment is not None else None,
+            seed=self._seed() if seed is None else seed,
+            files=files,
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
             retention_seconds=self._retention_seconds,
-            stored_bytes=sum(map(len, files.values())),
             address_hash=self._hash(address),
             allowance=self._allowance,
             idempotency_key=idempotency.key_hash if idempotency else None,
             idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
         )
-        return await self._create(files, new)
+        return await self._create([file.data for file in inputs], new)
 
     async def replay(self, owner: str, idempotency: Idempotency) -> Session | None:
         """Return the session that this Idempotency-Key made, or None.
@@ -189,29 +187,32 @@ class Submissions:
         if (successor := await self._reader.retry_of(original.id)) is not None:
             return successor, True
         new_id = self._new_id()
-        copies = {key: key.replace(original.id, new_id) for key in (original.input_key, original.garment_key) if key}
+        files = tuple(
+            msgspec.structs.replace(file, key=input_key(new_id, file.role, file.index, EXTENSIONS[file.type]))
+            for file in original.inputs
+        )
         try:
-            files = {copy: await self._files.get(key) for key, copy in copies.items()}
+            contents = [await self._files.get(file.key) for file in original.inputs]
         except MissingFile:
             raise NotFound from None
+        chosen = original.params.get("seed") == original.seed
         new = NewSession(
             id=new_id,
             owner=original.owner,
             processor=self._processor,
             params=original.params,
-            input_key=copies[original.input_key],
-            garment_key=copies[original.garment_key] if original.garment_key else None,
+            seed=original.seed if chosen else self._seed(),  # else a failure of chance would come again
+            files=files,
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
             retention_seconds=self._retention_seconds,
-            stored_bytes=sum(map(len, files.values())),
             address_hash=self._hash(address),
             allowance=self._allowance,
             expires_at=original.expires_at,
             retry_of=original.id,
         )
         try:
-            return await self._create(files, new), False
+            return await self._create(contents, new), False
         except Taken:
             successor = await self._reader.retry_of(original.id)
             if successor is None:  # it was erased in between, with the original
@@ -221,15 +222,21 @@ class Submissions:
     def _new_id(self) -> str:
         return session_id_of(self._clock.wall(), self._randomness.bytes(10))
 
+    def _seed(self) -> int:
+        return self._randomness.randint(0, 2**31 - 1)
+
     def _hash(self, address: str | None) -> str | None:
         return None if address is None else self._signer.address_hash(address)
 
-    async def _create(self, files: dict[str, bytes], new: NewSession) -> Session:
-        """Store the files, then the row with its first event, then enqueue."""
-        keys = list(files)
+    async def _create(self, contents: Sequence[bytes], new: NewSession) -> Session:
+        """Store the files, then the row with its first event, then enqueue.
+
+        ``contents``: those of ``new.files``.
+        """
+        keys = [file.key for file in new.files]
         inserting = False
         try:
-            for key, data in files.items():
+            for key, data in zip(keys, contents, strict=True):
                 await self._files.put(key, data)
             inserting = True
             session = await self._writer.insert(new)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from playwright.async_api import BrowserContext, Page, Request, Route, WebSocketRoute
 
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.services import Services
 from server.sessions.claims import Claim
 from server.sessions.reads import Credential
@@ -87,7 +88,7 @@ class Play:
 
     async def complete(self) -> None:
         assert self.claim is not None
-        assert await self.services.sessions.claims.complete(self.claim, b"\xff\xd8\xff\xe0 result", "jpg")
+        assert await self.services.sessions.claims.complete(self.claim, [NewFile(b"\xff\xd8\xff\xe0 result")])
 
     async def delete(self) -> None:
         await self.services.sessions.erasure.delete(self.session.id, self.session.owner)

@@ -163,7 +163,7 @@ async def test_restarted_server_resumes_at_cursor(
             server = await serve()
             token = new_token()
             session = await services.sessions.submissions.submit(
-                owner=token_hash(token), image=PHOTO, garment=None, params={}, request_id=None
+                owner=token_hash(token), inputs=[PHOTO], params={}, request_id=None
             )
             noted: dict[str, Any] = {"requests": [], "said": []}
             page = await open_page(context, gate.url, noted)

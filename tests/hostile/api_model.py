@@ -21,6 +21,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token
 from server.sessions.claims import Claim
 from testkit.running import Web
@@ -264,7 +265,7 @@ class Api(RuleBasedStateMachine):
         running = session.status == "processing" and not session.gone
         claim, claims = session.claim, self.web.services.sessions.claims
         if end == "complete":
-            done = self._do(claims.complete(claim, b"\xff\xd8\xff\xe0 result", "jpg"))
+            done = self._do(claims.complete(claim, [NewFile(b"\xff\xd8\xff\xe0 result")]))
             assert done == (running and not session.wish)
             session.move("completed", "completed") if done else None
         elif end == "fail":

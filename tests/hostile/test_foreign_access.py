@@ -39,7 +39,7 @@ class Victim:
 
     def link(self, session: Session, seconds: int = 600) -> Mapping[str, str]:
         """Return the parts of the query that sign a link to a session's photo."""
-        key = session.input_key
+        key = session.inputs[0].key
         link = self.web.services.signer.link(key, expires=int(self.web.database.clock.now()) + seconds)
         return {name: values[0] for name, values in parse_qs(urlsplit(link).query).items()}
 
@@ -152,7 +152,7 @@ async def make_victim(web: Web) -> Victim:
 
 
 def path_of(operation: Operation, victim: Victim) -> str:
-    return operation.path.format(session_id=victim.session.id, key=victim.session.input_key, path="tryon.js")
+    return operation.path.format(session_id=victim.session.id, key=victim.session.inputs[0].key, path="tryon.js")
 
 
 async def socket_status(url: str, credential: Shown) -> int:

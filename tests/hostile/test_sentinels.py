@@ -23,6 +23,7 @@ from sqlalchemy import text
 
 from server.adapters.redis import bus as bus_module
 from server.config.settings import Config
+from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token, token_hash
 from server.reconciler import timing
 from testkit.fixtures import StartValkey
@@ -158,7 +159,7 @@ async def test_deleted_session_leaves_no_byte(
             await client.next("snapshot")
             claim = await web.begin(session)
             await web.services.sessions.claims.report(claim, 0.5, "rendering")
-            assert await web.services.sessions.claims.complete(claim, OUTPUT, "jpg")
+            assert await web.services.sessions.claims.complete(claim, [NewFile(OUTPUT)])
             await client.rest()
         stored = (await web.client.get(view["links"]["input"])).content
         ticket, link = view["links"]["ws"].partition("ticket=")[2], view["links"]["input"].partition("signature=")[2]

@@ -16,8 +16,8 @@ import pytest
 from server.adapters.database.reading import SessionWithEvents
 from server.config.settings import Config
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.services import Services, open_services
-from server.sessions.submissions import Photo
 from testkit.processes import spawn
 from testkit.stack import Stack
 from tryon.protocol.states import Status
@@ -87,10 +87,11 @@ class Feed:
     async def submit(
         self, *, garment: bool = False, request_id: str | None = None, params: dict[str, Any] | None = None
     ) -> Session:
-        image = Photo((self.photos / "photo.webp").read_bytes(), "webp")
-        cloth = Photo((self.photos / "garment.png").read_bytes(), "png") if garment else None
+        inputs = [NewFile((self.photos / "photo.webp").read_bytes(), "image/webp", role="person")]
+        if garment:
+            inputs.append(NewFile((self.photos / "garment.png").read_bytes(), "image/png", role="garment"))
         return await self.services.sessions.submissions.submit(
-            owner=OWNER, image=image, garment=cloth, params=params or {"fit": "loose"}, request_id=request_id
+            owner=OWNER, inputs=inputs, params=params or {"fit": "loose"}, request_id=request_id
         )
 
     async def story(self, session_id: str) -> SessionWithEvents:

@@ -99,12 +99,12 @@ async def test_processor_gets_photos_output_is_stored(feed: Feed) -> None:
     photo, garment = [(each.role, each.type, each.bytes) for each in job.inputs]
     assert photo == ("person", "image/webp", len(processor.contents[0]))
     assert garment == ("garment", "image/png", len(processor.contents[1]))
-    assert processor.contents[0] == await feed.services.files.get(session.input_key)
+    assert processor.contents[0] == await feed.services.files.get(session.inputs[0].key)
     assert processor.contents[1].startswith(b"\x89PNG")
     assert job.deadline_at == session.deadline_at.timestamp()
     assert (job.session_id, job.attempt, job.params) == (session.id, 1, {"fit": "loose"})
     assert ended.status is Status.COMPLETED
-    assert await feed.services.files.get(f"outputs/{session.id}-1.png") == b"a picture"
+    assert await feed.services.files.get(f"outputs/{session.id}-1-result-0.png") == b"a picture"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ async def test_stopping_worker_repeats_no_claim(feed: Feed, monkeypatch: pytest.
 async def test_lost_photo_fails_session(feed: Feed) -> None:
     """A photo that is missing from the storage fails the session."""
     session = await feed.submit()
-    await feed.services.files.delete([session.input_key])
+    await feed.services.files.delete([session.inputs[0].key])
     session, processor = await play(feed, done, session)
     assert session.error_code == "input_lost"
     assert processor.jobs == []

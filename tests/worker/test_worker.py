@@ -30,8 +30,8 @@ async def test_session_completes_and_is_logged(config: MakeConfig, worker: Start
     story = await feed.reaches(session.id)
 
     assert [event.event for event in story.events] == [Event.CREATED, Event.PROCESSING, Event.COMPLETED]
-    assert story.session.output_key == f"outputs/{session.id}-1.jpg"
-    assert (await feed.services.files.get(story.session.output_key)).startswith(b"\xff\xd8\xff")
+    assert story.session.outputs[0].key == f"outputs/{session.id}-1-result-0.jpg"
+    assert (await feed.services.files.get(story.session.outputs[0].key)).startswith(b"\xff\xd8\xff")
     await process.line(rf"Session {session.id} completed successfully")
     reported = [line.partition("INFO")[2].strip() for line in process.errors if "INFO" in line]
     reported = [line for line in reported if not line.startswith("Sandbox of")]  # of the worker, not of a session

@@ -20,6 +20,7 @@ class _Body(msgspec.Struct, frozen=True):
     retryable: bool | None = None
     request_id: str | None = None
     limit: str | None = None
+    part: str | None = None
 
 
 class Problem(Exception):
@@ -29,7 +30,8 @@ class Problem(Exception):
     a call without an answer, "closed" for one that the client's close ended;
     ``detail`` is safe to show; ``retryable``: the same call may succeed later;
     ``retry_after``: in seconds, if the server named them; ``request_id``: finds the
-    call in the server's log; ``limit``: the limit that "rate_limited" speaks of.
+    call in the server's log; ``limit``: the limit that "rate_limited" speaks of;
+    ``part``: the part of an upload that was refused.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Problem(Exception):
         retry_after: float | None = None,
         request_id: str | None = None,
         limit: str | None = None,
+        part: str | None = None,
     ) -> None:
         known = CODES[code].codes[code] if code in CODES else None
         self.code = code
@@ -53,6 +56,7 @@ class Problem(Exception):
         self.retry_after = retry_after
         self.request_id = request_id
         self.limit = limit
+        self.part = part
         super().__init__(": ".join(filter(None, (code, self.detail))))
 
     def __repr__(self) -> str:
@@ -94,4 +98,5 @@ def problem_of(answer: Answer) -> Problem:
         retry_after=answer.retry_after,
         request_id=body.request_id or answer.headers.get("x-request-id"),
         limit=body.limit,
+        part=body.part,
     )

@@ -14,7 +14,7 @@ import msgspec
 
 from tryon.protocol.frames import EventFrame, ProgressFrame
 from tryon.protocol.states import Status
-from tryon.protocol.views import SessionError, SessionView
+from tryon.protocol.views import FileView, SessionError, SessionView
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,9 @@ class FollowedSession:
             stage=frame.stage,
             eta_seconds=frame.eta_seconds,
             queue_position=frame.queue_position,
+            step=frame.step,
+            steps=frame.steps,
+            upstream_position=frame.upstream_position,
         )
         return [Update(self.session)]
 
@@ -139,6 +142,7 @@ def _before(session: SessionView, missed: Sequence[EventFrame]) -> SessionView:
     return msgspec.structs.replace(
         session,
         attempt=attempts[0] - 1 if attempts else session.attempt,
+        outputs=[],
         links=msgspec.structs.replace(session.links, output=None),
     )
 
@@ -147,6 +151,7 @@ def _after(session: SessionView, event: EventFrame) -> SessionView:
     """Return the session as a transition leaves it, from what the frame says."""
     error = event.data.get("error")
     links = msgspec.structs.replace(session.links, output=event.data.get("output", session.links.output))
+    outputs = event.data.get("outputs")
     return msgspec.structs.replace(
         session,
         status=event.status,
@@ -157,6 +162,10 @@ def _after(session: SessionView, event: EventFrame) -> SessionView:
         progress=1.0 if event.status is Status.COMPLETED else None,
         queue_position=None,
         eta_seconds=None,
+        step=None,
+        steps=None,
+        upstream_position=None,
+        outputs=session.outputs if outputs is None else msgspec.convert(outputs, list[FileView]),
         error=None if error is None else msgspec.convert(error, SessionError),
         updated_at=event.at,
         links=links,

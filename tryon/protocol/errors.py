@@ -13,9 +13,10 @@
     +-- TooLarge          413  body_too_large
     +-- UnsupportedMedia  415  not_multipart, unsupported_encoding, unsupported_image
     +-- BadRange          416  range_not_satisfiable
-    +-- Unprocessable     422  missing_image, unreadable_image, too_many_pixels,
-    |                          image_too_small, image_too_large, bad_params,
-    |                          idempotency_needs_token, idempotency_mismatch
+    +-- Unprocessable     422  missing_image, unknown_input, unreadable_image,
+    |                          too_many_pixels, image_too_small, image_too_large,
+    |                          bad_params, idempotency_needs_token,
+    |                          idempotency_mismatch
     +-- RateLimited       429  rate_limited (4029)
     +-- InternalError     500  internal_error (4001)
     +-- Unavailable       503  unavailable, queue_full (4053)
@@ -62,6 +63,7 @@ class TryOnError(Exception):
         detail: str | None = None,
         *,
         retry_after: float | None = None,
+        part: str | None = None,
     ) -> None:
         self.code = code or next(iter(self.codes))
         known = self.codes[self.code]
@@ -69,6 +71,8 @@ class TryOnError(Exception):
         self.detail = detail or known.detail
         self.retryable = known.retryable
         self.retry_after = retry_after
+        self.part = part
+        """Name of the part of an upload that was refused, as the client gave it."""
         super().__init__(f"{self.code}: {self.detail}")
 
 
@@ -167,7 +171,8 @@ class BadRange(TryOnError):
 class Unprocessable(TryOnError):
     status = 422
     codes = {
-        "missing_image": Code("Missing image", "The part named image is missing or empty."),
+        "missing_image": Code("Missing image", "A part with a photo is missing or empty."),
+        "unknown_input": Code("Unknown input", "A part holds a file that the try-on does not take."),
         "unreadable_image": Code("Unreadable image", "The image is damaged or incomplete."),
         "too_many_pixels": Code("Too many pixels", "The image has more pixels than allowed."),
         "image_too_small": Code("Image too small", "A side of the image is shorter than allowed."),

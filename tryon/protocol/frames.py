@@ -51,8 +51,9 @@ class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
     """The latest progress of the transition ``seq``.
 
     It is not an event, and may be dropped or merged with a later one. While a session
-    waits, it carries the place in the queue, ``queue_position``; otherwise that field
-    is missing.
+    waits, it carries the place in the queue, ``queue_position``. That field is missing
+    otherwise, as ``step``, ``steps``, ``upstream_position`` and ``preview`` (a signed
+    link) are where a processor does not report them.
     """
 
     session_id: str
@@ -62,6 +63,10 @@ class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
     eta_seconds: float | None
     at: str
     queue_position: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    upstream_position: int | None = None
+    preview: str | None = None
 
 
 class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):

@@ -15,7 +15,7 @@ levels; no model has checked it.
 """
 
 EventData = dict[str, Any]
-"""The details of an event as JSON: the attempt, file keys or links, the error."""
+"""The details of an event as JSON: the attempt, files with keys or links, the error."""
 
 
 class SessionError(msgspec.Struct, frozen=True):
@@ -37,6 +37,30 @@ class Links(msgspec.Struct, frozen=True):
     output: str | None
 
 
+class FileView(msgspec.Struct, frozen=True):
+    """A photo or a result; ``width`` and ``height`` are null if they are unknown.
+
+    ``index``: its place among the files of its role, from 0.
+    """
+
+    role: str
+    index: int
+    type: str
+    width: int | None
+    height: int | None
+    bytes: int
+    link: str
+
+
+class PreviewView(msgspec.Struct, frozen=True):
+    """The last intermediate picture."""
+
+    type: str
+    width: int | None
+    height: int | None
+    link: str
+
+
 class SessionView(msgspec.Struct, frozen=True):
     """The session as clients see it: in answers, in lists and in snapshots."""
 
@@ -56,6 +80,14 @@ class SessionView(msgspec.Struct, frozen=True):
     expires_at: str
     processor: str
     retry_of: str | None
+    params: dict[str, Any]
+    seed: int
+    step: int | None
+    steps: int | None
+    upstream_position: int | None
+    inputs: list[FileView]
+    outputs: list[FileView]
+    preview: PreviewView | None
     links: Links
 
 
@@ -84,7 +116,8 @@ class History(msgspec.Struct, frozen=True):
 class ErasedFile(msgspec.Struct, frozen=True):
     """One erased file of a receipt.
 
-    ``role``: image, garment or output. ``sha256``: of the stored bytes.
+    ``role``: that of the input or the output, or ``preview``. ``sha256``: of the stored
+    bytes.
     """
 
     session_id: str

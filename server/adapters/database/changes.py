@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from server.domain.allowance import Allowance
 from server.domain.session import AuditEvent, Session
+from server.domain.stored_files import StoredFile
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import Params
 
@@ -28,13 +29,12 @@ class NewSession:
     owner: str
     processor: str
     params: Params
-    input_key: str
-    garment_key: str | None
+    seed: int
+    files: tuple[StoredFile, ...]
+    """Its photos."""
     request_id: str | None
     deadline_seconds: float
     retention_seconds: float
-    stored_bytes: int = 0
-    """Bytes of its photos."""
     address_hash: str | None = None
     """HMAC of the client's address; None: unknown."""
     allowance: Allowance | None = None
@@ -61,11 +61,11 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The end with a result."""
+    """The end with results; their files are stored already."""
 
     event: ClassVar[Event] = Event.COMPLETED
-    output_key: str
-    output_bytes: int = 0
+    outputs: tuple[StoredFile, ...]
+    """At least one, the most important one first."""
 
 
 @dataclass(frozen=True, slots=True)

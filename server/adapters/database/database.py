@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.adapters.database.attempts import AttemptWriter
 from server.adapters.database.chore_leases import ChoreLeases
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.commits import Commits
@@ -26,6 +27,7 @@ class Database:
     connections: Connections
     clock: DatabaseClock
     writer: SessionWriter
+    attempts: AttemptWriter
     reader: SessionReader
     due: DueSessions
     feed: Feed
@@ -46,6 +48,7 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         connections=connections,
         clock=database_clock,
         writer=SessionWriter(connections, clock=database_clock),
+        attempts=AttemptWriter(connections),
         reader=SessionReader(connections),
         due=DueSessions(connections),
         feed=Feed(connections),

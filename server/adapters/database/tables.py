@@ -1,8 +1,9 @@
 """The tables, and the types and functions that both databases share.
 
-``tryon_sessions`` is the truth about every session, ``tryon_events`` its audit trail
-and event log, ``tryon_gone`` holds the tombstones of erased sessions for two minutes,
-``tryon_leases`` lets one process at a time do a chore.
+``tryon_sessions`` is the truth about every session, ``tryon_files`` names its files,
+``tryon_events`` is its audit trail and event log, ``tryon_gone`` holds the tombstones
+of erased sessions for two minutes, ``tryon_leases`` lets one process at a time do a
+chore.
 """
 
 from __future__ import annotations
@@ -131,9 +132,8 @@ sessions: Final = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("processor", String(200), nullable=False),
     Column("params", Text, nullable=False),
-    Column("input_key", String(200), nullable=False),
-    Column("garment_key", String(200)),
-    Column("output_key", String(200)),
+    Column("seed", Integer, nullable=False, server_default="0"),
+    Column("checkpoint", Text),  # encrypted
     Column("error_code", String(64)),
     Column("error_message", String(500)),
     Column("error_retryable", Boolean, nullable=False),
@@ -147,7 +147,7 @@ sessions: Final = Table(
     Column("deadline_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("delivered_at", UtcDateTime),
-    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),  # of its photos and its result
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),  # of all its files
     Column("address_hash", String(32)),  # HMAC of the client's address
     Index("ix_tryon_sessions_owner_created", "owner", "created_at", "id"),
     Index("ix_tryon_sessions_owner_bytes", "owner", "stored_bytes"),
@@ -157,6 +157,23 @@ sessions: Final = Table(
     Index("ix_tryon_sessions_deadline", "deadline_at", **_WHERE_UNFINISHED),
     UniqueConstraint("retry_of", name="uq_tryon_sessions_retry_of"),
     UniqueConstraint("owner", "idempotency_key", name="uq_tryon_sessions_owner_idempotency"),
+)
+
+files: Final = Table(
+    "tryon_files",
+    metadata,
+    Column("session_id", Uuid(as_uuid=False), primary_key=True),
+    Column("direction", String(8), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("role", String(32), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    sqlite_with_rowid=False,  # a session's files lie together, in their order
 )
 
 events: Final = Table(
@@ -200,6 +217,27 @@ leases: Final = Table(
     Column("owner", String(128), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
 )
+
+
+class json_rows(FunctionElement[str]):
+    """The rows of a query as one JSON array, each an array of these columns.
+
+    NULL or ``[]`` if there are none; in no order.
+    """
+
+    type = Text()
+    inherit_cache = True
+    name = "json_rows"
+
+
+@compiles(json_rows, "sqlite")
+def _sqlite_json_rows(element: json_rows, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_group_array(json_array({compiler.process(element.clauses, **options)}))"
+
+
+@compiles(json_rows, "postgresql")
+def _postgresql_json_rows(element: json_rows, compiler: SQLCompiler, **options: Any) -> str:
+    return f"(json_agg(json_build_array({compiler.process(element.clauses, **options)}))::text)"
 
 
 class current_xact(FunctionElement[int]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 from sqlalchemy import insert, update
@@ -10,8 +11,9 @@ from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
 from server.adapters.database.changes import Begin, Cancel, Complete, Fail, Moved, Outcome, Requeue
-from server.adapters.database.rows import SESSION_COLUMNS, to_json, to_session
+from server.adapters.database.rows import SESSION_COLUMNS, add_files, to_json, to_session
 from server.adapters.database.tables import current_xact, database_time
+from server.domain.frames import files_data
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.states import TRANSITIONS, Status
 
@@ -36,6 +38,9 @@ async def move(
     result = await connection.execute(update(tables.sessions).where(rows).values(**columns).returning(*SESSION_COLUMNS))
     moved = []
     for session in map(to_session, result.all()):
+        if isinstance(outcome, Complete):
+            await add_files(connection, session.id, outcome.outputs)
+            session = replace(session, files=tuple(sorted((*session.files, *outcome.outputs))))
         event = AuditEvent(
             session_id=session.id,
             seq=session.seq,
@@ -80,10 +85,7 @@ def _columns(outcome: Outcome) -> dict[str, Any]:
                 "lease_expires_at": database_time(outcome.lease_seconds),
             }
         case Complete():
-            return {
-                "output_key": outcome.output_key,
-                "stored_bytes": tables.sessions.c.stored_bytes + outcome.output_bytes,
-            }
+            return {"stored_bytes": tables.sessions.c.stored_bytes + sum(file.bytes for file in outcome.outputs)}
         case Fail():
             columns: dict[str, Any] = {
                 "error_code": outcome.code,
@@ -103,9 +105,9 @@ def _event_data(outcome: Outcome, session: Session) -> dict[str, Any]:
     """Return the data of this outcome's event; files are named by their keys."""
     match outcome:
         case Begin():
-            return {"attempt": session.attempt}
+            return {"attempt": session.attempt, "processor": session.processor}
         case Complete():
-            return {"output": outcome.output_key}
+            return {"output": outcome.outputs[0].key, "outputs": files_data(outcome.outputs)}
         case Fail():
             return {"error": {"code": outcome.code, "message": outcome.message, "retryable": outcome.retryable}}
         case Requeue():

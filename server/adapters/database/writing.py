@@ -44,7 +44,8 @@ original, and ``mark_deleted`` looks for the family again until it stops growing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -55,14 +56,28 @@ from server.adapters.database.changes import Begin, Change, Fail, Moved, NewSess
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.engine import Connections
 from server.adapters.database.errors import mapped_insert_errors
-from server.adapters.database.rows import LIVING, SESSION_COLUMNS, UNFINISHED, family_of, to_json, to_session
+from server.adapters.database.rows import (
+    FILE_COLUMNS,
+    LIVING,
+    ROW_COLUMNS,
+    SESSION_COLUMNS,
+    UNFINISHED,
+    add_files,
+    family_of,
+    to_file,
+    to_json,
+    to_session,
+)
 from server.adapters.database.tables import database_time, statement_time
 from server.adapters.database.tombstones import add_tombstones
 from server.adapters.database.transitions import add_event, move
 from server.adapters.database.usage import usage_of
+from server.domain.frames import files_data
 from server.domain.session import AuditEvent, Session
+from server.domain.stored_files import StoredFile
 from tryon.protocol.errors import NotFound
 from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
+from tryon.protocol.views import EventData
 
 # Built once: building a statement takes as long as running it.
 _INSERT_SESSION: Final = (
@@ -76,7 +91,7 @@ _INSERT_SESSION: Final = (
             database_time(bindparam("retention_seconds", type_=Float)),
         ),
     )
-    .returning(*SESSION_COLUMNS)
+    .returning(*ROW_COLUMNS)
 )
 _s: Final = tables.sessions.c
 _PROCESSING: Final = _s.status == Status.PROCESSING.value
@@ -119,10 +134,10 @@ class SessionWriter:
                     raise NotFound
             if new.allowance is not None:
                 usage = await usage_of(connection, owner=new.owner, address_hash=new.address_hash)
-                new.allowance.judge(usage, new.stored_bytes)
+                new.allowance.judge(usage, sum(file.bytes for file in new.files))
             row = await connection.execute(_INSERT_SESSION, _values(new))
-            session = to_session(row.one())
-            data = {"input": new.input_key, "garment": new.garment_key, "retry_of": new.retry_of}
+            session = replace(to_session(row.one()), files=new.files)
+            await add_files(connection, session.id, new.files)
             event = AuditEvent(
                 session_id=session.id,
                 seq=1,
@@ -132,7 +147,7 @@ class SessionWriter:
                 at=session.created_at,
                 attempt=0,
                 actor="client",
-                data={name: value for name, value in data.items() if value is not None},
+                data=_created_data(session),
             )
             await add_event(connection, event)
         return session
@@ -216,16 +231,6 @@ class SessionWriter:
             row = result.one_or_none()
         return None if row is None else bool(row[0])
 
-    async def settled_output(self, session_id: str) -> str | None:
-        """Return the key of a session's result, or None, also of an expired session.
-
-        Unlike a read it waits until no other transaction changes the row, and so for a
-        commit that was not confirmed.
-        """
-        named = select(_s.output_key).where(_s.id == session_id).with_for_update()
-        async with self._connections.write() as connection:
-            return (await connection.execute(named)).scalar_one_or_none()
-
     async def renew_all(
         self, *, lease_seconds: float, but: Collection[tuple[datetime, datetime]] = ()
     ) -> tuple[int, tuple[datetime, datetime] | None]:
@@ -270,26 +275,19 @@ class SessionWriter:
             )
         return result.rowcount == 1
 
-    async def mark_deleted(
-        self, session_id: str, *, id_hash: Callable[[str], str], noted_keys: Container[str] | None = None
-    ) -> list[Session] | None:
+    async def mark_deleted(self, session_id: str, *, id_hash: Callable[[str], str]) -> list[Session]:
         """Expire a session and every retry of the same photo now, and leave tombstones.
 
         Return the sessions that were living until then; :meth:`erase` removes them.
-        ``noted_keys``: the files that the caller knows of. If a living session of the
-        family names another one, change nothing and return None.
         """
         async with self._connections.write() as connection:
             family: list[str] = []
             # Each turn locks the family that it found; the next turn finds a retry that
-            # was being inserted meanwhile.
+            # was being inserted meanwhile. A file that was being added meanwhile is
+            # found by the update, which begins with all of them locked.
             while len(found := await family_of(connection, session_id)) > len(family):
                 family = found
                 await connection.execute(select(_s.id).where(_s.id.in_(family)).order_by(_s.id).with_for_update())
-            if noted_keys is not None:
-                rows = await connection.execute(select(*SESSION_COLUMNS).where(_s.id.in_(family), LIVING))
-                if any(key not in noted_keys for row in rows for key in to_session(row).file_keys):
-                    return None
             result = await connection.execute(
                 update(tables.sessions)
                 .where(_s.id.in_(family), LIVING)
@@ -354,13 +352,37 @@ class SessionWriter:
             return []
         async with self._connections.write() as connection:
             result = await connection.execute(
-                delete(tables.sessions).where(_s.id.in_(sorted(session_ids))).returning(*SESSION_COLUMNS)
+                delete(tables.sessions).where(_s.id.in_(sorted(session_ids))).returning(*ROW_COLUMNS)
             )
-            erased = [to_session(row) for row in result.all()]
-            if erased:
-                ids = [session.id for session in erased]
-                await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
-        return erased
+            rows = [to_session(row) for row in result.all()]
+            if not rows:
+                return []
+            ids = [session.id for session in rows]
+            # A statement of its own: it sees what was committed while the first waited
+            # for a lock.
+            of_them = tables.files.c.session_id.in_(ids)
+            removed = await connection.execute(
+                delete(tables.files).where(of_them).returning(tables.files.c.session_id, *FILE_COLUMNS)
+            )
+            files: dict[str, list[StoredFile]] = {}
+            for session_id, *values in removed.all():
+                files.setdefault(session_id, []).append(to_file(values))
+            await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
+        return [replace(session, files=tuple(sorted(files.get(session.id, ())))) for session in rows]
+
+
+def _created_data(session: Session) -> EventData:
+    """Return the data of a session's first event; files are named by their keys."""
+    inputs = session.inputs
+    named = {
+        "input": next((file.key for file in inputs), None),
+        "garment": next((file.key for file in inputs if file.role == "garment"), None),
+        "inputs": files_data(inputs),
+        "params": session.params,
+        "seed": session.seed,
+        "retry_of": session.retry_of,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _values(new: NewSession) -> dict[str, Any]:
@@ -376,14 +398,13 @@ def _values(new: NewSession) -> dict[str, Any]:
         "cancel_requested": False,
         "processor": new.processor,
         "params": to_json(new.params),
-        "input_key": new.input_key,
-        "garment_key": new.garment_key,
+        "seed": new.seed,
         "error_retryable": False,
         "request_id": new.request_id,
         "idempotency_key": new.idempotency_key,
         "idempotency_fingerprint": new.idempotency_fingerprint,
         "retry_of": new.retry_of,
-        "stored_bytes": new.stored_bytes,
+        "stored_bytes": sum(file.bytes for file in new.files),
         "address_hash": new.address_hash,
         "deadline_seconds": new.deadline_seconds,
         "retention_seconds": new.retention_seconds,

@@ -25,6 +25,9 @@ from tryon.protocol.errors import Unavailable
 DRAFT_SUFFIX: Final = ".part"
 """End of the name of a file that is being written, or that a killed process left."""
 
+RESULT_FOLDERS: Final = ("outputs", "previews")
+"""Folders of the files that workers store."""
+
 LISTING_SECONDS: Final = 30.0
 """Maximum time of a listing: a folder may have a million names."""
 
@@ -167,15 +170,18 @@ class LocalFiles:
         return (self.root / folder).stat().st_mtime
 
     async def outputs_of(self, session_ids: Collection[str]) -> list[str]:
-        """List the folder of results once."""
+        """List the folders of results and of previews once."""
         return await self._threads.run_for(LISTING_SECONDS, self._outputs_of, frozenset(session_ids))
 
     def _outputs_of(self, session_ids: frozenset[str]) -> list[str]:
+        keys = []
         try:
-            names = os.listdir(self.root / "outputs")
+            for folder in RESULT_FOLDERS:
+                for name in os.listdir(self.root / folder):
+                    if name[:36] in session_ids and _may_be_ours(key := f"{folder}/{name}"):
+                        keys.append(key)
         except OSError as error:
             raise storage_error(error) from error
-        keys = [key for name in names if name[:36] in session_ids and _may_be_ours(key := f"outputs/{name}")]
         found = []
         for key in sorted(keys):
             with contextlib.suppress(FileNotFoundError):

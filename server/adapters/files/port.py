@@ -16,7 +16,7 @@ Every implementation keeps these guarantees, and one contract suite
   :class:`~tryon.protocol.errors.Unavailable` are all that a caller sees, and ValueError
   for a malformed key.
 
-A key is flat: ``inputs/<session>-image.jpg`` or ``outputs/<session>-<attempt>.png``.
+A key is flat: ``inputs/<session>-person-0.jpg``, ``outputs/<session>-1-result-0.png``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from collections.abc import AsyncIterable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-FOLDERS: Final = ("inputs", "outputs")
+FOLDERS: Final = ("inputs", "outputs", "previews")
 """First segments of a key, in the order in which listings return them."""
 
-KEY: Final = re.compile(r"(?:inputs|outputs)/[0-9A-Za-z][0-9A-Za-z-]{0,127}\.[a-z0-9]{1,8}", re.ASCII)
-"""Syntax of a key: at most 144 characters, none of which leads out of its folder."""
+KEY: Final = re.compile(r"(?:inputs|outputs|previews)/[0-9A-Za-z][0-9A-Za-z_-]{0,127}\.[a-z0-9]{1,8}", re.ASCII)
+"""Syntax of a key: at most 145 characters, none of which leads out of its folder."""
 
 PAGE_KEYS: Final = 10_000
 """Default number of entries per page of a listing."""
@@ -128,7 +128,9 @@ class Files(Protocol):
         """
 
     async def outputs_of(self, session_ids: Collection[str]) -> list[str]:
-        """Return the keys of all results of these sessions, unfinished ones included.
+        """Return the keys of all results and previews of these sessions.
+
+        Unfinished ones included.
 
         One listing whatever the number of sessions: ask for many at a time. Raises
         Unavailable.

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.adapters.files.port import MissingFile, OpenFile
-from server.domain.images import MEDIA_TYPES
 from server.services import Services
 from server.web.common.fields import query
 from server.web.common.ranges import RangedFileResponse
@@ -34,8 +33,7 @@ class StoredFileResponse(RangedFileResponse):
     erased during the download is still sent to its end.
     """
 
-    def __init__(self, file: OpenFile, name: str) -> None:
-        media_type = MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+    def __init__(self, file: OpenFile, name: str, media_type: str) -> None:
         status = os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, file.size, 0, file.modified_at, 0))
         super().__init__(name, media_type=media_type, headers=HEADERS, stat_result=status)
         self._file = file
@@ -69,14 +67,14 @@ class FileEndpoints:
         file.
         """
         parameters = query(request.scope)
-        key = await self._reads.file(
+        stored = await self._reads.file(
             request.path_params["key"],
             expires=parameters.get("expires", ""),
             key_id=parameters.get("key", ""),
             signature=parameters.get("signature", ""),
         )
         try:
-            opened = await self._files.open(key)
+            opened = await self._files.open(stored.key)
         except MissingFile:
             raise NotFound from None
-        return StoredFileResponse(opened, key)
+        return StoredFileResponse(opened, stored.key, stored.type)

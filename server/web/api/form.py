@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from server.sessions.roles import Roles
 from server.web.api.multipart import (
     MAX_BOUNDARY_BYTES,
     NO_BOUNDARY,
@@ -17,13 +18,17 @@ from server.web.api.multipart import (
     parameters,
 )
 from server.web.api.params import MAX_PARAMS_BYTES
-from server.web.api.parts import IMAGES, Part
+from server.web.api.parts import Part
+from tryon.processor.interface import Role
 from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
 
-NAMES: Final = IMAGES | {"params"}
-"""Names of the parts that are read; the content of any other is ignored."""
+PARAMS: Final = "params"
+"""Name of the part with the parameters."""
 
 MAX_PARTS: Final = 16
+
+MAX_SHOWN: Final = 100
+"""Characters of a part's name that a refusal repeats."""
 
 MAX_CONTENT_TYPE_BYTES: Final = 1024
 
@@ -57,10 +62,16 @@ def boundary_of(content_types: list[str]) -> bytes:
 
 
 class Form:
-    """The parts of a body that is being parsed."""
+    """The parts of a body that is being parsed.
 
-    def __init__(self, boundary: bytes, *, image_max_bytes: int, fingerprint: bool) -> None:
-        self.parts: dict[str, Part] = {}
+    ``roles``: the parts that hold images. Other fields are ignored; other files, and
+    more of a role than it takes, are refused.
+    """
+
+    def __init__(self, boundary: bytes, *, roles: Roles, image_max_bytes: int, fingerprint: bool) -> None:
+        self.images: list[Part] = []
+        self.params: Part | None = None
+        self._roles = roles
         self._image_max_bytes = image_max_bytes
         self._fingerprint = fingerprint
         self._part: Part | None = None
@@ -68,12 +79,32 @@ class Form:
         self._parser = MultipartParser(boundary)
 
     def __repr__(self) -> str:
-        return f"<Form parts={sorted(self.parts)} {self._parser!r}>"
+        return f"<Form parts={[part.name for part in self.parts]} {self._parser!r}>"
+
+    @property
+    def parts(self) -> list[Part]:
+        """Return all parts that are read, in their order but for the parameters."""
+        return self.images if self.params is None else [*self.images, self.params]
 
     @property
     def size(self) -> int:
         """Return how many bytes the parts hold, in memory and in files."""
-        return sum([part.size for part in self.parts.values()])
+        return sum([part.size for part in self.parts])
+
+    def inputs(self) -> list[Part]:
+        """Return the parts with an image, by role; those of one role in their order.
+
+        Raises Unprocessable if a required one is missing or empty.
+        """
+        found = []
+        for role in self._roles.all:
+            own = [part for part in self.images if part.role is role]
+            filled = [part for part in own if part.size]  # a browser sends an unfilled field as an empty part
+            if role.required and not filled:
+                name = own[0].name if own else role.name
+                raise Unprocessable("missing_image", f"The part named {name} is missing or empty.", part=name)
+            found += filled
+        return found
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next chunk.
@@ -101,22 +132,46 @@ class Form:
         self._seen += 1
         if self._seen > MAX_PARTS:
             raise BadRequest("bad_multipart", f"The body has more than {MAX_PARTS} parts.")
-        name = _name_of(headers)
-        if name not in NAMES:
+        name, has_file = _name_of(headers)
+        role = None if name == PARAMS else self._roles.of_part(name)
+        if role is None and name != PARAMS:
+            if has_file:
+                shown = name[:MAX_SHOWN]
+                raise Unprocessable("unknown_input", f"The try-on takes no file named {shown}.", part=shown)
             return
-        if name in self.parts:
+        if name == PARAMS and self.params is not None:
             raise BadRequest("bad_multipart", f"There is more than one part named {name}.")
         if any(each == b"content-transfer-encoding" and value.lower() not in AS_THEY_ARE for each, value in headers):
             raise UnsupportedMedia("unsupported_encoding", "A part has a Content-Transfer-Encoding; send it as binary.")
-        self._part = self.parts[name] = Part(name, fingerprint=self._fingerprint)
+        self._part = part = Part(name, role, fingerprint=self._fingerprint)
+        if role is None:
+            self.params = part
+        else:
+            self.images.append(part)
 
     def _append(self, part: Part, data: bytes) -> None:
-        if part.name == "params":
+        if part.role is None:
             if part.size + len(data) > MAX_PARAMS_BYTES:
                 raise Unprocessable("bad_params")
-        elif part.size + len(data) > self._image_max_bytes:
-            raise TooLarge
+        else:
+            if not part.size:
+                self._admit(part, part.role)
+            if part.size + len(data) > min(self._image_max_bytes, part.role.max_bytes or self._image_max_bytes):
+                raise TooLarge(part=part.name)
         part.append(data)
+
+    def _admit(self, part: Part, role: Role) -> None:
+        """Raise Unprocessable for an image too many, and for one under two names."""
+        others = [each for each in self.images if each.role is role and each.size]
+        for each in others:
+            if each.name != part.name:
+                raise Unprocessable(
+                    "unknown_input", f"The parts {each.name} and {part.name} are the same; send one.", part=part.name
+                )
+        if len(others) >= role.count:
+            raise Unprocessable(
+                "unknown_input", f"There are more than {role.count} parts named {part.name}.", part=part.name
+            )
 
     def _end_part(self) -> None:
         if self._part is not None and self._part.size and not self._part.checked:
@@ -124,8 +179,12 @@ class Form:
         self._part = None
 
 
-def _name_of(headers: Headers) -> str:
-    """Return the field's name. Raises BadRequest without one (RFC 7578 section 4.2)."""
+def _name_of(headers: Headers) -> tuple[str, bool]:
+    """Return the field's name, and whether it names a file.
+
+    An unfilled field for a file has an empty file name. Raises BadRequest without a
+    name (RFC 7578 section 4.2).
+    """
     dispositions = [value for name, value in headers if name == b"content-disposition"]
     if len(dispositions) > 1:
         raise BadRequest("bad_multipart", "A part has two Content-Disposition headers.")
@@ -133,4 +192,4 @@ def _name_of(headers: Headers) -> str:
     name = options.get(b"name")
     if kind != b"form-data" or name is None:
         raise BadRequest("bad_multipart", "A part has no name.")
-    return name.decode("utf-8", "replace")
+    return name.decode("utf-8", "replace"), bool(options.get(b"filename") or options.get(b"filename*"))

@@ -9,27 +9,29 @@ import hashlib
 import io
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from server.adapters.files.threads import Lent
 from server.adapters.imaging.pool import ACCEPTED
 from server.domain.images import MAGIC_BYTES, refusal, sniff
 from server.system.disk_space import require_room
+from tryon.processor.interface import Role
 from tryon.protocol.errors import UnsupportedMedia
-
-IMAGES: Final = frozenset({"image", "garment"})
-"""Names of the parts that hold an image."""
 
 
 class Part:
-    """The content of one part, and its digest if a fingerprint was asked for."""
+    """The content of one part, and its digest if a fingerprint was asked for.
 
-    __slots__ = ("_buffer", "_digest", "_file", "_lent", "checked", "name", "size")
+    ``role``: that of the image in it; None: it holds no image.
+    """
 
-    def __init__(self, name: str, *, fingerprint: bool) -> None:
+    __slots__ = ("_buffer", "_digest", "_file", "_lent", "checked", "name", "role", "size")
+
+    def __init__(self, name: str, role: Role | None = None, *, fingerprint: bool) -> None:
         self.name = name
+        self.role = role
         self.size = 0
-        self.checked = name not in IMAGES
+        self.checked = role is None
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
         self._lent = Lent(self._close)
@@ -53,7 +55,7 @@ class Part:
         self.checked = True
         head = bytes(self._buffer[:MAGIC_BYTES])
         if sniff(head) not in ACCEPTED:
-            raise UnsupportedMedia("unsupported_image", refusal(head))
+            raise UnsupportedMedia("unsupported_image", refusal(head), part=self.name)
 
     @property
     def pending(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable
-from typing import BinaryIO, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,17 +16,28 @@ from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.limits import Verdict
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
-from server.sessions.submissions import Idempotency, Photo
+from server.sessions.roles import DEFAULT_ROLES, Roles
+from server.sessions.submissions import Idempotency
 from server.telemetry import logs, metrics
 from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
 from server.web.api.upload_slots import UploadSlot, UploadSlots
-from server.web.api.uploads import Upload, read_upload
+from server.web.api.uploads import Upload, UploadedImage, read_upload
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of, token_of
 from server.web.common.problems import problem
-from tryon.protocol.errors import BadRequest, Conflict, RateLimited, TryOnError, Unavailable, Unprocessable
+from tryon.protocol.errors import (
+    BadRequest,
+    Conflict,
+    RateLimited,
+    TooLarge,
+    TryOnError,
+    Unavailable,
+    Unprocessable,
+    UnsupportedMedia,
+)
 from tryon.protocol.paths import SESSIONS
 
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
@@ -40,7 +51,8 @@ class SubmitEndpoints:
     can.
     """
 
-    def __init__(self, services: Services, imaging: Imaging) -> None:
+    def __init__(self, services: Services, imaging: Imaging, roles: Roles = DEFAULT_ROLES) -> None:
+        self._roles = roles
         self._config = services.config
         self._clock = services.clock
         self._storage_threads = services.storage_threads
@@ -93,7 +105,13 @@ class SubmitEndpoints:
         owner = token_hash(token or made or "")
         await self._check_queue()
         upload = await read_upload(
-            request, self._config, self._clock, self._storage_threads, slot, fingerprint=key is not None
+            request,
+            self._config,
+            self._clock,
+            self._storage_threads,
+            slot,
+            roles=self._roles,
+            fingerprint=key is not None,
         )
         with contextlib.closing(upload):
             if key is None:
@@ -112,13 +130,9 @@ class SubmitEndpoints:
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
     async def _submit(self, owner: str, address: str, upload: Upload, idempotency: Idempotency | None) -> Session:
-        photos = (upload.image, upload.garment)
-        image, garment = await asyncio.gather(*(self._clean(photo, address) for photo in photos))
-        assert image is not None
         return await self._submissions.submit(
             owner=owner,
-            image=image,
-            garment=garment,
+            inputs=await self._cleaned(upload.images, address),
             params=upload.params,
             request_id=logs.request_id.get(),
             address=address,
@@ -154,11 +168,23 @@ class SubmitEndpoints:
         )
         return await self._created(session, headers, replayed=replayed)
 
-    async def _clean(self, source: BinaryIO | None, address: str) -> Photo | None:
-        if source is None:
-            return None
-        clean = await self._imaging.clean(source, address=address)
-        return Photo(clean.data, clean.extension)
+    async def _cleaned(self, images: Sequence[UploadedImage], address: str) -> list[NewFile]:
+        """Clean all images at once; the first that is refused gives up the others."""
+        cleaning = [asyncio.create_task(self._clean(image, address), name="photo") for image in images]
+        try:
+            return await asyncio.gather(*cleaning)
+        finally:
+            for each in cleaning:
+                each.cancel()
+            await asyncio.gather(*cleaning, return_exceptions=True)
+
+    async def _clean(self, image: UploadedImage, address: str) -> NewFile:
+        try:
+            clean = await self._imaging.clean(image.content, address=address)
+        except (TooLarge, Unprocessable, UnsupportedMedia) as error:
+            error.part = image.part
+            raise
+        return NewFile(clean.data, clean.format.media_type, clean.width, clean.height, image.role)
 
     async def _check_queue(self) -> None:
         """Raise Unavailable if the queue is full, before the body is read.

@@ -22,12 +22,13 @@ from starlette.requests import ClientDisconnect, Request
 from server.adapters.files.errors import storage_error
 from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
+from server.sessions.roles import Roles
 from server.system.clock import Clock
 from server.web.api.form import Form, boundary_of
 from server.web.api.pace import Pace
 from server.web.api.params import parse_params
 from server.web.api.upload_slots import UploadSlot
-from tryon.protocol.errors import BadRequest, TooLarge, TooSlow, Unprocessable, UnsupportedMedia
+from tryon.protocol.errors import BadRequest, TooLarge, TooSlow, UnsupportedMedia
 from tryon.protocol.numbers import whole_number
 from tryon.protocol.views import Params
 
@@ -41,43 +42,59 @@ A chunk of uvicorn's has up to five times as many.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class UploadedImage:
+    """One image of an upload: its role, and the part that carried it."""
+
+    role: str
+    part: str
+    content: BinaryIO
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Upload:
     """The content of one upload; after :meth:`close` nothing of it is left.
 
-    ``fingerprint``: SHA-256 over the parts' contents, 64 hex digits; empty if it was
-    not asked for. Names, types, order, boundary and the white space in ``params`` don't
-    count, so a client that repeats its request gets the same one.
+    ``images``: in the order of the roles. ``fingerprint``: SHA-256 over roles and
+    contents, 64 hex digits; empty if it was not asked for. Names, types, order,
+    boundary and the white space in ``params`` don't count, so a client that repeats its
+    request gets the same one.
     """
 
-    image: BinaryIO
-    garment: BinaryIO | None
+    images: tuple[UploadedImage, ...]
     params: Params
     fingerprint: str
     threads: StorageThreads
 
     def __repr__(self) -> str:
-        return f"<Upload garment={self.garment is not None} fingerprint={self.fingerprint[:8]}>"
+        return f"<Upload {[image.role for image in self.images]} fingerprint={self.fingerprint[:8]}>"
 
     def close(self) -> None:
         """Let the images go; a file is closed in a thread, for its storage may hang."""
-        for content in (self.image, self.garment):
+        for content in (image.content for image in self.images):
             if isinstance(content, io.BytesIO):
                 content.close()
-            elif content is not None:
+            else:
                 self.threads.run_later(content.close)
 
 
 async def read_upload(
-    request: Request, config: Config, clock: Clock, threads: StorageThreads, slot: UploadSlot, *, fingerprint: bool
+    request: Request,
+    config: Config,
+    clock: Clock,
+    threads: StorageThreads,
+    slot: UploadSlot,
+    *,
+    roles: Roles,
+    fingerprint: bool,
 ) -> Upload:
     """Return the checked content of the whole body.
 
-    ``fingerprint``: whether to make one. Raises ``not_multipart``,
-    ``unsupported_encoding``, ``bad_multipart`` (also when the client disconnects),
-    ``too_slow``, ``body_too_large``, ``unsupported_image``, ``missing_image``,
-    ``bad_params``, ``rate_limited`` (the bytes of ``slot``), ``storage_full`` or
-    ``unavailable``, each as early as it can be known.
+    ``roles``: the images that it may hold. ``fingerprint``: whether to make one. Raises
+    ``not_multipart``, ``unsupported_encoding``, ``bad_multipart`` (also when the client
+    disconnects), ``too_slow``, ``body_too_large``, ``unsupported_image``,
+    ``missing_image``, ``unknown_input``, ``bad_params``, ``rate_limited`` (the bytes of
+    ``slot``), ``storage_full`` or ``unavailable``, each as early as it can be known.
 
     Part of the body may then still be on its way. Just answer: the rest is discarded,
     and a client that sends everything before it reads gets the answer, too. Where the
@@ -90,6 +107,7 @@ async def read_upload(
         raise UnsupportedMedia("unsupported_encoding")
     form = Form(
         boundary_of(request.headers.getlist("content-type")),
+        roles=roles,
         image_max_bytes=config.image_max_bytes,
         fingerprint=fingerprint,
     )
@@ -105,12 +123,12 @@ async def read_upload(
                     parsed = len(piece)
                 form.feed(piece)
                 slot.hold(form.size)
-                for part in form.parts.values():
+                for part in form.parts:
                     if part.pending > SPOOL_BYTES:
                         await _in_thread(threads, part.write, folder)
         return await _finish(form, folder, threads, fingerprint=fingerprint)
     finally:
-        for part in form.parts.values():
+        for part in form.parts:
             if part.spilt:
                 threads.run_later(part.close)
             else:
@@ -149,23 +167,19 @@ async def _chunks(request: Request, clock: Clock, max_bytes: int) -> AsyncIterat
 
 async def _finish(form: Form, folder: Path, threads: StorageThreads, *, fingerprint: bool) -> Upload:
     form.end()
-    image, garment, params = (form.parts.get(name) for name in ("image", "garment", "params"))
-    if image is None or not image.size:
-        raise Unprocessable("missing_image")
-    values = parse_params(params.take()) if params is not None else {}
-    if garment is not None and not garment.size:
-        garment = None  # a browser sends an empty part for an unfilled file field
-    for part in (image, garment):
-        if part is not None and part.spilt:
+    parts = form.inputs()
+    values = parse_params(form.params.take()) if form.params is not None else {}
+    for part in parts:
+        if part.spilt:
             await _in_thread(threads, part.rewind, folder)
-    content = image.content()
-    overlay = garment.content() if garment is not None else None
+    images = tuple(UploadedImage(part.role.name, part.name, part.content()) for part in parts if part.role)
     if not fingerprint:
-        return Upload(content, overlay, values, "", threads)
-    digest = hashlib.sha256(image.digest())
-    digest.update(garment.digest() if garment is not None else b"-")
+        return Upload(images, values, "", threads)
+    digest = hashlib.sha256()
+    for image, part in zip(images, parts, strict=True):
+        digest.update(b"%s=%s;" % (image.role.encode(), part.digest()))
     digest.update(msgspec.json.encode(values, order="deterministic"))
-    return Upload(content, overlay, values, digest.hexdigest(), threads)
+    return Upload(images, values, digest.hexdigest(), threads)
 
 
 async def _in_thread(threads: StorageThreads, write: Callable[[Path], None], folder: Path) -> None:

@@ -28,7 +28,8 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of a refusal.
 
     ``type`` is always about:blank (RFC 9457 section 4.2.1); programs read ``code``.
-    ``limit`` is present only with ``rate_limited``.
+    ``limit`` is present only with ``rate_limited``, ``part`` only where a part of an
+    upload is refused.
     """
 
     type: str
@@ -39,6 +40,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool
     request_id: str | None
     limit: str | None = None
+    part: str | None = None
 
 
 ACCEPTED: Final[dict[str, dict[str, str]]] = {
@@ -59,6 +61,7 @@ def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Respons
         retryable=error.retryable,
         request_id=logs.request_id.get(),
         limit=error.limit,
+        part=error.part,
     )
     extra = ACCEPTED.get(error.code, {}) | (headers or {})
     if error.status == TooSlow.status:  # the rest of the request is not waited for (RFC 9110 section 15.5.9)

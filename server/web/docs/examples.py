@@ -29,15 +29,23 @@ from tryon.protocol.frames import (
 )
 from tryon.protocol.paths import FILES, SESSIONS
 from tryon.protocol.states import Event, GoneReason, Status
-from tryon.protocol.views import ErasedFile, History, HistoryEvent, Links, Receipt, SessionView
+from tryon.protocol.views import ErasedFile, FileView, History, HistoryEvent, Links, Receipt, SessionView
+
+
+def plain(value: Any) -> Any:
+    """Return a struct as the JSON that is sent."""
+    return msgspec.json.decode(encode(value))
+
 
 SESSION_ID: Final = "019ab9d4-7c1e-7d52-9c6e-0f3a6d1b2c4e"
 _SELF: Final = f"{SESSIONS}/{SESSION_ID}"
 _TICKET: Final = "4365b6f1.1795338900.CBVUp6y64tLy8ctrYvk3qQ"
 _SIGNATURE: Final = "expires=1795338300&key=4365b6f1&signature=u9ED_wlum1IxKfDbSPt9VA"
 _TOKEN: Final = "k7Qm2pXo5uRtYw8zB1cD4eF6gH9jK0lM3nP5qS7tV2x"  # noqa: S105 - an example
-_INPUT: Final = f"{FILES}/inputs/{SESSION_ID}-image.jpg?{_SIGNATURE}"
-_OUTPUT: Final = f"{FILES}/outputs/{SESSION_ID}-1.jpg?{_SIGNATURE}"
+_INPUT: Final = f"{FILES}/inputs/{SESSION_ID}-person-0.jpg?{_SIGNATURE}"
+_OUTPUT: Final = f"{FILES}/outputs/{SESSION_ID}-1-result-0.jpg?{_SIGNATURE}"
+_PERSON: Final = FileView("person", 0, "image/jpeg", 1200, 1600, 148201, _INPUT)
+_RESULT: Final = FileView("result", 0, "image/jpeg", 768, 1024, 93412, _OUTPUT)
 
 _RUNNING: Final = SessionView(
     session_id=SESSION_ID,
@@ -56,6 +64,14 @@ _RUNNING: Final = SessionView(
     expires_at="2026-11-23T09:00:00.000Z",
     processor="mock",
     retry_of=None,
+    params={},
+    seed=7,
+    step=12,
+    steps=30,
+    upstream_position=None,
+    inputs=[_PERSON],
+    outputs=[],
+    preview=None,
     links=Links(
         self=_SELF,
         ws=f"{_SELF}/ws?ticket={_TICKET}",
@@ -66,7 +82,15 @@ _RUNNING: Final = SessionView(
     ),
 )
 _QUEUED: Final = msgspec.structs.replace(
-    _RUNNING, status=Status.CREATED, seq=1, attempt=0, stage=None, progress=None, eta_seconds=None
+    _RUNNING,
+    status=Status.CREATED,
+    seq=1,
+    attempt=0,
+    stage=None,
+    progress=None,
+    eta_seconds=None,
+    step=None,
+    steps=None,
 )
 _PROCESSING: Final = EventFrame(
     session_id=SESSION_ID,
@@ -76,7 +100,7 @@ _PROCESSING: Final = EventFrame(
     status=Status.PROCESSING,
     terminal=False,
     at="2026-11-22T09:00:00.012Z",
-    data={"attempt": 1},
+    data={"attempt": 1, "processor": "mock"},
 )
 _COMPLETED: Final = EventFrame(
     session_id=SESSION_ID,
@@ -86,11 +110,12 @@ _COMPLETED: Final = EventFrame(
     status=Status.COMPLETED,
     terminal=True,
     at="2026-11-22T09:00:03.020Z",
-    data={"output": _OUTPUT},
+    data={"output": _OUTPUT, "outputs": [plain(_RESULT)]},
 )
+_CREATED: Final = {"input": _INPUT, "inputs": [plain(_PERSON)], "params": {}, "seed": 7}
 _HISTORY: Final = History(
     [
-        HistoryEvent(1, Event.CREATED, None, Status.CREATED, _RUNNING.created_at, 0, {"input": _INPUT}),
+        HistoryEvent(1, Event.CREATED, None, Status.CREATED, _RUNNING.created_at, 0, _CREATED),
         HistoryEvent(2, Event.PROCESSING, Status.CREATED, Status.PROCESSING, _PROCESSING.at, 1, _PROCESSING.data),
         HistoryEvent(3, Event.COMPLETED, Status.PROCESSING, Status.COMPLETED, _COMPLETED.at, 1, _COMPLETED.data),
     ]
@@ -99,7 +124,7 @@ _RECEIPT: Final = Receipt(
     SESSION_ID,
     GoneReason.DELETED,
     "2026-11-22T09:05:00.000Z",
-    [ErasedFile(SESSION_ID, "image", 148201, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")],
+    [ErasedFile(SESSION_ID, "person", 148201, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")],
     "4365b6f1",
     "n0Uu4b2mKq1kq0yWm5F3v8yJ1n3tqk2bX7c5d9e0f1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvWxYz0123456AA",
 )
@@ -114,11 +139,6 @@ _HEALTH: Final = Health(
         "queue": Check("ok", count=0),
     },
 )
-
-
-def plain(value: Any) -> Any:
-    """Return a struct as the JSON that is sent."""
-    return msgspec.json.decode(encode(value))
 
 
 def problem(code: str) -> Any:
@@ -146,7 +166,7 @@ ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {
 FRAMES: Final[dict[type, Any]] = {
     SnapshotFrame: SnapshotFrame(_RUNNING, [], 25),
     EventFrame: _COMPLETED,
-    ProgressFrame: ProgressFrame(SESSION_ID, 2, 0.4, "rendering", 1.8, "2026-11-22T09:00:01.214Z"),
+    ProgressFrame: ProgressFrame(SESSION_ID, 2, 0.4, "rendering", 1.8, "2026-11-22T09:00:01.214Z", step=12, steps=30),
     PingFrame: PingFrame("2026-11-22T09:00:25.000Z"),
     PongFrame: PongFrame("2026-11-22T09:00:26.000Z"),
     ErrorFrame: ErrorFrame("not_found", CODES["not_found"].codes["not_found"].detail),

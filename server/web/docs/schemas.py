@@ -79,11 +79,28 @@ FIELDS: Final[dict[str, Schema]] = {
     "next_cursor": {"description": "Value of `cursor` for the next page; null on the last page."},
     "deleted_at": _TIME,
     "reason": {"enum": [GoneReason.DELETED.value]},
-    "role": {"enum": ["image", "garment", "output"]},
-    "sha256": {
-        "pattern": "^[0-9a-f]{64}$",
-        "description": "Hash of the stored bytes, which differ from the uploaded ones.",
+    "role": {"description": "A role of the processor's inputs or outputs, or `preview`."},
+    "index": _WHOLE | {"description": "Its place among the files of its role, from 0."},
+    "width": {"minimum": 1, "description": "In pixels; null if it is unknown."},
+    "height": {"minimum": 1, "description": "In pixels; null if it is unknown."},
+    "FileView.link": _LINK | {"description": "Signed, expires."},
+    "PreviewView.link": _LINK | {"description": "Signed, expires."},
+    "ProgressFrame.preview": _LINK | {"description": "The last intermediate picture: signed, expires."},
+    "params": {"description": "The parameters of the upload."},
+    "seed": _WHOLE | {"description": "The number that random numbers are drawn from."},
+    "step": _WHOLE | {"description": "The step that the model is at."},
+    "steps": _WHOLE | {"description": "The number of steps that the model will take."},
+    "upstream_position": {
+        "minimum": 1,
+        "description": "Place in the queue of the service that makes the picture, 1 is next.",
     },
+    "inputs": {"description": "The photos by role, in the processor's order."},
+    "outputs": {"description": "The results, the most important one first."},
+    "sha256": {
+        "pattern": "^([0-9a-f]{64})?$",
+        "description": "Hash of the stored bytes, which differ from the uploaded ones; empty if it is unknown.",
+    },
+    "Problem.part": {"description": "The part of the upload that was refused."},
     "bytes": _WHOLE,
     "key_id": {"description": f"Id of one of the keys at {RECEIPT_KEY}."},
     "Receipt.signature": {
@@ -251,7 +268,7 @@ PARAMETERS: Final[dict[str, Schema]] = {
         "required": True,
         "description": "Key of the file, with its slash, from a link.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9/._-]+$"},
-        "example": f"inputs/{SESSION_ID}-image.jpg",
+        "example": f"inputs/{SESSION_ID}-person-0.jpg",
     },
     "link_expires": {
         "name": "expires",
@@ -294,14 +311,14 @@ SECURITY: Final[dict[str, Schema]] = {
 
 _UPLOAD_PARTS: Final[Schema] = {
     "type": "object",
-    "required": ["image"],
+    "required": ["person"],
     "propertyNames": {"pattern": r"^[^\x00\r\n]*$"},  # what a header of a part can hold
     "properties": {
-        "image": {
+        "person": {
             "type": "string",
             "format": "binary",
             "description": "The photo of a person: JPEG, PNG or WebP, judged by its content. At most 10 MiB and "
-            "40 megapixels, 64 to 8192 pixels a side, unless configured otherwise.",
+            "40 megapixels, 64 to 8192 pixels a side, unless configured otherwise. `image` is another name of this part.",
         },
         "garment": {"type": "string", "format": "binary", "description": "The photo of a garment; the same limits."},
         "params": {
@@ -314,12 +331,12 @@ _UPLOAD_PARTS: Final[Schema] = {
 BODIES: Final[dict[str, Schema]] = {
     "upload": {
         "required": True,
-        "description": "At most 22 MiB unless configured otherwise. Unknown parts are ignored.",
+        "description": "At most 22 MiB unless configured otherwise. Unknown fields are ignored, unknown files refused.",
         "content": {
             "multipart/form-data": {
                 "schema": _UPLOAD_PARTS,
                 "encoding": {
-                    name: {"contentType": "image/jpeg, image/png, image/webp"} for name in ("image", "garment")
+                    name: {"contentType": "image/jpeg, image/png, image/webp"} for name in ("person", "garment")
                 },
             }
         },

@@ -12,7 +12,9 @@ import pytest
 from server.domain.access import Access, view
 from server.domain.queue_place import Waiting
 from server.domain.session import Progress, Session
+from server.domain.stored_files import Direction
 from server.domain.tokens import Signer
+from testkit.running import result, stored
 from tryon.protocol.frames import encode
 from tryon.protocol.states import Status
 
@@ -20,6 +22,9 @@ AT = datetime(2026, 11, 22, 9, 0, 0, 0, UTC)
 ID = "019ab9d4-7c1e-7d52-9c6e-0f3a6d1b2c4e"
 NOW = 1_000_000.5
 SIGNER = Signer(["tests-" * 8])
+
+
+PERSON = stored(f"inputs/{ID}-person-0.jpg", bytes=196_000, width=1200, height=1600)
 
 
 def session(**changed: Any) -> Session:
@@ -33,10 +38,9 @@ def session(**changed: Any) -> Session:
         "enqueues": 1,
         "cancel_requested": False,
         "processor": "mock",
-        "params": {"secret": "of the person"},
-        "input_key": f"inputs/{ID}-image.jpg",
-        "garment_key": None,
-        "output_key": None,
+        "params": {"size": "M"},
+        "seed": 7,
+        "files": (PERSON,),
         "error_code": None,
         "error_message": None,
         "error_retryable": False,
@@ -57,7 +61,7 @@ def access(until: int | None = None) -> Access:
     return Access(SIGNER, NOW, link_seconds=300, ticket_seconds=900, until=until)
 
 
-PROGRESS = Progress(seq=2, attempt=1, at="t", progress=0.4, stage="rendering", eta_seconds=1.8)
+PROGRESS = Progress(seq=2, attempt=1, at="t", progress=0.4, stage="rendering", eta_seconds=1.8, step=12, steps=30)
 
 
 def test_view_has_exactly_the_contract_fields() -> None:
@@ -81,6 +85,24 @@ def test_view_has_exactly_the_contract_fields() -> None:
         "expires_at": "2026-11-23T09:00:00.000Z",
         "processor": "mock",
         "retry_of": None,
+        "params": {"size": "M"},
+        "seed": 7,
+        "step": 12,
+        "steps": 30,
+        "upstream_position": None,
+        "inputs": [
+            {
+                "role": "person",
+                "index": 0,
+                "type": "image/jpeg",
+                "width": 1200,
+                "height": 1600,
+                "bytes": 196_000,
+                "link": links["input"],
+            }
+        ],
+        "outputs": [],
+        "preview": None,
     }
     assert set(links) == {"self", "ws", "events", "input", "garment", "output"}
     assert (links["self"], links["garment"], links["output"]) == (f"/api/tryon/sessions/{ID}", None, None)
@@ -111,21 +133,40 @@ def test_view_of_failure_always_has_message() -> None:
     assert unknown.error.code == "of_a_plugin"
 
 
-def test_view_hides_owner_worker_and_params() -> None:
+def test_view_hides_owner_and_worker() -> None:
     """Nothing of the row leaks that is not part of the contract."""
     shown = encode(view(session(), access(), progress=PROGRESS))
-    for secret in (b"ffff", b"worker-1", b"of the person", b"request"):
+    for secret in (b"ffff", b"worker-1", b"request"):
         assert secret not in shown
 
 
 def test_token_holder_gets_tickets_and_full_links() -> None:
     """Tickets and links live as long as configured."""
-    links = view(session(output_key=f"outputs/{ID}-1.jpg"), access()).links
+    links = view(session(files=(PERSON, result(f"outputs/{ID}-1.jpg"))), access()).links
     for stream in (links.ws, links.events):
         ticket = parse_qs(urlsplit(stream).query)["ticket"][0]
         assert SIGNER.check_ticket(ID, ticket, now=NOW) == int(NOW) + 900
     assert links.output is not None
     assert parse_qs(urlsplit(links.output).query)["expires"] == [str(int(NOW) + 300)]
+
+
+def test_view_lists_files_by_role_and_links_the_first() -> None:
+    """Photos and results have their order; the preview stands alone."""
+    files = (
+        PERSON,
+        stored("inputs/g0.jpg", position=1, role="garment"),
+        stored("inputs/g1.jpg", position=2, role="garment"),
+        result("outputs/a.jpg"),
+        result("outputs/b.jpg", position=1),
+        stored("previews/p.jpg", direction=Direction.PREVIEW, role="preview", width=8, height=9),
+    )
+    shown = view(session(files=files), access())
+    assert [file.role for file in shown.inputs] == ["person", "garment", "garment"]
+    assert [file.link for file in shown.inputs[:2]] == [shown.links.input, shown.links.garment]
+    assert (shown.outputs[0].link, len(shown.outputs)) == (shown.links.output, 2)
+    assert (shown.outputs[0].width, shown.outputs[0].height) == (None, None)
+    assert shown.preview is not None and "/previews/p.jpg?" in shown.preview.link
+    assert (shown.preview.type, shown.preview.width, shown.preview.height) == ("image/jpeg", 8, 9)
 
 
 @pytest.mark.parametrize(("until", "expires"), [(60, 60), (9999, 300)])

@@ -53,3 +53,11 @@ def test_file_keys_become_links() -> None:
         "attempt": 1,
     }
     assert data["input"] == "inputs/a"
+
+
+def test_listed_files_have_links_for_keys() -> None:
+    """A file in a list keeps its other fields, and the event its keys."""
+    data = {"outputs": [{"role": "result", "bytes": 7, "key": "outputs/b"}]}
+    frame = event_frame(audit_event(data=data), link)
+    assert frame.data == {"outputs": [{"role": "result", "bytes": 7, "link": "/signed/outputs/b"}]}
+    assert data["outputs"][0]["key"] == "outputs/b"

@@ -49,6 +49,4 @@ async def until_status(services: Services, session: Session, status: Status, *, 
 
 async def submitted(services: Services) -> Session:
     """Submit a session."""
-    return await services.sessions.submissions.submit(
-        owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
-    )
+    return await services.sessions.submissions.submit(owner="o" * 64, inputs=[PHOTO], params={}, request_id=None)

@@ -60,26 +60,28 @@ async def test_cleanup_deletes_orphaned_files_only(
     """Delete orphans and old unfinished files, and keep uploads in flight."""
     caplog.set_level(logging.INFO, "tryon")
     async with open_services(config()) as services:
-        session = await services.sessions.submissions.submit(
-            owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
-        )
-        orphan, fresh = f"inputs/{new_session_id()}-image.jpg", f"inputs/{new_session_id()}-image.jpg"
+        session = await services.sessions.submissions.submit(owner="o" * 64, inputs=[PHOTO], params={}, request_id=None)
+        orphan, fresh = f"inputs/{new_session_id()}-person-0.jpg", f"inputs/{new_session_id()}-garment-1.jpg"
         draft = f"outputs/{session.id}-1.jpg.{'0' * 16}.part"
         written = f"outputs/{new_session_id()}-1.jpg.{'0' * 16}.part"
-        result, erased = f"outputs/{session.id}-1.jpg", f"outputs/{new_session_id()}-1.jpg"
+        result, erased = f"outputs/{session.id}-1-mask_a-0.jpg", f"outputs/{new_session_id()}-1-result-0.jpg"
+        preview, old = f"previews/{new_session_id()}-1-3.jpg", f"outputs/{new_session_id()}-1.jpg"
+        await services.files.put(preview, b"of a worker that was killed, too")
+        await services.files.put(old, b"named as before there were roles")
         await services.files.put(result, b"of a worker that has yet to say so")
         await services.files.put(erased, b"of a worker that was killed while its session was erased")
         (services.config.uploads_dir / written).write_bytes(b"being written")
         await services.files.put(orphan, b"old")
         await services.files.put(fresh, b"an upload in flight")
         (services.config.uploads_dir / draft).write_bytes(b"half a result")
-        for key in (orphan, session.input_key, draft):
+        for key in (orphan, session.inputs[0].key, draft):
             past = time.time() - 2 * timing.ORPHAN_SECONDS
             os.utime(services.config.uploads_dir / key, (past, past))
         await services.reconciling.cleanup.clean_up()
-        assert files(services) == sorted([fresh, session.input_key, result, written])
+        assert files(services) == sorted([fresh, session.inputs[0].key, result, written])
         assert f"Deleted orphaned file: {orphan}" in caplog.messages
-        assert f"Deleted orphaned file: {erased}" in caplog.messages
+        for key in (erased, preview, old):
+            assert f"Deleted orphaned file: {key}" in caplog.messages
 
 
 async def test_dirty_storage_stops_no_cleanup(
@@ -111,7 +113,7 @@ async def test_dirty_storage_stops_no_cleanup(
         for _ in range(2):
             await services.reconciling.cleanup.clean_up()
         left = {os.fsencode(path.relative_to(uploads)) for folder in FOLDERS for path in (uploads / folder).iterdir()}
-        assert {*foreign, session.input_key.encode()} <= left and orphan.encode() not in left
+        assert {*foreign, session.inputs[0].key.encode()} <= left and orphan.encode() not in left
         assert len(left) == len(foreign) + 3
         line = "Cleanup left 11 foreign entries in the storage, and 0 orphaned files that it could not delete"
         assert [each for each in caplog.messages if "Cleanup" in each] == [line] * 2, "one line a pass"
@@ -183,7 +185,7 @@ async def test_cleanup_goes_through_every_page(config: MakeConfig, monkeypatch: 
         monkeypatch.setattr(services.files, "list_page", noted)
         await in_pages(services, 2).clean_up()
         assert [len(page.entries) for page in pages] == [2, 2, 2, 2]
-        assert files(services) == sorted(session.input_key for session in living)
+        assert files(services) == sorted(session.inputs[0].key for session in living)
 
 
 async def test_cancelled_scrub_stays_to_be_done(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

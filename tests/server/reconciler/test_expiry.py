@@ -59,7 +59,7 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
         assert answer.status_code == 404
         await until(lambda: f"Cleaned up expired session: {session.id}" in caplog.messages)
     assert "Found 1 expired sessions to clean up" in caplog.messages
-    assert f"Deleted input file: inputs/{session.id}-image.jpg" in caplog.messages
+    assert f"Deleted input file: inputs/{session.id}-person-0.jpg" in caplog.messages
 
 
 async def test_completed_session_expires_with_its_result(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,15 +70,13 @@ async def test_completed_session_expires_with_its_result(start: Start, caplog: p
         await web.complete(await web.begin(session))
         assert len(files(web.services)) == 2
         await until(lambda: not files(web.services), seconds=6)
-        await until(lambda: f"Deleted output file: outputs/{session.id}-1.jpg" in caplog.messages)
+        await until(lambda: f"Deleted output file: outputs/{session.id}-1-result-0.jpg" in caplog.messages)
 
 
 async def test_expired_session_is_unreadable_before_erasure(config: MakeConfig, database_url: str) -> None:
     """Hide an expired session at its time, while its files still exist."""
     async with open_services(config(retention_seconds=1.0)) as services:  # no maintenance runs here
-        session = await services.sessions.submissions.submit(
-            owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
-        )
+        session = await services.sessions.submissions.submit(owner="o" * 64, inputs=[PHOTO], params={}, request_id=None)
         assert await services.database.reader.get(session.id) is not None
         await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
         assert await services.database.reader.get(session.id) is None
@@ -94,7 +92,7 @@ async def test_stuck_session_delays_no_other(
     async with open_services(config()) as services:
         waiting = await submitted(services)
         expired = [await submitted(services) for _ in range(4)]
-        stuck = services.config.uploads_dir / expired[0].input_key
+        stuck = services.config.uploads_dir / expired[0].inputs[0].key
         stuck.unlink()
         stuck.mkdir()  # cannot be deleted as a file
         for each in expired:
@@ -126,7 +124,7 @@ async def test_expired_clients_are_notified_when_storage_cannot_delete(start: St
         session, token = await web.submit()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
-            undeletable(web.config.uploads_dir / session.input_key)
+            undeletable(web.config.uploads_dir / session.inputs[0].key)
             assert await client.rest(8) == 4510
             assert web.database.clock.now() - session.expires_at.timestamp() < 5
             assert client.frames[-1]["reason"] == "expired"
@@ -134,7 +132,7 @@ async def test_expired_clients_are_notified_when_storage_cannot_delete(start: St
     async with open_services(config()) as later:  # the first process is gone
         await later.reconciling.reconciler.maintain()
         assert await later.database.reader.ids_among([session.id]) == {session.id}
-        (later.config.uploads_dir / session.input_key).rmdir()
+        (later.config.uploads_dir / session.inputs[0].key).rmdir()
         async with asyncio.timeout(8):
             while not await removed(later, session.id):
                 await asyncio.sleep(0.05)
@@ -239,7 +237,7 @@ async def test_failing_storage_is_tried_a_few_times_a_pass(
 
 
 async def test_unnamed_results_need_one_listing(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """List the results of five dead attempts once."""
+    """List the results and the previews of five dead attempts once."""
     async with open_services(config()) as services:
         expired = [await submitted(services) for _ in range(5)]
         for each in expired:
@@ -256,7 +254,7 @@ async def test_unnamed_results_need_one_listing(config: MakeConfig, monkeypatch:
         monkeypatch.setattr(os, "listdir", counted)
         await services.reconciling.reconciler.maintain()
         assert files(services) == []
-        assert len(listings) == 1
+        assert len(listings) == 2
 
 
 async def test_deleted_session_is_never_called_expired(start: Start) -> None:

@@ -90,9 +90,7 @@ async def test_all_missing_jobs_are_enqueued(config: MakeConfig) -> None:
     """Enqueue more sessions than fit into one page after Redis came back empty."""
     async with open_services(config()) as services:
         submitted = [
-            await services.sessions.submissions.submit(
-                owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None
-            )
+            await services.sessions.submissions.submit(owner="o" * 64, inputs=[PHOTO], params={}, request_id=None)
             for _ in range(130)
         ]
         await services.redis.flushall()

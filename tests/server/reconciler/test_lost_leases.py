@@ -76,7 +76,7 @@ async def test_two_concurrent_passes_act_once(config: MakeConfig, database_url: 
     """Requeue five sessions once each by two passes at the same time."""
     async with open_services(config(lease_seconds=0.1)) as one, open_services(config(lease_seconds=0.1)) as other:
         submitted = [
-            await one.sessions.submissions.submit(owner="o" * 64, image=PHOTO, garment=None, params={}, request_id=None)
+            await one.sessions.submissions.submit(owner="o" * 64, inputs=[PHOTO], params={}, request_id=None)
             for _ in range(5)
         ]
         claims = [await one.sessions.claims.begin(session.id, worker="dies") for session in submitted]

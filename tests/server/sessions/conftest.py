@@ -37,7 +37,7 @@ async def services(config: MakeConfig, database_url: str) -> AsyncIterator[Servi
 
 async def submit(services: Services, **more: Any) -> Session:
     """Submit a session of :data:`MINE`."""
-    settings: dict[str, Any] = {"owner": token_hash(TOKEN), "image": PHOTO, "garment": None, "params": {}}
+    settings: dict[str, Any] = {"owner": token_hash(TOKEN), "inputs": [PHOTO], "params": {}}
     return await services.sessions.submissions.submit(**settings | {"request_id": "the-upload"} | more)
 
 

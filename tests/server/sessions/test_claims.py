@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from server.domain.stored_files import NewFile
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import until
@@ -30,11 +31,11 @@ async def test_each_transition_is_published_once(services: Services) -> None:
     session = await submit(services)
     async with published_about(services, session.id) as published:
         claim = await begin(services, session)
-        assert await services.sessions.claims.complete(claim, b"result", "jpg")
+        assert await services.sessions.claims.complete(claim, [NewFile(b"result")])
         await until(lambda: len(published.seqs) == 2)
         assert published.seqs == [2, 3]
     assert await status(services, session) == (Status.COMPLETED, 3)
-    assert f"outputs/{session.id}-1.jpg" in files(services)
+    assert f"outputs/{session.id}-1-result-0.jpg" in files(services)
 
 
 async def test_only_one_worker_claims_a_session(services: Services) -> None:
@@ -64,7 +65,7 @@ async def test_unanswered_claim_belongs_to_its_run(services: Services) -> None:
         assert own is not None
         assert (own.attempt, own.actor) == (1, "worker:w1")
         assert await claims.renew(own) == "held"
-        assert await claims.complete(own, b"result", "jpg")
+        assert await claims.complete(own, [NewFile(b"result")])
         await until(lambda: len(published.seqs) == 2)
         assert published.seqs == [2, 3]
     assert await claims.begin(session.id, worker="w1", run=1) is None
@@ -91,25 +92,25 @@ async def test_fenced_worker_changes_nothing(services: Services) -> None:
     assert await services.sessions.claims.requeue(lost, burnt=True, reason="lease_lost")
     held = await begin(services, session, "w2")
     async with published_about(services, session.id) as published:
-        assert not await services.sessions.claims.complete(lost, b"late", "jpg")
+        assert not await services.sessions.claims.complete(lost, [NewFile(b"late")])
         assert not await services.sessions.claims.fail(lost, "mock_failure")
         assert not await services.sessions.claims.requeue(lost, burnt=True, reason="late")
         assert await services.sessions.claims.renew(lost) == "lost"
         assert await services.sessions.claims.renew(held) == "held"
-        assert f"outputs/{session.id}-1.jpg" not in files(services)
-        assert await services.sessions.claims.complete(held, b"result", "jpg")
+        assert f"outputs/{session.id}-1-result-0.jpg" not in files(services)
+        assert await services.sessions.claims.complete(held, [NewFile(b"result")])
         await until(lambda: published.seqs)
         assert published.seqs == [5]
-    assert f"outputs/{session.id}-2.jpg" in files(services)
+    assert f"outputs/{session.id}-2-result-0.jpg" in files(services)
 
 
 async def test_second_completion_keeps_first_result(services: Services) -> None:
     """Refuse the second of two results of one claim."""
     session = await submit(services)
     claim = await begin(services, session)
-    assert await services.sessions.claims.complete(claim, b"first", "jpg")
-    assert not await services.sessions.claims.complete(claim, b"again", "png")
-    assert f"outputs/{session.id}-1.png" not in files(services)
+    assert await services.sessions.claims.complete(claim, [NewFile(b"first")])
+    assert not await services.sessions.claims.complete(claim, [NewFile(b"again", "image/png")])
+    assert f"outputs/{session.id}-1-result-0.png" not in files(services)
     assert await status(services, session) == (Status.COMPLETED, 3)
 
 
@@ -118,12 +119,12 @@ async def test_result_stays_while_its_commit_may_go_through(services: Services) 
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
     with complete.losing(services, "transition"), pytest.raises(Unavailable):
-        await services.sessions.claims.complete(claim, b"result", "jpg")
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
     await complete.commit()
-    assert (await row(services, session)).output_key == f"outputs/{session.id}-1.jpg"
-    assert f"outputs/{session.id}-1.jpg" in files(services)
-    assert not await services.sessions.claims.complete(claim, b"result", "jpg")
-    assert f"outputs/{session.id}-1.jpg" in files(services)
+    assert (await row(services, session)).outputs[0].key == f"outputs/{session.id}-1-result-0.jpg"
+    assert f"outputs/{session.id}-1-result-0.jpg" in files(services)
+    assert not await services.sessions.claims.complete(claim, [NewFile(b"result")])
+    assert f"outputs/{session.id}-1-result-0.jpg" in files(services)
 
 
 async def test_refused_retry_waits_for_the_unconfirmed_commit(services: Services) -> None:
@@ -131,15 +132,15 @@ async def test_refused_retry_waits_for_the_unconfirmed_commit(services: Services
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
     with complete.losing(services, "transition"), pytest.raises(Unavailable):
-        await services.sessions.claims.complete(claim, b"result", "jpg")
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
     discarding = asyncio.create_task(
-        services.sessions.claims._discard_output(session.id, f"outputs/{session.id}-1.jpg")
+        services.sessions.claims._discard(session.id, [f"outputs/{session.id}-1-result-0.jpg"])
     )
     for _ in range(20):
         await asyncio.sleep(0)
     await complete.commit()
     await discarding
-    assert f"outputs/{session.id}-1.jpg" in files(services)
+    assert f"outputs/{session.id}-1-result-0.jpg" in files(services)
 
 
 async def test_refused_retry_deletes_an_unconfirmed_result(services: Services) -> None:
@@ -147,10 +148,10 @@ async def test_refused_retry_deletes_an_unconfirmed_result(services: Services) -
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
     with complete.losing(services, "transition"), pytest.raises(Unavailable):
-        await services.sessions.claims.complete(claim, b"result", "jpg")
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
     await complete.roll_back()
     assert await services.database.writer.request_cancel(session.id, seq=claim.session.seq)
-    assert not await services.sessions.claims.complete(claim, b"result", "jpg")
+    assert not await services.sessions.claims.complete(claim, [NewFile(b"result")])
     assert not any(key.startswith("outputs/") for key in files(services))
 
 
@@ -159,7 +160,7 @@ async def test_unconfirmed_result_goes_with_its_session(services: Services) -> N
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
     with complete.losing(services, "transition"), pytest.raises(Unavailable):
-        await services.sessions.claims.complete(claim, b"result", "jpg")
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
     await complete.roll_back()
     assert await services.sessions.claims.fail(claim, "timeout")
     await services.sessions.erasure.remove(await row(services, session), GoneReason.EXPIRED)
@@ -172,11 +173,11 @@ async def test_concurrent_complete_and_fail_end_once(services: Services) -> None
         session = await submit(services)
         claim = await begin(services, session)
         done, failed = await asyncio.gather(
-            services.sessions.claims.complete(claim, b"result", "jpg"),
+            services.sessions.claims.complete(claim, [NewFile(b"result")]),
             services.sessions.claims.fail(claim, "mock_failure"),
         )
         assert done + failed == 1
-        assert (f"outputs/{session.id}-1.jpg" in files(services)) is done
+        assert (f"outputs/{session.id}-1-result-0.jpg" in files(services)) is done
         assert (await status(services, session))[1] == 3
 
 
@@ -204,7 +205,7 @@ async def test_claim_is_refused_after_the_deadline(config: MakeConfig, database_
         late = await submit(services)
         claim = await begin(services, late)
         await until(lambda: services.database.clock.now() > late.deadline_at.timestamp())
-        assert not await services.sessions.claims.complete(claim, b"late", "jpg")
+        assert not await services.sessions.claims.complete(claim, [NewFile(b"late")])
         assert not any(key.startswith("outputs/") for key in files(services))
 
 
@@ -218,7 +219,7 @@ async def test_worker_never_waits_when_redis_is_unavailable(config: MakeConfig, 
         async with asyncio.timeout(0.5):
             for n in range(100):
                 await services.sessions.claims.report(claim, n / 100, "rendering")
-        assert await services.sessions.claims.complete(claim, b"result", "jpg")
+        assert await services.sessions.claims.complete(claim, [NewFile(b"result")])
         assert await status(services, session) == (Status.COMPLETED, 3)
 
 
@@ -229,6 +230,6 @@ async def test_completion_of_erased_session_leaves_nothing(services: Services) -
     row = await services.database.reader.get(session.id)
     assert row is not None
     await services.sessions.erasure.remove(row, GoneReason.DELETED)
-    assert not await services.sessions.claims.complete(claim, b"late", "jpg")
+    assert not await services.sessions.claims.complete(claim, [NewFile(b"late")])
     assert await services.sessions.claims.renew(claim) == "lost"
     assert files(services) == []

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from server.domain.stored_files import NewFile
 from server.services import Services, open_services
-from testkit.running import PHOTO, new_session, until
+from testkit.running import GARMENT, PHOTO, new_session, stored, until
+from testkit.values import new_session_id
 from tests.server.sessions.conftest import MINE, MakeConfig, begin, files, submit
 from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import GoneReason
@@ -20,11 +22,11 @@ from tryon.protocol.states import GoneReason
 
 async def test_erasure_leaves_no_file_row_or_key(services: Services) -> None:
     """Erase a completed session with both its photos and its progress."""
-    session = await submit(services, garment=PHOTO)
+    session = await submit(services, inputs=[PHOTO, GARMENT])
     claim = await begin(services, session)
     await services.sessions.claims.report(claim, 0.5, "rendering")
     await until(lambda: claim.reports.timer is None)
-    await services.sessions.claims.complete(claim, b"result", "jpg")
+    await services.sessions.claims.complete(claim, [NewFile(b"result")])
     row = await services.database.reader.get(session.id)
     assert row is not None
     await services.sessions.erasure.remove(row, GoneReason.DELETED)
@@ -45,7 +47,7 @@ async def test_erasure_finds_results_of_dead_attempts(services: Services) -> Non
     claim = await begin(services, session)
     await services.files.put(f"outputs/{session.id}-1.jpg", b"named by no row")
     assert await services.sessions.claims.requeue(claim, burnt=True, reason="lease_lost")
-    await services.sessions.claims.complete(await begin(services, session), b"result", "png")
+    await services.sessions.claims.complete(await begin(services, session), [NewFile(b"result", "image/png")])
     row = await services.database.reader.get(session.id)
     assert row is not None
     await services.sessions.erasure.remove(row, GoneReason.DELETED)
@@ -60,12 +62,12 @@ async def test_erasure_during_completion_leaves_nothing(services: Services) -> N
         row = await services.database.reader.get(session.id)
         assert row is not None
         completing, _ = await asyncio.gather(
-            services.sessions.claims.complete(claim, b"result", "jpg"),
+            services.sessions.claims.complete(claim, [NewFile(b"result")]),
             services.sessions.erasure.remove(row, GoneReason.DELETED),
             return_exceptions=True,
         )
         if isinstance(completing, Unavailable):  # its unfinished file was deleted; a worker tries again
-            assert not await services.sessions.claims.complete(claim, b"result", "jpg")
+            assert not await services.sessions.claims.complete(claim, [NewFile(b"result")])
         assert files(services) == []
         assert await services.database.reader.ids_among([session.id]) == set()
 
@@ -74,10 +76,10 @@ async def test_receipt_is_complete_when_reconciler_is_faster(
     services: Services, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process removes the whole chain as soon as it is marked as deleted."""
-    first = await submit(services, garment=PHOTO)
+    first = await submit(services, inputs=[PHOTO, GARMENT])
     assert await services.sessions.claims.fail(await begin(services, first), "mock_failure")
     second, _ = await services.sessions.submissions.retry(first.id, first.owner, request_id=None)
-    assert await services.sessions.claims.complete(await begin(services, second), b"result", "jpg")
+    assert await services.sessions.claims.complete(await begin(services, second), [NewFile(b"result")])
     publish = services.bus.publish_to_each
     async with open_services(config()) as other:
 
@@ -90,36 +92,31 @@ async def test_receipt_is_complete_when_reconciler_is_faster(
         receipt = await services.sessions.erasure.delete(first.id, first.owner)
         await other.reconciling.reconciler.stop()
     assert {(file.session_id, file.role) for file in receipt.files} == {
-        (first.id, "image"), (first.id, "garment"), (second.id, "image"), (second.id, "garment"), (second.id, "output"),
+        (first.id, "person"), (first.id, "garment"), (second.id, "person"), (second.id, "garment"), (second.id, "result"),
     }  # fmt: skip
     assert {file.sha256 for file in receipt.files} == {
-        hashlib.sha256(data).hexdigest() for data in (bytes(PHOTO.data), b"result")
+        hashlib.sha256(data).hexdigest() for data in (PHOTO.data, GARMENT.data, b"result")
     }
 
 
 async def test_receipt_lists_result_of_last_moment(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session completes while the files for its receipt are read."""
+    """The session completes after it was read, and before it is marked as deleted."""
     session = await submit(services)
     claim = await begin(services, session)
-    get = services.files.get
+    mark = services.database.writer.mark_deleted
 
-    async def completing(key: str) -> bytes:
-        data = await get(key)
-        if key == session.input_key:
-            assert await services.sessions.claims.complete(claim, b"result", "jpg")
-        return data
+    async def completing(session_id: str, **options: Any) -> Any:
+        assert await services.sessions.claims.complete(claim, [NewFile(b"result")])
+        return await mark(session_id, **options)
 
-    monkeypatch.setattr(services.files, "get", completing)
+    monkeypatch.setattr(services.database.writer, "mark_deleted", completing)
     receipt = await services.sessions.erasure.delete(session.id, session.owner)
-    assert [file.role for file in receipt.files] == ["image", "output"]
+    assert [file.role for file in receipt.files] == ["person", "result"]
     assert files(services) == []
 
 
-async def test_delete_waits_for_no_receipt_when_storage_is_silent(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reads hang: the session is gone all the same, and removed by the next pass."""
-    monkeypatch.setattr("server.sessions.erasure.RECEIPT_SECONDS", 0.05)
+async def test_receipt_needs_no_read_of_the_storage(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads hang: the receipt has the sizes and hashes that the rows remember."""
     session = await submit(services)
 
     async def silent(key: str) -> bytes:
@@ -127,11 +124,10 @@ async def test_delete_waits_for_no_receipt_when_storage_is_silent(
         return b""
 
     monkeypatch.setattr(services.files, "get", silent)
-    with pytest.raises(Unavailable):
-        await services.sessions.erasure.delete(session.id, session.owner)
-    with pytest.raises(NotFound):
-        await services.sessions.reads.read(session.id, MINE)
-    await services.reconciling.reconciler.maintain()
+    receipt = await services.sessions.erasure.delete(session.id, session.owner)
+    assert [(file.role, file.bytes, file.sha256) for file in receipt.files] == [
+        ("person", len(PHOTO.data), hashlib.sha256(PHOTO.data).hexdigest())
+    ]
     assert files(services) == []
 
 
@@ -141,8 +137,9 @@ async def test_long_chain_is_deleted_in_few_steps(services: Services, monkeypatc
     others = [await submit(services)]
     chain = [first]
     for _ in range(100):
-        new = new_session(owner=first.owner, retry_of=session.id, expires_at=first.expires_at)
-        await services.files.put(new.input_key, PHOTO.data)
+        file = stored(f"inputs/{(id := new_session_id())}-person-0.jpg", sha256=first.files[0].sha256)
+        new = new_session(id=id, files=(file,), owner=first.owner, retry_of=session.id, expires_at=first.expires_at)
+        await services.files.put(new.files[0].key, PHOTO.data)
         session = await services.database.writer.insert(new)
         await services.queue.enqueue(session.id, 0, 0, score_ms=0)
         chain.append(session)
@@ -169,7 +166,7 @@ async def test_long_chain_is_deleted_in_few_steps(services: Services, monkeypatc
     assert steps["ring_cancel"] == 1
     assert max(steps.values()) <= 4, steps  # a few for each hundred sessions
     assert used < 0.5, f"{used:.3f} s of CPU"
-    assert files(services) == [others[0].input_key]
+    assert files(services) == [others[0].inputs[0].key]
     left = [each.decode() for each in await services.redis.zrange(services.config.queue_name, 0, -1)]
     assert [each.partition(":")[0] for each in left] == [others[0].id]
 
@@ -181,7 +178,7 @@ async def test_rest_of_chain_is_erased_after_interruption(services: Services, mo
     chain = [first]
     for _ in range(4):
         new = new_session(owner=first.owner, retry_of=session.id, expires_at=first.expires_at)
-        await services.files.put(new.input_key, PHOTO.data)
+        await services.files.put(new.files[0].key, PHOTO.data)
         session = await services.database.writer.insert(new)
         await services.queue.enqueue(session.id, 0, 0, score_ms=0)
         chain.append(session)

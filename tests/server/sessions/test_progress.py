@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from server.domain.stored_files import NewFile
 from server.services import Services
 from testkit.running import until
 from tests.server.sessions.conftest import MINE, begin, published_about, submit
@@ -48,7 +49,7 @@ async def test_no_progress_is_published_after_the_end(services: Services) -> Non
     async with published_about(services, session.id) as published:
         for n in range(10):
             await services.sessions.claims.report(claim, n / 10, "rendering")
-        await services.sessions.claims.complete(claim, b"result", "jpg")
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
         await until(lambda: published.seqs == [3])
         count = len(published.messages)
         await asyncio.sleep(0.25)  # longer than a report may wait

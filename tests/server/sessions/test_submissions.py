@@ -10,11 +10,12 @@ import pytest
 
 from server.adapters.database.errors import Taken
 from server.domain.session import session_id_of
+from server.domain.stored_files import NewFile
 from server.services import Services, open_services
 from server.system.clock import SystemClock
 from server.system.randomness import SystemRandomness
 from testkit.fixtures import StartValkey
-from testkit.running import PHOTO
+from testkit.running import GARMENT, PHOTO
 from tests.server.sessions.conftest import MINE, MakeConfig, Unanswered, begin, files, status, submit
 from tryon.protocol.errors import NotFound, StorageFull, Unavailable
 from tryon.protocol.states import Status
@@ -22,12 +23,12 @@ from tryon.protocol.states import Status
 
 async def test_submission_stores_row_files_and_job(services: Services) -> None:
     """Store both photos, the first event and the job of an upload."""
-    session = await submit(services, garment=PHOTO, params={"style": "wide"})
-    assert files(services) == [f"inputs/{session.id}-garment.jpg", f"inputs/{session.id}-image.jpg"]
+    session = await submit(services, inputs=[PHOTO, GARMENT], params={"style": "wide"})
+    assert files(services) == [f"inputs/{session.id}-garment-0.png", f"inputs/{session.id}-person-0.jpg"]
     assert await services.queue.contains(session.id, 0, 1)
     (created,) = (await services.sessions.reads.history(session.id, MINE)).events
     assert (created.seq, created.event, created.from_) == (1, "created", None)
-    assert created.data["input"].startswith(f"/api/tryon/files/inputs/{session.id}-image.jpg?")
+    assert created.data["input"].startswith(f"/api/tryon/files/inputs/{session.id}-person-0.jpg?")
 
 
 @pytest.mark.parametrize("refusal", [Taken, NotFound, StorageFull])
@@ -41,7 +42,7 @@ async def test_refused_submission_leaves_no_file(
 
     monkeypatch.setattr(services.database.writer, "insert", refuse)
     with pytest.raises(refusal):
-        await submit(services, garment=PHOTO)
+        await submit(services, inputs=[PHOTO, GARMENT])
     assert files(services) == []
     assert not services.sessions.submissions._undecided
 
@@ -57,7 +58,7 @@ async def test_submission_without_room_leaves_no_file(services: Services, monkey
 
     monkeypatch.setattr(services.files, "put", put_one)
     with pytest.raises(StorageFull):
-        await submit(services, garment=PHOTO)
+        await submit(services, inputs=[PHOTO, GARMENT])
     assert files(services) == []
 
 
@@ -66,7 +67,7 @@ async def test_files_wait_while_the_commit_may_go_through(services: Services, co
     """Keep the photos of an upload whose row appears after it was looked for."""
     submissions, insert = services.sessions.submissions, Unanswered()
     with insert.losing(services, "insert"), pytest.raises(Unavailable):
-        await submit(services, garment=PHOTO)
+        await submit(services, inputs=[PHOTO, GARMENT])
     assert len(files(services)) == 2
     cleaning = asyncio.create_task(submissions.clean_up_failed_uploads())
     if not services.database.connections.sqlite:  # where it waits for the one writer
@@ -132,7 +133,7 @@ async def test_submission_is_quick_when_redis_is_silent(config: MakeConfig, star
             async with asyncio.timeout(1.5):
                 session = await submit(services)
                 await services.sessions.reads.view_of(session)
-                await services.sessions.claims.complete(await begin(services, session), b"result", "jpg")
+                await services.sessions.claims.complete(await begin(services, session), [NewFile(b"result")])
         finally:
             valkey.resume()
         assert await status(services, session) == (Status.COMPLETED, 3)

@@ -50,7 +50,7 @@ def traces_of(session: Session) -> list[bytes]:
 async def submitted(services: Services, token: str) -> Session:
     """Submit a session with :data:`SECRET` among its parameters."""
     return await services.sessions.submissions.submit(
-        owner=token_hash(token), image=PHOTO, garment=None, params={"said": SECRET}, request_id=None
+        owner=token_hash(token), inputs=[PHOTO], params={"said": SECRET}, request_id=None
     )
 
 

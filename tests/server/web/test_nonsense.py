@@ -50,7 +50,9 @@ async def test_number_of_a_query_is_judged_by_its_value(web: Web) -> None:
         assert (await web.client.get(path, params={"since": number}, headers=headers)).status_code == 200, number
         assert (await web.client.get(path, params={"wait": number}, headers=headers)).status_code in (200, 400), number
         link = {"expires": number, "key": number, "signature": number}
-        assert (await web.client.get(f"/api/tryon/files/{session.input_key}", params=link)).status_code == 404, number
+        assert (await web.client.get(f"/api/tryon/files/{session.inputs[0].key}", params=link)).status_code == 404, (
+            number
+        )
         ticket = {"ticket": f"{number}.{number}.{number}"}
         assert (await web.client.get(path, params=ticket)).status_code == 401, number
 

@@ -21,6 +21,7 @@ from server.adapters.database.tables import database_time
 from server.adapters.files import threads
 from server.config.settings import Config
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.reconciler import timing
 from testkit.disks import silent_disk
 from testkit.fixtures import disk_of
@@ -164,7 +165,7 @@ async def test_postgres_restart_costs_only_a_503(
         await until(lambda: web.database.clock.now() > lapsed_at)
         await asyncio.to_thread(server.start_again)
         assert await in_spite_of(lambda: web.services.sessions.claims.renew(claim)) == "held", "granted one more period"
-        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, [NewFile(b"result")]))
         assert await client.rest() == 1000
         assert client.story() == [2, 3]
     await until(lambda: len(files(web)) == 2)
@@ -201,7 +202,7 @@ async def test_postgres_without_connections_is_a_503(
         await stack.aclose()
         claim = await in_spite_of(lambda: web.services.sessions.claims.begin(session.id, worker="w"))
         assert claim is not None
-        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+        await in_spite_of(lambda: web.services.sessions.claims.complete(claim, [NewFile(b"result")]))
         assert await client.rest() == 1000
         assert client.story() == [1, 2, 3]
     await until(lambda: len(files(web)) == 2)
@@ -265,7 +266,7 @@ async def test_full_sqlite_disk_is_507(
             assert len(files(web)) == await rows(web) == 1
             look = await web.client.get(f"{SESSIONS}/{session.id}", headers={"X-Client-Token": token})
             assert look.status_code == 200
-            await in_spite_of(lambda: web.services.sessions.claims.complete(claim, b"result", "jpg"))
+            await in_spite_of(lambda: web.services.sessions.claims.complete(claim, [NewFile(b"result")]))
             assert await client.rest() == 1000
             assert client.story()[-1] == 3
         filler.unlink()
@@ -302,7 +303,7 @@ async def test_full_data_folder_ends_and_erases_sessions(
                     assert_refused(await upload(web, photo), 507, "storage_full")
                 assert files(web) == before
                 with pytest.raises(StorageFull):
-                    await in_spite_of(lambda: web.services.sessions.claims.complete(claim, bytes(10_000), "jpg"))
+                    await in_spite_of(lambda: web.services.sessions.claims.complete(claim, [NewFile(bytes(10_000))]))
                 assert await web.services.sessions.claims.fail(claim, "storage_full")
                 assert await client.rest() == 1000
                 gone = await web.client.delete(f"{SESSIONS}/{deleted.id}", headers={"X-Client-Token": token})
@@ -333,7 +334,7 @@ async def test_result_without_disk_space_fails_the_session(start_web: StartWeb, 
         await client.next("snapshot")
         for _ in range(3):
             with pytest.raises(StorageFull):
-                await web.services.sessions.claims.complete(claim, bytes(100_000), "jpg")
+                await web.services.sessions.claims.complete(claim, [NewFile(bytes(100_000))])
         assert files(web) == [f"{session.id}-image.jpg"]
         assert await web.services.sessions.claims.fail(claim, "storage_full")
         assert await client.rest() == 1000
@@ -380,7 +381,7 @@ async def test_silent_storage_delays_nothing_else(
         assert (await web.client.get("/api/health/ready")).status_code == 200
         assert (await upload(web, photo)).status_code == 201
         with silent_storage(web.config.uploads_dir):
-            getting = (web.services.files.get(session.input_key) for _ in range(threads.THREADS))
+            getting = (web.services.files.get(session.inputs[0].key) for _ in range(threads.THREADS))
             held = await asyncio.gather(*getting, return_exceptions=True)
             assert all(isinstance(each, Unavailable) for each in held)
             async with asyncio.timeout(10):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from server.config.settings import Config
+from server.domain.stored_files import NewFile
 from server.services import open_services
 from testkit.fixtures import StartValkey
 from testkit.proxy import running_proxy
@@ -44,7 +45,7 @@ async def test_web_process_outlives_a_vanished_redis(config: MakeConfig, start_v
                 await until(lambda: web.hub.delivers, seconds=20)
                 taken = [web.services.bus.publish(f"s{n}", b"x") for n in range(8)]
                 assert all(await asyncio.gather(*taken)), "the dead connections were given up together"
-                assert await others.sessions.claims.complete(claim, b"\xff\xd8\xff\xe0 result", "jpg")
+                assert await others.sessions.claims.complete(claim, [NewFile(b"\xff\xd8\xff\xe0 result")])
                 assert (await client.next("event"))["seq"] == 3
             proxy.black_hole()
             stopping = time.monotonic()

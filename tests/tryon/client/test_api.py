@@ -172,7 +172,7 @@ async def test_deleted_session_leaves_a_receipt(tryon: AsyncTryOn) -> None:
     assert len(await tryon.download(session.links.input)) > 100
     receipt = await tryon.delete(session)
     assert (receipt.session_id, receipt.reason) == (session.session_id, "deleted")
-    assert [file.role for file in receipt.files] == ["image"]
+    assert [file.role for file in receipt.files] == ["person"]
     assert receipt.signature
     for gone in (tryon.get(session), tryon.delete(session), tryon.download(session.links.input)):
         with pytest.raises(Problem) as raised:

@@ -47,6 +47,14 @@ def view(seq: int, **fields: Any) -> SessionView:
         "expires_at": "",
         "processor": "mock",
         "retry_of": None,
+        "params": {},
+        "seed": 0,
+        "step": None,
+        "steps": None,
+        "upstream_position": None,
+        "inputs": [],
+        "outputs": [],
+        "preview": None,
         "links": LINKS,
     }
     return SessionView(**known | fields)

@@ -176,15 +176,44 @@ async def test_sessions_survive_upgrade_and_downgrade(config: Config, monkeypatc
     waiting, running = await database.writer.insert(new_session()), await database.writer.insert(new_session())
     claimed = await database.writer.claim(running.id, worker="w", lease_seconds=60, actor="w")
     assert claimed is not None
-    for revision in ("0001", "head"):
-        change = alembic.command.downgrade if revision == "0001" else alembic.command.upgrade
-        await asyncio.to_thread(change, settings, revision)
-        assert await database.reader.get(waiting.id) == waiting
-        assert await database.reader.get(running.id) == claimed.session
-        assert await database.due.next_due() == claimed.session.lease_expires_at
+    await database.close()  # whose statements know the newest schema alone
+    await asyncio.to_thread(alembic.command.downgrade, settings, "0001")
+    async with connected(config) as run:
+        keys = await run(
+            lambda connection: connection.execute(text("SELECT input_key FROM tryon_sessions")).scalars().all()
+        )  # type: ignore[misc]
+        assert set(keys) == {each.inputs[0].key for each in (waiting, running)}
+    await asyncio.to_thread(alembic.command.upgrade, settings, "head")
+    database = open_database(config.database, clock=SystemClock())
+    assert await database.reader.get(waiting.id) == waiting
+    assert await database.reader.get(running.id) == claimed.session
+    assert await database.due.next_due() == claimed.session.lease_expires_at
     await database.close()
     async with connected(config) as run:
         assert await run(differences) == []  # type: ignore[misc]
+
+
+async def test_migration_makes_files_of_keys(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photos and results that older rows name are found by role and by type."""
+    await migrate(config)
+    settings = alembic_settings(config, monkeypatch)
+    database = open_database(config.database, clock=SystemClock())
+    session = await database.writer.insert(new_session())
+    await database.close()
+    await asyncio.to_thread(alembic.command.downgrade, settings, "0003")
+    old = "UPDATE tryon_sessions SET input_key = 'inputs/p.png', garment_key = 'inputs/g.webp', output_key = 'outputs/r.jpg'"
+    async with connected(config) as run:
+        await run(lambda connection: (connection.execute(text(old)), connection.commit()))  # type: ignore[misc]
+    await migrate(config)
+    database = open_database(config.database, clock=SystemClock())
+    found = await database.reader.get(session.id)
+    await database.close()
+    assert found is not None
+    assert [(file.direction, file.role, file.key, file.type) for file in found.files] == [
+        ("input", "person", "inputs/p.png", "image/png"),
+        ("input", "garment", "inputs/g.webp", "image/webp"),
+        ("output", "result", "outputs/r.jpg", "image/jpeg"),
+    ]
 
 
 async def test_newer_schema_is_reported_in_one_line(config: Config) -> None:

@@ -9,9 +9,10 @@ import sqlite3
 import asyncpg
 import pytest
 
+from server.adapters.database.changes import Change, Complete
 from server.adapters.database.database import Database
 from server.domain.session import Session
-from testkit.running import new_session
+from testkit.running import new_session, result
 from tests.server.adapters.database.steps import brought_to, opened
 from tryon.protocol.errors import NotFound
 from tryon.protocol.states import GoneReason, Status
@@ -36,7 +37,7 @@ async def test_erase_leaves_only_a_tombstone(database: Database, database_url: s
 
 async def dump_of(database_url: str) -> str:
     """Return all rows of all tables as text."""
-    names = ("tryon_sessions", "tryon_events", "tryon_gone", "tryon_leases")
+    names = ("tryon_sessions", "tryon_files", "tryon_events", "tryon_gone", "tryon_leases")
     if database_url.startswith("sqlite"):
         with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2])) as connection:
             return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in names])
@@ -55,7 +56,6 @@ async def test_mark_deleted_takes_all_retries_along(database: Database) -> None:
     third = await database.writer.insert(new_session(retry_of=second.id))
     unrelated = await database.writer.insert(new_session())
     deleted = await database.writer.mark_deleted(second.id, id_hash=lambda session_id: f"h-{session_id}")
-    assert deleted is not None
     assert {each.id for each in deleted} == {first.id, second.id, third.id}
     assert set((await database.feed.page(start)).tombstones) == {
         (f"h-{each.id}", GoneReason.DELETED) for each in deleted
@@ -64,19 +64,22 @@ async def test_mark_deleted_takes_all_retries_along(database: Database) -> None:
     assert await database.reader.get(unrelated.id) == unrelated
 
 
-async def test_mark_deleted_changes_nothing_when_file_is_unknown(database: Database) -> None:
-    """The caller has to note a file before anything of it may be deleted."""
-    start = await database.feed.cursor()
-    session = await brought_to(database, Status.COMPLETED)
-    events = (await database.feed.page(start)).events
-    noted = [session.input_key]
-    assert await database.writer.mark_deleted(session.id, id_hash=str, noted_keys=noted) is None
-    assert await database.reader.get(session.id) == session
-    page = await database.feed.page(start)
-    assert (page.events, page.tombstones) == (events, [])
-    noted += session.file_keys
-    deleted = await database.writer.mark_deleted(session.id, id_hash=str, noted_keys=noted)
-    assert deleted is not None and [each.id for each in deleted] == [session.id]
+async def test_deletion_names_files_of_last_moment(database_url: str) -> None:
+    """A result that is committed beside the commits of an erasure is named by one."""
+    async with opened(database_url) as one, opened(database_url) as other:
+        for _ in range(20):
+            session = await brought_to(one, Status.PROCESSING)
+            completing = Change(
+                session_id=session.id, outcome=Complete((result(),)), from_status=Status.PROCESSING, actor="test"
+            )
+            moved, deleted, erased = await asyncio.gather(
+                one.writer.transition(completing),
+                other.writer.mark_deleted(session.id, id_hash=str),
+                other.writer.erase([session.id]),
+            )
+            known = {key for each in (*deleted, *erased) for key in each.file_keys}
+            assert (result().key in known) == (moved is not None)
+            assert session.inputs[0].key in known
 
 
 async def test_retry_fails_when_original_is_deleted(database: Database) -> None:

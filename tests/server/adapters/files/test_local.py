@@ -153,9 +153,9 @@ async def test_list_reads_no_folder_before_its_page(files: LocalFiles, monkeypat
 
     monkeypatch.setattr(os, "listdir", noted)
     assert [entry.key for entry in (await files.list_page(after=KEY)).entries] == [OTHER]
-    assert read == ["inputs", "outputs"]
+    assert read == ["inputs", "outputs", "previews"]
     assert (await files.list_page(after=OTHER)).entries == []
-    assert read[2:] == ["outputs"]
+    assert read[3:] == ["outputs", "previews"]
 
 
 async def test_list_returns_the_age_of_old_files(files: LocalFiles) -> None:

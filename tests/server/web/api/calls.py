@@ -11,8 +11,7 @@ from sqlalchemy import text
 
 from server.domain.session import Session
 from server.domain.tokens import new_token, token_hash
-from server.sessions.submissions import Photo
-from testkit.running import PHOTO, Web
+from testkit.running import GARMENT, PHOTO, Web
 from tryon.protocol.paths import SESSIONS
 
 
@@ -34,8 +33,7 @@ async def with_garment(web: Web, token: str) -> Session:
     """Store a session with a photo, a garment and params."""
     return await web.services.sessions.submissions.submit(
         owner=token_hash(token),
-        image=PHOTO,
-        garment=Photo(b"\x89PNG a garment", "png"),
+        inputs=[PHOTO, GARMENT],
         params={"size": "M"},
         request_id=None,
     )
@@ -67,7 +65,7 @@ async def traces(web: Web, session_id: str) -> list[str]:
     names = (session_id, session_id.replace("-", ""))
     found = [str(path) for path in files_of(web) if session_id in path.name]
     async with web.database.connections.engine.connect() as connection:
-        for table in ("tryon_sessions", "tryon_events", "tryon_gone", "tryon_leases"):
+        for table in ("tryon_sessions", "tryon_files", "tryon_events", "tryon_gone", "tryon_leases"):
             for row in (await connection.execute(text(f"SELECT * FROM {table}"))).all():
                 found += [f"{table}: {row}" for name in names if name in str(row)]
     client = redis.Redis.from_url(web.config.redis, decode_responses=True)

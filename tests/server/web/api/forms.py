@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
+from server.sessions.roles import DEFAULT_ROLES, Roles
 from server.system.clock import SystemClock
 from server.web.api.upload_slots import UploadSlots
 from server.web.api.uploads import read_upload
@@ -30,7 +31,7 @@ Answer = dict[str, Any]
 Post = Callable[..., Any]
 
 
-def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette:
+def app(config: Config, heard: asyncio.Queue[Answer] | None = None, roles: Roles = DEFAULT_ROLES) -> Starlette:
     """Return an application that answers with the upload as it was read.
 
     It also puts the answer into ``heard``, because a disconnected client cannot be
@@ -43,20 +44,24 @@ def app(config: Config, heard: asyncio.Queue[Answer] | None = None) -> Starlette
             with (
                 slots.taken("") as slot,
                 contextlib.closing(
-                    await read_upload(request, config, SystemClock(), StorageThreads(), slot, fingerprint=True)
+                    await read_upload(
+                        request, config, SystemClock(), StorageThreads(), slot, roles=roles, fingerprint=True
+                    )
                 ) as upload,
             ):
-                answer = {
+                read = [(each.role, sha(each.content.read())) for each in upload.images]
+                answer: Answer = {
                     "code": "ok",
-                    "image": hashlib.sha256(upload.image.read()).hexdigest(),
-                    "garment": hashlib.sha256(upload.garment.read()).hexdigest() if upload.garment else None,
+                    "image": next((digest for role, digest in read if role == "person"), None),
+                    "garment": next((digest for role, digest in read if role == "garment"), None),
+                    "images": read,
                     "params": upload.params,
                     "fingerprint": upload.fingerprint,
-                    "in_memory": isinstance(upload.image, io.BytesIO),
+                    "in_memory": isinstance(upload.images[0].content, io.BytesIO),
                 }
             status = 201
         except TryOnError as error:
-            answer, status = {"code": error.code}, error.status
+            answer, status = {"code": error.code} | ({"part": error.part} if error.part else {}), error.status
         if heard is not None:
             heard.put_nowait(answer)
         return JSONResponse(answer, status)

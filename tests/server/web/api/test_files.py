@@ -61,12 +61,12 @@ async def test_changed_link_is_404(web: Web) -> None:
     bad = {
         "no signature": path,
         "other signature": link[:-3] + "AAA",
-        "other file": f"/api/tryon/files/{other.output_key}?{query}",
+        "other file": f"/api/tryon/files/{other.outputs[0].key}?{query}",
         "later expiry": re.sub(r"expires=\d+", f"expires={now + 9999}", link),
-        "expired": web.services.signer.link(row.output_key, expires=now - 1),
-        "other key": stranger.link(row.output_key, expires=now + 60),
+        "expired": web.services.signer.link(row.outputs[0].key, expires=now - 1),
+        "other key": stranger.link(row.outputs[0].key, expires=now + 60),
         "key id of ours": re.sub(
-            r"key=\w+", f"key={parse_qs(query)['key'][0]}", stranger.link(row.output_key, expires=now + 60)
+            r"key=\w+", f"key={parse_qs(query)['key'][0]}", stranger.link(row.outputs[0].key, expires=now + 60)
         ),
         "ticket as link": f"{path}?ticket={web.services.signer.ticket(row.id, expires=now + 60)}",
         "not a number": re.sub(r"expires=\d+", "expires=abc", link),
@@ -124,7 +124,7 @@ class Stored:
 async def test_download_reads_the_opened_file(headers: dict[str, str], status: int, content: bytes) -> None:
     """Starlette reads from the file that the storage opened, and opens no path."""
     stored = Stored()
-    transport = httpx.ASGITransport(StoredFileResponse(stored, "outputs/of-an-object-store.jpg"))
+    transport = httpx.ASGITransport(StoredFileResponse(stored, "outputs/of-an-object-store.jpg", "image/jpeg"))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.get("/", headers=headers)
     assert answer.status_code == status
@@ -138,7 +138,7 @@ async def test_file_is_404_when_erased_before_opening(
 ) -> None:
     """An erasure between reading the session and opening its file is a 404."""
     row, link = await linked(web)
-    assert row.output_key is not None
+    assert row.outputs
     files, real = web.services.files, web.services.files.open
 
     async def late(key: str) -> Any:
@@ -155,8 +155,8 @@ async def test_file_is_whole_when_erased_after_opening(
 ) -> None:
     """A download that has begun is not cut off when the session is erased."""
     row, link = await linked(web)
-    assert row.output_key is not None
-    whole = await web.services.files.get(row.output_key)
+    assert row.outputs
+    whole = await web.services.files.get(row.outputs[0].key)
     files, real = web.services.files, web.services.files.open
 
     async def erased_soon(key: str) -> Any:

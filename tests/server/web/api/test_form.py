@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from server.config.settings import Config
+from server.sessions.roles import DEFAULT_ROLES, Roles
 from server.web.api.form import MAX_PARTS, Form, boundary_of
 from tests.server.web.api.forms import BOUNDARY, JPEG, PNG, Post, form, part, sha
+from tryon.processor.interface import Role
 from tryon.protocol.errors import BadRequest, UnsupportedMedia
 
 
@@ -101,9 +103,6 @@ async def test_form_accepts_quoted_boundary(post: Post, quoted: str) -> None:
         form(f'--{BOUNDARY}\r\nContent-Disposition: attachment; name="image"\r\n\r\n'.encode() + JPEG + b"\r\n"),
         form(f"--{BOUNDARY}\r\nContent-Disposition form-data\r\n\r\n".encode() + JPEG + b"\r\n"),
         form(part("image", JPEG, 'Content-Disposition: form-data; name="params"')),
-        form(part("image", JPEG), part("image", JPEG)),
-        form(part("image", JPEG), part("image", b"")),
-        form(part("image", JPEG), part("garment", PNG), part("garment", PNG)),
         form(part("image", JPEG), part("params", b"{}"), part("params", b"{}")),
         form(part("image", JPEG, *(f"X-{n}: 1" for n in range(20)))),
         form(part("image", JPEG, *(f"X-{n}: {'x' * 1500}" for n in range(15)))),
@@ -136,7 +135,8 @@ async def test_form_refuses_truncated_body(post: Post) -> None:
 async def test_form_requires_image(post: Post, body: bytes) -> None:
     """A missing or empty image gets missing_image."""
     answer = await post(body)
-    assert answer in ({"status": 422, "code": "missing_image"}, {"status": 400, "code": "bad_multipart"})
+    missing = {"status": 422, "code": "missing_image", "part": "image" if b'"image"' in body else "person"}
+    assert answer in (missing, {"status": 400, "code": "bad_multipart"})
     assert answer["code"] == "missing_image" or body == form()  # no part at all is not even a form (RFC 2046)
 
 
@@ -146,7 +146,7 @@ async def test_form_checks_image_by_content(post: Post, name: str, content: byte
     """Neither the file's name nor its type makes an image of other bytes."""
     other = {"image": "garment", "garment": "image"}[name]
     body = form(part(other, JPEG), part(name, content, "Content-Type: image/jpeg", filename="photo.jpg"))
-    assert await post(body) == {"status": 415, "code": "unsupported_image"}
+    assert await post(body) == {"status": 415, "code": "unsupported_image", "part": name}
 
 
 async def test_form_limits_image_size(post: Post, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_form_limits_image_size(post: Post, tmp_path: Path) -> None:
         other = part("garment" if name == "image" else "image", JPEG)
         fits, too_large = (form(other, part(name, JPEG + bytes(size - len(JPEG)))) for size in (2000, 2001))
         assert (await post(fits, config=config))["status"] == 201
-        assert await post(too_large, config=config) == {"status": 413, "code": "body_too_large"}
+        assert await post(too_large, config=config) == {"status": 413, "code": "body_too_large", "part": name}
 
 
 async def test_form_survives_mutated_bodies(post: Post) -> None:
@@ -183,7 +183,87 @@ async def test_form_survives_mutated_bodies(post: Post) -> None:
                     body[at:at] = body[at : at + chance.randrange(1, 200)]
         codes.add((await post(bytes(body)))["code"])
     assert {"ok", "bad_multipart", "unsupported_image"} <= codes
-    assert codes <= {"ok", "bad_multipart", "unsupported_image", "missing_image", "bad_params"}
+    assert codes <= {"ok", "bad_multipart", "unsupported_image", "missing_image", "unknown_input", "bad_params"}
+
+
+OUTFIT = Roles(
+    (
+        Role(name="person", required=True, max_bytes=1000),
+        Role(name="garment", required=True, count=3),
+        Role(name="mask"),
+    )
+)
+"""Roles of a processor that takes several garments, and a mask."""
+
+
+async def test_form_reads_images_by_role(post: Post) -> None:
+    """Roles have the processor's order, those of one role that of the upload."""
+    first, second = JPEG + b"1", JPEG + b"2"
+    body = form(part("garment", first), part("mask", PNG), part("person", JPEG), part("garment", second))
+    assert (await post(body, roles=OUTFIT))["images"] == [
+        ["person", sha(JPEG)],
+        ["garment", sha(first)],
+        ["garment", sha(second)],
+        ["mask", sha(PNG)],
+    ]
+
+
+async def test_form_takes_image_for_first_role(post: Post) -> None:
+    """A client that knows no roles sends the same upload, by the same fingerprint."""
+    old, new = [await post(form(part(name, JPEG), part("garment", PNG))) for name in ("image", "person")]
+    assert (old["status"], old["images"]) == (201, new["images"])
+    assert old["fingerprint"] == new["fingerprint"]
+    garment_first = Roles((Role(name="garment"), Role(name="person")))
+    assert (await post(form(part("image", JPEG)), roles=garment_first))["images"] == [["garment", sha(JPEG)]]
+
+
+async def test_form_refuses_role_under_two_names(post: Post) -> None:
+    """An empty field of the other name is none."""
+    answer = await post(form(part("image", JPEG), part("person", JPEG)))
+    assert answer == {"status": 422, "code": "unknown_input", "part": "person"}
+    assert (await post(form(part("image", b"", filename=""), part("person", JPEG))))["status"] == 201
+
+
+@pytest.mark.parametrize("file", ['filename="a.png"', "filename*=utf-8''a.png"])
+async def test_form_refuses_file_of_unknown_role(post: Post, file: str) -> None:
+    """A mask that the processor does not take does not vanish behind a 201."""
+    body = form(part("image", JPEG), part("mask", PNG)).replace(b'"mask"', f'"mask"; {file}'.encode())
+    assert await post(body) == {"status": 422, "code": "unknown_input", "part": "mask"}
+    assert (await post(body, roles=OUTFIT))["code"] == "missing_image"  # which has other wishes
+
+
+async def test_form_ignores_unknown_fields(post: Post) -> None:
+    """A field without a file, or an unfilled one for a file, is no input."""
+    body = form(part("csrf", b"token"), part("mask", b"", filename=""), part("image", JPEG))
+    assert (await post(body))["images"] == [["person", sha(JPEG)]]
+
+
+async def test_form_refuses_more_images_than_role_takes(post: Post) -> None:
+    """As many as it takes are accepted; empty ones do not count."""
+    person, empty = part("person", JPEG), part("garment", b"", filename="")
+    for count, code in ((3, "ok"), (4, "unknown_input")):
+        answer = await post(form(person, empty, *[part("garment", PNG)] * count), roles=OUTFIT)
+        assert answer["code"] == code
+    assert answer == {"status": 422, "code": "unknown_input", "part": "garment"}
+
+
+async def test_form_requires_every_required_role(post: Post) -> None:
+    """The refusal names the part as the client did."""
+    for body, name in (
+        (form(part("person", JPEG)), "garment"),
+        (form(part("image", b"", filename=""), part("garment", PNG)), "image"),
+        (form(part("person", b"", filename=""), part("garment", PNG)), "person"),
+        (form(part("garment", PNG)), "person"),
+    ):
+        assert await post(body, roles=OUTFIT) == {"status": 422, "code": "missing_image", "part": name}
+
+
+async def test_form_limits_bytes_of_role(post: Post) -> None:
+    """A role may have a smaller limit than the server."""
+    large = JPEG + bytes(1000)
+    answer = await post(form(part("person", large), part("garment", PNG)), roles=OUTFIT)
+    assert answer == {"status": 413, "code": "body_too_large", "part": "person"}
+    assert (await post(form(part("person", JPEG), part("garment", large)), roles=OUTFIT))["status"] == 201
 
 
 @pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
@@ -202,11 +282,11 @@ def test_refusal_says_what_is_missing() -> None:
             boundary_of(content_types)
     with pytest.raises(BadRequest, match="two Content-Type"):
         boundary_of(["multipart/form-data; boundary=a", "multipart/form-data; boundary=b"])
-    reading = Form(b"other", image_max_bytes=10_000, fingerprint=False)
+    reading = Form(b"other", roles=DEFAULT_ROLES, image_max_bytes=10_000, fingerprint=False)
     reading.feed(form(part("image", JPEG)))
     with pytest.raises(BadRequest, match="not in the body"):
         reading.end()
-    cut = Form(BOUNDARY.encode(), image_max_bytes=10_000, fingerprint=False)
+    cut = Form(BOUNDARY.encode(), roles=DEFAULT_ROLES, image_max_bytes=10_000, fingerprint=False)
     cut.feed(part("image", JPEG))
     with pytest.raises(BadRequest, match="before its last boundary"):
         cut.end()

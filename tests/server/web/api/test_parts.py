@@ -9,12 +9,15 @@ import pytest
 
 from server.web.api.parts import Part
 from tests.server.web.api.forms import JPEG
+from tryon.processor.interface import Role
 from tryon.protocol.errors import UnsupportedMedia
+
+PERSON = Role(name="person")
 
 
 def test_part_hands_out_memory() -> None:
     """Content and digest are those of all appended bytes."""
-    part = Part("image", fingerprint=True)
+    part = Part("image", PERSON, fingerprint=True)
     for at in range(0, len(JPEG), 7):
         part.append(JPEG[at : at + 7])
     assert (part.size, part.pending, part.spilt) == (len(JPEG), len(JPEG), False)
@@ -25,7 +28,7 @@ def test_part_hands_out_memory() -> None:
 
 def test_part_hands_out_file_from_its_start(tmp_path: Path) -> None:
     """Bytes on disk and bytes in memory come back in order; the file has no name."""
-    part = Part("image", fingerprint=True)
+    part = Part("image", PERSON, fingerprint=True)
     part.append(JPEG)
     part.write(tmp_path)
     assert (part.pending, part.spilt, list(tmp_path.iterdir())) == (0, True, [])
@@ -39,7 +42,7 @@ def test_part_hands_out_file_from_its_start(tmp_path: Path) -> None:
 
 def test_part_without_fingerprint_has_no_digest() -> None:
     """Hashing costs time, so it is done only where a key asks for it."""
-    part = Part("garment", fingerprint=False)
+    part = Part("garment", PERSON, fingerprint=False)
     part.append(JPEG)
     part.content().close()
     assert part.digest() == b""
@@ -48,13 +51,13 @@ def test_part_without_fingerprint_has_no_digest() -> None:
 def test_part_checks_first_bytes_of_images_only() -> None:
     """An image is refused with its first bytes; params may begin with anything."""
     with pytest.raises(UnsupportedMedia):
-        Part("image", fingerprint=False).append(b"GIF89a" + bytes(26))
+        Part("image", PERSON, fingerprint=False).append(b"GIF89a" + bytes(26))
     Part("params", fingerprint=False).append(b"GIF89a" + bytes(26))
 
 
 def test_closed_part_keeps_nothing(tmp_path: Path) -> None:
     """Neither bytes in memory nor the file are left."""
-    part = Part("image", fingerprint=False)
+    part = Part("image", PERSON, fingerprint=False)
     part.append(JPEG)
     part.write(tmp_path)
     part.append(JPEG)

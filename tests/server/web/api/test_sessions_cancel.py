@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token
 from server.sessions.claims import Claim
 from testkit.fixtures import StartStack
@@ -70,10 +71,10 @@ async def test_cancel_request_refuses_result(web: Web) -> None:
     """The worker's late result is refused, and its file is deleted."""
     session, claim = await running_and_asked_to_stop(web)
     before = set(files_of(web))
-    assert not await web.services.sessions.claims.complete(claim, b"result", "jpg")
+    assert not await web.services.sessions.claims.complete(claim, [NewFile(b"result")])
     now = await web.database.reader.get(session.id)
     assert now is not None
-    assert (now.status, now.output_key) == ("processing", None)
+    assert (now.status, now.outputs) == ("processing", [])
     assert set(files_of(web)) == before  # the refused output is gone again
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import text
 
 from server.adapters.redis.queue import job_id
+from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token
 from testkit.following import NOT_FOUND, TRANSPORTS, follow
 from testkit.running import StartWeb, Web, until
@@ -82,7 +83,7 @@ async def test_receipt_verifies_with_public_key(web: Web) -> None:
     links = (await do(web, "get", session.id, token)).json()["links"]
     stored = {
         role: (await web.client.get(links[name])).content
-        for role, name in (("image", "input"), ("garment", "garment"), ("output", "output"))
+        for role, name in (("person", "input"), ("garment", "garment"), ("result", "output"))
     }
     answer = await do(web, "delete", session.id, token)
     receipt = answer.json()
@@ -159,7 +160,7 @@ async def test_simultaneous_deletes_give_one_receipt(start_web: StartWeb, databa
 async def test_delete_notifies_when_storage_fails(web: Web) -> None:
     """The session is hidden and its client notified at once; the files go later."""
     session, token = await web.submit()
-    photo = web.config.uploads_dir / session.input_key
+    photo = web.config.uploads_dir / session.inputs[0].key
     photo.unlink()
     photo.mkdir()  # can neither be read nor deleted as a file
     async with web.follow(session.id, token) as client:
@@ -182,7 +183,7 @@ async def test_worker_loses_deleted_session(web: Web) -> None:
     claim = await web.begin(session)
     await do(web, "delete", session.id, token)
     assert await web.services.sessions.claims.renew(claim) == "lost"
-    assert not await web.services.sessions.claims.complete(claim, b"late result", "jpg")
+    assert not await web.services.sessions.claims.complete(claim, [NewFile(b"late result")])
     assert files_of(web) == []
     assert await traces(web, session.id) == []
 

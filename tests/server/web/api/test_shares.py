@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import select
 
 from server.adapters.database import tables
+from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token
 from testkit.running import StartWeb, Web
 from testkit.uploads import assert_problem, form, picture, stored, upload
@@ -59,7 +60,7 @@ async def test_deletion_gives_room_back(start_web: StartWeb) -> None:
     token = new_token()
     session, _ = await web.submit(token)
     claim = await web.begin(session)
-    assert await web.services.sessions.claims.complete(claim, bytes(20_000), "jpg")
+    assert await web.services.sessions.claims.complete(claim, [NewFile(bytes(20_000))])
     answer = await upload(web, token)
     assert_problem(answer, 429, "rate_limited")
     assert (answer.json()["limit"], answer.headers["Retry-After"]) == ("stored_bytes_per_owner", "600")

@@ -116,6 +116,7 @@ REFUSALS: Final[dict[str, tuple[int, dict[str, Any], dict[str, Any]]]] = {
     "too_many_pixels": (422, {"files": form(picture((200, 200)))}, {"image_max_pixels": 39_999}),
     "image_too_small": (422, {"files": form(picture((63, 200)))}, {}),
     "image_too_large": (422, {"files": form(picture((201, 100)))}, {"image_max_side": 200}),
+    "unknown_input": (422, {"files": form(mask=("m.png", picture(), "image/png"))}, {}),
     "bad_params": (422, {"files": form(), "data": {"params": "[1]"}}, {}),
     "invalid_token": (401, {"files": form(), "headers": {"Authorization": "Bearer short"}}, {}),
     "bad_idempotency_key": (400, {"files": form(), "headers": {"Idempotency-Key": "a b"}}, {}),
@@ -162,7 +163,38 @@ async def test_bad_garment_refuses_the_upload(web: Web) -> None:
         SESSIONS, files=form(garment=("shirt.jpg", picture((300, 300), "JPEG")[:700], "image/jpeg"))
     )
     assert_problem(answer, 422, "unreadable_image")
+    assert answer.json()["part"] == "garment"
     assert await stored(web) == NOTHING
+
+
+async def test_session_lists_its_inputs(web: Web, photos: Path) -> None:
+    """By role, with the type, size and hash of what was stored; params and seed too."""
+    answer = await web.client.post(
+        SESSIONS,
+        files={
+            "garment": ("shirt.png", (photos / "garment.png").read_bytes()),
+            "person": ("me.jpg", (photos / "photo.jpg").read_bytes()),
+        },
+        data={"params": '{"style": "wide"}'},
+    )
+    session = answer.json()
+    assert answer.status_code == 201, session
+    assert [each["role"] for each in session["inputs"]] == ["person", "garment"]
+    assert [each["link"] for each in session["inputs"]] == [session["links"]["input"], session["links"]["garment"]]
+    for each in session["inputs"]:
+        served = await web.client.get(each["link"])
+        with Image.open(io.BytesIO(served.content)) as picture:
+            assert (each["width"], each["height"]) == picture.size
+        assert (each["index"], each["type"], each["bytes"]) == (
+            0,
+            served.headers["Content-Type"],
+            len(served.content),
+        )
+    assert (session["outputs"], session["preview"]) == ([], None)
+    assert session["params"] == {"style": "wide"}
+    row = await web.database.reader.get(session["session_id"])
+    assert row is not None and session["seed"] == row.seed
+    assert 0 <= row.seed < 2**31
 
 
 async def test_upload_is_507_when_disk_is_full(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from starlette.types import Receive
 
 from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
+from server.sessions.roles import DEFAULT_ROLES
 from server.system.clock import Clock, SystemClock
 from server.web.api import pace, uploads
 from server.web.api.form import Form
@@ -103,7 +104,13 @@ async def read(
     """Read the upload of a request, with limits of its own."""
     slot = UploadSlot(UploadSlots(settings), "203.0.113.1")
     return await read_upload(
-        request, settings, clock or SystemClock(), threads or StorageThreads(), slot, fingerprint=True
+        request,
+        settings,
+        clock or SystemClock(),
+        threads or StorageThreads(),
+        slot,
+        roles=DEFAULT_ROLES,
+        fingerprint=True,
     )
 
 
@@ -172,7 +179,7 @@ async def test_body_is_parsed_in_slices(settings: Config, monkeypatch: pytest.Mo
 
     ticking = asyncio.ensure_future(tick())
     with contextlib.closing(await read(request_of(receive), settings)) as upload:
-        assert len(upload.image.read()) == len(JPEG) + 800_000
+        assert len(upload.images[0].content.read()) == len(JPEG) + 800_000
     ticking.cancel()
     assert sum(size for _, size in slices) == len(body)
     held: Counter[int] = Counter()
@@ -231,7 +238,7 @@ async def test_slow_disk_is_not_the_clients_fault(settings: Config, monkeypatch:
         return {"type": "http.request", "body": sent.pop(0), "more_body": bool(sent)}
 
     with contextlib.closing(await read(request_of(receive), settings, clock)) as upload:
-        assert len(upload.image.read()) == len(JPEG) + 3 * SPOOL_BYTES
+        assert len(upload.images[0].content.read()) == len(JPEG) + 3 * SPOOL_BYTES
 
 
 async def test_full_disk_is_507(post: Post, small_disk: Path) -> None:

@@ -90,7 +90,7 @@ async def test_logs_hold_no_secrets(stack: StartStack, form: str) -> None:
             r"Session state transition: created → processing",
             rf"Processing session {session['session_id']} .*the-upload",
             rf"Session {session['session_id']} completed successfully .*the-upload",
-            rf"Saved input file: inputs/{session['session_id']}-image\.\w+",
+            rf"Saved input file: inputs/{session['session_id']}-person-0\.\w+",
             r"\[the-upload\] Completed 201 in \d+\.\d{3}s",
         ):
             assert re.search(line, running.output), line

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from server.config.settings import Config
+from server.domain.stored_files import NewFile
 from server.sessions.reads import SessionReads
 from server.web.serving import http
 from server.web.serving import server as serving
@@ -276,7 +277,7 @@ async def test_answer_that_no_one_reads_is_cut_off_when_server_stops(
     async with stoppable(config()) as (web, stop):
         session, token = await web.submit()
         claim = await web.begin(session)
-        assert await web.services.sessions.claims.complete(claim, bytes(16_000_000), "jpg")
+        assert await web.services.sessions.claims.complete(claim, [NewFile(bytes(16_000_000))])
         shown = await web.client.get(f"{SESSIONS}/{session.id}", headers={"Authorization": f"Bearer {token}"})
         peer = await Peer.connect(web.port)
         peer.send(f"GET {shown.json()['links']['output']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
