@@ -16,6 +16,7 @@ from testkit.gradio_app import GradioServer
 from testkit.jobs import input_of
 from tryon.processor import Job, Output, ProcessorError, Reference
 from tryon.processor.conformance import ProcessorConformance, Reports
+from worker.isolation.confined import Confined
 from worker.processors.gradio.failures import BUSY_SECONDS
 from worker.processors.gradio.processor import GradioProcessor
 
@@ -102,6 +103,22 @@ class TestConformance(ProcessorConformance):
     def make(self) -> GradioProcessor:
         # The app's queue takes two calls.
         return GradioProcessor(url=self._url, calls=[TRYON], params_schema=ANY, concurrency=2)
+
+
+async def test_run_needs_no_more_than_it_says(gradio_app: GradioServer) -> None:
+    """In a worker's child with its sandbox it finds the app, and reports from there."""
+    processor = Confined(
+        "worker.processors.gradio.processor:GradioProcessor", url=gradio_app.url, calls=[TRYON], params_schema=ANY
+    )
+    report = Reports()
+    await processor.start()
+    try:
+        [result] = await processor.run(job(steps=3), report)
+        await processor.cancel(Reference(key="s-1"), report.checkpoints[-1])
+    finally:
+        await processor.close()
+    assert colour(result, 0.5, 0.8) == GREEN
+    assert any(each.steps == 3 for each in report.all)
 
 
 # -- results ---------------------------------------------------------------------------
