@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from server.adapters.files.port import Files
-from server.domain.stored_files import StoredFile
+from server.domain.outputs import VerifiedOutput
+from server.domain.stored_files import NewFile, StoredFile
 from server.sessions.claims import Claim, Claims
 from server.system.memory_files import memory_file, path_of
-from tryon.processor import Checkpoint, Input, Job, Output, ProcessorError, Report, Result
+from tryon.processor import Checkpoint, Info, Input, Job, Output, ProcessorError, Report, Result
 from tryon.processor.validation import outputs_of
-from tryon.protocol.errors import Unavailable
+from tryon.protocol.errors import TryOnError, Unavailable
 
 log = logging.getLogger("tryon.worker")
 
 RETRY_SECONDS: Final = 1.0
-"""Pause between attempts while the storage is unavailable; after an error that is to be
-retried, and at least for an upstream that is busy.
+"""Pause between attempts while the storage or the image processes are unavailable, and
+after an error that is to be retried.
 """
+
+
+MIN_PAUSE_SECONDS: Final = 0.2
+"""Least wait for an upstream that is busy."""
+
+BUSY_STAGE: Final = "waiting for the model"
 
 
 class Runs(Protocol):
@@ -36,34 +44,103 @@ class Runs(Protocol):
 
     name: str
 
+    async def described(self) -> Info: ...
+
     async def run(self, job: Job, report: Report) -> Result: ...
 
     async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result: ...
 
 
+class Verifies(Protocol):
+    """The image processes, as far as a worker uses them: for outputs."""
+
+    async def verify(self, source: BinaryIO, type: str, *, generated: bool, address: str = "") -> VerifiedOutput: ...
+
+
 class Attempt:
     """The work of one claim; it is cancelled when the claim counts no more."""
 
-    def __init__(self, claim: Claim, *, claims: Claims, files: Files, processor: Runs) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        claims: Claims,
+        files: Files,
+        processor: Runs,
+        imaging: Verifies,
+        deadline: float,
+        max_attempts: int,
+    ) -> None:
         self.claim = claim
+        self.deadline = deadline
+        """On the loop's clock."""
+        self.busy: ProcessorError | None = None
+        """Why the upstream did not take the job, until it does."""
         self._files = files
         self._processor = processor
+        self._imaging = imaging
+        self._max_attempts = max_attempts
         self.report = AttemptReport(claim, claims)
 
     def __repr__(self) -> str:
         return f"<Attempt {self.claim.session.id}-{self.claim.attempt}>"
 
-    async def work(self) -> tuple[Output, ...]:
-        """Read the photos, run the processor, and return its outputs."""
+    async def work(self) -> tuple[NewFile, ...]:
+        """Read the photos, run the processor, and return its verified outputs.
+
+        While the upstream is busy (``retry_after``) the session waits, under its lease,
+        as long as its deadline allows.
+        """
         with contextlib.ExitStack() as stack:
             job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
+            while True:
+                try:
+                    outputs = outputs_of(await self._run(job))
+                    break
+                except ProcessorError as error:
+                    self.busy = error if error.retry_after is not None else None
+                    await self._wait(error)
+        self.busy = None
+        generated = (await self._processor.described()).generated
+        return tuple([await self._verified(output, generated=generated) for output in outputs])
+
+    async def _run(self, job: Job) -> Result:
+        """Run the job, or go on with what a checkpoint says was begun."""
+        if self.report.saved is None:
+            return await self._processor.run(job, self.report)
+        return await self._processor.resume(job, self.report.saved, self.report)
+
+    async def _wait(self, error: ProcessorError) -> None:
+        """Wait until the job may be run again; raise the error if it is final."""
+        if error.retry_after is not None:
+            pause = max(error.retry_after, MIN_PAUSE_SECONDS)
+            if pause < self.deadline - asyncio.get_running_loop().time():
+                log.info("Session %s waits %.1f s: %s", self.claim.session.id, pause, error.code)
+                await self.report(None, BUSY_STAGE, pause)
+                await asyncio.sleep(pause)
+                return
+        elif error.requeue:  # the cause needs a moment to pass, and the queue would give it none
+            await asyncio.sleep(RETRY_SECONDS * 2**self.claim.session.burnt)
+        raise error
+
+    async def _verified(self, output: Output, *, generated: bool) -> NewFile:
+        """Return an output as it may be shown.
+
+        Raises ProcessorError if it may not be. While no image process is free, it
+        waits.
+        """
+        while True:
             try:
-                result = await self._processor.run(job, self.report)
-            except ProcessorError as error:
-                if error.requeue:  # the cause needs a moment to pass, and the queue would give it none
-                    await asyncio.sleep(RETRY_SECONDS * 2**self.claim.session.burnt)
-                raise
-        return outputs_of(result)
+                shown = await self._imaging.verify(
+                    io.BytesIO(output.data), output.type, generated=generated, address=self.claim.session.id
+                )
+                return NewFile(shown.data, shown.type, shown.width, shown.height, output.role)
+            except Unavailable as error:
+                log.warning("An output of session %s waits: %s", self.claim.session.id, error.detail)
+            except TryOnError as error:
+                log.error("An output of session %s cannot be shown: %s", self.claim.session.id, error.detail)
+                raise ProcessorError("processor_error") from error
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _job(self, inputs: list[Input]) -> Job:
         session = self.claim.session
@@ -74,6 +151,7 @@ class Attempt:
             params=dict(session.params),
             seed=session.seed,
             deadline_at=session.deadline_at.timestamp(),
+            attempts_left=max(0, self._max_attempts - session.burnt - 1),
         )
 
     async def _inputs(self) -> list[tuple[StoredFile, bytes]]:
@@ -100,6 +178,8 @@ class AttemptReport:
     def __init__(self, claim: Claim, claims: Claims) -> None:
         self._claim = claim
         self._claims = claims
+        self.saved: Checkpoint | None = None
+        """The last checkpoint of this session that was committed."""
 
     def __repr__(self) -> str:
         return f"<AttemptReport {self._claim.session.id}>"
@@ -139,7 +219,8 @@ class AttemptReport:
         """Drop the amounts."""
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Drop the checkpoint."""
+        """Keep the checkpoint for this attempt."""
+        self.saved = checkpoint
 
 
 @contextlib.contextmanager

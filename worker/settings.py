@@ -21,9 +21,11 @@ from typing import Any, ClassVar, Final, NoReturn
 from arq import func
 from arq.connections import RedisSettings
 
+from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import FUNCTION, ArqQueue, deserialize, serialize
 from server.config.settings import Config, ConfigError
+from server.domain.outputs import output_limits
 from server.services import open_services
 from server.system.clock import SystemClock
 from server.system.processes import make_files_private
@@ -121,11 +123,12 @@ class Lifetime:
                 stack.push_async_callback(pool.close)
                 pool.start()
                 services = await stack.enter_async_context(open_services(config, clock=clock, randomness=randomness))
+                imaging = await stack.enter_async_context(Imaging(output_limits(config.image_max_pixels)))
                 await pool.built()
                 await stack.enter_async_context(services.reconciling.maintenance.running())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
-                self._ready.set_result(SessionRunner(services, pool, worker_id))
+                self._ready.set_result(SessionRunner(services, pool, worker_id, imaging))
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():

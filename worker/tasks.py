@@ -23,10 +23,11 @@ from server.adapters.files.port import MissingFile
 from server.domain.stored_files import NewFile
 from server.services import Services
 from server.sessions.claims import Claim
+from server.sessions.transitions import failure
 from server.telemetry import logs
-from tryon.processor import Output, ProcessorError
+from tryon.processor import ProcessorError
 from tryon.protocol.errors import StorageFull, Unavailable
-from worker.attempt import RETRY_SECONDS, Attempt, Runs
+from worker.attempt import RETRY_SECONDS, Attempt, Runs, Verifies
 from worker.isolation.errors import NotStarted
 
 log = logging.getLogger("tryon.worker")
@@ -50,12 +51,14 @@ async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
 class SessionRunner:
     """Runs sessions on one worker, as many at once as arq starts."""
 
-    def __init__(self, services: Services, processor: Runs, worker_id: str) -> None:
+    def __init__(self, services: Services, processor: Runs, worker_id: str, imaging: Verifies) -> None:
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
         self._deadline_seconds = services.config.deadline_seconds
+        self._max_attempts = services.config.max_attempts
         self._processor = processor
+        self._imaging = imaging
         self._worker_id = worker_id
         self._hurries: dict[asyncio.Event, str] = {}
         """The session of every run, by the event that makes its next heartbeat come at
@@ -144,14 +147,22 @@ class SessionRunner:
             await _see_out(asyncio.create_task(self._record(claim, self._hand_back(claim), deadline)), SETTLE_SECONDS)
             return True
         beat = asyncio.create_task(self._beat(claim, hurry), name="heartbeat")
-        attempt = Attempt(claim, claims=self._sessions.claims, files=self._files, processor=self._processor)
+        attempt = Attempt(
+            claim,
+            claims=self._sessions.claims,
+            files=self._files,
+            processor=self._processor,
+            imaging=self._imaging,
+            deadline=deadline,
+            max_attempts=self._max_attempts,
+        )
         work = asyncio.create_task(attempt.work(), name="processor")
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
             end = self._end(claim, work if work.done() else None, beat)
         except TimeoutError:
-            end = self._fail(claim, "timeout")
+            end = self._fail(claim, attempt.busy or ProcessorError("timeout"))
         except asyncio.CancelledError:
             stopping = True
             end = self._hand_back(claim)
@@ -189,7 +200,7 @@ class SessionRunner:
                 if verdict != "held":
                     return verdict
 
-    async def _stop(self, work: asyncio.Task[tuple[Output, ...]]) -> bool:
+    async def _stop(self, work: asyncio.Task[tuple[NewFile, ...]]) -> bool:
         """Cancel the processor if it still runs.
 
         Returns whether the worker was asked to stop meanwhile.
@@ -206,7 +217,7 @@ class SessionRunner:
     def _end(
         self,
         claim: Claim,
-        work: asyncio.Task[tuple[Output, ...]] | None,
+        work: asyncio.Task[tuple[NewFile, ...]] | None,
         beat: asyncio.Task[Literal["cancelled", "lost"]],
     ) -> Callable[[], Awaitable[bool]]:
         """Return the call that records the end, by the outcome of the processor."""
@@ -214,7 +225,7 @@ class SessionRunner:
             return self._hand_back(claim, "cancelled") if beat.result() == "cancelled" else _nothing
         if work.cancelled():
             log.error("The processor of session %s cancelled itself", claim.session.id)
-            return self._fail(claim, "processor_error")
+            return self._fail(claim, ProcessorError("processor_error"))
         error = work.exception()
         match error:
             case None:
@@ -223,30 +234,28 @@ class SessionRunner:
                 return self._hand_back(claim, "not_started")
             case ProcessorError(requeue=True):
                 log.warning("Requeueing session %s: %s", claim.session.id, error)
-                return lambda: self._sessions.claims.requeue(claim, burnt=True, reason=error.code)
+                last = failure(error.code, error.message, error.retryable)
+                return lambda: self._sessions.claims.requeue(claim, burnt=True, reason=error.code, error=last)
             case ProcessorError():
-                return self._fail(claim, error.code, error.message, error.retryable)
+                return self._fail(claim, error)
             case MissingFile():
-                return self._fail(claim, "input_lost")
+                return self._fail(claim, ProcessorError("input_lost"))
             case _:
                 log.error("The processor failed on session %s", claim.session.id, exc_info=error)
-                return self._fail(claim, "processor_error")
+                return self._fail(claim, ProcessorError("processor_error"))
 
     def _hand_back(self, claim: Claim, reason: str = "drained") -> Callable[[], Awaitable[bool]]:
         """Return the call that requeues a session at no cost to it."""
         return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason)
 
-    def _fail(
-        self, claim: Claim, code: str, message: str | None = None, retryable: bool | None = None
-    ) -> Callable[[], Awaitable[bool]]:
-        return lambda: self._sessions.claims.fail(claim, code, message, retryable=retryable)
+    def _fail(self, claim: Claim, error: ProcessorError) -> Callable[[], Awaitable[bool]]:
+        return lambda: self._sessions.claims.fail(claim, error.code, error.message, retryable=error.retryable)
 
-    async def _complete(self, claim: Claim, outputs: tuple[Output, ...]) -> bool:
+    async def _complete(self, claim: Claim, outputs: tuple[NewFile, ...]) -> bool:
         """Store the outputs and complete the session; fail it if storage stays full."""
-        files = [NewFile(output.data, output.type, role=output.role) for output in outputs]
         for delay in (*STORE_DELAYS, None):
             try:
-                if await self._sessions.claims.complete(claim, files):
+                if await self._sessions.claims.complete(claim, outputs):
                     return True
                 break
             except StorageFull:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from server.adapters.database.attempts import AttemptWriter
-from server.adapters.database.changes import Change, Complete, Moved, Outcome
+from server.adapters.database.changes import Change, Complete, Fail, Moved, Outcome
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
@@ -180,14 +180,14 @@ class Claims:
         log.info("Session %s failed: %s", claim.session.id, code)
         return True
 
-    async def requeue(self, claim: Claim, *, burnt: bool, reason: str) -> bool:
+    async def requeue(self, claim: Claim, *, burnt: bool, reason: str, error: Fail | None = None) -> bool:
         """Hand a session back to the queue.
 
-        ``burnt``: the attempt counts against the limit; at the limit the session fails.
-        Return False if the claim was lost.
+        ``burnt``: the attempt counts against the limit; at the limit the session fails,
+        with ``error`` if there is one. Return False if the claim was lost.
         """
         await claim.reports.end()
-        return await self._requeueing.requeue(claim.session, actor=claim.actor, burnt=burnt, reason=reason)
+        return await self._requeueing.requeue(claim.session, actor=claim.actor, burnt=burnt, reason=reason, error=error)
 
     async def _unanswered(self, session_id: str, owner: str) -> Moved | None:
         """Return the claim that an earlier call of this run committed, or None.

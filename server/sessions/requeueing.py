@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from server.adapters.database.changes import Cancel, Change, Outcome, Requeue
+from server.adapters.database.changes import Cancel, Change, Fail, Outcome, Requeue
 from server.domain.session import Session
 from server.sessions.queueing import Queueing
 from server.sessions.transitions import Transitions, failure
@@ -26,18 +26,26 @@ class Requeueing:
         self._max_attempts = max_attempts
 
     async def requeue(
-        self, session: Session, *, actor: str, burnt: bool, reason: str, lease_lapsed: bool = False
+        self,
+        session: Session,
+        *,
+        actor: str,
+        burnt: bool,
+        reason: str,
+        lease_lapsed: bool = False,
+        error: Fail | None = None,
     ) -> bool:
         """Move a running session back to created, or to its end.
 
         The end is failed if its last attempt is burnt, and cancelled if a client
         requested that. ``burnt``: the attempt counts against the limit.
-        ``lease_lapsed``: only if the worker's lease has ended. Return False if a
+        ``lease_lapsed``: only if the worker's lease has ended. ``error``: the end if
+        this was the last attempt; None stands for ``worker_lost``. Return False if a
         condition no longer held.
         """
         lost = session.burnt + burnt
         if lost >= self._max_attempts:
-            outcome: Outcome = failure("worker_lost", burnt=lost)
+            outcome: Outcome = replace(error or failure("worker_lost"), burnt=lost)
         else:
             outcome = Requeue(reason=reason, burnt=lost, enqueues=session.enqueues + 1)
         change = Change(
@@ -60,7 +68,7 @@ class Requeueing:
             log.info(
                 "Session %s %s",
                 session.id,
-                "was cancelled" if moved.event.event is Event.CANCELLED else "failed: worker_lost",
+                "was cancelled" if moved.event.event is Event.CANCELLED else f"failed: {moved.session.error_code}",
             )
         return True
 

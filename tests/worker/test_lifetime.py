@@ -28,6 +28,7 @@ SLOW_STARTER = """
 import asyncio
 from pathlib import Path
 from tryon.processor import Info, Output, OutputRole
+from tryon.processor.conformance import sample_photo
 
 class SlowStarter:
     info = Info(name="slow-starter", outputs=(OutputRole(types=("image/png",)),))
@@ -39,7 +40,7 @@ class SlowStarter:
             raise RuntimeError("no weights")
 
     async def run(self, job, report):
-        return Output(b"a picture", "image/png")
+        return Output(sample_photo(), "image/png")
 
     async def close(self):
         print("closed", flush=True)

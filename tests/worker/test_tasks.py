@@ -6,67 +6,23 @@ Real services, scripted processors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.config.settings import Config
-from server.domain.session import Session
 from server.services import Services, open_services
 from tests.worker.conftest import Feed
-from tryon.processor import Checkpoint, Job, Output, ProcessorError, Report, Result
+from tests.worker.scripted import Play, Scripted, Trusting, done, forever, play, raising
+from tryon.processor import Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Event, Status
 from worker import attempt, tasks
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
-Play = Callable[[Job, Report], Awaitable[Result]]
-
-
-class Scripted:
-    """A processor that runs the test's script, and keeps what happened to it."""
-
-    name = "scripted"
-
-    def __init__(self, play: Play) -> None:
-        self._play = play
-        self.began = asyncio.Event()
-        self.cancelled = False
-        self.jobs: list[Job] = []
-        self.contents: list[bytes] = []
-        """Of the inputs of the last job."""
-
-    async def run(self, job: Job, report: Report) -> Result:
-        self.jobs.append(job)
-        self.contents = [each.read() for each in job.inputs]
-        self.began.set()
-        try:
-            return await self._play(job, report)
-        except asyncio.CancelledError:
-            self.cancelled = True
-            raise
-
-    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
-        return await self.run(job, report)
-
-
-async def forever(job: Job, report: Report) -> Result:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def done(job: Job, report: Report) -> Result:
-    return Output(b"a picture", "image/png")
-
-
-def raising(error: BaseException) -> Play:
-    async def play(job: Job, report: Report) -> Result:
-        raise error
-
-    return play
 
 
 @pytest.fixture
@@ -78,15 +34,6 @@ async def services(config: MakeConfig) -> AsyncIterator[Services]:
 @pytest.fixture
 def feed(services: Services, photos: Path) -> Feed:
     return Feed(services, photos)
-
-
-async def play(feed: Feed, script: Play, session: Session | None = None) -> tuple[Session, Scripted]:
-    """Run one session to the end of its run."""
-    processor = Scripted(script)
-    session = session or await feed.submit()
-    async with asyncio.timeout(20):
-        await SessionRunner(feed.services, processor, "w1").run(session.id)
-    return (await feed.story(session.id)).session, processor
 
 
 async def test_processor_gets_photos_output_is_stored(feed: Feed) -> None:
@@ -165,14 +112,14 @@ async def test_requeued_error_burns_attempts(feed: Feed, monkeypatch: pytest.Mon
 
     session, _ = await play(feed, script, session)
 
-    assert (session.status, session.error_code) == (Status.FAILED, "worker_lost")
+    assert (session.status, session.error_code) == (Status.FAILED, "gpu_gone"), "the last code is kept"
 
 
 async def test_requeue_waits_a_moment(feed: Feed) -> None:
     """Queued again at once, all attempts would be burnt within milliseconds."""
     session = await feed.submit()
     processor = Scripted(raising(ProcessorError("gpu_gone", requeue=True)))
-    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1", Trusting()).run(session.id))
     await processor.began.wait()
     await asyncio.sleep(0.05)
     assert (await feed.story(session.id)).session.status is Status.PROCESSING
@@ -216,7 +163,7 @@ async def test_stopping_worker_gives_blocked_claim_up(feed: Feed, monkeypatch: p
 
     monkeypatch.setattr(feed.services.sessions.claims, "begin", withheld)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, Scripted(done), "w1").run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, Scripted(done), "w1", Trusting()).run(session.id))
     await asked.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -291,7 +238,7 @@ async def test_job_that_comes_twice_runs_once_without_answers(
             return Output(b"x", "image/png")
 
         processor = Scripted(until_released)
-        runner = SessionRunner(services, processor, "w1")
+        runner = SessionRunner(services, processor, "w1", Trusting())
         runs = [asyncio.create_task(runner.run(session.id)) for _ in range(2)]
         async with asyncio.timeout(20):
             ended, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
@@ -315,7 +262,7 @@ async def test_stopping_worker_repeats_no_claim(feed: Feed, monkeypatch: pytest.
 
     monkeypatch.setattr(feed.services.database.writer, "claim", unavailable)
     session = await feed.submit()
-    runner = SessionRunner(feed.services, Scripted(done), "w1")
+    runner = SessionRunner(feed.services, Scripted(done), "w1", Trusting())
     running = asyncio.create_task(runner.run(session.id))
     await refused.wait()
     runner.claim_no_more()
@@ -377,7 +324,7 @@ async def test_replaced_worker_changes_nothing(feed: Feed) -> None:
     """A worker whose lease was lost stops its run and records no end."""
     old = Scripted(forever)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, old, "old").run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, old, "old", Trusting()).run(session.id))
     await old.began.wait()
     claimed = (await feed.story(session.id)).session
     handed = await feed.services.database.reader.get(session.id)
@@ -402,7 +349,7 @@ async def test_stopping_worker_hands_session_back(feed: Feed, moment: str) -> No
     """A worker that stops at any moment of a run requeues the session unburnt."""
     processor = Scripted(forever)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1").run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1", Trusting()).run(session.id))
     if moment == "while it runs":
         await processor.began.wait()
     else:
@@ -424,7 +371,7 @@ async def test_ended_session_is_not_run(feed: Feed) -> None:
     assert processor.jobs == []
 
     for stranger in ("01990000-0000-7000-8000-000000000000", "not an id", ""):
-        await SessionRunner(feed.services, processor, "w1").run(stranger)
+        await SessionRunner(feed.services, processor, "w1", Trusting()).run(stranger)
     assert processor.jobs == []
 
 

@@ -1,0 +1,81 @@
+"""A processor that runs a test's script, and a runner for it in the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import BinaryIO
+
+from server.domain.outputs import VerifiedOutput
+from server.domain.session import Session
+from tests.worker.conftest import Feed
+from tryon.processor import Checkpoint, Info, Job, Output, Report, Result
+from worker.tasks import SessionRunner
+
+Play = Callable[[Job, Report], Awaitable[Result]]
+
+
+class Scripted:
+    """A processor that runs the test's script, and keeps what happened to it."""
+
+    name = "scripted"
+    info = Info(name="scripted", generated=True)
+
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self.began = asyncio.Event()
+        self.cancelled = False
+        self.jobs: list[Job] = []
+        self.contents: list[bytes] = []
+        """Of the inputs of the last job."""
+
+    async def run(self, job: Job, report: Report) -> Result:
+        self.jobs.append(job)
+        self.contents = [each.read() for each in job.inputs]
+        self.began.set()
+        try:
+            return await self._play(job, report)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def described(self) -> Info:
+        return self.info
+
+    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
+        return await self.run(job, report)
+
+
+class Trusting:
+    """Image processes that pass every output on as it is."""
+
+    async def verify(self, source: BinaryIO, type: str, *, generated: bool, address: str = "") -> VerifiedOutput:
+        assert generated, "as its info says"
+        data = source.read()
+        return VerifiedOutput(data=data, type=type, width=3, height=4, sha256=hashlib.sha256(data).hexdigest())
+
+
+async def forever(job: Job, report: Report) -> Result:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def done(job: Job, report: Report) -> Result:
+    return Output(b"a picture", "image/png")
+
+
+def raising(error: BaseException) -> Play:
+    async def play(job: Job, report: Report) -> Result:
+        raise error
+
+    return play
+
+
+async def play(feed: Feed, script: Play, session: Session | None = None) -> tuple[Session, Scripted]:
+    """Run one session to the end of its run."""
+    processor = Scripted(script)
+    session = session or await feed.submit()
+    async with asyncio.timeout(20):
+        await SessionRunner(feed.services, processor, "w1", Trusting()).run(session.id)
+    return (await feed.story(session.id)).session, processor

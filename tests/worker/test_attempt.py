@@ -1,0 +1,135 @@
+"""One attempt: the wait for a busy upstream, and the verification of outputs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.config.settings import Config
+from server.domain.outputs import VerifiedOutput
+from server.services import Services, open_services
+from tests.worker.conftest import Feed, until
+from tests.worker.scripted import Play, Scripted, Trusting, done, play, raising
+from tryon.processor import Job, Output, ProcessorError, Report, Result
+from tryon.protocol.errors import Unavailable, Unprocessable
+from tryon.protocol.states import Status
+from worker import attempt
+from worker.tasks import SessionRunner
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+async def services(config: MakeConfig) -> AsyncIterator[Services]:
+    async with open_services(config(lease_seconds=0.6, max_attempts=2)) as services:
+        yield services
+
+
+@pytest.fixture
+def feed(services: Services, photos: Path) -> Feed:
+    return Feed(services, photos)
+
+
+def busy_for(times: int, seconds: float) -> tuple[Play, list[int]]:
+    """Return a script that is refused by a busy upstream so often, and its attempts."""
+    attempts: list[int] = []
+
+    async def script(job: Job, report: Report) -> Result:
+        attempts.append(job.attempt)
+        if len(attempts) <= times:
+            raise ProcessorError("backend_busy", "All models are busy.", retry_after=seconds)
+        return Output(b"x")
+
+    return script, attempts
+
+
+async def test_busy_upstream_is_waited_for(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session waits for a busy upstream under its lease, and burns nothing."""
+    monkeypatch.setattr(attempt, "MIN_PAUSE_SECONDS", 0.0)
+    script, attempts = busy_for(5, 0.01)
+    session, _ = await play(feed, script)
+    assert attempts == [1] * 6
+    assert (session.status, session.attempt, session.burnt) == (Status.COMPLETED, 1, 0)
+
+
+async def test_person_learns_that_upstream_is_busy(feed: Feed) -> None:
+    """A session that waits for a busy upstream says so, and how long."""
+    script, _ = busy_for(1, 60)
+    session = await feed.submit()
+    running = asyncio.create_task(SessionRunner(feed.services, Scripted(script), "w1", Trusting()).run(session.id))
+
+    async def said() -> Any:
+        return (await feed.services.bus.last_progress([session.id])).get(session.id)
+
+    progress = await until(said)
+    assert (progress.progress, progress.stage, progress.eta_seconds) == (None, "waiting for the model", 60.0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 10)
+    story = await feed.story(session.id)
+    assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
+
+
+async def test_busy_code_is_kept_at_deadline(config: MakeConfig, photos: Path) -> None:
+    """An upstream that is busy until the deadline fails the session with its code."""
+    async with open_services(config(deadline_seconds=1.0)) as services:
+        script, attempts = busy_for(99, 0.3)
+        session, _ = await play(Feed(services, photos), script)
+    assert len(attempts) > 1
+    assert (session.status, session.error_code) == (Status.FAILED, "backend_busy")
+    assert session.error_message == "All models are busy."
+    assert session.burnt == 0
+
+
+async def test_wait_beyond_deadline_fails_at_once(feed: Feed) -> None:
+    """An upstream that asks for more time than is left is not waited for."""
+    script, attempts = busy_for(1, 86400)
+    session, _ = await play(feed, script)
+    assert (session.status, session.error_code, attempts) == (Status.FAILED, "backend_busy", [1])
+
+
+async def test_job_names_attempts_left(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job says how many attempts may follow it."""
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.0)
+    script = raising(ProcessorError("gpu_gone", requeue=True))
+    session, first = await play(feed, script)
+    _, second = await play(feed, script, session)
+    assert [each.jobs[0].attempts_left for each in (first, second)] == [1, 0]
+
+
+@pytest.mark.parametrize(("refusal", "code"), [(Unprocessable("unreadable_image"), "processor_error")])
+async def test_output_that_cannot_be_shown_fails_session(feed: Feed, refusal: Exception, code: str) -> None:
+    """An output that is not what it says fails the session, and nothing is stored."""
+
+    class Refusing(Trusting):
+        async def verify(self, *what: Any, **more: Any) -> VerifiedOutput:
+            raise refusal
+
+    session = await feed.submit()
+    await SessionRunner(feed.services, Scripted(done), "w1", Refusing()).run(session.id)
+    ended = (await feed.story(session.id)).session
+    assert (ended.status, ended.error_code) == (Status.FAILED, code)
+    assert not [each for each in (await feed.services.files.list_page()).entries if "outputs" in each.key]
+
+
+async def test_output_waits_for_image_process(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no image process is free the output waits, and the run is not repeated."""
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
+    left = 3
+
+    class Crowded(Trusting):
+        async def verify(self, *what: Any, **more: Any) -> VerifiedOutput:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise Unavailable
+            return await super().verify(*what, **more)
+
+    session, processor = await feed.submit(), Scripted(done)
+    await SessionRunner(feed.services, processor, "w1", Crowded()).run(session.id)
+    assert (await feed.story(session.id)).session.status is Status.COMPLETED
+    assert len(processor.jobs) == 1
