@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import itertools
-from collections.abc import AsyncGenerator, Mapping
+import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -134,6 +136,23 @@ class ModelHost:
                 ahead = max(0, 2 - work.polls)
                 progress = min(0.9, work.polls / 10)
                 return Reply.of({"status": "running", "progress": progress, "position": ahead or None})
+
+
+@contextlib.contextmanager
+def serving_aside(**options: Any) -> Iterator[ModelHost]:
+    """Run a host on an event loop of its own, for tests that have none or many."""
+    loop = asyncio.new_event_loop()
+    host = ModelHost(**options)
+    thread = threading.Thread(target=loop.run_forever, name="model host", daemon=True)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(host.__aenter__(), loop).result(10)
+        yield host
+    finally:
+        asyncio.run_coroutine_threadsafe(host.__aexit__(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 async def slowly(data: bytes, pause: float) -> AsyncGenerator[bytes, None]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tryon.processor import Checkpoint, ProcessorError
+from tryon.processor import Checkpoint, ProcessorError, Report
 from worker.processors.httpjob.spec import Rule
 from worker.processors.httpjob.templates import Values, find, first
-from worker.processors.upstream import BUSY_SECONDS, failure_of, retry_after
+from worker.processors.upstream import BUSY_SECONDS, Rejected, failure_of, retry_after
 
 MAX_WORKS: Final = 8
 """Pieces of work that a checkpoint names; the oldest is dropped."""
@@ -55,6 +55,32 @@ class State:
         return cls(tuple(works), checkpoint.get("ended") is True)
 
 
+class Usage:
+    """What one run has used, as far as answers have said it by now."""
+
+    def __init__(self, sources: Mapping[str, str | float], report: Report) -> None:
+        self._sources = sources
+        self._report = report
+        self._used: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Usage {self._used}>"
+
+    async def say(self, body: Any = None, *, done: bool = False) -> None:
+        """Report it with what an answer says, and fixed numbers once it is done."""
+        for name, source in self._sources.items():
+            found = first(body, source) if isinstance(source, str) else source if done else None
+            if isinstance(found, int | float) and not isinstance(found, bool):
+                self._used[name] = float(found)
+        if self._used:
+            await self._report.usage(**self._used)
+
+
+def text_of(status: Any) -> str:
+    """Return a status as TOML would say it: ``true``, ``3``, ``done``."""
+    return str(status).lower() if isinstance(status, bool) else str(status)
+
+
 def work_of(body: Any, keep: Mapping[str, str]) -> Values:
     """Return what the answer to a submission calls the work.
 
@@ -67,7 +93,7 @@ def work_of(body: Any, keep: Mapping[str, str]) -> Values:
     return work
 
 
-def failure(rules: Sequence[Rule], status: int, body: Any, headers: Mapping[str, str]) -> ProcessorError:
+def failure(rules: Sequence[Rule], status: int, body: Any, headers: Mapping[str, str]) -> Rejected:
     """Return the error of an answer, or of work that failed (``status`` is then 200).
 
     By the first rule that fits, else by the status.
@@ -77,8 +103,8 @@ def failure(rules: Sequence[Rule], status: int, body: Any, headers: Mapping[str,
             wait = rule.retry_after
             if wait is None and rule.code == "backend_busy" and not rule.requeue:
                 wait = retry_after(headers) or BUSY_SECONDS
-            return ProcessorError(rule.code, retryable=rule.retryable, requeue=rule.requeue, retry_after=wait)
-    return ProcessorError("processor_error") if status < 300 else failure_of(status, headers)
+            return Rejected(status, rule.code, retryable=rule.retryable, requeue=rule.requeue, retry_after=wait)
+    return Rejected(status, "processor_error") if status < 300 else failure_of(status, headers)
 
 
 def _fits(rule: Rule, status: int, body: Any) -> bool:
@@ -86,7 +112,7 @@ def _fits(rule: Rule, status: int, body: Any) -> bool:
         return False
     if not rule.at:
         return bool(rule.status)
-    texts = [str(each) for each in find(body, rule.at)]
+    texts = [text_of(each) for each in find(body, rule.at)]
     if not rule.equals and not rule.contains:
         return bool(texts)
     lower = [each.lower() for each in texts]

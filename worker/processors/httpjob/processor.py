@@ -20,11 +20,11 @@ from typing import Any, Final
 
 from tryon.processor import Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
 from worker.processors.httpjob.calls import GONE, Calls
-from worker.processors.httpjob.outcome import Ended, Lost, State, failure, work_of
+from worker.processors.httpjob.outcome import Ended, Lost, State, Usage, failure, text_of, work_of
 from worker.processors.httpjob.pictures import decode, sniff
 from worker.processors.httpjob.spec import SCHEMA, Call, Poll, Spec, read
 from worker.processors.httpjob.templates import Values, find, first, render_text
-from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer
+from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected
 
 NOT_RUNNING: Final = (400, 409, 422)
 """Statuses of a cancel that mean: it has ended already."""
@@ -73,7 +73,7 @@ class HttpJob:
         if state.current is None:
             return await self._begin(job, report, state.works)
         try:
-            return await self._wait(job, report, state)
+            return await self._wait(job, report, state, Usage(self._spec.usage, report))
         except Lost:
             _log.warning("The upstream lost the work of %s, submitting it again", job.session_id)
         return await self._begin(job, report, state.works)
@@ -82,6 +82,7 @@ class HttpJob:
 
     async def _begin(self, job: Job, report: Report, works: Sequence[Values]) -> Result:
         spec = self._spec
+        usage = Usage(spec.usage, report)
         await report(None, "sending the photo")
         values = await self._calls.values(job)
         chosen = {name: render_text(template, values) for name, template in spec.submit.chosen.items()}
@@ -93,20 +94,20 @@ class HttpJob:
         )
         if not waits:
             try:
-                return await self._files(answer, report)
+                return await self._files(answer, usage)
             except Ended as ended:
                 raise ended.error from None
         body = answer.json()
         work = {**work_of(body, spec.submit.keep), **chosen}
         state = State((*works, work))
         await report.checkpoint(state.as_json())
-        await self._say_usage(report, body)
+        await usage.say(body)
         try:
-            return await self._wait(job, report, state)
+            return await self._wait(job, report, state, usage)
         except Lost:
             raise ProcessorError("processor_error", requeue=True) from None
 
-    async def _wait(self, job: Job, report: Report, state: State) -> Result:
+    async def _wait(self, job: Job, report: Report, state: State, usage: Usage) -> Result:
         """Return the result of the current work. Raises :class:`Lost`."""
         poll = self._spec.poll
         if poll is None or state.current is None:  # the options have changed since
@@ -115,11 +116,12 @@ class HttpJob:
         try:
             answer = await self._until_done(poll, values, job, report)
             if (fetch := self._spec.result.fetch) is not None:
+                await usage.say(answer.json())
                 try:
                     answer = await self._calls.patiently(fetch, values, job, poll.every)
-                except ProcessorError as error:
+                except Rejected as error:  # the host's word, not a connection that failed
                     raise Ended(error) from None
-            return await self._files(answer, report)
+            return await self._files(answer, usage)
         except Ended as ended:
             if ended.error.requeue or ended.error.retry_after is not None:  # the next attempt begins anew
                 await report.checkpoint(replace(state, ended=True).as_json())
@@ -129,7 +131,7 @@ class HttpJob:
         while True:
             answer = await self._calls.patiently(poll, values, job, poll.every)
             body = answer.json()
-            status = str(first(body, poll.status))
+            status = text_of(first(body, poll.status))
             if status in poll.lost:
                 raise Lost
             if status in poll.failed:
@@ -141,29 +143,21 @@ class HttpJob:
 
     async def _say_progress(self, poll: Poll, status: str, body: Any, report: Report) -> None:
         progress, position = first(body, poll.progress), first(body, poll.position)
-        numbers = int | float
+        known = isinstance(progress, int | float) and not isinstance(progress, bool)
+        place = position - poll.position_first + 1 if isinstance(position, int) else 0
         await report(
-            min(1.0, max(0.0, progress / poll.progress_scale)) if isinstance(progress, numbers) else None,
+            min(1.0, max(0.0, progress / poll.progress_scale)) if known else None,
             poll.stages.get(status, "working"),
-            upstream_position=position - poll.position_first + 1 if isinstance(position, int) else None,
+            upstream_position=place if place > 0 else None,
         )
 
-    async def _say_usage(self, report: Report, *bodies: Any) -> None:
-        usage: dict[str, float] = {}
-        for name, source in self._spec.usage.items():
-            for each in [first(body, source) for body in bodies] if isinstance(source, str) else [source]:
-                if isinstance(each, int | float) and not isinstance(each, bool):
-                    usage[name] = float(each)
-        if usage:
-            await report.usage(**usage)
-
-    async def _files(self, answer: Answer, report: Report) -> Result:
+    async def _files(self, answer: Answer, usage: Usage) -> Result:
         """Return the files of an answer, or the answer that is itself one."""
         if (type := sniff(answer.body)) is not None:
-            await self._say_usage(report)
+            await usage.say(done=True)
             return Output(answer.body, type)
         body = answer.json()
-        await self._say_usage(report, body)
+        await usage.say(body, done=True)
         found = find(body, self._spec.result.files)[: self._spec.result.count]
         if not found or not all(isinstance(each, str) for each in found):
             _log.warning("The upstream's result holds no file at %r", self._spec.result.files)

@@ -49,6 +49,18 @@ async def test_host_that_stays_away_ends_the_attempt(job: Job) -> None:
         assert told.checkpoints[-1] == {"works": [{"id": "1"}], "ended": False}
 
 
+async def test_result_that_cannot_be_reached_is_fetched_by_the_next_attempt(job: Job) -> None:
+    """The work is paid for; only a host that refuses its result has ended it."""
+    fetch = {"path": "/jobs/{id}/result"}
+    for reply, ended in ((Reply(body=b"{", length=9), False), (Reply.of({}, 500), True)):
+        told = Told()
+        poll = {"path": "/jobs/{id}", "every": 0.001}
+        async with host(result={"files": "files.*.url", "fetch": fetch}, poll=poll) as (server, processor):
+            server.next = [Reply.of({"id": "1"}, 201), Reply.of({"status": "succeeded"}), *[reply] * 5]
+            assert (await failed(processor, job, told)).code == "backend_unreachable"
+            assert told.checkpoints[-1]["ended"] is ended
+
+
 async def test_work_that_is_never_done_is_stopped_and_cancelled(job: Job) -> None:
     """The run ends when it is cancelled; the host is told by another child."""
     told = Told()

@@ -131,6 +131,25 @@ async def test_preset_takes_the_way_that_its_host_documents(name: str, job: Job)
         await processor.close()
 
 
+async def test_usage_adds_up_over_the_answers(job: Job) -> None:
+    """Credits first, seconds later; a fixed price counts when all is done."""
+    usage = {"credits": "price", "gpu_seconds": "metrics.time", "cost_usd": 0.5}
+    async with host(usage=usage) as (server, processor):
+        files = [{"url": f"{server.url}/files/0"}]
+        server.next = [
+            Reply.of({"id": "1", "price": 4.5}, 201),
+            Reply.of({"status": "succeeded", "files": files, "metrics": {"time": 2}}),
+        ]
+        told = Told()
+        await run(processor, job, told)
+        assert told.used == {"credits": 4.5, "gpu_seconds": 2, "cost_usd": 0.5}
+
+        server.next = [Reply.of({"id": "1", "price": 4.5}, 201), Reply.of({"status": "failed"})]
+        told = Told()
+        await failed(processor, job, told)
+        assert told.used == {"credits": 4.5}
+
+
 # -- a worker that takes over ----------------------------------------------------------
 
 
