@@ -17,6 +17,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "mock": "worker.processors.mock:MockProcessor",
     "httpjob": "worker.processors.httpjob:HttpJob",
     "gradio": "worker.processors.gradio.processor:GradioProcessor",
+    "cog": "worker.processors.cog:CogProcessor",
 }
 """Path of the class, by the processor's name."""
 

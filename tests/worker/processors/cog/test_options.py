@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import jsonschema
 import pytest
 
+from testkit.processes import ROOT
 from worker.processors.cog import CogProcessor
 from worker.processors.cog.options import SCHEMA, CogOptions
 from worker.processors.cog.server import Model
@@ -28,6 +31,13 @@ def test_every_option_is_in_schema() -> None:
 def test_malformed_options_are_refused(options: dict[str, object]) -> None:
     """A mistake in the options is found by the schema."""
     assert not jsonschema.Draft202012Validator(SCHEMA).is_valid(options)
+
+
+def test_page_explains_every_option() -> None:
+    """Every option is a row of the page, and no row is of another one."""
+    table = (ROOT / "docs" / "cog.md").read_text().partition("## Options")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines() if row.startswith("| `")]
+    assert sorted(name for row in rows for name in row) == sorted(CogOptions.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("pattern", ["(", "(a+)+$"])
