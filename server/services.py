@@ -182,7 +182,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         ticket_seconds=config.ticket_seconds,
     )
     queue_places = QueuePlaces(
-        queue=queue, processor=config.processor, queue_limit=config.queue_limit, worker_jobs=config.worker_jobs
+        queue=queue, processor=config.processors[0], queue_limit=config.queue_limit, worker_jobs=config.worker_jobs
     )
     queueing = Queueing(queue=queue, reader=database.reader)
     transitions = Transitions(writer=database.writer, bus=bus, access=access)
@@ -226,7 +226,7 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
         randomness=adapters.randomness,
         signer=adapters.signer,
         allowance=_allowance(adapters.config),
-        processor=adapters.config.processor,
+        processor=adapters.config.processors[0],
         deadline_seconds=adapters.config.deadline_seconds,
         retention_seconds=adapters.config.retention_seconds,
     )

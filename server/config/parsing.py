@@ -29,6 +29,14 @@ def text(value: str) -> str:
     return value
 
 
+def names(value: str) -> str:
+    """Parse comma-separated names; return them without spaces."""
+    found = [each.strip() for each in value.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise ValueError("names are separated by single commas, and none comes twice")
+    return ",".join(found)
+
+
 def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
     """Return a parser of numbers within bounds."""
 

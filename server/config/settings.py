@@ -84,7 +84,17 @@ class Config:
         1, "Web processes that `tryon up` starts; they share the port.", parsing.integer(1, 64)
     )
     worker_processes: int = setting(1, "Worker processes that `tryon up` starts.", parsing.integer(1, 64))
-    processor: str = setting("mock", "What makes the picture: mock, or package.module:Class.")
+    processor: str = setting(
+        "mock",
+        "What makes the picture: the name of a built-in processor, an entry point of tryon.processors, or "
+        "package.module:Class; several, comma-separated, fall over in that order.",
+        parsing.names,
+    )
+    processor_options: str | None = setting(
+        None,
+        "Options of the processor: JSON, or the path of a TOML file; with several processors, a table for each by its name.",
+        shown="none",
+    )
     processor_cpu_seconds: float | None = setting(
         600.0,
         "CPU time that one session may take, all threads together; or off.",
@@ -266,6 +276,11 @@ class Config:
         return cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
 
     @property
+    def processors(self) -> tuple[str, ...]:
+        """Return the names of the processors, the first one first."""
+        return tuple(self.processor.split(","))
+
+    @property
     def database(self) -> str:
         """Return the database's URL."""
         return self.database_url or sqlite_url((self.data_dir / "tryon.sqlite3").absolute())
@@ -312,7 +327,10 @@ class Config:
 
 
 SECRET_VARIABLES: Final = frozenset(
-    {"TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL", "TRYON_PRIVATE_PATHS"}
+    {
+        *("TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL", "TRYON_PRIVATE_PATHS"),
+        "TRYON_PROCESSOR_OPTIONS",  # may hold an upstream's key
+    }
 )
 
 

@@ -23,6 +23,7 @@ from server.config.settings import Config
 from server.system import landlock, sandbox
 from server.system.sandbox import Policy, Sandbox
 from tryon.processor import Needs
+from worker.processors.registry import options_file
 
 _ROOT, _PROC, _ETC, _DEV = (Path(each) for each in ("/", "/proc", "/etc", "/dev"))
 
@@ -49,6 +50,8 @@ _GPU_READABLE: Final = (Path("/sys"), _PROC / "driver", _PROC / "modules", Path(
 def hidden_paths(config: Config) -> list[str]:
     """Return the product's own files: no child of a worker may open them."""
     paths = [str(path.resolve()) for path in (config.data_dir, Path(".env"))]
+    if (options := options_file(config)) is not None:  # it may hold an upstream's key
+        paths.append(str(options.resolve()))
     if database := parse_database_url(config.database).path:
         paths += [f"{Path(database).resolve()}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")]
     return paths

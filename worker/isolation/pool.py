@@ -87,6 +87,7 @@ NICENESS: Final = 5
 class ProcessPool:
     """The configured processor, run in as many children as :meth:`run` has calls.
 
+    ``processor``: its name; None stands for the first of ``TRYON_PROCESSOR``.
     :meth:`start`, then :meth:`built`; :meth:`close` ends every process within a second.
     ``on_start_error`` is called once, when no processor can be started any more.
     """
@@ -95,18 +96,19 @@ class ProcessPool:
         self,
         config: Config,
         *,
+        processor: str | None = None,
         options: Options | None = None,
         on_start_error: Callable[[Exception], None] = lambda error: None,
         niceness: int = NICENESS,
         timing: Timing | None = None,
         program: Sequence[str] = PROGRAM,
     ) -> None:
-        self.name = config.processor
+        self.name = processor or config.processors[0]
         self._timing = timing = timing or Timing()
         setup = Setup(
             path=sys.path,
-            processor=config.processor,
-            options=dict(registry.options_of(config) if options is None else options),
+            processor=self.name,
+            options=dict(registry.options_of(config, self.name) if options is None else options),
             log_level=config.log_level,
             cpu_seconds=config.processor_cpu_seconds,
             niceness=niceness,
@@ -115,7 +117,7 @@ class ProcessPool:
         )
         self._temporary = setup.temporary
         self._closing = asyncio.Event()
-        self._startup = Startup(config.processor, on_error=on_start_error, closing=self._closing)
+        self._startup = Startup(self.name, on_error=on_start_error, closing=self._closing)
         self._fork_server = ForkServer(program, setup, self._startup, timing=timing, closing=self._closing)
         self._children = Children(
             self._fork_server,
