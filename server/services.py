@@ -23,6 +23,7 @@ from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.connect import open_redis
 from server.adapters.redis.limits import RedisLimiter
 from server.adapters.redis.queue import ArqQueue
+from server.adapters.webhooks.sender import WebhookSender
 from server.config.settings import Config
 from server.domain.allowance import Allowance
 from server.domain.tokens import Signer
@@ -35,6 +36,7 @@ from server.reconciler.lost_jobs import LostJobs
 from server.reconciler.lost_leases import LostLeases
 from server.reconciler.maintenance import Maintenance
 from server.reconciler.reconciler import Reconciler
+from server.reconciler.webhooks import Webhooks
 from server.sessions.access import AccessIssuer
 from server.sessions.cancelling import Cancelling
 from server.sessions.claims import Claims
@@ -84,6 +86,7 @@ class Reconciling:
     lost_jobs: LostJobs
     expiry: Expiry
     cleanup: Cleanup
+    webhooks: Webhooks
     chores: Chores
     maintenance: Maintenance
 
@@ -229,6 +232,7 @@ def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePla
         processor=adapters.config.processors[0],
         deadline_seconds=adapters.config.deadline_seconds,
         retention_seconds=adapters.config.retention_seconds,
+        webhook="" if adapters.config.webhook_url else None,
     )
 
 
@@ -306,6 +310,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         expiry=expiry,
     )
     cleanup = _cleanup(adapters, sessions)
+    webhooks = _webhooks(adapters, sessions)
     chores = Chores(
         leases=database.chore_leases,
         database_clock=database.clock,
@@ -316,6 +321,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         chores=chores,
         reconciler=reconciler,
         cleanup=cleanup,
+        webhooks=webhooks,
         submissions=sessions.submissions,
         queueing=sessions.queueing,
         erased_bytes=sessions.erased_bytes,
@@ -327,6 +333,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         lost_jobs=lost_jobs,
         expiry=expiry,
         cleanup=cleanup,
+        webhooks=webhooks,
         chores=chores,
         maintenance=maintenance,
     )
@@ -340,6 +347,18 @@ def _disturbances(adapters: _Adapters) -> Disturbances:
         lease_seconds=adapters.config.lease_seconds,
         deadline_seconds=adapters.config.deadline_seconds,
         retention_seconds=adapters.config.retention_seconds,
+    )
+
+
+def _webhooks(adapters: _Adapters, sessions: Sessions) -> Webhooks:
+    return Webhooks(
+        deliveries=adapters.database.deliveries,
+        reader=adapters.database.reader,
+        sender=WebhookSender(private_allowed=adapters.config.webhook_private),
+        access=sessions.access,
+        database_clock=adapters.database.clock,
+        url=adapters.config.webhook_url,
+        secrets=adapters.config.webhook_secrets,
     )
 
 

@@ -5,6 +5,7 @@ Each parser raises ValueError with the reason, in words that follow the setting'
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from server.config.authorities import ANY, parse_host_pattern, parse_origin
 from server.config.database_url import parse_database_url
+from server.config.webhook_url import parse_webhook_url
 from tryon.protocol.numbers import decimal, whole_number
 
 
@@ -114,6 +116,9 @@ def hosts(text: str) -> tuple[str, ...]:
     return words(text)
 
 
+WEBHOOK_PREFIX: Final = "whsec_"
+"""Begins the secret of a webhook."""
+
 SECRET_BYTES: Final = 32
 """Minimum length of a secret key."""
 
@@ -158,3 +163,36 @@ def redis_url(text: str) -> str:
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
     return text
+
+
+def yes_or_no(text: str) -> bool:
+    """Parse ``yes`` or ``no``."""
+    return choice("yes", "no")(text) == "yes"
+
+
+def webhook_url(text: str) -> str:
+    """Parse the address of a webhook."""
+    return str(parse_webhook_url(text))
+
+
+def webhook_hosts(text: str) -> tuple[str, ...]:
+    """Parse hosts that webhooks may be sent to."""
+    for host in words(text):
+        if parse_host_pattern(host) is None:
+            raise ValueError(f"{host!r} is not a host like shop.example, *.shop.example or [::1]:8000")
+    return words(text)
+
+
+def webhook_secrets(text: str) -> tuple[bytes, ...]:
+    """Parse secrets as Standard Webhooks writes them."""
+    return tuple(_webhook_secret(secret) for secret in words(text))
+
+
+def _webhook_secret(text: str) -> bytes:
+    try:
+        secret = base64.b64decode(text.removeprefix(WEBHOOK_PREFIX), validate=True)
+    except ValueError:
+        secret = b""
+    if not text.startswith(WEBHOOK_PREFIX) or not 24 <= len(secret) <= 64:
+        raise ValueError(f"each secret is {WEBHOOK_PREFIX} and the base64 of 24 to 64 bytes")
+    return secret

@@ -110,6 +110,24 @@ class Config:
     mock_seconds: float = setting(3.0, "How long the mock works.", parsing.seconds(0, 3600), unit="seconds")
     mock_failure_rate: float = setting(0.1, "Share of sessions that the mock lets fail.", parsing.number(float, 0, 1))
     mock_seed: int | None = setting(None, "Makes the mock's failures repeatable.", parsing.integer(0), shown="unset")
+    webhook_url: str | None = setting(
+        None, "Address that is called when a session ends: docs/webhooks.md.", parsing.webhook_url, shown="none"
+    )
+    webhook_secrets: tuple[bytes, ...] = setting(
+        (),
+        "Signs webhooks: whsec_ and the base64 of 24 to 64 bytes; several, separated by commas, sign all.",
+        parsing.webhook_secrets,
+        shown="none",
+    )
+    webhook_hosts: tuple[str, ...] = setting(
+        (),
+        "Hosts that a session may name for its own webhook: shop.example, *.shop.example, shop.example:8443.",
+        parsing.webhook_hosts,
+        shown="none",
+    )
+    webhook_private: bool = setting(
+        False, "Whether webhooks may go to private addresses, and by http: yes or no.", parsing.yes_or_no, shown="no"
+    )
     upload_rate: UploadRate | None = setting(
         UploadRate(10, 60),
         "Uploads per client address, in any window of that length; or off.",
@@ -273,7 +291,9 @@ class Config:
             except ValueError as error:
                 shown = "its value" if name in SECRET_VARIABLES else repr(text)
                 raise ConfigError(f"{name}: {error} (found {shown})") from None
-        return cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
+        config = cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
+        _check_webhooks(config)
+        return config
 
     @property
     def processors(self) -> tuple[str, ...]:
@@ -330,13 +350,27 @@ SECRET_VARIABLES: Final = frozenset(
     {
         *("TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL", "TRYON_PRIVATE_PATHS"),
         "TRYON_PROCESSOR_OPTIONS",  # may hold an upstream's key
+        *("TRYON_WEBHOOK_URL", "TRYON_WEBHOOK_SECRET"),
     }
 )
 
 
+def _check_webhooks(config: Config) -> None:
+    """Raise :class:`ConfigError` if the settings of webhooks contradict each other."""
+    if (config.webhook_url or config.webhook_hosts) and not config.webhook_secrets:
+        raise ConfigError(
+            "TRYON_WEBHOOK_SECRET must be set where there are webhooks; `openssl rand -base64 32` makes one"
+        )
+    if (config.webhook_url or "").startswith("http:") and not config.webhook_private:
+        raise ConfigError("TRYON_WEBHOOK_URL: http needs TRYON_WEBHOOK_PRIVATE=yes")
+
+
+_NAMED: Final = {"secret_keys": "TRYON_SECRET_KEY", "webhook_secrets": "TRYON_WEBHOOK_SECRET"}
+
+
 def variable(row: dataclasses.Field[Any]) -> str:
     """Return the environment variable of a setting."""
-    return "TRYON_SECRET_KEY" if row.name == "secret_keys" else f"TRYON_{row.name.upper()}"
+    return _NAMED.get(row.name, f"TRYON_{row.name.upper()}")
 
 
 def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:

@@ -18,8 +18,6 @@ import msgspec
 
 from tryon.protocol.views import SessionView
 
-PREFIX: Final = "whsec_"
-"""Begins a secret in the settings; base64 of 24 to 64 bytes follows."""
 FIRST_PAUSE_SECONDS: Final = 5.0
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 
@@ -60,14 +58,3 @@ def headers_of(id: str, body: bytes, *, at: float, secrets: Sequence[bytes]) -> 
 def pause_seconds(attempts: int) -> float:
     """Return the pause behind this many failed attempts: 5 s, doubled up to an hour."""
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 20))
-
-
-def secret_of(text: str) -> bytes:
-    """Return the bytes of a secret. Raises ValueError."""
-    try:
-        secret = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    except ValueError:
-        secret = b""
-    if not text.startswith(PREFIX) or not 24 <= len(secret) <= 64:
-        raise ValueError(f"each secret is {PREFIX} and the base64 of 24 to 64 bytes")
-    return secret

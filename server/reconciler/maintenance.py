@@ -10,6 +10,7 @@ from server.reconciler import timing
 from server.reconciler.chores import Chore, Chores
 from server.reconciler.cleanup import Cleanup
 from server.reconciler.reconciler import Reconciler
+from server.reconciler.webhooks import Webhooks
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.queueing import Queueing
 from server.sessions.submissions import Submissions
@@ -25,6 +26,7 @@ class Maintenance:
         chores: Chores,
         reconciler: Reconciler,
         cleanup: Cleanup,
+        webhooks: Webhooks,
         submissions: Submissions,
         queueing: Queueing,
         erased_bytes: ErasedBytes,
@@ -33,6 +35,7 @@ class Maintenance:
         self._chores = chores
         self._reconciler = reconciler
         self._cleanup = cleanup
+        self._webhooks = webhooks
         self._submissions = submissions
         self._queueing = queueing
         self._erased_bytes = erased_bytes
@@ -45,6 +48,7 @@ class Maintenance:
         chores = [
             Chore("reconcile", reconciler.maintain, every, reconciler.until_due),
             Chore("cleanup", self._cleanup.clean_up, self._cleanup_seconds),
+            Chore("webhooks", self._webhooks.deliver, every),
             Chore("traces", self._cleanup.forget_traces, timing.TRACES_SECONDS, shared=False),
             Chore("discard", self._submissions.clean_up_failed_uploads, every, shared=False),
             Chore("enqueue", self._queueing.retry_enqueues, timing.ENQUEUE_SECONDS, shared=False),

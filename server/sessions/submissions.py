@@ -97,7 +97,9 @@ class Submissions:
         processor: str,
         deadline_seconds: float,
         retention_seconds: float,
+        webhook: str | None = None,
     ) -> None:
+        self._webhook = webhook
         self._signer = signer
         self._allowance = None if allowance.unlimited else allowance
         self._processor = processor
@@ -154,6 +156,7 @@ class Submissions:
             retention_seconds=self._retention_seconds,
             address_hash=self._hash(address),
             allowance=self._allowance,
+            webhook=self._webhook,
             idempotency_key=idempotency.key_hash if idempotency else None,
             idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
         )

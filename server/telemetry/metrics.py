@@ -55,6 +55,7 @@ processors_lost: Final = Counter(
     "Processor processes that ended in the middle of a session.",
     ["reason"],
 )
+webhooks: Final = Counter("tryon_webhooks", "Attempts to deliver a webhook, by outcome.", ["outcome"])
 reconciled: Final = Counter("tryon_reconciled", "Sessions that the reconciler changed, by action.", ["action"])
 
 

@@ -44,6 +44,8 @@ class NewSession:
     idempotency_fingerprint: str | None = None
     retry_of: str | None = None
     """Id of the session that is retried; unique: each has one retry at most."""
+    webhook: str | None = None
+    """Address that is called when it ends; empty: that of the settings; None: none."""
     expires_at: datetime | None = None
     """Expiry in place of ``retention_seconds``: a retry lives no longer than the photo
     it shares.

@@ -11,6 +11,7 @@ from server.adapters.database.attempts import AttemptWriter
 from server.adapters.database.chore_leases import ChoreLeases
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.commits import Commits
+from server.adapters.database.deliveries import Deliveries
 from server.adapters.database.due import DueSessions
 from server.adapters.database.engine import Connections, create_engine
 from server.adapters.database.feed import Feed
@@ -34,6 +35,7 @@ class Database:
     chore_leases: ChoreLeases
     upkeep: Upkeep
     commits: Commits
+    deliveries: Deliveries
 
     async def close(self) -> None:
         """Close all connections, those in use when they are given back."""
@@ -55,4 +57,5 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         chore_leases=ChoreLeases(connections),
         upkeep=Upkeep(connections),
         commits=Commits(connections),
+        deliveries=Deliveries(connections),
     )

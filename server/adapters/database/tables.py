@@ -2,8 +2,8 @@
 
 ``tryon_sessions`` is the truth about every session, ``tryon_files`` names its files,
 ``tryon_events`` is its audit trail and event log, ``tryon_gone`` holds the tombstones
-of erased sessions for two minutes, ``tryon_leases`` lets one process at a time do a
-chore.
+of erased sessions for two minutes, ``tryon_deliveries`` the webhooks of sessions,
+``tryon_leases`` lets one process at a time do a chore.
 """
 
 from __future__ import annotations
@@ -117,6 +117,10 @@ _WHERE_UNFINISHED: Final[dict[str, Any]] = {
     f"{dialect}_where": text("finished_at IS NULL") for dialect in ("sqlite", "postgresql")
 }
 
+_WHERE_UNDELIVERED: Final[dict[str, Any]] = {
+    f"{dialect}_where": text("delivered_at IS NULL") for dialect in ("sqlite", "postgresql")
+}
+
 sessions: Final = Table(
     "tryon_sessions",
     metadata,
@@ -208,6 +212,17 @@ tombstones: Final = Table(
     Index("ix_tryon_gone_at", "at"),
     Index("ix_tryon_gone_xact", "xact").ddl_if(dialect="postgresql"),
     sqlite_autoincrement=True,
+)
+
+deliveries: Final = Table(
+    "tryon_deliveries",
+    metadata,
+    Column("session_id", Uuid(as_uuid=False), primary_key=True),
+    Column("url", String(1000), nullable=False),  # empty: that of the settings
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    Index("ix_tryon_deliveries_next", "next_at", **_WHERE_UNDELIVERED),
 )
 
 leases: Final = Table(

@@ -54,6 +54,7 @@ from sqlalchemy import Float, and_, bindparam, delete, func, insert, not_, selec
 from server.adapters.database import engine, tables
 from server.adapters.database.changes import Begin, Change, Fail, Moved, NewSession
 from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.deliveries import add_delivery
 from server.adapters.database.engine import Connections
 from server.adapters.database.errors import mapped_insert_errors
 from server.adapters.database.rows import (
@@ -138,6 +139,7 @@ class SessionWriter:
             row = await connection.execute(_INSERT_SESSION, _values(new))
             session = replace(to_session(row.one()), files=new.files)
             await add_files(connection, session.id, new.files)
+            await add_delivery(connection, new)
             event = AuditEvent(
                 session_id=session.id,
                 seq=1,
@@ -344,7 +346,7 @@ class SessionWriter:
         return None if row is None else to_session(row)
 
     async def erase(self, session_ids: Collection[str]) -> list[Session]:
-        """Remove sessions and their events; return the rows that were removed.
+        """Remove sessions with all rows about them; return the rows of the sessions.
 
         Their tombstones were left before, when they became unreadable.
         """
@@ -367,7 +369,8 @@ class SessionWriter:
             files: dict[str, list[StoredFile]] = {}
             for session_id, *values in removed.all():
                 files.setdefault(session_id, []).append(to_file(values))
-            await connection.execute(delete(tables.events).where(tables.events.c.session_id.in_(ids)))
+            for table in (tables.events, tables.deliveries):
+                await connection.execute(delete(table).where(table.c.session_id.in_(ids)))
         return [replace(session, files=tuple(sorted(files.get(session.id, ())))) for session in rows]
 
 

@@ -14,6 +14,7 @@ from server.config.parsing import EXAMPLE_SECRET, UploadRate
 from server.config.settings import SECRET_VARIABLES, Config, ConfigError, default_text, variable
 
 ROOT = Path(__file__).resolve().parents[3]
+WEBHOOK_SECRET = "whsec_" + "A" * 32
 
 
 def load(**environ: str) -> Config:
@@ -161,3 +162,33 @@ def test_every_setting_has_a_meaning() -> None:
         assert row.metadata["meaning"].endswith("."), row.name
         assert variable(row) in render.markdown_table()
         assert default_text(row), row.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"TRYON_WEBHOOK_URL": "https://shop.example/"}, "TRYON_WEBHOOK_SECRET must be set"),
+        ({"TRYON_WEBHOOK_HOSTS": "shop.example"}, "TRYON_WEBHOOK_SECRET must be set"),
+        ({"TRYON_WEBHOOK_URL": "http://shop.example/", "TRYON_WEBHOOK_SECRET": WEBHOOK_SECRET}, "http needs"),
+        ({"TRYON_WEBHOOK_URL": "https://me:pass@shop.example/"}, "found its value"),
+        ({"TRYON_WEBHOOK_SECRET": "whsec_c2hvcnQ="}, "24 to 64 bytes"),
+        ({"TRYON_WEBHOOK_SECRET": WEBHOOK_SECRET.removeprefix("whsec_")}, "24 to 64 bytes"),
+        ({"TRYON_WEBHOOK_HOSTS": "https://shop.example"}, "not a host"),
+        ({"TRYON_WEBHOOK_PRIVATE": "true"}, "one of yes, no"),
+    ],
+)
+def test_contradicting_webhook_settings_are_refused(settings: dict[str, str], complaint: str) -> None:
+    """At the start, in one line."""
+    with pytest.raises(ConfigError, match=complaint):
+        load(**settings)
+
+
+def test_webhook_settings_are_read() -> None:
+    """Several secrets are taken."""
+    config = load(
+        TRYON_WEBHOOK_URL="http://10.0.0.7:9000/hook",
+        TRYON_WEBHOOK_SECRET=f"{WEBHOOK_SECRET},{WEBHOOK_SECRET}",
+        TRYON_WEBHOOK_PRIVATE="yes",
+    )
+    assert config.webhook_url == "http://10.0.0.7:9000/hook"
+    assert config.webhook_secrets == (bytes(24), bytes(24))

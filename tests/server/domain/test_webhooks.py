@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 
-import pytest
-
-from server.domain.webhooks import LONGEST_PAUSE_SECONDS, headers_of, message_id, pause_seconds, secret_of
+from server.domain.webhooks import LONGEST_PAUSE_SECONDS, headers_of, message_id, pause_seconds
 
 
 def test_signature_is_the_one_of_the_standard() -> None:
@@ -40,15 +38,3 @@ def test_pauses_double_up_to_an_hour() -> None:
     pauses = [pause_seconds(attempts) for attempts in range(1, 13)]
     assert pauses[:4] == [5, 10, 20, 40]
     assert pauses[-1] == pause_seconds(10_000) == LONGEST_PAUSE_SECONDS
-
-
-@pytest.mark.parametrize("text", ["", "whsec_", "whsec_c2hvcnQ=", "whsec_!", base64.b64encode(bytes(32)).decode()])
-def test_secret_is_refused_when_malformed(text: str) -> None:
-    """Too short, no base64, or without its prefix."""
-    with pytest.raises(ValueError, match="whsec_"):
-        secret_of(text)
-
-
-def test_secret_is_taken() -> None:
-    """As `openssl rand -base64 32` makes it."""
-    assert secret_of("whsec_" + base64.b64encode(bytes(range(32))).decode()) == bytes(range(32))
