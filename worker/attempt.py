@@ -54,6 +54,8 @@ class Runs(Protocol):
 class Verifies(Protocol):
     """The image processes, as far as a worker uses them: for outputs."""
 
+    def warm(self) -> None: ...
+
     async def verify(self, source: BinaryIO, type: str, *, generated: bool, address: str = "") -> VerifiedOutput: ...
 
 
@@ -91,6 +93,7 @@ class Attempt:
         While the upstream is busy (``retry_after``) the session waits, under its lease,
         as long as its deadline allows.
         """
+        self._imaging.warm()  # an idle worker has no image process; this one starts while the processor runs
         with contextlib.ExitStack() as stack:
             job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
             while True:
