@@ -26,6 +26,7 @@ from server.adapters.redis.queue import ArqQueue
 from server.adapters.webhooks.sender import WebhookSender
 from server.config.settings import Config
 from server.domain.allowance import Allowance
+from server.domain.sealing import Sealer
 from server.domain.tokens import Signer
 from server.reconciler.chores import Chores
 from server.reconciler.cleanup import Cleanup
@@ -39,6 +40,7 @@ from server.reconciler.reconciler import Reconciler
 from server.reconciler.webhooks import Webhooks
 from server.sessions.access import AccessIssuer
 from server.sessions.cancelling import Cancelling
+from server.sessions.checkpoints import Checkpoints
 from server.sessions.claims import Claims
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
@@ -207,7 +209,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         submissions=_submissions(adapters, queueing, queue_places),
         queueing=queueing,
         transitions=transitions,
-        claims=_claims(adapters, transitions, requeueing),
+        claims=_claims(adapters, access, transitions, requeueing),
         requeueing=requeueing,
         cancelling=Cancelling(
             reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
@@ -250,11 +252,17 @@ def _allowance(config: Config) -> Allowance:
     )
 
 
-def _claims(adapters: _Adapters, transitions: Transitions, requeueing: Requeueing) -> Claims:
+def _claims(adapters: _Adapters, access: AccessIssuer, transitions: Transitions, requeueing: Requeueing) -> Claims:
     return Claims(
         reader=adapters.database.reader,
         writer=adapters.database.writer,
         attempts=adapters.database.attempts,
+        checkpoints=Checkpoints(
+            attempts=adapters.database.attempts,
+            sealer=Sealer(adapters.config.signing_keys()),
+            randomness=adapters.randomness,
+        ),
+        access=access,
         files=adapters.files,
         bus=adapters.bus,
         queue=adapters.queue,

@@ -15,7 +15,7 @@ import hmac
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tryon.protocol.credentials import TOKEN_PATTERN
@@ -57,11 +57,20 @@ def _encode(raw: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class SecretKey:
+    """One of the keys of ``TRYON_SECRET_KEY``; ``key_id`` tells nothing about it."""
+
     key_id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, secret: str) -> SecretKey:
+        """Return the key of a secret as the setting has it."""
+        raw = secret.encode()
+        return cls(hashlib.sha256(b"tryon.v1.key-id." + raw).hexdigest()[:8], raw)
 
     def subkey(self, purpose: str) -> bytes:
+        """Return the 32 bytes that serve one purpose alone."""
         return hmac.digest(self.secret, b"tryon.v1." + purpose.encode(), "sha256")
 
 
@@ -73,10 +82,7 @@ class Signer:
     def __init__(self, secret_keys: Sequence[str]) -> None:
         if not secret_keys:
             raise ValueError("at least one secret key is needed")
-        keys = []
-        for secret in secret_keys:
-            raw = secret.encode()
-            keys.append(_Key(hashlib.sha256(b"tryon.v1.key-id." + raw).hexdigest()[:8], raw))
+        keys = [SecretKey.of(secret) for secret in secret_keys]
         self._keys = tuple(keys)
         self._purposes = {purpose: {key.key_id: key.subkey(purpose) for key in keys} for purpose in ("ticket", "file")}
         self._address = keys[0].subkey("address")

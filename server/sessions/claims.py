@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from server.adapters.database.attempts import AttemptWriter
-from server.adapters.database.changes import Change, Complete, Fail, Moved, Outcome
+from server.adapters.database.changes import Change, Complete, Fail, Moved, Outcome, Usage
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
@@ -25,8 +25,11 @@ from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
 from server.domain.session import Progress, Session, timestamp
 from server.domain.stored_files import Direction, NewFile
+from server.domain.upstream import UpstreamWork
+from server.sessions.access import AccessIssuer
+from server.sessions.checkpoints import Checkpoints
 from server.sessions.describing import describe
-from server.sessions.file_keys import output_key
+from server.sessions.file_keys import output_key, preview_key
 from server.sessions.progress import ProgressReports
 from server.sessions.requeueing import Requeueing
 from server.sessions.transitions import Transitions, failure
@@ -37,13 +40,34 @@ from tryon.protocol.states import Status
 log = logging.getLogger("tryon.sessions")
 
 
+@dataclass(slots=True)
+class _Notes:
+    """What a claim has done so far."""
+
+    work: UpstreamWork | None
+    """The work upstream that its last checkpoint, or that of an attempt before, finds.
+    """
+    usage: Usage | None = None
+    previews: int = 0
+    showing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a preview is stored, so that they replace each other in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A worker's hold on a session; ``attempt`` fences out every earlier worker."""
 
     session: Session
     worker: str
+    processor: str
+    """Name of the processor that runs this attempt."""
     reports: ProgressReports = field(repr=False, compare=False)
+    notes: _Notes = field(repr=False, compare=False)
+
+    @property
+    def work(self) -> UpstreamWork | None:
+        """The work upstream that was begun, by this attempt or an earlier one."""
+        return self.notes.work
 
     @property
     def attempt(self) -> int:
@@ -65,6 +89,8 @@ class Claims:
         reader: SessionReader,
         writer: SessionWriter,
         attempts: AttemptWriter,
+        checkpoints: Checkpoints,
+        access: AccessIssuer,
         files: Files,
         bus: RedisBus,
         queue: ArqQueue,
@@ -76,6 +102,8 @@ class Claims:
         self._reader = reader
         self._writer = writer
         self._attempts = attempts
+        self._checkpoints = checkpoints
+        self._access = access
         self._files = files
         self._bus = bus
         self._queue = queue
@@ -84,23 +112,33 @@ class Claims:
         self._database_clock = database_clock
         self._lease_seconds = lease_seconds
 
-    async def begin(self, session_id: str, *, worker: str, run: int = 0) -> Claim | None:
+    async def begin(
+        self, session_id: str, *, worker: str, run: int = 0, processor_of: Callable[[Session], str] | None = None
+    ) -> Claim | None:
         """Claim a waiting session for one run of a worker.
 
-        None: there is nothing to do (claimed, ended, past its deadline, erased). Raises
-        Unavailable; the claim may have been committed then, and its answer lost. A
-        repeated call of the same run returns that claim.
+        ``processor_of``: decides from the claimed session which processor runs it, for
+        the audit trail; None: the session's own. Return None if there is nothing to do
+        (claimed, ended, past its deadline, erased). Raises Unavailable; the claim may
+        have been committed then, and its answer lost. A repeated call of the same run
+        returns that claim.
         """
         owner = f"{worker}#{run}"
         moved = await self._writer.claim(
-            session_id, worker=owner, lease_seconds=self._lease_seconds, actor=f"worker:{worker}"
+            session_id,
+            worker=owner,
+            lease_seconds=self._lease_seconds,
+            actor=f"worker:{worker}",
+            processor_of=processor_of,
         ) or await self._unanswered(session_id, owner)
         if moved is None:
             return None
         logs.request_id.set(moved.session.request_id)
+        work = await self._checkpoints.load(session_id) if moved.session.attempt > 1 else None
         await self._transitions.announce(moved)
         log.info("Processing session %s", session_id)
-        return Claim(moved.session, worker, ProgressReports(session_id, self._bus))
+        reports = ProgressReports(session_id, self._bus, self._access)
+        return Claim(moved.session, worker, moved.event.data["processor"], reports, _Notes(work))
 
     async def renew(self, claim: Claim) -> Literal["held", "cancelled", "lost"]:
         """Extend the claim's lease, and return whether it still counts.
@@ -130,7 +168,7 @@ class Claims:
             Progress(
                 seq=claim.session.seq,
                 attempt=claim.attempt,
-                at=timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC)),
+                at=self._now(),
                 progress=None if progress is None else min(1.0, max(0.0, round(progress, 4))),
                 stage=stage,
                 eta_seconds=None if eta_seconds is None else max(0.0, round(eta_seconds, 1)),
@@ -139,6 +177,52 @@ class Claims:
                 upstream_position=upstream_position,
             )
         )
+
+    async def preview(self, claim: Claim, picture: NewFile) -> bool:
+        """Store an intermediate picture, and show it in place of the one before.
+
+        Return False if the claim was lost; then the picture is deleted again. Raises
+        StorageFull, Unavailable.
+        """
+        session_id = claim.session.id
+        async with claim.notes.showing:
+            claim.notes.previews += 1
+            key = preview_key(session_id, claim.attempt, claim.notes.previews, picture.extension)
+            (file,) = await describe([replace(picture, role="preview")], Direction.PREVIEW, lambda *_: key)
+            await self._files.put(key, picture.data)
+            replaced = await self._attempts.replace_preview(session_id, attempt=claim.attempt, file=file)
+            if replaced is None:
+                await asyncio.shield(self._discard(session_id, [key]))
+                return False
+            claim.reports.show(key, seq=claim.session.seq, attempt=claim.attempt, at=self._now())
+            with contextlib.suppress(TryOnError):  # else it goes with its session
+                await self._files.delete(replaced)
+        return True
+
+    async def checkpoint(self, claim: Claim, checkpoint: Mapping[str, Any], *, resumed: bool = False) -> bool:
+        """Commit what finds the claim's work upstream again, before this returns.
+
+        ``resumed``: it is still the work of the checkpoint before. Return False if the
+        claim was lost: then nothing is kept. Raises Unavailable, ValueError.
+        """
+        key = f"{claim.session.id}-{claim.attempt}"
+        if resumed and claim.work is not None:
+            key = claim.work.key
+        work = UpstreamWork(claim.processor, key, dict(checkpoint))
+        if not await self._checkpoints.save(claim.session.id, claim.attempt, work):
+            return False
+        claim.notes.work = work
+        return True
+
+    def note_usage(self, claim: Claim, usage: Usage) -> None:
+        """Note what the attempt has used so far, in place of what was noted before.
+
+        It stands in the event that ends the attempt.
+        """
+        claim.notes.usage = usage
+
+    def _now(self) -> str:
+        return timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC))
 
     async def complete(self, claim: Claim, outputs: Sequence[NewFile]) -> bool:
         """Store the outputs, then move the session to completed.
@@ -150,6 +234,8 @@ class Claims:
         """
         await claim.reports.end()
         session_id = claim.session.id
+        async with claim.notes.showing:
+            pass  # a preview that was being stored is named, or deleted
         files = await describe(
             outputs,
             Direction.OUTPUT,
@@ -187,7 +273,9 @@ class Claims:
         with ``error`` if there is one. Return False if the claim was lost.
         """
         await claim.reports.end()
-        return await self._requeueing.requeue(claim.session, actor=claim.actor, burnt=burnt, reason=reason, error=error)
+        return await self._requeueing.requeue(
+            claim.session, actor=claim.actor, burnt=burnt, reason=reason, error=error, usage=claim.notes.usage
+        )
 
     async def _unanswered(self, session_id: str, owner: str) -> Moved | None:
         """Return the claim that an earlier call of this run committed, or None.
@@ -221,5 +309,6 @@ class Claims:
                 attempt=claim.attempt,
                 within_deadline=strict,
                 cancelled=False if strict else None,
+                usage=claim.notes.usage,
             )
         )

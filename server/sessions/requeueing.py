@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from server.adapters.database.changes import Cancel, Change, Fail, Outcome, Requeue
+from server.adapters.database.changes import Cancel, Change, Fail, Outcome, Requeue, Usage
 from server.domain.session import Session
 from server.sessions.queueing import Queueing
 from server.sessions.transitions import Transitions, failure
@@ -34,13 +34,15 @@ class Requeueing:
         reason: str,
         lease_lapsed: bool = False,
         error: Fail | None = None,
+        usage: Usage | None = None,
     ) -> bool:
         """Move a running session back to created, or to its end.
 
         The end is failed if its last attempt is burnt, and cancelled if a client
         requested that. ``burnt``: the attempt counts against the limit.
         ``lease_lapsed``: only if the worker's lease has ended. ``error``: the end if
-        this was the last attempt; None stands for ``worker_lost``. Return False if a
+        this was the last attempt; None stands for ``worker_lost``. ``usage``: what the
+        attempt has used. Return False if a
         condition no longer held.
         """
         lost = session.burnt + burnt
@@ -56,6 +58,7 @@ class Requeueing:
             attempt=session.attempt,
             cancelled=False,
             lease_lapsed=lease_lapsed,
+            usage=usage,
         )
         moved = await self._transitions.apply(change) or await self._transitions.apply(
             replace(change, outcome=Cancel(), cancelled=True)

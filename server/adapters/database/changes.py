@@ -6,15 +6,19 @@ and into the event's data.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from server.domain.allowance import Allowance
 from server.domain.session import AuditEvent, Session
 from server.domain.stored_files import StoredFile
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import Params
+
+Usage: TypeAlias = Mapping[str, float]
+"""Amounts by their names: ``credits``, ``cost_usd``, ``gpu_seconds``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,10 @@ class Begin:
     event: ClassVar[Event] = Event.PROCESSING
     worker: str
     lease_seconds: float
+    processor_of: Callable[[Session], str] | None = None
+    """Decides from the claimed session which processor runs it, for the audit trail;
+    None: the session's own.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,8 @@ class Change:
     cancelled: bool | None = None
     """Required value of the cancel flag; None accepts either."""
     lease_lapsed: bool = False
+    usage: Usage | None = None
+    """What the attempt that ends has used, for the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
-from server.adapters.database.changes import Begin, Cancel, Complete, Fail, Moved, Outcome, Requeue
+from server.adapters.database.changes import Begin, Cancel, Complete, Fail, Moved, Outcome, Requeue, Usage
 from server.adapters.database.rows import SESSION_COLUMNS, add_files, to_json, to_session
 from server.adapters.database.tables import current_xact, database_time
 from server.domain.frames import files_data
@@ -21,7 +21,13 @@ _INSERT_EVENT: Final = insert(tables.events).values(xact=current_xact())
 
 
 async def move(
-    connection: AsyncConnection, rows: ColumnElement[bool], before: Status, outcome: Outcome, *, actor: str
+    connection: AsyncConnection,
+    rows: ColumnElement[bool],
+    before: Status,
+    outcome: Outcome,
+    *,
+    actor: str,
+    usage: Usage | None = None,
 ) -> list[Moved]:
     """Move every row that meets the condition ``rows``, and add an event for each.
 
@@ -50,7 +56,7 @@ async def move(
             at=session.updated_at,
             attempt=session.attempt,
             actor=actor,
-            data=_event_data(outcome, session),
+            data=_event_data(outcome, session) | ({"usage": dict(usage)} if usage else {}),
         )
         await add_event(connection, event)
         moved.append(Moved(session, event))
@@ -105,7 +111,8 @@ def _event_data(outcome: Outcome, session: Session) -> dict[str, Any]:
     """Return the data of this outcome's event; files are named by their keys."""
     match outcome:
         case Begin():
-            return {"attempt": session.attempt, "processor": session.processor}
+            processor = session.processor if outcome.processor_of is None else outcome.processor_of(session)
+            return {"attempt": session.attempt, "processor": processor}
         case Complete():
             return {"output": outcome.outputs[0].key, "outputs": files_data(outcome.outputs)}
         case Fail():

@@ -177,7 +177,14 @@ class SessionWriter:
         # A claim on a lost connection is given up early: its session waits meanwhile.
         seconds = engine.READ_SECONDS if isinstance(change.outcome, Begin) else None
         async with self._connections.write(seconds=seconds) as connection:
-            moved = await move(connection, and_(*conditions), change.from_status, change.outcome, actor=change.actor)
+            moved = await move(
+                connection,
+                and_(*conditions),
+                change.from_status,
+                change.outcome,
+                actor=change.actor,
+                usage=change.usage,
+            )
         return moved[0] if moved else None
 
     async def time_out(self, session_ids: Collection[str], outcome: Fail, *, actor: str) -> list[Moved]:
@@ -200,16 +207,24 @@ class SessionWriter:
                     moved += await move(connection, rows, before, outcome, actor=actor)
         return moved
 
-    async def claim(self, session_id: str, *, worker: str, lease_seconds: float, actor: str) -> Moved | None:
+    async def claim(
+        self,
+        session_id: str,
+        *,
+        worker: str,
+        lease_seconds: float,
+        actor: str,
+        processor_of: Callable[[Session], str] | None = None,
+    ) -> Moved | None:
         """Move a waiting session to processing; its attempt goes up by one.
 
-        Return None if it waits no more, its deadline has passed, or it is to be
-        cancelled.
+        ``processor_of``: as in :class:`Begin`. Return None if it waits no more, its
+        deadline has passed, or it is to be cancelled.
         """
         return await self.transition(
             Change(
                 session_id=session_id,
-                outcome=Begin(worker, lease_seconds),
+                outcome=Begin(worker, lease_seconds, processor_of),
                 from_status=Status.CREATED,
                 actor=actor,
                 within_deadline=True,

@@ -1,0 +1,24 @@
+"""Work that a processor has begun elsewhere, and what finds it again."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+MAX_CHECKPOINT_BYTES: Final = 16 * 1024
+"""Maximum bytes of a checkpoint as JSON."""
+
+
+class UpstreamWork(msgspec.Struct, frozen=True):
+    """Work that an attempt has begun upstream."""
+
+    processor: str
+    """Name of the processor that began it, and alone can go on with it."""
+    key: str
+    """``{session}-{attempt}`` of the run that began it."""
+    checkpoint: dict[str, Any]
+    """What the processor needs to find it again."""
+
+    def __repr__(self) -> str:
+        return f"<UpstreamWork of {self.processor} {self.key}>"  # a checkpoint may name what is secret

@@ -1,0 +1,128 @@
+"""Checkpoints: committed for the attempt that holds the session, and for no other."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.domain.sealing import Sealer
+from server.services import Services, open_services
+from tests.server.sessions.conftest import MakeConfig, begin, row, submit
+from tryon.protocol.states import Status
+
+FOUND_BY = {"id": "upstream-of-the-photo", "queue": 3}
+
+
+async def requeued(services: Services, claim: object, **more: object) -> None:
+    """Hand a claim back as a worker that stops does."""
+    assert await services.sessions.claims.requeue(claim, **{"burnt": True, "reason": "lost"} | more)  # type: ignore[arg-type]
+
+
+async def test_checkpoint_is_there_for_the_next_attempt(services: Services) -> None:
+    """It names the run that began the work, also when that goes on."""
+    session = await submit(services)
+    first = await begin(services, session)
+    assert first.work is None
+    assert await services.sessions.claims.checkpoint(first, {"id": "earlier"})
+    assert await services.sessions.claims.checkpoint(first, FOUND_BY)
+    await requeued(services, first)
+    second = await begin(services, session)
+    assert second.work is not None
+    assert (second.work.processor, second.work.key) == ("mock", f"{session.id}-1")
+    assert second.work.checkpoint == FOUND_BY
+    assert await services.sessions.claims.checkpoint(second, {"id": 2}, resumed=True)
+    assert second.work is not None and second.work.key == f"{session.id}-1"
+    assert await services.sessions.claims.checkpoint(second, {"id": 3})
+    assert second.work is not None and second.work.key == f"{session.id}-2"
+
+
+async def test_checkpoint_of_lost_claim_changes_nothing(services: Services) -> None:
+    """The attempt is another worker's, or the session has ended."""
+    session = await submit(services)
+    lost = await begin(services, session, "lost")
+    await requeued(services, lost)
+    held = await begin(services, session, "held")
+    assert await services.sessions.claims.checkpoint(held, FOUND_BY)
+    assert not await services.sessions.claims.checkpoint(lost, {"id": "late"})
+    assert lost.work is None
+    await requeued(services, held)
+    last = await begin(services, session)
+    assert last.work is not None and last.work.checkpoint == FOUND_BY
+    assert await services.sessions.claims.fail(last, "processor_error")
+    assert not await services.sessions.claims.checkpoint(last, {"id": "after the end"})
+
+
+async def test_checkpoint_is_encrypted_in_the_database(services: Services) -> None:
+    """Nothing of it stands there in the clear, and no key is told."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    assert await services.sessions.claims.checkpoint(claim, FOUND_BY)
+    sealed = await services.database.attempts.checkpoint(session.id)
+    assert sealed is not None
+    for text in ("upstream-of-the-photo", "mock", session.id, services.config.signing_keys()[0]):
+        assert text not in sealed
+    assert "upstream-of-the-photo" not in repr(claim.work)
+    assert Sealer(services.config.signing_keys()).unseal(sealed) is not None
+
+
+async def test_checkpoint_survives_rotation_of_the_secret(config: MakeConfig, database_url: str) -> None:
+    """While the older key is listed; without it the job is run anew."""
+    old, new = "old-" * 10, "new-" * 10
+    async with open_services(config(secret_keys=(old,))) as services:
+        session = await submit(services)
+        claim = await begin(services, session)
+        assert await services.sessions.claims.checkpoint(claim, FOUND_BY)
+        await requeued(services, claim)
+    for keys, found in (((new, old), True), ((new,), False)):
+        async with open_services(config(secret_keys=keys)) as services:
+            claim = await begin(services, session)
+            assert (claim.work is not None) is found
+            await requeued(services, claim, burnt=False)
+
+
+async def test_large_checkpoint_is_refused(services: Services) -> None:
+    """At most 16 KiB of JSON; the one before stays."""
+    claim = await begin(services, await submit(services))
+    assert await services.sessions.claims.checkpoint(claim, {"text": "x" * (16 * 1024 - 11)})
+    with pytest.raises(ValueError, match="at most 16384 bytes"):
+        await services.sessions.claims.checkpoint(claim, {"text": "x" * (16 * 1024 - 10)})
+    assert claim.work is not None and len(claim.work.checkpoint["text"]) == 16 * 1024 - 11
+
+
+async def test_usage_stands_in_the_event_that_ends_the_attempt(services: Services) -> None:
+    """Of each attempt its own; the last amounts that were said."""
+    claims = services.sessions.claims
+    session = await submit(services)
+    first = await begin(services, session)
+    claims.note_usage(first, {"credits": 1})
+    claims.note_usage(first, {"credits": 2, "gpu_seconds": 1.5})
+    await requeued(services, first)
+    second = await begin(services, session)
+    claims.note_usage(second, {"cost_usd": 0.25})
+    assert await claims.fail(second, "processor_error")
+    found = await services.database.reader.with_events(session.id, 0)
+    assert found is not None
+    assert [event.data.get("usage") for event in found.events] == [
+        None,
+        None,
+        {"credits": 2, "gpu_seconds": 1.5},
+        None,
+        {"cost_usd": 0.25},
+    ]
+    assert (await row(services, session)).status is Status.FAILED
+
+
+async def test_processor_of_an_attempt_stands_in_the_trail(services: Services) -> None:
+    """With fall-over it is decided from the session that was claimed."""
+    session = await submit(services)
+
+    def fall_over(claimed: object) -> str:
+        return ("cog", "httpjob")[claimed.burnt]  # type: ignore[attr-defined]
+
+    for name in ("cog", "httpjob"):
+        claim = await services.sessions.claims.begin(session.id, worker="w", processor_of=fall_over)
+        assert claim is not None and claim.processor == name
+        if name == "cog":
+            await requeued(services, claim)
+    found = await services.database.reader.with_events(session.id, 0)
+    assert found is not None
+    assert [event.data.get("processor") for event in found.events] == [None, "cog", None, "httpjob"]
