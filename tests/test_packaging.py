@@ -14,6 +14,8 @@ import yaml
 from testkit.processes import ROOT
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
+OVERLAY = "requirements-overlay.lock"
+"""Beside the first, for the processor ``overlay``."""
 OVERRIDE = "requirements-redis8.lock"
 """Installed without its dependencies, in front of the others."""
 SERVERS = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/processors/*/requirements.lock")))
@@ -44,8 +46,10 @@ def test_lock_is_hashed_and_names_no_registry(lock: str) -> None:
 
 def test_locks_agree_on_versions() -> None:
     """An environment made by ./test serves ./run."""
-    run, test = (set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE)) for lock in LOCKS)
-    assert run <= test
+    run, test, overlay = (
+        set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE)) for lock in (*LOCKS, OVERLAY)
+    )
+    assert run | overlay <= test
 
 
 def test_pre_commit_needs_no_network() -> None:

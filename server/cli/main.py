@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from server import __version__
-from server.cli import chaos, operator, samples, serve
+from server.cli import chaos, operator, overlay, samples, serve
 from server.cli.failing import fail
 from server.config.settings import ConfigError
 from server.system.processes import make_files_private
@@ -40,5 +40,5 @@ def cli() -> None:
     """
 
 
-for _command in (*serve.COMMANDS, *samples.COMMANDS, *chaos.COMMANDS, *operator.COMMANDS):
+for _command in (*serve.COMMANDS, *samples.COMMANDS, *chaos.COMMANDS, *overlay.COMMANDS, *operator.COMMANDS):
     cli.add_command(_command)

@@ -21,6 +21,7 @@ from tryon.processor.validation import check_info
 
 BUILT_IN: Final[dict[str, str]] = {
     "mock": "worker.processors.mock:MockProcessor",
+    "overlay": "worker.processors.overlay.processor:OverlayProcessor",
     "httpjob": "worker.processors.httpjob:HttpJob",
     "gradio": "worker.processors.gradio.processor:GradioProcessor",
     "cog": "worker.processors.cog:CogProcessor",
