@@ -25,6 +25,34 @@ environment() {
     exec 9<&-
 }
 
+# Prints the names in TRYON_PROCESSOR, one a line: of the environment, else of the file .env, as the settings have it.
+processor_names() {
+    local setting=${TRYON_PROCESSOR-}
+    if [ -z "$setting" ] && [ -f .env ]; then
+        setting=$(.venv/bin/python -c 'from dotenv import dotenv_values; print(dotenv_values(".env").get("TRYON_PROCESSOR") or "")')
+    fi
+    printf '%s\n' "$setting" | tr ',' '\n' | tr -d ' '
+}
+
+# Installs what the built-in processors of TRYON_PROCESSOR need beside requirements.lock: packages, then weights.
+processor_environment() {
+    local name digest
+    for name in $(processor_names); do
+        case $name in
+            overlay)
+                digest=$(cat .venv/tryon-stamp requirements-overlay.lock | cksum)
+                if ! grep -qsxF -e "$digest" .venv/tryon-overlay-stamp; then
+                    echo "Installing the packages of requirements-overlay.lock into .venv (once)" >&2
+                    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --no-deps \
+                        -r requirements-overlay.lock
+                    echo "$digest" >.venv/tryon-overlay-stamp
+                fi
+                .venv/bin/tryon overlay install >&2
+                ;;
+        esac
+    done
+}
+
 # The first Python that will do; says in one line what is missing if there is none.
 find_python() {
     local python found=""
