@@ -49,6 +49,9 @@ class Transitions:
         """Count, log and publish a committed transition, once."""
         event = moved.event
         metrics.transitions.labels(event.event).inc()
+        for unit, amount in (event.data.get("usage") or {}).items():
+            if amount:
+                metrics.usage.labels(moved.session.processor, unit).inc(amount)
         log.info(
             "Session state transition: %s → %s", event.from_status, event.status, extra={"session_id": event.session_id}
         )

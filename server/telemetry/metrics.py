@@ -56,6 +56,11 @@ processors_lost: Final = Counter(
     ["reason"],
 )
 webhooks: Final = Counter("tryon_webhooks", "Attempts to deliver a webhook, by outcome.", ["outcome"])
+usage: Final = Counter(
+    "tryon_usage",
+    "What attempts have used of the model behind their processor: credits, cost_usd, gpu_seconds.",
+    ["processor", "unit"],
+)
 reconciled: Final = Counter("tryon_reconciled", "Sessions that the reconciler changed, by action.", ["action"])
 
 
