@@ -9,7 +9,7 @@
 import { announcer } from "./announcer.js";
 import { noPictureWords, onArrive, onChoose, surelyNoPicture } from "./photos.js";
 import { Problem, TryOn, randomText } from "./tryon.js";
-import { CONNECTIONS, duration, failureWords, fromNow, goneWords, kilobytes, moment, problemWords, receiptWords, sessionHeadline } from "./words.js";
+import { CONNECTIONS, duration, failureWords, fromNow, goneWords, kilobytes, moment, problemWords, receiptWords, sentence, sessionHeadline } from "./words.js";
 
 const TITLE = document.title;
 const LINK_FRESH_MS = 120000; // links live 300 s by default; older than that, a download asks for a new one first
@@ -549,10 +549,10 @@ function renderReceipt() {
     line.append(...cells.map(([tag, text]) => Object.assign(document.createElement(tag), { textContent: text })));
     return line;
   };
-  const names = { image: "Photo", garment: "Garment", output: "Result" };
+  const names = { person: "Photo", garment: "Garment", result: "Result" };
   const { files, key_id, signature } = receipt;
   $["receipt-files"].replaceChildren(
-    ...files.map((file) => row(["span", names[file.role] ?? file.role], ["span", kilobytes(file.bytes)], ["code", file.sha256])),
+    ...files.map((file) => row(["span", names[file.role] ?? sentence(file.role)], ["span", kilobytes(file.bytes)], ["code", file.sha256])),
     row(["span", "Signed"], ["span", key_id], ["code", signature]),
   );
 }

@@ -28,30 +28,35 @@ export interface Session {
   expires_at: string;
   processor: string;
   retry_of: string | null;
+  /** What it runs with: the client's, the processor's defaults filled in. */
   params: Record<string, unknown>;
+  /** Of the processor's random numbers. */
   seed: number;
   /** The model's own count. */
   step: number | null;
   steps: number | null;
-  /** Place in the queue of the service that makes the picture, from 1. */
+  /** The place in the queue of the service that the processor uses; 1 is next. */
   upstream_position: number | null;
-  /** By role, in the processor's order. */
   inputs: StoredFile[];
   /** The most important one first. */
   outputs: StoredFile[];
   /** The last intermediate picture. */
   preview: { type: string; width: number | null; height: number | null; link: string } | null;
+  /** `input`, `garment` and `output`: the first of each. */
   links: { self: string; ws: string; events: string; input: string; garment: string | null; output: string | null };
 }
 
-/** A photo or a result; `index` counts from 0 among those of its role. */
 export interface StoredFile {
+  /** Of the processor's roles. */
   role: string;
+  /** Among the files of its role, from 0. */
   index: number;
+  /** `image/…`; of an output also `video/mp4` and `video/webm`. */
   type: string;
   width: number | null;
   height: number | null;
   bytes: number;
+  /** Signed, expires. */
   link: string;
 }
 
@@ -77,8 +82,46 @@ export interface Receipt {
   signature: string;
 }
 
+/** What a processor takes and makes. */
+export interface Processor {
+  name: string;
+  version: string;
+  /** For people. */
+  label: string;
+  roles: {
+    /** The name of its part in an upload; `image` stands for the first role. */
+    name: string;
+    required: boolean;
+    /** At most. */
+    count: number;
+    formats: string[];
+    max_bytes: number;
+    max_pixels: number;
+    /** For people. */
+    hint: string;
+  }[];
+  /** JSON Schema (2020-12) of `params`. */
+  params_schema: Record<string, unknown>;
+  outputs: { name: string; types: string[]; count: number }[];
+  /** Whether results are marked as made by generative AI. */
+  generated: boolean;
+  /** Where the photo goes, and how long it stays there. */
+  privacy: string;
+  typical_seconds: number | null;
+  /** Whether a cancelled session also stops work elsewhere. */
+  cancel: boolean;
+  /** Whether there are intermediate pictures. */
+  preview: boolean;
+  /** Processors that may run when this one fails. */
+  fallbacks: string[];
+  /** Whether a worker with this processor runs now. */
+  available: boolean;
+}
+
 export interface UploadOptions {
   garment?: File | Blob | null;
+  /** Files by role, as `processor()` names them, instead of `image` and `garment` or besides. */
+  inputs?: Record<string, File | Blob | (File | Blob)[]>;
   params?: Record<string, unknown> | null;
   /** Random by default. The same key with the same photo is the same session: send it again if no answer came. */
   idempotencyKey?: string;
@@ -136,8 +179,10 @@ export class Problem extends Error {
   requestId: string | null;
   /** With `rate_limited`: the limit, called like its setting. */
   limit: string | null;
-  /** The part of an upload that was refused. */
+  /** The part of the upload that was refused. */
   part: string | null;
+  /** With `bad_params`: the place in `params` (RFC 6901). */
+  pointer: string | null;
 }
 
 /** Every method rejects with a Problem, or with an AbortError after its signal. */
@@ -149,7 +194,8 @@ export class TryOn {
   constructor(options?: { base?: string; token?: string | null });
   readonly base: string;
   readonly token: string;
-  upload(image: File | Blob, options?: UploadOptions): Promise<Session>;
+  upload(image: File | Blob | null, options?: UploadOptions): Promise<Session>;
+  processor(): Promise<Processor>;
   follow(session: Session | string, options?: FollowOptions): Following;
   read(id: string, options?: { ticket?: string | null; since?: number | null; signal?: AbortSignal | null }): Promise<Session>;
   /** Mine, newest first. */

@@ -16,10 +16,12 @@ import { slotsFor } from "./tryon-tabs.js";
 
 // The protocol's tables (tryon/protocol), each on a line of its own: a test compares them.
 const SESSIONS = "/api/tryon/sessions";
+const PROCESSOR = "/api/tryon/processor";
 const WS = "/ws";
 const SUBPROTOCOL = "tryon.v1";
 const BEARER = "tryon.bearer.";
 const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
+const IMAGE_TYPES = { jpg: "image/jpeg", png: "image/png", webp: "image/webp" };
 const RUNGS = ["ws", "sse", "long-poll", "poll"]; // best first
 const HOLDING = new Set(["sse", "long-poll"]); // rungs that keep one of the few connections of a browser
 const OPEN_MS = 5000; // longest time from the attempt to the first frame
@@ -42,15 +44,17 @@ export class Problem extends Error {
   constructor(fields = {}) {
     const { status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = fields;
     super(detail || title || code);
-    const rest = { retryAfter: null, requestId: null, limit: null, part: null, ...more };
+    const rest = { retryAfter: null, requestId: null, limit: null, part: null, pointer: null, ...more };
     Object.assign(this, { name: "Problem", status, code, title, detail, retryable, ...rest });
   }
 }
 
 function problem(status, body, header) {
-  const { code, title, detail, limit = null, part = null, retryable = status >= 500 || status === 429, request_id } = body ?? {};
+  const { code, title, detail, retryable = status >= 500 || status === 429, request_id, ...more } = body ?? {};
+  const { limit = null, part = null, pointer = null } = more;
   const requestId = request_id ?? header("X-Request-ID");
-  return new Problem({ status, code, title, detail, limit, part, retryable, requestId, retryAfter: seconds(header("Retry-After")) });
+  const retryAfter = seconds(header("Retry-After"));
+  return new Problem({ status, code, title, detail, limit, part, pointer, retryable, requestId, retryAfter });
 }
 
 function seconds(text) {
@@ -91,15 +95,19 @@ export class TryOn {
     return (this.#token ??= browserToken());
   }
 
-  /** Resolves to the session. The same `idempotencyKey` makes one session, however often it is sent. */
+  /**
+   * Resolves to the session. The same `idempotencyKey` makes one session, however often it is sent. `image` stands for the
+   * processor's first role; `inputs` has files by role, `{ person: file, garment: [file, file] }`, instead or besides.
+   */
   upload(image, options = {}) {
-    const { garment = null, params = null, idempotencyKey = randomText(), onProgress = () => {}, signal = null } = options;
+    const { garment = null, inputs = {}, params = null, signal = null } = options;
+    const { idempotencyKey = randomText(), onProgress = () => {} } = options;
     return new Promise((resolve, reject) => {
       const aborted = () => reject(new DOMException("The upload was cancelled", "AbortError"));
       if (signal?.aborted) return aborted();
       const body = new FormData();
-      body.append("image", image, image.name || "photo");
-      if (garment) body.append("garment", garment, garment.name || "garment");
+      const named = [["image", image], ["garment", garment], ...Object.entries(inputs ?? {})];
+      for (const [role, files] of named) for (const file of [files ?? []].flat()) body.append(role, file, file.name || role);
       if (params) body.append("params", JSON.stringify(params));
       const request = new XMLHttpRequest(); // fetch() has no upload progress
       request.open("POST", this.base + SESSIONS);
@@ -117,6 +125,11 @@ export class TryOn {
       signal?.addEventListener("abort", () => request.abort(), { once: true });
       request.send(body);
     });
+  }
+
+  /** What the processor takes and makes, and where the photo goes. */
+  async processor() {
+    return (await this.request("GET", "", { root: PROCESSOR, anonymous: true })).body;
   }
 
   /** Follows a session, or the session of that id, until it ends or is gone. */
@@ -150,10 +163,10 @@ export class TryOn {
   }
 
   /** @internal One call; a 304 has no body. Rejects with a Problem, or an AbortError. */
-  async request(method, path, { query = {}, ticket = null, etag = null, signal = null } = {}) {
-    const url = this.url(SESSIONS + path, { ...query, ticket });
+  async request(method, path, { root = SESSIONS, query = {}, ticket = null, anonymous = false, etag = null, signal = null } = {}) {
+    const url = this.url(root + path, { ...query, ticket });
     const headers = { Accept: "application/json" };
-    if (!ticket) headers.Authorization = `Bearer ${this.token}`;
+    if (!ticket && !anonymous) headers.Authorization = `Bearer ${this.token}`;
     if (etag) headers["If-None-Match"] = etag;
     let response;
     let body = null;
@@ -178,17 +191,37 @@ export class TryOn {
 
   /** @internal The same with links that work on any page; `missed` aside. */
   resolved({ missed, ...session }) {
-    return { ...session, links: this.#absolute(session.links) };
+    const preview = this.#files([session.preview ?? null])[0];
+    const [inputs, outputs] = [session.inputs ?? [], session.outputs ?? []].map((files) => this.#files(files));
+    return { ...session, inputs, outputs, preview, links: this.#absolute(session.links) };
   }
 
   /** @internal */
   resolvedEvent(event) {
-    return { ...event, data: this.#absolute(event.data ?? {}) };
+    const data = this.#absolute(event.data ?? {});
+    for (const name of ["inputs", "outputs"]) if (data[name]) data[name] = this.#files(data[name]);
+    return { ...event, data };
+  }
+
+  /** @internal The picture that a progress frame links to, as a session has it. */
+  preview(link, known) {
+    const path = this.#whole(link);
+    const plain = (url) => url?.split("?")[0];
+    if (plain(known?.link) === plain(path)) return { ...known, link: path };
+    const type = IMAGE_TYPES[plain(path).split(".").pop()] ?? IMAGE_TYPES.jpg;
+    return { type, width: null, height: null, link: path };
+  }
+
+  #files(files) {
+    return files.map((file) => file && { ...file, link: this.#whole(file.link) });
   }
 
   #absolute(links) {
-    const whole = ([name, link]) => [name, typeof link === "string" && link.startsWith("/") ? this.base + link : link];
-    return Object.fromEntries(Object.entries(links).map(whole));
+    return Object.fromEntries(Object.entries(links).map(([name, link]) => [name, this.#whole(link)]));
+  }
+
+  #whole(link) {
+    return typeof link === "string" && link.startsWith("/") ? this.base + link : link;
   }
 }
 
@@ -559,11 +592,13 @@ class Following {
     const known = this.session;
     if (!this.#pass(frame) || !known || frame.seq <= known.seq) return;
     const { status, terminal, at, seq } = frame;
-    const { output = known.links.output, attempt = known.attempt, error = null } = this.#api.resolvedEvent(frame).data;
+    const { data } = this.#api.resolvedEvent(frame);
+    const { output = known.links.output, outputs = known.outputs, attempt = known.attempt, error = null } = data;
     const progress = status === "completed" ? 1 : null;
-    const fresh = { stage: null, progress, eta_seconds: null, queue_position: null };
+    const counts = { queue_position: null, step: null, steps: null, upstream_position: null };
+    const fresh = { stage: null, progress, eta_seconds: null, ...counts };
     const links = { ...known.links, output };
-    this.session = { ...known, ...fresh, seq, status, terminal, attempt, error, updated_at: at, links };
+    this.session = { ...known, ...fresh, seq, status, terminal, attempt, error, updated_at: at, outputs, links };
     this.#say("onSession", this.session);
     if (terminal) this.#finish();
   }
@@ -573,7 +608,9 @@ class Following {
     if (frame.seq > this.cursor) this.#doubt(link);
     if (!known || known.terminal || frame.seq !== known.seq) return;
     const { progress, stage, eta_seconds, queue_position = null } = frame;
-    this.session = { ...known, progress, stage, eta_seconds, queue_position };
+    const { step = null, steps = null, upstream_position = null } = frame;
+    const preview = frame.preview ? this.#api.preview(frame.preview, known.preview) : known.preview;
+    this.session = { ...known, progress, stage, eta_seconds, queue_position, step, steps, upstream_position, preview };
     this.#say("onSession", this.session);
   }
 

@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import pytest
 
+from server.domain.images import MEDIA_TYPES
 from testkit.processes import ROOT
 from tryon.protocol import backoff, errors
 from tryon.protocol.close_codes import AT_ONCE, BROKEN, CloseCode, may_reconnect
 from tryon.protocol.credentials import TOKEN_PATTERN
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from tryon.protocol.paths import RECEIPT_KEY, SESSIONS, WS
+from tryon.protocol.paths import PROCESSOR, RECEIPT_KEY, SESSIONS, WS
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import ErasedFile, Links, Receipt, SessionError, SessionView
 
@@ -41,6 +42,8 @@ def test_client_constants_are_the_protocol() -> None:
     """Every constant of the client is in the tables, with the same value."""
     assert constants() == {
         "SESSIONS": SESSIONS,
+        "PROCESSOR": PROCESSOR,
+        "IMAGE_TYPES": MEDIA_TYPES,
         "WS": WS,
         "SUBPROTOCOL": SUBPROTOCOL,
         "BEARER": BEARER_SUBPROTOCOL,

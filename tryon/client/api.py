@@ -16,10 +16,12 @@ from tryon.client.calls import Calls, random_text
 from tryon.client.connection import Access
 from tryon.client.following import Following
 from tryon.client.http import HttpNetwork
-from tryon.client.photos import Photo, read_photo, upload_body
+from tryon.client.photos import Photo, Photos, read_parts, upload_body
 from tryon.client.problems import NotCompleted, Problem
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
+from tryon.protocol.paths import PROCESSOR
+from tryon.protocol.processors import ProcessorView
 from tryon.protocol.states import Status
 from tryon.protocol.views import History, Params, Receipt, SessionView
 
@@ -102,21 +104,23 @@ class AsyncTryOn:
 
     async def upload(
         self,
-        image: Photo,
+        image: Photo | None = None,
         *,
         garment: Photo | None = None,
+        inputs: Photos | None = None,
         params: Params | None = None,
         idempotency_key: str | None = None,
     ) -> SessionView:
-        """Upload a photo and return its session.
+        """Upload photos and return their session.
 
-        The same ``idempotency_key`` makes one session, however often it is sent; each
-        upload has a key of its own if it is left out. Raises OSError for a file that
-        cannot be read.
+        ``image`` stands for the processor's first role. ``inputs``: photos by the names
+        of its roles, which :meth:`processor` tells, instead or besides:
+        ``{"person": "me.jpg", "garment": ["shirt.png", "hat.png"]}``. The same
+        ``idempotency_key`` makes one session, however often it is sent; each upload has
+        a key of its own if it is left out. Raises OSError for a file that cannot be
+        read.
         """
-        content_type, body = upload_body(
-            await read_photo(image), None if garment is None else await read_photo(garment), params
-        )
+        content_type, body = upload_body(await read_parts(image, garment, inputs or {}), params)
         headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key or random_text()}
         return await self._calls.session(SessionView, "POST", headers=headers, body=body)
 
@@ -202,6 +206,10 @@ class AsyncTryOn:
         still there.
         """
         return await self._calls.session(Receipt, "DELETE", f"/{_id(session)}")
+
+    async def processor(self) -> ProcessorView:
+        """Return what the processor takes and makes, and where the photo goes."""
+        return await self._calls.public(ProcessorView, PROCESSOR)
 
     async def download(self, link: str) -> bytes:
         """Return the picture behind one of a session's links.

@@ -79,10 +79,14 @@ class Calls:
         answer = await self._repeated(
             method, lambda: self._network.request(method, whole, headers=sent, body=body, seconds=seconds)
         )
-        try:
-            return msgspec.json.decode(answer.body, type=answers)
-        except msgspec.MsgspecError as error:
-            raise Problem("unknown", f"The answer is unreadable: {error}", status=answer.status) from None
+        return _decoded(answer, answers)
+
+    async def public(self, answers: type[T], path: str) -> T:
+        """Return an answer that needs no token. Raises Problem."""
+        answer = await self._repeated(
+            "GET", lambda: self._network.request("GET", path, headers={}, body=b"", seconds=self._seconds)
+        )
+        return _decoded(answer, answers)
 
     async def file(self, path: str) -> bytes:
         """Return the content behind a signed link. Raises Problem."""
@@ -119,3 +123,10 @@ class Calls:
         if problem.code not in _PASSING and not (problem.retryable and problem.status in _GATEWAY):
             return None
         return self._chance.uniform(0.0, doubled(FIRST_SECONDS, MOST_PAUSE_SECONDS, attempt))
+
+
+def _decoded(answer: Answer, answers: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=answers)
+    except msgspec.MsgspecError as error:
+        raise Problem("unknown", f"The answer is unreadable: {error}", status=answer.status) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,15 +26,31 @@ async def read_photo(photo: Photo) -> bytes:
     return await asyncio.to_thread(photo.read)
 
 
-def upload_body(image: bytes, garment: bytes | None, params: Params | None) -> tuple[str, bytes]:
+Photos = Mapping[str, Photo | Sequence[Photo]]
+"""Photos by role: one, or several in the order of their index."""
+
+
+async def read_parts(image: Photo | None, garment: Photo | None, inputs: Photos) -> list[tuple[str, bytes]]:
+    """Return the parts of an upload, each with its name and content.
+
+    ``image`` stands for the processor's first role. Raises OSError for a file that
+    cannot be read.
+    """
+    named: list[tuple[str, Photo]] = []
+    named += [(name, photo) for name, photo in (("image", image), ("garment", garment)) if photo is not None]
+    for role, photos in inputs.items():
+        several = photos if isinstance(photos, Sequence) and not isinstance(photos, str | bytes) else [photos]
+        named += [(role, photo) for photo in several]
+    return [(name, await read_photo(photo)) for name, photo in named]
+
+
+def upload_body(photos: Sequence[tuple[str, bytes]], params: Params | None) -> tuple[str, bytes]:
     """Return the content type and the body of an upload (RFC 7578).
 
     The server judges photos by their content, so parts carry no type of their own.
     """
     boundary = secrets.token_hex(16)
-    parts = [("image", 'filename="image"', image)]
-    if garment is not None:
-        parts.append(("garment", 'filename="garment"', garment))
+    parts = [(name, f'filename="{name}"', content) for name, content in photos]
     if params is not None:
         parts.append(("params", "", msgspec.json.encode(params)))
     pieces: list[bytes] = []

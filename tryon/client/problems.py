@@ -21,6 +21,7 @@ class _Body(msgspec.Struct, frozen=True):
     request_id: str | None = None
     limit: str | None = None
     part: str | None = None
+    pointer: str | None = None
 
 
 class Problem(Exception):
@@ -31,7 +32,8 @@ class Problem(Exception):
     ``detail`` is safe to show; ``retryable``: the same call may succeed later;
     ``retry_after``: in seconds, if the server named them; ``request_id``: finds the
     call in the server's log; ``limit``: the limit that "rate_limited" speaks of;
-    ``part``: the part of an upload that was refused.
+    ``part``: the part of the upload that was refused; ``pointer``: the place in its
+    params (RFC 6901).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Problem(Exception):
         request_id: str | None = None,
         limit: str | None = None,
         part: str | None = None,
+        pointer: str | None = None,
     ) -> None:
         known = CODES[code].codes[code] if code in CODES else None
         self.code = code
@@ -57,6 +60,7 @@ class Problem(Exception):
         self.request_id = request_id
         self.limit = limit
         self.part = part
+        self.pointer = pointer
         super().__init__(": ".join(filter(None, (code, self.detail))))
 
     def __repr__(self) -> str:
@@ -99,4 +103,5 @@ def problem_of(answer: Answer) -> Problem:
         request_id=body.request_id or answer.headers.get("x-request-id"),
         limit=body.limit,
         part=body.part,
+        pointer=body.pointer,
     )

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from tryon.protocol.frames import EventFrame, ProgressFrame
 from tryon.protocol.states import Status
-from tryon.protocol.views import FileView, SessionError, SessionView
+from tryon.protocol.views import FileView, PreviewView, SessionError, SessionView
+
+IMAGE_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+"""Types of previews, by the extension of their link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,16 @@ class Update:
     def stage(self) -> str | None:
         """Return the processor's present stage, in a word."""
         return self.session.stage
+
+    @property
+    def step(self) -> int | None:
+        """Return the model's own count, out of ``session.steps``; None without one."""
+        return self.session.step
+
+    @property
+    def preview(self) -> str | None:
+        """Return the link to the last intermediate picture, None without one."""
+        return None if self.session.preview is None else self.session.preview.link
 
     @property
     def queue_position(self) -> int | None:
@@ -132,8 +146,19 @@ class FollowedSession:
             step=frame.step,
             steps=frame.steps,
             upstream_position=frame.upstream_position,
+            preview=_preview(frame.preview, known.preview),
         )
         return [Update(self.session)]
+
+
+def _preview(link: str | None, known: PreviewView | None) -> PreviewView | None:
+    """Return the picture that a progress frame links to, as a session has it."""
+    if link is None:
+        return known
+    path = link.partition("?")[0]
+    if known is not None and known.link.partition("?")[0] == path:
+        return msgspec.structs.replace(known, link=link)
+    return PreviewView(IMAGE_TYPES.get(path.rpartition(".")[2], "image/jpeg"), None, None, link)
 
 
 def _before(session: SessionView, missed: Sequence[EventFrame]) -> SessionView:

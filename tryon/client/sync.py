@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from tryon.client.api import DEFAULT_URL, AsyncTryOn, SessionOrId, SessionPage
-from tryon.client.photos import Photo
+from tryon.client.photos import Photo, Photos
 from tryon.client.problems import Problem
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
+from tryon.protocol.processors import ProcessorView
 from tryon.protocol.views import History, Params, Receipt, SessionView
 
 T = TypeVar("T")
@@ -170,15 +171,16 @@ class TryOn:
 
     def upload(
         self,
-        image: Photo,
+        image: Photo | None = None,
         *,
         garment: Photo | None = None,
+        inputs: Photos | None = None,
         params: Params | None = None,
         idempotency_key: str | None = None,
     ) -> SessionView:
-        """Upload a photo and return its session."""
+        """Upload photos and return their session."""
         return self._loop.run(
-            self._client.upload(image, garment=garment, params=params, idempotency_key=idempotency_key)
+            self._client.upload(image, garment=garment, inputs=inputs, params=params, idempotency_key=idempotency_key)
         )
 
     def follow(
@@ -237,6 +239,10 @@ class TryOn:
         It is not repeated when its answer is lost.
         """
         return self._loop.run(self._client.delete(session))
+
+    def processor(self) -> ProcessorView:
+        """Return what the processor takes and makes, and where the photo goes."""
+        return self._loop.run(self._client.processor())
 
     def download(self, link: str) -> bytes:
         """Return the picture behind one of a session's links."""

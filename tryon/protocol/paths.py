@@ -23,6 +23,7 @@ CANCEL: Final = f"{SESSION}/cancel"
 RETRY: Final = f"{SESSION}/retry"
 FILES: Final = f"{API}/files"
 FILE: Final = f"{FILES}/{{key}}"
+PROCESSOR: Final = f"{API}/processor"
 RECEIPT_KEY: Final = f"{API}/receipt-key"
 
 HEALTH: Final = "/api/health"
