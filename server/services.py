@@ -44,6 +44,7 @@ from server.sessions.checkpoints import Checkpoints
 from server.sessions.claims import Claims
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
+from server.sessions.processors import ProcessorDirectory
 from server.sessions.queue_places import QueuePlaces
 from server.sessions.queueing import Queueing
 from server.sessions.reads import SessionReads
@@ -77,6 +78,7 @@ class Sessions:
     cancelling: Cancelling
     erasure: Erasure
     erased_bytes: ErasedBytes
+    processors: ProcessorDirectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +218,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         ),
         erasure=_erasure(adapters, erased_bytes),
         erased_bytes=erased_bytes,
+        processors=ProcessorDirectory(rows=database.processors, setting=config.processor, clock=adapters.clock),
     )
 
 

@@ -29,6 +29,7 @@ from testkit.processes import START_SECONDS, reserved_port
 from testkit.profiles import variables
 from testkit.programs import Program
 from testkit.proxy import Proxy, running_proxy
+from testkit.published import publish_description
 from testkit.servers import PostgresServer, ValkeyServer
 
 
@@ -122,6 +123,8 @@ class Cluster:
         await program.start()
         if await program.ended(START_SECONDS):
             raise SystemExit(f"the migrations failed:\n{program.log.read_text()}")
+        config = Config.load(self.environ, env_file=None)
+        await publish_description(config.database, config.processor)
 
     @contextlib.asynccontextmanager
     async def services(self, **settings: Any) -> AsyncIterator[Services]:

@@ -76,8 +76,10 @@ def start_valkey(request: pytest.FixtureRequest) -> Iterator[StartValkey]:
 
 async def _migrate(database_url: str, data_dir: Path) -> None:
     from server.adapters.database import migrations
+    from testkit.published import publish_description
 
     await asyncio.to_thread(migrations.migrate, Config(data_dir=data_dir, database_url=database_url))
+    await publish_description(database_url)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,10 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
     problem = answer.json()
     named = {"limit"} if code == "rate_limited" else set()
-    assert set(problem) - {"part"} == {"type", "title", "status", "detail", "code", "retryable", "request_id"} | named
+    assert (
+        set(problem) - {"part", "pointer"}
+        == {"type", "title", "status", "detail", "code", "retryable", "request_id"} | named
+    )
     assert (problem["status"], problem["code"]) == (status, code)
     assert problem["title"] and problem["detail"] and isinstance(problem["retryable"], bool)
     assert problem["request_id"] == answer.headers["X-Request-ID"]

@@ -7,6 +7,7 @@ process starts. :class:`Lifetime` builds everything that a worker needs.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -31,8 +32,10 @@ from server.system.clock import SystemClock
 from server.system.processes import make_files_private
 from server.system.randomness import SystemRandomness
 from server.telemetry import logs
+from tryon.processor import Info
 from worker.isolation.pool import ProcessPool
 from worker.pickup import DoorbellRedis
+from worker.publishing import Publisher
 from worker.tasks import SessionRunner, run_session
 
 log = logging.getLogger("tryon.worker")
@@ -129,12 +132,20 @@ class Lifetime:
                 await stack.enter_async_context(services.reconciling.maintenance.running())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
+                directory = services.sessions.processors
+                publisher = Publisher(directory, worker_id, functools.partial(_described, pool), on_error=_stop)
+                await stack.enter_async_context(publisher.running())
                 self._ready.set_result(SessionRunner(services, pool, worker_id, imaging))
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
+
+
+async def _described(pool: ProcessPool) -> list[Info]:
+    """Return what the worker's processors say of themselves, the first one first."""
+    return [await pool.described()]
 
 
 def _stop(error: Exception) -> None:

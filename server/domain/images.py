@@ -7,6 +7,7 @@ one of three formats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -56,6 +57,15 @@ STORED: Final[dict[ImageFormat, tuple[str, str]]] = {
 }
 """Extension and media type of each format that is stored."""
 
+UPLOADED: Final[dict[str, ImageFormat]] = {
+    "image/jpeg": ImageFormat.JPEG,
+    "image/png": ImageFormat.PNG,
+    "image/webp": ImageFormat.WEBP,
+    "image/avif": ImageFormat.AVIF,
+    "image/heic": ImageFormat.HEIC,
+}
+"""The format of an uploaded file, by its media type."""
+
 MEDIA_TYPES: Final[dict[str, str]] = dict(STORED.values())
 """The media type of a stored file, by its extension."""
 
@@ -102,6 +112,17 @@ _NAMES: Final[tuple[tuple[int, bytes, str], ...]] = (
 """Offset, bytes and name of formats that are not taken, but told by their name."""
 
 
+def refused_for_role(known: ImageFormat, formats: Sequence[str]) -> str | None:
+    """Return what to say of a format that a role does not take; None if it does.
+
+    ``formats``: the media types that it takes; empty: all.
+    """
+    taken = [UPLOADED[each].name for each in formats]
+    if not taken or known.name in taken:
+        return None
+    return f"{known.name} is not taken here; export as {' or '.join(taken)}."
+
+
 def refusal(head: bytes) -> str | None:
     """Return what to say of a file that is not accepted; None for no known picture.
 
@@ -131,16 +152,21 @@ class Limits:
         return self.max_bytes
 
 
+def judge_pixels(width: int, height: int, most: int) -> None:
+    """Refuse more pixels than these. Raises Unprocessable: ``too_many_pixels``."""
+    if width * height > most:
+        raise Unprocessable(
+            "too_many_pixels", f"The image has {width} x {height} pixels; at most {most:,} are allowed."
+        )
+
+
 def judge(width: int, height: int, limits: Limits) -> None:
     """Refuse a size outside the limits.
 
     Raises Unprocessable: ``too_many_pixels``, ``image_too_large`` or
     ``image_too_small``, checked in this order.
     """
-    if width * height > limits.max_pixels:
-        raise Unprocessable(
-            "too_many_pixels", f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed."
-        )
+    judge_pixels(width, height, limits.max_pixels)
     if max(width, height) > limits.max_side:
         raise Unprocessable(
             "image_too_large", f"The image is {width} x {height}; a side may have at most {limits.max_side} pixels."

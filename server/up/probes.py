@@ -12,24 +12,30 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.up.errors import UpError
-from tryon.protocol.paths import HEALTH, READY
+from tryon.protocol.paths import HEALTH, PROCESSOR, READY
 
 READY_SECONDS: Final = 60.0
 """Time for the stack to become ready; then something hangs."""
+PROCESSOR_SECONDS: Final = 900.0
+"""Time for the processor to start and to be published: it may load weights."""
 PROBE_SECONDS: Final = 0.03
 """Pause between two looks at a starting program."""
 ANSWER_SECONDS: Final = 2.0
 """Time for an answer over HTTP."""
 
 
-async def until(holds: Callable[[], Awaitable[bool]], name: str) -> None:
-    """Look again and again. Raises :class:`UpError` after :data:`READY_SECONDS`."""
+async def until(holds: Callable[[], Awaitable[bool]], name: str, seconds: float | None = None) -> None:
+    """Look again and again.
+
+    Raises :class:`UpError` after ``seconds``, by default :data:`READY_SECONDS`.
+    """
+    seconds = READY_SECONDS if seconds is None else seconds
     try:
-        async with asyncio.timeout(READY_SECONDS):
+        async with asyncio.timeout(seconds):
             while not await holds():
                 await asyncio.sleep(PROBE_SECONDS)
     except TimeoutError:
-        raise UpError(f"{name} was not ready within {READY_SECONDS:g} s", status=1) from None
+        raise UpError(f"{name} was not ready within {seconds:g} s", status=1) from None
 
 
 def reachable(host: str) -> str:
@@ -67,6 +73,15 @@ async def api_answers(host: str, port: int, *, name: str, workers: int, token: s
         return False
     _, health = await _get(host, port, HEALTH, name, token)
     return _workers_seen(health) >= workers
+
+
+async def processor_published(host: str, port: int, *, name: str) -> bool:
+    """Return whether a living worker has said what its processor takes.
+
+    Only then an upload is accepted.
+    """
+    status, processor = await _get(host, port, PROCESSOR, name)
+    return status == 200 and isinstance(processor, dict) and processor.get("available") is True
 
 
 async def _get(host: str, port: int, path: str, name: str, token: str | None = None) -> tuple[int, Any]:

@@ -26,6 +26,7 @@ from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
 from server.web.api.operations import OPERATIONS, Endpoints, Http, Operation, Socket
 from server.web.api.pages import PageEndpoints
+from server.web.api.processor import ProcessorEndpoint
 from server.web.api.sessions import SessionEndpoints
 from server.web.api.submit import SubmitEndpoints
 from server.web.common.problems import deny, on_http_exception, on_refusal
@@ -130,6 +131,7 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
         submit=SubmitEndpoints(services, imaging),
         sessions=SessionEndpoints(services),
         files=FileEndpoints(services),
+        processor=ProcessorEndpoint(services),
         health=HealthEndpoints(services, hub),
         polls=Polls(services, hub, limits, joining),
         streams=Streams(services, hub, limits, joining),

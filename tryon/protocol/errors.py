@@ -64,6 +64,7 @@ class TryOnError(Exception):
         *,
         retry_after: float | None = None,
         part: str | None = None,
+        pointer: str | None = None,
     ) -> None:
         self.code = code or next(iter(self.codes))
         known = self.codes[self.code]
@@ -73,6 +74,8 @@ class TryOnError(Exception):
         self.retry_after = retry_after
         self.part = part
         """Name of the part of an upload that was refused, as the client gave it."""
+        self.pointer = pointer
+        """Place in that part's JSON (RFC 6901); with ``bad_params``."""
         super().__init__(f"{self.code}: {self.detail}")
 
 

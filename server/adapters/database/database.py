@@ -15,6 +15,7 @@ from server.adapters.database.deliveries import Deliveries
 from server.adapters.database.due import DueSessions
 from server.adapters.database.engine import Connections, create_engine
 from server.adapters.database.feed import Feed
+from server.adapters.database.processors import Processors
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.upkeep import Upkeep
 from server.adapters.database.writing import SessionWriter
@@ -36,6 +37,7 @@ class Database:
     upkeep: Upkeep
     commits: Commits
     deliveries: Deliveries
+    processors: Processors
 
     async def close(self) -> None:
         """Close all connections, those in use when they are given back."""
@@ -58,4 +60,5 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         upkeep=Upkeep(connections),
         commits=Commits(connections),
         deliveries=Deliveries(connections),
+        processors=Processors(connections),
     )

@@ -3,7 +3,8 @@
 ``tryon_sessions`` is the truth about every session, ``tryon_files`` names its files,
 ``tryon_events`` is its audit trail and event log, ``tryon_gone`` holds the tombstones
 of erased sessions for two minutes, ``tryon_deliveries`` the webhooks of sessions,
-``tryon_leases`` lets one process at a time do a chore.
+``tryon_leases`` lets one process at a time do a chore, ``tryon_processors`` holds what
+workers say of their processors.
 """
 
 from __future__ import annotations
@@ -231,6 +232,16 @@ leases: Final = Table(
     Column("name", String(64), primary_key=True),
     Column("owner", String(128), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
+)
+
+processors: Final = Table(
+    "tryon_processors",
+    metadata,
+    Column("worker", String(200), primary_key=True),
+    Column("setting", String(500), nullable=False),  # TRYON_PROCESSOR
+    Column("description", Text, nullable=False),  # JSON
+    Column("published_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),  # of the worker's lease
 )
 
 

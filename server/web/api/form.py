@@ -152,7 +152,7 @@ class Form:
     def _append(self, part: Part, data: bytes) -> None:
         if part.role is None:
             if part.size + len(data) > MAX_PARAMS_BYTES:
-                raise Unprocessable("bad_params")
+                raise Unprocessable("bad_params", part=PARAMS, pointer="")
         else:
             if not part.size:
                 self._admit(part, part.role)

@@ -19,7 +19,7 @@ from server.web.api.private_paths import PrivatePaths
 from server.web.api.shared_check import SharedCheck
 from server.web.common.answers import json_response
 from server.web.push.hub import Hub
-from tryon.protocol.errors import TryOnError
+from tryon.protocol.errors import TryOnError, Unavailable
 from tryon.protocol.frames import encode
 
 CHECK_SECONDS: Final = 2.0
@@ -64,6 +64,8 @@ class HealthEndpoints:
         self._storage = SharedCheck(lambda: self._check(files.check), services.clock)
         self._workers = SharedCheck(self._check_workers, services.clock)
         self._waiting = SharedCheck(self._check_queue, services.clock)
+        self._processors = services.sessions.processors
+        self._processor = SharedCheck(self._check_processor, services.clock)
         lacking = sandbox.missing_here()
         self._sandbox = Check("degraded", detail=f"This machine lacks {lacking}.") if lacking else Check("ok")
 
@@ -73,8 +75,12 @@ class HealthEndpoints:
         Raises NotFound or Unauthorized for a caller that may not read private paths.
         """
         self._private.check(request.scope)
-        database, storage, workers, queue = await asyncio.gather(
-            self._database.result(), self._storage.result(), self._workers.result(), self._waiting.result()
+        database, storage, workers, queue, processor = await asyncio.gather(
+            self._database.result(),
+            self._storage.result(),
+            self._workers.result(),
+            self._waiting.result(),
+            self._processor.result(),
         )
         picture = {
             "database": database,
@@ -82,9 +88,10 @@ class HealthEndpoints:
             "redis": self._check_redis(),
             "workers": workers,
             "queue": queue,
+            "processor": processor,
             "sandbox": self._sandbox,
         }
-        if any(picture[name].status != "ok" for name in ("database", "storage")):
+        if any(check.status == "down" for check in picture.values()):
             status = "down"
         else:
             status = "ok" if all(check.status == "ok" for check in picture.values()) else "degraded"
@@ -140,6 +147,17 @@ class HealthEndpoints:
         except QueueUnavailable:
             return Check("degraded", detail="Redis is unavailable.")
         return Check("ok" if seen else "degraded", count=seen, detail=None if seen else "No worker was seen lately.")
+
+    async def _check_processor(self) -> Check:
+        """Check that there is a processor to judge uploads by, and only one."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                current = await self._processors.current()
+        except Unavailable as error:
+            return Check("down", detail=error.detail)
+        except TimeoutError:
+            return Check("down", detail="No answer in time.")
+        return Check("degraded" if current.disagreement else "ok", detail=current.disagreement)
 
     async def _check_queue(self) -> Check:
         try:

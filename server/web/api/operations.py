@@ -19,6 +19,7 @@ from starlette.websockets import WebSocket
 from server.web.api.files import FileEndpoints
 from server.web.api.health import Health, HealthEndpoints
 from server.web.api.pages import PageEndpoints
+from server.web.api.processor import ProcessorEndpoint
 from server.web.api.sessions import ReceiptKeys, SessionEndpoints, SessionList
 from server.web.api.submit import SubmitEndpoints
 from server.web.common.answers import SessionAnswer
@@ -28,6 +29,7 @@ from server.web.transports.websocket import Sockets
 from tryon.protocol import paths
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from tryon.protocol.processors import ProcessorView
 from tryon.protocol.views import History, Receipt
 
 
@@ -45,6 +47,7 @@ class Endpoints:
     submit: SubmitEndpoints
     sessions: SessionEndpoints
     files: FileEndpoints
+    processor: ProcessorEndpoint
     health: HealthEndpoints
     polls: Polls
     streams: Streams
@@ -298,6 +301,18 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="sessions",
         summary="Read the public keys of receipts",
         answers={200: Answer(text="The keys: the first signs, all verify.", body=ReceiptKeys)},
+    ),
+    Operation(
+        method="GET",
+        path=paths.PROCESSOR,
+        name="processor",
+        handler=Http(lambda web: web.processor.processor),
+        tag="sessions",
+        summary="Read what the processor takes and makes",
+        text="The names of the parts of an upload, their limits, the JSON Schema of `params`, the outputs, and where the photo "
+        "goes. Uploads are judged by it. Without a living worker it is the last description that one has published.",
+        answers={200: Answer(text="The processor.", body=ProcessorView)},
+        errors=("unavailable",),
     ),
     Operation(
         method="GET",

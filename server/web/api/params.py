@@ -1,15 +1,25 @@
-"""The ``params`` part of an upload: a small JSON object of the client's own."""
+"""The ``params`` part of an upload: a small JSON object, judged by the processor."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from server.domain.client_json import BadJson, TooDeep, decode_json
+from server.system.randomness import Randomness
+from tryon.processor.params import BadParams, ParamsSchema
 from tryon.protocol.errors import Unprocessable
 from tryon.protocol.views import Params
 
 MAX_PARAMS_BYTES: Final = 4096
 MAX_PARAMS_DEPTH: Final = 16
+
+MAX_FILLED_BYTES: Final = 64 * 1024
+"""Maximum bytes of params with the defaults of the processor."""
+
+MAX_SEED: Final = 2**31 - 1
+"""The largest seed of a session."""
 
 
 def parse_params(data: bytes) -> Params:
@@ -23,21 +33,50 @@ def parse_params(data: bytes) -> Params:
     try:
         values = decode_json(data, dict[str, Any], max_depth=MAX_PARAMS_DEPTH)
     except TooDeep:
-        raise Unprocessable("bad_params", f"params may be nested at most {MAX_PARAMS_DEPTH} deep.") from None
+        raise _refused(BadParams("", f"may be nested at most {MAX_PARAMS_DEPTH} deep")) from None
     except BadJson:
-        raise Unprocessable("bad_params") from None
+        raise Unprocessable("bad_params", part="params", pointer="") from None
     _check(values)
     return values
+
+
+def resolve(values: Params, schema: ParamsSchema, randomness: Randomness) -> tuple[Params, int]:
+    """Return the params with the schema's defaults, and the seed of the session.
+
+    The seed is the one in ``params``, or drawn. Raises Unprocessable: ``bad_params``
+    with a pointer to what does not fit.
+    """
+    seed = values.get("seed")
+    if isinstance(seed, bool) or (seed is not None and not _is_seed(seed)):
+        raise _refused(BadParams("/seed", f"must be a whole number from 0 to {MAX_SEED}"))
+    if not schema.allows("seed"):  # it is the session's, whatever the processor's own params are
+        values = {name: value for name, value in values.items() if name != "seed"}
+    try:
+        filled = schema.check(values)
+    except BadParams as error:
+        raise _refused(error) from None
+    if len(msgspec.json.encode(filled)) > MAX_FILLED_BYTES:
+        raise _refused(BadParams("", "is too large with the defaults of the processor"))
+    return filled, int(seed) if isinstance(seed, int | float) else randomness.randint(0, MAX_SEED)
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= MAX_SEED and value == int(value)
+
+
+def _refused(error: BadParams) -> Unprocessable:
+    place = f"params{error.pointer}" if error.pointer else "params"
+    return Unprocessable("bad_params", f"{place} {error.message}.", part="params", pointer=error.pointer)
 
 
 def _check(value: Any) -> None:
     match value:
         case str():
             if "\0" in value:
-                raise Unprocessable("bad_params", "params must not contain the character NUL.")
+                raise _refused(BadParams("", "must not contain the character NUL"))
         case int():
             if not -(2**63) <= value < 2**63:
-                raise Unprocessable("bad_params", "A whole number in params has more than 64 bits.")
+                raise _refused(BadParams("", "must not contain a whole number of more than 64 bits"))
         case dict() | list():
             for inner in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
                 _check(inner)

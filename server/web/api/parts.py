@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from server.adapters.files.threads import Lent
 from server.adapters.imaging.pool import ACCEPTED
-from server.domain.images import MAGIC_BYTES, refusal, sniff
+from server.domain.images import MAGIC_BYTES, refusal, refused_for_role, sniff
 from server.system.disk_space import require_room
 from tryon.processor.interface import Role
 from tryon.protocol.errors import UnsupportedMedia
@@ -54,8 +54,11 @@ class Part:
         """
         self.checked = True
         head = bytes(self._buffer[:MAGIC_BYTES])
-        if sniff(head) not in ACCEPTED:
+        known = sniff(head)
+        if known is None or known not in ACCEPTED:
             raise UnsupportedMedia("unsupported_image", refusal(head), part=self.name)
+        if self.role is not None and (refused := refused_for_role(known, self.role.formats)):
+            raise UnsupportedMedia("unsupported_image", refused, part=self.name)
 
     @property
     def pending(self) -> int:

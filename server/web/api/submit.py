@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import Request
@@ -15,19 +16,23 @@ from server.adapters.database.errors import Taken
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.limits import Verdict
+from server.domain.images import judge_pixels
 from server.domain.session import Session
 from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
-from server.sessions.roles import DEFAULT_ROLES, Roles
+from server.sessions.roles import Roles
 from server.sessions.submissions import Idempotency
 from server.telemetry import logs, metrics
 from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
+from server.web.api.params import resolve
+from server.web.api.processor import roles_of
 from server.web.api.upload_slots import UploadSlot, UploadSlots
 from server.web.api.uploads import Upload, UploadedImage, read_upload
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of, token_of
 from server.web.common.problems import problem
+from tryon.processor.params import ParamsSchema
 from tryon.protocol.errors import (
     BadRequest,
     Conflict,
@@ -44,6 +49,17 @@ IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 """An Idempotency-Key: 1 to 255 visible ASCII characters."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """An upload that was read, and the rules of the processor that judge it."""
+
+    owner: str
+    address: str
+    upload: Upload
+    roles: Roles
+    schema: ParamsSchema
+
+
 class SubmitEndpoints:
     """The endpoints that create sessions.
 
@@ -51,8 +67,9 @@ class SubmitEndpoints:
     can.
     """
 
-    def __init__(self, services: Services, imaging: Imaging, roles: Roles = DEFAULT_ROLES) -> None:
-        self._roles = roles
+    def __init__(self, services: Services, imaging: Imaging) -> None:
+        self._processors = services.sessions.processors
+        self._randomness = services.randomness
         self._config = services.config
         self._clock = services.clock
         self._storage_threads = services.storage_threads
@@ -104,21 +121,23 @@ class SubmitEndpoints:
         made = None if token is not None else new_token()
         owner = token_hash(token or made or "")
         await self._check_queue()
+        judge = await self._processors.current()
+        roles = roles_of(judge.view, self._config)
         upload = await read_upload(
             request,
             self._config,
             self._clock,
             self._storage_threads,
             slot,
-            roles=self._roles,
+            roles=roles,
             fingerprint=key is not None,
         )
         with contextlib.closing(upload):
+            wish = _Wish(owner, slot.address, upload, roles, judge.params)
             if key is None:
-                session, replayed = await self._submit(owner, slot.address, upload, None), False
+                session, replayed = await self._submit(wish, None), False
             else:
-                once = Idempotency.of(key, upload.fingerprint)
-                session, replayed = await self._submit_once(owner, slot.address, upload, once)
+                session, replayed = await self._submit_once(wish, Idempotency.of(key, upload.fingerprint))
         return await self._created(session, headers, replayed=replayed, made=made)
 
     async def _created(
@@ -129,19 +148,19 @@ class SubmitEndpoints:
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
-    async def _submit(self, owner: str, address: str, upload: Upload, idempotency: Idempotency | None) -> Session:
+    async def _submit(self, wish: _Wish, idempotency: Idempotency | None) -> Session:
+        params, seed = resolve(wish.upload.params, wish.schema, self._randomness)
         return await self._submissions.submit(
-            owner=owner,
-            inputs=await self._cleaned(upload.images, address),
-            params=upload.params,
+            owner=wish.owner,
+            inputs=await self._cleaned(wish),
+            params=params,
+            seed=seed,
             request_id=logs.request_id.get(),
-            address=address,
+            address=wish.address,
             idempotency=idempotency,
         )
 
-    async def _submit_once(
-        self, owner: str, address: str, upload: Upload, idempotency: Idempotency
-    ) -> tuple[Session, bool]:
+    async def _submit_once(self, wish: _Wish, idempotency: Idempotency) -> tuple[Session, bool]:
         """Return the session of this key, and whether it existed before.
 
         Equal requests in this process wait for each other, so the photo is cleaned only
@@ -149,13 +168,13 @@ class SubmitEndpoints:
         if the key was used with other content, Conflict if the first request takes too
         long.
         """
-        async with self._in_flight.serialized(owner, idempotency.key_hash):
-            if (session := await self._submissions.replay(owner, idempotency)) is not None:
+        async with self._in_flight.serialized(wish.owner, idempotency.key_hash):
+            if (session := await self._submissions.replay(wish.owner, idempotency)) is not None:
                 return session, True
             try:
-                return await self._submit(owner, address, upload, idempotency), False
+                return await self._submit(wish, idempotency), False
             except Taken:
-                session = await self._submissions.replay(owner, idempotency)
+                session = await self._submissions.replay(wish.owner, idempotency)
                 if session is None:  # its session has expired and is not erased yet
                     raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
                 return session, True
@@ -168,9 +187,9 @@ class SubmitEndpoints:
         )
         return await self._created(session, headers, replayed=replayed)
 
-    async def _cleaned(self, images: Sequence[UploadedImage], address: str) -> list[NewFile]:
+    async def _cleaned(self, wish: _Wish) -> list[NewFile]:
         """Clean all images at once; the first that is refused gives up the others."""
-        cleaning = [asyncio.create_task(self._clean(image, address), name="photo") for image in images]
+        cleaning = [asyncio.create_task(self._clean(image, wish), name="photo") for image in wish.upload.images]
         try:
             return await asyncio.gather(*cleaning)
         finally:
@@ -178,9 +197,12 @@ class SubmitEndpoints:
                 each.cancel()
             await asyncio.gather(*cleaning, return_exceptions=True)
 
-    async def _clean(self, image: UploadedImage, address: str) -> NewFile:
+    async def _clean(self, image: UploadedImage, wish: _Wish) -> NewFile:
+        role = wish.roles.of_part(image.role)
         try:
-            clean = await self._imaging.clean(image.content, address=address)
+            clean = await self._imaging.clean(image.content, address=wish.address)
+            if role is not None and role.max_pixels is not None:
+                judge_pixels(clean.width, clean.height, role.max_pixels)
         except (TooLarge, Unprocessable, UnsupportedMedia) as error:
             error.part = image.part
             raise

@@ -29,7 +29,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``type`` is always about:blank (RFC 9457 section 4.2.1); programs read ``code``.
     ``limit`` is present only with ``rate_limited``, ``part`` only where a part of an
-    upload is refused.
+    upload is refused, ``pointer`` with ``bad_params``: the place in ``params``.
     """
 
     type: str
@@ -41,6 +41,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     request_id: str | None
     limit: str | None = None
     part: str | None = None
+    pointer: str | None = None
 
 
 ACCEPTED: Final[dict[str, dict[str, str]]] = {
@@ -62,6 +63,7 @@ def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Respons
         request_id=logs.request_id.get(),
         limit=error.limit,
         part=error.part,
+        pointer=error.pointer,
     )
     extra = ACCEPTED.get(error.code, {}) | (headers or {})
     if error.status == TooSlow.status:  # the rest of the request is not waited for (RFC 9110 section 15.5.9)

@@ -28,6 +28,7 @@ from tryon.protocol.frames import (
     encode,
 )
 from tryon.protocol.paths import FILES, SESSIONS
+from tryon.protocol.processors import OutputRoleView, ProcessorView, RoleView
 from tryon.protocol.states import Event, GoneReason, Status
 from tryon.protocol.views import ErasedFile, FileView, History, HistoryEvent, Links, Receipt, SessionView
 
@@ -137,7 +138,43 @@ _HEALTH: Final = Health(
         "redis": Check("ok", seconds=0.000214),
         "workers": Check("ok", count=1),
         "queue": Check("ok", count=0),
+        "processor": Check("ok"),
     },
+)
+
+_PROCESSOR: Final = ProcessorView(
+    name="fit",
+    version="1.2",
+    label="A model of a garment on a person",
+    roles=[
+        RoleView(
+            name="person",
+            required=True,
+            formats=["image/jpeg", "image/png", "image/webp"],
+            max_bytes=10 * 2**20,
+            max_pixels=40_000_000,
+            hint="One person, from the front",
+        ),
+        RoleView(
+            name="garment",
+            count=3,
+            formats=["image/jpeg", "image/png"],
+            max_bytes=10 * 2**20,
+            max_pixels=4_000_000,
+            hint="One garment on a plain ground",
+        ),
+    ],
+    params_schema={
+        "type": "object",
+        "properties": {"steps": {"type": "integer", "minimum": 1, "maximum": 50, "default": 30}},
+        "additionalProperties": False,
+    },
+    outputs=[OutputRoleView("result", ["image/jpeg"], 2)],
+    generated=True,
+    privacy="The photo goes to model.example and is deleted there with the session.",
+    typical_seconds=12.5,
+    cancel=True,
+    preview=True,
 )
 
 
@@ -159,6 +196,7 @@ ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {
     ("erase", 200): {"receipt": plain(_RECEIPT)},
     ("history", 200): {"completed": plain(_HISTORY)},
     ("receipt_key", 200): {"one": plain(_RECEIPT_KEYS)},
+    ("processor", 200): {"a model": plain(_PROCESSOR)},
     ("health", 200): {"ok": plain(_HEALTH)},
 }
 """Examples by operation and status: the name of each, and the JSON that is sent."""

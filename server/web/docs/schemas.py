@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import msgspec
 
-from server.web.api.params import MAX_PARAMS_BYTES
+from server.web.api.params import MAX_PARAMS_BYTES, MAX_SEED
 from server.web.api.sessions import LIMIT, MAX_LIMIT
 from server.web.docs.examples import SESSION_ID
 from server.web.transports.long_poll import MAX_WAIT_SECONDS
 from tryon.protocol.credentials import TOKEN_PATTERN
 from tryon.protocol.errors import CODES, LIMITS
-from tryon.protocol.paths import ASYNCAPI, RECEIPT_KEY
+from tryon.protocol.paths import ASYNCAPI, PROCESSOR, RECEIPT_KEY
 from tryon.protocol.states import GoneReason
 
 Schema = dict[str, Any]
@@ -86,8 +86,12 @@ FIELDS: Final[dict[str, Schema]] = {
     "FileView.link": _LINK | {"description": "Signed, expires."},
     "PreviewView.link": _LINK | {"description": "Signed, expires."},
     "ProgressFrame.preview": _LINK | {"description": "The last intermediate picture: signed, expires."},
-    "params": {"description": "The parameters of the upload."},
-    "seed": _WHOLE | {"description": "The number that random numbers are drawn from."},
+    "params": {"description": "The parameters that it runs with: the client's, with the processor's defaults."},
+    "seed": _WHOLE
+    | {
+        "maximum": MAX_SEED,
+        "description": "The number that random numbers are drawn from: that of `params`, or drawn.",
+    },
     "step": _WHOLE | {"description": "The step that the model is at."},
     "steps": _WHOLE | {"description": "The number of steps that the model will take."},
     "upstream_position": {
@@ -101,6 +105,14 @@ FIELDS: Final[dict[str, Schema]] = {
         "description": "Hash of the stored bytes, which differ from the uploaded ones; empty if it is unknown.",
     },
     "Problem.part": {"description": "The part of the upload that was refused."},
+    "Problem.pointer": {"description": "With `bad_params`: the place in `params` (RFC 6901); empty: all of it."},
+    "RoleView.name": {"description": "The name of its part in an upload; `image` stands for the first role."},
+    "RoleView.count": {"minimum": 1, "description": "How many parts of this name there may be."},
+    "RoleView.max_bytes": {"minimum": 1, "description": "Bytes of each, at most."},
+    "RoleView.max_pixels": {"minimum": 1, "description": "Width times height of each, at most."},
+    "ProcessorView.params_schema": {"description": "JSON Schema (2020-12) of `params`."},
+    "ProcessorView.privacy": {"description": "Where the photo goes, and how long it stays there."},
+    "ProcessorView.typical_seconds": {"exclusiveMinimum": 0, "description": "How long a run takes; null if unknown."},
     "bytes": _WHOLE,
     "key_id": {"description": f"Id of one of the keys at {RECEIPT_KEY}."},
     "Receipt.signature": {
@@ -324,14 +336,15 @@ _UPLOAD_PARTS: Final[Schema] = {
         "params": {
             "type": "string",
             "contentMediaType": JSON,
-            "description": f"A JSON object of at most {MAX_PARAMS_BYTES} bytes, passed to the processor.",
+            "description": f"A JSON object of at most {MAX_PARAMS_BYTES} bytes that fits the processor's `params_schema`.",
         },
     },
 }
 BODIES: Final[dict[str, Schema]] = {
     "upload": {
         "required": True,
-        "description": "At most 22 MiB unless configured otherwise. Unknown fields are ignored, unknown files refused.",
+        "description": "At most 22 MiB unless configured otherwise. The parts of another processor are those of its roles: "
+        f"{PROCESSOR}. Unknown fields are ignored, unknown files refused.",
         "content": {
             "multipart/form-data": {
                 "schema": _UPLOAD_PARTS,

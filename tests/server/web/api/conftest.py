@@ -47,7 +47,7 @@ def post(settings: Config) -> Post:
         answer: Answer = {"status": response.status_code, **response.json()}
         if answer["code"] == "ok":
             return answer
-        assert set(answer) - {"part"} == {"status", "code"}
+        assert set(answer) - {"part", "pointer"} == {"status", "code"}
         return answer
 
     return post

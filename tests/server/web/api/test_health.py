@@ -19,7 +19,7 @@ async def test_health_is_ok_when_all_checks_pass(web: Web) -> None:
     assert answer.status_code == 200
     health = answer.json()
     assert health["status"] == "ok", health
-    assert set(health["checks"]) == {"database", "storage", "redis", "workers", "queue", "sandbox"}
+    assert set(health["checks"]) == {"database", "storage", "redis", "workers", "queue", "processor", "sandbox"}
     assert health["checks"]["workers"]["count"] == 1
     assert (await web.client.get("/api/health/ready")).json()["status"] == "ok"
     assert (await web.client.get("/api/health/live")).json() == {"status": "ok", "checks": {}}
