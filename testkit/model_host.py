@@ -83,7 +83,8 @@ class ModelHost:
                 "keep": {"id": "id"},
                 "json": {"person": "{person}", "garments": "{garment[]}", "seed": "{seed}"},
             },
-            "poll": {"path": "/jobs/{id}", "every": 0.02, "position": "position", "progress": "progress"},
+            "poll": {"path": "/jobs/{id}", "every": 0.02, "position": "position", "progress": "progress"}
+            | {"preview": "preview"},
             "result": {"files": "files.*.url", "count": 4},
             "usage": {"credits": "cost"},
             "cancel": {"method": "POST", "path": "/jobs/{id}/cancel"},
@@ -111,6 +112,8 @@ class ModelHost:
                 if self.redirect is not None:
                     return Reply(302, headers={"Location": self.redirect})
                 return Reply(body=self.results[int(number)], headers={"Content-Type": self.result_type})
+            case "GET", ["previews", number]:
+                return Reply(body=picture(size=(24, 32), colour=f"rgb(0, 0, {number})"))
             case "POST", ["files"]:
                 return Reply.of({"urls": {"get": f"{self.url}/inputs/{next(self._numbers)}"}}, 201)
             case "POST", ["try-on"]:
@@ -135,7 +138,10 @@ class ModelHost:
             case _:
                 ahead = max(0, 2 - work.polls)
                 progress = min(0.9, work.polls / 10)
-                return Reply.of({"status": "running", "progress": progress, "position": ahead or None})
+                preview = f"{self.url}/previews/{min(work.polls, 2)}"
+                return Reply.of(
+                    {"status": "running", "progress": progress, "position": ahead or None, "preview": preview}
+                )
 
 
 @contextlib.contextmanager

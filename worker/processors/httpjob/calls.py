@@ -9,7 +9,7 @@ from typing import Final
 
 from tryon.processor import Job, ProcessorError
 from worker.processors.httpjob.outcome import Ended, Lost, failure
-from worker.processors.httpjob.pictures import Picture, prepare
+from worker.processors.httpjob.pictures import Picture, decode, prepare, sniff
 from worker.processors.httpjob.spec import Call, Spec
 from worker.processors.httpjob.templates import Missing, Values, first, render, render_path
 from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected, Upstream
@@ -60,11 +60,19 @@ class Calls:
                 return answer
         raise AssertionError("unreachable")
 
-    async def download(self, link: str) -> bytes:
-        """Return the file. Raises :class:`Ended`: the link has run out."""
+    async def content(self, text: str, max_bytes: int) -> bytes:
+        """Return the file of a link, a data URL or base64.
+
+        Raises :class:`Ended`: the link has run out.
+        """
+        data = decode(text, max_bytes) if "://" not in text[:9] else None
+        if data is not None and (sniff(data) is not None or text.startswith("data:")):
+            return data
+        if text.startswith("data:"):
+            raise ProcessorError("processor_error")
         seconds = self._spec.result.seconds
         try:
-            return (await self._upstream.download(link, seconds=seconds, max_bytes=MAX_FILE_BYTES)).body
+            return (await self._upstream.download(text, seconds=seconds, max_bytes=max_bytes)).body
         except Rejected as error:
             if error.requeue or error.retry_after is not None:
                 raise

@@ -13,21 +13,25 @@ it lost again. So no attempt begins more than one piece of work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from tryon.processor import Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
+from tryon.processor import IMAGE_TYPES, Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
 from worker.processors.httpjob.calls import GONE, Calls
 from worker.processors.httpjob.outcome import Ended, Lost, State, Usage, failure, text_of, work_of
-from worker.processors.httpjob.pictures import decode, sniff
+from worker.processors.httpjob.pictures import sniff
 from worker.processors.httpjob.spec import SCHEMA, Call, Poll, Spec, read
 from worker.processors.httpjob.templates import Values, find, first, render_text
 from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected
 
 NOT_RUNNING: Final = (400, 409, 422)
 """Statuses of a cancel that mean: it has ended already."""
+
+MAX_PREVIEW_BYTES: Final = 4 * 2**20
+"""The limit of the interface for a preview."""
 
 _log = logging.getLogger("tryon.httpjob")
 
@@ -128,6 +132,7 @@ class HttpJob:
             raise ended.error from None
 
     async def _until_done(self, poll: Poll, values: Values, job: Job, report: Report) -> Answer:
+        shown: object = None
         while True:
             answer = await self._calls.patiently(poll, values, job, poll.every)
             body = answer.json()
@@ -139,6 +144,9 @@ class HttpJob:
             if status in poll.done:
                 return answer
             await self._say_progress(poll, status, body, report)
+            if (preview := first(body, poll.preview)) != shown and isinstance(preview, str):
+                shown = preview
+                await self._show(preview, report)
             await asyncio.sleep(poll.every)
 
     async def _say_progress(self, poll: Poll, status: str, body: Any, report: Report) -> None:
@@ -164,13 +172,18 @@ class HttpJob:
             raise ProcessorError("processor_error")
         return [await self._file(each) for each in found]
 
+    async def _show(self, text: str, report: Report) -> None:
+        """Show an intermediate picture; one that cannot be had is left out."""
+        with contextlib.suppress(ProcessorError, Ended):
+            data = await self._calls.content(text, MAX_PREVIEW_BYTES)
+            if (type := sniff(data)) in IMAGE_TYPES:
+                assert type is not None
+                await report.preview(data, type)
+
     async def _file(self, text: str) -> Output:
-        """Return the file of a link, a data URL or base64."""
-        data = decode(text, MAX_FILE_BYTES) if "://" not in text[:9] else None
-        if (data is None or sniff(data) is None) and not text.startswith("data:"):
-            data = await self._calls.download(text)
-        type = None if data is None else sniff(data)
-        if data is None or type is None:
+        data = await self._calls.content(text, MAX_FILE_BYTES)
+        type = sniff(data)
+        if type is None:
             _log.warning("The upstream's file is none of the types of a result")
             raise ProcessorError("processor_error")
         return Output(data, type)

@@ -78,6 +78,8 @@ class Poll(Call):
     position: str | None = None
     position_first: int = 1
     """The position of the job that is next: 0 or 1."""
+    preview: str | None = None
+    """Path of an intermediate picture: a link, a data URL or base64."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +234,7 @@ def _info(options: Mapping[str, Any], roles: Mapping[str, Any], preset: str | No
         typical_seconds=options.get("typical_seconds"),
         concurrency=options.get("concurrency", 4),
         cancel="cancel" in options,
+        preview="preview" in options.get("poll", {}),
     )
 
 
@@ -369,6 +372,7 @@ SCHEMA: Final[dict[str, Any]] = {
             progress_scale={"type": "number", "exclusiveMinimum": 0},
             position=_TEXT,
             position_first={"enum": [0, 1]},
+            preview=_TEXT,
         ),
         result=_object(files=_TEXT, fetch=_object(**_CALL), count=_COUNT, seconds=_SECONDS),
         cancel=_object(**_CALL),

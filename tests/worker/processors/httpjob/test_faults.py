@@ -135,7 +135,7 @@ async def test_bomb_is_passed_on_undecoded_within_the_bound(job: Job, monkeypatc
         server.results = [bomb]
         [output] = await run(processor, job)
         assert output.data == bomb
-        monkeypatch.setattr("worker.processors.httpjob.calls.MAX_FILE_BYTES", 4096)
+        monkeypatch.setattr("worker.processors.httpjob.processor.MAX_FILE_BYTES", 4096)
         server.results = [bomb + bytes(8192)]
         assert (await failed(processor, job)).code == "processor_error"
 

@@ -131,6 +131,31 @@ async def test_preset_takes_the_way_that_its_host_documents(name: str, job: Job)
         await processor.close()
 
 
+async def test_preview_is_shown_once_and_again_when_it_changes(job: Job) -> None:
+    """One that cannot be had, or is none, is left out."""
+    told = Told()
+    async with host() as (server, processor):
+        server.polls = 5
+        await run(processor, job, told)
+        assert processor.info.preview
+        fetched = [each.path for each in server.server.asked("GET", "/previews")]
+        assert fetched == ["/previews/1", "/previews/2"]
+        assert told.previews == [
+            (picture(size=(24, 32), colour=f"rgb(0, 0, {number})"), "image/jpeg") for number in (1, 2)
+        ]
+        for nothing in (f"{server.url}/nothing", "http://10.0.0.1/x", "data:text/plain;base64,aGk=", "x", 7):
+            server.next = [
+                Reply.of({"id": "9"}, 201),
+                Reply.of({"status": "running", "preview": nothing}),
+                Reply.of({"status": "failed"}),
+            ]
+            told = Told()
+            if nothing in (f"{server.url}/nothing", "x"):
+                server.next.insert(2, Reply.of({}, 404))
+            assert (await failed(processor, job, told)).code == "processor_error"
+            assert told.previews == []
+
+
 async def test_usage_adds_up_over_the_answers(job: Job) -> None:
     """Credits first, seconds later; a fixed price counts when all is done."""
     usage = {"credits": "price", "gpu_seconds": "metrics.time", "cost_usd": 0.5}
