@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import httpx
+
 from testkit.environments import python_of
 from testkit.processes import ROOT, free_port, spawn
 
@@ -82,4 +84,10 @@ class GradioServer:
         """Return when the app has written ``name``: ``GATE.runs``, ``GATE.stopped``."""
         async with asyncio.timeout(seconds):
             while not (self.folder / name).exists():  # a file announces nothing
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def waiting(self, calls: int, seconds: float = 60.0) -> None:
+        """Return when this many calls wait in the app's queue."""
+        async with asyncio.timeout(seconds), httpx.AsyncClient(trust_env=False) as client:
+            while (await client.get(f"{self.url}/gradio_api/queue/status")).json()["queue_size"] != calls:
                 await asyncio.sleep(POLL_SECONDS)

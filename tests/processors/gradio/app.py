@@ -11,6 +11,7 @@ and goes on when ``FOLDER/NAME`` is there; if the call is cancelled meanwhile, i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image
 
 FOLDER = Path(sys.argv[2])
 PROGRESS = gr.Progress()
+NUMBERS = itertools.count()
 
 
 async def behave(does: str) -> None:
@@ -44,6 +46,8 @@ def dressed(person: Image.Image, garment: Image.Image) -> Image.Image:
     picture = person.convert("RGB")
     half = picture.height // 2
     picture.paste(garment.convert("RGB").resize((picture.width, picture.height - half)), (0, half))
+    number = next(NUMBERS)  # no two are the same: Gradio would write the file of the first once more
+    picture.putpixel((0, 0), (number % 256, number // 256, 0))
     return picture
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -35,7 +34,7 @@ def png(colour: tuple[int, int, int], mode: str = "RGB") -> bytes:
     return file.getvalue()
 
 
-def job(*, seed: int = 1, deadline_at: float = float("inf"), mask: bytes | None = None, **params: Any) -> Job:
+def job(*, seed: int = 1, mask: bytes | None = None, **params: Any) -> Job:
     inputs = [input_of(png(BLUE), "image/png"), input_of(png(GREEN), "image/png", role="garment")]
     if mask is not None:
         inputs.append(input_of(mask, "image/png", role="mask"))
@@ -44,7 +43,6 @@ def job(*, seed: int = 1, deadline_at: float = float("inf"), mask: bytes | None 
         inputs=tuple(inputs),
         params={"does": "", "steps": 0, **params},
         seed=seed,
-        deadline_at=deadline_at,
     )
 
 
@@ -72,6 +70,20 @@ async def make(gradio_app: GradioServer) -> AsyncIterator[Make]:
     yield make
     for each in made:
         await each.close()
+
+
+@pytest.fixture
+def gate(gradio_app: GradioServer) -> Iterator[str]:
+    """Return the name of a gate for calls to wait for; the end of the test opens it."""
+    name = secrets.token_hex(4)
+    yield name
+    gradio_app.open(name)
+
+
+async def runs(app: GradioServer, gate: str, report: Reports) -> None:
+    """Return when the call that waits for the gate runs, and its worker knows it."""
+    await app.happened(f"{gate}.runs")
+    await until(lambda: bool(report.checkpoints))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -180,11 +192,11 @@ async def test_progress_of_app_is_shown(make: Make) -> None:
     assert all(progress == step / steps == pytest.approx(step / 5) for progress, step, steps in shown if step and steps)
 
 
-async def test_picture_of_generator_is_previewed(make: Make, gradio_app: GradioServer) -> None:
+async def test_picture_of_generator_is_previewed(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """What the app yields on its way is shown before the result."""
     call = {"api": "/grow", "data": ["$input.person", "$input.garment", "$params.does"]}
     processor = make(calls=[call], outputs={"result": "$result.grow.1"}, previews=True)
-    report, gate = Reports(), secrets.token_hex(4)
+    report = Reports()
 
     running = asyncio.create_task(processor.run(job(does=f"wait {gate}"), report))
     await until(lambda: bool(report.previews))
@@ -197,22 +209,22 @@ async def test_picture_of_generator_is_previewed(make: Make, gradio_app: GradioS
     assert colour(result, 0.5, 0.2) == BLUE
 
 
-async def test_rank_in_queue_is_shown(make: Make, gradio_app: GradioServer) -> None:
+async def test_rank_in_queue_is_shown(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """A call that waits knows its place, and moves up; a third one is refused."""
-    processor, gate = make(), secrets.token_hex(4)
+    processor = make()
     await processor.run(job(), Reports())  # the app knows now how long a call takes
     reports = [Reports() for _ in range(3)]
-    runs = [asyncio.create_task(processor.run(job(does=f"wait {gate}"), reports[0]))]
+    running = [asyncio.create_task(processor.run(job(does=f"wait {gate}"), reports[0]))]
     await gradio_app.happened(f"{gate}.runs")
     for number in (1, 2):
-        runs.append(asyncio.create_task(processor.run(job(), reports[number])))
+        running.append(asyncio.create_task(processor.run(job(), reports[number])))
         await until(lambda number=number: position(reports[number]) == number)  # type: ignore[misc]
 
     refused = await failure(processor.run(job(), Reports()))
     assert (refused.code, refused.retry_after) == ("backend_busy", BUSY_SECONDS)
 
     gradio_app.open(gate)
-    await asyncio.gather(*runs)
+    await asyncio.gather(*running)
     waited = [each for each in reports[2].all if each.upstream_position is not None]
     assert waited[0].upstream_position == 2
     assert any(each.eta_seconds is not None for each in waited)
@@ -222,11 +234,11 @@ async def test_rank_in_queue_is_shown(make: Make, gradio_app: GradioServer) -> N
 # -- the end of a call before its time -------------------------------------------------
 
 
-async def test_cancel_stops_call_that_runs(make: Make, gradio_app: GradioServer) -> None:
+async def test_cancel_stops_call_that_runs(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """The function is cancelled in the app, by the checkpoint alone."""
-    gate, report = secrets.token_hex(4), Reports()
+    report = Reports()
     running = asyncio.create_task(make().run(job(does=f"wait {gate}"), report))
-    await gradio_app.happened(f"{gate}.runs")
+    await runs(gradio_app, gate, report)
     running.cancel()
     await asyncio.wait({running})
     assert running.cancelled()
@@ -239,9 +251,9 @@ async def test_cancel_stops_call_that_runs(make: Make, gradio_app: GradioServer)
     assert await other.run(job(), Reports())
 
 
-async def test_call_of_lost_worker_leaves_queue(make: Make, gradio_app: GradioServer) -> None:
+async def test_call_of_lost_worker_leaves_queue(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """A stream that ends takes its waiting call along: nothing runs for it."""
-    processor, gate, lost = make(), secrets.token_hex(4), secrets.token_hex(4)
+    processor, lost = make(), f"{gate}-lost"
     first = asyncio.create_task(processor.run(job(does=f"wait {gate}"), Reports()))
     await gradio_app.happened(f"{gate}.runs")
     report = Reports()
@@ -249,6 +261,7 @@ async def test_call_of_lost_worker_leaves_queue(make: Make, gradio_app: GradioSe
     await until(lambda: position(report) == 1)
     waiting.cancel()
     await asyncio.wait({waiting})
+    await gradio_app.waiting(0)
 
     gradio_app.open(gate)
     await first
@@ -256,11 +269,11 @@ async def test_call_of_lost_worker_leaves_queue(make: Make, gradio_app: GradioSe
     assert not (gradio_app.folder / f"{lost}.runs").exists()
 
 
-async def test_call_cancelled_in_app_is_no_result(make: Make, gradio_app: GradioServer) -> None:
+async def test_call_cancelled_in_app_is_no_result(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """Success without a result is a cancel, and the session is tried again."""
-    gate, report = secrets.token_hex(4), Reports()
+    report = Reports()
     running = asyncio.create_task(make().run(job(does=f"wait {gate}"), report))
-    await gradio_app.happened(f"{gate}.runs")
+    await runs(gradio_app, gate, report)
     await make().cancel(Reference(key="s-1"), report.checkpoints[-1])
     error = await failure(running)
     assert (error.code, error.requeue) == ("processor_error", True)
@@ -290,13 +303,10 @@ async def test_app_that_dies_is_unreachable() -> None:
 QUOTA: Final = "You have exceeded your free ZeroGPU quota (90s requested vs. 41s left). Try again in 0:10:00."
 
 
-async def test_quota_is_waited_for_until_deadline(make: Make) -> None:
-    """A wait that ends before the deadline is kept; a longer one fails at once."""
-    processor = make()
-    early = await failure(processor.run(job(does=f"fail {QUOTA}", deadline_at=time.time() + 3600), Reports()))
-    late = await failure(processor.run(job(does=f"fail {QUOTA}", deadline_at=time.time() + 300), Reports()))
-    assert (early.code, early.retry_after) == ("quota_exceeded", 600)
-    assert (late.code, late.retry_after, late.retryable) == ("quota_exceeded", None, True)
+async def test_quota_is_read_from_text(make: Make) -> None:
+    """The worker waits if the time fits before the deadline."""
+    error = await failure(make().run(job(does=f"fail {QUOTA}"), Reports()))
+    assert (error.code, error.retry_after, error.retryable) == ("quota_exceeded", 600, True)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ DOWNLOAD_SECONDS: Final = 60.0
 DOWNLOAD_TRIES: Final = 3
 """A lost connection must not cost a run that has ended well.
 
-An app also breaks off an answer when another call returns the same picture: it writes
-the file, whose name is a hash of its content, once more while it is read.
+An answer may also be empty or broken off, when another call returns the same picture:
+the app writes the file, whose name is a hash of its content, once more.
 """
 DOWNLOAD_PAUSE_SECONDS: Final = 0.3
 IDLE_SECONDS: Final = 45.0
@@ -197,7 +197,9 @@ class Visit:
     async def _download(self, path: str, max_bytes: int) -> Answer:
         for _ in range(DOWNLOAD_TRIES - 1):
             try:
-                return await self._upstream.download(path, seconds=DOWNLOAD_SECONDS, max_bytes=max_bytes)
+                answer = await self._upstream.download(path, seconds=DOWNLOAD_SECONDS, max_bytes=max_bytes)
+                if answer.body:
+                    return answer
             except ProcessorError as error:
                 if error.code != "backend_unreachable" or not error.requeue:
                     raise

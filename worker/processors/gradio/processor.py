@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -87,9 +86,6 @@ class GradioProcessor:
         except ProcessorError as error:
             for note in getattr(error, "__notes__", ()):
                 await report.log(note)
-            if error.retry_after is not None and time.time() + error.retry_after >= job.deadline_at:
-                # The wait would end in a timeout, which hides the reason.
-                raise ProcessorError(error.code, error.message, retryable=True) from error
             raise
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:

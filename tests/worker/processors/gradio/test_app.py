@@ -87,8 +87,8 @@ async def test_download_is_repeated_when_connection_breaks(broken: int) -> None:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
-        whole = len(asked) > broken
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n" + (b"RIFF....WEBP" if whole else b"RIFF"))
+        bodies = {1: b"0\r\n\r\n", broken + 1: b"12\r\n\r\nRIFF....WEBP"}  # empty, broken off, whole
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: " + bodies.get(len(asked), b"12\r\n\r\nRIFF"))
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
