@@ -14,6 +14,7 @@ import numpy as np
 from worker.processors.overlay.parts import Parts
 from worker.processors.overlay.placement import Fit
 from worker.processors.overlay.pose import LEFT, RIGHT, Body
+from worker.processors.overlay.sleeves import Bones, reach
 from worker.processors.overlay.spline import Array, blur, grow, limb, pixels, shrink, soften
 
 COARSEST: Final = 4
@@ -56,7 +57,8 @@ def _flesh(parts: Parts, body: Body, fit: Fit) -> Array:
     flesh = limb(shape, [body.shoulder[LEFT], body.shoulder[RIGHT]], [0.17 * body.width] * 2)
     for side in (LEFT, RIGHT):
         points, radii = body.arm(side)
-        flesh |= limb(shape, points[:3], [r * 0.95 for r in radii[:3]])
+        share = _stoutness(parts, body, fit, side)
+        flesh |= limb(shape, points[:3], [r * share for r in radii[:3]])
     trunk = [fit.seats[RIGHT].neck, fit.seats[RIGHT].tip, fit.seats[RIGHT].armpit]
     trunk += [fit.seats[LEFT].armpit, fit.seats[LEFT].tip, fit.seats[LEFT].neck]
     cv2.fillPoly(flesh, [pixels(trunk)], 1)
@@ -69,6 +71,17 @@ def _flesh(parts: Parts, body: Body, fit: Fit) -> Array:
     quad = [fit.seats[LEFT].armpit, fit.seats[RIGHT].armpit, body.spine(1) + (body.hip[RIGHT] - body.spine(1)) * 1.3]
     cv2.fillPoly(flesh, [pixels([*quad, body.spine(1) + (body.hip[LEFT] - body.spine(1)) * 1.3])], 1)
     return flesh & parts.person
+
+
+def _stoutness(parts: Parts, body: Body, fit: Fit, side: int) -> float:
+    """Return how thick the arm is beside the usual one: told by a bare fore-arm."""
+    if not parts.bare[side]:
+        return 0.95
+    bones = Bones(body, side, fit.seats[side].tip)
+    distance = bones.to_elbow + 0.3 * bones.lower
+    usual = bones.usual_radius(distance) * body.width
+    seen = reach(parts.person, bones.at(distance), bones.normal(distance), 0.5 * usual, 1.3 * usual)
+    return float(np.clip(0.9 * seen / usual, 0.6, 0.95))
 
 
 def _skin(photo: Array, parts: Parts, body: Body) -> Array:

@@ -38,7 +38,7 @@ def light_of(photo: Array, parts: Parts, body: Body) -> Array:
         folds = np.clip(mean(max(1.5, 0.012 * body.width)) / np.maximum(wide, 1), 0.8, 1.12)
         shade = shade + 0.75 * (folds - 1)
     trust = blur(weight, max(2.0, 0.06 * body.width)) * min(1.0, middle / 110)
-    factor: Array = (1 + np.clip(shade, -0.4, 0.08) * trust) * _exposure(photo, parts)
+    factor: Array = (1 + np.clip(shade, -0.4, 0.02) * trust) * _exposure(photo, parts)
     return factor[..., None].astype(np.float32)
 
 
