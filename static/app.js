@@ -146,12 +146,13 @@ function setGarment(file) {
   garmentUrl = file ? URL.createObjectURL(file) : null;
 }
 
-/** Uploads the photo (with the garment, if any) and follows the session it becomes. */
-function begin(image) {
+/** Uploads the photo (with the garment, if any) and follows the session it becomes. `from`: a session that has the photo. */
+function begin(image, from = null) {
   leaveHash();
   reset();
   idempotencyKey = randomText();
   state.image = image;
+  state.from = from;
   state.imageUrl = URL.createObjectURL(image);
   send();
 }
@@ -166,14 +167,18 @@ async function send() {
     render();
   };
   try {
-    const session = await tryon.upload(state.image, { garment, idempotencyKey, signal: upload.signal, onProgress });
+    const { image, from } = state;
+    const session = await tryon.upload(from ? null : image, { garment, from, idempotencyKey, signal: upload.signal, onProgress });
     if (asked !== state) return;
     storage.set("tryon.session", session.session_id);
     watch(session);
   } catch (error) {
     if (asked !== state) return;
     if (error.name === "AbortError") startOver();
-    else if (error instanceof Problem) refused(error);
+    else if (error.code === "not_found" && state.from) {
+      state.from = null; // erased meanwhile: the photo itself is still here
+      send();
+    } else if (error instanceof Problem) refused(error);
     else throw error;
   }
 }
@@ -266,6 +271,7 @@ async function again() {
 /** The same photo with another garment: the file we still have, else the one the server has. */
 async function withGarment() {
   const asked = state;
+  const from = state.session?.session_id;
   let { image } = state;
   try {
     image ??= await fetchImage("input");
@@ -273,7 +279,7 @@ async function withGarment() {
     if (asked === state) startOver(PHOTO_GONE);
     return;
   }
-  if (asked === state) begin(image);
+  if (asked === state) begin(image, from);
 }
 
 async function cancel() {

@@ -28,6 +28,7 @@ export interface Session {
   expires_at: string;
   processor: string;
   retry_of: string | null;
+  copy_of: string | null;
   /** What it runs with: the client's, the processor's defaults filled in. */
   params: Record<string, unknown>;
   /** Of the processor's random numbers. */
@@ -123,6 +124,8 @@ export interface UploadOptions {
   /** Files by role, as `processor()` names them, instead of `image` and `garment` or besides. */
   inputs?: Record<string, File | Blob | (File | Blob)[]>;
   params?: Record<string, unknown> | null;
+  /** A session, or its id: its photos are copied for the roles that are not sent, and the new one is erased with it. */
+  from?: Session | string | null;
   /** Random by default. The same key with the same photo is the same session: send it again if no answer came. */
   idempotencyKey?: string;
   /** From 0 to 1. */

@@ -97,10 +97,11 @@ export class TryOn {
 
   /**
    * Resolves to the session. The same `idempotencyKey` makes one session, however often it is sent. `image` stands for the
-   * processor's first role; `inputs` has files by role, `{ person: file, garment: [file, file] }`, instead or besides.
+   * processor's first role; `inputs` has files by role, `{ person: file, garment: [file, file] }`, instead or besides. `from`: a
+   * session, or its id, whose photos are copied for the roles that are not sent; the new one is erased with it.
    */
   upload(image, options = {}) {
-    const { garment = null, inputs = {}, params = null, signal = null } = options;
+    const { garment = null, inputs = {}, params = null, from = null, signal = null } = options;
     const { idempotencyKey = randomText(), onProgress = () => {} } = options;
     return new Promise((resolve, reject) => {
       const aborted = () => reject(new DOMException("The upload was cancelled", "AbortError"));
@@ -109,6 +110,7 @@ export class TryOn {
       const named = [["image", image], ["garment", garment], ...Object.entries(inputs ?? {})];
       for (const [role, files] of named) for (const file of [files ?? []].flat()) body.append(role, file, file.name || role);
       if (params) body.append("params", JSON.stringify(params));
+      if (from) body.append("from", from.session_id ?? from);
       const request = new XMLHttpRequest(); // fetch() has no upload progress
       request.open("POST", this.base + SESSIONS);
       request.responseType = "json";

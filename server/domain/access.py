@@ -110,6 +110,7 @@ def view(
         expires_at=timestamp(session.expires_at),
         processor=session.processor,
         retry_of=session.retry_of,
+        copy_of=session.copy_of,
         params=dict(session.params),
         seed=session.seed,
         step=progress.step if progress else None,

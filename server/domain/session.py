@@ -73,6 +73,8 @@ class Session:
     error_message: str | None
     error_retryable: bool
     retry_of: str | None
+    copy_of: str | None
+    """The session whose photos it has copied; erased with it."""
     request_id: str | None
     lease_owner: str | None
     lease_expires_at: datetime | None

@@ -128,13 +128,17 @@ class Submissions:
         request_id: str | None,
         seed: int | None = None,
         address: str | None = None,
+        original: Session | None = None,
+        webhook: str | None = None,
         idempotency: Idempotency | None = None,
     ) -> Session:
         """Store the photos, commit the session with its first event, then enqueue it.
 
         ``inputs``: the photos, at least one, in the order of the processor's roles.
-        ``seed``: None draws one. ``address``: the client's, for its limits; None:
-        unknown. A failure leaves
+        ``seed``: None draws one. ``original``: the session that some of ``inputs`` are
+        copies of (:meth:`inputs_of`); the new one is erased with it, and lives no
+        longer. ``webhook``: its own address, in place of the settings'. ``address``:
+        the client's, for its limits; None: unknown. A failure leaves
         neither file nor row, the files at the latest when it is certain that their row
         was not committed. A failed enqueue is not the caller's: the row is safe and the
         enqueue is retried. Raises StorageFull, RateLimited, Unavailable, and Taken if
@@ -156,7 +160,9 @@ class Submissions:
             retention_seconds=self._retention_seconds,
             address_hash=self._hash(address),
             allowance=self._allowance,
-            webhook=self._webhook,
+            expires_at=original.expires_at if original else None,
+            copy_of=original.id if original else None,
+            webhook=webhook if webhook is not None else self._webhook,
             idempotency_key=idempotency.key_hash if idempotency else None,
             idempotency_fingerprint=idempotency.fingerprint if idempotency else None,
         )
@@ -174,6 +180,21 @@ class Submissions:
         if fingerprint != idempotency.fingerprint:
             raise errors.Unprocessable("idempotency_mismatch")
         return session
+
+    async def inputs_of(self, session_id: str, owner: str | None) -> tuple[Session, list[NewFile]]:
+        """Return a session of this owner, and its photos as inputs of another one.
+
+        Raises NotFound, also when it is erased meanwhile; Unavailable.
+        """
+        original = await owned_session(self._reader, session_id, owner)
+        try:
+            copies = [
+                NewFile(await self._files.get(file.key), file.type, file.width, file.height, file.role)
+                for file in original.inputs
+            ]
+        except MissingFile:
+            raise NotFound from None
+        return original, copies
 
     async def retry(
         self, session_id: str, owner: str | None, *, request_id: str | None, address: str | None = None

@@ -109,18 +109,22 @@ class AsyncTryOn:
         garment: Photo | None = None,
         inputs: Photos | None = None,
         params: Params | None = None,
+        original: SessionOrId | None = None,
         idempotency_key: str | None = None,
     ) -> SessionView:
         """Upload photos and return their session.
 
         ``image`` stands for the processor's first role. ``inputs``: photos by the names
         of its roles, which :meth:`processor` tells, instead or besides:
-        ``{"person": "me.jpg", "garment": ["shirt.png", "hat.png"]}``. The same
+        ``{"person": "me.jpg", "garment": ["shirt.png", "hat.png"]}``. ``original``: a
+        session of this owner, whose photos are copied for the roles that are not sent;
+        the new session is erased with it, and lives no longer. The same
         ``idempotency_key`` makes one session, however often it is sent; each upload has
         a key of its own if it is left out. Raises OSError for a file that cannot be
         read.
         """
-        content_type, body = upload_body(await read_parts(image, garment, inputs or {}), params)
+        photos = await read_parts(image, garment, inputs or {})
+        content_type, body = upload_body(photos, params, original=None if original is None else _id(original))
         headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key or random_text()}
         return await self._calls.session(SessionView, "POST", headers=headers, body=body)
 

@@ -44,7 +44,9 @@ async def read_parts(image: Photo | None, garment: Photo | None, inputs: Photos)
     return [(name, await read_photo(photo)) for name, photo in named]
 
 
-def upload_body(photos: Sequence[tuple[str, bytes]], params: Params | None) -> tuple[str, bytes]:
+def upload_body(
+    photos: Sequence[tuple[str, bytes]], params: Params | None, *, original: str | None = None
+) -> tuple[str, bytes]:
     """Return the content type and the body of an upload (RFC 7578).
 
     The server judges photos by their content, so parts carry no type of their own.
@@ -53,6 +55,8 @@ def upload_body(photos: Sequence[tuple[str, bytes]], params: Params | None) -> t
     parts = [(name, f'filename="{name}"', content) for name, content in photos]
     if params is not None:
         parts.append(("params", "", msgspec.json.encode(params)))
+    if original is not None:
+        parts.append(("from", "", original.encode()))
     pieces: list[bytes] = []
     for name, more, content in parts:
         disposition = "; ".join(filter(None, ("form-data", f'name="{name}"', more)))

@@ -176,11 +176,19 @@ class TryOn:
         garment: Photo | None = None,
         inputs: Photos | None = None,
         params: Params | None = None,
+        original: SessionOrId | None = None,
         idempotency_key: str | None = None,
     ) -> SessionView:
         """Upload photos and return their session."""
         return self._loop.run(
-            self._client.upload(image, garment=garment, inputs=inputs, params=params, idempotency_key=idempotency_key)
+            self._client.upload(
+                image,
+                garment=garment,
+                inputs=inputs,
+                params=params,
+                original=original,
+                idempotency_key=idempotency_key,
+            )
         )
 
     def follow(

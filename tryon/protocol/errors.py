@@ -15,7 +15,7 @@
     +-- BadRange          416  range_not_satisfiable
     +-- Unprocessable     422  missing_image, unknown_input, unreadable_image,
     |                          too_many_pixels, image_too_small, image_too_large,
-    |                          bad_params, idempotency_needs_token,
+    |                          bad_params, bad_webhook, idempotency_needs_token,
     |                          idempotency_mismatch
     +-- RateLimited       429  rate_limited (4029)
     +-- InternalError     500  internal_error (4001)
@@ -181,6 +181,7 @@ class Unprocessable(TryOnError):
         "image_too_small": Code("Image too small", "A side of the image is shorter than allowed."),
         "image_too_large": Code("Image too large", "A side of the image is longer than allowed."),
         "bad_params": Code("Bad params", "params must be a JSON object of at most 4 KiB."),
+        "bad_webhook": Code("Bad webhook", "This address of a webhook is not allowed here."),
         "idempotency_needs_token": Code("Token needed", "An Idempotency-Key needs a client token to belong to."),
         "idempotency_mismatch": Code(
             "Key used before", "This Idempotency-Key was used with another photo or other params."

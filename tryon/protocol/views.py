@@ -80,6 +80,7 @@ class SessionView(msgspec.Struct, frozen=True):
     expires_at: str
     processor: str
     retry_of: str | None
+    copy_of: str | None
     params: dict[str, Any]
     seed: int
     step: int | None

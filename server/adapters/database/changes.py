@@ -48,6 +48,8 @@ class NewSession:
     idempotency_fingerprint: str | None = None
     retry_of: str | None = None
     """Id of the session that is retried; unique: each has one retry at most."""
+    copy_of: str | None = None
+    """Id of the session whose photos it has copied."""
     webhook: str | None = None
     """Address that is called when it ends; empty: that of the settings; None: none."""
     expires_at: datetime | None = None

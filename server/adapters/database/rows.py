@@ -96,6 +96,8 @@ async def family_of(connection: AsyncConnection, session_id: str) -> list[str]:
     chain = select(table.id, table.retry_of).where(table.id == session_id).cte("family", recursive=True)
     # UNION, not UNION ALL: each row once ends the walk, whichever way it goes.
     chain = chain.union(
-        select(table.id, table.retry_of).where(or_(table.retry_of == chain.c.id, table.id == chain.c.retry_of))
+        select(table.id, table.retry_of).where(
+            or_(table.retry_of == chain.c.id, table.id == chain.c.retry_of, table.copy_of == chain.c.id)
+        )
     )
     return [str(row) for row in (await connection.execute(select(chain.c.id))).scalars()]

@@ -143,6 +143,7 @@ sessions: Final = Table(
     Column("error_message", String(500)),
     Column("error_retryable", Boolean, nullable=False),
     Column("retry_of", Uuid(as_uuid=False)),
+    Column("copy_of", Uuid(as_uuid=False)),
     Column("request_id", String(64)),
     Column("idempotency_key", String(64)),  # hash of the key
     Column("idempotency_fingerprint", String(64)),
@@ -160,6 +161,7 @@ sessions: Final = Table(
     Index("ix_tryon_sessions_status_lease", "status", "lease_expires_at"),
     Index("ix_tryon_sessions_expires", "expires_at"),
     Index("ix_tryon_sessions_deadline", "deadline_at", **_WHERE_UNFINISHED),
+    Index("ix_tryon_sessions_copy_of", "copy_of"),
     UniqueConstraint("retry_of", name="uq_tryon_sessions_retry_of"),
     UniqueConstraint("owner", "idempotency_key", name="uq_tryon_sessions_owner_idempotency"),
 )

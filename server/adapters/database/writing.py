@@ -127,8 +127,8 @@ class SessionWriter:
 
     async def _insert(self, new: NewSession) -> Session:
         async with self._connections.write(grows=True) as connection:
-            if new.retry_of is not None:
-                original = select(_s.id).where(_s.id == new.retry_of, LIVING)
+            if (model := new.retry_of or new.copy_of) is not None:
+                original = select(_s.id).where(_s.id == model, LIVING)
                 # Locked against `mark_deleted`: it finds this retry, or the retry finds
                 # no original.
                 if (await connection.execute(original.with_for_update(read=True))).one_or_none() is None:
@@ -399,6 +399,7 @@ def _created_data(session: Session) -> EventData:
         "params": session.params,
         "seed": session.seed,
         "retry_of": session.retry_of,
+        "copy_of": session.copy_of,
     }
     return {name: value for name, value in named.items() if value is not None}
 
@@ -422,6 +423,7 @@ def _values(new: NewSession) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "idempotency_fingerprint": new.idempotency_fingerprint,
         "retry_of": new.retry_of,
+        "copy_of": new.copy_of,
         "stored_bytes": sum(file.bytes for file in new.files),
         "address_hash": new.address_hash,
         "deadline_seconds": new.deadline_seconds,

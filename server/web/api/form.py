@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from server.config.webhook_url import MAX_URL_LENGTH
 from server.sessions.roles import Roles
 from server.web.api.multipart import (
     MAX_BOUNDARY_BYTES,
@@ -20,10 +21,17 @@ from server.web.api.multipart import (
 from server.web.api.params import MAX_PARAMS_BYTES
 from server.web.api.parts import Part
 from tryon.processor.interface import Role
-from tryon.protocol.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMedia
+from tryon.protocol.errors import BadRequest, NotFound, TooLarge, Unprocessable, UnsupportedMedia
 
 PARAMS: Final = "params"
 """Name of the part with the parameters."""
+ORIGINAL: Final = "from"
+"""Name of the part with the id of a session whose photos are copied."""
+WEBHOOK: Final = "webhook"
+"""Name of the part with the address that is called when the session ends."""
+
+TEXT_BYTES: Final = {PARAMS: MAX_PARAMS_BYTES, ORIGINAL: 64, WEBHOOK: MAX_URL_LENGTH}
+"""Maximum bytes of each part that holds a text."""
 
 MAX_PARTS: Final = 16
 
@@ -70,7 +78,7 @@ class Form:
 
     def __init__(self, boundary: bytes, *, roles: Roles, image_max_bytes: int, fingerprint: bool) -> None:
         self.images: list[Part] = []
-        self.params: Part | None = None
+        self.texts: dict[str, Part] = {}
         self._roles = roles
         self._image_max_bytes = image_max_bytes
         self._fingerprint = fingerprint
@@ -83,8 +91,8 @@ class Form:
 
     @property
     def parts(self) -> list[Part]:
-        """Return all parts that are read, in their order but for the parameters."""
-        return self.images if self.params is None else [*self.images, self.params]
+        """Return all parts that are read: the images in their order, then the texts."""
+        return [*self.images, *self.texts.values()] if self.texts else self.images
 
     @property
     def size(self) -> int:
@@ -94,17 +102,24 @@ class Form:
     def inputs(self) -> list[Part]:
         """Return the parts with an image, by role; those of one role in their order.
 
-        Raises Unprocessable if a required one is missing or empty.
+        Raises Unprocessable if a required one is missing or empty, and is not to be
+        copied from another session.
         """
         found = []
+        copied = bool(self.text(ORIGINAL))
         for role in self._roles.all:
             own = [part for part in self.images if part.role is role]
             filled = [part for part in own if part.size]  # a browser sends an unfilled field as an empty part
-            if role.required and not filled:
+            if role.required and not filled and not copied:
                 name = own[0].name if own else role.name
                 raise Unprocessable("missing_image", f"The part named {name} is missing or empty.", part=name)
             found += filled
         return found
+
+    def text(self, name: str) -> bytes:
+        """Return the content of a part that holds a text; empty without one."""
+        part = self.texts.get(name)
+        return part.peek() if part is not None else b""
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next chunk.
@@ -133,26 +148,29 @@ class Form:
         if self._seen > MAX_PARTS:
             raise BadRequest("bad_multipart", f"The body has more than {MAX_PARTS} parts.")
         name, has_file = _name_of(headers)
-        role = None if name == PARAMS else self._roles.of_part(name)
-        if role is None and name != PARAMS:
+        is_text = name in TEXT_BYTES
+        role = None if is_text else self._roles.of_part(name)
+        if role is None and not is_text:
             if has_file:
                 shown = name[:MAX_SHOWN]
                 raise Unprocessable("unknown_input", f"The try-on takes no file named {shown}.", part=shown)
             return
-        if name == PARAMS and self.params is not None:
+        if name in self.texts:
             raise BadRequest("bad_multipart", f"There is more than one part named {name}.")
         if any(each == b"content-transfer-encoding" and value.lower() not in AS_THEY_ARE for each, value in headers):
             raise UnsupportedMedia("unsupported_encoding", "A part has a Content-Transfer-Encoding; send it as binary.")
         self._part = part = Part(name, role, fingerprint=self._fingerprint)
         if role is None:
-            self.params = part
+            self.texts[name] = part
         else:
             self.images.append(part)
 
     def _append(self, part: Part, data: bytes) -> None:
         if part.role is None:
-            if part.size + len(data) > MAX_PARAMS_BYTES:
-                raise Unprocessable("bad_params", part=PARAMS, pointer="")
+            if part.size + len(data) > TEXT_BYTES[part.name]:
+                if part.name == PARAMS:
+                    raise Unprocessable("bad_params", part=PARAMS, pointer="")
+                raise NotFound if part.name == ORIGINAL else Unprocessable("bad_webhook", part=WEBHOOK)
         else:
             if not part.size:
                 self._admit(part, part.role)

@@ -123,7 +123,8 @@ _LOOK_ERRORS: Final = ("invalid_token", "invalid_ticket", "not_found", "unavaila
 _UPLOAD_ERRORS: Final = (
     "bad_multipart", "bad_idempotency_key", "invalid_token", "idempotency_in_flight", "body_too_large", "too_slow",
     "not_multipart", "unsupported_encoding", "unsupported_image", "missing_image", "unreadable_image", "too_many_pixels",
-    "image_too_small", "image_too_large", "bad_params", "idempotency_needs_token", "idempotency_mismatch", "rate_limited",
+    "image_too_small", "image_too_large", "bad_params", "bad_webhook", "not_found",
+    "idempotency_needs_token", "idempotency_mismatch", "rate_limited",
     "queue_full", "unavailable", "storage_full",
 )  # fmt: skip
 _PRIVATE_ERRORS: Final = ("token_required", "not_found")

@@ -70,6 +70,10 @@ class Part:
         """Return whether the part has a file."""
         return self._file is not None
 
+    def peek(self) -> bytes:
+        """Return the bytes in memory."""
+        return bytes(self._buffer)
+
     def take(self) -> bytes:
         """Return the bytes in memory, and keep them no longer."""
         data = bytes(self._buffer)

@@ -16,6 +16,7 @@ from server.adapters.database.errors import Taken
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.limits import Verdict
+from server.config.webhook_url import parse_webhook_url
 from server.domain.images import judge_pixels
 from server.domain.session import Session
 from server.domain.stored_files import NewFile
@@ -24,6 +25,7 @@ from server.services import Services
 from server.sessions.roles import Roles
 from server.sessions.submissions import Idempotency
 from server.telemetry import logs, metrics
+from server.web.api.form import WEBHOOK
 from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
 from server.web.api.params import resolve
 from server.web.api.processor import roles_of
@@ -150,15 +152,39 @@ class SubmitEndpoints:
 
     async def _submit(self, wish: _Wish, idempotency: Idempotency | None) -> Session:
         params, seed = resolve(wish.upload.params, wish.schema, self._randomness)
+        webhook = self._webhook(wish.upload.webhook)
+        original, copies = None, list[NewFile]()
+        if wish.upload.original:
+            original, copies = await self._submissions.inputs_of(wish.upload.original, wish.owner)
+        sent = await self._cleaned(wish)
         return await self._submissions.submit(
             owner=wish.owner,
-            inputs=await self._cleaned(wish),
+            inputs=wish.roles.completed(sent, copies) if original else sent,
             params=params,
             seed=seed,
             request_id=logs.request_id.get(),
             address=wish.address,
+            original=original,
+            webhook=webhook,
             idempotency=idempotency,
         )
+
+    def _webhook(self, text: str) -> str | None:
+        """Return an upload's own webhook; None without one.
+
+        Raises Unprocessable if the settings do not allow it.
+        """
+        if not text:
+            return None
+        try:
+            url = parse_webhook_url(text)
+        except ValueError as error:
+            raise Unprocessable("bad_webhook", f"webhook {error}.", part=WEBHOOK) from None
+        if not url.allowed_by(self._config.webhook_hosts):
+            raise Unprocessable("bad_webhook", part=WEBHOOK)
+        if url.scheme == "http" and not self._config.webhook_private:
+            raise Unprocessable("bad_webhook", "webhook must begin with https.", part=WEBHOOK)
+        return str(url)
 
     async def _submit_once(self, wish: _Wish, idempotency: Idempotency) -> tuple[Session, bool]:
         """Return the session of this key, and whether it existed before.

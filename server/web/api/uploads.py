@@ -24,7 +24,7 @@ from server.adapters.files.threads import StorageThreads
 from server.config.settings import Config
 from server.sessions.roles import Roles
 from server.system.clock import Clock
-from server.web.api.form import Form, boundary_of
+from server.web.api.form import ORIGINAL, PARAMS, WEBHOOK, Form, boundary_of
 from server.web.api.pace import Pace
 from server.web.api.params import parse_params
 from server.web.api.upload_slots import UploadSlot
@@ -63,6 +63,10 @@ class Upload:
 
     images: tuple[UploadedImage, ...]
     params: Params
+    original: str
+    """Id of the session whose photos are copied; empty: none."""
+    webhook: str
+    """Address that is called when the session ends; empty: that of the settings."""
     fingerprint: str
     threads: StorageThreads
 
@@ -168,18 +172,21 @@ async def _chunks(request: Request, clock: Clock, max_bytes: int) -> AsyncIterat
 async def _finish(form: Form, folder: Path, threads: StorageThreads, *, fingerprint: bool) -> Upload:
     form.end()
     parts = form.inputs()
-    values = parse_params(form.params.take()) if form.params is not None else {}
+    values = parse_params(form.text(PARAMS))
+    original, webhook = (form.text(name).decode("utf-8", "replace").strip() for name in (ORIGINAL, WEBHOOK))
     for part in parts:
         if part.spilt:
             await _in_thread(threads, part.rewind, folder)
     images = tuple(UploadedImage(part.role.name, part.name, part.content()) for part in parts if part.role)
     if not fingerprint:
-        return Upload(images, values, "", threads)
+        return Upload(images, values, original, webhook, "", threads)
     digest = hashlib.sha256()
     for image, part in zip(images, parts, strict=True):
         digest.update(b"%s=%s;" % (image.role.encode(), part.digest()))
     digest.update(msgspec.json.encode(values, order="deterministic"))
-    return Upload(images, values, digest.hexdigest(), threads)
+    if original or webhook:
+        digest.update(msgspec.json.encode([original, webhook]))
+    return Upload(images, values, original, webhook, digest.hexdigest(), threads)
 
 
 async def _in_thread(threads: StorageThreads, write: Callable[[Path], None], folder: Path) -> None:

@@ -65,6 +65,7 @@ _RUNNING: Final = SessionView(
     expires_at="2026-11-23T09:00:00.000Z",
     processor="mock",
     retry_of=None,
+    copy_of=None,
     params={},
     seed=7,
     step=12,

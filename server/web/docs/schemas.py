@@ -33,6 +33,10 @@ _SECONDS: Final[Schema] = {"minimum": 0, "description": "In seconds."}
 FIELDS: Final[dict[str, Schema]] = {
     "session_id": {"format": "uuid"},
     "retry_of": {"format": "uuid", "description": "The session that this one retries."},
+    "copy_of": {
+        "format": "uuid",
+        "description": "The session whose photos this one has copied (`from`); it is erased with it.",
+    },
     "seq": {"minimum": 1, "description": "Counts the session's transitions from 1."},
     "ErrorFrame.code": {"description": "An error code."},
     "attempt": _WHOLE | {"description": "Number of times a worker has claimed it."},
@@ -337,6 +341,17 @@ _UPLOAD_PARTS: Final[Schema] = {
             "type": "string",
             "contentMediaType": JSON,
             "description": f"A JSON object of at most {MAX_PARAMS_BYTES} bytes that fits the processor's `params_schema`.",
+        },
+        "from": {
+            "type": "string",
+            "format": "uuid",
+            "description": "A session of the same client: its photos are copied for the roles that are not sent. The new "
+            "session is erased with it, and lives no longer.",
+        },
+        "webhook": {
+            "type": "string",
+            "format": "uri",
+            "description": "Address that is called when the session ends, if the operator allows its host.",
         },
     },
 }
