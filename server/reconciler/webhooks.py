@@ -85,7 +85,7 @@ class Webhooks:
         try:
             await self._sender.post(parse_webhook_url(address), headers, body)
         except (Undelivered, ValueError) as error:
-            metrics.webhooks.labels("failed").inc()
+            metrics.webhooks.labels("undelivered").inc()
             log.warning(
                 "Webhook of session %s was not accepted, attempt %d: %s", session.id, delivery.attempts + 1, error
             )
