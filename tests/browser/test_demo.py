@@ -107,6 +107,20 @@ async def test_garment_dropped_first_travels_along(visitor: Visitor) -> None:
     assert (await session(visitor))["links"]["garment"]
 
 
+async def test_next_garment_uploads_no_second_photo(visitor: Visitor) -> None:
+    """The photo of the session on the screen is copied by the server."""
+    await visitor.arrive()
+    await visitor.choose("photo.jpg")
+    await visitor.sees_result()
+    first = await session(visitor)
+    await visitor.page.set_input_files("#with-garment-input", visitor.photos / "garment.png")
+    await visitor.page.wait_for_function("id => !localStorage['tryon.session'].includes(id)", arg=first["session_id"])
+    second = await session(visitor)
+    assert second["copy_of"] == first["session_id"]
+    assert [each["role"] for each in second["inputs"]] == ["person", "garment"]
+    await visitor.sees_result()
+
+
 async def test_footer_says_when_photo_is_erased(visitor: Visitor) -> None:
     """The time is that of the session's expiry."""
     await visitor.arrive()

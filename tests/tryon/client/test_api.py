@@ -43,6 +43,17 @@ async def test_upload_takes_paths_bytes_and_files(tryon: AsyncTryOn, tmp_path: P
         assert session.links.garment
 
 
+async def test_next_garment_needs_no_second_photo(tryon: AsyncTryOn) -> None:
+    """The photo of an earlier session is copied; an unknown session is refused."""
+    first = await tryon.upload(small(), garment=small())
+    second = await tryon.upload(garment=small(), original=first)
+    assert (second.copy_of, [each.role for each in second.inputs]) == (first.session_id, ["person", "garment"])
+    assert (await tryon.upload(original=second.session_id)).copy_of == second.session_id
+    await tryon.delete(first)
+    with pytest.raises(Problem, match="not_found"):
+        await tryon.upload(original=second)
+
+
 async def test_missing_photo_fails_before_the_upload(tryon: AsyncTryOn) -> None:
     """Raise the error of the file, not of the server."""
     with pytest.raises(FileNotFoundError):
