@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from faults.outcome import Outcome, Row
 from faults.pace import FULL, SCALED
-from faults.rows import clock, database, deploy, disk, network_database, redis, storage, web, worker
+from faults.rows import clock, database, deploy, disk, network_database, redis, storage, upstream, web, worker
 from testkit.profiles import FAULTS
 from testkit.report import heading, table
 
@@ -26,6 +26,7 @@ GROUPS: Final = (
     storage.ROWS,
     web.ROWS,
     worker.ROWS,
+    upstream.ROWS,
     clock.ROWS,
     deploy.ROWS,
 )

@@ -53,6 +53,8 @@ class ModelHost:
         """Merged into the status of work that fails; empty: it does not."""
         self.next: list[Reply] = []
         """Answers to the next requests, in place of the true ones."""
+        self.refusal: Reply | None = None
+        """Answer to every request meanwhile; the host does nothing else."""
         self.redirect: str | None = None
         """Where the result's file is said to be."""
         self.polled = asyncio.Event()
@@ -95,6 +97,8 @@ class ModelHost:
     async def _answer(self, request: Request) -> Reply:
         if self.next:
             return self.next.pop(0)
+        if self.refusal is not None:
+            return self.refusal
         match request.method, request.path.strip("/").split("/"):
             case "POST", ["jobs"]:
                 number = str(next(self._numbers))

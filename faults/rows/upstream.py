@@ -1,0 +1,78 @@
+"""The server that does a processor's work is busy, or away for a while.
+
+Its sessions wait, none is paid for twice, and no attempt is burnt.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from faults.outcome import Outcome, Row
+from faults.pace import Pace
+from faults.scene import Scene, running_scene
+from testkit.model_host import ModelHost
+from testkit.upstreams import Reply
+from tryon.protocol.states import Event, Status
+
+SESSIONS: Final = 6
+POLL_SECONDS: Final = 0.2
+
+
+def _options(host: ModelHost) -> dict[str, Any]:
+    """Return the settings of a cluster whose model is this host."""
+    options = host.options()
+    options["poll"] |= {"every": POLL_SECONDS}
+    return {"processor": "httpjob", "processor_options": json.dumps(options)}
+
+
+async def _uploaded(scene: Scene) -> None:
+    for _ in range(SESSIONS):
+        await scene.submit()
+
+
+async def _good_ending(scene: Scene, host: ModelHost) -> None:
+    """Expect that every session completed in one attempt, and was paid for once."""
+    await scene.finish()
+    for session_id, trail in (await scene.trails()).items():
+        scene.expect(trail[-1].status is Status.COMPLETED, f"{session_id} ended as {trail[-1].status}")
+        starts = sum(event.event is Event.PROCESSING for event in trail)
+        scene.expect(starts == 1, f"{session_id} took {starts} attempts")
+    scene.expect(len(host.works) == SESSIONS, f"{len(host.works)} pieces of work were paid for")
+    scene.promises.no_connection_lost()
+    scene.promises.still_running(*scene.cluster.workers)
+
+
+async def busy(pace: Pace) -> Outcome:
+    """Answer every submission with 429 for a while."""
+    async with ModelHost() as host, running_scene(pace, **_options(host)) as scene:
+        host.refusal = Reply.of({"error": "busy"}, 429, Retry_After="1")
+        await _uploaded(scene)
+        await scene.until(lambda: len(host.server.asked("POST", "/jobs")) >= 2 * SESSIONS)
+        refused = len(host.server.asked("POST", "/jobs"))
+        host.refusal = None
+        scene.repaired()
+        await _good_ending(scene, host)
+        scene.note(f"{refused} submissions were refused")
+    return scene.outcome
+
+
+async def away(pace: Pace) -> Outcome:
+    """Cut every connection to the upstream off while it works."""
+    async with ModelHost(polls=20) as host, running_scene(pace, **_options(host)) as scene:
+        await _uploaded(scene)
+        await scene.until(lambda: len(host.works) == SESSIONS and all(each.polls > 1 for each in host.works.values()))
+        scene.began()
+        host.refusal = Reply(body=b"{", length=9)
+        await scene.outage(1.0)
+        host.refusal = None
+        scene.repaired()
+        await _good_ending(scene, host)
+    return scene.outcome
+
+
+ROWS: Final[dict[str, Row]] = {
+    "upstream-busy": Row("A processor's upstream is busy (429) for a while", busy),
+    "upstream-away": Row("A processor's upstream cannot be reached for a while, at work", away),
+}
+"""The rows of the fault matrix, by what breaks."""
