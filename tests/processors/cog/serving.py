@@ -71,7 +71,8 @@ class CogProcess:
                 await asyncio.sleep(0.02)
 
     async def release(self) -> None:
-        """Let the run that is under way end now."""
+        """Let a run end now, once it is under way."""
+        await self.reaches("BUSY")
         release = self.folder / "release"
         release.touch()
         await self.reaches("READY")
