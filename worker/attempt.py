@@ -18,9 +18,10 @@ from server.domain.outputs import VerifiedOutput
 from server.domain.stored_files import NewFile, StoredFile
 from server.sessions.claims import Claim, Claims
 from server.system.memory_files import memory_file, path_of
-from tryon.processor import Checkpoint, Info, Input, Job, Output, ProcessorError, Report, Result
+from tryon.processor import Checkpoint, Input, Job, Output, ProcessorError, Result
 from tryon.processor.validation import outputs_of
 from tryon.protocol.errors import TryOnError, Unavailable
+from worker.chain import Chain
 
 log = logging.getLogger("tryon.worker")
 
@@ -34,21 +35,6 @@ MIN_PAUSE_SECONDS: Final = 0.2
 """Least wait for an upstream that is busy."""
 
 BUSY_STAGE: Final = "waiting for the model"
-
-
-class Runs(Protocol):
-    """A processor as a worker uses it: :class:`~worker.isolation.pool.ProcessPool`.
-
-    It takes several jobs at once, and ends soon after a cancel.
-    """
-
-    name: str
-
-    async def described(self) -> Info: ...
-
-    async def run(self, job: Job, report: Report) -> Result: ...
-
-    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result: ...
 
 
 class Verifies(Protocol):
@@ -68,7 +54,7 @@ class Attempt:
         *,
         claims: Claims,
         files: Files,
-        processor: Runs,
+        chain: Chain,
         imaging: Verifies,
         deadline: float,
         max_attempts: int,
@@ -79,7 +65,10 @@ class Attempt:
         self.busy: ProcessorError | None = None
         """Why the upstream did not take the job, until it does."""
         self._files = files
-        self._processor = processor
+        self._chain = chain
+        self._processor = chain.of(claim.session.processor)
+        self.successor: str | None = None
+        """The processor of the next attempt, after an error that is to be retried."""
         self._imaging = imaging
         self._max_attempts = max_attempts
         self.report = AttemptReport(claim, claims)
@@ -102,7 +91,7 @@ class Attempt:
                     break
                 except ProcessorError as error:
                     self.busy = error if error.retry_after is not None else None
-                    await self._wait(error)
+                    await self._wait(job, error)
         self.busy = None
         generated = (await self._processor.described()).generated
         return tuple([await self._verified(output, generated=generated) for output in outputs])
@@ -113,8 +102,16 @@ class Attempt:
             return await self._processor.run(job, self.report)
         return await self._processor.resume(job, self.report.saved, self.report)
 
-    async def _wait(self, error: ProcessorError) -> None:
-        """Wait until the job may be run again; raise the error if it is final."""
+    async def _wait(self, job: Job, error: ProcessorError) -> None:
+        """Wait until the job may be run again; raise the error if it may not be, here.
+
+        Work that was begun upstream stays with its processor.
+        """
+        if (error.requeue or error.retry_after is not None) and self.report.saved is None:
+            following = await self._chain.after(self._processor, job, error)
+            self.successor = None if following is None else following.name
+        if self.successor is not None and not error.requeue:
+            raise error  # the next processor may have room now
         if error.retry_after is not None:
             pause = max(error.retry_after, MIN_PAUSE_SECONDS)
             if pause < self.deadline - asyncio.get_running_loop().time():

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -33,6 +33,7 @@ from server.system.processes import make_files_private
 from server.system.randomness import SystemRandomness
 from server.telemetry import logs
 from tryon.processor import Info
+from worker.chain import Chain
 from worker.isolation.pool import ProcessPool
 from worker.pickup import DoorbellRedis
 from worker.publishing import Publisher
@@ -122,20 +123,22 @@ class Lifetime:
         worker_id = f"{socket.gethostname()}:{os.getpid()}:{randomness.bytes(2).hex()}"
         try:
             async with AsyncExitStack() as stack:
-                pool = ProcessPool(config, on_start_error=_stop)
-                stack.push_async_callback(pool.close)
-                pool.start()
+                pools = [ProcessPool(config, processor=name, on_start_error=_stop) for name in config.processors]
+                for pool in pools:
+                    stack.push_async_callback(pool.close)
+                    pool.start()
                 services = await stack.enter_async_context(open_services(config, clock=clock, randomness=randomness))
                 imaging = Imaging(output_limits(config.image_max_pixels), keep=0)
                 stack.push_async_callback(imaging.close)
-                await pool.built()
+                for pool in pools:
+                    await pool.built()
                 await stack.enter_async_context(services.reconciling.maintenance.running())
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
                 directory = services.sessions.processors
-                publisher = Publisher(directory, worker_id, functools.partial(_described, pool), on_error=_stop)
+                publisher = Publisher(directory, worker_id, functools.partial(_described, pools), on_error=_stop)
                 await stack.enter_async_context(publisher.running())
-                self._ready.set_result(SessionRunner(services, pool, worker_id, imaging))
+                self._ready.set_result(SessionRunner(services, Chain(pools), worker_id, imaging))
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():
@@ -143,9 +146,9 @@ class Lifetime:
             self._ready.set_exception(error)
 
 
-async def _described(pool: ProcessPool) -> list[Info]:
+async def _described(pools: Sequence[ProcessPool]) -> list[Info]:
     """Return what the worker's processors say of themselves, the first one first."""
-    return [await pool.described()]
+    return [await pool.described() for pool in pools]
 
 
 def _stop(error: Exception) -> None:

@@ -27,7 +27,8 @@ from server.sessions.transitions import failure
 from server.telemetry import logs
 from tryon.processor import ProcessorError
 from tryon.protocol.errors import StorageFull, Unavailable
-from worker.attempt import RETRY_SECONDS, Attempt, Runs, Verifies
+from worker.attempt import RETRY_SECONDS, Attempt, Verifies
+from worker.chain import Chain
 from worker.isolation.errors import NotStarted
 
 log = logging.getLogger("tryon.worker")
@@ -51,13 +52,13 @@ async def run_session(ctx: dict[Any, Any], session_id: str) -> None:
 class SessionRunner:
     """Runs sessions on one worker, as many at once as arq starts."""
 
-    def __init__(self, services: Services, processor: Runs, worker_id: str, imaging: Verifies) -> None:
+    def __init__(self, services: Services, chain: Chain, worker_id: str, imaging: Verifies) -> None:
         self._files = services.files
         self._sessions = services.sessions
         self._lease_seconds = services.config.lease_seconds
         self._deadline_seconds = services.config.deadline_seconds
         self._max_attempts = services.config.max_attempts
-        self._processor = processor
+        self._chain = chain
         self._imaging = imaging
         self._worker_id = worker_id
         self._hurries: dict[asyncio.Event, str] = {}
@@ -70,7 +71,7 @@ class SessionRunner:
         """Set when the worker was told to stop."""
 
     def __repr__(self) -> str:
-        return f"<SessionRunner {self._worker_id} {self._processor.name}>"
+        return f"<SessionRunner {self._worker_id} {self._chain!r}>"
 
     async def run(self, session_id: str) -> None:
         """Run a session from its claim to its end.
@@ -151,7 +152,7 @@ class SessionRunner:
             claim,
             claims=self._sessions.claims,
             files=self._files,
-            processor=self._processor,
+            chain=self._chain,
             imaging=self._imaging,
             deadline=deadline,
             max_attempts=self._max_attempts,
@@ -160,7 +161,7 @@ class SessionRunner:
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
-            end = self._end(claim, work if work.done() else None, beat)
+            end = self._end(attempt, work if work.done() else None, beat)
         except TimeoutError:
             end = self._fail(claim, attempt.busy or ProcessorError("timeout"))
         except asyncio.CancelledError:
@@ -216,11 +217,12 @@ class SessionRunner:
 
     def _end(
         self,
-        claim: Claim,
+        attempt: Attempt,
         work: asyncio.Task[tuple[NewFile, ...]] | None,
         beat: asyncio.Task[Literal["cancelled", "lost"]],
     ) -> Callable[[], Awaitable[bool]]:
         """Return the call that records the end, by the outcome of the processor."""
+        claim = attempt.claim
         if work is None:
             return self._hand_back(claim, "cancelled") if beat.result() == "cancelled" else _nothing
         if work.cancelled():
@@ -232,10 +234,12 @@ class SessionRunner:
                 return lambda: self._complete(claim, work.result())
             case NotStarted():  # not the session's fault: it costs no attempt, and another worker may be warm
                 return self._hand_back(claim, "not_started")
-            case ProcessorError(requeue=True):
+            case ProcessorError() if error.requeue or attempt.successor is not None:
                 log.warning("Requeueing session %s: %s", claim.session.id, error)
                 last = failure(error.code, error.message, error.retryable)
-                return lambda: self._sessions.claims.requeue(claim, burnt=True, reason=error.code, error=last)
+                return lambda: self._sessions.claims.requeue(
+                    claim, burnt=error.requeue, reason=error.code, error=last, processor=attempt.successor
+                )
             case ProcessorError():
                 return self._fail(claim, error)
             case MissingFile():

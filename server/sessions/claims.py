@@ -266,15 +266,24 @@ class Claims:
         log.info("Session %s failed: %s", claim.session.id, code)
         return True
 
-    async def requeue(self, claim: Claim, *, burnt: bool, reason: str, error: Fail | None = None) -> bool:
+    async def requeue(
+        self, claim: Claim, *, burnt: bool, reason: str, error: Fail | None = None, processor: str | None = None
+    ) -> bool:
         """Hand a session back to the queue.
 
         ``burnt``: the attempt counts against the limit; at the limit the session fails,
-        with ``error`` if there is one. Return False if the claim was lost.
+        with ``error`` if there is one. ``processor``: that of the next attempt; None:
+        the same. Return False if the claim was lost.
         """
         await claim.reports.end()
         return await self._requeueing.requeue(
-            claim.session, actor=claim.actor, burnt=burnt, reason=reason, error=error, usage=claim.notes.usage
+            claim.session,
+            actor=claim.actor,
+            burnt=burnt,
+            reason=reason,
+            error=error,
+            usage=claim.notes.usage,
+            processor=processor,
         )
 
     async def _unanswered(self, session_id: str, owner: str) -> Moved | None:

@@ -35,6 +35,7 @@ class Requeueing:
         lease_lapsed: bool = False,
         error: Fail | None = None,
         usage: Usage | None = None,
+        processor: str | None = None,
     ) -> bool:
         """Move a running session back to created, or to its end.
 
@@ -42,14 +43,14 @@ class Requeueing:
         requested that. ``burnt``: the attempt counts against the limit.
         ``lease_lapsed``: only if the worker's lease has ended. ``error``: the end if
         this was the last attempt; None stands for ``worker_lost``. ``usage``: what the
-        attempt has used. Return False if a
-        condition no longer held.
+        attempt has used. ``processor``: that of the next attempt; None: the same.
+        Return False if a condition no longer held.
         """
         lost = session.burnt + burnt
         if lost >= self._max_attempts:
             outcome: Outcome = replace(error or failure("worker_lost"), burnt=lost)
         else:
-            outcome = Requeue(reason=reason, burnt=lost, enqueues=session.enqueues + 1)
+            outcome = Requeue(reason=reason, burnt=lost, enqueues=session.enqueues + 1, processor=processor)
         change = Change(
             session_id=session.id,
             outcome=outcome,

@@ -11,18 +11,21 @@ from server.domain.outputs import VerifiedOutput
 from server.domain.session import Session
 from tests.worker.conftest import Feed
 from tryon.processor import Checkpoint, Info, Job, Output, Report, Result
+from worker.chain import Chain
 from worker.tasks import SessionRunner
 
 Play = Callable[[Job, Report], Awaitable[Result]]
 
 
+INFO = Info(name="scripted", generated=True)
+
+
 class Scripted:
     """A processor that runs the test's script, and keeps what happened to it."""
 
-    name = "scripted"
-    info = Info(name="scripted", generated=True)
-
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Play, name: str = "scripted", info: Info = INFO) -> None:
+        self.name = name
+        self.info = info
         self._play = play
         self.began = asyncio.Event()
         self.cancelled = False
@@ -80,5 +83,5 @@ async def play(feed: Feed, script: Play, session: Session | None = None) -> tupl
     processor = Scripted(script)
     session = session or await feed.submit()
     async with asyncio.timeout(20):
-        await SessionRunner(feed.services, processor, "w1", Trusting()).run(session.id)
+        await SessionRunner(feed.services, Chain([processor]), "w1", Trusting()).run(session.id)
     return (await feed.story(session.id)).session, processor

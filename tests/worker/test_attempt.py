@@ -18,6 +18,7 @@ from tryon.processor import Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import Unavailable, Unprocessable
 from tryon.protocol.states import Status
 from worker import attempt
+from worker.chain import Chain
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
@@ -60,7 +61,9 @@ async def test_person_learns_that_upstream_is_busy(feed: Feed) -> None:
     """A session that waits for a busy upstream says so, and how long."""
     script, _ = busy_for(1, 60)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, Scripted(script), "w1", Trusting()).run(session.id))
+    running = asyncio.create_task(
+        SessionRunner(feed.services, Chain([Scripted(script)]), "w1", Trusting()).run(session.id)
+    )
 
     async def said() -> Any:
         return (await feed.services.bus.last_progress([session.id])).get(session.id)
@@ -110,7 +113,7 @@ async def test_output_that_cannot_be_shown_fails_session(feed: Feed, refusal: Ex
             raise refusal
 
     session = await feed.submit()
-    await SessionRunner(feed.services, Scripted(done), "w1", Refusing()).run(session.id)
+    await SessionRunner(feed.services, Chain([Scripted(done)]), "w1", Refusing()).run(session.id)
     ended = (await feed.story(session.id)).session
     assert (ended.status, ended.error_code) == (Status.FAILED, code)
     assert not [each for each in (await feed.services.files.list_page()).entries if "outputs" in each.key]
@@ -130,6 +133,6 @@ async def test_output_waits_for_image_process(feed: Feed, monkeypatch: pytest.Mo
             return await super().verify(*what, **more)
 
     session, processor = await feed.submit(), Scripted(done)
-    await SessionRunner(feed.services, processor, "w1", Crowded()).run(session.id)
+    await SessionRunner(feed.services, Chain([processor]), "w1", Crowded()).run(session.id)
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
     assert len(processor.jobs) == 1

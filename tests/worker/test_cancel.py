@@ -16,6 +16,7 @@ from tests.worker.conftest import OWNER, Feed, StartWorker, milliseconds, until
 from tests.worker.scripted import Scripted, Trusting, done, forever
 from tryon.processor import Job, Output, Report, Result
 from tryon.protocol.states import Event, Status
+from worker.chain import Chain
 from worker.tasks import SessionRunner
 
 OpenFeed = Callable[[Config], Awaitable[Feed]]
@@ -104,7 +105,7 @@ async def test_heartbeat_notices_cancel_without_ring(config: MakeConfig, photos:
     async with open_services(config(lease_seconds=0.6)) as services:
         feed, processor = Feed(services, photos), Scripted(forever)
         session = await feed.submit()
-        running = asyncio.create_task(SessionRunner(services, processor, "w1", Trusting()).run(session.id))
+        running = asyncio.create_task(SessionRunner(services, Chain([processor]), "w1", Trusting()).run(session.id))
         await processor.began.wait()
         claimed = (await feed.story(session.id)).session
 
@@ -118,7 +119,7 @@ async def test_heartbeat_notices_cancel_without_ring(config: MakeConfig, photos:
 async def test_cancel_right_after_claim_is_noticed(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancel between the claim and the first heartbeat is not lost."""
     processor = Scripted(forever)
-    runner = SessionRunner(feed.services, processor, "w1", Trusting())
+    runner = SessionRunner(feed.services, Chain([processor]), "w1", Trusting())
     session = await feed.submit()
     publish = RedisBus.publish
 
@@ -142,7 +143,7 @@ async def test_ring_for_valid_claim_changes_nothing(feed: Feed) -> None:
         return Output(b"x")
 
     processor = Scripted(when_asked)
-    runner = SessionRunner(feed.services, processor, "w1", Trusting())
+    runner = SessionRunner(feed.services, Chain([processor]), "w1", Trusting())
     session = await feed.submit()
     running = asyncio.create_task(runner.run(session.id))
     await processor.began.wait()
@@ -170,6 +171,6 @@ async def test_output_of_erased_session_is_deleted(feed: Feed, monkeypatch: pyte
         await feed.services.sessions.erasure.delete(session.id, OWNER)
 
     monkeypatch.setattr(feed.services.files, "put", erased_meanwhile)
-    await asyncio.wait_for(SessionRunner(feed.services, Scripted(done), "w1", Trusting()).run(session.id), 10)
+    await asyncio.wait_for(SessionRunner(feed.services, Chain([Scripted(done)]), "w1", Trusting()).run(session.id), 10)
     assert (await feed.services.files.list_page()).entries == []
     assert await feed.services.database.reader.get(session.id) is None

@@ -20,6 +20,7 @@ from tryon.processor import Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Event, Status
 from worker import attempt, tasks
+from worker.chain import Chain
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
@@ -119,7 +120,7 @@ async def test_requeue_waits_a_moment(feed: Feed) -> None:
     """Queued again at once, all attempts would be burnt within milliseconds."""
     session = await feed.submit()
     processor = Scripted(raising(ProcessorError("gpu_gone", requeue=True)))
-    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1", Trusting()).run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, Chain([processor]), "w1", Trusting()).run(session.id))
     await processor.began.wait()
     await asyncio.sleep(0.05)
     assert (await feed.story(session.id)).session.status is Status.PROCESSING
@@ -163,7 +164,9 @@ async def test_stopping_worker_gives_blocked_claim_up(feed: Feed, monkeypatch: p
 
     monkeypatch.setattr(feed.services.sessions.claims, "begin", withheld)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, Scripted(done), "w1", Trusting()).run(session.id))
+    running = asyncio.create_task(
+        SessionRunner(feed.services, Chain([Scripted(done)]), "w1", Trusting()).run(session.id)
+    )
     await asked.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -238,7 +241,7 @@ async def test_job_that_comes_twice_runs_once_without_answers(
             return Output(b"x", "image/png")
 
         processor = Scripted(until_released)
-        runner = SessionRunner(services, processor, "w1", Trusting())
+        runner = SessionRunner(services, Chain([processor]), "w1", Trusting())
         runs = [asyncio.create_task(runner.run(session.id)) for _ in range(2)]
         async with asyncio.timeout(20):
             ended, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
@@ -262,7 +265,7 @@ async def test_stopping_worker_repeats_no_claim(feed: Feed, monkeypatch: pytest.
 
     monkeypatch.setattr(feed.services.database.writer, "claim", unavailable)
     session = await feed.submit()
-    runner = SessionRunner(feed.services, Scripted(done), "w1", Trusting())
+    runner = SessionRunner(feed.services, Chain([Scripted(done)]), "w1", Trusting())
     running = asyncio.create_task(runner.run(session.id))
     await refused.wait()
     runner.claim_no_more()
@@ -324,7 +327,7 @@ async def test_replaced_worker_changes_nothing(feed: Feed) -> None:
     """A worker whose lease was lost stops its run and records no end."""
     old = Scripted(forever)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, old, "old", Trusting()).run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, Chain([old]), "old", Trusting()).run(session.id))
     await old.began.wait()
     claimed = (await feed.story(session.id)).session
     handed = await feed.services.database.reader.get(session.id)
@@ -349,7 +352,7 @@ async def test_stopping_worker_hands_session_back(feed: Feed, moment: str) -> No
     """A worker that stops at any moment of a run requeues the session unburnt."""
     processor = Scripted(forever)
     session = await feed.submit()
-    running = asyncio.create_task(SessionRunner(feed.services, processor, "w1", Trusting()).run(session.id))
+    running = asyncio.create_task(SessionRunner(feed.services, Chain([processor]), "w1", Trusting()).run(session.id))
     if moment == "while it runs":
         await processor.began.wait()
     else:
@@ -371,7 +374,7 @@ async def test_ended_session_is_not_run(feed: Feed) -> None:
     assert processor.jobs == []
 
     for stranger in ("01990000-0000-7000-8000-000000000000", "not an id", ""):
-        await SessionRunner(feed.services, processor, "w1", Trusting()).run(stranger)
+        await SessionRunner(feed.services, Chain([processor]), "w1", Trusting()).run(stranger)
     assert processor.jobs == []
 
 

@@ -103,6 +103,8 @@ class Requeue:
     """Number of burnt attempts, this one included if it counts."""
     enqueues: int
     """Number of times the session was put into the queue, this time included."""
+    processor: str | None = None
+    """The processor of the next attempt; None: the same one."""
 
 
 @dataclass(frozen=True, slots=True)

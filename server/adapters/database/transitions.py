@@ -100,7 +100,8 @@ def _columns(outcome: Outcome) -> dict[str, Any]:
             }
             return columns if outcome.burnt is None else columns | {"burnt": outcome.burnt}
         case Requeue():
-            return {"burnt": outcome.burnt, "enqueues": outcome.enqueues}
+            moved = {} if outcome.processor is None else {"processor": outcome.processor}
+            return {"burnt": outcome.burnt, "enqueues": outcome.enqueues, **moved}
         case Cancel():
             return {}
         case _:
