@@ -16,11 +16,13 @@ from typing import BinaryIO, Final, Protocol
 from server.adapters.files.port import Files
 from server.domain.outputs import VerifiedOutput
 from server.domain.stored_files import NewFile, StoredFile
+from server.domain.upstream import UpstreamWork
 from server.sessions.claims import Claim, Claims
 from server.system.memory_files import memory_file, path_of
-from tryon.processor import Checkpoint, Input, Job, Output, ProcessorError, Result
+from tryon.processor import Input, Job, Output, ProcessorError, Reference, Result
 from tryon.processor.validation import outputs_of
 from tryon.protocol.errors import TryOnError, Unavailable
+from worker.attempt_report import AttemptReport
 from worker.chain import Chain
 
 log = logging.getLogger("tryon.worker")
@@ -66,12 +68,12 @@ class Attempt:
         """Why the upstream did not take the job, until it does."""
         self._files = files
         self._chain = chain
-        self._processor = chain.of(claim.session.processor)
+        self._processor = chain.of(claim.processor)
         self.successor: str | None = None
         """The processor of the next attempt, after an error that is to be retried."""
         self._imaging = imaging
         self._max_attempts = max_attempts
-        self.report = AttemptReport(claim, claims)
+        self.report = AttemptReport(claim, claims=claims, verified=self._verified, resumed=self._begun is not None)
 
     def __repr__(self) -> str:
         return f"<Attempt {self.claim.session.id}-{self.claim.attempt}>"
@@ -83,7 +85,8 @@ class Attempt:
         as long as its deadline allows.
         """
         self._imaging.warm()  # an idle worker has no image process; this one starts while the processor runs
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.report.close)
             job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
             while True:
                 try:
@@ -93,21 +96,30 @@ class Attempt:
                     self.busy = error if error.retry_after is not None else None
                     await self._wait(job, error)
         self.busy = None
-        generated = (await self._processor.described()).generated
-        return tuple([await self._verified(output, generated=generated) for output in outputs])
+        return tuple([await self._verified(output) for output in outputs])
 
     async def _run(self, job: Job) -> Result:
         """Run the job, or go on with what a checkpoint says was begun."""
-        if self.report.saved is None:
+        if (work := self._begun) is None:
             return await self._processor.run(job, self.report)
-        return await self._processor.resume(job, self.report.saved, self.report)
+        return await self._processor.resume(job, work.checkpoint, self.report)
+
+    @property
+    def _begun(self) -> UpstreamWork | None:
+        """Return the work that this attempt, or an earlier one, has begun upstream."""
+        work = self.claim.work
+        mine = work is not None and work.checkpoint and work.processor == self.claim.processor
+        return work if mine else None
 
     async def _wait(self, job: Job, error: ProcessorError) -> None:
         """Wait until the job may be run again; raise the error if it may not be, here.
 
-        Work that was begun upstream stays with its processor.
+        Work that was begun upstream stays with its processor; if that has failed, it is
+        forgotten, and the next attempt begins anew.
         """
-        if (error.requeue or error.retry_after is not None) and self.report.saved is None:
+        if error.requeue and self._begun is not None:
+            await self._forget(self._begun)
+        if (error.requeue or error.retry_after is not None) and self._begun is None:
             following = await self._chain.after(self._processor, job, error)
             self.successor = None if following is None else following.name
         if self.successor is not None and not error.requeue:
@@ -123,12 +135,22 @@ class Attempt:
             await asyncio.sleep(RETRY_SECONDS * 2**self.claim.session.burnt)
         raise error
 
-    async def _verified(self, output: Output, *, generated: bool) -> NewFile:
+    async def _forget(self, work: UpstreamWork) -> None:
+        """Delete work upstream that has failed, or leave it to be resumed."""
+        try:
+            await self._processor.forget(Reference(key=work.key), work.checkpoint)
+        except Exception as error:
+            log.warning("Work of session %s could not be forgotten upstream: %s", self.claim.session.id, error)
+        else:
+            await self.report.checkpoint({})
+
+    async def _verified(self, output: Output) -> NewFile:
         """Return an output as it may be shown.
 
         Raises ProcessorError if it may not be. While no image process is free, it
         waits.
         """
+        generated = (await self._processor.described()).generated
         while True:
             try:
                 shown = await self._imaging.verify(
@@ -170,57 +192,6 @@ class Attempt:
             except Unavailable as error:
                 log.warning("%s could not be read now: %s", key, error.detail)
             await asyncio.sleep(RETRY_SECONDS)
-
-
-class AttemptReport:
-    """The ``Report`` of an attempt: progress is published, the rest is recorded."""
-
-    def __init__(self, claim: Claim, claims: Claims) -> None:
-        self._claim = claim
-        self._claims = claims
-        self.saved: Checkpoint | None = None
-        """The last checkpoint of this session that was committed."""
-
-    def __repr__(self) -> str:
-        return f"<AttemptReport {self._claim.session.id}>"
-
-    async def __call__(
-        self,
-        progress: float | None = None,
-        stage: str | None = None,
-        eta_seconds: float | None = None,
-        *,
-        step: int | None = None,
-        steps: int | None = None,
-        upstream_position: int | None = None,
-    ) -> None:
-        try:
-            await self._claims.report(
-                self._claim,
-                progress,
-                stage,
-                eta_seconds,
-                step=step,
-                steps=steps,
-                upstream_position=upstream_position,
-            )
-        except Exception:
-            log.debug("Progress of session %s was not reported", self._claim.session.id, exc_info=True)
-
-    async def preview(self, data: bytes, type: str = "image/jpeg") -> None:
-        """Drop the picture."""
-
-    async def log(self, text: str) -> None:
-        log.info("Session %s: %s", self._claim.session.id, text)
-
-    async def usage(
-        self, *, credits: float | None = None, cost_usd: float | None = None, gpu_seconds: float | None = None
-    ) -> None:
-        """Drop the amounts."""
-
-    async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Keep the checkpoint for this attempt."""
-        self.saved = checkpoint
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from tryon.processor import Checkpoint, Info, Job, ProcessorError, Report, Result
+from tryon.processor import Checkpoint, Info, Job, ProcessorError, Reference, Report, Result
 from tryon.processor.params import BadParams, ParamsSchema
 
 DESCRIBED_SECONDS: Final = 1.0
@@ -31,6 +31,10 @@ class Runs(Protocol):
     async def run(self, job: Job, report: Report) -> Result: ...
 
     async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result: ...
+
+    async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None: ...
+
+    async def forget(self, job: Reference, checkpoint: Checkpoint) -> None: ...
 
 
 class Chain:

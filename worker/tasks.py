@@ -112,7 +112,12 @@ class SessionRunner:
         number, deadline = next(self._numbers), loop.time() + self._deadline_seconds
         while True:
             try:
-                return await self._sessions.claims.begin(session_id, worker=self._worker_id, run=number)
+                return await self._sessions.claims.begin(
+                    session_id,
+                    worker=self._worker_id,
+                    run=number,
+                    processor_of=lambda session: self._chain.of(session.processor).name,
+                )
             except Unavailable as error:
                 log.warning("Session %s could not be claimed now: %s", session_id, error.detail)
             hurry.set()  # the lease of a claim that was committed has begun

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from server.domain.outputs import VerifiedOutput
 from server.domain.session import Session
 from tests.worker.conftest import Feed
-from tryon.processor import Checkpoint, Info, Job, Output, Report, Result
+from tryon.processor import Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
 from worker.chain import Chain
 from worker.tasks import SessionRunner
 
@@ -30,6 +30,10 @@ class Scripted:
         self.began = asyncio.Event()
         self.cancelled = False
         self.jobs: list[Job] = []
+        self.resumed: list[Checkpoint] = []
+        self.cleaned: list[tuple[str, str, Checkpoint]] = []
+        self.stays_upstream = False
+        """Whether the upstream does not answer a clean-up."""
         self.contents: list[bytes] = []
         """Of the inputs of the last job."""
 
@@ -47,7 +51,18 @@ class Scripted:
         return self.info
 
     async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
+        self.resumed.append(checkpoint)
         return await self.run(job, report)
+
+    async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
+        self.cleaned.append(("cancel", job.key, checkpoint))
+        if self.stays_upstream:
+            raise ProcessorError("backend_unreachable")
+
+    async def forget(self, job: Reference, checkpoint: Checkpoint) -> None:
+        self.cleaned.append(("forget", job.key, checkpoint))
+        if self.stays_upstream:
+            raise ProcessorError("backend_unreachable")
 
 
 class Trusting:
@@ -78,9 +93,11 @@ def raising(error: BaseException) -> Play:
     return play
 
 
-async def play(feed: Feed, script: Play, session: Session | None = None) -> tuple[Session, Scripted]:
+async def play(
+    feed: Feed, script: Play, session: Session | None = None, processor: Scripted | None = None
+) -> tuple[Session, Scripted]:
     """Run one session to the end of its run."""
-    processor = Scripted(script)
+    processor = processor or Scripted(script)
     session = session or await feed.submit()
     async with asyncio.timeout(20):
         await SessionRunner(feed.services, Chain([processor]), "w1", Trusting()).run(session.id)

@@ -18,6 +18,7 @@ from tests.worker.conftest import Feed
 from tests.worker.scripted import Scripted
 from tryon.processor import Job, Output, Report, Result
 from tryon.protocol.states import Status
+from worker.chain import Chain
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
@@ -46,7 +47,7 @@ async def run(feed: Feed, imaging: Imaging, *outputs: Output) -> str:
         return outputs
 
     session = await feed.submit()
-    await SessionRunner(feed.services, Scripted(play), "w1", imaging).run(session.id)
+    await SessionRunner(feed.services, Chain([Scripted(play)]), "w1", imaging).run(session.id)
     return session.id
 
 
