@@ -100,7 +100,7 @@ async def test_quick_start_commands_do_what_it_says(reader: Reader) -> None:
         assert [event["event"] for event in json.loads(out)["events"]] == ["created", "processing", "completed"]
 
     def erased(out: str) -> None:
-        assert {file["role"] for file in json.loads(out)["files"]} == {"image", "garment", "output"}
+        assert {file["role"] for file in json.loads(out)["files"]} == {"person", "garment", "result"}
 
     def gone(out: str) -> None:
         assert json.loads(out)["code"] == "not_found"

@@ -130,6 +130,7 @@ EXPECTED: Final[Mapping[str, Mapping[str, int]]] = {
     "socket": statuses(4504, broken=4501, ticket=4501) | {"the ticket, to write": 101},
     "events": statuses(404, ticket=401) | READING,
     "receipt_key": OPEN,
+    "processor": OPEN,
     "file": dict.fromkeys(CREDENTIALS, 404) | GRANTED,
     "health": OPEN,
     "live": OPEN,

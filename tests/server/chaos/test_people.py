@@ -40,7 +40,7 @@ async def test_person_notices_a_foreign_picture(web: Web) -> None:
     assert session
     assert theirs
     for photo, found in ((mine._photo, set()), (their._photo, {Kind.FOREIGN})):
-        (web.config.data_dir / "uploads" / "inputs" / f"{session['session_id']}-image.jpg").write_bytes(photo)
+        (web.config.data_dir / "uploads" / "inputs" / f"{session['session_id']}-person-0.jpg").write_bytes(photo)
         record.records.clear()
         await mine._look_at_pictures(session["session_id"])
         assert any(isinstance(each, Result) and each.role == "input" for each in record.records)

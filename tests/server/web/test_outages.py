@@ -25,6 +25,7 @@ from server.domain.stored_files import NewFile
 from server.reconciler import timing
 from testkit.disks import silent_disk
 from testkit.fixtures import disk_of
+from testkit.published import publish_description
 from testkit.running import StartWeb, Web, running_web, until
 from testkit.servers import PostgresServer
 from tryon.protocol.errors import StorageFull, Unavailable
@@ -141,6 +142,7 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[tuple[PostgresServer, st
         url = server.url("postgres")
         settings = Config(data_dir=tmp_path / "data", database_url=url)
         await asyncio.to_thread(migrations.migrate, settings)
+        await publish_description(settings.database)
         yield server, url
 
 
@@ -335,7 +337,7 @@ async def test_result_without_disk_space_fails_the_session(start_web: StartWeb, 
         for _ in range(3):
             with pytest.raises(StorageFull):
                 await web.services.sessions.claims.complete(claim, [NewFile(bytes(100_000))])
-        assert files(web) == [f"{session.id}-image.jpg"]
+        assert files(web) == [f"{session.id}-person-0.jpg"]
         assert await web.services.sessions.claims.fail(claim, "storage_full")
         assert await client.rest() == 1000
         assert client.frames[-2]["data"]["error"]["code"] == "storage_full"

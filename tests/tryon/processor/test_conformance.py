@@ -29,6 +29,10 @@ class Nameless(Honest):
     info = Info(name=" ")
 
 
+class Costly(Honest):
+    info = Info(name="costly", params_schema={"properties": {"x": {"pattern": "^(a+)+$"}}})
+
+
 class Mislabelled(Honest):
     info = Info(name="mislabelled")
 
@@ -179,6 +183,7 @@ def test_honest_processor_passes(check: str, processor: Callable[[], Processor])
     ("processor", "check"),
     [
         (Nameless, "test_info_is_well_formed"),
+        (Costly, "test_info_is_well_formed"),
         (Vague, "test_needs_are_well_formed"),
         (Mislabelled, "test_run_returns_outputs"),
         (Generous, "test_run_returns_outputs"),

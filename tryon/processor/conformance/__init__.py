@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
+from tryon.processor.description import describe
 from tryon.processor.interface import (
     AttemptLost,
     Checkpoint,
@@ -212,7 +213,7 @@ class ProcessorConformance:
         async def look(processor: Processor) -> object:
             return processor.info
 
-        check_info(self.use(look))
+        describe(check_info(self.use(look)))  # and uploads can be judged by it
 
     def test_needs_are_well_formed(self) -> None:
         """What the processor needs is said in attributes of the right types."""
