@@ -52,6 +52,7 @@ from server.sessions.requeueing import Requeueing
 from server.sessions.shared_reads import SharedReads
 from server.sessions.submissions import Submissions
 from server.sessions.transitions import Transitions
+from server.sessions.upstream_cleaning import UpstreamCleaning
 from server.system.clock import Clock, SystemClock
 from server.system.randomness import Randomness, SystemRandomness
 from tryon.protocol.errors import TryOnError
@@ -77,6 +78,7 @@ class Sessions:
     requeueing: Requeueing
     cancelling: Cancelling
     erasure: Erasure
+    cleaning: UpstreamCleaning
     erased_bytes: ErasedBytes
     processors: ProcessorDirectory
 
@@ -195,6 +197,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
     transitions = Transitions(writer=database.writer, bus=bus, access=access)
     requeueing = Requeueing(transitions=transitions, queueing=queueing, max_attempts=config.max_attempts)
     erased_bytes = ErasedBytes()
+    cleaning = UpstreamCleaning(cleanups=database.cleanups, checkpoints=_checkpoints(adapters), queue=queue)
     reads = SessionReads(
         reader=database.reader,
         shared_reads=SharedReads(reader=database.reader, bus=bus),
@@ -216,7 +219,8 @@ def _sessions(adapters: _Adapters) -> Sessions:
         cancelling=Cancelling(
             reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
         ),
-        erasure=_erasure(adapters, erased_bytes),
+        erasure=_erasure(adapters, erased_bytes, cleaning),
+        cleaning=cleaning,
         erased_bytes=erased_bytes,
         processors=ProcessorDirectory(rows=database.processors, setting=config.processor, clock=adapters.clock),
     )
@@ -260,11 +264,7 @@ def _claims(adapters: _Adapters, access: AccessIssuer, transitions: Transitions,
         reader=adapters.database.reader,
         writer=adapters.database.writer,
         attempts=adapters.database.attempts,
-        checkpoints=Checkpoints(
-            attempts=adapters.database.attempts,
-            sealer=Sealer(adapters.config.signing_keys()),
-            randomness=adapters.randomness,
-        ),
+        checkpoints=_checkpoints(adapters),
         access=access,
         files=adapters.files,
         bus=adapters.bus,
@@ -276,7 +276,15 @@ def _claims(adapters: _Adapters, access: AccessIssuer, transitions: Transitions,
     )
 
 
-def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes) -> Erasure:
+def _checkpoints(adapters: _Adapters) -> Checkpoints:
+    return Checkpoints(
+        attempts=adapters.database.attempts,
+        sealer=Sealer(adapters.config.signing_keys()),
+        randomness=adapters.randomness,
+    )
+
+
+def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamCleaning) -> Erasure:
     return Erasure(
         reader=adapters.database.reader,
         writer=adapters.database.writer,
@@ -286,6 +294,7 @@ def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes) -> Erasure:
         signer=adapters.signer,
         database_clock=adapters.database.clock,
         erased_bytes=erased_bytes,
+        cleaning=cleaning,
     )
 
 
@@ -319,6 +328,7 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         lost_leases=lost_leases,
         lost_jobs=lost_jobs,
         expiry=expiry,
+        cleaning=sessions.cleaning,
     )
     cleanup = _cleanup(adapters, sessions)
     webhooks = _webhooks(adapters, sessions)

@@ -133,4 +133,4 @@ def view(
 def signed_receipt(body: ReceiptBody, signer: Signer) -> Receipt:
     """Return the receipt with its signature over the body's canonical JSON."""
     key_id, signature = signer.sign_receipt(msgspec.json.encode(body, order="sorted"))
-    return Receipt(body.session_id, body.reason, body.deleted_at, body.files, key_id, signature)
+    return Receipt(body.session_id, body.reason, body.deleted_at, body.files, body.upstream, key_id, signature)

@@ -23,7 +23,8 @@ so two passes at the same time do everything once.
 4. A session that has expired, or that a client deleted, is ended: its tombstone is
    left and its clients are notified. Then its files and its row are removed
    (:mod:`.expiry`).
-5. Now and then, old tombstones are deleted.
+5. Work upstream that a session has left is enqueued to be stopped or deleted.
+6. Now and then, old tombstones are deleted, and cleanups whose time is over.
 
 Steps 1 and 2 are never cut short by the others. Steps 3 and 4 each have a budget
 (:mod:`.budget`); work that is left over makes the next pass follow at once, and that
@@ -60,6 +61,7 @@ from server.reconciler.disturbances import Disturbances
 from server.reconciler.expiry import Expiry
 from server.reconciler.lost_jobs import LostJobs
 from server.reconciler.lost_leases import LostLeases
+from server.sessions.upstream_cleaning import UpstreamCleaning
 
 
 class Reconciler:
@@ -78,6 +80,7 @@ class Reconciler:
         lost_leases: LostLeases,
         lost_jobs: LostJobs,
         expiry: Expiry,
+        cleaning: UpstreamCleaning,
     ) -> None:
         self._due = due
         self._upkeep = upkeep
@@ -86,6 +89,7 @@ class Reconciler:
         self._lost_leases = lost_leases
         self._lost_jobs = lost_jobs
         self._expiry = expiry
+        self._cleaning = cleaning
         self._pass_at: datetime | None = None
         self._left_over = False
         """Whether the last pass did not come to the end of its work."""
@@ -125,7 +129,9 @@ class Reconciler:
         await self._lost_leases.move_stalled_sessions()
         self._left_over |= await self._lost_jobs.enqueue_again()
         self._left_over |= await self._expiry.erase_expired()
+        await self._cleaning.enqueue_due()
         now = asyncio.get_running_loop().time()
         if now - self._tombstones_at >= timing.TOMBSTONE_PERIOD_SECONDS:
             self._tombstones_at = now
             await self._upkeep.delete_old_tombstones()
+            await self._cleaning.remove_overdue()

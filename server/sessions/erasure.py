@@ -32,7 +32,8 @@ from server.domain.tokens import Signer
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.sessions.ownership import owned_session
-from tryon.protocol.errors import NotFound
+from server.sessions.upstream_cleaning import UpstreamCleaning
+from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import GoneReason
 from tryon.protocol.views import ErasedFile, Receipt, ReceiptBody
 
@@ -64,6 +65,7 @@ class Erasure:
         bus: RedisBus,
         queue: ArqQueue,
         erased_bytes: ErasedBytes,
+        cleaning: UpstreamCleaning,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -73,6 +75,7 @@ class Erasure:
         self._bus = bus
         self._queue = queue
         self._erased_bytes = erased_bytes
+        self._cleaning = cleaning
         self._unforgotten: dict[str, Session] = {}
 
     def __repr__(self) -> str:
@@ -87,10 +90,14 @@ class Erasure:
         notified, and the reconciler removes it later.
         """
         asked = await owned_session(self._reader, session_id, owner)
-        family = await self._writer.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
+        deleted = await self._writer.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
+        family = deleted.sessions
         if asked.id not in {session.id for session in family}:
             raise NotFound  # another request was quicker, or it has expired
         await self._notify(family, GoneReason.DELETED)
+        if deleted.cleanups:
+            with contextlib.suppress(Unavailable):  # else the reconciler does it
+                await self._cleaning.enqueue_due()
         with contextlib.suppress(QueueUnavailable):
             await self._queue.ring_cancel(*(session.id for session in family))
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
@@ -101,7 +108,8 @@ class Erasure:
         files = [
             ErasedFile(session.id, file.role, file.bytes, file.sha256) for session in family for file in session.files
         ]
-        return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files), self._signer)
+        upstream = await self._cleaning.state_of(deleted.cleanups)
+        return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files, upstream), self._signer)
 
     async def expire(self, sessions: Collection[Session]) -> None:
         """Leave tombstones of expired sessions, then notify connected clients.

@@ -128,12 +128,17 @@ class ErasedFile(msgspec.Struct, frozen=True):
 
 
 class ReceiptBody(msgspec.Struct, frozen=True):
-    """The signed part of a receipt: as JSON, keys sorted, no white space, UTF-8."""
+    """The signed part of a receipt: as JSON, keys sorted, no white space, UTF-8.
+
+    ``upstream``: whether the service that made the picture keeps something: ``none``,
+    ``pending`` (it is told to delete it) or ``deleted``.
+    """
 
     session_id: str
     reason: str
     deleted_at: str
     files: list[ErasedFile]
+    upstream: str
 
 
 class Receipt(ReceiptBody, frozen=True):

@@ -138,6 +138,16 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted:
+    """Sessions that their owner has deleted."""
+
+    sessions: list[Session]
+    """Those that were living until then."""
+    cleanups: list[str]
+    """Ids of the cleanups of their work upstream."""
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """A transition that is committed."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from server.adapters.database.attempts import AttemptWriter
 from server.adapters.database.chore_leases import ChoreLeases
+from server.adapters.database.cleanups import Cleanups
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.commits import Commits
 from server.adapters.database.deliveries import Deliveries
@@ -34,6 +35,7 @@ class Database:
     due: DueSessions
     feed: Feed
     chore_leases: ChoreLeases
+    cleanups: Cleanups
     upkeep: Upkeep
     commits: Commits
     deliveries: Deliveries
@@ -57,6 +59,7 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         due=DueSessions(connections),
         feed=Feed(connections),
         chore_leases=ChoreLeases(connections),
+        cleanups=Cleanups(connections),
         upkeep=Upkeep(connections),
         commits=Commits(connections),
         deliveries=Deliveries(connections),

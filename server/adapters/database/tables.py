@@ -228,6 +228,18 @@ deliveries: Final = Table(
     Index("ix_tryon_deliveries_next", "next_at", **_WHERE_UNDELIVERED),
 )
 
+cleanups: Final = Table(
+    "tryon_cleanups",
+    metadata,
+    Column("id", String(32), primary_key=True),  # random: nothing leads to the session
+    Column("kind", String(8), nullable=False),
+    Column("work", Text, nullable=False),  # encrypted
+    Column("until", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Index("ix_tryon_cleanups_next", "next_at"),
+)
+
 leases: Final = Table(
     "tryon_leases",
     metadata,

@@ -11,6 +11,7 @@ from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
 from server.adapters.database.changes import Begin, Cancel, Complete, Fail, Moved, Outcome, Requeue, Usage
+from server.adapters.database.cleanups import CleanupKind, add_cleanups
 from server.adapters.database.rows import SESSION_COLUMNS, add_files, to_json, to_session
 from server.adapters.database.tables import current_xact, database_time
 from server.domain.frames import files_data
@@ -41,9 +42,15 @@ async def move(
     if after.terminal:
         columns["finished_at"] = database_time()
     columns |= _columns(outcome)
-    result = await connection.execute(update(tables.sessions).where(rows).values(**columns).returning(*SESSION_COLUMNS))
+    checkpoint = tables.sessions.c.checkpoint
+    result = await connection.execute(
+        update(tables.sessions).where(rows).values(**columns).returning(*SESSION_COLUMNS, checkpoint)
+    )
     moved = []
-    for session in map(to_session, result.all()):
+    for row in result.all():
+        session = to_session(row)
+        if after.terminal and not isinstance(outcome, Complete):
+            await add_cleanups(connection, CleanupKind.CANCEL, [(row[-1], session.expires_at)])
         if isinstance(outcome, Complete):
             await add_files(connection, session.id, outcome.outputs)
             session = replace(session, files=tuple(sorted((*session.files, *outcome.outputs))))

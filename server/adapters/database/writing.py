@@ -52,7 +52,8 @@ from typing import Any, Final
 from sqlalchemy import Float, and_, bindparam, delete, func, insert, not_, select, update
 
 from server.adapters.database import engine, tables
-from server.adapters.database.changes import Begin, Change, Fail, Moved, NewSession
+from server.adapters.database.changes import Begin, Change, Deleted, Fail, Moved, NewSession
+from server.adapters.database.cleanups import CleanupKind, add_cleanups
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.deliveries import add_delivery
 from server.adapters.database.engine import Connections
@@ -292,10 +293,10 @@ class SessionWriter:
             )
         return result.rowcount == 1
 
-    async def mark_deleted(self, session_id: str, *, id_hash: Callable[[str], str]) -> list[Session]:
+    async def mark_deleted(self, session_id: str, *, id_hash: Callable[[str], str]) -> Deleted:
         """Expire a session and every retry of the same photo now, and leave tombstones.
 
-        Return the sessions that were living until then; :meth:`erase` removes them.
+        :meth:`erase` removes them. What an upstream keeps of them is to be forgotten.
         """
         async with self._connections.write() as connection:
             family: list[str] = []
@@ -305,15 +306,18 @@ class SessionWriter:
             while len(found := await family_of(connection, session_id)) > len(family):
                 family = found
                 await connection.execute(select(_s.id).where(_s.id.in_(family)).order_by(_s.id).with_for_update())
+            works = select(_s.checkpoint, _s.expires_at).where(_s.id.in_(family), LIVING, _s.checkpoint.is_not(None))
+            kept = [(row[0], row[1]) for row in await connection.execute(works)]
+            cleanups = await add_cleanups(connection, CleanupKind.FORGET, kept)
             result = await connection.execute(
                 update(tables.sessions)
                 .where(_s.id.in_(family), LIVING)
-                .values(expires_at=database_time())
+                .values(expires_at=database_time(), checkpoint=None)
                 .returning(*SESSION_COLUMNS)
             )
             deleted = [to_session(row) for row in result.all()]
             await add_tombstones(connection, [id_hash(each.id) for each in deleted], GoneReason.DELETED)
-        return deleted
+        return Deleted(deleted, cleanups)
 
     async def leave_tombstones(self, hashes: Sequence[str], reason: GoneReason) -> None:
         """Leave a tombstone of each session that has just become unreadable."""
@@ -363,17 +367,20 @@ class SessionWriter:
     async def erase(self, session_ids: Collection[str]) -> list[Session]:
         """Remove sessions with all rows about them; return the rows of the sessions.
 
-        Their tombstones were left before, when they became unreadable.
+        Their tombstones were left before, when they became unreadable. What an upstream
+        keeps of them is to be forgotten.
         """
         if not session_ids:
             return []
         async with self._connections.write() as connection:
             result = await connection.execute(
-                delete(tables.sessions).where(_s.id.in_(sorted(session_ids))).returning(*ROW_COLUMNS)
+                delete(tables.sessions).where(_s.id.in_(sorted(session_ids))).returning(*ROW_COLUMNS, _s.checkpoint)
             )
-            rows = [to_session(row) for row in result.all()]
-            if not rows:
+            found = result.all()
+            if not found:
                 return []
+            rows = [to_session(row) for row in found]
+            await add_cleanups(connection, CleanupKind.FORGET, [(row[-1], row.expires_at) for row in found])
             ids = [session.id for session in rows]
             # A statement of its own: it sees what was committed while the first waited
             # for a lock.

@@ -27,7 +27,14 @@ from server.adapters.redis.errors import UNAVAILABLE, QueueUnavailable
 from server.system.clock import Clock
 
 FUNCTION: Final = "run_session"
-"""Name of the one task. Its only argument is the session's id."""
+"""Name of the task that runs a session. Its only argument is the session's id."""
+
+CLEANUP_FUNCTION: Final = "run_cleanup"
+"""Name of the task that stops or deletes work upstream; its argument is a cleanup's id.
+"""
+
+CLEANUP_PREFIX: Final = "cleanup-"
+"""Beginning of the id of a cleanup's job, which is no session's."""
 
 QUEUE_SECONDS: Final = 0.5
 """Bound on each call of the queue: an upload makes several and has 2 s."""
@@ -84,6 +91,11 @@ def deserialize(data: bytes) -> dict[str, Any]:
     return msgspec.json.decode(data, type=dict[str, Any])
 
 
+def _job(function: str, argument: str, at: float) -> bytes:
+    """Return a job with one argument, enqueued at this time (Unix seconds)."""
+    return serialize_job(function, (argument,), {}, None, int(at * 1000), serializer=serialize)
+
+
 def job_id(session_id: str, attempt: int, n: int) -> str:
     """Return the id of a session's nth job within an attempt."""
     return f"{session_id}:{attempt}:{n}"
@@ -97,6 +109,22 @@ def doorbell(key_prefix: str) -> str:
 def cancel_channel(key_prefix: str) -> str:
     """Return the channel that carries ids of sessions whose claims no longer count."""
     return f"{key_prefix}cancel"
+
+
+class _KnownDepth:
+    """The depth of the queue as it was last seen."""
+
+    __slots__ = ("_at", "_depth")
+
+    def __init__(self) -> None:
+        self._depth, self._at = 0, float("-inf")
+
+    def note(self, depth: int) -> int:
+        self._depth, self._at = depth, asyncio.get_running_loop().time()
+        return depth
+
+    def surely_below(self, limit: int) -> bool:
+        return self._depth < limit and asyncio.get_running_loop().time() - self._at < DEPTH_SECONDS
 
 
 class ArqQueue:
@@ -115,7 +143,7 @@ class ArqQueue:
             self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
         )
         self._breaker = Breaker(QUEUE_SECONDS, on_silence=self._pool.give_up)
-        self._depth, self._depth_at = 0, float("-inf")
+        self._depth = _KnownDepth()
         self._add = self._redis.register_script(_ADD_SCRIPT)
         self._note = self._redis.register_script(_NOTE_SCRIPT)
         self._count = self._redis.register_script(_COUNT_SCRIPT)
@@ -131,14 +159,23 @@ class ArqQueue:
         for a time in milliseconds before which no job may start, by the worker's own
         clock, which may be behind.
         """
-        now_ms = int(self._clock.wall() * 1000)
         key = job_id(session_id, attempt, n)
-        job = serialize_job(FUNCTION, (session_id,), {}, None, now_ms, serializer=serialize)
+        job = _job(FUNCTION, session_id, self._clock.wall())
         async with self._bounded():
             waiting = await self._add(
                 keys=[job_key_prefix + key, self._name, self._doorbell], args=[job, JOB_SECONDS, score_ms / 1000, key]
             )
-        return self._note_depth(int(waiting))
+        return self._depth.note(int(waiting))
+
+    async def enqueue_cleanup(self, cleanup_id: str, n: int) -> None:
+        """Add the nth job of a cleanup behind the sessions that wait now, and ring."""
+        key = f"{CLEANUP_PREFIX}{cleanup_id}:{n}"
+        job = _job(CLEANUP_FUNCTION, cleanup_id, self._clock.wall())
+        async with self._bounded():
+            await self._add(
+                keys=[job_key_prefix + key, self._name, self._doorbell],
+                args=[job, JOB_SECONDS, self._clock.wall(), key],
+            )
 
     async def contains(self, session_id: str, attempt: int, n: int) -> bool:
         """Return whether the job waits.
@@ -167,11 +204,7 @@ class ArqQueue:
     async def depth(self) -> int:
         """Return the number of waiting jobs."""
         async with self._bounded():
-            return self._note_depth(int(await self._redis.zcard(self._name)))
-
-    def _note_depth(self, depth: int) -> int:
-        self._depth, self._depth_at = depth, asyncio.get_running_loop().time()
-        return depth
+            return self._depth.note(int(await self._redis.zcard(self._name)))
 
     def surely_below(self, limit: int) -> bool:
         """Return whether the queue was far from full a moment ago.
@@ -179,7 +212,7 @@ class ArqQueue:
         Far: below half of ``limit``. False also without a depth from the last
         :data:`DEPTH_SECONDS`: then ask.
         """
-        return self._depth < limit // 2 and asyncio.get_running_loop().time() - self._depth_at < DEPTH_SECONDS
+        return self._depth.surely_below(limit // 2)
 
     async def order(self, limit: int) -> list[str]:
         """Return the waiting sessions in the order in which they will be taken.
@@ -188,9 +221,9 @@ class ArqQueue:
         """
         async with self._bounded():
             ids = await self._redis.zrange(self._name, 0, limit - 1)
-        return list(
-            dict.fromkeys(str(each, "ascii", "replace").partition(":")[0] for each in ids)
-        )  # the first job counts
+        jobs = [str(each, "ascii", "replace") for each in ids]
+        sessions = (each.partition(":")[0] for each in jobs if not each.startswith(CLEANUP_PREFIX))
+        return list(dict.fromkeys(sessions))  # the first job counts
 
     async def note_run(self, processor: str, seconds: float) -> None:
         """Remember a run time, among the last :data:`RUNS` of its processor."""

@@ -127,6 +127,7 @@ _RECEIPT: Final = Receipt(
     GoneReason.DELETED,
     "2026-11-22T09:05:00.000Z",
     [ErasedFile(SESSION_ID, "person", 148201, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")],
+    "none",
     "4365b6f1",
     "n0Uu4b2mKq1kq0yWm5F3v8yJ1n3tqk2bX7c5d9e0f1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvWxYz0123456AA",
 )

@@ -118,10 +118,14 @@ FIELDS: Final[dict[str, Schema]] = {
     "ProcessorView.privacy": {"description": "Where the photo goes, and how long it stays there."},
     "ProcessorView.typical_seconds": {"exclusiveMinimum": 0, "description": "How long a run takes; null if unknown."},
     "bytes": _WHOLE,
+    "upstream": {
+        "enum": ["none", "pending", "deleted"],
+        "description": "What the service that made the picture keeps: nothing, or it is told to delete it, or has.",
+    },
     "key_id": {"description": f"Id of one of the keys at {RECEIPT_KEY}."},
     "Receipt.signature": {
-        "description": "Ed25519, base64url without padding, over the JSON of `session_id`, `reason`, `deleted_at` and `files`: "
-        "keys sorted, no white space, UTF-8."
+        "description": "Ed25519, base64url without padding, over the JSON of `session_id`, `reason`, `deleted_at`, `files` "
+        "and `upstream`: keys sorted, no white space, UTF-8."
     },
     "ReceiptKey.algorithm": {"enum": ["Ed25519"]},
     "ping_seconds": {

@@ -9,7 +9,7 @@ import sqlite3
 import asyncpg
 import pytest
 
-from server.adapters.database.changes import Change, Complete
+from server.adapters.database.changes import Change, Complete, Deleted
 from server.adapters.database.database import Database
 from server.domain.session import Session
 from testkit.running import new_session, result
@@ -37,7 +37,7 @@ async def test_erase_leaves_only_a_tombstone(database: Database, database_url: s
 
 async def dump_of(database_url: str) -> str:
     """Return all rows of all tables as text."""
-    names = ("tryon_sessions", "tryon_files", "tryon_events", "tryon_gone", "tryon_leases")
+    names = ("tryon_sessions", "tryon_files", "tryon_events", "tryon_cleanups", "tryon_gone", "tryon_leases")
     if database_url.startswith("sqlite"):
         with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2])) as connection:
             return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in names])
@@ -56,11 +56,11 @@ async def test_mark_deleted_takes_all_retries_along(database: Database) -> None:
     third = await database.writer.insert(new_session(retry_of=second.id))
     unrelated = await database.writer.insert(new_session())
     deleted = await database.writer.mark_deleted(second.id, id_hash=lambda session_id: f"h-{session_id}")
-    assert {each.id for each in deleted} == {first.id, second.id, third.id}
+    assert {each.id for each in deleted.sessions} == {first.id, second.id, third.id}
     assert set((await database.feed.page(start)).tombstones) == {
-        (f"h-{each.id}", GoneReason.DELETED) for each in deleted
+        (f"h-{each.id}", GoneReason.DELETED) for each in deleted.sessions
     }
-    assert await database.writer.mark_deleted(first.id, id_hash=str) == []
+    assert await database.writer.mark_deleted(first.id, id_hash=str) == Deleted([], [])
     assert await database.reader.get(unrelated.id) == unrelated
 
 
@@ -77,7 +77,7 @@ async def test_deletion_names_files_of_last_moment(database_url: str) -> None:
                 other.writer.mark_deleted(session.id, id_hash=str),
                 other.writer.erase([session.id]),
             )
-            known = {key for each in (*deleted, *erased) for key in each.file_keys}
+            known = {key for each in (*deleted.sessions, *erased) for key in each.file_keys}
             assert (result().key in known) == (moved is not None)
             assert session.inputs[0].key in known
 
@@ -99,6 +99,6 @@ async def test_concurrent_retry_is_deleted_or_refused(database_url: str) -> None
                 one.writer.insert(again), other.writer.mark_deleted(session.id, id_hash=str), return_exceptions=True
             )
             assert isinstance(retried, Session | NotFound)
-            assert isinstance(deleted, list)
-            assert session.id in {each.id for each in deleted}
+            assert isinstance(deleted, Deleted)
+            assert session.id in {each.id for each in deleted.sessions}
             assert await one.reader.get(again.id) is None

@@ -65,7 +65,7 @@ async def traces(web: Web, session_id: str) -> list[str]:
     names = (session_id, session_id.replace("-", ""))
     found = [str(path) for path in files_of(web) if session_id in path.name]
     async with web.database.connections.engine.connect() as connection:
-        for table in ("tryon_sessions", "tryon_files", "tryon_events", "tryon_gone", "tryon_leases"):
+        for table in ("tryon_sessions", "tryon_files", "tryon_events", "tryon_cleanups", "tryon_gone", "tryon_leases"):
             for row in (await connection.execute(text(f"SELECT * FROM {table}"))).all():
                 found += [f"{table}: {row}" for name in names if name in str(row)]
     client = redis.Redis.from_url(web.config.redis, decode_responses=True)

@@ -66,7 +66,7 @@ async def test_delete_takes_all_retries(web: Web) -> None:
 
 def canonical(receipt: dict[str, Any]) -> bytes:
     """Return the bytes that the signature covers, as docs/protocol.md defines them."""
-    body = {name: receipt[name] for name in ("session_id", "reason", "deleted_at", "files")}
+    body = {name: receipt[name] for name in ("session_id", "reason", "deleted_at", "files", "upstream")}
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -87,7 +87,7 @@ async def test_receipt_verifies_with_public_key(web: Web) -> None:
     }
     answer = await do(web, "delete", session.id, token)
     receipt = answer.json()
-    assert set(receipt) == {"session_id", "reason", "deleted_at", "files", "key_id", "signature"}
+    assert set(receipt) == {"session_id", "reason", "deleted_at", "files", "upstream", "key_id", "signature"}
     assert (answer.status_code, receipt["session_id"], receipt["reason"]) == (200, session.id, "deleted")
     assert receipt["files"] == [
         {"session_id": session.id, "role": role, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

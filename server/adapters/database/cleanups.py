@@ -1,0 +1,121 @@
+"""Cleanups: work upstream that is to be stopped or deleted, after its session.
+
+A row is inserted in the transaction that ends or erases the session, so no killed
+process loses it. It has an id of its own and nothing of the session but the encrypted
+checkpoint, and goes with the success of its job, or when its time is over.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import delete, func, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.adapters.database import tables
+from server.adapters.database.engine import Connections
+from server.adapters.database.tables import UtcDateTime, database_time, statement_time
+
+LEAST_SECONDS: Final = 3600.0
+"""Minimum time for a cleanup: a session that expires by itself has none left."""
+
+_c: Final = tables.cleanups.c
+
+
+class CleanupKind(StrEnum):
+    """What is to be done upstream."""
+
+    CANCEL = "cancel"
+    """Stop the work: its session was cancelled or has failed."""
+    FORGET = "forget"
+    """Delete what is kept: its session was erased."""
+
+
+class Cleanup(NamedTuple):
+    """A row of ``tryon_cleanups``; ``work`` is an encrypted checkpoint."""
+
+    id: str
+    kind: CleanupKind
+    work: str
+    attempts: int
+
+
+async def add_cleanups(
+    connection: AsyncConnection, kind: CleanupKind, works: Collection[tuple[str | None, datetime]]
+) -> list[str]:
+    """Insert a cleanup of each session that has a checkpoint, and return their ids.
+
+    ``works``: encrypted checkpoint and expiry of each session.
+    """
+    later = func.max if connection.dialect.name == "sqlite" else func.greatest
+    ids = []
+    for work, expires_at in works:
+        if work is not None:
+            ids.append(secrets.token_hex(16))
+            until = later(literal(expires_at, UtcDateTime()), database_time(LEAST_SECONDS))
+            row = {"id": ids[-1], "kind": kind.value, "work": work, "attempts": 0}
+            await connection.execute(insert(tables.cleanups).values(**row, until=until, next_at=database_time()))
+    return ids
+
+
+class Cleanups:
+    """The cleanups that are left to do. Methods raise Unavailable."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def __repr__(self) -> str:
+        return f"<Cleanups of {self._connections!r}>"
+
+    async def due(self, *, limit: int) -> list[Cleanup]:
+        """Return cleanups whose next attempt is due, the longest due first."""
+        due = select(_c.id, _c.kind, _c.work, _c.attempts).where(_c.next_at <= statement_time()).order_by(_c.next_at)
+        async with self._connections.read() as connection:
+            return [_cleanup(row) for row in await connection.execute(due.limit(limit))]
+
+    async def begin(self, cleanup: Cleanup, *, pause_seconds: float) -> bool:
+        """Count an attempt before its job is enqueued; the next is due after the pause.
+
+        Return False if another process has counted it, or it is done.
+        """
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                update(tables.cleanups)
+                .where(_c.id == cleanup.id, _c.attempts == cleanup.attempts)
+                .values(attempts=cleanup.attempts + 1, next_at=database_time(pause_seconds))
+            )
+        return result.rowcount == 1
+
+    async def get(self, cleanup_id: str) -> Cleanup | None:
+        """Return a cleanup that is left to do, or None."""
+        found = select(_c.id, _c.kind, _c.work, _c.attempts).where(_c.id == cleanup_id)
+        async with self._connections.read() as connection:
+            row = (await connection.execute(found)).one_or_none()
+        return None if row is None else _cleanup(row)
+
+    async def left_among(self, cleanup_ids: Collection[str]) -> set[str]:
+        """Return the ids among these that are not done."""
+        async with self._connections.read() as connection:
+            return set((await connection.execute(select(_c.id).where(_c.id.in_(sorted(cleanup_ids))))).scalars())
+
+    async def remove(self, cleanup_id: str) -> None:
+        """Remove a cleanup that is done."""
+        async with self._connections.write() as connection:
+            await connection.execute(delete(tables.cleanups).where(_c.id == cleanup_id))
+
+    async def remove_overdue(self) -> int:
+        """Remove the cleanups whose time is over, and return how many."""
+        async with self._connections.read() as connection:
+            overdue = list((await connection.execute(select(_c.id).where(_c.until <= statement_time()))).scalars())
+        if overdue:
+            async with self._connections.write() as connection:
+                await connection.execute(delete(tables.cleanups).where(_c.id.in_(overdue)))
+        return len(overdue)
+
+
+def _cleanup(row: Sequence[Any]) -> Cleanup:
+    return Cleanup(row[0], CleanupKind(row[1]), row[2], row[3])

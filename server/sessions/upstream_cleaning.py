@@ -1,0 +1,90 @@
+"""Cleanups: stop or delete upstream what sessions have left there, after their end.
+
+The reconciler enqueues a job for each that is due; a worker does it, and removes the
+row when the upstream has answered. Until then it is tried again, later and later, and
+no longer than the session would have lived.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from server.adapters.database.cleanups import CleanupKind, Cleanups
+from server.adapters.redis.errors import QueueUnavailable
+from server.adapters.redis.queue import ArqQueue
+from server.domain.upstream import UpstreamWork
+from server.sessions.checkpoints import Checkpoints
+
+log = logging.getLogger("tryon.sessions")
+
+AT_ONCE: Final = 100
+"""Cleanups that a pass enqueues."""
+
+PAUSE_SECONDS: Final = 60.0
+"""Time until the second attempt, longer than the first may take; each pause after it is
+twice as long.
+"""
+
+MAX_PAUSE_SECONDS: Final = 1800.0
+
+Upstream = Literal["none", "pending", "deleted"]
+"""What a receipt says of the upstream: it kept nothing, or is to delete it, or has."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueCleanup:
+    """A cleanup for a worker: the work, and what to do with it."""
+
+    id: str
+    kind: CleanupKind
+    work: UpstreamWork
+
+
+class UpstreamCleaning:
+    """Enqueues cleanups, and keeps what is left of them; stateless."""
+
+    def __init__(self, *, cleanups: Cleanups, checkpoints: Checkpoints, queue: ArqQueue) -> None:
+        self._cleanups = cleanups
+        self._checkpoints = checkpoints
+        self._queue = queue
+
+    async def enqueue_due(self) -> None:
+        """Enqueue a job for each cleanup that is due. Raises Unavailable.
+
+        A job that Redis loses is enqueued again after the pause.
+        """
+        for cleanup in await self._cleanups.due(limit=AT_ONCE):
+            pause = min(PAUSE_SECONDS * 2.0 ** min(cleanup.attempts, 10), MAX_PAUSE_SECONDS)
+            if await self._cleanups.begin(cleanup, pause_seconds=pause):
+                try:
+                    await self._queue.enqueue_cleanup(cleanup.id, cleanup.attempts + 1)
+                except QueueUnavailable:
+                    return
+
+    async def remove_overdue(self) -> None:
+        """Give up the cleanups whose time is over. Raises Unavailable."""
+        if count := await self._cleanups.remove_overdue():
+            log.warning("Gave up %d cleanups of work upstream: their time is over", count)
+
+    async def begin(self, cleanup_id: str) -> DueCleanup | None:
+        """Return a cleanup for the worker that runs its job; None if it is done.
+
+        Raises Unavailable.
+        """
+        cleanup = await self._cleanups.get(cleanup_id)
+        work = None if cleanup is None else self._checkpoints.opened(cleanup.work)
+        return None if cleanup is None or work is None else DueCleanup(cleanup.id, cleanup.kind, work)
+
+    async def done(self, cleanup: DueCleanup) -> None:
+        """Remove a cleanup that the upstream has answered. Raises Unavailable."""
+        await self._cleanups.remove(cleanup.id)
+        log.info("Cleaned up work upstream: %s by %s", cleanup.kind, cleanup.work.processor)
+
+    async def state_of(self, cleanup_ids: Collection[str]) -> Upstream:
+        """Return what a receipt says of these cleanups. Raises Unavailable."""
+        if not cleanup_ids:
+            return "none"
+        return "pending" if await self._cleanups.left_among(cleanup_ids) else "deleted"
