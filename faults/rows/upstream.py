@@ -11,6 +11,7 @@ from typing import Any, Final
 from faults.outcome import Outcome, Row
 from faults.pace import Pace
 from faults.scene import Scene, running_scene
+from testkit.damage import freeze
 from testkit.model_host import ModelHost
 from testkit.upstreams import Reply
 from tryon.protocol.states import Event, Status
@@ -31,16 +32,19 @@ async def _uploaded(scene: Scene) -> None:
         await scene.submit()
 
 
-async def _good_ending(scene: Scene, host: ModelHost) -> None:
-    """Expect that every session completed in one attempt, and was paid for once."""
+async def _good_ending(scene: Scene, host: ModelHost, *, attempts: int = 1) -> None:
+    """Expect that every session completed, and was paid for once.
+
+    ``attempts``: the most that one may have taken.
+    """
     await scene.finish()
     for session_id, trail in (await scene.trails()).items():
         scene.expect(trail[-1].status is Status.COMPLETED, f"{session_id} ended as {trail[-1].status}")
         starts = sum(event.event is Event.PROCESSING for event in trail)
-        scene.expect(starts == 1, f"{session_id} took {starts} attempts")
+        scene.expect(starts <= attempts, f"{session_id} took {starts} attempts")
     scene.expect(len(host.works) == SESSIONS, f"{len(host.works)} pieces of work were paid for")
     scene.promises.no_connection_lost()
-    scene.promises.still_running(*scene.cluster.workers)
+    scene.promises.still_running(*scene.cluster.webs)
 
 
 async def busy(pace: Pace) -> Outcome:
@@ -71,8 +75,24 @@ async def away(pace: Pace) -> Outcome:
     return scene.outcome
 
 
+async def worker_killed(pace: Pace) -> Outcome:
+    """Kill the worker that waits for work that is paid for."""
+    async with ModelHost(polls=None) as host, running_scene(pace, workers=2, **_options(host)) as scene:
+        one, other = scene.cluster.workers
+        await freeze(scene.cluster, other)
+        await _uploaded(scene)
+        await scene.until(lambda: len(host.works) == SESSIONS and all(each.polls > 1 for each in host.works.values()))
+        other.thaw()
+        await one.kill()
+        scene.repaired()
+        host.polls = 0
+        await _good_ending(scene, host, attempts=2)
+    return scene.outcome
+
+
 ROWS: Final[dict[str, Row]] = {
     "upstream-busy": Row("A processor's upstream is busy (429) for a while", busy),
     "upstream-away": Row("A processor's upstream cannot be reached for a while, at work", away),
+    "upstream-worker-killed": Row("A worker is killed while an upstream works for it", worker_killed),
 }
 """The rows of the fault matrix, by what breaks."""
