@@ -148,7 +148,6 @@ async def test_silent_storage_delays_no_pass(
     config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """End and time out other sessions while a removal hangs, and end with it."""
-    monkeypatch.setattr(timing, "REMOVAL_SECONDS", 0.05)
     async with open_services(config()) as services:
         reconciler = services.reconciling.reconciler
         first, second = await submitted(services), await submitted(services)
@@ -161,6 +160,7 @@ async def test_silent_storage_delays_no_pass(
             return []
 
         with monkeypatch.context() as patch:
+            patch.setattr(timing, "REMOVAL_SECONDS", 0.05)
             patch.setattr(services.files, "delete", silent)
             for session in (first, second):
                 await expire(services, session)
