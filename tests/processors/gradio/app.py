@@ -41,6 +41,12 @@ async def behave(does: str) -> None:
                 raise
 
 
+async def take(steps: float, progress: Any) -> None:
+    for step in range(int(steps)):
+        progress((step + 1, int(steps)), desc="denoising")
+        await asyncio.sleep(0.05)  # the app sends the newest progress every 10 ms
+
+
 def dressed(person: Image.Image, garment: Image.Image) -> Image.Image:
     """Return the person with the garment over the lower half."""
     picture = person.convert("RGB")
@@ -59,9 +65,7 @@ async def tryon(
     progress: Any = PROGRESS,
 ) -> tuple[Image.Image, Image.Image]:
     """Return the result and the photo without what its layers cover."""
-    for step in range(int(steps)):
-        progress((step + 1, int(steps)), desc="denoising")
-        await asyncio.sleep(0.05)  # the app sends the newest progress every 10 ms
+    await take(steps, progress)
     await behave(does or "")
     if garment is None:
         raise gr.Error("No garment was given")
@@ -94,10 +98,13 @@ def process(
     return [picture] * int(count)
 
 
-async def grow(person: Image.Image, garment: Image.Image, does: str) -> AsyncIterator[tuple[str, Image.Image]]:
+async def grow(
+    person: Image.Image, garment: Image.Image, does: str, steps: float, progress: Any = PROGRESS
+) -> AsyncIterator[tuple[str, Image.Image]]:
     """Yield a picture of the garment alone, then the result."""
     yield "first", garment.convert("RGB")
     yield "first and", garment.convert("RGB")
+    await take(steps, progress)
     await behave(does or "")
     yield "last", dressed(person, garment)
 
@@ -112,7 +119,7 @@ with gr.Blocks(analytics_enabled=False) as demo:
     button.click(tryon, [editor, garment, does, steps], [out, second], api_name="tryon")
     button.click(generate_mask, [person, category], [mask, pose], api_name="generate_mask")
     button.click(process, [person, garment, mask, pose, seed, count], gallery, api_name="process")
-    button.click(grow, [person, garment, does], [word, out], api_name="grow")
+    button.click(grow, [person, garment, does, steps], [word, out], api_name="grow")
 
 if __name__ == "__main__":
     demo.queue(max_size=2)

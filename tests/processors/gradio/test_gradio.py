@@ -194,7 +194,7 @@ async def test_progress_of_app_is_shown(make: Make) -> None:
 
 async def test_picture_of_generator_is_previewed(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """What the app yields on its way is shown before the result."""
-    call = {"api": "/grow", "data": ["$input.person", "$input.garment", "$params.does"]}
+    call = {"api": "/grow", "data": ["$input.person", "$input.garment", "$params.does", "$params.steps"]}
     processor = make(calls=[call], outputs={"result": "$result.grow.1"}, previews=True)
     report = Reports()
 
