@@ -91,3 +91,15 @@ class GradioServer:
         async with asyncio.timeout(seconds), httpx.AsyncClient(trust_env=False) as client:
             while (await client.get(f"{self.url}/gradio_api/queue/status")).json()["queue_size"] != calls:
                 await asyncio.sleep(POLL_SECONDS)
+
+    @property
+    def runs(self) -> list[str]:
+        """What its calls have written: began, ended."""
+        path = self.folder / "calls"
+        return path.read_text().split() if path.exists() else []
+
+    async def idle(self, seconds: float = 60.0) -> None:
+        """Return when no call runs: each has ended, or was stopped."""
+        async with asyncio.timeout(seconds):
+            while self.runs.count("began") != self.runs.count("ended"):
+                await asyncio.sleep(POLL_SECONDS)

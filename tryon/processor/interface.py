@@ -382,7 +382,8 @@ class Forgets(Protocol):
     async def forget(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Delete what the upstream keeps, stopping its work first if it still runs.
 
-        Called as :meth:`Cancels.cancel`, when the session is erased.
+        Called as :meth:`Cancels.cancel`, when the session is erased. Without this
+        method ``cancel`` is called.
         """
 
 

@@ -346,8 +346,12 @@ class _Child:
         return outputs_of(result, self._info)
 
     async def _clean_up(self, task: CleanUp, report: ChildReport) -> tuple[Output, ...]:
-        """Cancel or forget work upstream; a processor that cannot has none to clean."""
-        if (method := getattr(self._processor, task.method, None)) is not None:
+        """Cancel or forget work upstream, if the processor can do either.
+
+        One that cannot forget at least stops the work for an erased session.
+        """
+        method = getattr(self._processor, task.method, None) or getattr(self._processor, "cancel", None)
+        if method is not None:
             await method(Reference(key=task.key), json.loads(task.checkpoint))
         return ()
 

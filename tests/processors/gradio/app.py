@@ -5,15 +5,16 @@
 It prints READY when it serves. ``does`` makes a call behave: ``fail TEXT`` raises a
 ``gr.Error``, ``crash`` any other exception. ``wait NAME`` writes ``FOLDER/NAME.runs``,
 and goes on when ``FOLDER/NAME`` is there; if the call is cancelled meanwhile, it writes
-``FOLDER/NAME.stopped``.
+``FOLDER/NAME.stopped``. ``FOLDER/calls`` has a line for each begin and end of a call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ async def behave(does: str) -> None:
                 raise
 
 
+@contextlib.contextmanager
+def counted() -> Iterator[None]:
+    """Write when a call begins, and when it ends in any way."""
+    with (FOLDER / "calls").open("a", buffering=1) as file:
+        file.write("began\n")
+        try:
+            yield
+        finally:
+            file.write("ended\n")
+
+
 async def take(steps: float, progress: Any) -> None:
     for step in range(int(steps)):
         progress((step + 1, int(steps)), desc="denoising")
@@ -65,8 +77,9 @@ async def tryon(
     progress: Any = PROGRESS,
 ) -> tuple[Image.Image, Image.Image]:
     """Return the result and the photo without what its layers cover."""
-    await take(steps, progress)
-    await behave(does or "")
+    with counted():
+        await take(steps, progress)
+        await behave(does or "")
     if garment is None:
         raise gr.Error("No garment was given")
     person = editor["background"].convert("RGB")
@@ -102,10 +115,11 @@ async def grow(
     person: Image.Image, garment: Image.Image, does: str, steps: float, progress: Any = PROGRESS
 ) -> AsyncIterator[tuple[str, Image.Image]]:
     """Yield a picture of the garment alone, then the result."""
-    yield "first", garment.convert("RGB")
-    yield "first and", garment.convert("RGB")
-    await take(steps, progress)
-    await behave(does or "")
+    with counted():
+        yield "first", garment.convert("RGB")
+        yield "first and", garment.convert("RGB")
+        await take(steps, progress)
+        await behave(does or "")
     yield "last", dressed(person, garment)
 
 

@@ -251,6 +251,25 @@ async def test_cancel_stops_call_that_runs(make: Make, gradio_app: GradioServer,
     assert await other.run(job(), Reports())
 
 
+async def test_erasure_stops_call_that_runs(gradio_app: GradioServer, gate: str) -> None:
+    """An app can delete nothing, but the work for an erased session is stopped."""
+    processor = Confined(
+        "worker.processors.gradio.processor:GradioProcessor", url=gradio_app.url, calls=[TRYON], params_schema=ANY
+    )
+    report = Reports()
+    await processor.start()
+    try:
+        running = asyncio.create_task(processor.run(job(does=f"wait {gate}"), report))
+        await runs(gradio_app, gate, report)
+        running.cancel()
+        await asyncio.wait({running})
+        await processor.forget(Reference(key="s-1"), report.checkpoints[-1])
+    finally:
+        await processor.close()
+
+    await gradio_app.happened(f"{gate}.stopped", 15)
+
+
 async def test_call_of_lost_worker_leaves_queue(make: Make, gradio_app: GradioServer, gate: str) -> None:
     """A stream that ends takes its waiting call along: nothing runs for it."""
     processor, lost = make(), f"{gate}-lost"
