@@ -8,8 +8,13 @@ The pixels of an honest file are not touched: what goes is cut out between them.
 picture that is turned by its EXIF, has colours that are not sRGB, or hides something
 among its pixels is encoded anew, as an upload is (:mod:`..cleaner`).
 
-CPU on one core: a JPEG of 1024 x 1365 takes 8 ms, a PNG of the same size 40 ms (it is
-inflated twice), a film of 8 MB 15 ms.
+CPU of one verify() on one core, with Pillow 13, in brackets Pillow's decode alone; the
+picture is a photo of 1024 x 1365 with grain::
+
+    JPEG, 203 kB     6 ms  (5)
+    PNG, 1.4 MB     46 ms  (30; it is inflated twice)
+    WebP, 75 kB     21 ms  (21)
+    MP4, 8.4 MB     36 ms
 """
 
 from __future__ import annotations
