@@ -1,7 +1,7 @@
 """The worker: takes session ids from the arq queue, runs a processor, records the end.
 
 ``settings`` is what ``arq worker.Settings`` runs, ``pickup`` notices a job within
-milliseconds, ``tasks`` is the one task. It hands the job to ``isolation.pool``, which
+milliseconds, ``tasks`` runs a session. It hands the job to ``isolation.pool``, which
 runs it in a child process. ``processors`` has the processors that come with the product
 and the registry that finds others. Nothing here knows HTTP.
 """

@@ -24,7 +24,7 @@ from arq.connections import RedisSettings
 
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
-from server.adapters.redis.queue import FUNCTION, ArqQueue, deserialize, serialize
+from server.adapters.redis.queue import CLEANUP_FUNCTION, FUNCTION, ArqQueue, deserialize, serialize
 from server.config.settings import Config, ConfigError
 from server.domain.outputs import output_limits
 from server.services import open_services
@@ -34,6 +34,7 @@ from server.system.randomness import SystemRandomness
 from server.telemetry import logs
 from tryon.processor import Info
 from worker.chain import Chain
+from worker.cleaning import Cleaner, run_cleanup
 from worker.isolation.pool import ProcessPool
 from worker.pickup import DoorbellRedis
 from worker.publishing import Publisher
@@ -99,7 +100,7 @@ class Lifetime:
     """The open parts of a worker, opened and closed by one task (some must be)."""
 
     def __init__(self) -> None:
-        self._ready: asyncio.Future[SessionRunner] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[tuple[SessionRunner, Cleaner]] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
         self._task = asyncio.create_task(self._live(), name="lifetime")
 
@@ -107,7 +108,7 @@ class Lifetime:
         state = "ended" if self._task.done() else "open" if self._ready.done() else "opening"
         return f"<Lifetime {state}>"
 
-    async def open(self) -> SessionRunner:
+    async def open(self) -> tuple[SessionRunner, Cleaner]:
         """Wait until everything is open; raise the error that kept a part closed."""
         return await self._ready
 
@@ -138,7 +139,10 @@ class Lifetime:
                 directory = services.sessions.processors
                 publisher = Publisher(directory, worker_id, functools.partial(_described, pools), on_error=_stop)
                 await stack.enter_async_context(publisher.running())
-                self._ready.set_result(SessionRunner(services, Chain(pools), worker_id, imaging))
+                chain = Chain(pools)
+                self._ready.set_result(
+                    (SessionRunner(services, chain, worker_id, imaging), Cleaner(services.sessions.cleaning, chain))
+                )
                 await self._ended.wait()
         except Exception as error:
             if self._ready.done():
@@ -183,7 +187,7 @@ async def startup(ctx: dict[Any, Any]) -> None:
     logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
     lifetime = ctx["lifetime"] = Lifetime()
     try:
-        ctx["runner"] = await lifetime.open()
+        ctx["runner"], ctx["cleaner"] = await lifetime.open()
         ctx["redis"].on_cancel = ctx["runner"].hurry
         _on_stop_signal(ctx["redis"].take_no_more, ctx["runner"].claim_no_more)
     except ConfigError as error:
@@ -226,7 +230,10 @@ class Settings:
     nothing.
     """
 
-    functions: ClassVar = [func(run_session, name=FUNCTION, max_tries=1_000_000)]
+    functions: ClassVar = [
+        func(run_session, name=FUNCTION, max_tries=1_000_000),
+        func(run_cleanup, name=CLEANUP_FUNCTION, max_tries=1_000_000),
+    ]
     redis_pool: ClassVar = DoorbellRedis(redis_url, config.queue_name, config.key_prefix)
     redis_settings: ClassVar = redis_settings  # only `arq --check` reads it
     queue_name: ClassVar = config.queue_name
