@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Protocol
 
@@ -35,6 +36,12 @@ after an error that is to be retried.
 
 MIN_PAUSE_SECONDS: Final = 0.2
 """Least wait for an upstream that is busy."""
+
+COLD_SECONDS: Final = 600.0
+"""Longest start of a processor that does not count against a session's deadline."""
+
+WARM_SECONDS: Final = 2.0
+"""Time between two extensions of a deadline while the processor starts."""
 
 BUSY_STAGE: Final = "waiting for the model"
 
@@ -66,6 +73,7 @@ class Attempt:
         """On the loop's clock."""
         self.busy: ProcessorError | None = None
         """Why the upstream did not take the job, until it does."""
+        self._claims = claims
         self._files = files
         self._chain = chain
         self._processor = chain.of(claim.processor)
@@ -87,6 +95,7 @@ class Attempt:
         self._imaging.warm()  # an idle worker has no image process; this one starts while the processor runs
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.report.close)
+            await self._warm_up()
             job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
             while True:
                 try:
@@ -97,6 +106,29 @@ class Attempt:
                     await self._wait(job, error)
         self.busy = None
         return tuple([await self._verified(output) for output in outputs])
+
+    async def _warm_up(self) -> None:
+        """Wait until the processor is ready; that time is none of the deadline's.
+
+        Once it has taken :data:`COLD_SECONDS`, the deadline holds again.
+        """
+        loop = asyncio.get_running_loop()
+        seconds_left, cold_until = self.deadline - loop.time(), loop.time() + COLD_SECONDS
+        describing = asyncio.ensure_future(self._processor.described())
+        try:
+            await asyncio.wait({describing}, timeout=min(WARM_SECONDS, seconds_left / 4))
+            while not describing.done() and loop.time() < cold_until:
+                await self.report(None, "warming")
+                with contextlib.suppress(Unavailable):
+                    await self._claims.hold_deadline(self.claim, seconds_left)
+                    self.deadline = loop.time() + seconds_left
+                await asyncio.wait({describing}, timeout=min(WARM_SECONDS, seconds_left / 4))
+            self.busy = None if describing.done() else ProcessorError("backend_cold")
+            await asyncio.wait({describing})
+            describing.exception()  # the run raises why there is none
+            self.busy = None
+        finally:
+            describing.cancel()
 
     async def _run(self, job: Job) -> Result:
         """Run the job, or go on with what a checkpoint says was begun."""
@@ -172,7 +204,7 @@ class Attempt:
             inputs=tuple(inputs),
             params=dict(session.params),
             seed=session.seed,
-            deadline_at=session.deadline_at.timestamp(),
+            deadline_at=time.time() + self.deadline - asyncio.get_running_loop().time(),
             attempts_left=max(0, self._max_attempts - session.burnt - 1),
         )
 

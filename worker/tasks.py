@@ -164,8 +164,12 @@ class SessionRunner:
         )
         work = asyncio.create_task(attempt.work(), name="processor")
         try:
-            async with asyncio.timeout_at(deadline):
-                await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
+            while (now := asyncio.get_running_loop().time()) < attempt.deadline and not (work.done() or beat.done()):
+                # the deadline moves while the processor starts
+                await asyncio.wait({work, beat}, timeout=attempt.deadline - now, return_when=asyncio.FIRST_COMPLETED)
+            if not (work.done() or beat.done()):
+                raise TimeoutError
+            deadline = attempt.deadline
             end = self._end(attempt, work if work.done() else None, beat)
         except TimeoutError:
             end = self._fail(claim, attempt.busy or ProcessorError("timeout"))

@@ -214,6 +214,14 @@ class Claims:
         claim.notes.work = work
         return True
 
+    async def hold_deadline(self, claim: Claim, seconds: float) -> bool:
+        """Let the session's deadline be this far from now: its processor is starting.
+
+        Return False if the claim was lost, or the session expires before that. Raises
+        Unavailable.
+        """
+        return await self._attempts.extend_deadline(claim.session.id, attempt=claim.attempt, seconds=seconds)
+
     def note_usage(self, claim: Claim, usage: Usage) -> None:
         """Note what the attempt has used so far, in place of what was noted before.
 

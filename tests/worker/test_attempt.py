@@ -14,7 +14,7 @@ from server.domain.outputs import VerifiedOutput
 from server.services import Services, open_services
 from tests.worker.conftest import Feed, until
 from tests.worker.scripted import Play, Scripted, Trusting, done, play, raising
-from tryon.processor import Job, Output, ProcessorError, Report, Result
+from tryon.processor import Info, Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import Unavailable, Unprocessable
 from tryon.protocol.states import Status
 from worker import attempt
@@ -136,3 +136,43 @@ async def test_output_waits_for_image_process(feed: Feed, monkeypatch: pytest.Mo
     await SessionRunner(feed.services, Chain([processor]), "w1", Crowded()).run(session.id)
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
     assert len(processor.jobs) == 1
+
+
+class Cold(Scripted):
+    """A processor that becomes ready when the test says so."""
+
+    def __init__(self, script: Play) -> None:
+        super().__init__(script)
+        self.ready = asyncio.Event()
+
+    async def described(self) -> Info:
+        await self.ready.wait()
+        return self.info
+
+
+async def test_cold_start_is_none_of_the_deadline(config: MakeConfig, photos: Path) -> None:
+    """A session that waits for its processor longer than its deadline still runs."""
+    async with open_services(config(deadline_seconds=1.0)) as services:
+        feed, processor = Feed(services, photos), Cold(done)
+        session = await feed.submit()
+        running = asyncio.create_task(SessionRunner(services, Chain([processor]), "w1", Trusting()).run(session.id))
+
+        async def extended() -> bool:
+            held = (await feed.story(session.id)).session.deadline_at
+            return (held - session.deadline_at).total_seconds() > 0.5
+
+        await until(extended)
+        assert processor.jobs == []
+        processor.ready.set()
+        await asyncio.wait_for(running, 20)
+        assert (await feed.story(session.id)).session.status is Status.COMPLETED
+
+
+async def test_cold_start_without_end_meets_the_deadline(
+    config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor that never becomes ready fails its session in the end."""
+    monkeypatch.setattr(attempt, "COLD_SECONDS", 0.3)
+    async with open_services(config(deadline_seconds=0.5)) as services:
+        session, processor = await play(Feed(services, photos), done, processor=Cold(done))
+    assert (session.status, session.error_code, processor.jobs) == (Status.FAILED, "backend_cold", [])

@@ -14,6 +14,7 @@ from sqlalchemy.sql import ColumnElement
 from server.adapters.database import tables
 from server.adapters.database.engine import Connections
 from server.adapters.database.rows import LIVING, add_files
+from server.adapters.database.tables import database_time
 from server.domain.stored_files import Direction, StoredFile
 from tryon.protocol.states import Status
 
@@ -70,6 +71,20 @@ class AttemptWriter:
         async with self._connections.write(grows=True) as connection:
             result = await connection.execute(
                 update(tables.sessions).where(_held(session_id, attempt)).values(checkpoint=checkpoint)
+            )
+        return bool(result.rowcount)
+
+    async def extend_deadline(self, session_id: str, *, attempt: int, seconds: float) -> bool:
+        """Let a session's deadline be this far from now, but no later than its expiry.
+
+        Return False if the session is not this attempt's: then nothing changes.
+        """
+        later = database_time(seconds)
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                update(tables.sessions)
+                .where(_held(session_id, attempt), _s.expires_at > later, _s.deadline_at < later)
+                .values(deadline_at=later)
             )
         return bool(result.rowcount)
 
