@@ -12,7 +12,6 @@ from typing import Any
 
 from server.adapters.database.cleanups import CleanupKind
 from server.sessions.upstream_cleaning import DueCleanup, UpstreamCleaning
-
 from tryon.processor import ProcessorError, Reference
 from tryon.protocol.errors import TryOnError
 from worker.chain import Chain
