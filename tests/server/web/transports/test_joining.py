@@ -37,7 +37,7 @@ async def test_client_follows_a_session_to_its_end(web: Web) -> None:
             "status": "processing",
             "terminal": False,
             "at": event["at"],
-            "data": {"attempt": 1},
+            "data": {"attempt": 1, "processor": "mock"},
         }
         await web.services.sessions.claims.report(claim, 0.4, "rendering", 1.8)
         progress = await client.next("progress")
