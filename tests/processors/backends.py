@@ -142,16 +142,19 @@ async def _open_gradio(folder: Path) -> AsyncIterator[Opened]:
         await server.start()
     except EnvironmentMissing as error:
         missing(f"Gradio ({error})")
-    editor = {"background": "$input.person", "layers": [], "composite": "$null"}
     options = {
         "url": server.url,
-        "calls": [{"api": "/tryon", "data": [editor, "$input.garment", "", "$params.steps"]}],
+        "calls": [{"api": "/grow", "data": ["$input.person", "$input.garment", "", "$params.steps"]}],
+        "outputs": {"result": "$result.grow.1"},
+        "previews": True,
         "params_schema": _STEPS,
     }
     try:
         yield Opened(
             settings={"TRYON_PROCESSOR": "gradio", "TRYON_PROCESSOR_OPTIONS": json.dumps(options)},
             params=lambda seconds: {"steps": round(seconds / _STEP_SECONDS)},
+            runs=lambda: server.runs.count("began"),
+            idle=server.idle,
         )
     finally:
         await server.close()
@@ -194,6 +197,6 @@ BACKENDS: Final = (
     Backend(name="overlay", processor="overlay", open=_open_overlay, stoppable=False),
     Backend(name="cog", processor="cog", open=_open_cog(streams=True), sampled=True, previews=True, resumes=True),
     Backend(name="cog-waiting", processor="cog", open=_open_cog(streams=False), outputs=2),
-    Backend(name="gradio", processor="gradio", open=_open_gradio),
+    Backend(name="gradio", processor="gradio", open=_open_gradio, previews=True),
     Backend(name="httpjob", processor="httpjob", open=_open_httpjob, resumes=True),
 )
