@@ -36,8 +36,20 @@ async def test_session_completes_with_pushes(stage: Stage) -> None:
     assert product.remains(session_id)  # so that the story of the erasure looks in the right places
 
 
+async def test_preview_is_pushed(stage: Stage) -> None:
+    """A processor that shows its work has a picture on the screen before the end."""
+    if not stage.backend.previews:
+        return
+    product = stage.product
+    session_id = await product.upload(stage.opened.params(2.0))
+    async with product.watching(session_id) as watcher:
+        frame = await watcher.until(lambda frame: frame["type"] == "progress" and frame.get("preview"))
+        assert await product.picture(frame["preview"])
+        await watcher.event("completed")
+
+
 async def test_cancel_stops_run(stage: Stage) -> None:
-    """A cancelled session ends at once."""
+    """A cancelled session ends at once, and what ran for it stops."""
     if not stage.backend.stoppable:
         return
     product = stage.product
@@ -47,13 +59,16 @@ async def test_cancel_stops_run(stage: Stage) -> None:
         answer = await product.client.post(f"{SESSIONS}/{session_id}/cancel")
         assert answer.status_code == 202, answer.text
         await watcher.event("cancelled")
+    await stage.opened.idle()
 
 
 async def test_killed_worker_is_replaced(stage: Stage) -> None:
-    """A session whose worker was killed completes with another one."""
-    if not stage.backend.stoppable or stage.backend.resumes:
+    """A session whose worker was killed completes; a run that goes on runs once."""
+    if not stage.backend.stoppable:
         return
     product = stage.product
+    runs = stage.opened.runs
+    before = runs() if runs else 0
     session_id = await product.upload(stage.opened.params(LONG_SECONDS if stage.opened.release else SHORT_SECONDS))
     async with product.watching(session_id) as watcher:
         await watcher.running()
@@ -66,20 +81,24 @@ async def test_killed_worker_is_replaced(stage: Stage) -> None:
         await watcher.event("completed")
     history = (await product.get(f"{SESSIONS}/{session_id}/history"))["events"]
     assert [each["event"] for each in history] == ["created", "processing", "requeued", "processing", "completed"]
+    if runs and stage.backend.resumes:
+        assert runs() == before + 1
 
 
 async def test_erased_session_leaves_nothing(stage: Stage) -> None:
-    """A session that is deleted while it runs leaves no file and no row."""
+    """A session that is deleted while it runs leaves no file, row or work behind."""
     product = stage.product
     session_id = await product.upload(stage.opened.params(LONG_SECONDS))
     async with product.watching(session_id) as watcher:
         await watcher.running()
         answer = await product.client.delete(f"{SESSIONS}/{session_id}")
         assert answer.status_code == 200, answer.text
+        assert answer.json()["upstream"] in ("none", "pending")
         bye = await watcher.until(lambda frame: frame["type"] == "bye")
     assert (bye["code"], bye["reason"]) == (4510, "deleted")
     assert (await product.client.get(f"{SESSIONS}/{session_id}")).status_code == 404
+    await stage.opened.idle()
     async with asyncio.timeout(WAIT_SECONDS):
-        while product.remains(session_id):
+        while product.cleanups() or product.remains(session_id):
             await asyncio.sleep(0.1)
     assert all(psutil.pid_exists(worker.pid) for worker in product.workers())
