@@ -17,7 +17,7 @@ async def publish_description(database_url: str, setting: str = "mock") -> None:
     database = open_database(database_url, clock=SystemClock())
     try:
         directory = ProcessorDirectory(rows=database.processors, setting=setting, clock=SystemClock())
-        await directory.publish("testkit", [describe(Info(name="mock"))])
+        await directory.publish("testkit", describe(Info(name="mock")))
         await directory.withdraw("testkit")
     finally:
         await database.close()

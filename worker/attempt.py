@@ -43,6 +43,11 @@ COLD_SECONDS: Final = 600.0
 WARM_SECONDS: Final = 2.0
 """Time between two extensions of a deadline while the processor starts."""
 
+EARLY_SECONDS: Final = 0.5
+"""Time before its deadline at which a session ends that waits for a busy or cold model:
+at the deadline the reconciler would fail it with ``timeout``, which says less.
+"""
+
 BUSY_STAGE: Final = "waiting for the model"
 
 
@@ -85,6 +90,16 @@ class Attempt:
 
     def __repr__(self) -> str:
         return f"<Attempt {self.claim.session.id}-{self.claim.attempt}>"
+
+    def pause(self) -> float:
+        """Return the seconds until the deadline must be looked at again; 0: it is over.
+
+        That is :data:`EARLY_SECONDS` before it, and the deadline itself.
+        """
+        left = self.deadline - asyncio.get_running_loop().time()
+        if left > EARLY_SECONDS:
+            return left - EARLY_SECONDS
+        return 0.0 if self.busy is not None else max(0.0, left)
 
     async def work(self) -> tuple[NewFile, ...]:
         """Read the photos, run the processor, and return its verified outputs.
@@ -158,7 +173,7 @@ class Attempt:
             raise error  # the next processor may have room now
         if error.retry_after is not None:
             pause = max(error.retry_after, MIN_PAUSE_SECONDS)
-            if pause < self.deadline - asyncio.get_running_loop().time():
+            if pause < self.pause():
                 log.info("Session %s waits %.1f s: %s", self.claim.session.id, pause, error.code)
                 await self.report(None, BUSY_STAGE, pause)
                 await asyncio.sleep(pause)

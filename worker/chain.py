@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from tryon.processor import Checkpoint, Info, Job, ProcessorError, Reference, Report, Result
-from tryon.processor.params import BadParams, ParamsSchema
+from tryon.processor.params import BadParams, BadSchema, ParamsSchema
 
 DESCRIBED_SECONDS: Final = 1.0
 """Time for a processor to be ready; one that is not is passed over."""
@@ -95,6 +95,6 @@ def accepts(info: Info, job: Job) -> bool:
         return False
     try:
         ParamsSchema(info.params_schema).check(dict(job.params))
-    except BadParams:
+    except (BadParams, BadSchema):
         return False
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from server.config.settings import ConfigError
@@ -27,21 +27,22 @@ WITHDRAW_SECONDS: Final = 0.2
 class Publisher:
     """The publication of one worker.
 
-    ``infos``: returns the processors' infos, the first one's first, when they have
-    started. ``on_error`` is called once if uploads cannot be judged by one of them.
+    ``info``: returns the info of the first processor, when it has started; those behind
+    it may take longer, or never start. ``on_error`` is called once if uploads cannot be
+    judged by it.
     """
 
     def __init__(
         self,
         directory: ProcessorDirectory,
         worker_id: str,
-        infos: Callable[[], Awaitable[Sequence[Info]]],
+        info: Callable[[], Awaitable[Info]],
         *,
         on_error: Callable[[Exception], None],
     ) -> None:
         self._directory = directory
         self._worker_id = worker_id
-        self._infos = infos
+        self._info = info
         self._on_error = on_error
 
     def __repr__(self) -> str:
@@ -62,7 +63,7 @@ class Publisher:
 
     async def _publish(self) -> None:
         try:
-            chain = [describe(info) for info in await self._infos()]
+            view = describe(await self._info())
         except (NotStarted, ConfigError):
             return  # the pool has reported it
         except BadInfo as error:
@@ -70,7 +71,7 @@ class Publisher:
             return
         while True:
             try:
-                await self._directory.publish(self._worker_id, chain)
+                await self._directory.publish(self._worker_id, view)
                 pause = RENEW_SECONDS
             except TryOnError as error:
                 log.warning("The processor could not be published now: %s", error.detail)

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -32,7 +32,6 @@ from server.system.clock import SystemClock
 from server.system.processes import make_files_private
 from server.system.randomness import SystemRandomness
 from server.telemetry import logs
-from tryon.processor import Info
 from worker.chain import Chain
 from worker.cleaning import Cleaner, run_cleanup
 from worker.isolation.pool import ProcessPool
@@ -124,7 +123,12 @@ class Lifetime:
         worker_id = f"{socket.gethostname()}:{os.getpid()}:{randomness.bytes(2).hex()}"
         try:
             async with AsyncExitStack() as stack:
-                pools = [ProcessPool(config, processor=name, on_start_error=_stop) for name in config.processors]
+                first, *others = config.processors
+                pools = [ProcessPool(config, processor=first, on_start_error=_stop)]
+                pools += [
+                    ProcessPool(config, processor=name, on_start_error=functools.partial(_go_on, name))
+                    for name in others
+                ]
                 for pool in pools:
                     stack.push_async_callback(pool.close)
                     pool.start()
@@ -137,7 +141,7 @@ class Lifetime:
                 noting = asyncio.create_task(_note(services.queue, worker_id), name="presence")
                 stack.push_async_callback(_unnote, noting, services.queue, worker_id)
                 directory = services.sessions.processors
-                publisher = Publisher(directory, worker_id, functools.partial(_described, pools), on_error=_stop)
+                publisher = Publisher(directory, worker_id, pools[0].described, on_error=_stop)
                 await stack.enter_async_context(publisher.running())
                 chain = Chain(pools)
                 self._ready.set_result(
@@ -150,9 +154,9 @@ class Lifetime:
             self._ready.set_exception(error)
 
 
-async def _described(pools: Sequence[ProcessPool]) -> list[Info]:
-    """Return what the worker's processors say of themselves, the first one first."""
-    return [await pool.described() for pool in pools]
+def _go_on(name: str, error: Exception) -> None:
+    """Go on without a processor that was to run when the first one fails."""
+    log.error("The processor %s did not start; the worker goes on without it", name, exc_info=error)
 
 
 def _stop(error: Exception) -> None:

@@ -164,9 +164,9 @@ class SessionRunner:
         )
         work = asyncio.create_task(attempt.work(), name="processor")
         try:
-            while (now := asyncio.get_running_loop().time()) < attempt.deadline and not (work.done() or beat.done()):
+            while not (work.done() or beat.done()) and (pause := attempt.pause()) > 0:
                 # the deadline moves while the processor starts
-                await asyncio.wait({work, beat}, timeout=attempt.deadline - now, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, beat}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if not (work.done() or beat.done()):
                 raise TimeoutError
             deadline = attempt.deadline
@@ -242,7 +242,7 @@ class SessionRunner:
             case None:
                 return lambda: self._complete(claim, work.result())
             case NotStarted():  # not the session's fault: it costs no attempt, and another worker may be warm
-                return self._hand_back(claim, "not_started")
+                return self._hand_back(claim, "not_started", processor=self._chain.first.name)
             case ProcessorError() if error.requeue or attempt.successor is not None:
                 log.warning("Requeueing session %s: %s", claim.session.id, error)
                 last = failure(error.code, error.message, error.retryable)
@@ -257,9 +257,11 @@ class SessionRunner:
                 log.error("The processor failed on session %s", claim.session.id, exc_info=error)
                 return self._fail(claim, ProcessorError("processor_error"))
 
-    def _hand_back(self, claim: Claim, reason: str = "drained") -> Callable[[], Awaitable[bool]]:
+    def _hand_back(
+        self, claim: Claim, reason: str = "drained", *, processor: str | None = None
+    ) -> Callable[[], Awaitable[bool]]:
         """Return the call that requeues a session at no cost to it."""
-        return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason)
+        return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason, processor=processor)
 
     def _fail(self, claim: Claim, error: ProcessorError) -> Callable[[], Awaitable[bool]]:
         return lambda: self._sessions.claims.fail(claim, error.code, error.message, retryable=error.retryable)

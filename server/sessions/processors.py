@@ -63,13 +63,14 @@ class ProcessorDirectory:
     def __repr__(self) -> str:
         return f"<ProcessorDirectory {self._setting} rows={len(self._rows_read)}>"
 
-    async def publish(self, worker: str, chain: Sequence[ProcessorView]) -> None:
-        """Publish this worker's processors for the next :data:`LEASE_SECONDS`.
+    async def publish(self, worker: str, first: ProcessorView) -> None:
+        """Publish this worker's first processor for the next :data:`LEASE_SECONDS`.
 
-        The first one judges uploads; the others run when it fails. Raises Unavailable.
+        It judges uploads; those behind it in the setting run when it fails. All are
+        named as in the setting, as in sessions, events and metrics. Raises Unavailable.
         """
-        first, *others = chain
-        view = msgspec.structs.replace(first, fallbacks=[each.name for each in others])
+        name, *others = self._setting.split(",")
+        view = msgspec.structs.replace(first, name=name, fallbacks=others)
         text = msgspec.json.encode(view, order="sorted").decode()
         await self._rows.publish(worker, setting=self._setting, description=text, seconds=LEASE_SECONDS)
 

@@ -13,7 +13,7 @@ from server.config.settings import Config
 from server.domain.outputs import VerifiedOutput
 from server.services import Services, open_services
 from tests.worker.conftest import Feed, until
-from tests.worker.scripted import Play, Scripted, Trusting, done, play, raising
+from tests.worker.scripted import Play, Scripted, Trusting, done, forever, play, raising
 from tryon.processor import Info, Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import Unavailable, Unprocessable
 from tryon.protocol.states import Status
@@ -77,15 +77,36 @@ async def test_person_learns_that_upstream_is_busy(feed: Feed) -> None:
     assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
 
 
-async def test_busy_code_is_kept_at_deadline(config: MakeConfig, photos: Path) -> None:
+async def test_busy_code_is_kept_at_deadline(config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upstream that is busy until the deadline fails the session with its code."""
+    monkeypatch.setattr(attempt, "EARLY_SECONDS", 0.1)
     async with open_services(config(deadline_seconds=1.0)) as services:
-        script, attempts = busy_for(99, 0.3)
+        script, attempts = busy_for(99, 0.2)
         session, _ = await play(Feed(services, photos), script)
     assert len(attempts) > 1
     assert (session.status, session.error_code) == (Status.FAILED, "backend_busy")
     assert session.error_message == "All models are busy."
     assert session.burnt == 0
+
+
+async def test_busy_code_is_recorded_before_the_reconciler_says_timeout(
+    config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session whose upstream is busy, then silent, ends before its deadline."""
+    monkeypatch.setattr(attempt, "EARLY_SECONDS", 2.5)
+    refused = False
+
+    async def script(job: Job, report: Report) -> Result:
+        nonlocal refused
+        if refused:
+            return await forever(job, report)
+        refused = True
+        raise ProcessorError("backend_busy", retry_after=0.0)
+
+    async with open_services(config(deadline_seconds=3.0)) as services:
+        session, _ = await play(Feed(services, photos), script)
+    assert (session.status, session.error_code) == (Status.FAILED, "backend_busy")
+    assert session.updated_at < session.deadline_at
 
 
 async def test_wait_beyond_deadline_fails_at_once(feed: Feed) -> None:

@@ -19,6 +19,7 @@ from tryon.processor import Info, Job, ProcessorError, Report, Result, Role
 from tryon.protocol.states import Event, Status
 from worker import attempt
 from worker.chain import Chain, accepts
+from worker.isolation.errors import NotStarted
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
@@ -105,6 +106,23 @@ async def test_retried_error_comes_back_to_the_first(feed: Feed) -> None:
     processors = [event.data.get("processor") for event in events if event.event is Event.PROCESSING]
     assert processors == ["one", "two", "one"]
     assert events[-1].status is Status.FAILED
+
+
+async def test_processor_that_cannot_start_hands_back_to_the_first(feed: Feed) -> None:
+    """A session is not handed back and forth by a processor that runs nothing."""
+    tried = False
+
+    async def again(job: Job, report: Report) -> Result:
+        nonlocal tried
+        if not tried:
+            tried = True
+            raise DOWN
+        return await done(job, report)
+
+    events = await fall_over(feed, again, raising(NotStarted()), runs=3)
+    assert [event.data.get("processor") for event in events if event.event is Event.PROCESSING] == ["one", "two", "one"]
+    assert events[-1].event is Event.COMPLETED
+    assert (await feed.story(events[0].session_id)).session.burnt == 1
 
 
 def test_accepts_judges_inputs_and_params() -> None:

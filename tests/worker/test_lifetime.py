@@ -64,6 +64,20 @@ class Stubborn:
 """
 
 
+BROKEN_STARTER = """
+from tryon.processor import Info
+
+
+class Broken:
+    info = Info(name="broken")
+
+    async def start(self):
+        raise RuntimeError("no weights")
+
+    async def run(self, job, report): ...
+"""
+
+
 def write_slow_starter(folder: Path) -> None:
     (folder / "starter.py").write_text(SLOW_STARTER)
     (folder / "verdicts").mkdir()  # a new entry beside the data folder would be hidden
@@ -128,6 +142,25 @@ async def test_failed_start_stops_worker(
         assert story.events[-1].data == {"reason": "not_started"}
         assert story.session.burnt == 0
     assert await feed.services.queue.depth() == 3  # it has not taken them once more
+
+
+async def test_worker_goes_on_without_a_fallback_that_cannot_start(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    """The first processor judges uploads and runs sessions; the error is logged."""
+    (tmp_path / "broken.py").write_text(BROKEN_STARTER)
+    settings = config(processor="mock,broken:Broken", mock_seconds=0.01, mock_failure_rate=0.0)
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_PROCESSOR=settings.processor)
+    await process.line("The processor broken:Broken did not start; the worker goes on without it")
+
+    async def published() -> bool:
+        return any(row.living for row in await feed.services.database.processors.all())
+
+    await until(published)
+    session = await feed.submit()
+    assert (await feed.reaches(session.id)).session.status is Status.COMPLETED
+    assert await process.stop() == 0
 
 
 async def test_worker_stops_while_warming(

@@ -23,9 +23,9 @@ async def test_publisher_keeps_its_lease_until_the_worker_stops(
     """It publishes when the processor has started, renews, and withdraws at the end."""
     monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.01)
     errors: list[Exception] = []
-    started: asyncio.Future[list[Info]] = asyncio.get_running_loop().create_future()
+    started: asyncio.Future[Info] = asyncio.get_running_loop().create_future()
 
-    async def infos() -> list[Info]:
+    async def info() -> Info:
         return await started
 
     async with open_services(config(processor="acme")) as services:
@@ -34,10 +34,10 @@ async def test_publisher_keeps_its_lease_until_the_worker_stops(
         async def living() -> list[tuple[bool, float]]:
             return [(row.living, row.expires_at.timestamp()) for row in await rows.all() if row.setting == "acme"]
 
-        publisher = Publisher(services.sessions.processors, "worker", infos, on_error=errors.append)
+        publisher = Publisher(services.sessions.processors, "worker", info, on_error=errors.append)
         async with publisher.running():
             assert await living() == []
-            started.set_result([Info(name="fit")])
+            started.set_result(Info(name="fit"))
             seen: set[float] = set()
             async with asyncio.timeout(10):
                 while len(seen) < 3:
@@ -51,11 +51,11 @@ async def test_publisher_refuses_a_processor_that_cannot_judge_uploads(config: M
     """The worker is told in one line, and publishes nothing."""
     errors: list[Exception] = []
 
-    async def infos() -> list[Info]:
-        return [Info(name="fit", roles=(Role(name="params"),))]
+    async def info() -> Info:
+        return Info(name="fit", roles=(Role(name="params"),))
 
     async with open_services(config(processor="acme")) as services:
-        async with Publisher(services.sessions.processors, "worker", infos, on_error=errors.append).running():
+        async with Publisher(services.sessions.processors, "worker", info, on_error=errors.append).running():
             await until(lambda: errors)
         assert not [row for row in await services.database.processors.all() if row.setting == "acme"]
     assert "params" in str(errors[0]) and "\n" not in str(errors[0])

@@ -93,7 +93,7 @@ class ForkServerLink:
                 self.process = subprocess.Popen(
                     python(*program, str(os.getpid())),
                     stdin=theirs.fileno(),
-                    env=_environment(),
+                    env=_environment(setup.withheld),
                     start_new_session=True,
                 )
                 send(self._socket, setup)
@@ -286,6 +286,7 @@ async def _reaped(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """Return the worker's environment without the product's secrets."""
-    return python_environment({name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES})
+def _environment(withheld: Sequence[str]) -> dict[str, str]:
+    """Return the worker's environment without secrets that are not the processor's."""
+    secret = {*SECRET_VARIABLES, *withheld}
+    return python_environment({name: text for name, text in os.environ.items() if name not in secret})

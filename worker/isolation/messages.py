@@ -42,6 +42,8 @@ class Setup(msgspec.Struct, tag=True):
     niceness: int
     hidden: list[str]
     """The product's own files, which no child may open."""
+    withheld: list[str]
+    """Environment variables with secrets of the worker's other processors."""
     temporary: str
     """How the names of the children's temporary folders begin, with their place."""
 

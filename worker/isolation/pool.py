@@ -113,6 +113,7 @@ class ProcessPool:
             cpu_seconds=config.processor_cpu_seconds,
             niceness=niceness,
             hidden=hidden_paths(config),
+            withheld=registry.secrets_of_others(config, self.name),
             temporary=temporary.prefix(),
         )
         self._temporary = setup.temporary
@@ -171,6 +172,8 @@ class ProcessPool:
         Raises what :meth:`built` does, or
         :class:`~worker.isolation.errors.NotStarted`.
         """
+        if self._startup.error is not None:
+            raise self._startup.error
         return await asyncio.shield(self._startup.info)
 
     async def run(self, job: Job, report: Report) -> tuple[Output, ...]:

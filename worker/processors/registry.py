@@ -57,6 +57,19 @@ def options_of(config: Config, name: str) -> Options:
     return mock | given
 
 
+def secrets_of_others(config: Config, name: str) -> list[str]:
+    """Return the environment variables that only options of other processors name.
+
+    Those are the options ``..._env``. Raises :class:`ConfigError`.
+    """
+
+    def named(processor: str) -> set[str]:
+        return {str(value) for key, value in options_of(config, processor).items() if key.endswith("_env")}
+
+    others = [named(each) for each in config.processors if each != name]
+    return sorted(set().union(*others) - named(name)) if name in config.processors else []
+
+
 def options_file(config: Config) -> Path | None:
     """Return the file that holds the options, if they are not the setting itself."""
     text = config.processor_options

@@ -32,10 +32,10 @@ async def test_uploads_are_unavailable_when_no_worker_has_ever_published(service
 async def test_newest_living_worker_judges_uploads(services: Services) -> None:
     """A worker of a new version takes over as soon as it has published."""
     newer = msgspec.structs.replace(MOCK, version="2")
-    await directory(services, "acme").publish("a", [MOCK])
-    assert (await directory(services, "acme").current()).view == MOCK
-    await directory(services, "acme").publish("b", [newer])
-    await directory(services, "acme").publish("a", [MOCK])  # a renewal
+    await directory(services, "acme").publish("a", MOCK)
+    assert (await directory(services, "acme").current()).view == msgspec.structs.replace(MOCK, name="acme")
+    await directory(services, "acme").publish("b", newer)
+    await directory(services, "acme").publish("a", MOCK)  # a renewal
     found = await directory(services, "acme").current()
     assert found.view.version == "2"
     assert found.disagreement is not None
@@ -43,26 +43,26 @@ async def test_newest_living_worker_judges_uploads(services: Services) -> None:
 
 async def test_last_description_judges_uploads_when_no_worker_lives(services: Services) -> None:
     """It says that no worker is there."""
-    await directory(services, "acme").publish("a", [OVERLAY])
+    await directory(services, "acme").publish("a", OVERLAY)
     await directory(services, "acme").withdraw("a")
     found = await directory(services, "acme").current()
-    assert (found.view.name, found.view.available, found.disagreement) == ("overlay", False, None)
+    assert (found.view.name, found.view.available, found.disagreement) == ("acme", False, None)
 
 
 async def test_uploads_are_refused_when_all_workers_run_another_processor(services: Services) -> None:
     """The last description does not judge what another processor would be given."""
-    await directory(services, "acme").publish("a", [MOCK])
+    await directory(services, "acme").publish("a", MOCK)
     await directory(services, "acme").withdraw("a")
-    await directory(services, "other").publish("b", [OVERLAY])
+    await directory(services, "other").publish("b", OVERLAY)
     with pytest.raises(Unavailable, match="run the processor other; this server is set to acme"):
         await directory(services, "acme").current()
 
 
 async def test_fall_over_names_the_processors_that_follow(services: Services) -> None:
     """The first processor judges; spaces in the setting mean nothing."""
-    await directory(services, "cog, httpjob").publish("a", [MOCK, OVERLAY])
+    await directory(services, "cog, httpjob").publish("a", MOCK)
     found = await directory(services, "cog,httpjob").current()
-    assert (found.view.name, found.view.fallbacks) == ("mock", ["overlay"])
+    assert (found.view.name, found.view.fallbacks) == ("cog", ["httpjob"])
 
 
 async def test_description_is_read_once_a_second(services: Services) -> None:
@@ -71,12 +71,12 @@ async def test_description_is_read_once_a_second(services: Services) -> None:
     seen = directory(services, "acme", clock)
     with pytest.raises(Unavailable):
         await seen.current()
-    await directory(services, "acme").publish("a", [MOCK])
-    assert (await seen.current()).view.name == "mock"
-    await directory(services, "acme").publish("b", [OVERLAY])
-    assert (await seen.current()).view.name == "mock"
+    await directory(services, "acme").publish("a", MOCK)
+    assert (await seen.current()).view.label == MOCK.label
+    await directory(services, "acme").publish("b", OVERLAY)
+    assert (await seen.current()).view.label == MOCK.label
     clock.advance(1.1)
-    assert (await seen.current()).view.name == "overlay"
+    assert (await seen.current()).view.label == OVERLAY.label
 
 
 async def test_unreadable_description_is_unavailable(services: Services) -> None:

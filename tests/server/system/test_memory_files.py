@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from pathlib import Path
 
 import pytest
 
-from server.system.memory_files import LARGE_BYTES, memory_file, read_all, write_all
+from server.system.memory_files import LARGE_BYTES, is_memory_file, memory_file, read_all, write_all
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE_BYTES - 1, LARGE_BYTES, 3 * LARGE_BYTES])
@@ -41,3 +43,18 @@ async def test_cancelled_read_lets_descriptor_close() -> None:
     os.close(file)
     with pytest.raises(asyncio.CancelledError):
         await reading
+
+
+def test_only_a_memory_file_is_one(tmp_path: Path) -> None:
+    """Whatever a read could wait for is told from a file in memory."""
+    end, other = os.pipe()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        others = [end, ours.fileno(), os.open("/dev/zero", os.O_RDONLY), os.open(tmp_path, os.O_RDONLY)]
+        memory = memory_file(b"x")
+        try:
+            assert is_memory_file(memory)
+            assert [is_memory_file(each) for each in others] == [False] * 4
+        finally:
+            for each in (memory, other, end, *others[2:]):
+                os.close(each)

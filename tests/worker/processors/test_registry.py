@@ -13,8 +13,9 @@ import pytest
 from server.config.settings import Config, ConfigError
 from tryon.processor import Info, Job, Output, Processor, Role
 from tryon.processor.params import ParamsSchema
+from worker.isolation.fork_server_link import _environment
 from worker.processors.mock import MockProcessor
-from worker.processors.registry import ENTRY_POINTS, check_options, find, info_of, make, options_of
+from worker.processors.registry import ENTRY_POINTS, check_options, find, info_of, make, options_of, secrets_of_others
 
 
 class Empty:
@@ -185,3 +186,22 @@ def test_entry_point_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     assert isinstance(load("upside"), Upside)
+
+
+def test_secrets_of_other_processors_are_known() -> None:
+    """The fork server of a processor withholds what only another one's options name."""
+    options = '{"httpjob": {"key_env": "FAL_KEY"}, "acme:One": {"key_env": "ONE_KEY", "token_env": "SHARED"}, '
+    options += '"acme:Two": {"key_env": "SHARED"}}'
+    config = Config(processor="mock,httpjob,acme:One,acme:Two", processor_options=options)
+    assert secrets_of_others(config, "mock") == ["FAL_KEY", "ONE_KEY", "SHARED"]
+    assert secrets_of_others(config, "httpjob") == ["ONE_KEY", "SHARED"]
+    assert secrets_of_others(config, "acme:Two") == ["FAL_KEY", "ONE_KEY"]
+    assert secrets_of_others(Config(processor="acme:One"), "acme:One") == []
+
+
+def test_environment_lacks_what_is_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor's processes do not know the key of the one that it falls over to."""
+    monkeypatch.setenv("FAL_KEY", "secret")
+    monkeypatch.setenv("OWN_KEY", "own")
+    environment = _environment(["FAL_KEY"])
+    assert "FAL_KEY" not in environment and environment["OWN_KEY"] == "own"

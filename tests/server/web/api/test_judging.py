@@ -34,7 +34,7 @@ async def web(start_web: StartWeb) -> Web:
     """Return a web process whose processor has other roles than the mock."""
     web = await start_web(processor="acme")
     info = Info(name="fit", roles=ROLES, params_schema=SCHEMA)
-    await web.services.sessions.processors.publish("worker", [describe(info)])
+    await web.services.sessions.processors.publish("worker", describe(info))
     return web
 
 

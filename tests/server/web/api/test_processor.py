@@ -15,11 +15,11 @@ async def test_processor_answers_with_the_limits_of_this_server(start_web: Start
         Role(name="person", required=True, formats=("image/png",), max_bytes=2**30, max_pixels=4_000_000, hint="You"),
         Role(name="garment", count=3),
     )
-    await web.services.sessions.processors.publish("worker", [describe(Info(name="fit", roles=roles))])
+    await web.services.sessions.processors.publish("worker", describe(Info(name="fit", roles=roles)))
     answer = await web.client.get(PROCESSOR)
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
     processor = answer.json()
-    assert (processor["name"], processor["available"], processor["params_schema"]) == ("fit", True, {"type": "object"})
+    assert (processor["name"], processor["available"], processor["params_schema"]) == ("acme", True, {"type": "object"})
     assert processor["roles"][0] == {
         "name": "person",
         "required": True,
@@ -46,7 +46,7 @@ async def test_processor_is_unavailable_when_no_worker_has_published(start_web: 
 async def test_health_shows_workers_with_another_processor(web: Web) -> None:
     """Web and worker that disagree are shown to the operator, never silent."""
     directory = web.services.sessions.processors
-    await directory.publish("ours", [describe(Info(name="mock"))])
+    await directory.publish("ours", describe(Info(name="mock")))
     assert (await web.client.get(HEALTH)).json()["checks"]["processor"] == {"status": "ok"}
     text = (await web.services.database.processors.all())[0].description
     await web.services.database.processors.publish("theirs", setting="overlay", description=text, seconds=60)
