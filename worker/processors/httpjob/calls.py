@@ -116,6 +116,7 @@ class Calls:
         """Return the answer to a request. Raises ProcessorError by the error table."""
         try:
             path = render_path(call.path, values)
+            body = None if call.json is None else render(call.json, values)
         except Missing as error:
             _log.warning("The upstream gave no %s", error)
             raise ProcessorError("processor_error") from None
@@ -123,7 +124,7 @@ class Calls:
             call.method,
             path,
             headers=self._headers(call, values, job),
-            json=None if call.json is None else render(call.json, values),
+            json=body,
             seconds=call.seconds,
             max_bytes=max_bytes,
         )

@@ -30,6 +30,9 @@ from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, R
 NOT_RUNNING: Final = (400, 409, 422)
 """Statuses of a cancel that mean: it has ended already."""
 
+AWAY_SECONDS: Final = 5.0
+"""Wait for an upstream that has the work and cannot be reached, or fails."""
+
 MAX_PREVIEW_BYTES: Final = 4 * 2**20
 """The limit of the interface for a preview."""
 
@@ -130,6 +133,11 @@ class HttpJob:
             if ended.error.requeue or ended.error.retry_after is not None:  # the next attempt begins anew
                 await report.checkpoint(replace(state, ended=True).as_json())
             raise ended.error from None
+        except ProcessorError as error:
+            if not error.requeue:
+                raise
+            # The work is there, and paid for. After a requeue it would be forgotten.
+            raise ProcessorError(error.code, retry_after=AWAY_SECONDS) from None
 
     async def _until_done(self, poll: Poll, values: Values, job: Job, report: Report) -> Answer:
         shown: object = None

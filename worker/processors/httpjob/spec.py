@@ -130,7 +130,7 @@ class Spec:
     hosts: tuple[str, ...]
     private_hosts: tuple[str, ...]
     header_hosts: tuple[str, ...]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = dataclasses.field(repr=False)
     ca_file: str | None
     key: str | None = dataclasses.field(repr=False)
     info: Info
@@ -269,12 +269,19 @@ def _check(spec: Spec) -> None:
         raise ValueError("a role is sent as url, and there is no upload")
     calls = [spec.upload, spec.submit, spec.poll, spec.result.fetch, spec.cancel, spec.forget]
     for call in calls:
-        if call is not None and "key" in names_in([call.path, call.json]):
+        if call is None:
+            continue
+        if "key" in names_in([call.path, call.json]):
             raise ValueError("{key} may stand in headers only")
+        if "key" in names_in(call.headers) and call.path in {f"{{{name}}}" for name in names_in(call.path)}:
+            raise ValueError(f"{call.path} may lead to any of hosts: give {{key}} in the headers above all tables")
     later = {name for call in (*calls[2:],) if call is not None for name in names_in([call.path, call.json])}
-    later = {name for name in later if not name.startswith(("vars.", "session", "job"))}
+    later = {name for name in later if not name.startswith("vars.")}
     if lacking := sorted(later - set(spec.submit.keep) - set(spec.submit.chosen)):
         raise ValueError(f"{{{lacking[0]}}} is neither in submit.keep nor in submit.chosen")
+    always = {"session", "job", "seed", *(f"vars.{name}" for name in spec.variables)}
+    if lacking := sorted(set(names_in(spec.submit.chosen)) - always):
+        raise ValueError(f"submit.chosen: {{{lacking[0]}}} may have no value")
     if (spec.cancel or spec.forget) and not (spec.submit.keep or spec.submit.chosen):
         raise ValueError("cancel and forget need a name in submit.keep or submit.chosen")
 

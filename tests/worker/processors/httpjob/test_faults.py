@@ -39,13 +39,14 @@ async def test_failures_while_the_work_runs_burn_no_attempt(job: Job) -> None:
         assert output.data == server.results[0]
 
 
-async def test_host_that_stays_away_ends_the_attempt(job: Job) -> None:
-    """The next one attaches to the same work."""
+async def test_host_that_stays_away_is_waited_for(job: Job) -> None:
+    """The work is paid for: it is neither forgotten nor begun anew meanwhile."""
     told = Told()
     async with host(poll={"path": "/jobs/{id}", "every": 0.001}) as (server, processor):
         server.next = [Reply.of({"id": "1"}, 201), *[Reply.of({}, 500)] * 5]
         error = await failed(processor, job, told)
-        assert (error.code, error.requeue) == ("backend_unreachable", True)
+        assert (error.code, error.requeue) == ("backend_unreachable", False), "a requeue would have it forgotten"
+        assert error.retry_after is not None
         assert told.checkpoints[-1] == {"works": [{"id": "1"}], "ended": False}
 
 

@@ -119,6 +119,14 @@ GOOD: dict[str, Any] = {"url": "https://a.example", "submit": {"path": "/x"}}
         (GOOD | {"submit": {"path": "/x?key={key}"}, "key": "k"}, "may stand in headers only"),
         (GOOD | {"submit": {"path": "/x", "json": {"k": ["{key}"]}}, "key": "k"}, "may stand in headers only"),
         (GOOD | {"poll": {"path": "/x/{id}"}}, "{id} is neither in submit.keep nor in submit.chosen"),
+        (GOOD | {"poll": {"path": "/x/{session}"}}, "{session} is neither in submit.keep nor in submit.chosen"),
+        (GOOD | {"submit": {"path": "/x", "chosen": {"id": "{params.id}"}}}, "{params.id} may have no value"),
+        (
+            GOOD
+            | {"submit": {"path": "/x", "keep": {"next": "url"}}, "key": "k"}
+            | {"poll": {"path": "{next}", "headers": {"Authorization": "{key}"}}},
+            "{next} may lead to any of hosts",
+        ),
         (GOOD | {"cancel": {"path": "/x"}}, "cancel and forget need a name"),
         (GOOD | {"roles": {"person": {"send": "url"}}}, "there is no upload"),
         (GOOD | {"roles": {"person": {"send": "carrier"}}}, "not one of data_url, base64, url"),
