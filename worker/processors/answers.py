@@ -17,6 +17,8 @@ BUSY_SECONDS: Final = 5.0
 """Wait for a busy upstream that does not say how long it will be."""
 MAX_WAIT_SECONDS: Final = 3600.0
 """Longest wait that is taken from an upstream's word."""
+MAX_DIGITS: Final = 300
+"""Of a whole number in JSON: a float holds any that is not longer."""
 
 _AUTH: Final = frozenset((401, 403))
 _QUOTA: Final = 402
@@ -108,9 +110,21 @@ def malformed(what: str) -> ProcessorError:
 def read_json(text: bytes | str) -> Any:
     """Return a JSON value. Raises ProcessorError: it is none."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
     except (ValueError, RecursionError):
         raise malformed("what is no JSON") from None
+
+
+def _float(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError("a number beyond all floats")
+    return number
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:  # no caller need be ready for an OverflowError
+        raise ValueError("a number beyond all floats")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -99,7 +99,8 @@ class Hosts:
     def check_address(self, host: str, address: Address) -> None:
         """Return if the host may have this address. Raises :class:`Refused`."""
         meant = embedded(address)
-        if meant.is_global and not meant.is_multicast and not meant.is_reserved:
+        special = meant.is_multicast or meant.is_reserved or getattr(meant, "is_site_local", False)
+        if meant.is_global and not special:
             return
         if _literal(host) is not None or (host == "localhost" and meant.is_loopback):
             return  # it stands in the settings, which check() has seen

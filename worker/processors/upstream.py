@@ -114,6 +114,9 @@ class Upstream:
         allowed = Hosts.parse(hosts, private_hosts)
         self._hosts = Hosts((own, *allowed.allowed), allowed.private)
         self._headers = dict(headers or {})
+        for name, text in self._headers.items():  # here, where its error is no session's and names no secret
+            if not (isinstance(text, str) and text.isascii() and text.isprintable()):
+                raise ValueError(f"the header {name} for the upstream is not of printable ASCII characters alone")
         self._header_hosts = (own, *(Origin.parse(each) for each in header_hosts))
         self._client = httpx.AsyncClient(
             transport=_Pinned(self._hosts, _trust(ca_file), resolve),

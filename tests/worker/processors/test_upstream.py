@@ -219,6 +219,14 @@ def test_malformed_url_is_an_error_at_the_start(url: str) -> None:
     assert "pass" not in str(failed.value)
 
 
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk-sécret"])
+def test_malformed_key_is_an_error_at_the_start(key: str) -> None:
+    """Such as one with the line break of its file; the error does not repeat it."""
+    with pytest.raises(ValueError, match="header Authorization") as failed:
+        Upstream("https://model.test", headers={"Authorization": f"Bearer {key}"})
+    assert "sk-" not in repr(failed.value)
+
+
 # -- failures --------------------------------------------------------------------------
 
 
@@ -333,7 +341,7 @@ async def test_compressed_answer_is_refused() -> None:
         assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 100_000, b"NaN", b"\xff", b"9" * 10_000])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 100_000, b"NaN", b"\xff", b"9" * 400, b"1e999"])
 async def test_answer_that_is_no_json_is_an_error(body: bytes) -> None:
     """A proxy's page of HTML, and what a parser stumbles over."""
     async with serving(Reply(body=body)) as server, upstream(server.url) as model:

@@ -92,7 +92,7 @@ class CogOptions:
 
     url: str = "http://127.0.0.1:5000"
     """The address of the Cog server."""
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     """Bearer token for a proxy in front of it."""
     hosts: tuple[str, ...] = ()
     """Further hosts that a link in an output may name, such as the storage behind

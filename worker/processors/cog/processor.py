@@ -71,7 +71,7 @@ class CogProcessor:
             options.url,
             hosts=options.hosts,
             # the operator has named this server; few have a public address
-            private_hosts=(urlsplit(options.url).hostname or "", *options.private_hosts),
+            private_hosts=(urlsplit(options.url).netloc, *options.private_hosts),
             headers={} if options.token is None else {"Authorization": f"Bearer {options.token}"},
         )
 

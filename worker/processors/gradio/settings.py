@@ -9,7 +9,8 @@ from typing import Any, Final
 import httpx
 
 from tryon.processor import IMAGE_TYPES, OUTPUT_TYPES, Info, OutputRole, Role
-from worker.processors.gradio.failures import Rule
+from tryon.processor.patterns import check_pattern
+from worker.processors.gradio.failures import TEXT_LENGTH, Rule
 from worker.processors.gradio.templates import Json, parsed, references, roles_of
 
 _SPACES: Final = ".hf.space"
@@ -192,8 +193,14 @@ class GradioOptions:
         return self.outputs or {"result": f"$result.{self.calls_in_order()[-1].name}.0"}
 
     def rules(self) -> tuple[Rule, ...]:
-        """Return the operator's own rules for the texts of failures."""
-        return tuple(Rule.parse(each["match"], each["code"]) for each in self.errors)
+        """Return the operator's own rules for the texts of failures.
+
+        Raises ValueError: a pattern is malformed, or could take too long.
+        """
+        rules = tuple(Rule.parse(each["match"], each["code"]) for each in self.errors)
+        for rule in rules:
+            check_pattern(rule.pattern.pattern, longest=TEXT_LENGTH)
+        return rules
 
     @property
     def host(self) -> str:

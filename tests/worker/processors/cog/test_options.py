@@ -47,6 +47,15 @@ def test_hostile_patterns_are_refused(pattern: str) -> None:
         CogProcessor(errors=[{"match": pattern, "code": "processor_error"}])
 
 
+@pytest.mark.parametrize("url", ["http://[::1]:5000", "http://gpu.lan:5000/cog", "http://127.0.0.1:5000"])
+async def test_server_may_have_any_address(url: str) -> None:
+    """Each form that an address has; the token in no text of the options."""
+    processor = CogProcessor(url=url, token="sk-secret")
+    await processor.start()
+    await processor.close()
+    assert "sk-" not in repr(CogOptions(url=url, token="sk-secret"))
+
+
 def test_info_follows_options() -> None:
     """Roles, outputs and limits are those of the options, in their order."""
     info = CogProcessor(roles=ROLES, outputs={"image": "result", "mask": "mask"}, result="last").info

@@ -91,6 +91,7 @@ def test_token_does_not_reach_code_of_space(url: str, name: str) -> None:
         ({"outputs": {"result": "$result.b.0"}}, "no earlier call"),
         ({"outputs": {"result": "$seed"}}, "is no result of a call"),
         ({"errors": [{"match": "(", "code": "timeout"}]}, "is no regular expression"),
+        ({"errors": [{"match": "(a+)+$", "code": "timeout"}]}, "a+"),
     ],
 )
 def test_options_that_lead_nowhere_are_refused(options: dict[str, Any], line: str) -> None:
