@@ -214,9 +214,8 @@ async def test_certificate_must_be_that_of_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["", "model", "ftp://model.test", "https://user:pass@model.test", "https://"])
 def test_malformed_url_is_an_error_at_the_start(url: str) -> None:
     """The error does not repeat what may hold a password."""
-    with pytest.raises(ValueError, match="URL of the upstream") as failed:
+    with pytest.raises(ValueError, match=r"URL of the upstream (?!.*pass)"):
         Upstream(url)
-    assert "pass" not in str(failed.value)
 
 
 @pytest.mark.parametrize("key", ["sk-secret\n", "sk-sécret"])
