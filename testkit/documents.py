@@ -114,7 +114,7 @@ class Reader:
 
 
 def frames_in(screen: str) -> list[dict[str, Any]]:
-    return [json.loads(frame) for frame in re.findall(r"< ({.*})", screen)]
+    return [json.loads(frame) for frame in re.findall(r"< ({.*})\n", screen)]
 
 
 def keys_of(value: Any) -> set[str]:
