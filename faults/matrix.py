@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from faults.outcome import Outcome, Row
 from faults.pace import FULL, SCALED
-from faults.rows import clock, database, deploy, disk, network_database, redis, storage, upstream, web, worker
+from faults.rows import clock, database, deploy, disk, network_database, redis, storage, upstream, web, webhooks, worker
 from testkit.profiles import FAULTS
 from testkit.report import heading, table
 
@@ -24,9 +24,8 @@ GROUPS: Final = (
     network_database.ROWS,
     disk.ROWS,
     storage.ROWS,
-    web.ROWS,
-    worker.ROWS,
-    upstream.ROWS,
+    web.ROWS | webhooks.ROWS,
+    worker.ROWS | upstream.ROWS,
     clock.ROWS,
     deploy.ROWS,
 )
