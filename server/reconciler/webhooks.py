@@ -66,9 +66,10 @@ class Webhooks:
         if not self._secrets:
             return
         while due := await self._deliveries.due(limit=AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                for delivery in due:
-                    group.create_task(self._attempt(delivery))
+            # Not a task group: the failure of one would cut off the others in flight.
+            for failed in await asyncio.gather(*map(self._attempt, due), return_exceptions=True):
+                if failed is not None:
+                    raise failed
 
     async def _attempt(self, delivery: Delivery) -> None:
         # Beyond the end of this attempt, or it would overlap with the next.

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from server.adapters.database import tables
+from server.adapters.database.deliveries import Delivery
 from server.domain.session import Session
 from server.domain.tokens import token_hash
 from server.reconciler import webhooks
@@ -22,6 +23,7 @@ from testkit.documents import text_of
 from testkit.receivers import Received, Receiver, receiving
 from tests.server.reconciler.conftest import MakeConfig
 from tests.server.sessions.conftest import MINE, TOKEN, submit
+from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import Status
 
 SECRETS = (b"new" * 8, b"old" * 8)
@@ -157,6 +159,26 @@ async def test_processes_at_once_send_one(process: Process, receiver: Receiver) 
         await asyncio.gather(*(each.reconciling.webhooks.deliver() for each in (services, other)))
         await services.reconciling.webhooks.deliver()
     assert len(receiver.received) == 1
+
+
+async def test_unavailable_database_cuts_off_no_other_webhook(
+    process: Process, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chore ends with the database's own error, which is logged in one line."""
+    async with process() as services:
+        refused, sent = await ended(services), await ended(services)
+        begin = services.database.deliveries.begin
+
+        async def failing(delivery: Delivery, *, pause_seconds: float) -> bool:
+            if delivery.session_id == refused.id:
+                raise Unavailable
+            return await begin(delivery, pause_seconds=pause_seconds)
+
+        monkeypatch.setattr(services.database.deliveries, "begin", failing)
+        with pytest.raises(Unavailable):
+            await services.reconciling.webhooks.deliver()
+        noted = {row.session_id for row in await rows(services) if row.delivered_at is not None}
+    assert noted == {sent.id}
 
 
 async def test_deleted_session_sends_nothing(process: Process, receiver: Receiver) -> None:
