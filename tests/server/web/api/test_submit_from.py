@@ -15,6 +15,8 @@ from testkit.running import StartWeb, Web
 from tests.server.web.api.calls import bearer, do, files_of, with_garment
 from tryon.protocol.paths import SESSIONS
 
+pytestmark = pytest.mark.usefixtures("database_url")  # SQLite and PostgreSQL
+
 HOOK = "https://hooks.shop.example/tryon"
 ALLOWED = {"webhook_hosts": ("hooks.shop.example",), "webhook_secrets": (bytes(32),)}
 
