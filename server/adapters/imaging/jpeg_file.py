@@ -132,6 +132,8 @@ class _Reading:
         return frame is not None and frame.marker not in _PROGRESSIVE and not any(map(any, self._missing.values()))
 
     def _speaks_of_colours(self, marker: int, begin: int) -> bool:
+        if self._scans:  # decoders have decided by then; such a segment may only hide something
+            return False
         return (marker == _JFIF and self._data.startswith(b"JFIF\0", begin + 2)) or (
             marker == _ADOBE and self._data.startswith(b"Adobe", begin + 2)
         )

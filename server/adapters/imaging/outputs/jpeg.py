@@ -33,7 +33,7 @@ def strip(data: bytes, parts: Parts) -> Stripped:
     manifests = [(begin, end) for marker, begin, end in _segments(data) if _is_manifest(data, marker, begin)]
     return Stripped(
         data=bytes(bare),
-        manifest=b"".join(data[begin + 4 : end] for begin, end in manifests),
+        manifest=b"".join(_box(data[begin + 4 : end]) for begin, end in manifests),
         is_whole=_without(data, manifests) == bare,
     )
 
@@ -66,6 +66,12 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 def _is_manifest(data: bytes, marker: int, begin: int) -> bool:
     return marker == _MANIFEST and data[begin + 4 : begin + 6] == b"JP"
+
+
+def _box(content: bytes) -> bytes:
+    """Return a segment's part of the JUMBF box, whose header each segment repeats."""
+    number = int.from_bytes(content[4:8])
+    return content[8:] if number == 1 else content[16:]
 
 
 def _without(data: bytes, ranges: list[tuple[int, int]]) -> bytes:

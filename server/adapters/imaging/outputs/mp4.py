@@ -19,6 +19,8 @@ from tryon.protocol.errors import Unprocessable
 
 MAX_BOXES: Final = 50_000
 """Boxes of a file, at most: a fragment of a second has ten."""
+MAX_SAMPLES: Final = 1_000_000
+"""Entries of a table, at most, each 36 bytes while it is read: sound of five hours."""
 
 _CONTAINERS: Final[Mapping[bytes, frozenset[bytes]]] = {
     name: frozenset(children.split())
@@ -230,6 +232,8 @@ class _Reading:
     def _fits(self, box: _Box, count: int, begin: int, size: int) -> int:
         if box.content + begin + count * size > box.end:
             raise IndexError
+        if count > MAX_SAMPLES:
+            raise _broken("it has too many parts")
         return count
 
 

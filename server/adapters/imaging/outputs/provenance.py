@@ -8,7 +8,8 @@ is kept of an XMP packet: :func:`packet` writes it anew.
 A C2PA manifest is signed, and its hash covers every other byte of the file. So it is
 kept only in a file of which nothing else had to go; else its source type is kept as
 XMP. A manifest that holds more than provenance (EXIF, an author, pictures of the
-ingredients) counts as private metadata, and is not kept either.
+ingredients, assertions that are not known here, or a compressed box that is not read)
+counts as private metadata, and is not kept either.
 """
 
 from __future__ import annotations
@@ -30,8 +31,15 @@ _TERMS: Final = (
 _ADDRESS: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _STATED: Final = re.compile(rb"cv\.iptc\.org/newscodes/digitalsourcetype/([A-Za-z]{1,64})")
 _PRIVATE: Final = re.compile(
-    rb"stds\.exif|exif:|exifEX:|GPSL|c2pa\.metadata|c2pa\.thumbnail\.ingredient|stds\.iptc|CreativeWork|dc:creator"
+    rb"stds\.exif|exif:|exifEX:|GPSL|c2pa\.metadata|c2pa\.thumbnail\.ingredient|stds\.iptc|CreativeWork|dc:creator|brob"
 )
+_LABEL: Final = re.compile(rb"jumd.{17}([^\0]{0,256})", re.DOTALL)
+"""The label of a JUMBF box (ISO 19566-5), behind a type of 16 bytes and flags."""
+_PROVENANCE: Final = re.compile(
+    rb"c2pa|([\w.-]+:)?urn:[\w:.-]+|c2pa\.(assertions|claim|signature|actions|hash\.[a-z.]+|ingredient|"
+    rb"thumbnail\.claim(\.[a-z]+)?|soft-binding|training-mining|time-stamp)(\.v[0-9])?(__[0-9]+)?"
+)
+"""Labels of the boxes that a manifest may be made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +76,9 @@ def may_stay(stripped: Stripped, term: str | None) -> bool:
     """
     manifest = stripped.manifest
     says_it = term is None or term.encode() in manifest
-    return bool(manifest) and stripped.is_whole and says_it and not _PRIVATE.search(manifest)
+    labels = _LABEL.findall(manifest)
+    is_provenance = labels[:1] == [b"c2pa"] and all(_PROVENANCE.fullmatch(label) for label in labels)
+    return stripped.is_whole and says_it and is_provenance and not _PRIVATE.search(manifest)
 
 
 def address(term: str) -> str:

@@ -64,3 +64,19 @@ def with_webp_chunks(webp: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     """Append chunks to a WebP, each of an even length."""
     body = webp[8:] + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def jumbf(label: bytes, *contents: bytes) -> bytes:
+    """Return a JUMBF box (ISO 19566-5) with a label."""
+    described = bytes(16) + b"\3" + label + b"\0"
+    body = struct.pack(">I4s", 8 + len(described), b"jumd") + described + b"".join(contents)
+    return struct.pack(">I4s", 8 + len(body), b"jumb") + body
+
+
+def manifest(*assertions: bytes, stated: bool = True) -> bytes:
+    """Return a C2PA manifest; ``stated``: it says that a model has made the picture."""
+    source = b"digitalSourceType " + TERM.encode() + b"trainedAlgorithmicMedia " if stated else b""
+    actions = jumbf(b"c2pa.actions.v2", source)
+    known = [actions, jumbf(b"c2pa.hash.data"), jumbf(b"c2pa.ingredient__1"), *assertions]
+    parts = [jumbf(b"c2pa.assertions", *known), jumbf(b"c2pa.claim.v2"), jumbf(b"c2pa.signature")]
+    return jumbf(b"c2pa", jumbf(b"urn:uuid:0a4d72c4-9c1e-4a7b-8a5f-1f0f3c1d2e9b", *parts))

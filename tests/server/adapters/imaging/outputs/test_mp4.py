@@ -11,7 +11,7 @@ from server.adapters.imaging.outputs import mp4
 from server.adapters.imaging.outputs.provenance import packet
 from testkit import films
 from testkit.films import C2PA, HEIGHT, SAMPLE, SECRET, WIDTH, box, full
-from tests.server.adapters.imaging.outputs.results import marks, refused, verified
+from tests.server.adapters.imaging.outputs.results import jumbf, manifest, marks, refused, verified
 
 
 def test_film_without_metadata_stays_as_it_is() -> None:
@@ -61,10 +61,24 @@ def test_source_type_of_film_stays() -> None:
 
 def test_manifest_stays_where_nothing_else_goes() -> None:
     """A C2PA manifest covers the rest of the film."""
-    manifest = box(b"uuid", C2PA, b"jumb digitalsourcetype/trainedAlgorithmicMedia")
-    whole = films.mp4(private=False, before=manifest)
+    stored = box(b"uuid", C2PA, bytes(4), b"manifest\0", bytes(8), manifest())
+    whole = films.mp4(private=False, before=stored)
     assert verified(whole, "video/mp4").data == whole
-    assert b"jumb" not in verified(films.mp4(private=True, before=manifest), "video/mp4").data
+    assert b"jumb" not in verified(films.mp4(private=True, before=stored), "video/mp4").data
+
+
+def test_other_box_in_place_of_manifest_goes() -> None:
+    """Its name is no proof of what it holds."""
+    stored = box(b"uuid", C2PA, bytes(4), b"manifest\0", bytes(8), jumbf(b"com.camera.place", SECRET))
+    assert SECRET not in verified(films.mp4(private=False, before=stored), "video/mp4").data
+
+
+def test_table_of_countless_samples_is_refused_unread() -> None:
+    """Numbers of four bytes become objects of 36 while a table is read."""
+    count = mp4.MAX_SAMPLES + 1
+    table = full(b"stsz", struct.pack(">II", 0, count), bytes(4 * count))
+    film = films.mp4(private=False).replace(full(b"stsz", struct.pack(">III", 0, 1, len(SAMPLE))), table)
+    assert refused(film, "video/mp4") == "unreadable_image"
 
 
 def test_film_of_an_encoder_is_taken() -> None:

@@ -20,6 +20,8 @@ from tests.server.adapters.imaging.outputs.results import (
     FORMATS,
     LIMITS,
     assert_no_metadata,
+    jumbf,
+    manifest,
     marks,
     opened,
     picture,
@@ -156,6 +158,15 @@ def test_thumbnail_goes() -> None:
     assert verified(with_thumbnail, "image/jpeg").data == data
 
 
+def test_thumbnail_between_scans_goes() -> None:
+    """A JFIF segment behind the first scan says nothing to a decoder."""
+    data = encoded(plain(80), "JPEG", progressive=True)
+    content = data[6 : 4 + int.from_bytes(data[4:6])][:12] + b"\2\2" + b"Elm Street 5"
+    at = data.rindex(b"\xff\xda")
+    hidden = data[:at] + b"\xff\xe0" + (len(content) + 2).to_bytes(2) + content + data[at:]
+    assert verified(hidden, "image/jpeg").data == data
+
+
 @pytest.mark.parametrize("marker", [0xE1, 0xE2, 0xED, 0xEC, 0xEE, 0xEB, 0xE0, 0xFE])
 def test_every_kind_of_segment_goes(marker: int) -> None:
     """Unknown application segments may hold anything: Photoshop's hold IPTC."""
@@ -242,24 +253,27 @@ def test_unknown_source_type_goes() -> None:
     assert marks(shown.data) == []
 
 
-def _with_manifest(type: str, manifest: bytes) -> bytes:
+def with_segments(jpeg: bytes, content: bytes, *, most: int = 60_000) -> bytes:
+    """Insert a JUMBF box in segments, each of which repeats its header."""
+    pieces = [content[at : at + most] for at in range(8, len(content), most)]
+    for number, piece in reversed(list(enumerate(pieces, 1))):
+        jpeg = with_segment(jpeg, 0xEB, b"JP\0\1" + number.to_bytes(4) + content[:8] + piece)
+    return jpeg
+
+
+def _with_manifest(type: str, content: bytes) -> bytes:
     data = picture(type)
     if type == "image/jpeg":
-        return with_segment(data, 0xEB, b"JP\0\1" + manifest)
+        return with_segments(data, content)
     if type == "image/png":
-        return with_chunk(data, b"caBX", manifest)
-    return with_webp_chunks(data, (b"C2PA", manifest + b"\0" * (len(manifest) % 2)))
-
-
-MANIFEST = (
-    b"jumb c2pa.actions digitalSourceType http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia "
-)
+        return with_chunk(data, b"caBX", content)
+    return with_webp_chunks(data, (b"C2PA", content + b"\0" * (len(content) % 2)))
 
 
 @EVERY
 def test_manifest_of_plain_file_stays(type: str) -> None:
     """A C2PA manifest covers every byte: the file stays as it is."""
-    data = _with_manifest(type, MANIFEST)
+    data = _with_manifest(type, manifest())
     assert verified(data, type).data == data
     assert verified(data, type, generated=True).data == data
 
@@ -267,26 +281,50 @@ def test_manifest_of_plain_file_stays(type: str) -> None:
 @EVERY
 def test_manifest_that_would_be_broken_becomes_a_mark(type: str) -> None:
     """With another byte gone its hash would say "forged"; the source stays as XMP."""
-    data = _with_manifest(type, MANIFEST)
+    data = _with_manifest(type, manifest())
     changed = data + b"trailer" if type != "image/webp" else with_webp_chunks(data, (b"note", b"Elm Street 5"))
     shown = verified(changed, type)
     assert b"jumb" not in shown.data
     assert marks(shown.data) == ["trainedAlgorithmicMedia"]
 
 
+def test_manifest_in_several_segments_stays() -> None:
+    """A label that two of them share is read like any other."""
+    for most in range(40, 200, 7):
+        data = with_segments(picture("image/jpeg"), manifest(), most=most)
+        assert verified(data, "image/jpeg").data == data
+
+
+@EVERY
 @pytest.mark.parametrize(
-    "private", [b"stds.exif exif:GPSLatitude", b"c2pa.thumbnail.ingredient.jpeg", b"CreativeWork author"]
+    "private",
+    [
+        jumbf(b"stds.exif", b"exif:GPSLatitude"),
+        jumbf(b"c2pa.actions", b"<x:xmpmeta exif:GPSLatitude='52,31N'>"),
+        jumbf(b"c2pa.thumbnail.ingredient.jpeg", b"Elm Street 5"),
+        jumbf(b"stds.schema-org.CreativeWork", b"Elm Street 5"),
+        jumbf(b"com.camera.place", b"Elm Street 5"),
+        jumbf(b"c2pa.actions", b"brob Elm Street 5"),
+    ],
 )
-def test_manifest_with_private_metadata_becomes_a_mark(private: bytes) -> None:
-    """A manifest may hold EXIF, an author, or a picture of the photo."""
-    shown = verified(_with_manifest("image/jpeg", MANIFEST + private), "image/jpeg")
-    assert private not in shown.data
+def test_manifest_with_private_metadata_becomes_a_mark(type: str, private: bytes) -> None:
+    """A manifest may hold EXIF, XMP, an author, a picture of the photo, or anything."""
+    shown = verified(_with_manifest(type, manifest(private)), type)
+    assert b"jumd" not in shown.data
     assert marks(shown.data) == ["trainedAlgorithmicMedia"]
+    assert opened(shown.data).tobytes() == opened(picture(type)).tobytes()
+
+
+@EVERY
+def test_box_that_is_no_manifest_goes(type: str) -> None:
+    """JUMBF may hold anything: the place where manifests stand is no proof."""
+    for box in (jumbf(b"com.camera.place", b"Elm Street 5"), b"c2pa Elm Street 5"):
+        assert verified(_with_manifest(type, box), type).data == picture(type)
 
 
 def test_manifest_without_source_gives_way_to_the_mark() -> None:
     """A generated result says so, whatever its manifest leaves out."""
-    shown = verified(_with_manifest("image/png", b"jumb c2pa.actions"), "image/png", generated=True)
+    shown = verified(_with_manifest("image/png", manifest(stated=False)), "image/png", generated=True)
     assert b"jumb" not in shown.data
     assert marks(shown.data) == ["trainedAlgorithmicMedia"]
 
