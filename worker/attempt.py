@@ -81,7 +81,9 @@ class Attempt:
         self._claims = claims
         self._files = files
         self._chain = chain
-        self._processor = chain.of(claim.processor)
+        processor = chain.of(claim.processor)
+        assert processor is not None, "a worker claims only what its processors run"
+        self._processor = processor
         self.successor: str | None = None
         """The processor of the next attempt, after an error that is to be retried."""
         self._imaging = imaging

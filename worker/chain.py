@@ -38,7 +38,7 @@ class Runs(Protocol):
 
 
 class Chain:
-    """Stateless; the first processor is the usual one."""
+    """Stateless; the first processor judges uploads."""
 
     def __init__(self, processors: Sequence[Runs]) -> None:
         self._processors = tuple(processors)
@@ -50,9 +50,13 @@ class Chain:
     def first(self) -> Runs:
         return self._processors[0]
 
-    def of(self, name: str) -> Runs:
-        """Return the processor of this name; the first one if there is none."""
-        return next((each for each in self._processors if each.name == name), self.first)
+    @property
+    def names(self) -> list[str]:
+        return [each.name for each in self._processors]
+
+    def of(self, name: str) -> Runs | None:
+        """Return the processor of this name, None without one."""
+        return next((each for each in self._processors if each.name == name), None)
 
     async def after(self, processor: Runs, job: Job, error: ProcessorError) -> Runs | None:
         """Return the processor that may run the next attempt after an error.

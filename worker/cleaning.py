@@ -52,7 +52,7 @@ class Cleaner:
         if not work.checkpoint:  # it was forgotten, and nothing was begun since
             return True
         processor = self._chain.of(work.processor)
-        if processor.name != work.processor:
+        if processor is None:
             log.warning("Work upstream could not be cleaned up here: this worker has no %s", work.processor)
             return False
         clean = processor.cancel if cleanup.kind is CleanupKind.CANCEL else processor.forget

@@ -116,7 +116,7 @@ class SessionRunner:
                     session_id,
                     worker=self._worker_id,
                     run=number,
-                    processor_of=lambda session: self._chain.of(session.processor).name,
+                    processors=self._chain.names,
                 )
             except Unavailable as error:
                 log.warning("Session %s could not be claimed now: %s", session_id, error.detail)

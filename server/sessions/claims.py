@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -59,8 +59,6 @@ class Claim:
 
     session: Session
     worker: str
-    processor: str
-    """Name of the processor that runs this attempt."""
     reports: ProgressReports = field(repr=False, compare=False)
     notes: _Notes = field(repr=False, compare=False)
 
@@ -68,6 +66,11 @@ class Claim:
     def work(self) -> UpstreamWork | None:
         """The work upstream that was begun, by this attempt or an earlier one."""
         return self.notes.work
+
+    @property
+    def processor(self) -> str:
+        """The name of the processor that runs this attempt."""
+        return self.session.processor
 
     @property
     def attempt(self) -> int:
@@ -113,15 +116,15 @@ class Claims:
         self._lease_seconds = lease_seconds
 
     async def begin(
-        self, session_id: str, *, worker: str, run: int = 0, processor_of: Callable[[Session], str] | None = None
+        self, session_id: str, *, worker: str, run: int = 0, processors: Collection[str] | None = None
     ) -> Claim | None:
         """Claim a waiting session for one run of a worker.
 
-        ``processor_of``: decides from the claimed session which processor runs it, for
-        the audit trail; None: the session's own. Return None if there is nothing to do
-        (claimed, ended, past its deadline, erased). Raises Unavailable; the claim may
-        have been committed then, and its answer lost. A repeated call of the same run
-        returns that claim.
+        ``processors``: those of the worker; None: any. Return None if there is nothing
+        to do (claimed, ended, past its deadline, erased), or the session was judged by
+        another processor: it waits for a worker that has it. Raises Unavailable; the
+        claim may have been committed then, and its answer lost. A repeated call of the
+        same run returns that claim.
         """
         owner = f"{worker}#{run}"
         moved = await self._writer.claim(
@@ -129,8 +132,8 @@ class Claims:
             worker=owner,
             lease_seconds=self._lease_seconds,
             actor=f"worker:{worker}",
-            processor_of=processor_of,
-        ) or await self._unanswered(session_id, owner)
+            processors=processors,
+        ) or await self._unanswered(session_id, owner, processors)
         if moved is None:
             return None
         logs.request_id.set(moved.session.request_id)
@@ -138,7 +141,7 @@ class Claims:
         await self._transitions.announce(moved)
         log.info("Processing session %s", session_id)
         reports = ProgressReports(session_id, self._bus, self._access)
-        return Claim(moved.session, worker, moved.event.data["processor"], reports, _Notes(work))
+        return Claim(moved.session, worker, reports, _Notes(work))
 
     async def renew(self, claim: Claim) -> Literal["held", "cancelled", "lost"]:
         """Extend the claim's lease, and return whether it still counts.
@@ -294,14 +297,19 @@ class Claims:
             processor=processor,
         )
 
-    async def _unanswered(self, session_id: str, owner: str) -> Moved | None:
+    async def _unanswered(self, session_id: str, owner: str, processors: Collection[str] | None) -> Moved | None:
         """Return the claim that an earlier call of this run committed, or None.
 
         An earlier call whose commit is still under way holds the row: the claim that
         was refused just now has waited for it.
         """
         found = await self._reader.with_events(session_id, since=0)
-        if found is None or found.session.lease_owner != owner:
+        if found is None:
+            return None
+        wanted = found.session.processor
+        if processors is not None and wanted not in processors and found.session.status is Status.CREATED:
+            log.warning("Session %s waits for a worker with the processor %s", session_id, wanted)
+        if found.session.lease_owner != owner:
             return None
         return Moved(found.session, found.events[-1])
 

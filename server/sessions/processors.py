@@ -90,8 +90,9 @@ class ProcessorDirectory:
         async with self._lock:
             if not self._fresh():
                 rows = await self._rows.all()
-                found = self._judge(rows)  # a refusal is not kept: the first worker may be there the next moment
-                self._rows_read, self._read_at = rows, self._clock.monotonic()
+                found = self._judge(rows)
+                if found.view.available:  # else the first worker may be there the next moment: `./run` waits for it
+                    self._rows_read, self._read_at = rows, self._clock.monotonic()
                 return found
         return self._judge(self._rows_read)
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -197,19 +197,28 @@ class Submissions:
         return original, copies
 
     async def retry(
-        self, session_id: str, owner: str | None, *, request_id: str | None, address: str | None = None
+        self,
+        session_id: str,
+        owner: str | None,
+        *,
+        request_id: str | None,
+        address: str | None = None,
+        judge: Callable[[Session], Params] | None = None,
     ) -> tuple[Session, bool]:
         """Run a failed or cancelled session again, over its own copy of the inputs.
 
-        Return the new session, and whether an earlier call made it. Raises NotFound,
-        also when the original is erased meanwhile; Conflict in any other state;
-        StorageFull, RateLimited, Unavailable.
+        ``judge``: raises Unprocessable if the processor does not take the original any
+        more, and returns the params of the new session. Return the new session, and
+        whether an earlier call made it. Raises NotFound, also when the original is
+        erased meanwhile; Conflict in any other state; StorageFull, RateLimited,
+        Unavailable.
         """
         original = await owned_session(self._reader, session_id, owner)
         if original.status not in (Status.FAILED, Status.CANCELLED):
             raise errors.Conflict("not_finished")
         if (successor := await self._reader.retry_of(original.id)) is not None:
             return successor, True
+        params = original.params if judge is None else judge(original)
         new_id = self._new_id()
         files = tuple(
             msgspec.structs.replace(file, key=input_key(new_id, file.role, file.index, EXTENSIONS[file.type]))
@@ -224,7 +233,7 @@ class Submissions:
             id=new_id,
             owner=original.owner,
             processor=self._processor,
-            params=original.params,
+            params=params,
             seed=original.seed if chosen else self._seed(),  # else a failure of chance would come again
             files=files,
             request_id=request_id,

@@ -14,6 +14,7 @@ import pytest
 from playwright.async_api import BrowserContext
 
 from server.config.settings import Config
+from server.domain.stored_files import NewFile
 from testkit.plugin import missing
 from testkit.processes import ROOT, free_port
 from testkit.running import Web, running_web, until
@@ -66,6 +67,50 @@ async def test_throwing_callback_stops_nothing(start: Start) -> None:
     await play.until("story.end !== null")
     assert len((await play.story())["events"]) == 3
     assert thrown
+
+
+async def test_following_shows_previews_and_results(start: Start) -> None:
+    """A preview comes with progress, results with their transition."""
+    play = await start()
+    await play.begin()
+    await play.follow(transports=["ws"])
+    await play.knows(2)
+    assert play.claim is not None
+    claims = play.services.sessions.claims
+    assert await claims.preview(play.claim, NewFile(b"\x89PNG preview", "image/png", 9, 8))
+    await claims.report(play.claim, 0.5, "rendering", step=3, steps=20, upstream_position=4)
+    await play.until("following.session.preview && following.session.step === 3")
+    shown = await play.page.evaluate("({ ...following.session })")
+    assert (shown["steps"], shown["upstream_position"], shown["preview"]["type"]) == (20, 4, "image/png")
+    assert "/previews/" in shown["preview"]["link"]
+    await play.complete()
+    await play.until("story.end !== null")
+    [result] = (await play.story())["end"]["outputs"]
+    assert (result["role"], result["index"], result["type"]) == ("result", 0, "image/jpeg")
+    assert "/outputs/" in result["link"]
+
+
+async def test_upload_names_photos_by_role(start: Start) -> None:
+    """The processor tells its roles; a refusal names the part."""
+    play = await start()
+    await play.follow()
+    found = await play.page.evaluate(
+        """
+        async () => {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 200, height: 300 });
+          canvas.getContext("2d").fillRect(20, 20, 90, 90);
+          const photo = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg"));
+          const { name, roles } = await tryon.processor();
+          const session = await tryon.upload(null, { inputs: { person: photo, garment: [photo] } });
+          const refused = await tryon.upload(photo, { inputs: { hat: photo } }).catch((problem) => problem);
+          return { name, roles: roles.map((role) => role.name), code: refused.code, part: refused.part,
+            inputs: session.inputs.map(({ role, index }) => [role, index]) };
+        }
+        """
+    )
+    assert (found["name"], found["roles"]) == ("mock", ["person", "garment"])
+    assert found["inputs"] == [["person", 0], ["garment", 0]]
+    assert (found["code"], found["part"]) == ("unknown_input", "hat")
 
 
 async def test_closed_following_is_silent(start: Start, web: Web) -> None:
@@ -242,4 +287,4 @@ def test_script_is_small_and_nearly_alone() -> None:
     code, tabs = ((ROOT / "static" / name).read_text() for name in ("tryon.js", "tryon-tabs.js"))
     assert re.findall(r"^import\b.*", code, re.MULTILINE) == ['import { slotsFor } from "./tryon-tabs.js";']
     assert not re.search(r"^import\b", tabs, re.MULTILINE)
-    assert len(code) + len(tabs) < 35_000
+    assert len(code) + len(tabs) < 37_000

@@ -45,6 +45,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
             "TRYON_DATABASE_URL": config.database,
             "TRYON_REDIS_URL": config.redis,
             "TRYON_SECRET_KEY": ",".join(config.secret_keys),
+            "TRYON_PROCESSOR": config.processor,
             "TRYON_MOCK_SECONDS": str(config.mock_seconds),
             "TRYON_MOCK_FAILURE_RATE": str(config.mock_failure_rate),
             "TRYON_LEASE_SECONDS": str(config.lease_seconds),

@@ -17,13 +17,13 @@ from worker.tasks import SessionRunner
 Play = Callable[[Job, Report], Awaitable[Result]]
 
 
-INFO = Info(name="scripted", generated=True)
+INFO = Info(name="mock", generated=True)
 
 
 class Scripted:
     """A processor that runs the test's script, and keeps what happened to it."""
 
-    def __init__(self, play: Play, name: str = "scripted", info: Info = INFO) -> None:
+    def __init__(self, play: Play, name: str = "mock", info: Info = INFO) -> None:
         self.name = name
         self.info = info
         self._play = play

@@ -69,9 +69,9 @@ async def test_delete_stops_run_and_its_files(
 ) -> None:
     """A deleted session's run is cancelled, and none of its files is left."""
     (tmp_path / "endless.py").write_text(ENDLESS)
-    settings = config(lease_seconds=60)
+    settings = config(processor="endless:Endless", lease_seconds=60)
     feed = await feeds(settings)
-    process = await worker(settings, TRYON_PROCESSOR="endless:Endless")
+    process = await worker(settings)
     session = await feed.submit()
     await process.line(f"began {session.id}")
 

@@ -99,9 +99,9 @@ async def test_session_reports_warming_then_runs(
 ) -> None:
     """A session that waits for its processor says so; a later one does not."""
     write_slow_starter(tmp_path)
-    settings = config()
+    settings = config(processor="starter:SlowStarter")
     feed = await feeds(settings)
-    process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
+    process = await worker(settings)
     early = await feed.submit()
     await warming(feed, early)
 
@@ -122,9 +122,9 @@ async def test_failed_start_stops_worker(
 ) -> None:
     """A processor that cannot start stops the worker, and burns no attempt."""
     write_slow_starter(tmp_path)
-    settings = config(drain_seconds=10)
+    settings = config(processor="starter:SlowStarter", drain_seconds=10)
     feed = await feeds(settings)
-    process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
+    process = await worker(settings)
     sessions = [await feed.submit() for _ in range(3)]
     for session in sessions:
         await warming(feed, session)
@@ -168,9 +168,9 @@ async def test_worker_stops_while_warming(
 ) -> None:
     """A worker that stops while its processor warms up hands its session back."""
     write_slow_starter(tmp_path)
-    settings = config(drain_seconds=0.2)
+    settings = config(processor="starter:SlowStarter", drain_seconds=0.2)
     feed = await feeds(settings)
-    process = await worker(settings, TRYON_PROCESSOR="starter:SlowStarter")
+    process = await worker(settings)
     session = await feed.submit()
     await warming(feed, session)
 
@@ -233,9 +233,9 @@ async def test_stubborn_processor_does_not_keep_worker(
 ) -> None:
     """A thread that works on and a close() without an end do not keep a worker."""
     (tmp_path / "stubborn.py").write_text(STUBBORN)
-    settings = config(drain_seconds=0.2)
+    settings = config(processor="stubborn:Stubborn", drain_seconds=0.2)
     feed = await feeds(settings)
-    process = await worker(settings, TRYON_PROCESSOR="stubborn:Stubborn")
+    process = await worker(settings)
     session = await feed.submit()
     await process.line("began")
 

@@ -6,7 +6,7 @@ and into the event's data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
@@ -65,9 +65,9 @@ class Begin:
     event: ClassVar[Event] = Event.PROCESSING
     worker: str
     lease_seconds: float
-    processor_of: Callable[[Session], str] | None = None
-    """Decides from the claimed session which processor runs it, for the audit trail;
-    None: the session's own.
+    processors: Collection[str] | None = None
+    """The worker's processors: a session that was judged by another one is not claimed;
+    None: any.
     """
 
 

@@ -119,8 +119,7 @@ def _event_data(outcome: Outcome, session: Session) -> dict[str, Any]:
     """Return the data of this outcome's event; files are named by their keys."""
     match outcome:
         case Begin():
-            processor = session.processor if outcome.processor_of is None else outcome.processor_of(session)
-            return {"attempt": session.attempt, "processor": processor}
+            return {"attempt": session.attempt, "processor": session.processor}
         case Complete():
             return {"output": outcome.outputs[0].key, "outputs": files_data(outcome.outputs)}
         case Fail():

@@ -175,6 +175,8 @@ class SessionWriter:
             conditions.append(_s.cancel_requested.is_(change.cancelled))
         if change.lease_lapsed:
             conditions.append(_s.lease_expires_at <= database_time())
+        if isinstance(change.outcome, Begin) and change.outcome.processors is not None:
+            conditions.append(_s.processor.in_(sorted(change.outcome.processors)))
         # A claim on a lost connection is given up early: its session waits meanwhile.
         seconds = engine.READ_SECONDS if isinstance(change.outcome, Begin) else None
         async with self._connections.write(seconds=seconds) as connection:
@@ -215,17 +217,17 @@ class SessionWriter:
         worker: str,
         lease_seconds: float,
         actor: str,
-        processor_of: Callable[[Session], str] | None = None,
+        processors: Collection[str] | None = None,
     ) -> Moved | None:
         """Move a waiting session to processing; its attempt goes up by one.
 
-        ``processor_of``: as in :class:`Begin`. Return None if it waits no more, its
-        deadline has passed, or it is to be cancelled.
+        ``processors``: as in :class:`Begin`. Return None if it waits no more, its
+        deadline has passed, it is to be cancelled, or is for another processor.
         """
         return await self.transition(
             Change(
                 session_id=session_id,
-                outcome=Begin(worker, lease_seconds, processor_of),
+                outcome=Begin(worker, lease_seconds, processors),
                 from_status=Status.CREATED,
                 actor=actor,
                 within_deadline=True,

@@ -51,13 +51,21 @@ def resolve(values: Params, schema: ParamsSchema, randomness: Randomness) -> tup
         raise _refused(BadParams("/seed", f"must be a whole number from 0 to {MAX_SEED}"))
     if not schema.allows("seed"):  # it is the session's, whatever the processor's own params are
         values = {name: value for name, value in values.items() if name != "seed"}
+    return checked(values, schema), int(seed) if isinstance(seed, int | float) else randomness.randint(0, MAX_SEED)
+
+
+def checked(values: Params, schema: ParamsSchema) -> Params:
+    """Return the params with the schema's defaults.
+
+    Raises Unprocessable: ``bad_params`` with a pointer to what does not fit.
+    """
     try:
         filled = schema.check(values)
     except BadParams as error:
         raise _refused(error) from None
     if len(msgspec.json.encode(filled)) > MAX_FILLED_BYTES:
         raise _refused(BadParams("", "is too large with the defaults of the processor"))
-    return filled, int(seed) if isinstance(seed, int | float) else randomness.randint(0, MAX_SEED)
+    return filled
 
 
 def _is_seed(value: object) -> bool:

@@ -27,7 +27,7 @@ from server.sessions.submissions import Idempotency
 from server.telemetry import logs, metrics
 from server.web.api.form import WEBHOOK
 from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
-from server.web.api.params import resolve
+from server.web.api.params import checked, resolve
 from server.web.api.processor import roles_of
 from server.web.api.upload_slots import UploadSlot, UploadSlots
 from server.web.api.uploads import Upload, UploadedImage, read_upload
@@ -46,6 +46,7 @@ from tryon.protocol.errors import (
     UnsupportedMedia,
 )
 from tryon.protocol.paths import SESSIONS
+from tryon.protocol.views import Params
 
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 """An Idempotency-Key: 1 to 255 visible ASCII characters."""
@@ -208,8 +209,19 @@ class SubmitEndpoints:
     async def _retry(self, request: Request, slot: UploadSlot, headers: dict[str, str]) -> Response:
         owner = credential_of(request).owner
         await self._check_queue()
+        current = await self._processors.current()
+        roles = roles_of(current.view, self._config)
+
+        def judge(original: Session) -> Params:
+            roles.check(original.inputs)
+            return checked(original.params, current.params)
+
         session, replayed = await self._submissions.retry(
-            request.path_params["session_id"], owner, request_id=logs.request_id.get(), address=slot.address
+            request.path_params["session_id"],
+            owner,
+            request_id=logs.request_id.get(),
+            address=slot.address,
+            judge=judge,
         )
         return await self._created(session, headers, replayed=replayed)
 

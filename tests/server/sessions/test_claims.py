@@ -74,6 +74,18 @@ async def test_unanswered_claim_belongs_to_its_run(services: Services) -> None:
     assert [event.actor for event in story.events] == ["worker:w1", "worker:w1"]
 
 
+async def test_claim_leaves_a_session_to_the_workers_of_its_processor(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker with another setting does not run what mock has judged, and says so."""
+    session = await submit(services)
+    assert await services.sessions.claims.begin(session.id, worker="w1", processors=["overlay", "cog"]) is None
+    assert f"Session {session.id} waits for a worker with the processor mock" in caplog.text
+    assert await status(services, session) == (Status.CREATED, 1)
+    claim = await services.sessions.claims.begin(session.id, worker="w2", processors=["overlay", "mock"])
+    assert claim is not None and claim.processor == "mock"
+
+
 async def test_claim_is_repeated_when_its_commit_failed(services: Services) -> None:
     """Claim a session again whose first claim was rolled back."""
     session, claiming = await submit(services), Unanswered()

@@ -79,6 +79,16 @@ async def test_description_is_read_once_a_second(services: Services) -> None:
     assert (await seen.current()).view.label == OVERLAY.label
 
 
+async def test_returning_worker_is_seen_at_once(services: Services) -> None:
+    """A start with an old database is ready as soon as its worker has published."""
+    seen = directory(services, "acme", ManualClock())
+    await directory(services, "acme").publish("old", MOCK)
+    await directory(services, "acme").withdraw("old")
+    assert not (await seen.current()).view.available
+    await directory(services, "acme").publish("new", MOCK)
+    assert (await seen.current()).view.available
+
+
 async def test_unreadable_description_is_unavailable(services: Services) -> None:
     """A row of another release is a 503, never a crash."""
     for text in ("{}", '{"name": 1}', "x"):

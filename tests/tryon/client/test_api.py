@@ -43,6 +43,33 @@ async def test_upload_takes_paths_bytes_and_files(tryon: AsyncTryOn, tmp_path: P
         assert session.links.garment
 
 
+async def test_upload_names_photos_by_role(tryon: AsyncTryOn, tmp_path: Path) -> None:
+    """One photo, or several in their order; a role that is unknown is named."""
+    (tmp_path / "person.webp").write_bytes(small())
+    person = tmp_path / "person.webp"
+    for inputs in ({"person": person, "garment": [small()]}, {"person": [str(person)], "garment": io.BytesIO(small())}):
+        session = await tryon.upload(inputs=inputs)  # type: ignore[arg-type]
+        assert [(each.role, each.index) for each in session.inputs] == [("person", 0), ("garment", 0)]
+    assert len((await tryon.upload(small(), inputs={"garment": small()})).inputs) == 2, "image stands for the first"
+    with pytest.raises(Problem) as refused:
+        await tryon.upload(small(), inputs={"hat": small()})
+    assert (refused.value.code, refused.value.part) == ("unknown_input", "hat")
+    with pytest.raises(Problem) as refused:
+        await tryon.upload(inputs={"person": small(), "garment": [small(), small()]})
+    assert (refused.value.code, refused.value.part) == ("unknown_input", "garment")
+
+
+async def test_processor_tells_roles_and_limits(tryon: AsyncTryOn) -> None:
+    """It needs no token: the page asks before the first photo."""
+    processor = await tryon.processor()
+    assert (processor.name, processor.available) == ("mock", False)
+    assert [(role.name, role.required, role.count) for role in processor.roles] == [
+        ("person", True, 1),
+        ("garment", False, 1),
+    ]
+    assert all(role.max_bytes and role.max_pixels for role in processor.roles)
+
+
 async def test_next_garment_needs_no_second_photo(tryon: AsyncTryOn) -> None:
     """The photo of an earlier session is copied; an unknown session is refused."""
     first = await tryon.upload(small(), garment=small())

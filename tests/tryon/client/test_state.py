@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tryon.client.state import FollowedSession
 from tryon.protocol.frames import EventFrame, ProgressFrame
 from tryon.protocol.states import Event, Status
-from tryon.protocol.views import Links, SessionView
+from tryon.protocol.views import Links, PreviewView, SessionView
 
 STEPS = [
     (Event.CREATED, None, Status.CREATED),
@@ -47,6 +47,7 @@ def view(seq: int, **fields: Any) -> SessionView:
         "expires_at": "",
         "processor": "mock",
         "retry_of": None,
+        "copy_of": None,
         "params": {},
         "seed": 0,
         "step": None,
@@ -191,3 +192,36 @@ def test_any_frames_yield_each_transition_once(frames: list[tuple[str, int, int]
             newest = max(newest, update.seq)
     assert shown == list(range(1, len(shown) + 1))
     assert state.cursor == len(shown)
+
+
+def test_progress_brings_steps_and_a_preview() -> None:
+    """The picture stays while frames do not name it; a fresh link replaces its own."""
+    state = FollowedSession()
+    state.snapshot(view(2), EVENTS[:2])
+    shown = ProgressFrame("s", 2, 0.5, "rendering", 1.0, "", None, 3, 20, 4, "/api/tryon/files/p-1.png?sig=a")
+    (update,) = state.progress(shown)
+    assert (update.step, update.session.steps, update.session.upstream_position) == (3, 20, 4)
+    assert update.session.preview == PreviewView("image/png", None, None, "/api/tryon/files/p-1.png?sig=a")
+    (update,) = state.progress(progress(2, 0.6))
+    assert (update.step, update.preview) == (None, "/api/tryon/files/p-1.png?sig=a")
+    known = PreviewView("image/png", 90, 120, "/api/tryon/files/p-1.png?sig=a")
+    state.session = msgspec.structs.replace(update.session, preview=known)
+    (update,) = state.progress(msgspec.structs.replace(shown, preview="/api/tryon/files/p-1.png?sig=b"))
+    assert update.session.preview == PreviewView("image/png", 90, 120, "/api/tryon/files/p-1.png?sig=b")
+
+
+def test_outputs_come_with_their_transition() -> None:
+    """Each result has its link, and a session shows none before it has completed."""
+    file = {"role": "result", "index": 0, "type": "image/png", "width": 9, "height": 8, "bytes": 7, "link": "/o"}
+    data = {"output": "/o", "outputs": [file, file | {"index": 1, "type": "video/mp4", "width": None, "link": "/v"}]}
+    ended = EventFrame("s", 5, Event.COMPLETED, Status.PROCESSING, Status.COMPLETED, True, "now", data)
+    state = FollowedSession()
+    state.snapshot(view(4), EVENTS[:4])
+    (update,) = state.event(ended)
+    assert [(each.index, each.type, each.link) for each in update.session.outputs] == [
+        (0, "image/png", "/o"),
+        (1, "video/mp4", "/v"),
+    ]
+    late = FollowedSession()
+    updates = late.snapshot(update.session, [*EVENTS[:4], ended])
+    assert [len(each.session.outputs) for each in updates] == [0, 0, 0, 0, 2]

@@ -22,7 +22,7 @@ from tryon.protocol.states import Event, Status
 OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]
 
-FAULTY = {"TRYON_PROCESSOR": "tests.worker.faulty:Faulty"}
+FAULTY = "tests.worker.faulty:Faulty"
 
 ENDS = {
     "segfault": (Status.FAILED, "processor_crashed"),
@@ -47,10 +47,10 @@ async def test_ten_sessions_end_each_its_own_way(config: MakeConfig, worker: Sta
     """Crashes, limits, errors and pictures at once: each session has its own end."""
     # A machine that is busy with other tests must lapse no lease and pass no deadline,
     # but for the session that nothing else would end.
-    settings = config(deadline_seconds=120.0, lease_seconds=60.0)
-    feed, hasty = await feeds(settings), await feeds(config(deadline_seconds=5.0))
+    settings = config(processor=FAULTY, deadline_seconds=120.0, lease_seconds=60.0)
+    feed, hasty = await feeds(settings), await feeds(config(processor=FAULTY, deadline_seconds=5.0))
     limits = {"TRYON_PROCESSOR_MEMORY_BYTES": str(200 * 2**20), "TRYON_PROCESSOR_CPU_SECONDS": "1"}
-    process = await worker(settings, **FAULTY, **limits)
+    process = await worker(settings, **limits)
     await feed.workers()
 
     sessions = {do: await (hasty if do == "never" else feed).submit(params={"do": do}) for do in ENDS}
@@ -71,9 +71,9 @@ async def test_killed_worker_leaves_no_process(
 ) -> None:
     """A killed worker's children, their programs and temporary folders end with it."""
     (tmp_path / "temporary").mkdir()
-    settings = config()
+    settings = config(processor=FAULTY)
     feed = await feeds(settings)
-    process = await worker(settings, TMPDIR=str(tmp_path / "temporary"), **FAULTY)
+    process = await worker(settings, TMPDIR=str(tmp_path / "temporary"))
     dos = ("spin", "spin_in_c", "never", "stubborn", "with_a_program")
     for session in [await feed.submit(params={"do": do}) for do in dos]:
         await feed.reaches(session.id, Status.PROCESSING)
@@ -134,9 +134,9 @@ async def test_sigterm_hands_stubborn_session_back(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, do: str
 ) -> None:
     """A session whose processor ignores its cancellation is handed back unburnt."""
-    settings = config(drain_seconds=0.2)
+    settings = config(processor=FAULTY, drain_seconds=0.2)
     feed = await feeds(settings)
-    process = await worker(settings, **FAULTY)
+    process = await worker(settings)
     session = await feed.submit(params={"do": do})
     await feed.reaches(session.id, Status.PROCESSING)
     left = [each.pid for each in family(process)]
@@ -158,7 +158,7 @@ async def test_worker_stops_while_loading_processor(
 ) -> None:
     """A stop or a kill during a long import ends the fork server too."""
     (tmp_path / "heavy.py").write_text("import os, time; os.mkfifo('loading'); time.sleep(60)")
-    process = await worker(config(), TRYON_PROCESSOR="heavy:Model")
+    process = await worker(config(processor="heavy:Model"))
 
     async def loading() -> bool:
         return (tmp_path / "loading").exists()
@@ -172,9 +172,9 @@ async def test_worker_stops_while_loading_processor(
 
 async def test_crash_is_in_worker_output(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
     """The signal, the stack and log lines come out with the request id."""
-    settings = config()
+    settings = config(processor=FAULTY)
     feed = await feeds(settings)
-    process = await worker(settings, **FAULTY)
+    process = await worker(settings)
     session = await feed.submit(params={"do": "segfault"}, request_id="upload-1")
     await feed.reaches(session.id)
     await process.line(rf"ERROR +The process of session {session.id} was killed by SIGSEGV \(request upload-1\)")

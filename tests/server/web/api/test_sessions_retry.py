@@ -9,8 +9,11 @@ import pytest
 from server.adapters.database.changes import NewSession
 from server.config.parsing import UploadRate
 from server.domain.session import Session
+from server.sessions.roles import DEFAULT_ROLES
 from testkit.running import StartWeb, Web
 from tests.server.web.api.calls import do, failed, files_of, listed
+from tryon.processor import Info, Role
+from tryon.processor.description import describe
 from tryon.protocol.paths import SESSIONS
 
 
@@ -36,6 +39,22 @@ async def test_retry_copies_photos_to_new_session(web: Web) -> None:
     claim = await web.begin(row)
     await web.complete(claim)
     assert (await do(web, "get", session.id, token)).json()["status"] == "failed"  # final for ever
+
+
+@pytest.mark.parametrize(
+    ("info", "code", "part"),
+    [
+        (Info(name="mock", roles=(Role(name="person", required=True),)), "unknown_input", "garment"),
+        (Info(name="mock", roles=(*DEFAULT_ROLES.all, Role(name="mask", required=True))), "missing_image", "mask"),
+        (Info(name="mock", params_schema={"properties": {"size": {"enum": ["S"]}}}), "bad_params", "params"),
+    ],
+)
+async def test_retry_is_judged_by_the_processor_of_now(web: Web, info: Info, code: str, part: str) -> None:
+    """What the processor does not take any more is refused before it waits."""
+    session, token = await failed(web)
+    await web.services.sessions.processors.publish("worker", describe(info))
+    answer = await do(web, "retry", session.id, token)
+    assert (answer.status_code, answer.json()["code"], answer.json()["part"]) == (422, code, part)
 
 
 async def test_retry_accepts_cancelled_session(web: Web) -> None:
