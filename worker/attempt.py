@@ -86,6 +86,9 @@ class Attempt:
         self._processor = processor
         self.successor: str | None = None
         """The processor of the next attempt, after an error that is to be retried."""
+        self._generated = True
+        """Whether outputs are to be marked so, as the processor said when it was ready.
+        """
         self._imaging = imaging
         self._max_attempts = max_attempts
         self.report = AttemptReport(claim, claims=claims, verified=self._verified, resumed=self._begun is not None)
@@ -142,7 +145,8 @@ class Attempt:
                 await asyncio.wait({describing}, timeout=min(WARM_SECONDS, seconds_left / 4))
             self.busy = None if describing.done() else ProcessorError("backend_cold")
             await asyncio.wait({describing})
-            describing.exception()  # the run raises why there is none
+            if describing.exception() is None:  # else the run raises why there is none
+                self._generated = describing.result().generated
             self.busy = None
         finally:
             describing.cancel()
@@ -199,11 +203,10 @@ class Attempt:
         Raises ProcessorError if it may not be. While no image process is free, it
         waits.
         """
-        generated = (await self._processor.described()).generated
         while True:
             try:
                 shown = await self._imaging.verify(
-                    io.BytesIO(output.data), output.type, generated=generated, address=self.claim.session.id
+                    io.BytesIO(output.data), output.type, generated=self._generated, address=self.claim.session.id
                 )
                 return NewFile(shown.data, shown.type, shown.width, shown.height, output.role)
             except Unavailable as error:

@@ -19,6 +19,7 @@ from tryon.protocol.errors import Unavailable, Unprocessable
 from tryon.protocol.states import Status
 from worker import attempt
 from worker.chain import Chain
+from worker.isolation.errors import NotStarted
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
@@ -138,6 +139,19 @@ async def test_output_that_cannot_be_shown_fails_session(feed: Feed, refusal: Ex
     ended = (await feed.story(session.id)).session
     assert (ended.status, ended.error_code) == (Status.FAILED, code)
     assert not [each for each in (await feed.services.files.list_page()).entries if "outputs" in each.key]
+
+
+async def test_output_counts_when_no_other_run_can_start(feed: Feed) -> None:
+    """What a processor has made is stored, also if it can be started no more."""
+
+    class Dying(Scripted):
+        async def described(self) -> Info:
+            if self.jobs:
+                raise NotStarted
+            return self.info
+
+    session, _ = await play(feed, done, processor=Dying(done))
+    assert session.status is Status.COMPLETED
 
 
 async def test_output_waits_for_image_process(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from server.config.settings import ConfigError
+from server.config.settings import Config, ConfigError
 from tryon.processor import Info
 from worker.isolation.errors import NotStarted
+from worker.isolation.pool import ProcessPool
 from worker.isolation.startup import START_TRIES, Startup
 
 
@@ -67,3 +68,14 @@ async def test_failure_while_closing_is_not_reported(case: Case) -> None:
     case.closing.set()
     assert isinstance(case.startup.give_up(RuntimeError("killed")), NotStarted)
     assert (case.startup.error, case.errors) == (None, [])
+
+
+async def test_pool_that_can_start_none_describes_none() -> None:
+    """A chain passes it over, though a processor of it was ready once."""
+    pool = ProcessPool(Config())
+    pool._startup.note_ready(Info(name="mock"))
+    assert (await pool.described()).name == "mock"
+    pool._startup.give_up(RuntimeError("no memory"))
+    with pytest.raises(NotStarted):
+        await pool.described()
+    await pool.close()
