@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import and_, func, literal, or_, select
+from sqlalchemy import Integer, and_, bindparam, func, literal, or_, select
 from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
@@ -19,6 +19,19 @@ from tryon.protocol.states import GoneReason, Status
 IDS_A_STATEMENT: Final = 500
 """Maximum ids in one statement; SQLite and the driver of PostgreSQL have limits."""
 
+
+# Built once: building a statement takes as long as running it.
+_NAMED: Final = and_(tables.sessions.c.id.in_(bindparam("ids", expanding=True)), LIVING)
+_SESSIONS: Final = select(*SESSION_COLUMNS).where(_NAMED)
+_LATER: Final = and_(
+    tables.events.c.session_id == tables.sessions.c.id, tables.events.c.seq > bindparam("since", type_=Integer)
+)
+_WITH_EVENTS: Final = (
+    select(*SESSION_COLUMNS, *EVENT_COLUMNS)
+    .select_from(tables.sessions.outerjoin(tables.events, _LATER))
+    .where(_NAMED)
+    .order_by(tables.events.c.seq)
+)
 
 MayRead = Callable[[str, str], bool]
 """Whether a caller may read the session with this id and this owner."""
@@ -69,16 +82,10 @@ class SessionReader:
         before anything of the row is decoded, so that the time of an answer does not
         tell a foreign id from an unknown one.
         """
-        living = and_(tables.sessions.c.id.in_(sorted(session_ids)), LIVING)
-        if since is None:
-            query = select(*SESSION_COLUMNS).where(living)
-        else:
-            later = and_(tables.events.c.session_id == tables.sessions.c.id, tables.events.c.seq > since)
-            joined = tables.sessions.outerjoin(tables.events, later)
-            query = select(*SESSION_COLUMNS, *EVENT_COLUMNS).select_from(joined).where(living)
-            query = query.order_by(tables.events.c.seq)
+        query = _SESSIONS if since is None else _WITH_EVENTS
+        values = {"ids": sorted(session_ids)} | ({} if since is None else {"since": since})
         async with self._connections.read() as connection:
-            rows = (await connection.execute(query)).all()
+            rows = (await connection.execute(query, values)).all()
         found: dict[str, SessionWithEvents] = {}
         width = len(SESSION_COLUMNS)
         for row in rows:

@@ -36,10 +36,10 @@ async def test_ending_process_drops_its_leases(config: MakeConfig, database_url:
     async with open_services(config(cleanup_seconds=3600.0)) as services:
         chores, leases = services.reconciling.chores, services.database.chore_leases
         async with services.reconciling.maintenance.running():
-            await until(lambda: chores._held == {"reconcile", "cleanup"})
+            await until(lambda: chores._held == {"reconcile", "cleanup", "webhooks"})
             await leases.take("cleanup", owner=chores.process_name, seconds=60)
             assert not await leases.take("cleanup", owner="another", seconds=60)
-        for chore in ("reconcile", "cleanup"):
+        for chore in ("reconcile", "cleanup", "webhooks"):
             assert await leases.take(chore, owner="another", seconds=60)
 
 

@@ -49,7 +49,7 @@ async def test_transition_writes_matching_row_and_event(database: Database) -> N
     assert moved.session == row
     assert moved.event == (await trail(database, session.id))[-1]
     assert (moved.event.seq, moved.event.at, moved.event.status) == (row.seq, row.updated_at, row.status)
-    assert moved.event.data == {"attempt": 1}
+    assert moved.event.data == {"attempt": 1, "processor": "mock"}
     assert row.lease_expires_at is not None
     assert abs((row.lease_expires_at - row.updated_at).total_seconds() - 12) < 0.1
 
