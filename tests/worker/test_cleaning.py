@@ -99,9 +99,9 @@ async def test_delete_reaches_the_upstream(
 ) -> None:
     """A running session that is deleted is deleted at its upstream as well."""
     (tmp_path / "upstream.py").write_text(UPSTREAM)
-    settings = config(lease_seconds=60)
+    settings = config(processor="upstream:Upstream", lease_seconds=60)
     feed = await feeds(settings)
-    process = await worker(settings, TRYON_PROCESSOR="upstream:Upstream")
+    process = await worker(settings)
     session = await feed.submit()
     await process.line(f"began {session.id}-1")
     await feed.services.sessions.erasure.delete(session.id, OWNER)
