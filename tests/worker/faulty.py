@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from tests.server.system import attempts
 from tryon.processor import OUTPUT_TYPES, Info, Job, Output, OutputRole, ProcessorError, Report
+from tryon.processor.conformance import sample_photo
 
 SECRET = re.compile(rb"h[u]sh-h[u]sh")
 """A pattern that does not match its own text."""
@@ -296,6 +297,14 @@ class Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
+
+
+class Drawing(Faulty):
+    """A faulty processor whose result is a picture, whatever it has to say."""
+
+    async def run(self, job: Job, report: Report) -> Output:
+        await super().run(job, report)
+        return Output(sample_photo(), "image/png")
 
 
 class Unmakeable:

@@ -22,7 +22,7 @@ from tryon.protocol.states import Event, Status
 OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]
 
-FAULTY = "tests.worker.faulty:Faulty"
+FAULTY = "tests.worker.faulty:Drawing"
 
 ENDS = {
     "segfault": (Status.FAILED, "processor_crashed"),
@@ -39,8 +39,10 @@ ENDS = {
 
 
 def family(worker: Stack) -> list[psutil.Process]:
-    """Return the fork server and the children."""
-    return psutil.Process(worker.process.pid).children(recursive=True)
+    """Return the fork server and the children, without the image processes."""
+    children = psutil.Process(worker.process.pid).children()
+    servers = [each for each in children if any("forkserver" in word for word in each.cmdline())]
+    return [*servers, *(child for server in servers for child in server.children(recursive=True))]
 
 
 async def test_ten_sessions_end_each_its_own_way(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
@@ -102,7 +104,7 @@ async def test_killed_fork_server_costs_no_session(config: MakeConfig, worker: S
     sessions = [await feed.submit() for _ in range(3)]
     for session in sessions:
         await feed.reaches(session.id, Status.PROCESSING)
-    [server] = psutil.Process(process.process.pid).children()
+    server, *_ = family(process)
 
     server.kill()
     await process.line("The fork server was killed by SIGKILL; starting another")
