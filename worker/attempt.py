@@ -91,7 +91,7 @@ class Attempt:
         """
         self._imaging = imaging
         self._max_attempts = max_attempts
-        self.report = AttemptReport(claim, claims=claims, verified=self._verified, resumed=self._begun is not None)
+        self.report = AttemptReport(claim, claims=claims, verified=self._verified)
 
     def __repr__(self) -> str:
         return f"<Attempt {self.claim.session.id}-{self.claim.attempt}>"
@@ -116,6 +116,7 @@ class Attempt:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.report.close)
             await self._warm_up()
+            await self._take_over()
             job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
             while True:
                 try:
@@ -151,6 +152,15 @@ class Attempt:
         finally:
             describing.cancel()
 
+    async def _take_over(self) -> None:
+        """Give up the work of an earlier attempt that this one cannot go on with.
+
+        Else it would run on, paid for, and be known to no cleanup.
+        """
+        work, mine = self._begun, self._processor
+        if work is not None and not (mine.resumes and work.processor == mine.name):
+            await self.report.give_up_work()
+
     async def _run(self, job: Job) -> Result:
         """Run the job, or go on with what a checkpoint says was begun."""
         if (work := self._begun) is None:
@@ -161,8 +171,7 @@ class Attempt:
     def _begun(self) -> UpstreamWork | None:
         """Return the work that this attempt, or an earlier one, has begun upstream."""
         work = self.claim.work
-        mine = work is not None and work.checkpoint and work.processor == self.claim.processor
-        return work if mine else None
+        return work if work is not None and work.checkpoint else None
 
     async def _wait(self, job: Job, error: ProcessorError) -> None:
         """Wait until the job may be run again; raise the error if it may not be, here.

@@ -24,16 +24,13 @@ class AttemptReport:
 
     ``verified``: returns a picture as it may be shown, or raises ProcessorError. A
     preview is verified and stored beside the run; of those that come meanwhile, the
-    newest is next. ``resumed``: the run goes on with the work of an earlier attempt.
+    newest is next.
     """
 
-    def __init__(
-        self, claim: Claim, *, claims: Claims, verified: Callable[[Output], Awaitable[NewFile]], resumed: bool
-    ) -> None:
+    def __init__(self, claim: Claim, *, claims: Claims, verified: Callable[[Output], Awaitable[NewFile]]) -> None:
         self._claim = claim
         self._claims = claims
         self._verified = verified
-        self._resumed = resumed
         self._preview: Output | None = None
         self._showing: asyncio.Task[None] | None = None
 
@@ -79,9 +76,16 @@ class AttemptReport:
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Commit the checkpoint, as soon as the database takes it."""
+        await self._commit(lambda: self._claims.checkpoint(self._claim, checkpoint))
+
+    async def give_up_work(self) -> None:
+        """Let the work upstream be forgotten, as soon as the database takes it."""
+        await self._commit(lambda: self._claims.give_up_work(self._claim))
+
+    async def _commit(self, change: Callable[[], Awaitable[bool]]) -> None:
         while True:
             try:
-                if await self._claims.checkpoint(self._claim, checkpoint, resumed=self._resumed):
+                if await change():
                     return
                 break
             except Unavailable as error:

@@ -26,6 +26,13 @@ class Runs(Protocol):
 
     name: str
 
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with work that an earlier attempt has begun.
+
+        Known once it is described.
+        """
+
     async def described(self) -> Info: ...
 
     async def run(self, job: Job, report: Report) -> Result: ...

@@ -25,7 +25,7 @@ from server.services import Services
 from server.sessions.claims import Claim
 from server.sessions.transitions import failure
 from server.telemetry import logs
-from tryon.processor import ProcessorError
+from tryon.processor import AttemptLost, ProcessorError
 from tryon.protocol.errors import StorageFull, Unavailable
 from worker.attempt import RETRY_SECONDS, Attempt, Verifies
 from worker.chain import Chain
@@ -241,6 +241,8 @@ class SessionRunner:
         match error:
             case None:
                 return lambda: self._complete(claim, work.result())
+            case AttemptLost():
+                return _nothing
             case NotStarted():  # not the session's fault: it costs no attempt, and another worker may be warm
                 return self._hand_back(claim, "not_started", processor=self._chain.first.name)
             case ProcessorError() if error.requeue or attempt.successor is not None:

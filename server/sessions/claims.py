@@ -202,19 +202,29 @@ class Claims:
                 await self._files.delete(replaced)
         return True
 
-    async def checkpoint(self, claim: Claim, checkpoint: Mapping[str, Any], *, resumed: bool = False) -> bool:
+    async def checkpoint(self, claim: Claim, checkpoint: Mapping[str, Any]) -> bool:
         """Commit what finds the claim's work upstream again, before this returns.
 
-        ``resumed``: it is still the work of the checkpoint before. Return False if the
-        claim was lost: then nothing is kept. Raises Unavailable, ValueError.
+        It is the work of the checkpoint before, unless that was given up or forgotten.
+        Return False if the claim was lost: then nothing is kept. Raises Unavailable,
+        ValueError.
         """
-        key = f"{claim.session.id}-{claim.attempt}"
-        if resumed and claim.work is not None:
-            key = claim.work.key
+        before = claim.work
+        key = before.key if before is not None and before.checkpoint else f"{claim.session.id}-{claim.attempt}"
         work = UpstreamWork(claim.processor, key, dict(checkpoint))
         if not await self._checkpoints.save(claim.session.id, claim.attempt, work):
             return False
         claim.notes.work = work
+        return True
+
+    async def give_up_work(self, claim: Claim) -> bool:
+        """Let work upstream of an earlier attempt be forgotten: this one starts anew.
+
+        Return False if the claim was lost: then nothing changes. Raises Unavailable.
+        """
+        if not await self._attempts.give_up_checkpoint(claim.session.id, attempt=claim.attempt):
+            return False
+        claim.notes.work = None
         return True
 
     async def hold_deadline(self, claim: Claim, seconds: float) -> bool:

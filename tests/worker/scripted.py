@@ -30,6 +30,7 @@ class Scripted:
         self.began = asyncio.Event()
         self.cancelled = False
         self.jobs: list[Job] = []
+        self.resumes = True
         self.resumed: list[Checkpoint] = []
         self.cleaned: list[tuple[str, str, Checkpoint]] = []
         self.stays_upstream = False

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from server.adapters.database import tables
+from server.adapters.database.cleanups import CleanupKind
 from server.config.settings import Config
 from server.domain.session import Session
 from server.services import Services, open_services
@@ -74,6 +77,26 @@ async def test_next_attempt_resumes_from_checkpoint(feed: Feed) -> None:
     ended, second = await play(feed, done, session)
     assert (ended.status, ended.attempt, ended.burnt) == (Status.COMPLETED, 2, 0)
     assert second.resumed == [{"id": f"{session.id}-1"}]
+
+
+@pytest.mark.parametrize("why", ["another processor", "no resume"])
+async def test_work_that_cannot_be_resumed_is_forgotten(feed: Feed, why: str) -> None:
+    """An attempt that starts anew leaves a cleanup of the work before, and runs."""
+    session = await feed.submit()
+    await stopped(feed, session)
+    second = Scripted(done)
+    if why == "no resume":
+        second.resumes = False
+    else:  # as a fall-over hands it on
+        second.name = "another"
+        async with feed.services.database.connections.write() as connection:
+            await connection.execute(update(tables.sessions).values(processor=second.name))
+    ended, _ = await play(feed, done, session, second)
+    assert (ended.status, second.resumed) == (Status.COMPLETED, [])
+    [left] = await feed.services.database.cleanups.due(limit=10)
+    cleanup = await feed.services.sessions.cleaning.begin(left.id)
+    assert cleanup is not None and cleanup.kind is CleanupKind.FORGET
+    assert (cleanup.work.processor, cleanup.work.checkpoint) == ("mock", {"id": f"{session.id}-1"})
 
 
 async def test_first_attempt_runs(feed: Feed) -> None:

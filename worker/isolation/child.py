@@ -206,7 +206,7 @@ class _Child:
             self._send(Refused(str(error)))
             return
         self._processor, self._info = processor, info
-        self._send(Ready(info, missing))
+        self._send(Ready(info, missing, resumes=hasattr(processor, "resume")))
         await self._ending.wait()
         if (close := getattr(processor, "close", None)) is not None:
             await close()

@@ -170,6 +170,8 @@ class Ready(msgspec.Struct, tag=True):
     info: Info
     missing: list[str] = []
     """Layers of the sandbox that this machine lacks."""
+    resumes: bool = True
+    """Whether it can go on from a checkpoint."""
 
 
 class Report(msgspec.Struct, tag=True, kw_only=True):

@@ -152,6 +152,11 @@ class ProcessPool:
         """The number of sessions that a child runs now."""
         return len(self._children.at_work())
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the processor can go on from a checkpoint; known once described."""
+        return self._startup.resumes
+
     def start(self) -> None:
         """Start the fork server and ask it for the first child. Raises OSError."""
         self._fork_server.start(self._children)
@@ -256,11 +261,6 @@ class ProcessPool:
         await self._fork_server.close()
         await asyncio.to_thread(temporary.remove_all, self._temporary)
 
-    def _evict(self, child: ChildLink, how: str) -> None:
-        """End a child; the sessions that it still runs are handed back."""
-        child.settle_runs(Loss("evicted", how))
-        self._children.end(child)
-
     def _begin(self, child: ChildLink, run: SessionRun) -> None:
         try:
             child.begin(run)
@@ -268,7 +268,7 @@ class ProcessPool:
             # No memory or descriptor is left, or the child ended at this moment: no
             # fault of the session's, and not for ever.
             log.warning("Session %s could not be handed to a child: %s", run.order.name, error)
-            self._evict(child, "took no other session")
+            _evict(self._children, child, "took no other session")
             raise ProcessorError("unavailable", requeue=True) from error
         self._watch.start()
 
@@ -279,7 +279,7 @@ class ProcessPool:
         if child.state is not State.GONE:
             child.retiring |= begun and not self._fits_next(child, run)
             if begun and run.answer is None:  # it is stuck, and what else it runs with it
-                self._evict(child, "was stuck")
+                _evict(self._children, child, "was stuck")
             elif not child.runs:
                 if child.retiring:
                     self._children.end(child)
@@ -298,6 +298,12 @@ class ProcessPool:
             and child.generation == self._fork_server.generation
             and self._watch.fits_next(child)
         )
+
+
+def _evict(children: Children, child: ChildLink, how: str) -> None:
+    """End a child; the sessions that it still runs are handed back."""
+    child.settle_runs(Loss("evicted", how))
+    children.end(child)
 
 
 async def _wait_ready(child: ChildLink, report: Report) -> None:

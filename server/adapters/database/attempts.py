@@ -12,6 +12,7 @@ from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
+from server.adapters.database.cleanups import CleanupKind, add_cleanups
 from server.adapters.database.engine import Connections
 from server.adapters.database.rows import LIVING, add_files
 from server.adapters.database.tables import database_time
@@ -73,6 +74,21 @@ class AttemptWriter:
                 update(tables.sessions).where(_held(session_id, attempt)).values(checkpoint=checkpoint)
             )
         return bool(result.rowcount)
+
+    async def give_up_checkpoint(self, session_id: str, *, attempt: int) -> bool:
+        """Drop the checkpoint; what it finds upstream is to be forgotten.
+
+        Return False if the session is not this attempt's: then nothing changes. A
+        repeated call adds no second cleanup.
+        """
+        held = select(_s.checkpoint, _s.expires_at).where(_held(session_id, attempt)).with_for_update()
+        async with self._connections.write() as connection:
+            row = (await connection.execute(held)).one_or_none()
+            if row is None:
+                return False
+            await add_cleanups(connection, CleanupKind.FORGET, [(row[0], row[1])])
+            await connection.execute(update(tables.sessions).where(_s.id == session_id).values(checkpoint=None))
+        return True
 
     async def extend_deadline(self, session_id: str, *, attempt: int, seconds: float) -> bool:
         """Let a session's deadline be this far from now, but no later than its expiry.

@@ -29,8 +29,9 @@ async def test_checkpoint_is_there_for_the_next_attempt(services: Services) -> N
     assert second.work is not None
     assert (second.work.processor, second.work.key) == ("mock", f"{session.id}-1")
     assert second.work.checkpoint == FOUND_BY
-    assert await services.sessions.claims.checkpoint(second, {"id": 2}, resumed=True)
+    assert await services.sessions.claims.checkpoint(second, {"id": 2})
     assert second.work is not None and second.work.key == f"{session.id}-1"
+    assert await services.sessions.claims.give_up_work(second)
     assert await services.sessions.claims.checkpoint(second, {"id": 3})
     assert second.work is not None and second.work.key == f"{session.id}-2"
 

@@ -75,6 +75,23 @@ async def test_completed_session_has_nothing_to_cancel(services: Services) -> No
     assert (await due(services)).kind is CleanupKind.FORGET
 
 
+async def test_work_that_is_given_up_is_forgotten(services: Services) -> None:
+    """Once, also if the answer was lost; a claim that was lost gives nothing up."""
+    session, first = await begun_upstream(services)
+    assert await services.sessions.claims.requeue(first, burnt=True, reason="lost")
+    second = await begin(services, session)
+    assert not await services.sessions.claims.give_up_work(first)
+    assert await rows(services) == []
+    for _ in range(2):
+        assert await services.sessions.claims.give_up_work(second)
+    cleanup = await due(services)
+    assert (cleanup.kind, cleanup.work.key) == (CleanupKind.FORGET, f"{session.id}-1")
+    assert await services.sessions.claims.checkpoint(second, {"id": "anew"})
+    assert (await due(services)).work.checkpoint == FOUND_BY
+    assert await services.sessions.claims.fail(second, "processor_error")
+    assert len(await rows(services)) == 2
+
+
 async def test_cleanup_leads_to_no_session(services: Services) -> None:
     """Of an erased session an encrypted text is left, under a random id."""
     session, _ = await begun_upstream(services)
