@@ -7,6 +7,7 @@ session is erased, as a note of when it was delivered, and for a retry of the se
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from sqlalchemy import and_, insert, literal, select, update
@@ -61,10 +62,19 @@ class Deliveries:
     def __repr__(self) -> str:
         return f"<Deliveries of {self._connections!r}>"
 
-    async def due(self, *, limit: int) -> list[Delivery]:
-        """Return webhooks of living sessions that have ended, the longest due first."""
+    async def due(
+        self, *, limit: int, except_ids: Collection[str] = (), except_urls: Collection[str] = ()
+    ) -> list[Delivery]:
+        """Return webhooks of living sessions that have ended, the longest due first.
+
+        Left out are those of the sessions ``except_ids``, and those whose address
+        begins with one of ``except_urls``; an empty one stands for the settings'.
+        """
+        query = _DUE.where(_d.session_id.not_in(except_ids)) if except_ids else _DUE
+        for start in except_urls:
+            query = query.where(~_d.url.startswith(start, autoescape=True) if start else _d.url != "")
         async with self._connections.read() as connection:
-            return [Delivery(*row) for row in await connection.execute(_DUE.limit(limit))]
+            return [Delivery(*row) for row in await connection.execute(query.limit(limit))]
 
     async def begin(self, delivery: Delivery, *, pause_seconds: float) -> bool:
         """Count an attempt before it is made; the next is due after the pause.

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import socket
 import ssl
 from collections.abc import Mapping
 from typing import Final
 
+from server.adapters.webhooks.names import Names
 from server.config.webhook_url import WebhookUrl
 
 SEND_SECONDS: Final = 10.0
@@ -30,7 +30,7 @@ class Undelivered(Exception):
 
 
 class WebhookSender:
-    """Sends webhooks; stateless.
+    """Sends webhooks; for one event loop.
 
     ``private_allowed``: whether addresses that are not of the public internet may be
     connected to, and http without TLS be used.
@@ -39,6 +39,7 @@ class WebhookSender:
     def __init__(self, *, private_allowed: bool, seconds: float = SEND_SECONDS) -> None:
         self._private_allowed = private_allowed
         self._seconds = seconds
+        self._names = Names()
         self._tls: ssl.SSLContext | None = None
 
     def __repr__(self) -> str:
@@ -62,7 +63,7 @@ class WebhookSender:
             raise Undelivered(f"answered {status}")
 
     async def _exchange(self, url: WebhookUrl, headers: Mapping[str, str], body: bytes) -> int:
-        address = await self._resolve(url.host.strip("[]"), url.port)
+        address = await self._resolve(url.host.strip("[]"))
         tls = self._context() if url.scheme == "https" else None
         reader, writer = await asyncio.open_connection(
             address, url.port, ssl=tls, server_hostname=url.host.strip("[]") if tls else None, limit=_MAX_LINE_BYTES
@@ -88,10 +89,9 @@ class WebhookSender:
             raise Undelivered("the answer is not HTTP")
         return int(match[1])
 
-    async def _resolve(self, host: str, port: int) -> str:
+    async def _resolve(self, host: str) -> str:
         """Return an address of the host that may be connected to."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(each[4][0]) for each in found]
+        addresses = await self._names.addresses(host)
         allowed = [each for each in addresses if self._private_allowed or is_public(each)]
         if not allowed:
             raise Undelivered("the address is private")

@@ -184,6 +184,56 @@ async def test_unavailable_database_cuts_off_no_other_webhook(
     assert noted == {sent.id}
 
 
+async def test_silent_receiver_delays_only_its_own(
+    process: Process, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of its webhooks are due first, and while they are being sent."""
+    monkeypatch.setattr(webhooks, "SEND_SECONDS", 60.0)
+    monkeypatch.setattr(webhooks, "AT_ONCE", 6)
+    monkeypatch.setattr(webhooks, "AT_ONCE_EACH", 2)
+    async with receiving(usual=b"silence") as silent, process() as services:
+        for _ in range(8):
+            await ended(services, webhook=silent.url)
+        first = await ended(services)
+        sending = asyncio.create_task(services.reconciling.webhooks.deliver())
+        await receiver.wait_for(1, seconds=5)
+        second = await ended(services)  # while the silent ones are still in flight
+        found = await receiver.wait_for(2, seconds=5)
+        sending.cancel()
+        await asyncio.wait({sending})
+        assert len(silent.received) == 2
+    assert [each.message["data"]["session_id"] for each in found] == [first.id, second.id]
+
+
+async def test_failing_receiver_gets_one_webhook_at_a_time(
+    process: Process, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no room from others, and has all again as soon as it accepts one."""
+    monkeypatch.setattr(webhooks, "SEND_SECONDS", 60.0)
+    async with process() as services:
+        receiver.answers[:] = [BUSY]
+        await ended(services)
+        await services.reconciling.webhooks.deliver()
+        receiver.answers[:] = [b"silence"]
+        for _ in range(4):
+            await ended(services)
+        sending = asyncio.create_task(services.reconciling.webhooks.deliver())
+        await receiver.wait_for(2)
+        async with asyncio.timeout(5):
+            while await waiting(services) > 3:  # the one that is being sent
+                await asyncio.sleep(0.01)
+        assert len(receiver.received) == 2
+        sending.cancel()
+        await asyncio.wait({sending})
+        await services.reconciling.webhooks.deliver()
+        assert len(receiver.received) == 5
+
+
+async def waiting(services: Services) -> int:
+    """Return how many webhooks have not been attempted."""
+    return sum(row.attempts == 0 for row in await rows(services))
+
+
 async def test_deleted_session_sends_nothing(process: Process, receiver: Receiver) -> None:
     """Its row goes with the session's others."""
     async with process() as services:
