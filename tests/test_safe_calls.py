@@ -25,8 +25,7 @@ EXCEPTIONS: Final = {
     "server/chaos/run.py: asyncio.create_subprocess_shell",  # the command that its operator gives `tryon chaos`
     "server/adapters/database/upkeep.py: connection.exec_driver_sql",  # milliseconds of its own
     "worker/processors/cog/options.py: re.compile",  # the operator's, bounded in the same way
-    "tryon/processor/params.py: re.search",  # of a schema's author; patterns.check_pattern has bounded it
-    "tryon/processor/patterns.py: re.compile",  # compiled to be judged
+    "tryon/processor/patterns.py: re.compile",  # of a schema's author; compiled to be judged
     "worker/processors/gradio/failures.py: re.compile",  # patterns of the operator's options
 }
 

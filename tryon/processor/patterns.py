@@ -19,6 +19,7 @@ MAX_PATTERN_CHARACTERS: Final = 256
 MAX_WAYS: Final = 4_000_000
 """Ways to match that a pattern may have at worst: about 40 ms."""
 
+_BEGINNINGS: Final = (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
 _PLAIN: Final = frozenset({op.LITERAL, op.NOT_LITERAL, op.ANY, op.IN, op.AT})
 
 
@@ -26,22 +27,45 @@ class CostlyPattern(ValueError):
     """The pattern is malformed, or could take too long."""
 
 
+class Pattern:
+    """A pattern that was judged for texts of up to ``longest`` characters.
+
+    Raises CostlyPattern, which says why.
+    """
+
+    __slots__ = ("_anchored", "_compiled", "_parsed")
+
+    def __init__(self, pattern: str, *, longest: int) -> None:
+        if len(pattern) > MAX_PATTERN_CHARACTERS:
+            raise CostlyPattern(f"it has more than {MAX_PATTERN_CHARACTERS} characters")
+        try:
+            self._compiled = re.compile(pattern)
+            self._parsed = list(_parser.parse(pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise CostlyPattern(f"it is no regular expression: {error}") from None
+        begins = self._parsed[:1]
+        self._anchored = bool(begins) and begins[0][0] is op.AT and begins[0][1] in _BEGINNINGS
+        if self.ways(longest) > MAX_WAYS:
+            raise CostlyPattern("it could take too long: begin it with ^, repeat less, or give a maxLength beside it")
+
+    def __repr__(self) -> str:
+        return f"<Pattern {self._compiled.pattern}>"
+
+    def ways(self, longest: int) -> int:
+        """Return how many ways a text of this length may be tried in."""
+        return _ways(self._parsed, longest, repeated=False) * (1 if self._anchored else max(longest, 1))
+
+    def search(self, text: str) -> bool:
+        """Return whether the pattern is found in a text."""
+        return self._compiled.search(text) is not None
+
+
 def check_pattern(pattern: str, *, longest: int) -> None:
     """Refuse a pattern that could take too long on a text of ``longest`` characters.
 
     Raises CostlyPattern, which says why.
     """
-    if len(pattern) > MAX_PATTERN_CHARACTERS:
-        raise CostlyPattern(f"it has more than {MAX_PATTERN_CHARACTERS} characters")
-    try:
-        re.compile(pattern)  # and keeps it: the check of a text finds it compiled
-        parsed = _parser.parse(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise CostlyPattern(f"it is no regular expression: {error}") from None
-    begins = list(parsed)[:1]
-    anchored = bool(begins) and begins[0][0] is op.AT and begins[0][1] in (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
-    if _ways(parsed, longest, repeated=False) * (1 if anchored else longest) > MAX_WAYS:
-        raise CostlyPattern("it could take too long: begin it with ^, repeat less, or give a maxLength beside it")
+    Pattern(pattern, longest=longest)
 
 
 def _ways(parsed: Iterable[Any], longest: int, *, repeated: bool) -> int:

@@ -89,6 +89,8 @@ def test_params_take_any_object_when_the_schema_does() -> None:
         {"properties": {"x": {"pattern": "^(a+)+$"}}},
         {"allOf": [{"not": {"pattern": "^(a+)+$"}}]},
         {"properties": {"x": {"type": "integer", "default": "one"}}},
+        # 30 levels of anyOf with two branches each: 2**30 ways
+        {"$defs": {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(30)} | {"a30": False}},
         {"description": "x" * MAX_SCHEMA_BYTES},
         {"properties": {"x": {"const": float("nan")}}},
         {"properties": {"x": object()}},
@@ -112,12 +114,6 @@ def test_schema_is_refused_when_it_is_nested_too_deeply() -> None:
 @pytest.mark.parametrize(
     ("schema", "values"),
     [
-        # 30 levels of anyOf with two branches each: 2**30 ways
-        (
-            {"$defs": {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(30)} | {"a30": False}}
-            | {"properties": {"x": {"$ref": "#/$defs/a0"}}},
-            {"x": 1},
-        ),
         ({"properties": {"x": {"items": {"allOf": [{"type": "integer"}] * 50}}}}, {"x": [1] * 2000}),
         (
             {"$defs": {"t": {"items": {"$ref": "#/$defs/t"}}}, "properties": {"x": {"$ref": "#/$defs/t"}}},
@@ -131,7 +127,7 @@ def test_params_check_is_bounded_on_hostile_schemas(schema: dict[str, Any], valu
     began = time.process_time()
     with pytest.raises(BadParams, match="too large"):
         judged.check(values)
-    assert time.process_time() - began < 5.0
+    assert time.process_time() - began < 0.5
 
 
 def test_params_check_is_bounded_on_many_unequal_items() -> None:
@@ -139,7 +135,7 @@ def test_params_check_is_bounded_on_many_unequal_items() -> None:
     schema = ParamsSchema({"properties": {"x": {"uniqueItems": True}}})
     began = time.process_time()
     schema.check({"x": [*range(2000), True, "1", [1], {"a": 1}]})
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 0.5
     for equal in ([1, 1.0], [{"a": [2]}, {"a": [2.0]}], ["x", "x"]):
         with pytest.raises(BadParams, match="equal items"):
             schema.check({"x": equal})
