@@ -79,7 +79,7 @@ export interface Receipt {
   deleted_at: string;
   files: { session_id: string; role: string; bytes: number; sha256: string }[];
   /** What the service that made the picture keeps: nothing, or it is told to delete it, or has. */
-  upstream: "none" | "pending" | "deleted";
+  upstream: "none" | "pending" | "deleted" | "kept";
   key_id: string;
   /** Ed25519, base64url; the public key is at /api/tryon/receipt-key. */
   signature: string;

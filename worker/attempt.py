@@ -91,7 +91,9 @@ class Attempt:
         """
         self._imaging = imaging
         self._max_attempts = max_attempts
-        self.report = AttemptReport(claim, claims=claims, verified=self._verified)
+        self.report = AttemptReport(
+            claim, claims=claims, verified=self._verified, deletable=lambda: self._processor.forgets
+        )
 
     def __repr__(self) -> str:
         return f"<Attempt {self.claim.session.id}-{self.claim.attempt}>"

@@ -24,11 +24,20 @@ class AttemptReport:
 
     ``verified``: returns a picture as it may be shown, or raises ProcessorError. A
     preview is verified and stored beside the run; of those that come meanwhile, the
-    newest is next.
+    newest is next. ``deletable``: returns whether the processor can delete what its
+    upstream keeps.
     """
 
-    def __init__(self, claim: Claim, *, claims: Claims, verified: Callable[[Output], Awaitable[NewFile]]) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        claims: Claims,
+        verified: Callable[[Output], Awaitable[NewFile]],
+        deletable: Callable[[], bool],
+    ) -> None:
         self._claim = claim
+        self._deletable = deletable
         self._claims = claims
         self._verified = verified
         self._preview: Output | None = None
@@ -76,7 +85,8 @@ class AttemptReport:
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Commit the checkpoint, as soon as the database takes it."""
-        await self._commit(lambda: self._claims.checkpoint(self._claim, checkpoint))
+        deletable = self._deletable()
+        await self._commit(lambda: self._claims.checkpoint(self._claim, checkpoint, deletable=deletable))
 
     async def give_up_work(self) -> None:
         """Let the work upstream be forgotten, as soon as the database takes it."""

@@ -33,6 +33,10 @@ class Runs(Protocol):
         Known once it is described.
         """
 
+    @property
+    def forgets(self) -> bool:
+        """Whether it can delete what its upstream keeps; known once it is described."""
+
     async def described(self) -> Info: ...
 
     async def run(self, job: Job, report: Report) -> Result: ...

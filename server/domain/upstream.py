@@ -19,6 +19,8 @@ class UpstreamWork(msgspec.Struct, frozen=True):
     """``{session}-{attempt}`` of the run that began it."""
     checkpoint: dict[str, Any]
     """What the processor needs to find it again."""
+    deletable: bool = True
+    """Whether the processor can delete what is kept there."""
 
     def __repr__(self) -> str:
         return f"<UpstreamWork of {self.processor} {self.key}>"  # a checkpoint may name what is secret

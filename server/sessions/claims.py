@@ -202,16 +202,17 @@ class Claims:
                 await self._files.delete(replaced)
         return True
 
-    async def checkpoint(self, claim: Claim, checkpoint: Mapping[str, Any]) -> bool:
+    async def checkpoint(self, claim: Claim, checkpoint: Mapping[str, Any], *, deletable: bool = True) -> bool:
         """Commit what finds the claim's work upstream again, before this returns.
 
         It is the work of the checkpoint before, unless that was given up or forgotten.
+        ``deletable``: whether the processor can delete what is kept there.
         Return False if the claim was lost: then nothing is kept. Raises Unavailable,
         ValueError.
         """
         before = claim.work
         key = before.key if before is not None and before.checkpoint else f"{claim.session.id}-{claim.attempt}"
-        work = UpstreamWork(claim.processor, key, dict(checkpoint))
+        work = UpstreamWork(claim.processor, key, dict(checkpoint), deletable)
         if not await self._checkpoints.save(claim.session.id, claim.attempt, work):
             return False
         claim.notes.work = work

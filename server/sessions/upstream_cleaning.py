@@ -8,7 +8,7 @@ no longer than the session would have lived.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,8 +30,10 @@ twice as long.
 
 MAX_PAUSE_SECONDS: Final = 1800.0
 
-Upstream = Literal["none", "pending", "deleted"]
-"""What a receipt says of the upstream: it kept nothing, or is to delete it, or has."""
+Upstream = Literal["none", "pending", "deleted", "kept"]
+"""What a receipt says of the upstream: it was given nothing, is to delete it, has, or
+cannot be told to.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,14 @@ class UpstreamCleaning:
         await self._cleanups.remove(cleanup.id)
         log.info("Cleaned up work upstream: %s by %s", cleanup.kind, cleanup.work.processor)
 
-    async def state_of(self, cleanup_ids: Collection[str]) -> Upstream:
-        """Return what a receipt says of these cleanups. Raises Unavailable."""
-        if not cleanup_ids:
+    async def state_of(self, works: Mapping[str, str]) -> Upstream:
+        """Return what a receipt says of cleanups: encrypted checkpoints by their ids.
+
+        Raises Unavailable.
+        """
+        if not works:
             return "none"
-        return "pending" if await self._cleanups.left_among(cleanup_ids) else "deleted"
+        opened = [self._checkpoints.opened(work) for work in works.values()]
+        if any(work is None or not work.deletable for work in opened):  # what is not decrypted is not deleted
+            return "kept"
+        return "pending" if await self._cleanups.left_among(works) else "deleted"

@@ -67,6 +67,8 @@ class Backend:
     """Whether a run lasts long enough to be cancelled, and to lose its worker."""
     resumes: bool = False
     """Whether a run outlives its worker, so that it is not begun twice."""
+    upstream: str = "pending"
+    """What the receipt of an erased session says, if its photo was given away."""
 
 
 # -- mock ------------------------------------------------------------------------------
@@ -197,6 +199,6 @@ BACKENDS: Final = (
     Backend(name="overlay", processor="overlay", open=_open_overlay, stoppable=False),
     Backend(name="cog", processor="cog", open=_open_cog(streams=True), sampled=True, previews=True, resumes=True),
     Backend(name="cog-waiting", processor="cog", open=_open_cog(streams=False), outputs=2),
-    Backend(name="gradio", processor="gradio", open=_open_gradio, previews=True),
+    Backend(name="gradio", processor="gradio", open=_open_gradio, previews=True, upstream="kept"),
     Backend(name="httpjob", processor="httpjob", open=_open_httpjob, resumes=True),
 )

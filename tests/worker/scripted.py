@@ -31,6 +31,7 @@ class Scripted:
         self.cancelled = False
         self.jobs: list[Job] = []
         self.resumes = True
+        self.forgets = True
         self.resumed: list[Checkpoint] = []
         self.cleaned: list[tuple[str, str, Checkpoint]] = []
         self.stays_upstream = False

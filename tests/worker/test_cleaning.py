@@ -82,6 +82,14 @@ async def test_work_of_erased_session_is_forgotten(feed: Feed, monkeypatch: pyte
     assert ("forget", f"{session.id}-1", {"id": f"{session.id}-1"}) in processor.cleaned
 
 
+async def test_receipt_is_true_when_processor_cannot_forget(feed: Feed) -> None:
+    """The attempt notes it with its checkpoint."""
+    processor = Scripted(fail)
+    processor.forgets = False
+    session, _ = await play(feed, fail, processor=processor)
+    assert (await feed.services.sessions.erasure.delete(session.id, OWNER)).upstream == "kept"
+
+
 @pytest.mark.parametrize("reason", ["unreachable", "of another worker"])
 async def test_cleanup_that_fails_stays(feed: Feed, reason: str) -> None:
     """A cleanup stays until an upstream has answered the processor that began it."""

@@ -383,7 +383,8 @@ class Forgets(Protocol):
         """Delete what the upstream keeps, stopping its work first if it still runs.
 
         Called as :meth:`Cancels.cancel`, when the session is erased. Without this
-        method ``cancel`` is called.
+        method ``cancel`` is called, and the receipt of an erased session says that the
+        upstream keeps what it was given: ``info.privacy`` should say for how long.
         """
 
 

@@ -130,8 +130,8 @@ class ErasedFile(msgspec.Struct, frozen=True):
 class ReceiptBody(msgspec.Struct, frozen=True):
     """The signed part of a receipt: as JSON, keys sorted, no white space, UTF-8.
 
-    ``upstream``: whether the service that made the picture keeps something: ``none``,
-    ``pending`` (it is told to delete it) or ``deleted``.
+    ``upstream``: what the service that the last attempt ran on keeps: ``none``,
+    ``pending`` (it is told to delete it), ``deleted``, or ``kept`` (it cannot be told).
     """
 
     session_id: str

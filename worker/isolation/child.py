@@ -206,7 +206,8 @@ class _Child:
             self._send(Refused(str(error)))
             return
         self._processor, self._info = processor, info
-        self._send(Ready(info, missing, resumes=hasattr(processor, "resume")))
+        resumes, forgets = (getattr(processor, name, None) is not None for name in ("resume", "forget"))
+        self._send(Ready(info, missing, resumes=resumes, forgets=forgets))
         await self._ending.wait()
         if (close := getattr(processor, "close", None)) is not None:
             await close()

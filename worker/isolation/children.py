@@ -112,8 +112,8 @@ class Children:
         match child.take(message), message:
             case Action.NOTE_MADE, _:
                 self._startup.note_made()
-            case Action.NOTE_READY, Ready(info=info, missing=missing, resumes=resumes):
-                self._startup.note_ready(info, missing, resumes=resumes)
+            case Action.NOTE_READY, Ready() as ready:
+                self._startup.note_ready(ready.info, ready.missing, resumes=ready.resumes, forgets=ready.forgets)
             case Action.GIVE_UP, Refused(reason=reason):
                 self._give_up(child, ConfigError(reason))
             case Action.GIVE_UP, StartFailed(trace=trace):

@@ -172,6 +172,8 @@ class Ready(msgspec.Struct, tag=True):
     """Layers of the sandbox that this machine lacks."""
     resumes: bool = True
     """Whether it can go on from a checkpoint."""
+    forgets: bool = True
+    """Whether it can delete what its upstream keeps."""
 
 
 class Report(msgspec.Struct, tag=True, kw_only=True):

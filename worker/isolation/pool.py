@@ -148,14 +148,14 @@ class ProcessPool:
         return self._fork_server.pid
 
     @property
-    def at_work(self) -> int:
-        """The number of sessions that a child runs now."""
-        return len(self._children.at_work())
-
-    @property
     def resumes(self) -> bool:
         """Whether the processor can go on from a checkpoint; known once described."""
         return self._startup.resumes
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the processor can delete what its upstream keeps."""
+        return self._startup.forgets
 
     def start(self) -> None:
         """Start the fork server and ask it for the first child. Raises OSError."""

@@ -42,6 +42,8 @@ class Startup:
         """Error of every session, once no processor can be started."""
         self.resumes = True
         """Whether the processor can go on from a checkpoint; known with ``info``."""
+        self.forgets = True
+        """Whether the processor can delete what its upstream keeps."""
         self.info: asyncio.Future[Info] = asyncio.get_running_loop().create_future()
         """Of the first processor that was ready; an exception if there can be none."""
         self.info.add_done_callback(asyncio.Future.exception)  # it is seen, also when no call waits
@@ -53,7 +55,9 @@ class Startup:
         """Note that a child has made its processor."""
         self.built = True
 
-    def note_ready(self, info: Info, missing: Iterable[str] = (), *, resumes: bool = True) -> None:
+    def note_ready(
+        self, info: Info, missing: Iterable[str] = (), *, resumes: bool = True, forgets: bool = True
+    ) -> None:
         """Note that a child is ready: the failures in a row end.
 
         ``missing``: layers of its sandbox that this machine lacks; logged once.
@@ -64,7 +68,7 @@ class Startup:
         self.built = True
         self._failed_starts = 0
         if not self.info.done():
-            self.resumes = resumes
+            self.resumes, self.forgets = resumes, forgets
             self.info.set_result(info)
 
     def may_retry(self) -> bool:

@@ -143,8 +143,8 @@ class Deleted:
 
     sessions: list[Session]
     """Those that were living until then."""
-    cleanups: list[str]
-    """Ids of the cleanups of their work upstream."""
+    cleanups: Mapping[str, str]
+    """The encrypted checkpoints of their work upstream, by the ids of its cleanups."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,20 +46,22 @@ class Cleanup(NamedTuple):
 
 async def add_cleanups(
     connection: AsyncConnection, kind: CleanupKind, works: Collection[tuple[str | None, datetime]]
-) -> list[str]:
-    """Insert a cleanup of each session that has a checkpoint, and return their ids.
+) -> dict[str, str]:
+    """Insert a cleanup of each session that has a checkpoint.
 
-    ``works``: encrypted checkpoint and expiry of each session.
+    ``works``: encrypted checkpoint and expiry of each session. Return the checkpoints
+    by the ids of their cleanups.
     """
     later = func.max if connection.dialect.name == "sqlite" else func.greatest
-    ids = []
+    added = {}
     for work, expires_at in works:
         if work is not None:
-            ids.append(secrets.token_hex(16))
+            cleanup_id = secrets.token_hex(16)
+            added[cleanup_id] = work
             until = later(literal(expires_at, UtcDateTime()), database_time(LEAST_SECONDS))
-            row = {"id": ids[-1], "kind": kind.value, "work": work, "attempts": 0}
+            row = {"id": cleanup_id, "kind": kind.value, "work": work, "attempts": 0}
             await connection.execute(insert(tables.cleanups).values(**row, until=until, next_at=database_time()))
-    return ids
+    return added
 
 
 class Cleanups:

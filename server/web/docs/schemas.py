@@ -119,8 +119,9 @@ FIELDS: Final[dict[str, Schema]] = {
     "ProcessorView.typical_seconds": {"exclusiveMinimum": 0, "description": "How long a run takes; null if unknown."},
     "bytes": _WHOLE,
     "upstream": {
-        "enum": ["none", "pending", "deleted"],
-        "description": "What the service that made the picture keeps: nothing, or it is told to delete it, or has.",
+        "enum": ["none", "pending", "deleted", "kept"],
+        "description": "What the service that the last attempt ran on keeps: nothing; it is told to delete it; it has; or "
+        "it cannot be told to, and keeps it as the processor's `privacy` says.",
     },
     "key_id": {"description": f"Id of one of the keys at {RECEIPT_KEY}."},
     "Receipt.signature": {

@@ -123,6 +123,18 @@ async def test_receipt_says_deleted_when_upstream_was_quicker(
     assert (await services.sessions.erasure.delete(session.id, session.owner)).upstream == "deleted"
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_receipt_says_kept_when_nothing_deletes_upstream(services: Services, forgotten: bool) -> None:
+    """A processor without `forget` stops the work at most, whichever is quicker."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    assert await services.sessions.claims.checkpoint(claim, FOUND_BY, deletable=False)
+    if forgotten:  # after a failure: it was stopped there
+        assert await services.sessions.claims.checkpoint(claim, {}, deletable=False)
+    assert (await services.sessions.erasure.delete(session.id, session.owner)).upstream == "kept"
+    assert (await due(services)).kind is CleanupKind.FORGET  # which stops it
+
+
 async def test_expired_session_is_forgotten_upstream(services: Services) -> None:
     """It has no time left of its own, so its cleanup gets an hour."""
     session, _ = await begun_upstream(services)

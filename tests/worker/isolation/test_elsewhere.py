@@ -125,7 +125,7 @@ async def test_resume_gets_checkpoint(start: Start) -> None:
     pool = await start(processor=ELSEWHERE)
     checkpoint = {"id": "a", "n": [1, None, "ä"]}
     [output] = await pool.resume(job("never"), checkpoint, Reports())
-    assert pool.resumes
+    assert (pool.resumes, pool.forgets) == (True, True)
     assert json.loads(output.data) == [1, checkpoint]
 
 
@@ -133,7 +133,7 @@ async def test_processor_that_cannot_resume_runs_anew(start: Start) -> None:
     """Without the method the job is run from its beginning."""
     pool = await start()
     [output] = await pool.resume(job("echo"), {"id": "a"}, Reports())
-    assert not pool.resumes
+    assert (pool.resumes, pool.forgets) == (False, False)
     assert output.data == b"a photo"
 
 

@@ -182,7 +182,7 @@ async def cancelled(pool: ProcessPool, do: str) -> float:
         await asyncio.wait_for(report.reported.wait(), 10)
     else:
         async with asyncio.timeout(10):
-            while not pool.at_work:
+            while not pool._children.at_work():
                 await asyncio.sleep(0.01)
     asked = time.monotonic()
     running.cancel()

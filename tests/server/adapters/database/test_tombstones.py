@@ -60,7 +60,7 @@ async def test_mark_deleted_takes_all_retries_along(database: Database) -> None:
     assert set((await database.feed.page(start)).tombstones) == {
         (f"h-{each.id}", GoneReason.DELETED) for each in deleted.sessions
     }
-    assert await database.writer.mark_deleted(first.id, id_hash=str) == Deleted([], [])
+    assert await database.writer.mark_deleted(first.id, id_hash=str) == Deleted([], {})
     assert await database.reader.get(unrelated.id) == unrelated
 
 
