@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
+from server.domain.images import judge_pixels
 from server.domain.stored_files import NewFile, StoredFile
 from tryon.processor.description import UPLOAD_TYPES
 from tryon.processor.interface import IMAGE_TYPES, Info, Role
 from tryon.protocol.errors import TooLarge, Unprocessable, UnsupportedMedia
-
-F = TypeVar("F", NewFile, StoredFile)
 
 CONVERTED: Final = frozenset(UPLOAD_TYPES) - frozenset(IMAGE_TYPES)
 """Types that are stored as another one: with one of them, a stored file's own type says
@@ -35,40 +34,41 @@ class Roles:
                 return role
         return self.all[0] if name == ALIAS and self.all else None
 
-    def check(self, stored: Sequence[StoredFile]) -> None:
-        """Judge the photos of an earlier session as an upload of them would be.
+    def copied(self, stored: Sequence[StoredFile], *, sent: Collection[str] = ()) -> list[StoredFile]:
+        """Return the photos of an earlier session that a new one copies.
 
-        Raises Unprocessable, TooLarge or UnsupportedMedia for the first that does not
-        fit.
+        Those are all of them but those of the roles that were ``sent``. Each is judged
+        as an upload of it would be. Raises Unprocessable, TooLarge or UnsupportedMedia
+        for the first that does not fit, and for a required role that has no photo.
         """
         by_name = {role.name: role for role in self.all}
-        for file in stored:
+        files = [file for file in stored if file.role not in sent]
+        for file in files:
             role = by_name.get(file.role)
-            if role is None or file.index >= role.count:
-                raise Unprocessable(
-                    "unknown_input", f"The try-on takes no file named {file.role} any more.", part=file.role
-                )
+            if role is None:
+                raise Unprocessable("unknown_input", f"The try-on takes no file named {file.role}.", part=file.role)
+            if file.index >= role.count:
+                text = f"There are more than {role.count} parts named {file.role}."
+                raise Unprocessable("unknown_input", text, part=file.role)
             if role.formats and file.type not in role.formats and CONVERTED.isdisjoint(role.formats):
                 raise UnsupportedMedia("unsupported_image", part=file.role)
             if role.max_bytes is not None and file.bytes > role.max_bytes:
                 raise TooLarge(part=file.role)
-            if role.max_pixels is not None and file.width * file.height > role.max_pixels:
-                raise Unprocessable("too_many_pixels", part=file.role)
-        self.completed([], stored)
-
-    def completed(self, sent: Sequence[F], copies: Sequence[F]) -> list[F]:
-        """Return the files that were sent, by role, and the copies of the other roles.
-
-        Raises Unprocessable if a required role has neither.
-        """
-        files: list[F] = []
+            if role.max_pixels is not None:
+                try:
+                    judge_pixels(file.width, file.height, role.max_pixels)
+                except Unprocessable as error:
+                    error.part = file.role
+                    raise
+        found = {*sent, *(file.role for file in files)}
         for role in self.all:
-            own = [file for file in sent if file.role == role.name]
-            own = own or [file for file in copies if file.role == role.name][: role.count]
-            if role.required and not own:
+            if role.required and role.name not in found:
                 raise Unprocessable("missing_image", f"The part named {role.name} is missing or empty.", part=role.name)
-            files += own
         return files
+
+    def in_order(self, files: Sequence[NewFile]) -> list[NewFile]:
+        """Return the files by role; those of one role in their order."""
+        return [file for role in self.all for file in files if file.role == role.name]
 
 
 DEFAULT_ROLES: Final = Roles(Info(name="mock").roles)

@@ -27,7 +27,7 @@ from server.adapters.files.port import Files, MissingFile
 from server.domain.allowance import Allowance
 from server.domain.outputs import EXTENSIONS
 from server.domain.session import Session, session_id_of
-from server.domain.stored_files import Direction, NewFile
+from server.domain.stored_files import Direction, NewFile, StoredFile
 from server.domain.tokens import Signer
 from server.sessions.describing import describe
 from server.sessions.file_keys import input_key
@@ -127,6 +127,7 @@ class Submissions:
         params: Params,
         request_id: str | None,
         seed: int | None = None,
+        seed_chosen: bool = False,
         address: str | None = None,
         original: Session | None = None,
         webhook: str | None = None,
@@ -135,10 +136,11 @@ class Submissions:
         """Store the photos, commit the session with its first event, then enqueue it.
 
         ``inputs``: the photos, at least one, in the order of the processor's roles.
-        ``seed``: None draws one. ``original``: the session that some of ``inputs`` are
-        copies of (:meth:`inputs_of`); the new one is erased with it, and lives no
-        longer. ``webhook``: its own address, in place of the settings'. ``address``:
-        the client's, for its limits; None: unknown. A failure leaves
+        ``seed``: None draws one; ``seed_chosen``: whether the client chose it, so that
+        a retry keeps it. ``original``: the session that some of ``inputs`` are copies
+        of (:meth:`inputs_of`); the new one is erased with it, and lives no longer.
+        ``webhook``: its own address, in place of the settings'. ``address``: the
+        client's, for its limits; None: unknown. A failure leaves
         neither file nor row, the files at the latest when it is certain that their row
         was not committed. A failed enqueue is not the caller's: the row is safe and the
         enqueue is retried. Raises StorageFull, RateLimited, Unavailable, and Taken if
@@ -154,6 +156,7 @@ class Submissions:
             processor=self._processor,
             params=params,
             seed=self._seed() if seed is None else seed,
+            seed_chosen=seed_chosen,
             files=files,
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
@@ -181,16 +184,19 @@ class Submissions:
             raise errors.Unprocessable("idempotency_mismatch")
         return session
 
-    async def inputs_of(self, session_id: str, owner: str | None) -> tuple[Session, list[NewFile]]:
+    async def inputs_of(
+        self, session_id: str, owner: str | None, *, judge: Callable[[Session], Sequence[StoredFile]]
+    ) -> tuple[Session, list[NewFile]]:
         """Return a session of this owner, and its photos as inputs of another one.
 
-        Raises NotFound, also when it is erased meanwhile; Unavailable.
+        ``judge``: returns those that are copied; what it raises goes on to the caller.
+        Raises NotFound, also when the session is erased meanwhile; Unavailable.
         """
         original = await owned_session(self._reader, session_id, owner)
         try:
             copies = [
                 NewFile(await self._files.get(file.key), file.type, file.width, file.height, file.role)
-                for file in original.inputs
+                for file in judge(original)
             ]
         except MissingFile:
             raise NotFound from None
@@ -207,6 +213,8 @@ class Submissions:
     ) -> tuple[Session, bool]:
         """Run a failed or cancelled session again, over its own copy of the inputs.
 
+        A seed that the client chose, or that stands in the params, stays; another one
+        is drawn anew, or a failure of chance would come again.
         ``judge``: raises Unprocessable if the processor does not take the original any
         more, and returns the params of the new session. Return the new session, and
         whether an earlier call made it. Raises NotFound, also when the original is
@@ -228,13 +236,14 @@ class Submissions:
             contents = [await self._files.get(file.key) for file in original.inputs]
         except MissingFile:
             raise NotFound from None
-        chosen = original.params.get("seed") == original.seed
+        chosen = await self._seed_was_chosen(original.id)
         new = NewSession(
             id=new_id,
             owner=original.owner,
             processor=self._processor,
             params=params,
-            seed=original.seed if chosen else self._seed(),  # else a failure of chance would come again
+            seed=original.seed if chosen or params.get("seed") == original.seed else self._seed(),
+            seed_chosen=chosen,
             files=files,
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
@@ -251,6 +260,11 @@ class Submissions:
             if successor is None:  # it was erased in between, with the original
                 raise NotFound from None
             return successor, True
+
+    async def _seed_was_chosen(self, session_id: str) -> bool:
+        """Return whether the client chose a session's seed, as its trail says."""
+        found = await self._reader.with_events(session_id, 0)
+        return found is not None and any(event.data.get("seed_chosen") for event in found.events)
 
     def _new_id(self) -> str:
         return session_id_of(self._clock.wall(), self._randomness.bytes(10))

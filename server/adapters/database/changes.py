@@ -39,6 +39,8 @@ class NewSession:
     request_id: str | None
     deadline_seconds: float
     retention_seconds: float
+    seed_chosen: bool = False
+    """Whether the client chose the seed: then its retries keep it."""
     address_hash: str | None = None
     """HMAC of the client's address; None: unknown."""
     allowance: Allowance | None = None

@@ -150,7 +150,7 @@ class SessionWriter:
                 at=session.created_at,
                 attempt=0,
                 actor="client",
-                data=_created_data(session),
+                data=_created_data(session, seed_chosen=new.seed_chosen),
             )
             await add_event(connection, event)
         return session
@@ -398,7 +398,7 @@ class SessionWriter:
         return [replace(session, files=tuple(sorted(files.get(session.id, ())))) for session in rows]
 
 
-def _created_data(session: Session) -> EventData:
+def _created_data(session: Session, *, seed_chosen: bool) -> EventData:
     """Return the data of a session's first event; files are named by their keys."""
     inputs = session.inputs
     named = {
@@ -407,6 +407,7 @@ def _created_data(session: Session) -> EventData:
         "inputs": files_data(inputs),
         "params": session.params,
         "seed": session.seed,
+        "seed_chosen": seed_chosen or None,
         "retry_of": session.retry_of,
         "copy_of": session.copy_of,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -40,18 +41,32 @@ def parse_params(data: bytes) -> Params:
     return values
 
 
-def resolve(values: Params, schema: ParamsSchema, randomness: Randomness) -> tuple[Params, int]:
-    """Return the params with the schema's defaults, and the seed of the session.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a session runs with: its params with all defaults, and its seed.
 
-    The seed is the one in ``params``, or drawn. Raises Unprocessable: ``bad_params``
-    with a pointer to what does not fit.
+    ``seed_chosen``: whether the client chose the seed.
     """
-    seed = values.get("seed")
-    if isinstance(seed, bool) or (seed is not None and not _is_seed(seed)):
+
+    params: Params
+    seed: int
+    seed_chosen: bool
+
+
+def resolve(values: Params, schema: ParamsSchema, randomness: Randomness) -> Resolved:
+    """Return what a session with these params runs with.
+
+    The seed is the one in ``params``, the schema's default of it, or drawn. Raises
+    Unprocessable: ``bad_params`` with a pointer to what does not fit.
+    """
+    chosen = values.get("seed")
+    if chosen is not None and not _is_seed(chosen):
         raise _refused(BadParams("/seed", f"must be a whole number from 0 to {MAX_SEED}"))
     if not schema.allows("seed"):  # it is the session's, whatever the processor's own params are
         values = {name: value for name, value in values.items() if name != "seed"}
-    return checked(values, schema), int(seed) if isinstance(seed, int | float) else randomness.randint(0, MAX_SEED)
+    params = checked(values, schema)
+    seed = chosen if chosen is not None else params.get("seed")
+    return Resolved(params, int(seed) if _is_seed(seed) else randomness.randint(0, MAX_SEED), chosen is not None)
 
 
 def checked(values: Params, schema: ParamsSchema) -> Params:
@@ -68,8 +83,10 @@ def checked(values: Params, schema: ParamsSchema) -> Params:
     return filled
 
 
-def _is_seed(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= MAX_SEED and value == int(value)
+def _is_seed(value: object) -> TypeGuard[int | float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 <= value <= MAX_SEED and value == int(value)
 
 
 def _refused(error: BadParams) -> Unprocessable:

@@ -152,17 +152,21 @@ class SubmitEndpoints:
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
     async def _submit(self, wish: _Wish, idempotency: Idempotency | None) -> Session:
-        params, seed = resolve(wish.upload.params, wish.schema, self._randomness)
+        resolved = resolve(wish.upload.params, wish.schema, self._randomness)
         webhook = self._webhook(wish.upload.webhook)
         original, copies = None, list[NewFile]()
         if wish.upload.original:
-            original, copies = await self._submissions.inputs_of(wish.upload.original, wish.owner)
-        sent = await self._cleaned(wish)
+            sent = {image.role for image in wish.upload.images}
+            original, copies = await self._submissions.inputs_of(
+                wish.upload.original, wish.owner, judge=lambda found: wish.roles.copied(found.inputs, sent=sent)
+            )
+        cleaned = await self._cleaned(wish)
         return await self._submissions.submit(
             owner=wish.owner,
-            inputs=wish.roles.completed(sent, copies) if original else sent,
-            params=params,
-            seed=seed,
+            inputs=wish.roles.in_order([*cleaned, *copies]),
+            params=resolved.params,
+            seed=resolved.seed,
+            seed_chosen=resolved.seed_chosen,
             request_id=logs.request_id.get(),
             address=wish.address,
             original=original,
@@ -213,7 +217,7 @@ class SubmitEndpoints:
         roles = roles_of(current.view, self._config)
 
         def judge(original: Session) -> Params:
-            roles.check(original.inputs)
+            roles.copied(original.inputs)
             return checked(original.params, current.params)
 
         session, replayed = await self._submissions.retry(

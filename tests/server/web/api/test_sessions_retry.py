@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 
 from server.adapters.database.changes import NewSession
 from server.config.parsing import UploadRate
 from server.domain.session import Session
+from server.domain.tokens import new_token
 from server.sessions.roles import DEFAULT_ROLES
 from testkit.running import StartWeb, Web
-from tests.server.web.api.calls import do, failed, files_of, listed
+from testkit.uploads import picture
+from tests.server.web.api.calls import bearer, do, failed, files_of, listed
 from tryon.processor import Info, Role
 from tryon.processor.description import describe
 from tryon.protocol.paths import SESSIONS
@@ -55,6 +59,39 @@ async def test_retry_is_judged_by_the_processor_of_now(web: Web, info: Info, cod
     await web.services.sessions.processors.publish("worker", describe(info))
     answer = await do(web, "retry", session.id, token)
     assert (answer.status_code, answer.json()["code"], answer.json()["part"]) == (422, code, part)
+
+
+SEEDED = {"seed": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "params", "kept"),
+    [
+        ({"additionalProperties": False}, {"seed": 7}, True),
+        ({"properties": SEEDED, "additionalProperties": False}, {"seed": 7}, True),
+        ({}, {"seed": 7.0}, True),
+        ({"properties": {"seed": {"type": "integer", "default": 42}}}, {}, True),
+        ({"additionalProperties": False}, {}, False),
+        ({"properties": {"seed": {"type": ["integer", "null"], "default": None}}}, {}, False),
+    ],
+)
+async def test_retry_keeps_seed_that_was_chosen(
+    web: Web, schema: dict[str, Any], params: dict[str, Any], kept: bool
+) -> None:
+    """Also where the processor's schema forbids it; a retry of the retry, too."""
+    await web.services.sessions.processors.publish("worker", describe(Info(name="mock", params_schema=schema)))
+    token = new_token()
+    answer = await web.client.post(
+        SESSIONS, files={"image": picture()}, data={"params": json.dumps(params)}, headers=bearer(token)
+    )
+    sessions = [answer.json()]
+    for _ in range(2):
+        await do(web, "cancel", sessions[-1]["session_id"], token)
+        sessions.append((await do(web, "retry", sessions[-1]["session_id"], token)).json())
+    assert len({each["seed"] for each in sessions}) == (1 if kept else 3)
+    assert len({json.dumps(each["params"]) for each in sessions}) == 1
+    if kept:
+        assert sessions[0]["seed"] in (7, 42)
 
 
 async def test_retry_accepts_cancelled_session(web: Web) -> None:

@@ -10,15 +10,26 @@ from sqlalchemy import select
 
 from server.adapters.database import tables
 from server.domain.tokens import new_token
+from server.sessions import processors
 from testkit.photos import small
 from testkit.running import StartWeb, Web
+from testkit.uploads import assert_problem, picture
 from tests.server.web.api.calls import bearer, do, files_of, with_garment
+from tryon.processor import Info, Role
+from tryon.processor.description import describe
 from tryon.protocol.paths import SESSIONS
 
 pytestmark = pytest.mark.usefixtures("database_url")  # SQLite and PostgreSQL
 
+PERSON, CLOTHES = Role(name="person", required=True), Role(name="garment")
 HOOK = "https://hooks.shop.example/tryon"
 ALLOWED = {"webhook_hosts": ("hooks.shop.example",), "webhook_secrets": (bytes(32),)}
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what a worker publishes judge the next upload."""
+    monkeypatch.setattr(processors, "FRESH_SECONDS", 0.0)
 
 
 async def post(
@@ -63,6 +74,41 @@ async def test_all_photos_are_copied_when_none_is_sent(web: Web) -> None:
     new = (await post(web, token, {"params": '{"size": "L"}', "from": original.id})).json()
     assert [each["role"] for each in new["inputs"]] == ["person", "garment"]
     assert new["params"] == {"size": "L"}
+
+
+@pytest.mark.parametrize(
+    ("roles", "status", "code", "part"),
+    [
+        ((PERSON,), 422, "unknown_input", "garment"),
+        ((Role(name="person", formats=("image/png",)), CLOTHES), 415, "unsupported_image", "person"),
+        ((Role(name="person", max_bytes=10), CLOTHES), 413, "body_too_large", "person"),
+        ((Role(name="person", max_pixels=10), CLOTHES), 422, "too_many_pixels", "person"),
+        ((PERSON, CLOTHES, Role(name="mask", required=True)), 422, "missing_image", "mask"),
+    ],
+)
+async def test_copy_is_judged_as_an_upload(
+    web: Web, roles: tuple[Role, ...], status: int, code: str, part: str
+) -> None:
+    """By the processor of now, with the codes of an upload; nothing is stored."""
+    token = new_token()
+    photos = [("person", ("me.jpg", small())), ("garment", ("shirt.png", picture()))]
+    original = (await web.client.post(SESSIONS, files=photos, headers=bearer(token))).json()
+    before = len(files_of(web))
+    await web.services.sessions.processors.publish("worker", describe(Info(name="mock", roles=roles)))
+    answer = await post(web, token, {"from": original["session_id"]})
+    assert_problem(answer, status, code)
+    assert answer.json()["part"] == part
+    assert len(files_of(web)) == before
+
+
+async def test_photo_that_is_not_copied_is_not_judged(web: Web) -> None:
+    """What is sent takes its place, and is judged instead."""
+    token = new_token()
+    original = await with_garment(web, token)
+    roles = (PERSON, Role(name="garment", formats=("image/jpeg",)))  # the original's is a PNG
+    await web.services.sessions.processors.publish("worker", describe(Info(name="mock", roles=roles)))
+    assert_problem(await post(web, token, {"from": original.id}), 415, "unsupported_image")
+    assert (await post(web, token, {"from": original.id}, garment=True)).status_code == 201
 
 
 async def test_foreign_or_unknown_session_is_not_found(web: Web) -> None:
