@@ -70,6 +70,7 @@ def _steps(database: Database, sql: str, parameters: Any) -> int:
         return 0
 
     with contextlib.closing(sqlite3.connect(database.connections.engine.url.database or "")) as connection:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # reads the schema, which is no cost of the call
         connection.set_progress_handler(count, 1)
         connection.execute(sql, parameters).fetchall()
         connection.rollback()

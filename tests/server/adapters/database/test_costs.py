@@ -20,8 +20,8 @@ from tryon.protocol.states import Event, Status
 
 CROWD = {Status.COMPLETED: 10_000, Status.PROCESSING: 10_000, Status.CREATED: 20}
 
-FEW = 600
-"""Maximum rows that a read may look at: a thirtieth of those that live."""
+FEW = 400
+"""Maximum rows that a read may look at: a fiftieth of those that live."""
 
 
 async def test_recurring_reads_examine_few_rows_of_many(database: Database) -> None:
