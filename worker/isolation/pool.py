@@ -163,13 +163,11 @@ class ProcessPool:
         self._children.keep_one()
 
     async def built(self) -> None:
-        """Wait until the first child has made its processor.
+        """Wait until a child has made its processor.
 
         Raises :class:`ConfigError` if it cannot be made.
         """
-        [child] = self._children
-        await asyncio.wait({child.built})
-        child.built.result()
+        await asyncio.shield(self._startup.made)
 
     async def described(self) -> Info:
         """Wait until a processor is ready; return what it says of itself.

@@ -36,8 +36,9 @@ class Startup:
         self._closing = closing
         self._failed_starts = 0
         self._logged_sandbox = False
-        self.built = False
-        """A child has made its processor, so the settings are right."""
+        self.made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """A child has made its processor: the settings are right. Else ConfigError."""
+        self.made.add_done_callback(asyncio.Future.exception)  # it is seen, also when no call waits
         self.error: NotStarted | None = None
         """Error of every session, once no processor can be started."""
         self.resumes = True
@@ -51,9 +52,15 @@ class Startup:
     def __repr__(self) -> str:
         return f"<Startup {self._name} built={self.built} failed_starts={self._failed_starts} error={self.error!r}>"
 
+    @property
+    def built(self) -> bool:
+        """Whether a child has made its processor."""
+        return self.made.done() and self.made.exception() is None
+
     def note_made(self) -> None:
         """Note that a child has made its processor."""
-        self.built = True
+        if not self.made.done():
+            self.made.set_result(None)
 
     def note_ready(
         self, info: Info, missing: Iterable[str] = (), *, resumes: bool = True, forgets: bool = True
@@ -65,7 +72,7 @@ class Startup:
         if not self._logged_sandbox:
             self._logged_sandbox = True
             sandbox.log_missing(log, "processors", missing)
-        self.built = True
+        self.note_made()
         self._failed_starts = 0
         if not self.info.done():
             self.resumes, self.forgets = resumes, forgets
@@ -84,6 +91,8 @@ class Startup:
         """
         if not self.built:
             wrong = error if isinstance(error, ConfigError) else unusable(self._name, error)
+            if not self.made.done():
+                self.made.set_exception(wrong)
             self._end_wait(wrong)
             return wrong
         if self.error is None:

@@ -79,3 +79,12 @@ async def test_pool_that_can_start_none_describes_none() -> None:
     with pytest.raises(NotStarted):
         await pool.described()
     await pool.close()
+
+
+async def test_pool_stays_built_when_its_last_child_has_failed() -> None:
+    """The worker, which waits for its pools in turn, goes on with the others."""
+    pool = ProcessPool(Config())
+    pool._startup.note_made()
+    pool._startup.give_up(RuntimeError("no weights"))
+    await pool.built()
+    await pool.close()
