@@ -9,15 +9,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import httpx
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+from server.domain.addresses import Address, embedded, is_public
 
 PORTS: Final = {"http": 80, "https": 443}
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-_LOW_32_BITS: Final = 0xFFFF_FFFF
 
 
 class Refused(Exception):
@@ -98,10 +96,9 @@ class Hosts:
 
     def check_address(self, host: str, address: Address) -> None:
         """Return if the host may have this address. Raises :class:`Refused`."""
-        meant = embedded(address)
-        special = meant.is_multicast or meant.is_reserved or getattr(meant, "is_site_local", False)
-        if meant.is_global and not special:
+        if is_public(address):
             return
+        meant = embedded(address)
         if _literal(host) is not None or (host == "localhost" and meant.is_loopback):
             return  # it stands in the settings, which check() has seen
         never = meant.is_link_local or meant.is_unspecified or meant.is_multicast
@@ -113,21 +110,6 @@ class Hosts:
 def host_of(url: httpx.URL) -> str:
     """Return the host in ASCII and small letters, without a dot at its end."""
     return url.raw_host.decode("ascii").lower().rstrip(".")
-
-
-def embedded(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address stands for, else the address."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & _LOW_32_BITS)
-    return address
 
 
 def _literal(host: str) -> Address | None:

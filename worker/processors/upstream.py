@@ -28,6 +28,7 @@ from typing import Any, Final, TypeAlias
 
 import httpx
 
+from server.domain.addresses import Address
 from tryon.processor import ProcessorError
 from worker.processors.answers import (
     BUSY_SECONDS,
@@ -39,7 +40,7 @@ from worker.processors.answers import (
     retry_after,
 )
 from worker.processors.events import Event, TooLong, events_of
-from worker.processors.hosts import PORTS, Address, Hosts, Origin, Refused, host_of
+from worker.processors.hosts import PORTS, Hosts, Origin, Refused, host_of
 
 __all__ = [
     "BUSY_SECONDS",

@@ -17,12 +17,12 @@ from typing import Final
 
 from server.adapters.webhooks.names import Names
 from server.config.webhook_url import WebhookUrl
+from server.domain.addresses import is_public
 
 SEND_SECONDS: Final = 10.0
 """Time for one attempt, from the name's resolution to the status of the answer."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r\n]")
 _MAX_LINE_BYTES: Final = 4096
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Undelivered(Exception):
@@ -92,7 +92,7 @@ class WebhookSender:
     async def _resolve(self, host: str) -> str:
         """Return an address of the host that may be connected to."""
         addresses = await self._names.addresses(host)
-        allowed = [each for each in addresses if self._private_allowed or is_public(each)]
+        allowed = [each for each in addresses if self._private_allowed or is_public(ipaddress.ip_address(each))]
         if not allowed:
             raise Undelivered("the address is private")
         return allowed[0]
@@ -101,15 +101,3 @@ class WebhookSender:
         if self._tls is None:  # 20 ms, and only processes that send need it
             self._tls = ssl.create_default_context()
         return self._tls
-
-
-def is_public(address: str) -> bool:
-    """Return whether an address is one of the public internet."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(ip.packed[12:]) if ip in _NAT64 else None)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip.teredo is not None or ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
