@@ -15,6 +15,8 @@ from tryon.processor import ProcessorError
 
 BUSY_SECONDS: Final = 5.0
 """Wait for a busy upstream that does not say how long it will be."""
+AWAY_SECONDS: Final = 5.0
+"""Wait for an upstream that has the work and cannot be reached, or fails."""
 MAX_WAIT_SECONDS: Final = 3600.0
 """Longest wait that is taken from an upstream's word."""
 MAX_DIGITS: Final = 300
@@ -82,6 +84,14 @@ def failure_of(status: int, headers: Mapping[str, str]) -> Rejected:
     if status >= 500 or status in _TRANSIENT:
         return Rejected(status, "backend_unreachable", requeue=True)
     return Rejected(status, "processor_error")
+
+
+def waited_for(error: ProcessorError) -> ProcessorError:
+    """Return the error of a call about work that was begun upstream, and paid for.
+
+    After a requeue the work would be forgotten. So the worker waits, and resumes it.
+    """
+    return ProcessorError(error.code, retry_after=AWAY_SECONDS) if error.requeue else error
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:

@@ -38,6 +38,7 @@ from worker.processors.answers import (
     failure_of,
     malformed,
     retry_after,
+    waited_for,
 )
 from worker.processors.events import Event, TooLong, events_of
 from worker.processors.hosts import PORTS, Hosts, Origin, Refused, host_of
@@ -51,6 +52,7 @@ __all__ = [
     "Upstream",
     "failure_of",
     "retry_after",
+    "waited_for",
 ]
 
 CONNECT_SECONDS: Final = 5.0

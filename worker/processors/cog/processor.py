@@ -6,7 +6,11 @@ does not stream is run by a request that waits for its end, and is cancelled whe
 request ends; what it prints is asked for meanwhile.
 
 The id of a prediction is committed as the checkpoint before the prediction starts, and
-is never used for another: an id that has ended would run once more.
+is never used for another: an id that has ended would run once more. Links to what it
+has made are committed before they are followed.
+
+A requeue would cancel the prediction, which is paid for. So while one may still run,
+or its links wait, a server that cannot be reached is waited for (``retry_after``).
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ import asyncio
 import base64
 import contextlib
 import math
+import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, ClassVar, Final, NoReturn
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from tryon.processor import IMAGE_TYPES, Checkpoint, Input, Job, Output, ProcessorError, Reference, Report
@@ -26,7 +31,7 @@ from worker.processors.cog.options import ERROR_CHARACTERS, SCHEMA, CogOptions
 from worker.processors.cog.progress import Printed, Progress
 from worker.processors.cog.results import File, decode, files_of, type_of
 from worker.processors.cog.server import CogServer, Ended, Health, JsonObject, Model
-from worker.processors.upstream import Event, Upstream
+from worker.processors.upstream import Event, Rejected, Upstream, waited_for
 
 POLL_SECONDS: Final = 1.0
 """Time between two questions to a server that starts, or about a prediction that runs
@@ -37,12 +42,21 @@ POLL_SHARE: Final = 0.05
 photos.
 """
 PREVIEW_BYTES: Final = 4 * 2**20
+MAX_LINK_CHARACTERS: Final = 8192
+"""Length of all links in a checkpoint; longer ones are left out."""
 
 _COLD: Final = frozenset((Health.UNKNOWN, Health.STARTING))
 _READY: Final = frozenset((Health.READY, Health.BUSY))
+_AWAY: Final = frozenset((Health.UNREACHABLE, Health.UNHEALTHY))
+"""States in which a prediction may go on; in all others that are not ready none does.
+"""
 
 
-class _Truncated(ProcessorError):
+class _Gone(ProcessorError):
+    """Nothing of the prediction can be had any more: it may run anew."""
+
+
+class _Truncated(_Gone):
     """The server has dropped events of a prediction that runs: its end is lost."""
 
     def __init__(self) -> None:
@@ -110,21 +124,21 @@ class CogProcessor:
 
         The server keeps nothing of a prediction that has ended.
         """
-        await self._ready(report)
-        prediction, model = str(checkpoint["id"]), await self._server.model()
-        if model.streams:
-            with contextlib.suppress(Ended, _Truncated):
-                return await self._result(await self._follow(prediction, model, report), report)
-        await self._server.cancel(prediction)
-        return await self.run(job, report)
+        if links := checkpoint.get("links"):
+            with contextlib.suppress(Rejected):  # they have run out
+                return await self._outputs([File(*each) for each in links])
+            return await self.run(job, report)
+        end = await self._rejoin(str(checkpoint["id"]), report)
+        return await self.run(job, report) if end is None else await self._result(end, report)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Cancel the prediction; the server forgets it then."""
-        await self._server.cancel(str(checkpoint["id"]))
+        if "id" in checkpoint:  # else it has ended
+            await self._server.cancel(str(checkpoint["id"]))
 
     async def forget(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Cancel the prediction: of one that has ended the server keeps nothing."""
-        await self._server.cancel(str(checkpoint["id"]))
+        await self.cancel(job, checkpoint)
 
     # -- before the run ----------------------------------------------------------------
 
@@ -144,7 +158,8 @@ class CogProcessor:
                 return state
             cold = state in _COLD
             if waited >= (options.warming_seconds if cold else options.unreachable_seconds):
-                raise ProcessorError("backend_cold" if cold else "backend_unreachable", requeue=True)
+                kind = ProcessorError if state in _AWAY else _Gone
+                raise kind("backend_cold" if cold else "backend_unreachable", requeue=True)
             await report(None, "warming" if cold else "waiting for the model server")
             await asyncio.sleep(POLL_SECONDS)
 
@@ -161,7 +176,8 @@ class CogProcessor:
         prediction = await self._checkpoint(job, report)
         await self._server.submit(prediction, body, job.trace)
         try:
-            return await self._follow(prediction, model, report)
+            with _held():
+                return await self._follow(prediction, model, report)
         except Ended:  # while no stream was open; nothing is left of it
             prediction = await self._checkpoint(job, report)
         except _Truncated:
@@ -170,6 +186,17 @@ class CogProcessor:
         # This one is started by its stream: never missed, but it ends with this worker.
         async with self._server.stream(prediction, body, job.trace) as events:
             return await self._read(events, report)
+
+    async def _rejoin(self, prediction: str, report: Report) -> JsonObject | None:
+        """Return the end of an earlier attempt's prediction; None: it runs no more."""
+        with _held():
+            await self._ready(report)
+            model = await self._server.model()
+            if model.streams:
+                with contextlib.suppress(Ended, _Truncated):
+                    return await self._follow(prediction, model, report)
+            await self._server.cancel(prediction)
+        return None
 
     async def _follow(self, prediction: str, model: Model, report: Report) -> JsonObject:
         """Return the end of a prediction that runs on the server.
@@ -241,24 +268,43 @@ class CogProcessor:
                 output = end.get("output")
                 if self._options.result == "last" and isinstance(output, list):
                     output = output[-1:]
-                return [await self._fetch(each) for each in files_of(output, self._options.outputs)]
+                files = files_of(output, self._options.outputs)
+                if all(each.is_link for each in files) and sum(len(each.url) for each in files) <= MAX_LINK_CHARACTERS:
+                    await report.checkpoint({"links": [[each.role, each.url] for each in files]})
+                return await self._outputs(files)
             case "failed":
-                self._fail(str(end.get("error")))
+                raise _failure(str(end.get("error")), self._codes)
             case "canceled":  # by another client, or because the server stops
                 raise ProcessorError("backend_unreachable", requeue=True)
         raise ValueError("the prediction has no known status")
+
+    async def _outputs(self, files: Sequence[File]) -> list[Output]:
+        with _held():
+            return [await self._fetch(each) for each in files]
 
     async def _fetch(self, file: File) -> Output:
         data = await self._server.download(file.url) if file.is_link else decode(file.url)
         return Output(data, type_of(data), file.role)
 
-    def _fail(self, error: str) -> NoReturn:
-        """Raise the failure that the model's error stands for.
 
-        The text may hold parts of the input: it goes nowhere.
-        """
-        found = (code for pattern, code in self._codes if pattern.search(error[:ERROR_CHARACTERS]))
-        raise ProcessorError(next(found, "processor_error"))
+def _failure(error: str, codes: Iterable[tuple[re.Pattern[str], str]]) -> ProcessorError:
+    """Return the failure that the model's error stands for.
+
+    The text may hold parts of the input: it goes nowhere.
+    """
+    found = (code for pattern, code in codes if pattern.search(error[:ERROR_CHARACTERS]))
+    return ProcessorError(next(found, "processor_error"))
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """Have the worker wait for a server that is away, and resume this prediction."""
+    try:
+        yield
+    except _Gone:
+        raise
+    except ProcessorError as error:
+        raise waited_for(error) from None
 
 
 def _input(options: CogOptions, job: Job) -> JsonObject:

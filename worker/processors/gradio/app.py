@@ -23,13 +23,15 @@ CONFIG_BYTES: Final = 8 * 2**20
 """Maximum bytes of an app's description: it lists every component."""
 UPLOAD_SECONDS: Final = 60.0
 DOWNLOAD_SECONDS: Final = 60.0
-DOWNLOAD_TRIES: Final = 3
-"""A lost connection must not cost a run that has ended well.
+DOWNLOAD_TRIES: Final = 6
+"""A lost connection, or an app that is away for 9 s, must not cost a run that has ended
+well: Gradio cannot resume.
 
 An answer may also be empty or broken off, when another call returns the same picture:
 the app writes the file, whose name is a hash of its content, once more.
 """
 DOWNLOAD_PAUSE_SECONDS: Final = 0.3
+"""Pause after the first try; each after it is twice as long."""
 IDLE_SECONDS: Final = 45.0
 """Longest silence in a stream; the app sends a heartbeat every 15 s."""
 MESSAGE_BYTES: Final = 4 * 2**20
@@ -195,7 +197,7 @@ class Visit:
         return Output(answer.body, found)
 
     async def _download(self, path: str, max_bytes: int) -> Answer:
-        for _ in range(DOWNLOAD_TRIES - 1):
+        for tried in range(DOWNLOAD_TRIES - 1):
             try:
                 answer = await self._upstream.download(path, seconds=DOWNLOAD_SECONDS, max_bytes=max_bytes)
                 if answer.body:
@@ -203,7 +205,7 @@ class Visit:
             except ProcessorError as error:
                 if error.code != "backend_unreachable" or not error.requeue:
                     raise
-            await asyncio.sleep(DOWNLOAD_PAUSE_SECONDS)
+            await asyncio.sleep(DOWNLOAD_PAUSE_SECONDS * 2**tried)
         return await self._upstream.download(path, seconds=DOWNLOAD_SECONDS, max_bytes=max_bytes)
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tryon.processor import ProcessorError
+from worker.processors.gradio import app
 from worker.processors.gradio.app import Config, Visit, checked, type_of
 from worker.processors.gradio.failures import BUSY_SECONDS, COLD_SECONDS
 from worker.processors.upstream import Answer, Upstream
@@ -80,9 +81,10 @@ def test_type_is_read_from_first_bytes(data: bytes, type: str | None) -> None:
     assert type_of(data) == type
 
 
-@pytest.mark.parametrize("broken", [2, 3])
-async def test_download_is_repeated_when_connection_breaks(broken: int) -> None:
-    """A lost connection does not cost a run that has ended well."""
+@pytest.mark.parametrize("broken", [5, 6])
+async def test_download_is_repeated_when_connection_breaks(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that is away for a while does not cost a run that has ended well."""
+    monkeypatch.setattr(app, "DOWNLOAD_PAUSE_SECONDS", 0.001)
     asked: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,12 +97,12 @@ async def test_download_is_repeated_when_connection_breaks(broken: int) -> None:
     async with server:
         upstream = Upstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         fetching = Visit(upstream, (), Config("api", "sse_v3", {}), {}).fetch({"path": "/tmp/a b?.webp"})
-        if broken == 3:
+        if broken == 6:
             with pytest.raises(ProcessorError, match="backend_unreachable"):
                 await fetching
         else:
             assert (await fetching).type == "image/webp"
         await upstream.close()
 
-    assert len(asked) == 3
+    assert len(asked) == 6
     assert asked[0].startswith(b"GET /api/file=/tmp/a%20b%3F.webp HTTP/1.1")
