@@ -47,6 +47,8 @@ class ModelHost:
         self.server = UpstreamServer(self._answer)
         self.polls = polls
         self.works: dict[str, Work] = {}
+        self.uploads: set[str] = set()
+        """Numbers of the pictures that were uploaded, and are kept."""
         self.results: list[bytes] = [picture()]
         self.result_type = "image/jpeg"
         self.failure: Mapping[str, Any] = {}
@@ -58,6 +60,10 @@ class ModelHost:
         self.redirect: str | None = None
         """Where the result's file is said to be."""
         self.polled = asyncio.Event()
+        self.stuck = False
+        """Whether it never answers a request to cancel or to forget."""
+        self.waiting: set[str] = set()
+        """Such requests that it has not answered."""
         self._numbers = itertools.count(1)
 
     def __repr__(self) -> str:
@@ -99,6 +105,9 @@ class ModelHost:
             return self.next.pop(0)
         if self.refusal is not None:
             return self.refusal
+        if self.stuck and (request.method == "DELETE" or request.path.endswith("/cancel")):
+            self.waiting.add(f"{request.method} {request.path}")
+            await asyncio.Event().wait()
         match request.method, request.path.strip("/").split("/"):
             case "POST", ["jobs"]:
                 number = str(next(self._numbers))
@@ -119,7 +128,11 @@ class ModelHost:
             case "GET", ["previews", number]:
                 return Reply(body=picture(size=(24, 32), colour=f"rgb(0, 0, {number})"))
             case "POST", ["files"]:
-                return Reply.of({"urls": {"get": f"{self.url}/inputs/{next(self._numbers)}"}}, 201)
+                self.uploads.add(number := str(next(self._numbers)))
+                return Reply.of({"id": number, "urls": {"get": f"{self.url}/inputs/{number}"}}, 201)
+            case "DELETE", ["files", number] if number in self.uploads:
+                self.uploads.remove(number)
+                return Reply.of({})
             case "POST", ["try-on"]:
                 self.works[str(next(self._numbers))] = Work(request.json(), state="done")
                 return Reply.of({"image": base64.b64encode(self.results[0]).decode(), "cost": 2})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from tryon.processor import Job, ProcessorError
-from worker.processors.httpjob.outcome import Ended, Lost, failure
+from worker.processors.httpjob.outcome import Ended, Lost, failure, work_of
 from worker.processors.httpjob.pictures import Picture, decode, prepare, sniff
 from worker.processors.httpjob.spec import Call, Spec
 from worker.processors.httpjob.templates import Missing, Values, first, render, render_path
@@ -18,6 +19,8 @@ MAX_FAILURES: Final = 5
 """Calls in a row that fail while the work runs, before the attempt is given up."""
 GONE: Final = (404, 410)
 """Statuses that mean: there is no such work, or none any more."""
+
+Uploaded: TypeAlias = Callable[[Values], Awaitable[None]]
 
 _log = logging.getLogger("tryon.httpjob")
 
@@ -83,13 +86,16 @@ class Calls:
         """Return the operator's own values."""
         return {f"vars.{name}": value for name, value in self._spec.variables.items()}
 
-    async def values(self, job: Job) -> Values:
-        """Return what templates may name, the pictures in the form they are sent in."""
+    async def values(self, job: Job, uploaded: Uploaded) -> Values:
+        """Return what templates may name, the pictures in the form they are sent in.
+
+        ``uploaded`` is called after each upload that can be forgotten, with its names.
+        """
         values = {**self.constants, "session": job.session_id, "job": job.key, "seed": job.seed}
         values |= {f"params.{name}": value for name, value in job.params.items()}
         for role, how in self._spec.pictures.items():
             pictures = await asyncio.to_thread(prepare, job.all(role), how.limits, merge=how.merge)
-            forms = [await self._form(each, how.send, job) for each in pictures]
+            forms = [await self._form(each, how.send, job, uploaded) for each in pictures]
             if forms:
                 values |= {role: forms[0], f"{role}[]": forms}
                 values |= {f"{role}.{number}": form for number, form in enumerate(forms)}
@@ -98,7 +104,7 @@ class Calls:
                 }
         return values
 
-    async def _form(self, picture: Picture, send: str, job: Job) -> str:
+    async def _form(self, picture: Picture, send: str, job: Job, uploaded: Uploaded) -> str:
         if send != "url":
             return picture.base64 if send == "base64" else picture.data_url
         upload = self._spec.upload
@@ -107,7 +113,10 @@ class Calls:
         answer = await self._upstream.call(
             upload.method, upload.path, headers=self._headers(upload, {}, job), files=[file], seconds=upload.seconds
         )
-        url = first(self._passed(upload, answer).json(), upload.url)
+        body = self._passed(upload, answer).json()
+        if upload.forget is not None:
+            await uploaded(work_of(body, upload.keep))
+        url = first(body, upload.url)
         if not isinstance(url, str):
             raise ProcessorError("processor_error")
         return url

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tryon.processor import Checkpoint, ProcessorError, Report
@@ -13,8 +14,14 @@ from worker.processors.upstream import BUSY_SECONDS, Rejected, failure_of, retry
 
 MAX_WORKS: Final = 8
 """Pieces of work that a checkpoint names; the oldest is dropped."""
+MAX_UPLOADS: Final = 64
+"""Uploaded pictures that a checkpoint names; the oldest is dropped."""
 MAX_VALUE_CHARACTERS: Final = 1024
 """Length of one value in a checkpoint: an id, or a URL."""
+MAX_CHARACTERS: Final = 15_000
+"""Length of a checkpoint; one that is longer drops the oldest upload, then work."""
+MAX_LINK_CHARACTERS: Final = 8192
+"""Length of all links in a checkpoint; longer ones are left out."""
 
 
 class Lost(Exception):
@@ -36,23 +43,37 @@ class State:
     works: tuple[Values, ...] = ()
     ended: bool = False
     """Whether the last work has ended, so that another attempt begins anew."""
+    uploads: tuple[Values, ...] = ()
+    """The pictures that were uploaded, each by the names of ``upload.keep``."""
+    links: tuple[str, ...] = ()
+    """Files of a result that the answer to the submission held, to be fetched still."""
 
     @property
     def current(self) -> Values | None:
         """Return the work that may still run, or whose result may still be there."""
         return None if self.ended or not self.works else self.works[-1]
 
+    def begun(self, work: Values) -> State:
+        """Return the state once another piece of work is the current one."""
+        return replace(self, works=(*self.works, work), ended=False)
+
     def as_json(self) -> dict[str, object]:
         """Return the checkpoint."""
-        return {"works": [dict(each) for each in self.works[-MAX_WORKS:]], "ended": self.ended}
+        works = [dict(each) for each in self.works[-MAX_WORKS:]]
+        uploads = [dict(each) for each in self.uploads[-MAX_UPLOADS:]]
+        links = list(self.links)
+        while len(json.dumps([works, uploads, links])) > MAX_CHARACTERS:
+            (uploads or works).pop(0)
+        more = {"uploads": uploads} if uploads else {}
+        return {"works": works, "ended": self.ended, **more, **({"links": links} if links else {})}
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> State:
         """Return the state of a checkpoint; nothing, if it is another processor's."""
-        works = checkpoint.get("works")
-        if not isinstance(works, list) or not all(isinstance(each, Mapping) for each in works):
+        works, uploads, links = (checkpoint.get(name, []) for name in ("works", "uploads", "links"))
+        if not _all(works, Mapping) or not _all(uploads, Mapping) or not _all(links, str):
             return cls()
-        return cls(tuple(works), checkpoint.get("ended") is True)
+        return cls(tuple(works), checkpoint.get("ended") is True, tuple(uploads), tuple(links))
 
 
 class Usage:
@@ -74,6 +95,17 @@ class Usage:
                 self._used[name] = float(found)
         if self._used:
             await self._report.usage(**self._used)
+
+
+def _all(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(each, kind) for each in values)
+
+
+def links_of(files: Sequence[object]) -> tuple[str, ...]:
+    """Return files of an answer that are links; nothing if one is something else."""
+    links = tuple(each for each in files if isinstance(each, str) and each.startswith(("https://", "http://")))
+    fit = len(links) == len(files) and sum(map(len, links)) <= MAX_LINK_CHARACTERS
+    return links if fit else ()
 
 
 def text_of(status: Any) -> str:

@@ -3,8 +3,11 @@
 Theory of operation. A run submits the work, commits what the upstream calls it (the
 checkpoint), and only then waits: the worker that takes over from a dead one asks for
 the same work instead of paying for it twice. The checkpoint holds every piece of work
-that this session has begun, so that all of it can be forgotten; the last one is the
-current one, unless it has ended.
+that this session has begun, and the pictures that were uploaded for it, so that all can
+be forgotten. The last piece of work is the current one, unless it has ended.
+
+A host that answers the submission with the result has none of that to ask for. If the
+answer holds links, they are committed before they are followed.
 
 Work that the upstream no longer knows is begun anew, by the next attempt, which finds
 it lost again. So no attempt begins more than one piece of work.
@@ -21,17 +24,14 @@ from typing import Any, Final
 
 from tryon.processor import IMAGE_TYPES, Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
 from worker.processors.httpjob.calls import GONE, Calls
-from worker.processors.httpjob.outcome import Ended, Lost, State, Usage, failure, text_of, work_of
+from worker.processors.httpjob.outcome import Ended, Lost, State, Usage, failure, links_of, text_of, work_of
 from worker.processors.httpjob.pictures import sniff
 from worker.processors.httpjob.spec import SCHEMA, Call, Poll, Spec, read
 from worker.processors.httpjob.templates import Values, find, first, render_text
-from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected
+from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected, waited_for
 
 NOT_RUNNING: Final = (400, 409, 422)
 """Statuses of a cancel that mean: it has ended already."""
-
-AWAY_SECONDS: Final = 5.0
-"""Wait for an upstream that has the work and cannot be reached, or fails."""
 
 MAX_PREVIEW_BYTES: Final = 4 * 2**20
 """The limit of the interface for a preview."""
@@ -72,47 +72,86 @@ class HttpJob:
 
     async def run(self, job: Job, report: Report) -> Result:
         """Submit the work and wait for its result."""
-        return await self._begin(job, report, ())
+        return await self._begin(job, report, State())
 
     async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
         """Wait for the work of an earlier attempt; begin anew if it has ended."""
         state = State.of(checkpoint)
-        if state.current is None:
-            return await self._begin(job, report, state.works)
         try:
-            return await self._wait(job, report, state, Usage(self._spec.usage, report))
-        except Lost:
+            if state.links:
+                return await self._fetch(state.links)
+            if state.current is not None:
+                return await self._wait(job, report, state, Usage(self._spec.usage, report))
+        except (Lost, Ended):
             _log.warning("The upstream lost the work of %s, submitting it again", job.session_id)
-        return await self._begin(job, report, state.works)
+        return await self._begin(job, report, replace(state, ended=True, links=()))
 
     # -- submit, wait, fetch -----------------------------------------------------------
 
-    async def _begin(self, job: Job, report: Report, works: Sequence[Values]) -> Result:
+    async def _begin(self, job: Job, report: Report, before: State) -> Result:
+        """Submit the work; ``before`` is all that earlier attempts have begun."""
         spec = self._spec
         usage = Usage(spec.usage, report)
         await report(None, "sending the photo")
-        values = await self._calls.values(job)
+        state, values = await self._send(job, report, before)
         chosen = {name: render_text(template, values) for name, template in spec.submit.chosen.items()}
         if chosen:
-            await report.checkpoint(State((*works, chosen)).as_json())
+            await report.checkpoint(state.begun(chosen).as_json())
         waits = spec.poll is not None
-        answer = await self._calls.ask(
-            spec.submit, {**values, **chosen}, job, MAX_JSON_BYTES if waits else MAX_FILE_BYTES
-        )
+        try:
+            answer = await self._calls.ask(
+                spec.submit, {**values, **chosen}, job, MAX_JSON_BYTES if waits else MAX_FILE_BYTES
+            )
+        except Rejected as error:
+            if error.retry_after is not None and not chosen:  # it was not taken, and goes elsewhere, or later
+                await self._unsend(state, report, before)
+            raise
         if not waits:
-            try:
-                return await self._files(answer, usage)
-            except Ended as ended:
-                raise ended.error from None
+            return await self._at_once(answer, chosen, state, report, usage)
         body = answer.json()
-        work = {**work_of(body, spec.submit.keep), **chosen}
-        state = State((*works, work))
+        state = state.begun({**work_of(body, spec.submit.keep), **chosen})
         await report.checkpoint(state.as_json())
         await usage.say(body)
         try:
             return await self._wait(job, report, state, usage)
         except Lost:
             raise ProcessorError("processor_error", requeue=True) from None
+
+    async def _send(self, job: Job, report: Report, state: State) -> tuple[State, Values]:
+        """Return the state with what was uploaded, and what templates may name."""
+
+        async def uploaded(picture: Values) -> None:
+            nonlocal state
+            state = replace(state, uploads=(*state.uploads, picture))
+            await report.checkpoint(state.as_json())
+
+        values = await self._calls.values(job, uploaded)
+        return state, values
+
+    async def _unsend(self, state: State, report: Report, before: State) -> None:
+        """Forget what was uploaded for work that the upstream did not take."""
+        sent = state.uploads[len(before.uploads) :]
+        if sent:
+            with contextlib.suppress(ProcessorError):
+                await self._forget_uploads(sent)
+                await report.checkpoint(before.as_json() if before.works or before.uploads else {})
+
+    async def _at_once(self, answer: Answer, chosen: Values, state: State, report: Report, usage: Usage) -> Result:
+        """Return the result that the answer to the submission holds."""
+        links: tuple[str, ...] = ()
+        if sniff(answer.body) is None:
+            body = answer.json()
+            work = {**work_of(body, self._spec.submit.keep), **chosen}
+            links = links_of(find(body, self._spec.result.files)[: self._spec.result.count])
+            if work or links:
+                state = replace(state.begun(work) if work else state, links=links)
+                await report.checkpoint(state.as_json())
+        try:
+            return await self._files(answer, usage)
+        except Ended as ended:
+            raise ended.error from None
+        except ProcessorError as error:
+            raise (waited_for(error) if links else error) from None
 
     async def _wait(self, job: Job, report: Report, state: State, usage: Usage) -> Result:
         """Return the result of the current work. Raises :class:`Lost`."""
@@ -134,10 +173,7 @@ class HttpJob:
                 await report.checkpoint(replace(state, ended=True).as_json())
             raise ended.error from None
         except ProcessorError as error:
-            if not error.requeue:
-                raise
-            # The work is there, and paid for. After a requeue it would be forgotten.
-            raise ProcessorError(error.code, retry_after=AWAY_SECONDS) from None
+            raise waited_for(error) from None
 
     async def _until_done(self, poll: Poll, values: Values, job: Job, report: Report) -> Answer:
         shown: object = None
@@ -151,21 +187,11 @@ class HttpJob:
                 raise Ended(failure(self._spec.errors, 200, body, answer.headers))
             if status in poll.done:
                 return answer
-            await self._say_progress(poll, status, body, report)
+            await _say_progress(poll, status, body, report)
             if (preview := first(body, poll.preview)) != shown and isinstance(preview, str):
                 shown = preview
                 await self._show(preview, report)
             await asyncio.sleep(poll.every)
-
-    async def _say_progress(self, poll: Poll, status: str, body: Any, report: Report) -> None:
-        progress, position = first(body, poll.progress), first(body, poll.position)
-        known = isinstance(progress, int | float) and not isinstance(progress, bool)
-        place = position - poll.position_first + 1 if isinstance(position, int) else 0
-        await report(
-            min(1.0, max(0.0, progress / poll.progress_scale)) if known else None,
-            poll.stages.get(status, "working"),
-            upstream_position=place if place > 0 else None,
-        )
 
     async def _files(self, answer: Answer, usage: Usage) -> Result:
         """Return the files of an answer, or the answer that is itself one."""
@@ -188,6 +214,16 @@ class HttpJob:
                 assert type is not None
                 await report.preview(data, type)
 
+    async def _fetch(self, links: Sequence[str]) -> Result:
+        """Return files whose links an earlier attempt was given.
+
+        Raises :class:`Ended`: one has run out.
+        """
+        try:
+            return [await self._file(each) for each in links]
+        except ProcessorError as error:
+            raise waited_for(error) from None
+
     async def _file(self, text: str) -> Output:
         data = await self._calls.content(text, MAX_FILE_BYTES)
         type = sniff(data)
@@ -207,10 +243,27 @@ class HttpJob:
     async def _forget(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Stop the work, and delete all that this session has begun."""
         await self._cancel(job, checkpoint)
-        call = self._spec.forget
-        assert call is not None
-        for work in State.of(checkpoint).works:
-            await self._clean(call, work, GONE)
+        state = State.of(checkpoint)
+        if (call := self._spec.forget) is not None:
+            for work in state.works:
+                await self._clean(call, work, GONE)
+        await self._forget_uploads(state.uploads)
+
+    async def _forget_uploads(self, pictures: Sequence[Values]) -> None:
+        if self._spec.upload is not None and (call := self._spec.upload.forget) is not None:
+            for picture in pictures:
+                await self._clean(call, picture, GONE)
 
     async def _clean(self, call: Call, work: Values, fine: tuple[int, ...]) -> None:
         await self._calls.ask(replace(call, ok=(*call.ok, *fine)), {**self._calls.constants, **work}, None)
+
+
+async def _say_progress(poll: Poll, status: str, body: Any, report: Report) -> None:
+    progress, position = first(body, poll.progress), first(body, poll.position)
+    known = isinstance(progress, int | float) and not isinstance(progress, bool)
+    place = position - poll.position_first + 1 if isinstance(position, int) else 0
+    await report(
+        min(1.0, max(0.0, progress / poll.progress_scale)) if known else None,
+        poll.stages.get(status, "working"),
+        upstream_position=place if place > 0 else None,
+    )

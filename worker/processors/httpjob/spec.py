@@ -45,6 +45,10 @@ class Upload(Call):
     field: str = "file"
     url: str
     """Path of the picture's URL in the answer."""
+    keep: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Names, and paths in the answer: what ``forget`` calls the picture."""
+    forget: Call | None = None
+    """The request that deletes the picture."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +183,9 @@ def read(given: Mapping[str, Any], environment: Mapping[str, str] | None = None)
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}")
     roles = options.get("roles") or {"person": {"required": True}, "garment": {}}
-    result = dict(options.get("result", {}))
-    if (fetch := result.get("fetch")) is not None:
-        result["fetch"] = _table(Call, fetch, "result.fetch")
+    options["result"] = _with_call(options.get("result", {}), "result", "fetch")
+    if options.get("upload") is not None:
+        options["upload"] = _with_call(options["upload"], "upload", "forget")
     spec = Spec(
         url=options["url"],
         hosts=tuple(options.get("hosts", ())),
@@ -196,7 +200,7 @@ def read(given: Mapping[str, Any], environment: Mapping[str, str] | None = None)
         upload=_optional(Upload, options, "upload"),
         submit=_table(Submit, options["submit"], "submit"),
         poll=_optional(Poll, options, "poll"),
-        result=_table(Result, result, "result"),
+        result=_table(Result, options["result"], "result"),
         usage=options.get("usage", {}),
         cancel=_optional(Call, options, "cancel"),
         forget=_optional(Call, options, "forget"),
@@ -267,23 +271,38 @@ def _check(spec: Spec) -> None:
         raise ValueError("key is missing: give key, or key_env with the name of an environment variable")
     if any(picture.send == "url" for picture in spec.pictures.values()) and spec.upload is None:
         raise ValueError("a role is sent as url, and there is no upload")
+    unsend = None if spec.upload is None else spec.upload.forget
     calls = [spec.upload, spec.submit, spec.poll, spec.result.fetch, spec.cancel, spec.forget]
-    for call in calls:
+    for call in (*calls, unsend):
         if call is None:
             continue
         if "key" in names_in([call.path, call.json]):
             raise ValueError("{key} may stand in headers only")
         if "key" in names_in(call.headers) and call.path in {f"{{{name}}}" for name in names_in(call.path)}:
             raise ValueError(f"{call.path} may lead to any of hosts: give {{key}} in the headers above all tables")
-    later = {name for call in (*calls[2:],) if call is not None for name in names_in([call.path, call.json])}
-    later = {name for name in later if not name.startswith("vars.")}
+    later = {name for call in calls[2:] for name in _names(call)}
     if lacking := sorted(later - set(spec.submit.keep) - set(spec.submit.chosen)):
         raise ValueError(f"{{{lacking[0]}}} is neither in submit.keep nor in submit.chosen")
+    if spec.upload is not None and (lacking := sorted(_names(unsend) - set(spec.upload.keep))):
+        raise ValueError(f"upload.forget: {{{lacking[0]}}} is not in upload.keep")
+    if unsend is not None and spec.forget is None:
+        raise ValueError("upload.forget needs forget: else a receipt would promise that the result is deleted, too")
     always = {"session", "job", "seed", *(f"vars.{name}" for name in spec.variables)}
     if lacking := sorted(set(names_in(spec.submit.chosen)) - always):
         raise ValueError(f"submit.chosen: {{{lacking[0]}}} may have no value")
     if (spec.cancel or spec.forget) and not (spec.submit.keep or spec.submit.chosen):
         raise ValueError("cancel and forget need a name in submit.keep or submit.chosen")
+
+
+def _names(call: Call | None) -> set[str]:
+    """Return the names of a call that stand for something of an answer before it."""
+    found = set() if call is None else set(names_in([call.path, call.json]))
+    return {name for name in found if not name.startswith("vars.")}
+
+
+def _with_call(table: Mapping[str, Any], where: str, name: str) -> Mapping[str, Any]:
+    """Return a table, one of whose options is a request of its own."""
+    return table if table.get(name) is None else {**table, name: _table(Call, table[name], f"{where}.{name}")}
 
 
 def _optional(kind: type[_T], options: Mapping[str, Any], name: str) -> _T | None:
@@ -365,7 +384,7 @@ SCHEMA: Final[dict[str, Any]] = {
                 merge={"type": "boolean"},
             ),
         },
-        upload=_object(**_CALL, field=_TEXT, url=_TEXT),
+        upload=_object(**_CALL, field=_TEXT, url=_TEXT, keep=_NAMES, forget=_object(**_CALL)),
         submit=_object(**_CALL, keep=_NAMES, chosen=_NAMES),
         poll=_object(
             **_CALL,

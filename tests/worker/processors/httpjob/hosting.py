@@ -73,6 +73,14 @@ async def run(processor: HttpJob, job: Job, told: Told | None = None) -> Sequenc
     return [result] if isinstance(result, Output) else result
 
 
+async def resumed(
+    processor: HttpJob, job: Job, checkpoint: Mapping[str, Any], told: Told | None = None
+) -> list[Output]:
+    async with asyncio.timeout(20):
+        result = await processor.resume(job, checkpoint, told or Told())
+    return [result] if isinstance(result, Output) else list(result)
+
+
 async def failed(processor: HttpJob, job: Job, told: Told | None = None) -> ProcessorError:
     with pytest.raises(ProcessorError) as error:
         await run(processor, job, told)

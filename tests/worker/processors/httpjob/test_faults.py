@@ -9,8 +9,8 @@ import pytest
 
 from testkit.model_host import ModelHost, picture, slowly
 from testkit.upstreams import Reply, UpstreamServer
-from tests.worker.processors.httpjob.hosting import Told, failed, host, run
-from tryon.processor import Job, Reference
+from tests.worker.processors.httpjob.hosting import Told, failed, host, resumed, run
+from tryon.processor import Job, ProcessorError, Reference
 from worker.processors.httpjob import HttpJob
 
 # -- faults of the host ----------------------------------------------------------------
@@ -60,6 +60,34 @@ async def test_result_that_cannot_be_reached_is_fetched_by_the_next_attempt(job:
             server.next = [Reply.of({"id": "1"}, 201), Reply.of({"status": "succeeded"}), *[reply] * 5]
             assert (await failed(processor, job, told)).code == "backend_unreachable"
             assert told.checkpoints[-1]["ended"] is ended
+
+
+async def test_link_of_an_answer_at_once_is_fetched_by_the_next_attempt(job: Job) -> None:
+    """A model without a queue is paid for, too, and asked nothing a second time."""
+    async with ModelHost() as server:
+        submit = {"path": "/try-on", "json": {"p": "{person}"}}
+        processor = HttpJob(url=server.url, submit=submit, result={"files": "files.*.url"}, usage={"cost_usd": "cost"})
+        links = [f"{server.url}/files/0"]
+        server.next = [Reply.of({"files": [{"url": links[0]}], "cost": 2}), Reply(body=b"{", length=9)]
+        told = Told()
+        error = await failed(processor, job, told)
+        assert (error.code, error.requeue) == ("backend_unreachable", False), "a requeue would submit it again"
+        assert error.retry_after is not None
+        assert told.checkpoints == [{"works": [], "ended": False, "links": links}]
+        assert told.used == {"cost_usd": 2}
+
+        server.next = [Reply.of({}, 500)]
+        with pytest.raises(ProcessorError) as again:
+            await processor.resume(job, told.checkpoints[-1], Told())
+        assert again.value.retry_after is not None
+        [output] = await resumed(processor, job, told.checkpoints[-1])
+        assert output.data == server.results[0]
+        assert len(server.server.asked("POST", "/try-on")) == 1
+
+        server.next = [Reply.of({}, 404), Reply(body=picture("image/png"))]  # the link has run out: it is made again
+        [output] = await resumed(processor, job, told.checkpoints[-1])
+        assert output.type == "image/png"
+        await processor.close()
 
 
 async def test_work_that_is_never_done_is_stopped_and_cancelled(job: Job) -> None:

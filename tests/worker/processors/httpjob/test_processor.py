@@ -78,6 +78,48 @@ async def test_pictures_are_uploaded_where_the_host_wants_links(job: Job) -> Non
         assert work.body == {"person": f"{server.url}/inputs/1", "garments": [f"{server.url}/inputs/2"], "seed": 7}
 
 
+UPLOADED: dict[str, Any] = {
+    "roles": {"person": {"send": "url"}, "garment": {"send": "url", "count": 2, "merge": True}},
+    "upload": {
+        "path": "/files",
+        "url": "urls.get",
+        "keep": {"file": "id"},
+        "forget": {"method": "DELETE", "path": "/files/{file}"},
+    },
+}
+"""Options of a host that keeps what is uploaded."""
+
+
+async def test_uploads_are_in_the_checkpoint_and_forgotten(job: Job) -> None:
+    """A photo on the host's disk is gone when its session is erased."""
+    told = Told()
+    async with host(**UPLOADED) as (server, processor):
+        await run(processor, job, told)
+        assert server.uploads == {"1", "2"}
+        files = [{"file": "1"}, {"file": "2"}]
+        assert told.checkpoints == [
+            {"works": [], "ended": False, "uploads": files[:1]},
+            {"works": [], "ended": False, "uploads": files},
+            {"works": [{"id": "3"}], "ended": False, "uploads": files},
+        ]
+        assert processor.forget is not None
+        await processor.forget(Reference(key=job.key), told.checkpoints[-1])
+        assert server.uploads == set()
+        assert server.works["3"].state == "forgotten"
+
+
+async def test_uploads_for_work_that_was_not_taken_are_forgotten(job: Job) -> None:
+    """A busy host is asked again, and another one may do the work: nothing is left."""
+    told = Told()
+    async with host(**UPLOADED) as (server, processor):
+        uploads = [Reply.of({"id": each, "urls": {"get": f"{server.url}/inputs/{each}"}}) for each in "12"]
+        server.uploads = {"1", "2"}
+        server.next = [*uploads, Reply.of({}, 429)]
+        assert (await failed(processor, job, told)).code == "backend_busy"
+        assert server.uploads == set()
+        assert told.checkpoints[-1] == {}, "nothing keeps the session on this host"
+
+
 @pytest.mark.parametrize("name", ["fal", "fashn", "replicate", "bfl", "pruna"])
 async def test_preset_takes_the_way_that_its_host_documents(name: str, job: Job) -> None:
     """The answers are those of the documentation, the host is a fake."""

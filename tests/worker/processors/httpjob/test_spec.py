@@ -129,6 +129,7 @@ GOOD: dict[str, Any] = {"url": "https://a.example", "submit": {"path": "/x"}}
         ),
         (GOOD | {"cancel": {"path": "/x"}}, "cancel and forget need a name"),
         (GOOD | {"roles": {"person": {"send": "url"}}}, "there is no upload"),
+        (GOOD | {"upload": {"path": "/x", "url": "u", "forget": {"path": "/x/{id}"}}}, "{id} is not in upload.keep"),
         (GOOD | {"roles": {"person": {"send": "carrier"}}}, "not one of data_url, base64, url"),
     ],
 )
