@@ -197,7 +197,10 @@ def _sessions(adapters: _Adapters) -> Sessions:
     transitions = Transitions(writer=database.writer, bus=bus, access=access)
     requeueing = Requeueing(transitions=transitions, queueing=queueing, max_attempts=config.max_attempts)
     erased_bytes = ErasedBytes()
-    cleaning = UpstreamCleaning(cleanups=database.cleanups, checkpoints=_checkpoints(adapters), queue=queue)
+    processors = ProcessorDirectory(rows=database.processors, setting=config.processor, clock=adapters.clock)
+    cleaning = UpstreamCleaning(
+        cleanups=database.cleanups, checkpoints=_checkpoints(adapters), queue=queue, processors=processors
+    )
     reads = SessionReads(
         reader=database.reader,
         shared_reads=SharedReads(reader=database.reader, bus=bus),
@@ -222,7 +225,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         erasure=_erasure(adapters, erased_bytes, cleaning),
         cleaning=cleaning,
         erased_bytes=erased_bytes,
-        processors=ProcessorDirectory(rows=database.processors, setting=config.processor, clock=adapters.clock),
+        processors=processors,
     )
 
 

@@ -52,8 +52,8 @@ class Cleaner:
         if not work.checkpoint:  # it was forgotten, and nothing was begun since
             return True
         processor = self._chain.of(work.processor)
-        if processor is None:
-            log.warning("Work upstream could not be cleaned up here: this worker has no %s", work.processor)
+        if processor is None:  # another worker has it, or it was taken out of the setting
+            await self._cleaning.hold(cleanup)
             return False
         clean = processor.cancel if cleanup.kind is CleanupKind.CANCEL else processor.forget
         await clean(Reference(key=work.key), work.checkpoint)

@@ -34,6 +34,7 @@ from server.sessions.progress import ProgressReports
 from server.sessions.requeueing import Requeueing
 from server.sessions.transitions import Transitions, failure
 from server.telemetry import logs
+from server.telemetry.once import Once
 from tryon.protocol.errors import TryOnError
 from tryon.protocol.states import Status
 
@@ -84,7 +85,10 @@ class Claim:
 
 
 class Claims:
-    """The steps of a worker; stateless, each claim carries its own state."""
+    """The steps of a worker; each claim carries its own state.
+
+    State: the sessions that were logged to wait for another processor.
+    """
 
     def __init__(
         self,
@@ -114,6 +118,7 @@ class Claims:
         self._requeueing = requeueing
         self._database_clock = database_clock
         self._lease_seconds = lease_seconds
+        self._waiting = Once()
 
     async def begin(
         self, session_id: str, *, worker: str, run: int = 0, processors: Collection[str] | None = None
@@ -318,7 +323,8 @@ class Claims:
         if found is None:
             return None
         wanted = found.session.processor
-        if processors is not None and wanted not in processors and found.session.status is Status.CREATED:
+        waits = processors is not None and wanted not in processors and found.session.status is Status.CREATED
+        if waits and self._waiting.first(session_id):  # it is enqueued again every few seconds
             log.warning("Session %s waits for a worker with the processor %s", session_id, wanted)
         if found.session.lease_owner != owner:
             return None

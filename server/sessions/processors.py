@@ -96,6 +96,13 @@ class ProcessorDirectory:
                 return found
         return self._judge(self._rows_read)
 
+    async def running(self) -> set[str]:
+        """Return the names of all processors that a living worker has.
+
+        Raises Unavailable.
+        """
+        return {name for row in await self._rows.all() if row.living for name in row.setting.split(",")}
+
     def _fresh(self) -> bool:
         return self._clock.monotonic() - self._read_at < FRESH_SECONDS
 

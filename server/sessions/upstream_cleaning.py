@@ -3,20 +3,26 @@
 The reconciler enqueues a job for each that is due; a worker does it, and removes the
 row when the upstream has answered. Until then it is tried again, later and later, and
 no longer than the session would have lived.
+
+A cleanup is the work of the processor that has begun what is upstream. If no living
+worker has that one, because it was taken out of ``TRYON_PROCESSOR``, the row waits
+for it, and no attempt is counted.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from server.adapters.database.cleanups import CleanupKind, Cleanups
+from server.adapters.database.cleanups import Cleanup, CleanupKind, Cleanups
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
 from server.domain.upstream import UpstreamWork
 from server.sessions.checkpoints import Checkpoints
+from server.sessions.processors import ProcessorDirectory
+from server.telemetry.once import Once
 
 log = logging.getLogger("tryon.sessions")
 
@@ -29,6 +35,12 @@ twice as long.
 """
 
 MAX_PAUSE_SECONDS: Final = 1800.0
+
+HELD_SECONDS: Final = 10.0
+"""Time until it is looked again for a worker with the processor of a cleanup."""
+
+MAX_PAGES: Final = 20
+"""Pages of cleanups without a worker that a pass reads."""
 
 Upstream = Literal["none", "pending", "deleted", "kept"]
 """What a receipt says of the upstream: it was given nothing, is to delete it, has, or
@@ -46,19 +58,55 @@ class DueCleanup:
 
 
 class UpstreamCleaning:
-    """Enqueues cleanups, and keeps what is left of them; stateless."""
+    """Enqueues cleanups, and keeps what is left of them.
 
-    def __init__(self, *, cleanups: Cleanups, checkpoints: Checkpoints, queue: ArqQueue) -> None:
+    State: the processors whose lack was logged.
+    """
+
+    def __init__(
+        self, *, cleanups: Cleanups, checkpoints: Checkpoints, queue: ArqQueue, processors: ProcessorDirectory
+    ) -> None:
         self._cleanups = cleanups
         self._checkpoints = checkpoints
         self._queue = queue
+        self._processors = processors
+        self._lacking = Once()
 
     async def enqueue_due(self) -> None:
         """Enqueue a job for each cleanup that is due. Raises Unavailable.
 
-        A job that Redis loses is enqueued again after the pause.
+        A job that Redis loses is enqueued again after the pause. While workers live and
+        none has the processor of a cleanup, it is looked at again later.
         """
-        for cleanup in await self._cleanups.due(limit=AT_ONCE):
+        for _ in range(MAX_PAGES):
+            page = await self._cleanups.due(limit=AT_ONCE)
+            running = await self._processors.running() if page else set()
+            held = [each for each in page if running and not self._has_worker(each, running)]
+            if held:
+                await self._cleanups.postpone([each.id for each in held], seconds=HELD_SECONDS)
+            await self._enqueue([each for each in page if each not in held])
+            if len(held) < AT_ONCE:
+                return
+
+    def _has_worker(self, cleanup: Cleanup, running: Collection[str]) -> bool:
+        work = self._checkpoints.opened(cleanup.work)
+        if work is not None and work.processor not in running:
+            self._note_lack(work.processor)
+            return False
+        if work is not None and self._lacking.over(work.processor):
+            log.info("Work upstream of %s is cleaned up again: a worker has this processor", work.processor)
+        return True
+
+    def _note_lack(self, processor: str) -> None:
+        if self._lacking.first(processor):
+            log.warning(
+                "Work upstream of %s is not cleaned up for now: no worker has this processor. Start one with "
+                "TRYON_PROCESSOR=…,%s, or delete by hand what is kept there",
+                *(processor, processor),
+            )
+
+    async def _enqueue(self, cleanups: Sequence[Cleanup]) -> None:
+        for cleanup in cleanups:
             pause = min(PAUSE_SECONDS * 2.0 ** min(cleanup.attempts, 10), MAX_PAUSE_SECONDS)
             if await self._cleanups.begin(cleanup, pause_seconds=pause):
                 try:
@@ -79,6 +127,10 @@ class UpstreamCleaning:
         cleanup = await self._cleanups.get(cleanup_id)
         work = None if cleanup is None else self._checkpoints.opened(cleanup.work)
         return None if cleanup is None or work is None else DueCleanup(cleanup.id, cleanup.kind, work)
+
+    async def hold(self, cleanup: DueCleanup) -> None:
+        """Leave a cleanup to a worker that has its processor. Raises Unavailable."""
+        await self._cleanups.postpone([cleanup.id], seconds=HELD_SECONDS)
 
     async def done(self, cleanup: DueCleanup) -> None:
         """Remove a cleanup that the upstream has answered. Raises Unavailable."""

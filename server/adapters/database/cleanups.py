@@ -92,6 +92,12 @@ class Cleanups:
             )
         return result.rowcount == 1
 
+    async def postpone(self, cleanup_ids: Collection[str], *, seconds: float) -> None:
+        """Let cleanups be due later, at no cost: none was tried."""
+        later = update(tables.cleanups).where(_c.id.in_(sorted(cleanup_ids)))
+        async with self._connections.write() as connection:
+            await connection.execute(later.values(next_at=database_time(seconds)))
+
     async def get(self, cleanup_id: str) -> Cleanup | None:
         """Return a cleanup that is left to do, or None."""
         found = select(_c.id, _c.kind, _c.work, _c.attempts).where(_c.id == cleanup_id)

@@ -58,6 +58,13 @@ _LONG_WAITING: Final = (
 )
 
 
+_WAITING: Final = (
+    select(_s.processor, func.count().label("waiting"))
+    .where(_s.status == Status.CREATED.value, LIVING)
+    .group_by(_s.processor)
+)
+
+
 def _first(ends: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
     return select(func.min(ends)).where(ends > _AFTER, *conditions).scalar_subquery()
 
@@ -106,6 +113,12 @@ class DueSessions:
         """
         async with self._connections.read() as connection:
             return [Queued(*row) for row in (await connection.execute(_LONG_WAITING, {"ago": -seconds})).all()]
+
+    async def waiting_for(self) -> dict[str, int]:
+        """Return how many sessions wait for a worker, by their processor."""
+        async with self._connections.read() as connection:
+            rows = await connection.execute(_WAITING)
+            return {row.processor: row.waiting for row in rows}
 
     async def next_due(self, after: datetime | None = None) -> datetime | None:
         """Return the time at which the next lease, deadline or expiry ends, or None.

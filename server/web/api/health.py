@@ -64,7 +64,7 @@ class HealthEndpoints:
         self._storage = SharedCheck(lambda: self._check(files.check), services.clock)
         self._workers = SharedCheck(self._check_workers, services.clock)
         self._waiting = SharedCheck(self._check_queue, services.clock)
-        self._processors = services.sessions.processors
+        self._processors, self._due = services.sessions.processors, services.database.due
         self._processor = SharedCheck(self._check_processor, services.clock)
         lacking = sandbox.missing_here()
         self._sandbox = Check("degraded", detail=f"This machine lacks {lacking}.") if lacking else Check("ok")
@@ -149,15 +149,31 @@ class HealthEndpoints:
         return Check("ok" if seen else "degraded", count=seen, detail=None if seen else "No worker was seen lately.")
 
     async def _check_processor(self) -> Check:
-        """Check that there is a processor to judge uploads by, and only one."""
+        """Check that there is a processor to judge uploads by, and only one.
+
+        And that every session that waits has a worker which may run it.
+        """
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                current = await self._processors.current()
+                current, lacking = await self._processors.current(), await self._lacking()
         except Unavailable as error:
             return Check("down", detail=error.detail)
         except TimeoutError:
             return Check("down", detail="No answer in time.")
-        return Check("degraded" if current.disagreement else "ok", detail=current.disagreement)
+        detail = " ".join(each for each in (current.disagreement, lacking) if each)
+        return Check("degraded" if detail else "ok", detail=detail or None)
+
+    async def _lacking(self) -> str:
+        """Return which processors sessions wait for that no living worker has."""
+        running = await self._processors.running()
+        if not running:  # `workers` says so
+            return ""
+        waiting = await self._due.waiting_for()
+        return " ".join(
+            f"No worker has the processor {name}; sessions that wait for it, until their deadline: {count}."
+            for name, count in sorted(waiting.items())
+            if name not in running
+        )
 
     async def _check_queue(self) -> Check:
         try:

@@ -77,10 +77,11 @@ async def test_unanswered_claim_belongs_to_its_run(services: Services) -> None:
 async def test_claim_leaves_a_session_to_the_workers_of_its_processor(
     services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker with another setting does not run what mock has judged, and says so."""
+    """A worker of another setting leaves what mock has judged, and says so once."""
     session = await submit(services)
-    assert await services.sessions.claims.begin(session.id, worker="w1", processors=["overlay", "cog"]) is None
-    assert f"Session {session.id} waits for a worker with the processor mock" in caplog.text
+    for _ in range(3):  # the reconciler enqueues it again and again
+        assert await services.sessions.claims.begin(session.id, worker="w1", processors=["overlay", "cog"]) is None
+    assert caplog.text.count(f"Session {session.id} waits for a worker with the processor mock") == 1
     assert await status(services, session) == (Status.CREATED, 1)
     claim = await services.sessions.claims.begin(session.id, worker="w2", processors=["overlay", "mock"])
     assert claim is not None and claim.processor == "mock"

@@ -12,10 +12,14 @@ from server.adapters.database.cleanups import CleanupKind
 from server.domain.session import Session
 from server.domain.stored_files import NewFile
 from server.services import Services, open_services
+from server.sessions import upstream_cleaning
 from server.sessions.claims import Claim
-from server.sessions.upstream_cleaning import DueCleanup
+from server.sessions.processors import ProcessorDirectory
+from server.sessions.upstream_cleaning import DueCleanup, UpstreamCleaning
 from testkit.fixtures import StartValkey
 from tests.server.sessions.conftest import MakeConfig, begin, row, submit
+from tryon.processor import Info
+from tryon.processor.description import describe
 from tryon.protocol.states import GoneReason
 
 FOUND_BY = {"id": "upstream-of-the-photo"}
@@ -34,6 +38,12 @@ async def rows(services: Services) -> list[dict[str, Any]]:
     async with services.database.connections.read() as connection:
         found = await connection.execute(text("SELECT * FROM tryon_cleanups ORDER BY next_at"))
         return [dict(each) for each in found.mappings()]
+
+
+async def make_due(services: Services) -> None:
+    """Let the next attempt at each cleanup be due now."""
+    async with services.database.connections.write() as connection:
+        await connection.execute(text("UPDATE tryon_cleanups SET next_at = '2026-01-01 00:00:00.000000'"))
 
 
 async def due(services: Services) -> DueCleanup:
@@ -169,14 +179,53 @@ async def test_reconciler_enqueues_cleanup_until_it_is_done(services: Services) 
     cleanup = await due(services)
     assert waiting == [f"cleanup-{cleanup.id}:1"]
     assert await services.queue.order(10) == []
-    async with services.database.connections.write() as connection:
-        await connection.execute(text("UPDATE tryon_cleanups SET next_at = '2026-01-01 00:00:00.000000'"))
+    await make_due(services)
     await services.sessions.cleaning.enqueue_due()
     waiting = [key.decode() for key in await services.redis.zrange(services.config.queue_name, 0, -1)]
     assert f"cleanup-{cleanup.id}:2" in waiting
     await services.sessions.cleaning.done(cleanup)
     assert await services.sessions.cleaning.begin(cleanup.id) is None
     assert (await row(services, session)).status.terminal
+
+
+async def test_cleanup_of_a_removed_processor_waits_for_it(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs no attempt and one line; a worker that has the processor gets it."""
+    _, claim = await begun_upstream(services)
+    assert await services.sessions.claims.fail(claim, "processor_error")
+    await services.redis.flushdb()
+    other = ProcessorDirectory(rows=services.database.processors, setting="cog,other", clock=services.clock)
+    await other.publish("w1", describe(Info(name="cog")))
+    for _ in range(3):
+        await make_due(services)
+        await services.sessions.cleaning.enqueue_due()
+    [left] = await rows(services)
+    assert left["attempts"] == 0
+    assert await services.redis.zrange(services.config.queue_name, 0, -1) == []
+    assert caplog.text.count("Work upstream of mock is not cleaned up for now") == 1
+
+    await services.sessions.processors.publish("w2", describe(Info(name="mock")))
+    await make_due(services)
+    await services.sessions.cleaning.enqueue_due()
+    assert await services.redis.zrange(services.config.queue_name, 0, -1) == [f"cleanup-{left['id']}:1".encode()]
+
+
+async def test_cleanups_that_wait_for_a_processor_hold_up_no_other(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of them is read over, in the same pass."""
+    monkeypatch.setattr(upstream_cleaning, "AT_ONCE", 1)
+    for _ in range(2):
+        _, claim = await begun_upstream(services)
+        assert await services.sessions.claims.fail(claim, "processor_error")
+    first, second = (each["id"] for each in await rows(services))
+    await services.redis.flushdb()
+    await services.sessions.processors.publish("w1", describe(Info(name="mock")))
+    monkeypatch.setattr(UpstreamCleaning, "_has_worker", lambda _, cleanup, running: cleanup.id == second)
+    await services.sessions.cleaning.enqueue_due()
+    assert await services.redis.zrange(services.config.queue_name, 0, -1) == [f"cleanup-{second}:1".encode()]
+    assert first in {each["id"] for each in await rows(services)}
 
 
 async def test_cleanup_waits_for_redis(config: MakeConfig, database_url: str, start_valkey: StartValkey) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from sqlalchemy import text
+
 from testkit.running import StartWeb, Web
+from tests.server.sessions.conftest import submit
 from tryon.processor import Info, Role
 from tryon.processor.description import describe
 from tryon.protocol.paths import HEALTH, PROCESSOR
@@ -43,13 +46,25 @@ async def test_processor_is_unavailable_when_no_worker_has_published(start_web: 
     assert (health.status_code, health.json()["checks"]["processor"]["status"]) == (503, "down")
 
 
+async def test_health_shows_sessions_of_a_processor_that_was_removed(web: Web) -> None:
+    """They wait until their deadline, and the operator can read for what."""
+    directory = web.services.sessions.processors
+    await submit(web.services)
+    async with web.services.database.connections.write() as connection:
+        await connection.execute(text("UPDATE tryon_sessions SET processor = 'cog'"))
+    await directory.publish("ours", describe(Info(name="mock")))
+    check = (await web.client.get(HEALTH)).json()["checks"]["processor"]
+    detail = "No worker has the processor cog; sessions that wait for it, until their deadline: 1."
+    assert check == {"status": "degraded", "detail": detail}
+
+
 async def test_health_shows_workers_with_another_processor(web: Web) -> None:
     """Web and worker that disagree are shown to the operator, never silent."""
     directory = web.services.sessions.processors
     await directory.publish("ours", describe(Info(name="mock")))
     assert (await web.client.get(HEALTH)).json()["checks"]["processor"] == {"status": "ok"}
-    text = (await web.services.database.processors.all())[0].description
-    await web.services.database.processors.publish("theirs", setting="overlay", description=text, seconds=60)
+    said = (await web.services.database.processors.all())[0].description
+    await web.services.database.processors.publish("theirs", setting="overlay", description=said, seconds=60)
     web.services.sessions.processors._read_at = float("-inf")
     check = (await web.client.get(HEALTH)).json()["checks"]["processor"]
     assert check["status"] == "degraded" and "overlay" in check["detail"]
