@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from server.adapters.files.port import Files
 from server.domain.outputs import VerifiedOutput
@@ -39,6 +39,9 @@ MIN_PAUSE_SECONDS: Final = 0.2
 
 COLD_SECONDS: Final = 600.0
 """Longest start of a processor that does not count against a session's deadline."""
+
+WARMING_SECONDS: Final = 0.2
+"""Start of a processor that needs no words."""
 
 WARM_SECONDS: Final = 2.0
 """Time between two extensions of a deadline while the processor starts."""
@@ -131,28 +134,34 @@ class Attempt:
         return tuple([await self._verified(output) for output in outputs])
 
     async def _warm_up(self) -> None:
-        """Wait until the processor is ready; that time is none of the deadline's.
-
-        Once it has taken :data:`COLD_SECONDS`, the deadline holds again.
-        """
-        loop = asyncio.get_running_loop()
-        seconds_left, cold_until = self.deadline - loop.time(), loop.time() + COLD_SECONDS
+        """Wait until the processor has said of itself what its jobs need."""
         describing = asyncio.ensure_future(self._processor.described())
         try:
-            await asyncio.wait({describing}, timeout=min(WARM_SECONDS, seconds_left / 4))
-            while not describing.done() and loop.time() < cold_until:
-                await self.report(None, "warming")
-                with contextlib.suppress(Unavailable):
-                    await self._claims.hold_deadline(self.claim, seconds_left)
-                    self.deadline = loop.time() + seconds_left
-                await asyncio.wait({describing}, timeout=min(WARM_SECONDS, seconds_left / 4))
-            self.busy = None if describing.done() else ProcessorError("backend_cold")
-            await asyncio.wait({describing})
+            await self._starting(describing)
             if describing.exception() is None:  # else the run raises why there is none
                 self._generated = describing.result().generated
-            self.busy = None
         finally:
             describing.cancel()
+
+    async def _starting(self, ready: asyncio.Future[Any]) -> float:
+        """Wait until a processor is ready; that time is none of the deadline's.
+
+        Once it has taken :data:`COLD_SECONDS`, the deadline holds again. It is returned
+        in Unix seconds.
+        """
+        loop, busy = asyncio.get_running_loop(), self.busy
+        seconds_left, cold_until = self.deadline - loop.time(), loop.time() + COLD_SECONDS
+        await asyncio.wait({ready}, timeout=min(WARMING_SECONDS, seconds_left / 4))
+        while not ready.done() and loop.time() < cold_until:
+            await self.report(None, "warming")
+            with contextlib.suppress(Unavailable):
+                await self._claims.hold_deadline(self.claim, seconds_left)
+                self.deadline = loop.time() + seconds_left
+            await asyncio.wait({ready}, timeout=min(WARM_SECONDS, seconds_left / 4))
+        self.busy = busy if ready.done() else ProcessorError("backend_cold")
+        await asyncio.wait({ready})
+        self.busy = busy
+        return self._deadline_at
 
     async def _take_over(self) -> None:
         """Give up the work of an earlier attempt that this one cannot go on with.
@@ -166,8 +175,12 @@ class Attempt:
     async def _run(self, job: Job) -> Result:
         """Run the job, or go on with what a checkpoint says was begun."""
         if (work := self._begun) is None:
-            return await self._processor.run(job, self.report)
-        return await self._processor.resume(job, work.checkpoint, self.report)
+            return await self._processor.run(job, self.report, self._starting)
+        return await self._processor.resume(job, work.checkpoint, self.report, self._starting)
+
+    @property
+    def _deadline_at(self) -> float:
+        return time.time() + self.deadline - asyncio.get_running_loop().time()
 
     @property
     def _begun(self) -> UpstreamWork | None:
@@ -235,7 +248,7 @@ class Attempt:
             inputs=tuple(inputs),
             params=dict(session.params),
             seed=session.seed,
-            deadline_at=time.time() + self.deadline - asyncio.get_running_loop().time(),
+            deadline_at=self._deadline_at,
             attempts_left=max(0, self._max_attempts - session.burnt - 1),
         )
 

@@ -8,14 +8,21 @@ be another one, if it takes the session's inputs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 from tryon.processor import Checkpoint, Info, Job, ProcessorError, Reference, Report, Result
 from tryon.processor.params import BadParams, BadSchema, ParamsSchema
 
 DESCRIBED_SECONDS: Final = 1.0
 """Time for a processor to be ready; one that is not is passed over."""
+
+
+Starting: TypeAlias = Callable[[asyncio.Future[Any]], Awaitable[float]]
+"""Waits while a processor starts, which is none of the job's time.
+
+Returns the job's deadline from then on, in Unix seconds.
+"""
 
 
 class Runs(Protocol):
@@ -39,9 +46,9 @@ class Runs(Protocol):
 
     async def described(self) -> Info: ...
 
-    async def run(self, job: Job, report: Report) -> Result: ...
+    async def run(self, job: Job, report: Report, starting: Starting) -> Result: ...
 
-    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result: ...
+    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report, starting: Starting) -> Result: ...
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None: ...
 

@@ -11,7 +11,7 @@ from server.domain.outputs import VerifiedOutput
 from server.domain.session import Session
 from tests.worker.conftest import Feed
 from tryon.processor import Checkpoint, Info, Job, Output, ProcessorError, Reference, Report, Result
-from worker.chain import Chain
+from worker.chain import Chain, Starting
 from worker.tasks import SessionRunner
 
 Play = Callable[[Job, Report], Awaitable[Result]]
@@ -39,7 +39,7 @@ class Scripted:
         self.contents: list[bytes] = []
         """Of the inputs of the last job."""
 
-    async def run(self, job: Job, report: Report) -> Result:
+    async def run(self, job: Job, report: Report, starting: Starting) -> Result:
         self.jobs.append(job)
         self.contents = [each.read() for each in job.inputs]
         self.began.set()
@@ -52,9 +52,9 @@ class Scripted:
     async def described(self) -> Info:
         return self.info
 
-    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> Result:
+    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report, starting: Starting) -> Result:
         self.resumed.append(checkpoint)
-        return await self.run(job, report)
+        return await self.run(job, report, starting)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
         self.cleaned.append(("cancel", job.key, checkpoint))

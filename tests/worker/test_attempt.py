@@ -18,7 +18,7 @@ from tryon.processor import Info, Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import Unavailable, Unprocessable
 from tryon.protocol.states import Status
 from worker import attempt
-from worker.chain import Chain
+from worker.chain import Chain, Starting
 from worker.isolation.errors import NotStarted
 from worker.tasks import SessionRunner
 
@@ -201,6 +201,39 @@ async def test_cold_start_is_none_of_the_deadline(config: MakeConfig, photos: Pa
         processor.ready.set()
         await asyncio.wait_for(running, 20)
         assert (await feed.story(session.id)).session.status is Status.COMPLETED
+
+
+class Restarting(Scripted):
+    """A processor that must start anew for its run, as after a crash."""
+
+    def __init__(self, script: Play) -> None:
+        super().__init__(script)
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.deadlines: list[float] = []
+
+    async def run(self, job: Job, report: Report, starting: Starting) -> Result:
+        self.deadlines = [job.deadline_at, await starting(self.ready)]
+        return await super().run(job, report, starting)
+
+
+async def test_later_start_is_none_of_the_deadline(config: MakeConfig, photos: Path) -> None:
+    """A process that is started again after a crash costs its session no time."""
+    async with open_services(config(deadline_seconds=1.0)) as services:
+        feed, processor = Feed(services, photos), Restarting(done)
+        session = await feed.submit()
+        running = asyncio.create_task(SessionRunner(services, Chain([processor]), "w1", Trusting()).run(session.id))
+
+        async def extended() -> bool:
+            held = (await feed.story(session.id)).session.deadline_at
+            return (held - session.deadline_at).total_seconds() > 0.5
+
+        await until(extended)
+        assert processor.jobs == []
+        processor.ready.set_result(None)
+        await asyncio.wait_for(running, 20)
+        assert (await feed.story(session.id)).session.status is Status.COMPLETED
+        before, after = processor.deadlines
+        assert after > before + 0.5
 
 
 async def test_cold_start_without_end_meets_the_deadline(

@@ -58,8 +58,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal, TypeAlias
 
 from server.config.settings import Config
 from tryon.processor import Checkpoint, Info, Job, Options, Output, ProcessorError, Reference, Report
@@ -79,6 +79,9 @@ from worker.isolation.watch import MemoryWatch
 from worker.processors import registry
 
 log = logging.getLogger("tryon.worker")
+
+Starting: TypeAlias = Callable[[asyncio.Future[None]], Awaitable[float]]
+"""Waits for a processor; returns its job's deadline from then on, in Unix seconds."""
 
 NICENESS: Final = 5
 """Niceness, as of the image processes: a push must not wait for a processor."""
@@ -179,10 +182,12 @@ class ProcessPool:
             raise self._startup.error
         return await asyncio.shield(self._startup.info)
 
-    async def run(self, job: Job, report: Report) -> tuple[Output, ...]:
+    async def run(self, job: Job, report: Report, starting: Starting | None = None) -> tuple[Output, ...]:
         """Make the outputs, in a child; end within 0.3 s of a cancel.
 
-        The inputs' paths are those of memory files.
+        The inputs' paths are those of memory files. ``starting`` waits for the child's
+        processor, if it is not ready, and returns the job's deadline then (Unix
+        seconds).
 
         Raises what the processor raises: a :class:`ProcessorError` as it is, anything
         else as :class:`~worker.isolation.errors.RaisedInChild`. If the child is lost: a
@@ -190,11 +195,13 @@ class ProcessPool:
         :data:`~worker.isolation.errors.LOSS_CODES`. If there can be no child:
         :class:`~worker.isolation.errors.NotStarted`.
         """
-        return await self._run(Work(job), report)
+        return await self._run(Work(job), report, starting)
 
-    async def resume(self, job: Job, checkpoint: Checkpoint, report: Report) -> tuple[Output, ...]:
+    async def resume(
+        self, job: Job, checkpoint: Checkpoint, report: Report, starting: Starting | None = None
+    ) -> tuple[Output, ...]:
         """Go on from a checkpoint, as :meth:`run`; anew if the processor cannot."""
-        return await self._run(Work(job, checkpoint_text(checkpoint)), report)
+        return await self._run(Work(job, checkpoint_text(checkpoint)), report, starting)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Stop work upstream, in a child of its own; it has 30 s once that is ready.
@@ -207,7 +214,7 @@ class ProcessPool:
         """Delete what an upstream keeps, as :meth:`cancel`."""
         await self._clean_up("forget", job, checkpoint)
 
-    async def _run(self, order: Work, report: Report) -> tuple[Output, ...]:
+    async def _run(self, order: Work, report: Report, starting: Starting | None) -> tuple[Output, ...]:
         run = self._new_run(order)
         child = (
             _with_room(self._children, self._fork_server.generation)
@@ -215,6 +222,8 @@ class ProcessPool:
             or self._children.add()
         )
         try:
+            if starting is not None and not child.ready.done():
+                run.order = order.until(await starting(child.ready))
             await _wait_ready(child, report)
             self._begin(child, run)
             return await run.outcome(report, child.send)

@@ -14,7 +14,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from server.system.memory_files import is_memory_file, read_all
@@ -42,6 +42,10 @@ class Work:
     @property
     def name(self) -> str:
         return self.job.session_id
+
+    def until(self, deadline_at: float) -> Work:
+        """Return the same work with another deadline, in Unix seconds."""
+        return replace(self, job=replace(self.job, deadline_at=deadline_at))
 
     def open(self, number: int, files: list[int]) -> Run:
         """Open the inputs and return the message that goes with them.

@@ -42,6 +42,27 @@ async def test_job_goes_in_output_comes_out(start: Start) -> None:
     assert said.data.decode() == f"{expected} 2 {params['more']}"
 
 
+async def test_start_of_a_further_child_moves_the_deadline(start: Start) -> None:
+    """The time that it takes is none of its session's."""
+    pool = await start()
+    await run(pool)
+    asked: list[bool] = []
+
+    async def starting(ready: asyncio.Future[None]) -> float:
+        asked.append(ready.done())
+        await asyncio.wait({ready})
+        return 2.5e9
+
+    await pool.run(job(), Reports(), starting)
+    assert asked == []
+    waiting = Waiting(pool)
+    await waiting.reached()
+    [said] = await pool.run(job("describe", more=1), Reports(), starting)
+    assert asked == [False]
+    assert "2500000000.0" in said.data.decode()
+    await waiting.end()
+
+
 async def test_child_is_used_again(start: Start) -> None:
     """A child runs session after session; of many idle ones, one is kept."""
     pool = await start(timing=Timing(idle_seconds=0.05))
