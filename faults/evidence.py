@@ -27,6 +27,16 @@ async def sessions(cluster: Cluster) -> list[Session]:
         return [session async for session in _all(services.database.connections.engine)]
 
 
+async def cleanups(cluster: Cluster) -> int:
+    """Return the number of cleanups of work upstream that are left to do."""
+    from sqlalchemy import func, select
+
+    from server.adapters.database import tables
+
+    async with cluster.services() as services, services.database.connections.read() as connection:
+        return int((await connection.execute(select(func.count()).select_from(tables.cleanups))).scalar_one())
+
+
 async def strangers(cluster: Cluster, known: Collection[str]) -> set[str]:
     """Return the rows of sessions that are not ``known``, and files without a row."""
     rows = await sessions(cluster)

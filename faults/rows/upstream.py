@@ -5,19 +5,24 @@ Its sessions wait, none is paid for twice, and no attempt is burnt.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Final
 
+from faults import evidence
 from faults.outcome import Outcome, Row
 from faults.pace import Pace
 from faults.scene import Scene, running_scene
 from testkit.damage import freeze
 from testkit.model_host import ModelHost
 from testkit.upstreams import Reply
+from tryon.protocol.paths import SESSIONS as SESSIONS_PATH
 from tryon.protocol.states import Event, Status
 
 SESSIONS: Final = 6
 POLL_SECONDS: Final = 0.2
+CLEANED: Final = 90.0
+"""Seconds until a cleanup that was cut off has been run again."""
 
 
 def _options(host: ModelHost) -> dict[str, Any]:
@@ -90,9 +95,41 @@ async def worker_killed(pace: Pace) -> Outcome:
     return scene.outcome
 
 
+async def cleanup_killed(pace: Pace) -> Outcome:
+    """Kill the worker in the middle of a cancel and of a forget."""
+    async with ModelHost(polls=None) as host, running_scene(pace, workers=2, **_options(host)) as scene:
+        one, other = scene.cluster.workers
+        await freeze(scene.cluster, other)
+        made = [made for made in [await scene.clients.upload() for _ in range(2)] if made is not None]
+        await scene.until(lambda: len(host.works) == 2 and all(each.polls > 1 for each in host.works.values()))
+        host.stuck = True
+        (erased, token), cancelled = made
+        path, mine = f"{scene.cluster.url}{SESSIONS_PATH}/{erased['session_id']}", {"Authorization": f"Bearer {token}"}
+        answer = await scene.http.delete(path, headers=mine)
+        scene.expect(answer.json().get("upstream") == "pending", f"the receipt says {answer.text}")
+        await scene.clients.cancel(*cancelled)
+        await scene.until(lambda: len(host.waiting) == 2)
+        scene.began()
+        await one.kill()
+        host.stuck = False
+        other.thaw()
+        scene.repaired()
+        await scene.until(lambda: {each.state for each in host.works.values()} == {"forgotten", "cancelled"}, CLEANED)
+        scene.recovered()
+        scene.promises.within(scene.outcome.recovery_seconds or 0.0, 65.0, "the cleanup was run again")
+        async with asyncio.timeout(CLEANED):
+            while await evidence.cleanups(scene.cluster):  # the row goes after the answer
+                await asyncio.sleep(0.1)
+        scene.expect(len(host.works) == 2, f"{len(host.works)} pieces of work were paid for")
+        scene.promises.still_running(*scene.cluster.webs, other)
+        scene.outcome.sessions = len(made)
+    return scene.outcome
+
+
 ROWS: Final[dict[str, Row]] = {
     "upstream-busy": Row("A processor's upstream is busy (429) for a while", busy),
     "upstream-away": Row("A processor's upstream cannot be reached for a while, at work", away),
     "upstream-worker-killed": Row("A worker is killed while an upstream works for it", worker_killed),
+    "upstream-cleanup-killed": Row("A worker is killed in the middle of a cancel or a forget", cleanup_killed),
 }
 """The rows of the fault matrix, by what breaks."""
