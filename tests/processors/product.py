@@ -24,6 +24,9 @@ from tryon.protocol.paths import SESSIONS
 WAIT_SECONDS = 60.0
 """Longest wait for anything in a story, on a busy machine."""
 
+BEFORE_WORK = frozenset({"sending the photo", "waiting for the model server", "warming"})
+"""Stages in which an upstream may not have the work yet."""
+
 Frame = Mapping[str, Any]
 
 
@@ -49,8 +52,10 @@ class Watcher:
         return await self.until(lambda frame: frame["type"] == "event" and frame["event"] == name)
 
     async def running(self, *, after: int = 0) -> Frame:
-        """Wait until the processor has reported, in an attempt after this ``seq``."""
-        return await self.until(lambda frame: frame["type"] == "progress" and frame["stage"] and frame["seq"] > after)
+        """Wait until the model works, in an attempt after this ``seq``."""
+        return await self.until(
+            lambda frame: frame["type"] == "progress" and frame["seq"] > after and frame["stage"] not in BEFORE_WORK
+        )
 
     def progress(self) -> list[Frame]:
         """Return the frames of progress."""

@@ -16,8 +16,9 @@ from websockets.exceptions import InvalidStatus
 
 from server.config.settings import Config
 from server.domain.tokens import Signer, new_token
+from testkit.clocks import ManualClock
 from testkit.fixtures import StartStack
-from testkit.running import Client, StartWeb, Web, running_web, until
+from testkit.running import Client, StartWeb, Web, running_web
 from testkit.values import new_session_id
 from tests.server.web.transports.kit import WRONG, assert_denied, refused
 from tryon.protocol.states import GoneReason
@@ -102,15 +103,16 @@ async def test_invalid_ticket_is_4501(web: Web, how: str) -> None:
     assert (client.frames[0]["code"], client.connection.close_code) == ("invalid_ticket", 4501)
 
 
-async def test_socket_outlives_its_ticket(start_web: StartWeb) -> None:
+async def test_socket_outlives_its_ticket(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ticket is needed to open the socket only."""
-    web = await start_web(ticket_seconds=1)
     session, _ = await web.submit()
-    expires = int(web.database.clock.now()) + 1
+    expires = int(web.database.clock.now()) + 60
     ticket = web.services.signer.ticket(session.id, expires=expires)
     async with web.follow(session.id, query=f"?ticket={ticket}") as client:
         await client.next("snapshot")
-        await until(lambda: web.database.clock.now() > expires)
+        monkeypatch.setattr(web.database.clock, "_clock", ManualClock(expires + 1.0))
+        late = await refused(web, session.id, query=f"?ticket={ticket}")
+        assert late.frames[0]["code"] == "invalid_ticket"
         await web.complete(await web.begin(session))
         assert await client.rest() == 1000
         assert client.story() == [1, 2, 3]
