@@ -27,7 +27,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
-from tryon.processor.description import describe
 from tryon.processor.interface import (
     AttemptLost,
     Checkpoint,
@@ -212,6 +211,8 @@ class ProcessorConformance:
 
         async def look(processor: Processor) -> object:
             return processor.info
+
+        from tryon.processor.description import describe  # loads msgspec
 
         describe(check_info(self.use(look)))  # and uploads can be judged by it
 
