@@ -1,7 +1,8 @@
-"""The option ``--sample`` of the plugin."""
+"""The option ``--sample`` of the plugin, and the groups of xdist."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ async def test_sample_leaves_out_slow_tests(tmp_path: Path, options: tuple[str, 
     assert status == 0, out + err
     assert f"{passed} passed" in out
     assert ("LEFT OUT 1 slow tests" in out) == (passed == 1)
+
+
+@pytest.mark.xdist_group("plugin")
+def test_group_of_xdist_takes_effect(request: pytest.FixtureRequest) -> None:
+    """Tests of a group share one process, and so one browser or model server."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("this run has one process")
+    assert request.node.nodeid.endswith("@plugin")
