@@ -12,6 +12,7 @@ It has two parts, and each is committed by itself:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Iterable
@@ -42,6 +43,11 @@ log = logging.getLogger("tryon.sessions")
 MAX_UNFORGOTTEN: Final = 10_000
 """Maximum erased sessions remembered until Redis is available again; the hourly cleanup
 finds the rest.
+"""
+
+LISTING_SECONDS: Final = 2.0
+"""Seconds that a request to delete waits for a listing of the storage; one of a silent
+storage, or of a folder with a million names, takes far longer.
 """
 
 REMOVED_AT_ONCE: Final = 100
@@ -101,7 +107,7 @@ class Erasure:
         with contextlib.suppress(QueueUnavailable):
             await self._queue.ring_cancel(*(session.id for session in family))
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]
-        outputs = await self._files.outputs_of(unnamed) if unnamed else []
+        outputs = await self._listed_outputs(unnamed) if unnamed else []
         for start in range(0, len(family), REMOVED_AT_ONCE):
             await self._remove(family[start : start + REMOVED_AT_ONCE], GoneReason.DELETED, outputs)
         at = timestamp(datetime.fromtimestamp(self._database_clock.now(), UTC))
@@ -110,6 +116,13 @@ class Erasure:
         ]
         upstream = await self._cleaning.state_of(deleted.cleanups)
         return signed_receipt(ReceiptBody(asked.id, GoneReason.DELETED.value, at, files, upstream), self._signer)
+
+    async def _listed_outputs(self, session_ids: Collection[str]) -> list[str]:
+        try:
+            async with asyncio.timeout(LISTING_SECONDS):
+                return await self._files.outputs_of(session_ids)
+        except TimeoutError:
+            raise Unavailable(retry_after=LISTING_SECONDS) from None
 
     async def expire(self, sessions: Collection[Session]) -> None:
         """Leave tombstones of expired sessions, then notify connected clients.
