@@ -62,17 +62,20 @@ async def valkey_answers(path: Path) -> bool:
         writer.close()
 
 
-async def api_answers(host: str, port: int, *, name: str, workers: int, token: str | None = None) -> bool:
-    """Return whether the API says that it is ready and that the workers are there.
-
-    ``name``: a Host that it serves. ``token``: what opens its private paths, if that is
-    needed.
-    """
+async def api_ready(host: str, port: int, *, name: str) -> bool:
+    """Return whether the API says that it is ready; ``name``: a Host that it serves."""
     status, _ = await _get(host, port, READY, name)
-    if status != 200:
-        return False
-    _, health = await _get(host, port, HEALTH, name, token)
-    return _workers_seen(health) >= workers
+    return status == 200
+
+
+async def healthy(host: str, port: int, *, name: str, workers: int, token: str | None = None) -> bool:
+    """Return whether nothing is down, and as many workers as these are there.
+
+    A check that has found something down is repeated after a second: ask when
+    everything has started. ``token``: what opens the private paths, if that is needed.
+    """
+    status, health = await _get(host, port, HEALTH, name, token)
+    return status == 200 and _workers_seen(health) >= workers
 
 
 async def processor_published(host: str, port: int, *, name: str) -> bool:

@@ -17,7 +17,15 @@ from server.config.settings import Config
 from server.system.processes import exit_text, python, python_environment
 from server.telemetry import metric_files
 from server.up.errors import UpError
-from server.up.probes import PROCESSOR_SECONDS, api_answers, processor_published, reachable, until, valkey_answers
+from server.up.probes import (
+    PROCESSOR_SECONDS,
+    api_ready,
+    healthy,
+    processor_published,
+    reachable,
+    until,
+    valkey_answers,
+)
 from server.up.program import Migrations, Program, spawn
 from server.up.reservations import at, data_dir_lock, reserved_port, valkey_socket
 from server.up.valkey import EmbeddedValkey
@@ -137,10 +145,11 @@ class Stack:
         host = reachable(self._config.host)
         token = private_token(self._config.private_paths)
         name = served_name(self._config.hosts, at(host, self._port))
-        answers = functools.partial(api_answers, host, self._port, name=name, workers=len(workers), token=token)
-        await until(answers, "the stack")
+        await until(functools.partial(api_ready, host, self._port, name=name), "the stack")
         published = functools.partial(processor_published, host, self._port, name=name)
         await until(published, "the processor", PROCESSOR_SECONDS)
+        whole = functools.partial(healthy, host, self._port, name=name, workers=len(workers), token=token)
+        await until(whole, "the stack")
         self._ready.set()
         with contextlib.suppress(OSError):
             print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)

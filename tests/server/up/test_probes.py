@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from server.config.parsing import private_token
 from server.config.settings import Config
-from server.up.probes import api_answers
+from server.up.probes import healthy
 from testkit.running import running_web, until
 
 TOKEN = "monitoring-monitoring-monitoring"
@@ -19,6 +19,6 @@ async def test_probe_reads_health_that_needs_a_token(config: Callable[..., Confi
         await web.services.queue.note_worker("worker-1")
         await until(lambda: web.hub.delivers)
         token = private_token(private.private_paths)
-        assert await api_answers("127.0.0.1", web.port, name="localhost", workers=1, token=token)
-        assert not await api_answers("127.0.0.1", web.port, name="localhost", workers=1)
+        assert await healthy("127.0.0.1", web.port, name="localhost", workers=1, token=token)
+        assert not await healthy("127.0.0.1", web.port, name="localhost", workers=1)
     assert [private_token(rule) for rule in (None, "open", "loopback")] == [None] * 3
