@@ -20,6 +20,7 @@ from testkit.load import Http, form
 from testkit.photos import photo
 from testkit.processes import free_port, spawn, stop
 from testkit.report import heading, table
+from tryon.protocol.paths import PROCESSOR, READY
 
 READY_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
@@ -46,7 +47,7 @@ async def main(*, starts: int) -> None:
                 *(sys.executable, "-m", "server", "up"),
                 settings=environ | {"TRYON_DATA_DIR": folder, "TRYON_PORT": str(port)},
             )
-            await _ready(port)
+            await _ready(port, PROCESSOR)
             up.append(time.perf_counter() - began)
             http = Http(port)
             await http.upload(form(photo()))
@@ -63,12 +64,12 @@ async def main(*, starts: int) -> None:
     table(("command", "ready s", "at most", "idle PSS MB", "gone after Ctrl-C s"), rows)
 
 
-async def _ready(port: int) -> None:
+async def _ready(port: int, path: str = READY) -> None:
     async with asyncio.timeout(READY_SECONDS):
         while True:
             http = Http(port)
             try:
-                status, _, _ = await http.request("GET", "/api/health/ready")
+                status, _, _ = await http.request("GET", path)
                 if status == 200:
                     return
             except (OSError, asyncio.IncompleteReadError):

@@ -165,15 +165,15 @@ async def test_request_without_a_peer_is_not_served(start_web: StartWeb, caplog:
 async def test_connection_and_its_requests_leave_no_cycles(web: Web) -> None:
     """Reference counts free them: thousands that reconnect cost no collections."""
     gc.collect()
-    before = {kind: len(_all(kind)) for kind in (HeadParser, HttpProtocol)}
+    before = {kind: _all(kind) for kind in (HeadParser, HttpProtocol)}  # held: what other tests left stays
     gc.disable()
     try:
         session, token = await web.submit()
         async with raw(web, LIVE * 3) as connection, web.follow(session.id, token) as follower:
             await follower.next()
             assert [(await connection.answer())[0] for _ in range(3)] == [200] * 3
-            await until(lambda: len(_all(HeadParser)) == before[HeadParser])
-        await until(lambda: len(_all(HttpProtocol)) == before[HttpProtocol])
+            await until(lambda: len(_all(HeadParser)) == len(before[HeadParser]))
+        await until(lambda: len(_all(HttpProtocol)) == len(before[HttpProtocol]))
     finally:
         gc.enable()
 
