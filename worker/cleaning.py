@@ -36,15 +36,24 @@ class Cleaner:
         return f"<Cleaner {self._chain!r}>"
 
     async def run(self, cleanup_id: str) -> None:
-        """Do a cleanup, and remove it; one that fails is enqueued again later."""
+        """Do a cleanup, and remove it; one that fails is enqueued again soon."""
         try:
             cleanup = await self._cleaning.begin(cleanup_id)
-            if cleanup is not None and await self._do(cleanup):
+            if cleanup is not None:
+                await self._try(cleanup)
+        except TryOnError as error:
+            log.warning("Work upstream could not be cleaned up now: %s", error)
+
+    async def _try(self, cleanup: DueCleanup) -> None:
+        try:
+            if await self._do(cleanup):
                 await self._cleaning.done(cleanup)
-        except (ProcessorError, NotStarted, TimeoutError, TryOnError) as error:
+            return
+        except (ProcessorError, NotStarted, TimeoutError) as error:
             log.warning("Work upstream could not be cleaned up now: %s", error or type(error).__name__)
         except RaisedInChild:
             log.exception("The processor failed to clean up work upstream")
+        await self._cleaning.failed(cleanup)
 
     async def _do(self, cleanup: DueCleanup) -> bool:
         """Return whether there is nothing left to do upstream."""

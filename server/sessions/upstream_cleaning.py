@@ -30,8 +30,13 @@ AT_ONCE: Final = 100
 """Cleanups that a pass enqueues."""
 
 PAUSE_SECONDS: Final = 60.0
-"""Time until the second attempt, longer than the first may take; each pause after it is
-twice as long.
+"""Time until the second attempt if nothing is heard of the first, longer than that may
+take; each pause after it is twice as long.
+"""
+
+FAILED_SECONDS: Final = 4.0
+"""Time until the second attempt after a first one that has failed; each pause after it
+is twice as long.
 """
 
 MAX_PAUSE_SECONDS: Final = 1800.0
@@ -55,6 +60,7 @@ class DueCleanup:
     id: str
     kind: CleanupKind
     work: UpstreamWork
+    attempts: int
 
 
 class UpstreamCleaning:
@@ -107,8 +113,7 @@ class UpstreamCleaning:
 
     async def _enqueue(self, cleanups: Sequence[Cleanup]) -> None:
         for cleanup in cleanups:
-            pause = min(PAUSE_SECONDS * 2.0 ** min(cleanup.attempts, 10), MAX_PAUSE_SECONDS)
-            if await self._cleanups.begin(cleanup, pause_seconds=pause):
+            if await self._cleanups.begin(cleanup, pause_seconds=_pause(PAUSE_SECONDS, cleanup.attempts)):
                 try:
                     await self._queue.enqueue_cleanup(cleanup.id, cleanup.attempts + 1)
                 except QueueUnavailable:
@@ -126,11 +131,16 @@ class UpstreamCleaning:
         """
         cleanup = await self._cleanups.get(cleanup_id)
         work = None if cleanup is None else self._checkpoints.opened(cleanup.work)
-        return None if cleanup is None or work is None else DueCleanup(cleanup.id, cleanup.kind, work)
+        return None if cleanup is None or work is None else DueCleanup(cleanup.id, cleanup.kind, work, cleanup.attempts)
 
     async def hold(self, cleanup: DueCleanup) -> None:
         """Leave a cleanup to a worker that has its processor. Raises Unavailable."""
         await self._cleanups.postpone([cleanup.id], seconds=HELD_SECONDS)
+
+    async def failed(self, cleanup: DueCleanup) -> None:
+        """Let a cleanup that has failed be tried again soon. Raises Unavailable."""
+        pause = _pause(FAILED_SECONDS, max(0, cleanup.attempts - 1))
+        await self._cleanups.postpone([cleanup.id], seconds=pause)
 
     async def done(self, cleanup: DueCleanup) -> None:
         """Remove a cleanup that the upstream has answered. Raises Unavailable."""
@@ -148,3 +158,7 @@ class UpstreamCleaning:
         if any(work is None or not work.deletable for work in opened):  # what is not decrypted is not deleted
             return "kept"
         return "pending" if await self._cleanups.left_among(works) else "deleted"
+
+
+def _pause(seconds: float, attempts: int) -> float:
+    return min(seconds * 2.0 ** min(attempts, 10), MAX_PAUSE_SECONDS)

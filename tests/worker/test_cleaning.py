@@ -103,6 +103,19 @@ async def test_cleanup_that_fails_stays(feed: Feed, reason: str) -> None:
     assert mine.cleaned == processor.cleaned[: int(reason == "unreachable")]
 
 
+async def test_cleanup_that_fails_is_tried_again_soon(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause before a job that was lost is enqueued again is for that case alone."""
+    monkeypatch.setattr("server.sessions.upstream_cleaning.FAILED_SECONDS", 0.0)
+    _, processor = await play(feed, fail)
+    processor.stays_upstream = True
+    cleanups = feed.services.database.cleanups
+    [cleanup] = await cleanups.due(limit=10)
+    await cleanups.begin(cleanup, pause_seconds=60.0)
+    assert await cleanups.due(limit=10) == []
+    await Cleaner(feed.services.sessions.cleaning, Chain([processor])).run(cleanup.id)
+    assert [each.id for each in await cleanups.due(limit=10)] == [cleanup.id]
+
+
 async def test_delete_reaches_the_upstream(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:

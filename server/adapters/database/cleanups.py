@@ -93,7 +93,7 @@ class Cleanups:
         return result.rowcount == 1
 
     async def postpone(self, cleanup_ids: Collection[str], *, seconds: float) -> None:
-        """Let cleanups be due later, at no cost: none was tried."""
+        """Let cleanups be due after so many seconds; no attempt is counted."""
         later = update(tables.cleanups).where(_c.id.in_(sorted(cleanup_ids)))
         async with self._connections.write() as connection:
             await connection.execute(later.values(next_at=database_time(seconds)))
