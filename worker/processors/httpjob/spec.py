@@ -287,6 +287,8 @@ def _check(spec: Spec) -> None:
         raise ValueError(f"upload.forget: {{{lacking[0]}}} is not in upload.keep")
     if unsend is not None and spec.forget is None:
         raise ValueError("upload.forget needs forget: else a receipt would promise that the result is deleted, too")
+    if spec.upload is not None and spec.forget is not None and unsend is None:
+        raise ValueError("forget needs upload.forget: else a receipt would promise that the uploads are deleted, too")
     always = {"session", "job", "seed", *(f"vars.{name}" for name in spec.variables)}
     if lacking := sorted(set(names_in(spec.submit.chosen)) - always):
         raise ValueError(f"submit.chosen: {{{lacking[0]}}} may have no value")

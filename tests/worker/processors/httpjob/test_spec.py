@@ -130,6 +130,10 @@ GOOD: dict[str, Any] = {"url": "https://a.example", "submit": {"path": "/x"}}
         (GOOD | {"cancel": {"path": "/x"}}, "cancel and forget need a name"),
         (GOOD | {"roles": {"person": {"send": "url"}}}, "there is no upload"),
         (GOOD | {"upload": {"path": "/x", "url": "u", "forget": {"path": "/x/{id}"}}}, "{id} is not in upload.keep"),
+        (
+            GOOD | {"upload": {"path": "/x", "url": "u"}, "forget": {"path": "/x"}},
+            "forget needs upload.forget",
+        ),
         (GOOD | {"roles": {"person": {"send": "carrier"}}}, "not one of data_url, base64, url"),
     ],
 )
