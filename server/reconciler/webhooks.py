@@ -23,6 +23,7 @@ from server.domain.access import view
 from server.domain.webhooks import body_of, headers_of, message_id, pause_seconds
 from server.sessions.access import AccessIssuer
 from server.telemetry import metrics
+from tryon.protocol.errors import Unavailable
 
 log = logging.getLogger("tryon.webhooks")
 
@@ -86,14 +87,18 @@ class Webhooks:
         failed: BaseException | None = None
         try:
             while True:
-                if failed is None:  # else no more begin, and those in flight are not cut off
-                    await self._begin()
+                try:
+                    if failed is None:  # else no more begin, and those in flight are not cut off
+                        await self._begin()
+                except Unavailable as error:
+                    failed = error
                 if not self._sending:
                     break
                 done, _ = await asyncio.wait(self._sending, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     del self._sending[task]
-                    failed = failed or task.exception()
+                    raised = task.exception()  # asked of each: asyncio logs what was never retrieved
+                    failed = failed or raised
         finally:
             tasks = [*self._sending]
             for task in tasks:

@@ -16,8 +16,10 @@ import socket
 import threading
 from typing import Final
 
-THREADS: Final = 32
-"""Maximum hosts whose names are being resolved; further ones are refused."""
+THREADS: Final = 200
+"""Maximum hosts whose names are being resolved, as many as webhooks are sent at once;
+further ones are refused.
+"""
 
 
 class Names:

@@ -184,6 +184,29 @@ async def test_unavailable_database_cuts_off_no_other_webhook(
     assert noted == {sent.id}
 
 
+async def test_unavailable_database_cuts_off_no_webhook_in_flight(
+    process: Process, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails when the chore looks for more, while a receiver takes its time."""
+    monkeypatch.setattr(webhooks, "LOOK_SECONDS", 0.0)
+    async with process() as services:
+        session = await ended(services)
+        due, looks = services.database.deliveries.due, 0
+
+        async def failing(**options: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks > 1:
+                raise Unavailable
+            return await due(**options)
+
+        monkeypatch.setattr(services.database.deliveries, "due", failing)
+        with pytest.raises(Unavailable):
+            await services.reconciling.webhooks.deliver()
+        noted = {row.session_id for row in await rows(services) if row.delivered_at is not None}
+    assert noted == {session.id}
+
+
 async def test_silent_receiver_delays_only_its_own(
     process: Process, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
