@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO, Final, Protocol
 
 from server.adapters.files.port import Files
@@ -125,7 +126,8 @@ class Attempt:
             job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
             while True:
                 try:
-                    outputs = outputs_of(await self._run(job))
+                    # A child's start may have moved the deadline in the round before.
+                    outputs = outputs_of(await self._run(replace(job, deadline_at=self._deadline_at)))
                     break
                 except ProcessorError as error:
                     self.busy = error if error.retry_after is not None else None
