@@ -45,7 +45,7 @@ MAX_UNFORGOTTEN: Final = 10_000
 finds the rest.
 """
 
-LISTING_SECONDS: Final = 2.0
+LISTING_SECONDS: Final = 5.0
 """Seconds that a request to delete waits for a listing of the storage; one of a silent
 storage, or of a folder with a million names, takes far longer.
 """

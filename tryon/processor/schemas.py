@@ -88,10 +88,13 @@ def judge(schema: Schema) -> Judged:
         if "pattern" in part:
             judged = _pattern(pointer, part)
             patterns[part["pattern"]] = judged
-        if "enum" in part:
-            values[id(part), "enum"] = frozenset(map(canonical, part["enum"]))
-        if "const" in part:
-            values[id(part), "const"] = frozenset({canonical(part["const"])})
+        try:
+            if "enum" in part:
+                values[id(part), "enum"] = frozenset(map(canonical, part["enum"]))
+            if "const" in part:
+                values[id(part), "const"] = frozenset({canonical(part["const"])})
+        except RecursionError:
+            raise BadSchema(f"a value of {pointer or 'the schema'} is nested too deeply") from None
     costs = _Costs(plain, patterns)
     for pointer, part in parts:
         if costs.of(part, pointer) > MAX_STEPS:

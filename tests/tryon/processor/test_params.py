@@ -111,6 +111,15 @@ def test_schema_is_refused_when_it_is_nested_too_deeply() -> None:
         ParamsSchema(schema)
 
 
+def test_schema_is_refused_when_its_values_are_nested_too_deeply() -> None:
+    """JSON can be written deeper than a value can be compared."""
+    value: list[Any] = []
+    for _ in range(900):
+        value = [value]
+    with pytest.raises(BadSchema):
+        ParamsSchema({"properties": {"x": {"const": value}}})
+
+
 @pytest.mark.parametrize(
     ("schema", "values"),
     [
