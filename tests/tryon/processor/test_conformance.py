@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tryon.processor import Checkpoint, Info, Job, Output, OutputRole, Processor, Reference, Report, Result
+from tryon.processor import (
+    Checkpoint,
+    Info,
+    Job,
+    Output,
+    OutputRole,
+    Processor,
+    ProcessorError,
+    Reference,
+    Report,
+    Result,
+)
 from tryon.processor.conformance import ProcessorConformance, sample_photo
 
 
@@ -159,6 +170,19 @@ class Stubborn(Honest):
         return Output(job.inputs[0].read(), "image/png")
 
 
+class BusyAtFirst(Honest):
+    """A processor whose upstream still ends the run before."""
+
+    def __init__(self) -> None:
+        self._busy = True
+
+    async def run(self, job: Job, report: Report) -> Result:
+        if self._busy:
+            self._busy = False
+            raise ProcessorError("backend_busy", retry_after=0.01)
+        return await super().run(job, report)
+
+
 def suite(make_one: Callable[[], Processor]) -> ProcessorConformance:
     class Suite(ProcessorConformance):
         stop_seconds = 0.1
@@ -177,6 +201,12 @@ CHECKS = [name for name in dir(ProcessorConformance) if name.startswith("test_")
 def test_honest_processor_passes(check: str, processor: Callable[[], Processor]) -> None:
     """An honest processor passes every check, with work elsewhere or not."""
     getattr(suite(processor), check)()
+
+
+@pytest.mark.parametrize("check", ["test_run_returns_outputs", "test_broken_image_fails_with_exception"])
+def test_busy_upstream_is_waited_for(check: str) -> None:
+    """As a worker waits: it is no fault of the processor's."""
+    getattr(suite(BusyAtFirst), check)()
 
 
 @pytest.mark.parametrize(

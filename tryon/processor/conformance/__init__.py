@@ -204,7 +204,13 @@ class ProcessorConformance:
         self, processor: Processor, report: Reports | None = None, *, every_input: bool = False, number: int = 1
     ) -> tuple[Output, ...]:
         job = self.make_job(processor.info, every_input=every_input, number=number)
-        return outputs_of(await processor.run(job, report or Reports()), processor.info)
+        while True:
+            try:
+                return outputs_of(await processor.run(job, report or Reports()), processor.info)
+            except ProcessorError as error:
+                if error.retry_after is None:
+                    raise
+                await asyncio.sleep(error.retry_after)  # the upstream is busy: a worker waits, too
 
     def test_info_is_well_formed(self) -> None:
         """A processor says what it is, and the interface version it was made for."""
