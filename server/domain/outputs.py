@@ -46,7 +46,7 @@ class VerifiedOutput:
     """Pixels, upright."""
     height: int
     sha256: str
-    """Of ``data``, 64 hex digits."""
+    """SHA-256 of ``data``: 64 hex digits."""
 
     @property
     def extension(self) -> str:

@@ -15,7 +15,7 @@ from server.domain.outputs import EXTENSIONS
 
 
 class Direction(StrEnum):
-    """What a file of a session is."""
+    """The use of a stored file: input, output or preview."""
 
     INPUT = "input"
     OUTPUT = "output"
@@ -60,7 +60,7 @@ class StoredFile(msgspec.Struct, frozen=True, array_like=True, order=True):
     type: str
     bytes: int = 0
     sha256: str = ""
-    """Of the stored bytes, 64 hex digits; empty: unknown."""
+    """SHA-256 of the stored bytes: 64 hex digits; empty if it is unknown."""
     width: int = 0
     """Pixels; 0: unknown."""
     height: int = 0

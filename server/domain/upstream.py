@@ -18,7 +18,7 @@ class UpstreamWork(msgspec.Struct, frozen=True):
     key: str
     """``{session}-{attempt}`` of the run that began it."""
     checkpoint: dict[str, Any]
-    """What the processor needs to find it again."""
+    """The processor's own words by which it finds the work again."""
     deletable: bool = True
     """Whether the processor can delete what is kept there."""
 

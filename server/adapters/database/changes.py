@@ -136,7 +136,7 @@ class Change:
     """Required value of the cancel flag; None accepts either."""
     lease_lapsed: bool = False
     usage: Usage | None = None
-    """What the attempt that ends has used, for the audit trail."""
+    """Usage of the attempt that ends, for the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Deleted:
     """Sessions that their owner has deleted."""
 
     sessions: list[Session]
-    """Those that were living until then."""
+    """The deleted sessions that could be read until then."""
     cleanups: Mapping[str, str]
     """The encrypted checkpoints of their work upstream, by the ids of its cleanups."""
 

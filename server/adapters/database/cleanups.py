@@ -27,7 +27,7 @@ _c: Final = tables.cleanups.c
 
 
 class CleanupKind(StrEnum):
-    """What is to be done upstream."""
+    """The two requests to an upstream after a session."""
 
     CANCEL = "cancel"
     """Stop the work: its session was cancelled or has failed."""
@@ -93,7 +93,7 @@ class Cleanups:
         return result.rowcount == 1
 
     async def postpone(self, cleanup_ids: Collection[str], *, seconds: float) -> None:
-        """Let cleanups be due after so many seconds; no attempt is counted."""
+        """Postpone cleanups by ``seconds``, without counting an attempt."""
         later = update(tables.cleanups).where(_c.id.in_(sorted(cleanup_ids)))
         async with self._connections.write() as connection:
             await connection.execute(later.values(next_at=database_time(seconds)))

@@ -22,7 +22,7 @@ _p: Final = tables.processors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedProcessor:
-    """What one worker published."""
+    """The description that one worker published."""
 
     setting: str
     """``TRYON_PROCESSOR`` of that worker."""

@@ -35,7 +35,7 @@ def session_columns(files: ColumnElement[Any]) -> list[ColumnElement[Any]]:
 
 SESSION_COLUMNS: Final = session_columns(_FILES)
 ROW_COLUMNS: Final = session_columns(literal_column("NULL").label("files"))
-"""As :data:`SESSION_COLUMNS`, where the files are read or written on their own."""
+"""The columns of :data:`SESSION_COLUMNS`, with null in place of the files."""
 
 EVENT_COLUMNS: Final = [tables.events.c[name] for name in AuditEvent.__dataclass_fields__]
 

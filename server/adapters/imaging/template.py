@@ -45,7 +45,7 @@ Clean = Callable[[BinaryIO, Limits], CleanImage]
 
 
 class Verify(Protocol):
-    """What :func:`.verifier.verify` does."""
+    """The signature of :func:`.verifier.verify`."""
 
     def __call__(self, source: BinaryIO, type: str, limits: Limits, *, generated: bool) -> verifier.Shown: ...
 

@@ -1,1 +1,1 @@
-"""What a processor returns is verified, freed of metadata, and keeps its provenance."""
+"""Verification of outputs: type, size, private metadata, marks of provenance."""
