@@ -64,20 +64,6 @@ async def test_model_may_answer_with_the_picture_itself(job: Job) -> None:
         await processor.close()
 
 
-async def test_pictures_are_uploaded_where_the_host_wants_links(job: Job) -> None:
-    """The links stand in the request."""
-    roles = {"person": {"send": "url"}, "garment": {"send": "url", "count": 2, "merge": True}}
-    upload = {"path": "/files", "field": "content", "url": "urls.get"}
-    async with host(roles=roles, upload=upload) as (server, processor):
-        await run(processor, job)
-        uploads = server.server.asked("POST", "/files")
-        assert len(uploads) == 2
-        assert b'name="content"; filename="image.jpg"' in uploads[0].body
-        assert job.inputs[0].read() in uploads[0].body
-        [work] = server.works.values()
-        assert work.body == {"person": f"{server.url}/inputs/1", "garments": [f"{server.url}/inputs/2"], "seed": 7}
-
-
 UPLOADED: dict[str, Any] = {
     "roles": {"person": {"send": "url"}, "garment": {"send": "url", "count": 2, "merge": True}},
     "upload": {
@@ -88,6 +74,19 @@ UPLOADED: dict[str, Any] = {
     },
 }
 """Options of a host that keeps what is uploaded."""
+
+
+async def test_pictures_are_uploaded_where_the_host_wants_links(job: Job) -> None:
+    """The links stand in the request."""
+    upload = {**UPLOADED["upload"], "field": "content"}
+    async with host(roles=UPLOADED["roles"], upload=upload) as (server, processor):
+        await run(processor, job)
+        uploads = server.server.asked("POST", "/files")
+        assert len(uploads) == 2
+        assert b'name="content"; filename="image.jpg"' in uploads[0].body
+        assert job.inputs[0].read() in uploads[0].body
+        [work] = server.works.values()
+        assert work.body == {"person": f"{server.url}/inputs/1", "garments": [f"{server.url}/inputs/2"], "seed": 7}
 
 
 async def test_uploads_are_in_the_checkpoint_and_forgotten(job: Job) -> None:
