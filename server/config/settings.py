@@ -160,6 +160,12 @@ class Config:
         parsing.origins,
         shown="same origin; localhost at any port",
     )
+    demo: bool = setting(
+        False,
+        "Whether the owner of a session may crash its worker, so that people can watch the recovery: yes or no.",
+        parsing.yes_or_no,
+        shown="no",
+    )
     retention_seconds: float = setting(
         86400.0, "How long a session and its photos live.", parsing.seconds(1), unit="seconds"
     )

@@ -7,6 +7,8 @@ session looks the same everywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -14,10 +16,13 @@ from server.domain.queue_place import Waiting
 from server.domain.session import Progress, Session, timestamp
 from server.domain.stored_files import StoredFile
 from server.domain.tokens import Signer
-from tryon.protocol.errors import FAILURES
+from tryon.protocol.errors import FAILURES, Conflict
 from tryon.protocol.paths import SESSIONS, SSE, WS
 from tryon.protocol.states import Status
-from tryon.protocol.views import FileView, Links, PreviewView, Receipt, ReceiptBody, SessionError, SessionView
+from tryon.protocol.views import FileView, Links, PreviewView, Receipt, ReceiptBody, SessionError, SessionView, Share
+
+SHARED_SECONDS: Final = 24 * 3600
+"""Longest life of a link that an owner shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,19 @@ def view(
             output=_first(outputs),
         ),
     )
+
+
+def share(session: Session, *, signer: Signer, now: float) -> Share:
+    """Return a link to the session's first result that its owner may give to others.
+
+    It ends with the session, and after a day at the latest. Raises Conflict:
+    ``not_completed``.
+    """
+    if session.status is not Status.COMPLETED or not session.outputs:
+        raise Conflict("not_completed")
+    expires = min(int(now) + SHARED_SECONDS, int(session.expires_at.timestamp()))
+    link = signer.link(session.outputs[0].key, expires=expires)
+    return Share(link, timestamp(datetime.fromtimestamp(expires, UTC)))
 
 
 def signed_receipt(body: ReceiptBody, signer: Signer) -> Receipt:

@@ -1,4 +1,4 @@
-"""Reads of sessions by clients: one session, its history, a file, an owner's list.
+"""Reads of sessions by clients: one session, its history, a file, a share, a list.
 
 Each answer is built from one statement, so its session and events belong together.
 """
@@ -12,19 +12,20 @@ from datetime import datetime
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.reading import SessionReader
 from server.adapters.redis.bus import RedisBus
-from server.domain.access import Access, view
+from server.domain.access import Access, share, view
 from server.domain.frames import event_frame, history_event
 from server.domain.session import Session, timestamp, valid_session_id
 from server.domain.stored_files import StoredFile
 from server.domain.tokens import Signer, same_owner, token_hash
 from server.sessions.access import AccessIssuer
 from server.sessions.file_keys import session_of
+from server.sessions.ownership import owned_session
 from server.sessions.queue_places import QueuePlaces
 from server.sessions.shared_reads import Reading, SharedReads
 from tryon.protocol.errors import NotFound, Unauthorized
 from tryon.protocol.frames import EventFrame
 from tryon.protocol.states import Status
-from tryon.protocol.views import History, SessionView
+from tryon.protocol.views import History, SessionView, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,11 @@ class SessionReads:
             [history_event(event, access.file) for event in reading.found.events],
             None if delivered_at is None else timestamp(delivered_at),
         )
+
+    async def share(self, session_id: str, owner: str | None) -> Share:
+        """Return a link to the first result for others. Raises NotFound, Conflict."""
+        session = await owned_session(self._reader, session_id, owner)
+        return share(session, signer=self._signer, now=self._database_clock.now())
 
     async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> StoredFile:
         """Return the file that a signed link opens.

@@ -24,7 +24,9 @@ from server.system.clock import Clock
 from server.system.randomness import Randomness
 from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
-from server.web.api.operations import OPERATIONS, Endpoints, Http, Operation, Socket
+from server.web.api.limits import LimitsEndpoint
+from server.web.api.operation import Endpoints, Http, Operation, Socket
+from server.web.api.operations import OPERATIONS
 from server.web.api.pages import PageEndpoints
 from server.web.api.processor import ProcessorEndpoint
 from server.web.api.sessions import SessionEndpoints
@@ -132,6 +134,7 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
         sessions=SessionEndpoints(services),
         files=FileEndpoints(services),
         processor=ProcessorEndpoint(services),
+        limits=LimitsEndpoint(config),
         health=HealthEndpoints(services, hub),
         polls=Polls(services, hub, limits, joining),
         streams=Streams(services, hub, limits, joining),

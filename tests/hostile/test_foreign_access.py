@@ -18,7 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.domain.session import Session
 from server.domain.tokens import new_token
-from server.web.api.operations import OPERATIONS, Operation, Socket
+from server.web.api.operation import Operation, Socket
+from server.web.api.operations import OPERATIONS
 from testkit.running import Web
 
 
@@ -126,11 +127,13 @@ EXPECTED: Final[Mapping[str, Mapping[str, int]]] = {
     "erase": statuses(404),
     "cancel": statuses(404),
     "retry": statuses(404),
+    "share": statuses(404),
     "history": statuses(404, ticket=401) | READING,
     "socket": statuses(4504, broken=4501, ticket=4501) | {"the ticket, to write": 101},
     "events": statuses(404, ticket=401) | READING,
     "receipt_key": OPEN,
     "processor": OPEN,
+    "limits": OPEN,
     "file": dict.fromkeys(CREDENTIALS, 404) | GRANTED,
     "health": OPEN,
     "live": OPEN,
@@ -216,4 +219,4 @@ async def test_owner_is_told_from_strangers(web: Web) -> None:
             continue
         victim = await make_victim(web)
         status, _ = await answered(victim, operation, shown({"X-Client-Token": victim.token}))
-        assert status == {"socket": 101, "retry": 409}.get(operation.name, 200), operation.name
+        assert status == {"socket": 101, "retry": 409, "share": 201}.get(operation.name, 200), operation.name

@@ -21,9 +21,11 @@ EVENTS: Final = SESSION + SSE
 HISTORY: Final = f"{SESSION}/history"
 CANCEL: Final = f"{SESSION}/cancel"
 RETRY: Final = f"{SESSION}/retry"
+SHARE: Final = f"{SESSION}/share"
 FILES: Final = f"{API}/files"
 FILE: Final = f"{FILES}/{{key}}"
 PROCESSOR: Final = f"{API}/processor"
+LIMITS: Final = f"{API}/limits"
 RECEIPT_KEY: Final = f"{API}/receipt-key"
 
 HEALTH: Final = "/api/health"

@@ -1,4 +1,4 @@
-"""The bodies of HTTP answers: the session, its history, a receipt of deletion."""
+"""The bodies of HTTP answers: the session, its history, a share, a receipt."""
 
 from __future__ import annotations
 
@@ -112,6 +112,13 @@ class History(msgspec.Struct, frozen=True):
 
     events: list[HistoryEvent]
     delivered_at: str | None = None
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A link to a result for others: it opens the first output, and nothing else."""
+
+    link: str
+    expires_at: str
 
 
 class ErasedFile(msgspec.Struct, frozen=True):

@@ -6,113 +6,18 @@ and the tests hold both to this table. To add an operation, add a row.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.websockets import WebSocket
-
-from server.web.api.files import FileEndpoints
-from server.web.api.health import Health, HealthEndpoints
-from server.web.api.pages import PageEndpoints
-from server.web.api.processor import ProcessorEndpoint
-from server.web.api.sessions import ReceiptKeys, SessionEndpoints, SessionList
-from server.web.api.submit import SubmitEndpoints
+from server.web.api.health import Health
+from server.web.api.operation import Answer, Http, Operation, Socket
+from server.web.api.sessions import ReceiptKeys, SessionList
 from server.web.common.answers import SessionAnswer
-from server.web.transports.long_poll import Polls
-from server.web.transports.sse import Streams
-from server.web.transports.websocket import Sockets
 from tryon.protocol import paths
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
+from tryon.protocol.limits import LimitsView
 from tryon.protocol.processors import ProcessorView
-from tryon.protocol.views import History, Receipt
-
-
-class Documents(Protocol):
-    """The endpoints of the generated documents, which are made from these rows."""
-
-    async def openapi(self, request: Request) -> Response: ...
-    async def asyncapi(self, request: Request) -> Response: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoints:
-    """The parts of a running web process that answer requests."""
-
-    submit: SubmitEndpoints
-    sessions: SessionEndpoints
-    files: FileEndpoints
-    processor: ProcessorEndpoint
-    health: HealthEndpoints
-    polls: Polls
-    streams: Streams
-    sockets: Sockets
-    pages: PageEndpoints
-    documents: Documents
-
-
-@dataclass(frozen=True, slots=True)
-class Http:
-    """The endpoint that answers a request, picked from the running parts."""
-
-    pick: Callable[[Endpoints], Callable[[Request], Awaitable[Response]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Socket:
-    """The endpoint that follows over a WebSocket, picked from the running parts."""
-
-    pick: Callable[[Endpoints], Callable[[WebSocket], Awaitable[None]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One answer that is not an error.
-
-    ``body``: the struct that is sent as JSON. ``media``: the content type of any other
-    body. With neither the answer has no body.
-    """
-
-    text: str
-    body: type[msgspec.Struct] | None = None
-    media: str | None = None
-    headers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One row of the API.
-
-    ``errors``: the error codes it may answer with, from which the statuses follow.
-    ``parameters``, ``form``, ``security`` and headers: names of ``docs.schemas``; the
-    empty name in ``security`` means that no credential is fine, too.
-    """
-
-    method: str
-    path: str
-    name: str
-    handler: Http | Socket
-    tag: str
-    summary: str
-    text: str = ""
-    parameters: tuple[str, ...] = ()
-    form: str | None = None
-    security: tuple[str, ...] = ()
-    answers: dict[int, Answer]
-    errors: tuple[str, ...] = ()
-    error_headers: tuple[str, ...] = ()
-    documented: bool = True
-
-    @property
-    def route(self) -> str:
-        """Return the path as Starlette matches it; keys and file names hold slashes."""
-        return re.sub(r"{(key|path)}", r"{\1:path}", self.path)
-
+from tryon.protocol.views import History, Receipt, Share
 
 TOKEN: Final = ("bearer", "client_token")
 TOKEN_OR_TICKET: Final = (*TOKEN, "ticket")
@@ -245,6 +150,20 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         error_headers=_RATE_HEADERS,
     ),
     Operation(
+        method="POST",
+        path=paths.SHARE,
+        name="share",
+        handler=Http(lambda web: web.sessions.share),
+        tag="sessions",
+        summary="Share the result",
+        text="Answers with a link that opens the first output without a credential, and nothing else: neither the photo nor "
+        "the session. It ends after 24 hours or with the session, and at once when the session is erased.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={201: Answer(text="The link.", body=Share)},
+        errors=(*_OWNER_ERRORS, "not_completed"),
+    ),
+    Operation(
         method="GET",
         path=paths.HISTORY,
         name="history",
@@ -314,6 +233,17 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "goes. Uploads are judged by it. Without a living worker it is the last description that one has published.",
         answers={200: Answer(text="The processor.", body=ProcessorView)},
         errors=("unavailable",),
+    ),
+    Operation(
+        method="GET",
+        path=paths.LIMITS,
+        name="limits",
+        handler=Http(lambda web: web.limits.limits),
+        tag="sessions",
+        summary="Read the limits of this server",
+        text="Formats, sizes and rates by which uploads are judged, and how long things are kept. A role of the processor may "
+        "allow less.",
+        answers={200: Answer(text="The limits.", body=LimitsView)},
     ),
     Operation(
         method="GET",

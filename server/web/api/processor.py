@@ -30,6 +30,11 @@ class ProcessorEndpoint:
         return json_response(encode(here(current.view, self._config)))
 
 
+def accepted_formats() -> list[str]:
+    """Return the media types that this installation can decode."""
+    return [name for name, kind in UPLOADED.items() if kind in ACCEPTED]
+
+
 def here(view: ProcessorView, config: Config) -> ProcessorView:
     """Return the processor with this server's limits where it leaves them open."""
     return msgspec.structs.replace(view, roles=[_role_here(role, config) for role in view.roles])
@@ -54,10 +59,9 @@ def roles_of(view: ProcessorView, config: Config) -> Roles:
 
 
 def _role_here(role: RoleView, config: Config) -> RoleView:
-    accepted = [name for name, kind in UPLOADED.items() if kind in ACCEPTED]
     return msgspec.structs.replace(
         role,
-        formats=[name for name in accepted if not role.formats or name in role.formats],
+        formats=[name for name in accepted_formats() if not role.formats or name in role.formats],
         max_bytes=min(role.max_bytes or config.image_max_bytes, config.image_max_bytes),
         max_pixels=min(role.max_pixels or config.image_max_pixels, config.image_max_pixels),
     )

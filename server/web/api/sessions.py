@@ -1,6 +1,6 @@
-"""The session verbs of an owner: list, cancel, delete, history; and the receipt keys.
+"""The verbs of an owner: list, cancel, delete, share, history; and the receipt keys.
 
-A ticket is read-only: with one, cancel and delete are a 404.
+A ticket is read-only: with one, cancel, delete and share are a 404.
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ class SessionEndpoints:
         """Delete a session with all retries of its photo; answer with the receipt."""
         owner = credential_of(request).owner
         return json_response(encode(await self._erasure.delete(request.path_params["session_id"], owner)))
+
+    async def share(self, request: Request) -> Response:
+        """Answer with a link to the first result that opens without a credential."""
+        owner = credential_of(request).owner
+        return json_response(encode(await self._reads.share(request.path_params["session_id"], owner)), 201)
 
     async def history(self, request: Request) -> Response:
         """Answer with every transition of a session; a ticket is enough."""

@@ -27,10 +27,11 @@ from tryon.protocol.frames import (
     SnapshotFrame,
     encode,
 )
+from tryon.protocol.limits import LimitsView, UploadsView
 from tryon.protocol.paths import FILES, SESSIONS
 from tryon.protocol.processors import OutputRoleView, ProcessorView, RoleView
 from tryon.protocol.states import Event, GoneReason, Status
-from tryon.protocol.views import ErasedFile, FileView, History, HistoryEvent, Links, Receipt, SessionView
+from tryon.protocol.views import ErasedFile, FileView, History, HistoryEvent, Links, Receipt, SessionView, Share
 
 
 def plain(value: Any) -> Any:
@@ -131,6 +132,21 @@ _RECEIPT: Final = Receipt(
     "4365b6f1",
     "n0Uu4b2mKq1kq0yWm5F3v8yJ1n3tqk2bX7c5d9e0f1A2b3C4d5E6f7G8h9I0jKlMnOpQrStUvWxYz0123456AA",
 )
+_SHARE: Final = Share(_OUTPUT, "2026-11-23T09:00:00.000Z")
+_LIMITS: Final = LimitsView(
+    formats=["image/jpeg", "image/png", "image/webp", "image/avif"],
+    max_image_bytes=10 * 2**20,
+    max_body_bytes=22 * 2**20,
+    max_pixels=40_000_000,
+    min_side=64,
+    max_side=8192,
+    max_params_bytes=4096,
+    uploads=UploadsView(10, 60),
+    retention_seconds=86400.0,
+    deadline_seconds=600.0,
+    link_seconds=300,
+    demo=False,
+)
 _RECEIPT_KEYS: Final = ReceiptKeys([ReceiptKey("4365b6f1", "Xy7b0mQ2c4D6e8F0g2H4i6J8k0L2m4N6o8P0q2R4s6U")])
 _HEALTH: Final = Health(
     "ok",
@@ -196,9 +212,11 @@ ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {
     ("list", 200): {"one": plain(SessionList([_RUNNING], None))},
     ("session", 200): {"running": plain(_RUNNING)},
     ("erase", 200): {"receipt": plain(_RECEIPT)},
+    ("share", 201): {"for a day": plain(_SHARE)},
     ("history", 200): {"completed": plain(_HISTORY)},
     ("receipt_key", 200): {"one": plain(_RECEIPT_KEYS)},
     ("processor", 200): {"a model": plain(_PROCESSOR)},
+    ("limits", 200): {"defaults": plain(_LIMITS)},
     ("health", 200): {"ok": plain(_HEALTH)},
 }
 """Examples by operation and status: the name of each, and the JSON that is sent."""

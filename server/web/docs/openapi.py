@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from server import __version__
-from server.web.api.operations import OPERATIONS, Answer, Operation
+from server.web.api.operation import Answer, Operation
+from server.web.api.operations import OPERATIONS
 from server.web.common.problems import ACCEPTED, Problem
 from server.web.docs.examples import ANSWERS, problem
 from server.web.docs.schemas import BODIES, HEADERS, JSON, MEDIA, PARAMETERS, PROBLEM, SECURITY, Schema, ref, schemas

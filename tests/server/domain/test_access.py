@@ -9,12 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from server.domain.access import Access, view
+from server.domain.access import SHARED_SECONDS, Access, share, view
 from server.domain.queue_place import Waiting
 from server.domain.session import Progress, Session
 from server.domain.stored_files import Direction
 from server.domain.tokens import Signer
 from testkit.running import result, stored
+from tryon.protocol.errors import Conflict
 from tryon.protocol.frames import encode
 from tryon.protocol.states import Status
 
@@ -177,3 +178,28 @@ def test_ticket_holder_gets_no_longer_access(until: int, expires: int) -> None:
     links = view(session(), access(until=int(NOW) + until)).links
     assert "?" not in links.ws + links.events
     assert parse_qs(urlsplit(links.input).query)["expires"] == [str(int(NOW) + expires)]
+
+
+def completed(**changed: Any) -> Session:
+    video = result(f"outputs/{ID}-1-result-0.mp4")
+    still = result(f"outputs/{ID}-1-result-1.jpg", position=1)
+    return session(status=Status.COMPLETED, files=(PERSON, video, still), **changed)
+
+
+@pytest.mark.parametrize(("left", "lasts"), [(600, 600), (48 * 3600, SHARED_SECONDS)])
+def test_share_ends_with_session_or_after_a_day(left: float, lasts: int) -> None:
+    """Whichever comes first; the link opens the first output."""
+    at = AT.timestamp()
+    shared = share(completed(expires_at=AT + timedelta(seconds=left)), signer=SIGNER, now=at + 0.5)
+    path, query = shared.link.split("?")
+    assert path.endswith(f"outputs/{ID}-1-result-0.mp4")
+    assert int(parse_qs(query)["expires"][0]) == at + lasts
+    assert datetime.fromisoformat(shared.expires_at) == AT + timedelta(seconds=lasts)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.COMPLETED])
+def test_share_is_refused_before_completion(status: Status) -> None:
+    """There is no result to show."""
+    with pytest.raises(Conflict) as refused:
+        share(session(status=status), signer=SIGNER, now=NOW)
+    assert refused.value.code == "not_completed"

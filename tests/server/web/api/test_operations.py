@@ -10,7 +10,8 @@ from starlette.routing import Route, WebSocketRoute
 from server.config.settings import Config
 from server.system.clock import SystemClock
 from server.system.randomness import SystemRandomness
-from server.web.api.operations import OPERATIONS, Http, Socket
+from server.web.api.operation import Http, Socket
+from server.web.api.operations import OPERATIONS
 from server.web.app import create_app
 from tryon.protocol import errors, paths
 

@@ -119,6 +119,7 @@ async def test_answers_fit_the_document(stack: StartStack, photos: Path, spec: A
         check(await http.post(f"{links['self']}/retry", headers=token), paths.RETRY)
         check(await http.delete(links["self"], headers=token), paths.SESSION)
         check(await http.get(paths.RECEIPT_KEY), paths.RECEIPT_KEY)
+        check(await http.get(paths.LIMITS), paths.LIMITS)
         for row in DOCUMENTED:
             if row.tag != "sessions":
                 check(await http.get(row.path), row.path)
