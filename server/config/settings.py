@@ -282,21 +282,7 @@ class Config:
         if env_file is not None and env_file.is_file():
             values |= {name: text for name, text in dotenv_values(env_file).items() if text is not None}
         values |= os.environ if environ is None else environ
-        settings = {variable(f): f for f in dataclasses.fields(cls)}
-        found: dict[str, Any] = {}
-        for name, text in values.items():
-            if not name.startswith("TRYON_"):
-                continue
-            if name not in settings:
-                raise ConfigError(f"{name} is not a setting{_did_you_mean(name, settings)}")
-            row = settings[name]
-            if text.strip() == "" and row.metadata["may_be_empty"]:
-                continue
-            try:
-                found[row.name] = row.metadata["parse"](text.strip())
-            except ValueError as error:
-                shown = "its value" if name in SECRET_VARIABLES else repr(text)
-                raise ConfigError(f"{name}: {error} (found {shown})") from None
+        found = _parsed(values)
         config = cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
         _check_webhooks(config)
         return config
@@ -359,6 +345,26 @@ SECRET_VARIABLES: Final = frozenset(
         *("TRYON_WEBHOOK_URL", "TRYON_WEBHOOK_SECRET"),
     }
 )
+
+
+def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings among these variables, by field; raise ConfigError."""
+    settings = {variable(f): f for f in dataclasses.fields(Config)}
+    found: dict[str, Any] = {}
+    for name, text in values.items():
+        if not name.startswith("TRYON_"):
+            continue
+        if name not in settings:
+            raise ConfigError(f"{name} is not a setting{_did_you_mean(name, settings)}")
+        row = settings[name]
+        if text.strip() == "" and row.metadata["may_be_empty"]:
+            continue
+        try:
+            found[row.name] = row.metadata["parse"](text.strip())
+        except ValueError as error:
+            shown = "its value" if name in SECRET_VARIABLES else repr(text)
+            raise ConfigError(f"{name}: {error} (found {shown})") from None
+    return found
 
 
 def _check_webhooks(config: Config) -> None:
