@@ -65,7 +65,7 @@ export class Slots {
 
   constructor(host) {
     this.#names = Array.from({ length: SLOTS }, (_, number) => `tryon.stream ${host} ${number}`);
-    document.addEventListener("visibilitychange", () => (visible() ? this.#seek() : this.#hidden()));
+    globalThis.document?.addEventListener("visibilitychange", () => (visible() ? this.#seek() : this.#hidden()));
   }
 
   /** Resolves to a slot, or to null if none is free. */
@@ -170,7 +170,7 @@ export class Slots {
 }
 
 function visible() {
-  return document.visibilityState === "visible";
+  return globalThis.document?.visibilityState !== "hidden";
 }
 
 const all = new Map();

@@ -5,6 +5,33 @@ export type Transport = "ws" | "sse" | "long-poll" | "poll";
 /** `live`: pushed. `polling`: asked for. `finished`: nothing more comes. */
 export type Connection = "connecting" | "live" | "polling" | "reconnecting" | "offline" | "finished";
 
+// <made by python -m testkit.declarations>
+/** Codes of a refused call, and of a session that is gone. */
+export type RefusalCode =
+  | "bad_multipart" | "bad_request" | "bad_idempotency_key" | "invalid_token" | "invalid_ticket" | "token_required"
+  | "not_found" | "method_not_allowed" | "not_acceptable" | "too_slow" | "not_finished" | "idempotency_in_flight"
+  | "deleted" | "expired" | "body_too_large" | "not_multipart" | "unsupported_encoding" | "unsupported_image"
+  | "range_not_satisfiable" | "missing_image" | "unknown_input" | "unreadable_image" | "too_many_pixels"
+  | "image_too_small" | "image_too_large" | "bad_params" | "bad_webhook" | "idempotency_needs_token"
+  | "idempotency_mismatch" | "rate_limited" | "internal_error" | "unavailable" | "queue_full" | "storage_full";
+/** Codes of a failed session. A processor may add its own. */
+export type FailureCode =
+  | "mock_failure" | "person_not_found" | "pose_not_supported" | "garment_not_found" | "unreadable_image"
+  | "moderated_input" | "moderated_output" | "input_lost" | "backend_busy" | "backend_cold" | "backend_unreachable"
+  | "backend_auth" | "quota_exceeded" | "processor_error" | "processor_crashed" | "worker_lost" | "timeout"
+  | "storage_full" | "internal";
+/** Limits that `rate_limited` speaks of, called like their settings. */
+export type LimitName =
+  | "upload_rate" | "uploads_per_address" | "spooled_bytes_per_address" | "spooled_bytes_per_process"
+  | "connections_per_address" | "sockets_per_address" | "sockets_per_session" | "queue_share_per_owner"
+  | "queue_share_per_address" | "stored_bytes_per_owner" | "stored_bytes_per_address";
+// </made>
+
+/** A code of the list, or one of the processor's own. */
+export type SessionErrorCode = FailureCode | (string & {});
+/** Any of the codes above, of this client's own (`network`: no answer), or of a server that is newer than this file. */
+export type ProblemCode = RefusalCode | FailureCode | "network" | "erased" | "unknown" | (string & {});
+
 export interface Session {
   session_id: string;
   status: Status;
@@ -19,7 +46,7 @@ export interface Session {
   queue_position: number | null;
   /** Until the expected end. */
   eta_seconds: number | null;
-  error: { code: string; message: string; retryable: boolean } | null;
+  error: { code: SessionErrorCode; message: string; retryable: boolean } | null;
   created_at: string;
   updated_at: string;
   /** It ends by then, one way or another. */
@@ -121,7 +148,38 @@ export interface Processor {
   available: boolean;
 }
 
-export interface UploadOptions {
+/** What the server takes, and how long it keeps things. */
+export interface Limits {
+  /** Media types. */
+  formats: string[];
+  max_image_bytes: number;
+  max_body_bytes: number;
+  max_pixels: number;
+  /** In pixels. */
+  min_side: number;
+  max_side: number;
+  max_params_bytes: number;
+  /** How many uploads in how many seconds from one address; null: as many as you like. */
+  uploads: { count: number; seconds: number } | null;
+  retention_seconds: number;
+  deadline_seconds: number;
+  link_seconds: number;
+  /** Whether a worker may be killed, to show how its session recovers. */
+  demo: boolean;
+}
+
+/** Shows the result alone to anybody who has it. */
+export interface Share {
+  link: string;
+  expires_at: string;
+}
+
+export interface CallOptions {
+  /** Aborting it rejects the call with the signal's reason, by default an AbortError. */
+  signal?: AbortSignal | null;
+}
+
+export interface UploadOptions extends CallOptions {
   garment?: File | Blob | null;
   /** Files by role, as `processor()` names them, instead of `image` and `garment` or besides. */
   inputs?: Record<string, File | Blob | (File | Blob)[]>;
@@ -130,9 +188,23 @@ export interface UploadOptions {
   from?: Session | string | null;
   /** Random by default. The same key with the same photo is the same session: send it again if no answer came. */
   idempotencyKey?: string;
-  /** From 0 to 1. */
+  /** From 0 to 1; in browsers only. */
   onProgress?: (part: number) => void;
-  signal?: AbortSignal | null;
+}
+
+export interface RunOptions extends UploadOptions, Omit<FollowOptions, "signal"> {
+  /** Of the processor's first role. */
+  image?: File | Blob | null;
+}
+
+/**
+ * Resolves to the session at its end, also a failed or cancelled one. Rejects as `upload()` and `Following.done` do. As an
+ * iterator it yields the newest session after each change, the ended one last. Aborting its signal, not leaving the loop, ends
+ * it early; the session itself goes on until `cancel()`.
+ */
+export interface Run extends Promise<Session>, AsyncIterable<Session> {
+  /** The newest; null until the photos have arrived. */
+  readonly session: Session | null;
 }
 
 export interface FollowOptions {
@@ -142,7 +214,7 @@ export interface FollowOptions {
   since?: number;
   /** The rungs of the ladder that may be used. Default: all. */
   transports?: readonly Transport[];
-  /** Aborting it is `close()`. */
+  /** Aborting it is `close()` with its reason. */
   signal?: AbortSignal | null;
   /** Each transition once, in order. */
   onEvent?: (event: SessionEvent) => void;
@@ -150,7 +222,7 @@ export interface FollowOptions {
   onSession?: (session: Session) => void;
   onConnection?: (connection: Connection, transport: Transport | null) => void;
   /** Nothing more will come: deleted, expired, erased, not_found, invalid_ticket, invalid_token, misuse, … */
-  onGone?: (code: string) => void;
+  onGone?: (code: ProblemCode) => void;
 }
 
 export interface Following {
@@ -166,15 +238,16 @@ export interface Following {
   /** The server's clock, in ms since 1970. */
   now(): number;
   /** Reads the session again, for fresh links; works after the end too. */
-  refresh(): Promise<Session>;
-  close(): void;
+  refresh(options?: CallOptions): Promise<Session>;
+  /** `reason`: what `done` rejects with, by default an AbortError. */
+  close(reason?: unknown): void;
 }
 
 /** A refusal (RFC 9457 problem), or a request without an answer: `status` 0, `code` "network". */
 export class Problem extends Error {
   constructor(fields?: Partial<Omit<Problem, keyof Error>>);
   status: number;
-  code: string;
+  code: ProblemCode;
   title: string;
   detail: string;
   /** Trying again may help. */
@@ -183,31 +256,45 @@ export class Problem extends Error {
   retryAfter: number | null;
   requestId: string | null;
   /** With `rate_limited`: the limit, called like its setting. */
-  limit: string | null;
+  limit: LimitName | (string & {}) | null;
   /** The part of the upload that was refused. */
   part: string | null;
   /** With `bad_params`: the place in `params` (RFC 6901). */
   pointer: string | null;
 }
 
-/** Every method rejects with a Problem, or with an AbortError after its signal. */
+export interface TryOnOptions {
+  /** Where the server is, for a page from elsewhere; needed outside a browser. Default: where the page is from. */
+  base?: string;
+  /** The owner's. Default: in a browser the one in its localStorage, made on first use; elsewhere a new one for each client. */
+  token?: string | null;
+  /** Instead of the global one, for every request. */
+  fetch?: typeof fetch | null;
+  /** Instead of the global one. Without any, as in Node 20, sessions are followed over the other transports. */
+  WebSocket?: (new (url: URL, protocols: string[]) => unknown) | null;
+}
+
+/** Every method rejects with a Problem, or with the reason of its signal. */
 export class TryOn {
-  /**
-   * `base`: where the server is, for a page from elsewhere; default: where the page is from.
-   * `token`: the owner's; default: this browser's, kept in localStorage.
-   */
-  constructor(options?: { base?: string; token?: string | null });
+  constructor(options?: TryOnOptions);
   readonly base: string;
   readonly token: string;
+  /** `upload()`, then `follow()`, in one call. */
+  run(options?: RunOptions): Run;
   upload(image: File | Blob | null, options?: UploadOptions): Promise<Session>;
-  processor(): Promise<Processor>;
+  processor(options?: CallOptions): Promise<Processor>;
+  limits(options?: CallOptions): Promise<Limits>;
   follow(session: Session | string, options?: FollowOptions): Following;
-  read(id: string, options?: { ticket?: string | null; since?: number | null; signal?: AbortSignal | null }): Promise<Session>;
+  read(session: Session | string, options?: CallOptions & { ticket?: string | null; since?: number | null }): Promise<Session>;
   /** Mine, newest first. */
-  list(options?: { limit?: number | null; cursor?: string | null }): Promise<{ sessions: Session[]; next_cursor: string | null }>;
-  cancel(id: string): Promise<Session>;
-  retry(id: string): Promise<Session>;
-  remove(id: string): Promise<Receipt>;
+  list(
+    options?: CallOptions & { limit?: number | null; cursor?: string | null },
+  ): Promise<{ sessions: Session[]; next_cursor: string | null }>;
+  cancel(session: Session | string, options?: CallOptions): Promise<Session>;
+  retry(session: Session | string, options?: CallOptions): Promise<Session>;
+  /** Of a completed session. */
+  share(session: Session | string, options?: CallOptions): Promise<Share>;
+  remove(session: Session | string, options?: CallOptions): Promise<Receipt>;
 }
 
 /** 256 random bits, URL-safe: good for a token or an idempotency key. */

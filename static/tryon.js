@@ -1,65 +1,57 @@
 /**
- * TryOn Push in the browser: upload a photo, follow its session to the end. No dependencies, no build step; tryon-tabs.js is its
- * one import.
+ * The JavaScript client: upload a photo, follow its session to the end. For browsers, Node and edge runtimes. No dependencies,
+ * no build step. What most pages never need is in modules of its own, loaded when it is: tryon-lower.js, tryon-progress.js.
  *
  *     const tryon = new TryOn({ base: "https://tryon.example" });
- *     const session = await tryon.upload(file);
- *     const following = tryon.follow(session, { onSession: ({ status, progress }) => show(status, progress) });
- *     const { links } = await following.done;
+ *     const run = tryon.run({ image: file });
+ *     for await (const { stage, progress } of run) show(stage, progress);
+ *     const { links } = await run;
  *
  * A following climbs down a ladder (WebSocket, Server-Sent Events, long poll, poll) as far as the network makes it, and up
  * again when it can. All rungs share one cursor, the last `seq`, so `onEvent` sees every event once, in order.
  * Types: tryon.d.ts. Guide: docs/browser-client.md.
  */
 
-import { slotsFor } from "./tryon-tabs.js";
-
 // The protocol's tables (tryon/protocol), each on a line of its own: a test compares them.
+const API = "/api/tryon/";
 const SESSIONS = "/api/tryon/sessions";
 const PROCESSOR = "/api/tryon/processor";
+const LIMITS = "/api/tryon/limits";
 const WS = "/ws";
 const SUBPROTOCOL = "tryon.v1";
 const BEARER = "tryon.bearer.";
 const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
+const QUIET = { stage: null, progress: null, eta_seconds: null, queue_position: null, step: null, steps: null, upstream_position: null };
 const IMAGE_TYPES = { jpg: "image/jpeg", png: "image/png", webp: "image/webp" };
 const RUNGS = ["ws", "sse", "long-poll", "poll"]; // best first
-const HOLDING = new Set(["sse", "long-poll"]); // rungs that keep one of the few connections of a browser
 const OPEN_MS = 5000; // longest time from the attempt to the first frame
 const PROBE_MS = 3000; // longest time to the answer of a socket that may have slept
 const STEADY_MS = 5000; // lifetime after which a connection resets the back-off
 const BACKOFF_MS = { first: 500, most: 30000 };
-const CLIMB_MS = { first: 15000, most: 300000 }; // until better rungs are tried again
-const OVERLOADED_MS = 1000; // shortest pause after an event stream that opened and ended without a frame
-const WAIT_SECONDS = 25; // of a long poll: below the 30 s after which proxies like to cut
-const POLL_MS = 2000; // unless Retry-After says otherwise
 const WATCHDOG_PERIODS = 2.2; // ping periods without a frame, then the connection counts as dead
 const TRIES = 3; // of a rung that has worked or asked for a pause, before the next lower one
 const BROKEN = new Set([1000, 1002, 1007, 1009]); // before the end: this rung is not used again
 const AT_ONCE = new Set([4001, 4002, 4003]); // no pause before the first attempt
+const RESYNC = 4001; // a connection that left a hole is opened again at once
 const STOP = { first: 4500, last: 4999 }; // close codes after which a client does not reconnect
 const CLOSED = { 4501: "unauthorized", 4504: "not_found", 4510: "erased" }; // the reason, if no frame gave one
 
 /** A refusal (RFC 9457), or a request without an answer (`status` 0, `code` "network"). `retryAfter` in seconds. */
 export class Problem extends Error {
-  constructor(fields = {}) {
-    const { status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = fields;
+  constructor({ status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = {}) {
     super(detail || title || code);
-    const rest = { retryAfter: null, requestId: null, limit: null, part: null, pointer: null, ...more };
-    Object.assign(this, { name: "Problem", status, code, title, detail, retryable, ...rest });
+    const none = { retryAfter: null, requestId: null, limit: null, part: null, pointer: null };
+    Object.assign(this, { ...none, ...more, name: "Problem", status, code, title, detail, retryable });
   }
-}
-
-function problem(status, body, header) {
-  const { code, title, detail, retryable = status >= 500 || status === 429, request_id, ...more } = body ?? {};
-  const { limit = null, part = null, pointer = null } = more;
-  const requestId = request_id ?? header("X-Request-ID");
-  const retryAfter = seconds(header("Retry-After"));
-  return new Problem({ status, code, title, detail, limit, part, pointer, retryable, requestId, retryAfter });
 }
 
 function seconds(text) {
   const value = Number.parseFloat(text ?? "");
   return value >= 0 ? value : null;
+}
+
+function idOf(session) {
+  return session.session_id ?? session;
 }
 
 /** 256 random bits as URL-safe text: a token, or an idempotency key. */
@@ -70,7 +62,9 @@ export function randomText() {
 
 let memory = null; // the token where storage is blocked: it lives as long as the page
 
-function browserToken() {
+/** Outside a browser, where one process may serve many people, each client has a token of its own. */
+function newToken() {
+  if (!globalThis.location) return randomText();
   try {
     const kept = localStorage.getItem("tryon.token") ?? "";
     if (TOKEN.test(kept)) return kept;
@@ -84,15 +78,60 @@ function browserToken() {
 
 export class TryOn {
   #token;
+  #fetch;
+  #WebSocket;
 
-  constructor({ base = "", token = null } = {}) {
-    this.base = base && new URL(base, location.href).href.replace(/\/+$/, "");
+  constructor({ base = "", token = null, fetch = null, WebSocket = null } = {}) {
+    const here = globalThis.location?.href;
+    this.base = (base && here ? new URL(base, here).href : base).replace(/\/+$/, "");
     this.#token = token;
+    this.#fetch = fetch;
+    this.#WebSocket = WebSocket;
   }
 
   /** Made on first use, kept in localStorage. Its holder owns the sessions. */
   get token() {
-    return (this.#token ??= browserToken());
+    return (this.#token ??= newToken());
+  }
+
+  /**
+   * Uploads and follows to the end, with the options of both: a promise of the ended session, whose `session` is the newest
+   * one, and an async iterator of the sessions on the way. A loop that is slower than the news gets the newest. An upload
+   * without an answer is sent again.
+   */
+  run({ image = null, onSession, ...given } = {}) {
+    const options = { ...given, idempotencyKey: given.idempotencyKey ?? randomText() };
+    let changed = resolvers();
+    const note = (session) => {
+      run.session = session;
+      changed.resolve();
+      changed = resolvers();
+    };
+    const told = (session) => {
+      note(session);
+      onSession?.(session);
+    };
+    const upload = async (tries) => {
+      try {
+        return await this.upload(image, options);
+      } catch (problem) {
+        const wait = problem.retryAfter == null ? jitter(tries) : 1000 * problem.retryAfter;
+        if (!problem.retryable || tries === TRIES || wait > OPEN_MS) throw problem;
+        await pause(wait, options.signal);
+        return upload(tries + 1);
+      }
+    };
+    const run = upload(1).then((session) => {
+      note(session);
+      return this.follow(session, { ...options, onSession: told }).done;
+    });
+    const sessions = async function* () {
+      for (let given = null; !given?.terminal; ) {
+        if (run.session === given) await Promise.race([changed.promise, run]);
+        else yield (given = run.session);
+      }
+    };
+    return Object.assign(run, { session: null, [Symbol.asyncIterator]: sessions });
   }
 
   /**
@@ -100,155 +139,143 @@ export class TryOn {
    * processor's first role; `inputs` has files by role, `{ person: file, garment: [file, file] }`, instead or besides. `from`: a
    * session, or its id, whose photos are copied for the roles that are not sent; the new one is erased with it.
    */
-  upload(image, options = {}) {
-    const { garment = null, inputs = {}, params = null, from = null, signal = null } = options;
-    const { idempotencyKey = randomText(), onProgress = () => {} } = options;
-    return new Promise((resolve, reject) => {
-      const aborted = () => reject(new DOMException("The upload was cancelled", "AbortError"));
-      if (signal?.aborted) return aborted();
-      const body = new FormData();
-      const named = [["image", image], ["garment", garment], ...Object.entries(inputs ?? {})];
-      for (const [role, files] of named) for (const file of [files ?? []].flat()) body.append(role, file, file.name || role);
-      if (params) body.append("params", JSON.stringify(params));
-      if (from) body.append("from", from.session_id ?? from);
-      const request = new XMLHttpRequest(); // fetch() has no upload progress
-      request.open("POST", this.base + SESSIONS);
-      request.responseType = "json";
-      request.setRequestHeader("Accept", "application/json");
-      request.setRequestHeader("Authorization", `Bearer ${this.token}`);
-      request.setRequestHeader("Idempotency-Key", idempotencyKey);
-      request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
-      request.onload = () => {
-        if (request.status === 201 && request.response) resolve(this.resolved(request.response));
-        else reject(problem(request.status, request.response, (name) => request.getResponseHeader(name)));
-      };
-      request.onerror = () => reject(new Problem({ code: "network" }));
-      request.onabort = aborted;
-      signal?.addEventListener("abort", () => request.abort(), { once: true });
-      request.send(body);
-    });
+  async upload(image, { garment, inputs, params, from, idempotencyKey = randomText(), onProgress, signal } = {}) {
+    const body = new FormData();
+    const named = [["image", image], ["garment", garment], ...Object.entries(inputs ?? {})];
+    for (const [role, files] of named) for (const file of [files ?? []].flat()) body.append(role, file, file.name || role);
+    if (params) body.append("params", JSON.stringify(params));
+    if (from) body.append("from", idOf(from));
+    const options = { body, headers: { "Idempotency-Key": idempotencyKey }, onProgress, signal };
+    return this.#call("POST", "", options);
   }
 
   /** What the processor takes and makes, and where the photo goes. */
-  async processor() {
-    return (await this.request("GET", "", { root: PROCESSOR, anonymous: true })).body;
+  processor({ signal } = {}) {
+    return this.#call("GET", "", { root: PROCESSOR, anonymous: true, signal });
+  }
+
+  /** What the server takes: formats, bytes, pixels, how often; and how long it keeps things. */
+  limits({ signal } = {}) {
+    return this.#call("GET", "", { root: LIMITS, anonymous: true, signal });
   }
 
   /** Follows a session, or the session of that id, until it ends or is gone. */
   follow(session, options = {}) {
-    const known = typeof session === "string" ? null : session;
-    return new Following(this, known?.session_id ?? session, known, options);
+    return new Following(this, idOf(session), session.session_id ? session : null, options);
   }
 
-  async read(id, { ticket = null, since = null, signal = null } = {}) {
-    return this.resolved((await this.request("GET", `/${id}`, { ticket, signal, query: { since } })).body);
+  read(session, { ticket, since, signal } = {}) {
+    return this.#call("GET", `/${idOf(session)}`, { ticket, signal, query: { since } });
   }
 
-  async list({ limit = null, cursor = null } = {}) {
-    const { body } = await this.request("GET", "", { query: { limit, cursor } });
-    return { ...body, sessions: body.sessions.map((session) => this.resolved(session)) };
+  list({ limit, cursor, signal } = {}) {
+    return this.#call("GET", "", { query: { limit, cursor }, signal });
   }
 
   /** Resolves to the session: cancelled, or still processing if its worker has yet to stop, or as it ended before. */
-  async cancel(id) {
-    return this.resolved((await this.request("POST", `/${id}/cancel`)).body);
+  cancel(session, { signal } = {}) {
+    return this.#call("POST", `/${idOf(session)}/cancel`, { signal });
   }
 
   /** A failed or cancelled session again, without an upload: resolves to the new session. */
-  async retry(id) {
-    return this.resolved((await this.request("POST", `/${id}/retry`)).body);
+  retry(session, { signal } = {}) {
+    return this.#call("POST", `/${idOf(session)}/retry`, { signal });
+  }
+
+  /** A link to the result alone, for others; of a completed session. */
+  share(session, { signal } = {}) {
+    return this.#call("POST", `/${idOf(session)}/share`, { signal });
   }
 
   /** Erases the session, its photos and all retries of it now. Resolves to the signed receipt. */
-  async remove(id) {
-    return (await this.request("DELETE", `/${id}`)).body;
+  remove(session, { signal } = {}) {
+    return this.#call("DELETE", `/${idOf(session)}`, { signal });
   }
 
-  /** @internal One call; a 304 has no body. Rejects with a Problem, or an AbortError. */
-  async request(method, path, { root = SESSIONS, query = {}, ticket = null, anonymous = false, etag = null, signal = null } = {}) {
+  async #call(method, path, options) {
+    return (await this.request(method, path, options)).body;
+  }
+
+  /** @internal One call; a 304 has no body. Rejects with a Problem, or with the reason of its signal. */
+  async request(method, path, options = {}) {
+    const { root = SESSIONS, query, headers, body, ticket, anonymous, etag, onProgress, stream, signal } = options;
+    signal?.throwIfAborted();
     const url = this.url(root + path, { ...query, ticket });
-    const headers = { Accept: "application/json" };
-    if (!ticket && !anonymous) headers.Authorization = `Bearer ${this.token}`;
-    if (etag) headers["If-None-Match"] = etag;
+    const all = { Accept: "application/json", ...headers };
+    if (!ticket && !anonymous) all.Authorization = `Bearer ${this.token}`;
+    if (etag) all["If-None-Match"] = etag;
+    const init = { method, headers: all, body, signal, ...(globalThis.location && { cache: "no-store", credentials: "omit" }) };
+    let send = this.#fetch ?? fetch;
     let response;
-    let body = null;
+    let answer = null;
     try {
-      response = await fetch(url, { method, headers, signal, cache: "no-store", credentials: "omit" });
-      if (response.status !== 304) body = await response.json().catch(() => null);
-    } catch (error) {
-      if (signal?.aborted) throw error;
+      if (onProgress && globalThis.XMLHttpRequest && !this.#fetch) {
+        const loaded = await import("./tryon-progress.js").catch(() => null); // without it the upload goes all the same
+        send = loaded?.fetchWithProgress ?? send;
+      }
+      response = await send(url, init, onProgress);
+      if (stream && response.status === 200) return response;
+      if (response.status !== 304) answer = this.parsed(await response.text());
+    } catch {
+      signal?.throwIfAborted();
       throw new Problem({ code: "network" });
     }
-    const header = (name) => response.headers.get(name);
-    if (response.status !== 304 && !(response.ok && body)) throw problem(response.status, body, header);
-    return { body, etag: header("ETag"), retryAfter: seconds(header("Retry-After")) };
+    const { ok, status } = response;
+    const told = (name) => response.headers.get(name);
+    const retryAfter = seconds(told("Retry-After"));
+    if (status === 304 || (ok && answer)) return { body: answer, etag: told("ETag"), retryAfter };
+    const known = { retryable: status >= 500 || status === 429, requestId: told("X-Request-ID") };
+    throw new Problem({ ...known, ...answer, status, retryAfter });
+  }
+
+  /** @internal */
+  socket(url, protocols) {
+    return new (this.#WebSocket ?? WebSocket)(url, protocols);
   }
 
   /** @internal */
   url(path, query = {}) {
-    const url = new URL(path.startsWith("/") ? this.base + path : path, location.href);
-    for (const [name, value] of Object.entries(query)) if (value !== null) url.searchParams.set(name, value);
+    const url = new URL(path.startsWith("/") ? this.base + path : path, globalThis.location?.href);
+    for (const [name, value] of Object.entries(query)) if (value != null) url.searchParams.set(name, value);
     return url;
   }
 
-  /** @internal The same with links that work on any page; `missed` aside. */
-  resolved({ missed, ...session }) {
-    const preview = this.#files([session.preview ?? null])[0];
-    const [inputs, outputs] = [session.inputs ?? [], session.outputs ?? []].map((files) => this.#files(files));
-    return { ...session, inputs, outputs, preview, links: this.#absolute(session.links) };
+  /** @internal JSON with links that work on any page; null for text that is none. */
+  parsed(text) {
+    try {
+      return this.#whole(JSON.parse(text));
+    } catch {
+      return null;
+    }
   }
 
-  /** @internal */
-  resolvedEvent(event) {
-    const data = this.#absolute(event.data ?? {});
-    for (const name of ["inputs", "outputs"]) if (data[name]) data[name] = this.#files(data[name]);
-    return { ...event, data };
-  }
-
-  /** @internal The picture that a progress frame links to, as a session has it. */
-  preview(link, known) {
-    const path = this.#whole(link);
-    const plain = (url) => url?.split("?")[0];
-    if (plain(known?.link) === plain(path)) return { ...known, link: path };
-    const type = IMAGE_TYPES[plain(path).split(".").pop()] ?? IMAGE_TYPES.jpg;
-    return { type, width: null, height: null, link: path };
-  }
-
-  #files(files) {
-    return files.map((file) => file && { ...file, link: this.#whole(file.link) });
-  }
-
-  #absolute(links) {
-    return Object.fromEntries(Object.entries(links).map(([name, link]) => [name, this.#whole(link)]));
-  }
-
-  #whole(link) {
-    return typeof link === "string" && link.startsWith("/") ? this.base + link : link;
+  #whole(value, name) {
+    if (typeof value === "string") return value.startsWith(API) ? this.base + value : value;
+    if (!value || typeof value !== "object" || name === "params") return value;
+    if (Array.isArray(value)) return value.map((each) => this.#whole(each));
+    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, this.#whole(each, key)]));
   }
 }
 
 /** One session, followed. Made by `TryOn.follow()`. */
 class Following {
-  #api;
-  #id;
-  #ticket;
-  #tell;
-  #rungs;
-  #done = resolvers();
-  #over = false; // ended, gone or closed
-  #abort = new AbortController(); // of everything: listeners and requests
+  // Also of the lower rungs, which are in a module of their own:
+  api;
+  id;
+  ticket;
+  rungs;
+  link = null; // the connection that counts: { rung, live, … }
+  next = null; // { rung }: a connection to be made
+  over = false; // ended, gone or closed
 
-  #link = null; // the connection that counts: { rung, live, … }
-  #probe = null; // a better one that is being tried
-  #next = null; // { rung }: a connection to be made
-  #slots; // of the browser's connections
-  #lacking = null; // the rung that it left for want of a slot, until it is on a better one than polls
-  #queued = null; // AbortController, while it waits for a slot
+  #tell;
+  #lower = null; // LowerRungs, once one is needed
+  #done = resolvers();
+  #abort = new AbortController(); // of the listeners
   #notBefore = 0; // the server said so
   #failures = 0; // in a row, without a steady connection in between
   #tries = {}; // rung: attempts in a row that brought nothing
   #proven = new Set(); // rungs that have worked
-  #climbs = 0;
   #pingMs = 25000;
   #synced = -Infinity;
   #server = Date.now() - clock(); // its clock minus `clock()`, in ms; ours until it tells
@@ -258,26 +285,24 @@ class Following {
   cursor;
   connection = null;
 
-  constructor(api, id, session, { ticket = null, since = 0, transports = RUNGS, signal = null, ...tell }) {
-    this.#api = api;
-    this.#id = id;
-    this.#ticket = ticket;
-    this.#slots = slotsFor(api.url(SESSIONS));
+  constructor(api, id, session, { ticket, since = 0, transports = RUNGS, signal, ...tell }) {
+    api.url("/"); // throws where the server's place is not known
+    const rungs = RUNGS.filter((rung) => transports.includes(rung));
+    Object.assign(this, { api, id, session, ticket, cursor: since, rungs });
     this.#tell = tell;
-    this.#rungs = RUNGS.filter((rung) => transports.includes(rung));
-    this.session = session;
-    this.cursor = since;
     this.#done.promise.catch(() => {}); // a caller that wants the error awaits `done`
-    const options = { signal: this.#abort.signal };
-    addEventListener("online", () => this.#wake(), options);
-    addEventListener("offline", () => this.#link?.live || this.#report("reconnecting"), options);
-    addEventListener("pageshow", (event) => event.persisted && this.#wake(true), options);
-    document.addEventListener("resume", () => this.#wake(true), options);
-    document.addEventListener("visibilitychange", () => visible() && this.#wake(), options);
-    signal?.addEventListener("abort", () => this.close(), options);
+    const on = (target, name, act) => target?.addEventListener?.(name, act, { signal: this.#abort.signal });
+    on(globalThis, "online", () => this.#wake());
+    on(globalThis, "offline", () => this.link?.live || this.report("reconnecting"));
+    on(globalThis, "pageshow", (event) => event.persisted && this.#wake(true));
+    on(globalThis.document, "resume", () => this.#wake(true));
+    on(globalThis.document, "visibilitychange", () => visible() && this.#wake());
+    on(signal, "abort", () => this.close(signal.reason));
     queueMicrotask(() => {
-      this.#report("connecting");
-      this.#connect(this.#rungs[0]);
+      if (signal?.aborted) this.close(signal.reason);
+      if (this.over) return;
+      this.report("connecting");
+      this.connect(rungs[0]);
     });
   }
 
@@ -286,7 +311,7 @@ class Following {
   }
 
   get transport() {
-    return this.#link?.live ? this.#link.rung : null;
+    return this.link?.live ? this.link.rung : null;
   }
 
   /** The server's clock, in ms. */
@@ -299,139 +324,57 @@ class Following {
   }
 
   /** Reads the session again, for fresh links; after the end too. */
-  async refresh() {
-    const session = await this.#api.read(this.#id, { ticket: this.#ticket });
+  async refresh({ signal } = {}) {
+    const session = await this.api.read(this.id, { ticket: this.ticket, signal });
     if (session.seq >= (this.session?.seq ?? 0)) this.session = session;
     this.#say("onSession", this.session);
     return this.session;
   }
 
-  close() {
-    this.#end(() => this.#done.reject(new DOMException("No longer followed", "AbortError")));
+  close(reason = new DOMException("No longer followed", "AbortError")) {
+    this.#end(() => this.#done.reject(reason));
   }
 
   // --- the ladder ---------------------------------------------------------------------------------------------------
 
-  #connect(rung, slot = null) {
-    if (this.#over) return;
-    this.#next = null;
-    this.#drop(this.#link);
-    this.#launch((this.#link = newLink(rung, 0, slot)));
+  connect(rung, slot) {
+    if (this.over) return;
+    this.drop(this.link);
+    this.next = null;
+    this.launch((this.link = { rung, slot }));
   }
 
-  async #launch(link) {
-    if (HOLDING.has(link.rung) && !(await this.#takeSlot(link))) return;
-    if (link.rung === "ws") this.#socket(link);
-    else if (link.rung === "sse") this.#stream(link);
-    else this.#poll(link);
-  }
-
-  /** Gives the link one of the slots for connections that stay open; without one this tab polls and waits. */
-  async #takeSlot(link) {
-    link.slot ??= await this.#slots.take();
-    if (link.over) link.slot?.release();
-    else if (link.slot) link.slot.giveWay = () => this.#giveWay(link);
-    else this.#giveWay(link);
-    return Boolean(link.slot) && !link.over;
-  }
-
-  #giveWay(link) {
-    if (link.over) return;
-    if (link === this.#probe) return this.#lost(link);
-    this.#lacking = link.rung;
-    this.#queue();
-    if (this.#rungs.includes("poll")) return this.#connect("poll");
-    this.#drop(link);
-    this.#report("reconnecting");
-  }
-
-  /** Waits for a slot, to go back to the rung that needs one. */
-  async #queue() {
-    if (this.#queued || !this.#lacking) return;
-    this.#queued = new AbortController();
-    const slot = await this.#slots.wait(this.#queued.signal);
-    const rung = this.#lacking;
-    this.#queued = null;
-    if (this.#over) return slot.release();
-    if (this.#link.live && this.#link.rung === "poll") {
-      this.#drop(this.#probe);
-      this.#launch((this.#probe = newLink(rung, this.#rungs.indexOf(rung), slot)));
-    } else if (this.#next) {
-      this.#next.rung = rung; // it takes a slot when its time has come
-      slot.release();
-    } else {
-      this.#connect(rung, slot);
+  async launch(link) {
+    this.heard(link);
+    link.abort = new AbortController();
+    this.watch(link);
+    if (link.rung === "ws") return this.#socket(link);
+    try {
+      const { LowerRungs } = await import("./tryon-lower.js");
+      this.#lower ??= new LowerRungs(this);
+    } catch {
+      return this.lost(link); // the module is not to be had just now
     }
-  }
-
-  #leaveQueue() {
-    this.#queued?.abort();
-    this.#queued = null;
+    if (!link.over) this.#lower.launch(link);
   }
 
   #socket(link) {
-    const url = this.#api.url(`${SESSIONS}/${this.#id}${WS}`, { since: this.cursor, ticket: this.#ticket });
+    const url = this.api.url(`${SESSIONS}/${this.id}${WS}`, { since: this.cursor, ticket: this.ticket });
     url.protocol = url.protocol.replace("http", "ws");
-    this.#watch(link, OPEN_MS);
     try {
-      const socket = new WebSocket(url, this.#ticket ? [SUBPROTOCOL] : [SUBPROTOCOL, BEARER + this.#api.token]);
+      const socket = this.api.socket(url, this.ticket ? [SUBPROTOCOL] : [SUBPROTOCOL, BEARER + this.api.token]);
       link.close = () => socket.close();
       link.send = (frame) => socket.send(JSON.stringify(frame));
-      socket.onmessage = ({ data }) => this.#receive(link, data);
-      socket.onclose = ({ code }) => this.#lost(link, { code });
+      socket.onmessage = ({ data }) => this.receive(link, data);
+      socket.onclose = ({ code }) => this.lost(link, { code });
+      socket.onerror = () => {}; // the close follows; in Node an error that is not heard ends the process
     } catch {
-      this.#lost(link); // forbidden by the page's policy, for instance
-    }
-  }
-
-  /** An EventSource takes no token and hides why it was refused: a plain look first, which also brings a fresh ticket. */
-  async #stream(link) {
-    if (!(await this.#look(link))) return;
-    const url = this.#api.url(this.session.links.events, { since: this.cursor, ticket: this.#ticket });
-    const source = new EventSource(url);
-    link.close = () => source.close();
-    source.onmessage = ({ data }) => this.#receive(link, data);
-    source.onopen = () => (link.opened = true);
-    source.onerror = () => {
-      const told = link.opened && !link.live ? OVERLOADED_MS * (1 + 4 * Math.random()) : null;
-      this.#lost(link, { told });
-    };
-    this.#watch(link, OPEN_MS);
-  }
-
-  async #poll(link) {
-    const long = link.rung === "long-poll";
-    const wait = long && link.looked ? WAIT_SECONDS : null;
-    const began = clock();
-    const answer = await this.#look(link, wait);
-    if (!answer) return;
-    this.#up(link, wait !== null || !long); // a long poll has yet to show that it may wait
-    let pause = (answer.retryAfter ?? POLL_MS / 1000) * 1000;
-    const waited = answer.body || wait === null || clock() - began > 1000; // a draining server does not wait
-    if (long && waited) pause = 200;
-    this.#watch(link, Math.min(pause, 60000), () => this.#poll(link));
-  }
-
-  /** Reads the session as a part of this link; null if the link is lost or over. */
-  async #look(link, wait = null) {
-    this.#watch(link, OPEN_MS + 1000 * (wait ?? 0));
-    try {
-      const query = { since: this.cursor, wait };
-      const options = { query, ticket: this.#ticket, etag: link.etag, signal: link.abort.signal };
-      const answer = await this.#api.request("GET", `/${this.#id}`, options);
-      if (link.over) return null;
-      Object.assign(link, { looked: true, heard: instant(), etag: answer.etag });
-      if (answer.body) this.#take(answer.body, answer.body.missed);
-      return link.over ? null : answer;
-    } catch (error) {
-      if (!(error instanceof Problem) && !link.over) throw error;
-      this.#lost(link, { problem: error });
-      return null;
+      this.lost(link); // forbidden by the page's policy, for instance
     }
   }
 
   /** The link stands; `worked`: it has done all that its rung needs from the network. */
-  #up(link, worked = true) {
+  up(link, worked = true) {
     if (worked && !link.worked) {
       link.worked = true;
       this.#proven.add(link.rung);
@@ -439,126 +382,98 @@ class Following {
     }
     if (link.live) return;
     Object.assign(link, { live: true, since: clock() });
-    if (link === this.#probe) {
-      this.#probe = null;
-      this.#next = null;
-      this.#drop(this.#link);
-      this.#link = link;
-      this.#climbs = 0;
-    }
-    if (link.rung === "poll") {
-      this.#queue(); // again, if a slot was of no use
-    } else {
-      this.#lacking = null;
-      this.#leaveQueue();
-    }
-    this.#report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
-    if (link.rung !== this.#rungs[0] && !this.#timers.climb) this.#climbLater();
+    this.#lower?.up(link);
+    this.report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
+  }
+
+  /** A link takes the place of the present one. */
+  replace(link) {
+    this.next = null;
+    this.drop(this.link);
+    this.link = link;
   }
 
   /** A connection is lost. The close code or the problem decides the next step, `bye` and Retry-After the time. */
-  #lost(link, { code = 1006, bye = null, problem = null, told = null } = {}) {
-    if (link.over || this.#over) return;
+  lost(link, { code = 1006, bye, problem, told } = {}) {
+    if (link.over || this.over) return;
     const { rung, live, worked, refusal } = link;
-    this.#drop(link);
+    this.drop(link);
     if ((code >= STOP.first && code <= STOP.last) || problem?.status === 401 || problem?.status === 404) {
       this.#gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
       return;
     }
-    if (BROKEN.has(code) && this.#rungs.length > 1) this.#rungs = this.#rungs.filter((other) => other !== rung);
-    if (link === this.#probe) {
-      this.#probe = null;
-      this.#climb(this.#rungs[link.step] === rung ? link.step + 1 : link.step);
-      return;
-    }
-    this.#drop(this.#probe);
-    this.#probe = null;
+    if (BROKEN.has(code) && this.rungs.length > 1) this.rungs = this.rungs.filter((other) => other !== rung);
+    if (this.#lower?.lost(link)) return;
     told ??= bye?.retry_after_ms ?? (problem?.retryAfter == null ? null : problem.retryAfter * 1000);
     this.#failures = live && clock() - link.since >= STEADY_MS ? 1 : this.#failures + 1;
     const proven = this.#proven.has(rung);
-    const lower = this.#rungs.find((other) => RUNGS.indexOf(other) > RUNGS.indexOf(rung));
+    const lower = this.rungs.find((other) => RUNGS.indexOf(other) > RUNGS.indexOf(rung));
     const reached = rung === "ws" || link.looked; // else it is the server that cannot be had, not this way to it
     if (!worked && reached) this.#tries[rung] = (this.#tries[rung] ?? 0) + 1;
-    let next = proven || reached ? rung : this.#rungs[0];
+    let next = proven || reached ? rung : this.rungs[0];
     let wait = told ?? (AT_ONCE.has(code) && this.#failures === 1 ? 0 : jitter(this.#failures));
-    if (!this.#rungs.includes(next)) next = lower ?? this.#rungs[0];
+    if (!this.rungs.includes(next)) next = lower ?? this.rungs[0];
     else if (!worked && reached && lower && this.#tries[rung] >= (proven || told !== null ? TRIES : 1)) {
       next = lower;
       wait = told ?? 0; // it looks first: a server that is down is not asked in four ways
     }
-    if (next === rung || wait > 0) this.#report("reconnecting");
+    if (next === rung || wait > 0) this.report("reconnecting");
     this.#notBefore = told === null ? 0 : clock() + told;
     this.#connectLater(next, wait, wait === 0 && next !== rung);
   }
 
   /** `unseen`: also while the page is hidden, on its way down to a rung that works; else #wake() comes back to this. */
   #connectLater(rung, wait, unseen = false) {
-    this.#next = { rung };
-    this.#after("connect", wait, () => this.#next && (unseen || visible()) && this.#connect(this.#next.rung));
+    this.next = { rung };
+    this.#after("connect", wait, () => this.next && (unseen || visible()) && this.connect(this.next.rung));
   }
 
   /** The page or the network is back: a socket must prove that it lives, a waiting attempt starts at once. */
   #wake(thawed = false) {
-    if (this.#over) return;
-    const link = this.#link;
-    if (this.#next) {
+    if (this.over) return;
+    const link = this.link;
+    if (this.next) {
       this.#failures = 0;
-      this.#connectLater(this.#next.rung, Math.max(0, this.#notBefore - clock()));
+      this.#connectLater(this.next.rung, Math.max(0, this.#notBefore - clock()));
     } else if (link?.live && link.rung === "ws") {
       this.#sync(link);
     } else if (link?.live && (thawed || age(link.heard) > STEADY_MS)) {
-      this.#connect(link.rung);
+      this.connect(link.rung);
     }
   }
 
-  #climbLater() {
-    const wait = Math.min(CLIMB_MS.most, CLIMB_MS.first * 2 ** this.#climbs) * (0.75 + Math.random() / 2);
-    this.#after("climb", wait, () => (visible() && this.#link.live ? this.#climb(0) : this.#climbLater()));
-  }
-
-  /** Tries the better rungs, the best one first, while the present one goes on. */
-  #climb(step) {
-    const rung = this.#rungs[step];
-    if (rung !== undefined && rung !== this.#link.rung) {
-      this.#launch((this.#probe = newLink(rung, step)));
-    } else if (step > 0) {
-      this.#climbs += 1;
-      this.#climbLater();
-    }
-  }
-
-  #drop(link) {
+  drop(link) {
     if (!link || link.over) return;
     Object.assign(link, { over: true, live: false });
     clearTimeout(link.timer);
     link.abort.abort();
-    link.close();
+    link.close?.();
     link.slot?.release();
     link.slot = null;
   }
 
+  heard(link) {
+    link.heard = instant();
+  }
+
   /** The link's one timer: without a word by then it counts as lost. */
-  #watch(link, wait, action = () => this.#lost(link)) {
+  watch(link, wait = OPEN_MS, action = () => this.lost(link)) {
     clearTimeout(link.timer);
     if (!link.over) link.timer = setTimeout(action, wait);
   }
 
   // --- incoming frames ---------------------------------------------------------------------------------------------
 
-  #receive(link, text) {
+  receive(link, text) {
     if (link.over) return;
-    let frame;
-    try {
-      frame = JSON.parse(text);
-    } catch {
-      return;
-    }
+    const frame = this.api.parsed(text);
+    if (!frame) return;
     link.heard = instant();
     if (frame.type !== "event" && Date.parse(frame.at)) this.#server = Date.parse(frame.at) - clock();
     if (frame.type === "snapshot") {
       this.#pingMs = (frame.ping_seconds || 25) * 1000;
-      this.#up(link);
-      this.#take(frame.session, frame.missed);
+      this.up(link);
+      this.take(frame.session, frame.missed);
     } else if (frame.type === "event") {
       this.#event(link, frame);
     } else if (frame.type === "progress") {
@@ -566,16 +481,15 @@ class Following {
     } else if (frame.type === "error") {
       link.refusal = frame.code;
     } else if (frame.type === "bye") {
-      this.#lost(link, { code: frame.code, bye: frame });
+      this.lost(link, { code: frame.code, bye: frame });
     }
-    if (link.live) this.#watch(link, this.#pingMs * WATCHDOG_PERIODS, () => this.#doubt(link));
+    if (link.live) this.watch(link, this.#pingMs * WATCHDOG_PERIODS, () => this.#doubt(link));
   }
 
   /** A whole session, with the events that led to it. */
-  #take(body, missed = []) {
+  take(session, missed = []) {
     for (const event of missed) this.#pass(event);
-    const session = this.#api.resolved(body);
-    if (this.#over || session.seq < (this.session?.seq ?? 0)) return; // never a step back
+    if (this.over || session.seq < (this.session?.seq ?? 0)) return; // never a step back
     this.session = session;
     this.#say("onSession", session);
     if (session.terminal && session.seq <= this.cursor) this.#finish();
@@ -583,9 +497,9 @@ class Following {
 
   /** Passes the next event on; events seen before are dropped. */
   #pass(event) {
-    if (this.#over || event.seq !== this.cursor + 1) return false;
+    if (this.over || event.seq !== this.cursor + 1) return false;
     this.cursor = event.seq;
-    this.#say("onEvent", this.#api.resolvedEvent(event));
+    this.#say("onEvent", event);
     return true;
   }
 
@@ -593,14 +507,11 @@ class Following {
     if (frame.seq > this.cursor + 1) this.#doubt(link);
     const known = this.session;
     if (!this.#pass(frame) || !known || frame.seq <= known.seq) return;
-    const { status, terminal, at, seq } = frame;
-    const { data } = this.#api.resolvedEvent(frame);
+    const { status, terminal, at, seq, data } = frame;
     const { output = known.links.output, outputs = known.outputs, attempt = known.attempt, error = null } = data;
     const progress = status === "completed" ? 1 : null;
-    const counts = { queue_position: null, step: null, steps: null, upstream_position: null };
-    const fresh = { stage: null, progress, eta_seconds: null, ...counts };
     const links = { ...known.links, output };
-    this.session = { ...known, ...fresh, seq, status, terminal, attempt, error, updated_at: at, outputs, links };
+    this.session = { ...known, ...QUIET, seq, status, terminal, attempt, error, progress, updated_at: at, outputs, links };
     this.#say("onSession", this.session);
     if (terminal) this.#finish();
   }
@@ -609,17 +520,15 @@ class Following {
     const known = this.session;
     if (frame.seq > this.cursor) this.#doubt(link);
     if (!known || known.terminal || frame.seq !== known.seq) return;
-    const { progress, stage, eta_seconds, queue_position = null } = frame;
-    const { step = null, steps = null, upstream_position = null } = frame;
-    const preview = frame.preview ? this.#api.preview(frame.preview, known.preview) : known.preview;
-    this.session = { ...known, progress, stage, eta_seconds, queue_position, step, steps, upstream_position, preview };
+    const { type, at, preview, ...news } = frame;
+    this.session = { ...known, ...QUIET, ...news, preview: preview ? shown(preview, known.preview) : known.preview };
     this.#say("onSession", this.session);
   }
 
   /** It was silent for too long, or has left a hole: a socket is asked for a snapshot, anything else opened again. */
   #doubt(link) {
     if (link.send) this.#sync(link);
-    else this.#lost(link, { code: 4001 });
+    else this.lost(link, { code: RESYNC });
   }
 
   /** Asks a socket for a snapshot; the server answers one a second. No answer: it is dead. */
@@ -628,7 +537,7 @@ class Following {
       if (link.over) return;
       this.#synced = clock();
       link.send({ type: "sync", since: this.cursor });
-      this.#watch(link, PROBE_MS);
+      this.watch(link, PROBE_MS);
     });
   }
 
@@ -647,19 +556,18 @@ class Following {
   }
 
   #end(tell) {
-    if (this.#over) return;
-    this.#over = true;
+    if (this.over) return;
+    this.over = true;
     this.#abort.abort();
-    this.#leaveQueue();
-    for (const name of Object.keys(this.#timers)) this.#stop(name);
-    this.#drop(this.#link);
-    this.#drop(this.#probe);
-    this.#report("finished");
+    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
+    this.drop(this.link);
+    this.#lower?.end();
+    this.report("finished");
     tell();
   }
 
-  #report(connection) {
-    if (connection === "reconnecting" && !navigator.onLine) connection = "offline";
+  report(connection) {
+    if (connection === "reconnecting" && globalThis.navigator?.onLine === false) connection = "offline";
     if (connection === "reconnecting" && this.#proven.size === 0 && this.#failures < TRIES) return; // it connects still
     if (connection === this.connection) return;
     this.connection = connection;
@@ -671,27 +579,21 @@ class Following {
     try {
       this.#tell[name]?.(...news);
     } catch (error) {
-      reportError(error);
+      (globalThis.reportError ?? console.error)(error);
     }
   }
 
   #after(name, wait, action) {
-    this.#stop(name);
-    this.#timers[name] = setTimeout(() => {
-      delete this.#timers[name];
-      action();
-    }, wait);
-  }
-
-  #stop(name) {
     clearTimeout(this.#timers[name]);
-    delete this.#timers[name];
+    this.#timers[name] = setTimeout(action, wait);
   }
 }
 
-function newLink(rung, step = 0, slot = null) {
-  const link = { rung, step, slot, live: false, worked: false, looked: false, over: false, etag: null, timer: 0, close: () => {} };
-  return { ...link, since: 0, heard: instant(), abort: new AbortController() };
+/** The picture that a progress frame links to, as a session has it. */
+function shown(link, known) {
+  const [path] = link.split("?");
+  if (known?.link.startsWith(path)) return { ...known, link };
+  return { type: IMAGE_TYPES[path.split(".").pop()] ?? IMAGE_TYPES.jpg, width: null, height: null, link };
 }
 
 /** Milliseconds of a clock that cannot be set; in a sleep it may stand still. */
@@ -709,7 +611,14 @@ function age(then) {
 }
 
 function visible() {
-  return document.visibilityState === "visible";
+  return globalThis.document?.visibilityState !== "hidden";
+}
+
+function pause(wait, signal) {
+  return new Promise((resolve, reject) => {
+    setTimeout(resolve, wait);
+    signal?.addEventListener("abort", () => reject(signal.reason));
+  });
 }
 
 function resolvers() {

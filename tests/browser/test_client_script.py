@@ -1,11 +1,8 @@
-"""static/tryon.js as a library: options, the guide, the types, its size."""
+"""static/tryon.js as a library: options, the guide, its modules."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +12,6 @@ from playwright.async_api import BrowserContext
 
 from server.config.settings import Config
 from server.domain.stored_files import NewFile
-from testkit.plugin import missing
 from testkit.processes import ROOT, free_port
 from testkit.running import Web, running_web, until
 
@@ -229,62 +225,35 @@ async def test_guide_example_works(context: BrowserContext, config: Callable[...
 def test_guide_names_every_option_and_call() -> None:
     """Of the types."""
     types = (ROOT / "static" / "tryon.d.ts").read_text()
-    for name in ("UploadOptions", "FollowOptions", "Following", "Problem extends Error", "TryOn"):
-        block = re.search(rf"(?:interface|class) {name} {{\n(.*?)^}}", types, re.DOTALL | re.MULTILINE)
+    for name in (
+        "TryOnOptions",
+        "UploadOptions",
+        "RunOptions",
+        "Run",
+        "FollowOptions",
+        "Following",
+        "Problem",
+        "TryOn",
+    ):
+        block = re.search(rf"(?:interface|class) {name}(?: extends .*)? {{\n(.*?)^}}", types, re.DOTALL | re.MULTILINE)
         assert block is not None
         for member in re.findall(r"^  (?:readonly )?(\w+)\??[:(]", block[1], re.MULTILINE):
             if member not in ("constructor", "clockOffset", "base"):
                 assert re.search(rf"[`(., ]{member}\b", GUIDE), (name, member)
 
 
-# -- the types -------------------------------------------------------------------------
-
-USE: Final = """
-import { TryOn, Problem, randomText, type Session, type SessionEvent } from "./tryon.js";
-import * as declared from "./tryon.js";
-import * as made from "./implementation.js";
-
-const same: Pick<typeof declared, "randomText"> = made;
-const problem: declared.Problem = new made.Problem({ code: "network" }) as unknown as declared.Problem;
-const names: Record<keyof declared.TryOn, unknown> = new made.TryOn({ base: "https://tryon.example" });
-const following: Record<Exclude<keyof declared.Following, "x">, unknown> = new made.TryOn().follow("id");
-
-export async function use(file: File): Promise<string | null> {
-  const tryon = new TryOn({ base: "https://tryon.example" });
-  const session: Session = await tryon.upload(file, { params: { size: "M" }, onProgress: (part) => part.toFixed(2) });
-  const seen: SessionEvent[] = [];
-  const following = tryon.follow(session, { onEvent: (event) => seen.push(event), onGone: (code) => code.length });
-  // @ts-expect-error no such transport
-  tryon.follow(session, { transports: ["pigeon"] });
-  // @ts-expect-error a status is one of five
-  if (session.status === "done") return null;
-  return (await following.done).links.output;
-}
-void [same, problem, names, following, Problem, randomText];
-"""
+# -- the modules ---------------------------------------------------------------------
 
 
-def test_types_match_script(tmp_path: Path) -> None:
-    """A use of every call compiles with tsc."""
-    tsc = shutil.which("tsc")
-    if tsc is None:
-        missing("TypeScript (npm install --global typescript)")
-    shutil.copy(ROOT / "static" / "tryon.js", tmp_path / "implementation.js")
-    for name in ("tryon.js", "tryon.d.ts", "tryon-tabs.js"):
-        shutil.copy(ROOT / "static" / name, tmp_path)
-    (tmp_path / "use.ts").write_text(USE)
-    options = {
-        "strict": True, "noEmit": True, "allowJs": True, "checkJs": False, "target": "es2022", "module": "es2022",
-        "moduleResolution": "bundler", "lib": ["es2022", "dom", "dom.iterable"], "types": [],
-    }  # fmt: skip
-    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "include": ["use.ts"]}))
-    done = subprocess.run([tsc, "-p", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-def test_script_is_small_and_nearly_alone() -> None:
-    """One import, which has none itself, and a bound on the size of both."""
-    code, tabs = ((ROOT / "static" / name).read_text() for name in ("tryon.js", "tryon-tabs.js"))
-    assert re.findall(r"^import\b.*", code, re.MULTILINE) == ['import { slotsFor } from "./tryon-tabs.js";']
-    assert not re.search(r"^import\b", tabs, re.MULTILINE)
-    assert len(code) + len(tabs) < 37_000
+def test_script_imports_only_its_own_modules() -> None:
+    """The core imports the rest when it needs it."""
+    imports = {
+        "tryon.js": ["./tryon-lower.js", "./tryon-progress.js"],
+        "tryon-lower.js": ["./tryon-tabs.js"],
+        "tryon-progress.js": [],
+        "tryon-tabs.js": [],
+    }
+    code = {name: (ROOT / "static" / name).read_text() for name in imports}
+    found = {name: re.findall(r'(?:from |import\()"(.*?)"', text) for name, text in code.items()}
+    assert {name: sorted(names) for name, names in found.items()} == imports
+    assert not re.search(r"^import\b", code["tryon.js"], re.MULTILINE), "all of them later"

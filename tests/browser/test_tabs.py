@@ -148,7 +148,7 @@ async def test_hidden_tab_decides_about_its_slot(page: Page, web: Web) -> None:
 
 def test_polling_tab_asks_within_stale_time() -> None:
     """Both the server's Retry-After and the client's own pause are short enough."""
-    code = (ROOT / "static" / "tryon.js").read_text()
+    code = (ROOT / "static" / "tryon-lower.js").read_text()
     own = re.search(r"const POLL_MS = (\d+);", code)
     assert own is not None
     assert max(int(own[1]) / 1000, *POLL_SECONDS.values()) <= STALE_SECONDS / 2

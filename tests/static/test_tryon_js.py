@@ -9,28 +9,37 @@ from typing import Any, Final
 import pytest
 
 from server.domain.images import MEDIA_TYPES
+from testkit.declarations import written
 from testkit.processes import ROOT
 from tryon.protocol import backoff, errors
 from tryon.protocol.close_codes import AT_ONCE, BROKEN, CloseCode, may_reconnect
 from tryon.protocol.credentials import TOKEN_PATTERN
-from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
-from tryon.protocol.paths import PROCESSOR, RECEIPT_KEY, SESSIONS, WS
+from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL, ProgressFrame
+from tryon.protocol.paths import API, LIMITS, PROCESSOR, RECEIPT_KEY, SESSIONS, SSE, WS
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import ErasedFile, Links, Receipt, SessionError, SessionView
 
-CLIENT: Final = (ROOT / "static" / "tryon.js").read_text()
+SCRIPTS: Final = ("tryon.js", "tryon-lower.js")
+CLIENT: Final = "".join((ROOT / "static" / name).read_text() for name in SCRIPTS)
 TYPES: Final = (ROOT / "static" / "tryon.d.ts").read_text()
+
+QUIET_FIELDS: Final = set(ProgressFrame.__struct_fields__) - {"session_id", "seq", "at", "preview"}
+"""What only progress tells of a session, and the next transition ends."""
 
 
 def constants() -> dict[str, Any]:
-    """Return the client's one-line constants as JSON values, a set as a sorted list."""
+    """Return the client's one-line constants as JSON values, a set as a sorted list.
+
+    A constant that both scripts have is the same in both.
+    """
     found: dict[str, Any] = {}
     for name, text in re.findall(r"^const ([A-Z_]+) = (.*?);(?: //.*)?$", CLIENT, re.MULTILINE):
         if regular := re.fullmatch(r"/\^(.*)\$/", text):
             found[name] = regular[1]
             continue
         text = re.sub(r"^new Set\((.*)\)$", r"\1", text)
-        found[name] = json.loads(re.sub(r"(\w+):", r'"\1":', text))
+        value = json.loads(re.sub(r"(\w+):", r'"\1":', text))
+        assert found.setdefault(name, value) == value, name
     return found
 
 
@@ -41,10 +50,14 @@ def milliseconds(seconds: float) -> int:
 def test_client_constants_are_the_protocol() -> None:
     """Every constant of the client is in the tables, with the same value."""
     assert constants() == {
+        "API": f"{API}/",
         "SESSIONS": SESSIONS,
         "PROCESSOR": PROCESSOR,
+        "LIMITS": LIMITS,
+        "QUIET": dict.fromkeys(QUIET_FIELDS),
         "IMAGE_TYPES": MEDIA_TYPES,
         "WS": WS,
+        "SSE": SSE,
         "SUBPROTOCOL": SUBPROTOCOL,
         "BEARER": BEARER_SUBPROTOCOL,
         "TOKEN": TOKEN_PATTERN.pattern,
@@ -61,13 +74,13 @@ def test_client_constants_are_the_protocol() -> None:
             "first": milliseconds(backoff.CLIMB_FIRST_SECONDS),
             "most": milliseconds(backoff.CLIMB_MOST_SECONDS),
         },
-        "OVERLOADED_MS": milliseconds(backoff.OVERLOADED_SECONDS),
         "WAIT_SECONDS": backoff.WAIT_SECONDS,
         "POLL_MS": milliseconds(backoff.POLL_SECONDS),
         "WATCHDOG_PERIODS": backoff.WATCHDOG_PERIODS,
         "TRIES": backoff.TRIES,
         "BROKEN": sorted(BROKEN),
         "AT_ONCE": sorted(AT_ONCE),
+        "RESYNC": CloseCode.RESYNC,
         "STOP": {"first": 4500, "last": 4999},
         "CLOSED": {
             str(CloseCode.UNAUTHORIZED.value): "unauthorized",
@@ -86,8 +99,16 @@ def test_client_stops_on_protocol_codes() -> None:
 def test_client_repeats_no_protocol_literal() -> None:
     """Outside its constants the client names no close code, path or subprotocol."""
     code = re.sub(r"^const [A-Z_]+ = .*$", "", CLIENT, flags=re.MULTILINE)
-    code = re.sub(r"/\*\*.*?\*/|//.*$", "", code, flags=re.MULTILINE | re.DOTALL)
+    code = re.sub(r"(?s:/\*\*.*?\*/)|//.*$", "", code, flags=re.MULTILINE)
+    assert "class LowerRungs" in code
     assert re.findall(r"\b4[05]\d\d\b|/api/|tryon\.v1|tryon\.bearer", code) == []
+
+
+def test_declared_codes_are_the_protocol() -> None:
+    """The generated codes are those of the tables (python -m testkit.declarations)."""
+    assert written(TYPES) == TYPES, "run python -m testkit.declarations --write"
+    assert '| "no_such_code"' not in TYPES
+    assert '| "rate_limited"' in TYPES
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,6 @@ WATCHDOG_PERIODS: Final = 2.2
 PROBE_SECONDS: Final = 3.0
 """Longest time to the answer to a ``sync``, on a connection that may have slept."""
 
-OVERLOADED_SECONDS: Final = 1.0
-"""Shortest pause after an event stream that opened and ended without a frame."""
-
 CLIMB_FIRST_SECONDS: Final = 15.0
 """First pause before better transports are tried again; failures double it."""
 

@@ -1,0 +1,133 @@
+"""static/tryon.js in Node, against the real server: the test plays the worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from server.config.settings import Config
+from testkit.processes import ROOT
+from testkit.running import Web, running_web, until
+from tests.static.told import told
+
+PRELUDE: Final = """
+import { openAsBlob } from "node:fs";
+const [, base, path, script] = process.argv;
+const { Problem, TryOn, randomText } = await import(script);
+const photo = await openAsBlob(path);
+const tell = (...news) => console.log(JSON.stringify(news));
+const outcome = (promise) => promise.then(() => "resolved", (error) => `${error.name} ${error.code ?? ""}`.trim());
+const tryon = new TryOn({ base });
+"""
+"""Begins every story: a client, a photo, and ``tell``, which the test reads."""
+
+SCRIPT: Final = (ROOT / "static" / "tryon.js").as_uri()
+
+
+@pytest.fixture
+async def web(config: Callable[..., Config]) -> AsyncIterator[Web]:
+    async with running_web(config(lease_seconds=60)) as running:
+        yield running
+
+
+RUN: Final = """
+const run = tryon.run({ image: photo, params: { size: "M" }, onConnection: (...news) => tell("connection", ...news) });
+tell("before", run.session);
+for await (const session of run) {
+  tell("session", session.session_id, session.status);
+  if (session.status === "processing") break;
+}
+const { status, links, params } = await run;
+tell("end", status, run.session.status, params, links.output.startsWith(base), await outcome(fetch(links.output)));
+const late = [];
+for await (const session of run) late.push(session.status);
+tell("late", late, tryon.token === new TryOn({ base }).token);
+"""
+
+
+async def test_run_is_a_promise_and_an_iterator_in_node(web: Web, photos: Path) -> None:
+    """Leaving the loop ends nothing; a loop after the end yields the ended session."""
+    async with told(PRELUDE + RUN, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
+        heard = []
+        assert await story.hears() == ["before", None]
+        while (news := await story.hears())[0] != "end":
+            heard.append(news)
+            if news[0] == "connection" and news[1] == "live":
+                (session_id,) = (await web.services.sessions.queue_places.current()).keys()
+                claim = await web.services.sessions.claims.begin(session_id, worker="test")
+                assert claim is not None
+            if news[:1] + news[2:] == ["session", "processing"]:
+                assert claim is not None
+                await web.complete(claim)
+        assert ["connection", "live", "ws"] in heard
+        statuses = [news[2] for news in heard if news[0] == "session"]
+        assert (statuses[0], statuses[-1]) == ("created", "processing")
+        assert {news[1] for news in heard if news[0] == "session"} == {session_id}
+        assert news == ["end", "completed", "completed", {"size": "M"}, True, "resolved"]
+        assert await story.hears() == ["late", ["completed"], False]
+        await story.ends()
+
+
+SIGNALS: Final = """
+const aborted = AbortSignal.abort();
+const session = await tryon.upload(photo);
+const calls = {
+  run: (signal) => tryon.run({ image: photo, signal }),
+  upload: (signal) => tryon.upload(photo, { signal }),
+  read: (signal) => tryon.read(session, { signal }),
+  list: (signal) => tryon.list({ signal }),
+  processor: (signal) => tryon.processor({ signal }),
+  limits: (signal) => tryon.limits({ signal }),
+  cancel: (signal) => tryon.cancel(session, { signal }),
+  retry: (signal) => tryon.retry(session, { signal }),
+  share: (signal) => tryon.share(session, { signal }),
+  remove: (signal) => tryon.remove(session, { signal }),
+  follow: (signal) => tryon.follow(session, { signal }).done,
+  refresh: (signal) => tryon.follow(session, { signal }).refresh({ signal }),
+};
+for (const [name, call] of Object.entries(calls)) tell(name, await outcome(call(aborted)));
+
+const asked = [];
+const counted = new TryOn({ base, token: tryon.token, fetch: (...given) => (asked.push(given[1].method), fetch(...given)) });
+class Refused {
+  constructor(url, protocols) {
+    asked.push([url.pathname.split("/").at(-1), protocols[0]]);
+    setTimeout(() => this.onclose({ code: 4500 }));
+  }
+  close() {}
+}
+await counted.list();
+tell("injected", asked.splice(0));
+const refused = new TryOn({ base, token: tryon.token, WebSocket: Refused });
+tell("socket", await outcome(refused.follow(session).done), asked.splice(0));
+
+const stop = new AbortController();
+const run = tryon.run({ from: session, signal: stop.signal });
+const loop = (async () => {
+  for await (const { status } of run) stop.abort(new RangeError(status));
+})();
+tell("stopped", await outcome(run), await outcome(loop), (await tryon.cancel(run.session)).status);
+tell("refused", await outcome(tryon.run({ inputs: { hat: photo } })));
+tell("away", await outcome(new TryOn({ base: "http://127.0.0.1:9" }).list()), (await tryon.remove(session.session_id)).reason);
+const nowhere = new TryOn();
+tell("nowhere", await outcome(nowhere.list()), await outcome((async () => nowhere.follow("id"))()));
+"""
+
+
+async def test_every_call_takes_a_signal_and_the_given_network(web: Web, photos: Path) -> None:
+    """An aborted call sends nothing; a run ends with the reason of its signal."""
+    async with told(PRELUDE + SIGNALS, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
+        for _ in range(12):
+            name, ended = await story.hears()
+            assert ended == "AbortError 20", name
+        await until(lambda: not web.hub.registry.all())
+        assert await story.hears() == ["injected", ["GET"]]
+        assert await story.hears() == ["socket", "Problem closed_4500", [["ws", "tryon.v1"]]]
+        assert await story.hears() == ["stopped", "RangeError", "RangeError", "cancelled"]
+        assert await story.hears() == ["refused", "Problem unknown_input"]
+        assert await story.hears() == ["away", "Problem network", "deleted"]
+        assert await story.hears() == ["nowhere", "TypeError ERR_INVALID_URL", "TypeError ERR_INVALID_URL"]
+        await story.ends()
