@@ -1,4 +1,3 @@
-"use client";
 /**
  * A React hook for a try-on: `const { session, preview, error, start } = useTryOn()`. React 18 or newer; the package's
  * `tryon-push/react`.
@@ -6,6 +5,7 @@
  * The state lives in a small store outside React, one for each component and client, so that a render is never half a change.
  * Types: react.d.ts. Guide: docs/react.md.
  */
+"use client";
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 import { Problem, TryOn, randomText } from "./tryon.js";
