@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from server.domain.session import AuditEvent, session_id_of
 from tryon.protocol.states import Event, Status
+from tryon.protocol.views import Links, SessionView
 
 SESSION_ID: Final = "01990000-0000-7000-8000-000000000001"
 AT: Final = datetime(2026, 11, 22, 9, 0, 0, 123456, UTC)
@@ -33,3 +34,36 @@ def audit_event(**changed: Any) -> AuditEvent:
 def new_session_id() -> str:
     """Return a session id of this moment."""
     return session_id_of(time.time(), os.urandom(10))
+
+
+def session_view(**changed: Any) -> SessionView:
+    """Return a session as clients see it, waiting at ``seq`` 1, with these changes."""
+    settings: dict[str, Any] = {
+        "session_id": "s",
+        "status": Status.CREATED,
+        "seq": 1,
+        "terminal": False,
+        "attempt": 0,
+        "stage": None,
+        "progress": None,
+        "queue_position": None,
+        "eta_seconds": None,
+        "error": None,
+        "created_at": "",
+        "updated_at": "",
+        "deadline": "",
+        "expires_at": "",
+        "processor": "mock",
+        "retry_of": None,
+        "copy_of": None,
+        "params": {},
+        "seed": 0,
+        "step": None,
+        "steps": None,
+        "upstream_position": None,
+        "inputs": [],
+        "outputs": [],
+        "preview": None,
+        "links": Links("/s", "/s/ws", "/s/events", "/files/input", None, None),
+    }
+    return SessionView(**settings | changed)

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tryon.client.api import AsyncTryOn
     from tryon.client.problems import NotCompleted, Problem
+    from tryon.client.run import Run
     from tryon.client.state import Update
-    from tryon.client.sync import TryOn
+    from tryon.client.sync import SyncRun, TryOn
     from tryon.processor.interface import Job, Output, ProcessorError, Report
+    from tryon.protocol.codes import ErrorCode
 
 _MODULES = {
     "AsyncTryOn": "tryon.client.api",
     "TryOn": "tryon.client.sync",
+    "Run": "tryon.client.run",
+    "SyncRun": "tryon.client.sync",
+    "ErrorCode": "tryon.protocol.codes",
     "Update": "tryon.client.state",
     "Problem": "tryon.client.problems",
     "NotCompleted": "tryon.client.problems",
@@ -29,7 +34,10 @@ _MODULES = {
 }
 """The module of each public name."""
 
-__all__ = ["AsyncTryOn", "Job", "NotCompleted", "Output", "Problem", "ProcessorError", "Report", "TryOn", "Update"]
+__all__ = [
+    "AsyncTryOn", "ErrorCode", "Job", "NotCompleted", "Output", "Problem", "ProcessorError", "Report", "Run", "SyncRun",
+    "TryOn", "Update",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

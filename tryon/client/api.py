@@ -8,39 +8,23 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
-import msgspec
-
+from tryon.client.address import DEFAULT_URL
 from tryon.client.calls import Calls, random_text
 from tryon.client.connection import Access
 from tryon.client.following import Following
 from tryon.client.http import HttpNetwork
 from tryon.client.photos import Photo, Photos, read_parts, upload_body
 from tryon.client.problems import NotCompleted, Problem
+from tryon.client.requests import Requests, SessionOrId, id_of
+from tryon.client.run import Run
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
-from tryon.protocol.paths import PROCESSOR
-from tryon.protocol.processors import ProcessorView
 from tryon.protocol.states import Status
-from tryon.protocol.views import History, Params, Receipt, SessionView
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-
-SessionOrId = SessionView | str
+from tryon.protocol.views import Params, SessionView
 
 
-class SessionPage(msgspec.Struct, frozen=True):
-    """Sessions of one owner, newest first.
-
-    ``next_cursor`` opens the next page; None: this was the last.
-    """
-
-    sessions: list[SessionView]
-    next_cursor: str | None
-
-
-class AsyncTryOn:
+class AsyncTryOn(Requests):
     """A client of the server at ``url``.
 
     ::
@@ -74,14 +58,10 @@ class AsyncTryOn:
         64 KiB, a download that long for each piece. ``trust_env``: honour HTTPS_PROXY
         and NO_PROXY. ``ssl_context``: instead of the usual certificate authorities.
         """
-        self._network = HttpNetwork(url, trust_env=trust_env, ssl_context=ssl_context)
+        network = HttpNetwork(url, trust_env=trust_env, ssl_context=ssl_context)
         self._chance = random.Random()
-        self._calls = Calls(
-            self._network, token or random_text(), attempts=max(1, attempts), seconds=timeout, chance=self._chance
-        )
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._network.url}>"
+        calls = Calls(network, token or random_text(), attempts=max(1, attempts), seconds=timeout, chance=self._chance)
+        super().__init__(network, calls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,11 +74,6 @@ class AsyncTryOn:
     async def close(self) -> None:
         """Close every connection of calls; followers close theirs when they end."""
         await self._network.close()
-
-    @property
-    def token(self) -> str:
-        """Return the owner's token, which opens all of its sessions."""
-        return self._calls.token
 
     # -- making and following ----------------------------------------------------------
 
@@ -124,9 +99,34 @@ class AsyncTryOn:
         read.
         """
         photos = await read_parts(image, garment, inputs or {})
-        content_type, body = upload_body(photos, params, original=None if original is None else _id(original))
+        content_type, body = upload_body(photos, params, original=None if original is None else id_of(original))
         headers = {"Content-Type": content_type, "Idempotency-Key": idempotency_key or random_text()}
         return await self._calls.session(SessionView, "POST", headers=headers, body=body)
+
+    def run(
+        self,
+        image: Photo | None = None,
+        *,
+        garment: Photo | None = None,
+        inputs: Photos | None = None,
+        params: Params | None = None,
+        original: SessionOrId | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Return a try-on from upload to end, which begins when it is first used.
+
+        ``await run`` returns the session that has ended, in whatever way; ``async for
+        session in run`` shows it after each change; ``await run.result()`` is the
+        picture. The arguments are those of :meth:`upload`.
+        """
+        key = idempotency_key or random_text()
+
+        async def upload() -> SessionView:
+            return await self.upload(
+                image, garment=garment, inputs=inputs, params=params, original=original, idempotency_key=key
+            )
+
+        return Run(upload, self.follow, self.result)
 
     def follow(
         self,
@@ -147,7 +147,7 @@ class AsyncTryOn:
         known = session if isinstance(session, SessionView) else None
         following = Following(
             self._network,
-            _id(session),
+            id_of(session),
             Access(ticket=ticket) if ticket else Access(token=self.token),
             since=since,
             session=known,
@@ -176,56 +176,3 @@ class AsyncTryOn:
         if fresh.links.output is None:
             raise Problem("not_found", "The session has no picture.")
         return await self.download(fresh.links.output)
-
-    # -- sessions ----------------------------------------------------------------------
-
-    async def get(self, session: SessionOrId) -> SessionView:
-        """Return a session as it is now, with fresh links."""
-        return await self._calls.session(SessionView, "GET", f"/{_id(session)}")
-
-    async def list(self, *, limit: int | None = None, cursor: str | None = None) -> SessionPage:
-        """Return a page of this owner's sessions, newest first."""
-        return await self._calls.session(SessionPage, "GET", query={"limit": limit, "cursor": cursor})
-
-    async def history(self, session: SessionOrId) -> History:
-        """Return every transition of a session, from its audit trail."""
-        return await self._calls.session(History, "GET", f"/{_id(session)}/history")
-
-    async def cancel(self, session: SessionOrId) -> SessionView:
-        """Cancel a session and return it.
-
-        It is cancelled, or still processing until its worker stops.
-        """
-        return await self._calls.session(SessionView, "POST", f"/{_id(session)}/cancel")
-
-    async def retry(self, session: SessionOrId) -> SessionView:
-        """Return a new session over the photos of one that failed or was cancelled."""
-        return await self._calls.session(SessionView, "POST", f"/{_id(session)}/retry")
-
-    async def delete(self, session: SessionOrId) -> Receipt:
-        """Erase a session, its photos and retries now; return the signed receipt.
-
-        It is not repeated when its answer is lost, since the repeat would find nothing:
-        after a Problem of the code "network", :meth:`get` shows whether the session is
-        still there.
-        """
-        return await self._calls.session(Receipt, "DELETE", f"/{_id(session)}")
-
-    async def processor(self) -> ProcessorView:
-        """Return what the processor takes and makes, and where the photo goes."""
-        return await self._calls.public(ProcessorView, PROCESSOR)
-
-    async def download(self, link: str) -> bytes:
-        """Return the picture behind one of a session's links.
-
-        Links expire: :meth:`get` brings fresh ones.
-        """
-        return await self._calls.file(link.removeprefix(self._network.url))
-
-    def url(self, link: str) -> str:
-        """Return a session's link as a whole URL, to open elsewhere."""
-        return link if urlsplit(link).scheme else self._network.url + link
-
-
-def _id(session: SessionOrId) -> str:
-    return session.session_id if isinstance(session, SessionView) else session

@@ -12,9 +12,10 @@ from server.config.parsing import UploadRate
 from server.config.settings import Config
 from testkit.photos import small
 from testkit.running import Web, running_web
-from tryon.client.api import AsyncTryOn, SessionOrId
+from tryon.client.api import AsyncTryOn
 from tryon.client.network import Answer, NoAnswer
 from tryon.client.problems import NotCompleted, Problem
+from tryon.client.requests import SessionOrId
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testkit.values import session_view
 from tryon.client.state import FollowedSession
 from tryon.protocol.frames import EventFrame, ProgressFrame
 from tryon.protocol.states import Event, Status
-from tryon.protocol.views import Links, PreviewView, SessionView
+from tryon.protocol.views import PreviewView, SessionView
 
 STEPS = [
     (Event.CREATED, None, Status.CREATED),
@@ -25,40 +26,12 @@ EVENTS = [
     EventFrame("s", seq, event, before, status, status.terminal, f"2026-11-22T09:00:0{seq}.000Z", {})
     for seq, (event, before, status) in enumerate(STEPS, 1)
 ]
-LINKS = Links("/s", "/s/ws", "/s/events", "/files/input", None, None)
 
 
 def view(seq: int, **fields: Any) -> SessionView:
     """Return the session as the server shows it at ``seq``."""
-    known: dict[str, Any] = {
-        "session_id": "s",
-        "status": EVENTS[seq - 1].status,
-        "seq": seq,
-        "terminal": EVENTS[seq - 1].terminal,
-        "attempt": 0,
-        "stage": None,
-        "progress": None,
-        "queue_position": None,
-        "eta_seconds": None,
-        "error": None,
-        "created_at": "",
-        "updated_at": "",
-        "deadline": "",
-        "expires_at": "",
-        "processor": "mock",
-        "retry_of": None,
-        "copy_of": None,
-        "params": {},
-        "seed": 0,
-        "step": None,
-        "steps": None,
-        "upstream_position": None,
-        "inputs": [],
-        "outputs": [],
-        "preview": None,
-        "links": LINKS,
-    }
-    return SessionView(**known | fields)
+    event = EVENTS[seq - 1]
+    return session_view(**{"status": event.status, "seq": seq, "terminal": event.terminal} | fields)
 
 
 def progress(seq: int, share: float) -> ProgressFrame:
@@ -146,7 +119,7 @@ def test_missed_transitions_show_nothing_of_the_end() -> None:
     steps[1] = msgspec.structs.replace(EVENTS[1], data={"attempt": 1})
     steps[3] = msgspec.structs.replace(EVENTS[3], data={"attempt": 2})
     steps[4] = msgspec.structs.replace(EVENTS[4], data={"output": "/o"})
-    ended = view(5, attempt=2, links=msgspec.structs.replace(LINKS, output="/o"))
+    ended = view(5, attempt=2, links=msgspec.structs.replace(session_view().links, output="/o"))
     for since, attempts in ((0, [0, 1, 1, 2, 2]), (2, [1, 2, 2])):
         updates = FollowedSession(since).snapshot(ended, steps[since:])
         assert [update.session.attempt for update in updates] == attempts

@@ -54,7 +54,7 @@ if sys.argv[4] == "interrupt":
 
 MISS: Final = """
 import asyncio, signal, sys, threading, time
-from tryon.client.sync import _Loop
+from tryon.client.loop_thread import LoopThread
 
 
 def waits():
@@ -71,7 +71,7 @@ def interrupt():
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 threading.Thread(target=interrupt, daemon=True).start()
 try:
-    _Loop().run(asyncio.sleep(60))
+    LoopThread().run(asyncio.sleep(60))
 except KeyboardInterrupt:
     print("interrupted")
 """

@@ -1,0 +1,8 @@
+"""The address of a server."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+"""Where ``tryon up`` listens unless it is told otherwise."""
