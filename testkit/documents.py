@@ -25,6 +25,8 @@ from testkit.stack import Stack
 ADDRESS: Final = "http://127.0.0.1:8000"
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MARKED: Final = re.compile(r"<!-- (run|output)(?:: (\w+))? -->\n```\w+\n(.*?)```", re.DOTALL)
+VERBS: Final = re.compile(r"\.venv/bin/tryon (submit|watch|list|show|cancel|retry|share|delete)\b")
+"""Commands that speak to the server of the page, which the reader's stands for."""
 RUN_SECONDS: Final = 60
 
 
@@ -64,11 +66,13 @@ class Reader:
             ticket = self.session["links"]["ws"].partition("ticket=")[2]
             block = block.replace("<id>", self.session["session_id"]).replace("<ticket>", ticket)
         assert "8000" not in block
+        block = VERBS.sub(rf".venv/bin/tryon \1 --server {self.stack.url}", block)
         block = block.replace(".venv/bin/tryon ", ".venv/bin/python -m server ")
         return block.replace(".venv/bin/python", sys.executable)
 
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(ROOT), "TOKEN": self.token, "TERM": "xterm"}
+        own = {"TOKEN": self.token, "TERM": "xterm", "XDG_CONFIG_HOME": str(self.folder / "config")}
+        return os.environ | {"PYTHONPATH": str(ROOT)} | own
 
     async def types(self, block: str) -> str:
         """Run a block; return its stdout. Raises AssertionError if a command fails."""

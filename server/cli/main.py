@@ -5,13 +5,19 @@ Commands import what they run when they run: ``tryon --help`` loads none of it.
 
 from __future__ import annotations
 
+import sys
+from typing import Final
+
 import click
 
 from server import __version__
-from server.cli import chaos, operator, overlay, samples, serve
+from server.cli import chaos, client, completion, operator, overlay, samples, serve
 from server.cli.failing import fail
 from server.config.settings import ConfigError
 from server.system.processes import make_files_private
+
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells count it: 128 and the signal's number."""
 
 
 def main() -> None:
@@ -23,11 +29,17 @@ def main() -> None:
 
     make_files_private()
     try:
-        cli(prog_name="tryon")
+        status = cli.main(prog_name="tryon", standalone_mode=False)
+    except click.Abort:  # Ctrl-C
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except ConfigError as error:
         fail(str(error), 2)
     except UpError as error:
         fail(str(error), error.status)
+    sys.exit(status)  # of --help and --version; a command exits by itself, or has done its work
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,10 +47,14 @@ def main() -> None:
 def cli() -> None:
     """TryOn Push: upload a photo and follow its session, pushed to the screen.
 
-    Settings are TRYON_* variables, also in a .env file of the working directory: see
-    `tryon settings`.
+    `up` starts everything here; `submit` and the commands below it use a running
+    server. Settings of a server are TRYON_* variables, also in a .env file of the
+    working directory: see `tryon settings`.
     """
 
 
-for _command in (*serve.COMMANDS, *samples.COMMANDS, *chaos.COMMANDS, *overlay.COMMANDS, *operator.COMMANDS):
-    cli.add_command(_command)
+_GROUPS: Final = (serve, client, samples, operator, overlay, chaos, completion)
+
+for _group in _GROUPS:
+    for _command in _group.COMMANDS:
+        cli.add_command(_command)

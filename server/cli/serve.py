@@ -11,14 +11,29 @@ from server.config.settings import Config
 
 
 @click.command()
-def up() -> None:
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one (TRYON_PORT).")
+@click.option("--processor", metavar="NAME", help="What makes the picture (TRYON_PROCESSOR).")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser once it is ready.")
+@click.option("--quiet", is_flag=True, help="Print the address and warnings only (TRYON_LOG_LEVEL=warning).")
+def up(port: int | None, processor: str | None, open_page: bool, quiet: bool) -> None:
     """Start everything here: embedded Valkey, migrations, web, worker.
 
-    Ctrl-C stops it.
+    Ctrl-C stops it. An option wins over its setting.
     """
     from server.up import up
 
-    up(Config.load())
+    given = {
+        "TRYON_PORT": None if port is None else str(port),
+        "TRYON_PROCESSOR": processor,
+        "TRYON_LOG_LEVEL": "warning" if quiet else None,
+    }
+    os.environ |= {name: text for name, text in given.items() if text is not None}  # of the programs it starts, too
+    up(Config.load(), on_ready=_open if open_page else None)
+
+
+def _open(url: str) -> None:
+    if click.launch(url):
+        click.echo(f"tryon: no browser was found; open {url}", err=True)
 
 
 @click.command()

@@ -43,14 +43,15 @@ VALKEY_GRACE_SECONDS: Final = 1.0
 """Time for Valkey to stop; then it is killed."""
 
 
-def up(config: Config) -> None:
+def up(config: Config, *, on_ready: Callable[[str], None] | None = None) -> None:
     """Run the stack until SIGINT, SIGTERM or SIGHUP.
 
-    Returns when every program has ended. Raises :class:`UpError`.
+    ``on_ready`` is called once with its address, in a thread. Returns when every
+    program has ended. Raises :class:`UpError`.
     """
 
     async def run(port: int, valkey: Path | None) -> None:
-        await Stack(config, port, valkey).run()
+        await Stack(config, port, valkey, on_ready=on_ready).run()
 
     with (
         data_dir_lock(config.data_dir),
@@ -63,8 +64,16 @@ def up(config: Config) -> None:
 class Stack:
     """The programs of a stack. Made inside the running loop."""
 
-    def __init__(self, config: Config, port: int, valkey_socket: Path | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        port: int,
+        valkey_socket: Path | None,
+        *,
+        on_ready: Callable[[str], None] | None = None,
+    ) -> None:
         self._config = config
+        self._on_ready = on_ready
         self._metrics = config.data_dir.absolute() / "metrics"
         self._port = port
         self._valkey_socket = valkey_socket
@@ -151,8 +160,11 @@ class Stack:
         whole = functools.partial(healthy, host, self._port, name=name, workers=len(workers), token=token)
         await until(whole, "the stack")
         self._ready.set()
+        url = f"http://{at(host, self._port)}"
         with contextlib.suppress(OSError):
-            print(f"TryOn Push is ready at http://{at(host, self._port)}  (Ctrl-C stops it)", flush=True)
+            print(f"TryOn Push is ready at {url}  (Ctrl-C stops it)", flush=True)
+        if self._on_ready is not None:
+            await asyncio.to_thread(self._on_ready, url)
 
     async def _stop(self) -> None:
         web = asyncio.gather(*(program.stop(WEB_GRACE_SECONDS) for program in self._web))

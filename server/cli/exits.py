@@ -1,0 +1,39 @@
+"""Exit statuses of the commands that speak to a server."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from tryon.client.problems import Problem
+
+_GATEWAY: Final = frozenset({502, 503, 504})
+"""Statuses of a proxy whose server is unavailable; they come without a code."""
+
+_ENDED: Final = frozenset({"deleted", "expired", "erased"})
+"""Codes of a session that ended while it was followed."""
+
+
+class Exit(IntEnum):
+    """What the command has come to."""
+
+    DONE = 0
+    FAILED = 1
+    """The session failed, was cancelled or is gone; or a check found something."""
+    USAGE = 2
+    """Wrong arguments or settings; nothing was sent."""
+    UNREACHABLE = 3
+    REFUSED = 4
+    INTERRUPTED = 130
+    """Ctrl-C, as shells count it: 128 and the signal's number."""
+
+
+def exit_of(problem: Problem) -> Exit:
+    """Return the status of a command that ended with a problem."""
+    if problem.code in _ENDED:
+        return Exit.FAILED
+    if problem.code == "network" or (
+        problem.code == "unknown" and (problem.status in _GATEWAY or problem.status < 300)
+    ):
+        return Exit.UNREACHABLE
+    return Exit.REFUSED

@@ -1,0 +1,279 @@
+"""What the commands of a client do, and what they print.
+
+An answer goes to standard output, so that a script can use it; progress and what to
+type next go to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from server.cli.connecting import Target
+from server.cli.exits import Exit
+from server.cli.progress import Screen
+from server.cli.wording import duration, seconds_between, size
+from tryon.client.api import AsyncTryOn
+from tryon.client.problems import Problem
+from tryon.client.requests import SessionPage
+from tryon.protocol.states import Status
+from tryon.protocol.views import FileView, HistoryEvent, Receipt, SessionView
+
+PAGE: Final = 100
+"""Most sessions that one request lists."""
+
+ID: Final = "{:36}  {:11} {:>12}  {}"
+"""A row of the list."""
+
+
+class SessionWithHistory(SessionView, frozen=True):
+    """A session as ``show --json`` prints it."""
+
+    history: list[HistoryEvent] = []
+
+
+# -- making and following --------------------------------------------------------------
+
+
+async def submit(
+    target: Target,
+    *,
+    image: Path | None,
+    garment: Path | None,
+    inputs: Mapping[str, Sequence[Path]],
+    param: Mapping[str, object],
+    params: Mapping[str, object] | None,
+    original: str | None,
+    watch: bool | None,
+    output: Path | None,
+) -> Exit:
+    """Upload photos; follow their session if that is wanted."""
+    given = {**(params or {}), **param}
+    async with target.open() as tryon:
+        session = await tryon.upload(
+            image,
+            garment=garment,
+            inputs=inputs,
+            params=given if given or params is not None else None,
+            original=original,
+        )
+        return await _made(target, tryon, session, watch=watch, output=output)
+
+
+async def retry(target: Target, *, session: str, watch: bool | None, output: Path | None) -> Exit:
+    """Make a new session of one that failed; follow it if that is wanted."""
+    async with target.open() as tryon:
+        return await _made(target, tryon, await tryon.retry(session), watch=watch, output=output)
+
+
+async def _made(
+    target: Target, tryon: AsyncTryOn, session: SessionView, *, watch: bool | None, output: Path | None
+) -> Exit:
+    target.answer(session, session.session_id)
+    if watch or (watch is None and output is not None):
+        return await _watched(target, tryon, session, output)
+    target.suggest(("watch", session.session_id, "-o", "result.jpg"), ("show", session.session_id))
+    return Exit.DONE
+
+
+async def watch(target: Target, *, session: str | None, output: Path | None) -> Exit:
+    """Follow a session to its end, and save its picture if that is wanted."""
+    async with target.open() as tryon:
+        found = await _found(tryon, session)
+        return await _watched(target, tryon, found, output)
+
+
+async def _watched(target: Target, tryon: AsyncTryOn, session: SessionView, output: Path | None) -> Exit:
+    screen = Screen(sys.stderr)
+    try:
+        async with aclosing(tryon.follow(session)) as updates:
+            with screen.noting_losses():
+                async for update in updates:
+                    session = update.session
+                    if target.as_json:
+                        target.answer(session)
+                    else:
+                        screen.show(session)
+    except asyncio.CancelledError:
+        target.say("Interrupted; the session goes on.")
+        target.suggest(("watch", session.session_id), ("cancel", session.session_id))
+        raise
+    return await _ended(target, tryon, session, output)
+
+
+async def _ended(target: Target, tryon: AsyncTryOn, session: SessionView, output: Path | None) -> Exit:
+    id = session.session_id
+    if session.status is not Status.COMPLETED:
+        target.say(_failure(session))
+        retryable = session.error is None or session.error.retryable
+        target.suggest(*([("retry", id, "--watch")] if retryable else []), ("show", id))
+        return Exit.FAILED
+    target.say(f"Completed in {duration(seconds_between(session.created_at, session.updated_at))}.")
+    if output is None:
+        target.suggest(("watch", id, "-o", "result.jpg"), ("share", id), ("delete", id, "--receipt", "receipt.json"))
+        return Exit.DONE
+    fresh = await tryon.get(session)  # links expire
+    for number, file in enumerate(fresh.outputs, 1):
+        path = _place(output, id, file, number)
+        path.write_bytes(await tryon.download(file.link))
+        if not target.as_json:
+            click.echo(path)
+    target.suggest(("share", id), ("delete", id, "--receipt", "receipt.json"))
+    return Exit.DONE
+
+
+def _failure(session: SessionView) -> str:
+    if session.error is None:
+        return "The session was cancelled."
+    return f"Failed: {session.error.message}  [{session.error.code}]"
+
+
+def _place(output: Path, id: str, file: FileView, number: int) -> Path:
+    """Return where an output goes; ``output`` is a file or a folder."""
+    ending = {"jpeg": "jpg"}.get(kind := file.type.rpartition("/")[2], kind)
+    path = output / f"{id}.{ending}" if output.is_dir() else output
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+# -- sessions --------------------------------------------------------------------------
+
+
+async def list_sessions(target: Target, *, limit: int) -> Exit:
+    """Print the newest sessions of this user."""
+    async with target.open() as tryon:
+        page = await tryon.list(limit=min(limit, PAGE))
+        sessions = list(page.sessions)
+        while page.next_cursor is not None and len(sessions) < limit:
+            page = await tryon.list(limit=min(limit - len(sessions), PAGE), cursor=page.next_cursor)
+            sessions += page.sessions
+    if target.as_json:
+        target.answer(SessionPage(sessions, page.next_cursor))
+        return Exit.DONE
+    if not sessions:
+        target.say(f"You have no sessions on {target.server}.")
+        target.suggest(("submit", "me.jpg", "--watch"))
+        return Exit.DONE
+    click.echo(ID.format("ID", "STATUS", "AGE", "ERASED IN"))
+    for each in sessions:
+        click.echo(ID.format(each.session_id, each.status, _ago(each.created_at), _ahead(each.expires_at)))
+    target.suggest(("show", sessions[0].session_id))
+    return Exit.DONE
+
+
+async def show(target: Target, *, session: str | None) -> Exit:
+    """Print everything about a session, with its history."""
+    async with target.open() as tryon:
+        found = await _found(tryon, session)
+        events = (await tryon.history(found)).events
+    fields = {name: getattr(found, name) for name in SessionView.__struct_fields__}
+    target.answer(SessionWithHistory(**fields, history=events), *_about(found, events))
+    if not target.as_json:
+        target.suggest(*_steps(found))
+    return Exit.DONE
+
+
+async def cancel(target: Target, *, session: str) -> Exit:
+    """Cancel a session; it may take its worker a moment to stop."""
+    async with target.open() as tryon:
+        found = await tryon.cancel(session)
+    if found.status is Status.CANCELLED:
+        words = "cancelled"
+    else:
+        words = f"{found.status} already" if found.terminal else "its worker is asked to stop"
+    target.answer(found, words)
+    target.suggest(("retry", session, "--watch") if found.status is Status.CANCELLED else ("watch", session))
+    return Exit.DONE
+
+
+async def share(target: Target, *, session: str) -> Exit:
+    """Print a link to the picture."""
+    async with target.open() as tryon:
+        shared = await tryon.share(session)
+        whole = msgspec.structs.replace(shared, link=tryon.url(shared.link))
+    target.answer(whole, whole.link)
+    target.say(f"It opens the picture alone, to anyone, for {_ahead(whole.expires_at)}.")
+    return Exit.DONE
+
+
+async def delete(target: Target, *, sessions: Sequence[str], receipt: Path | None) -> Exit:
+    """Erase sessions; print and save their receipts."""
+    receipts: list[Receipt] = []
+    try:
+        async with target.open() as tryon:
+            for session in sessions:
+                receipts.append(await tryon.remove(session))
+                files, upstream = receipts[-1].files, receipts[-1].upstream
+                what = f"{len(files)} file{'' if len(files) == 1 else 's'}, {size(sum(file.bytes for file in files))}"
+                later = "; the service that made the picture is told to erase it too" if upstream == "pending" else ""
+                target.answer(receipts[-1], f"Erased {session}: {what}{later}")
+    finally:
+        if receipt is not None and receipts:  # of those that were erased, though another is not found
+            _keep(receipts if len(sessions) > 1 else receipts[0], receipt)
+    return Exit.DONE
+
+
+def _keep(receipts: Receipt | list[Receipt], path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(receipts), indent=2) + b"\n")
+
+
+# -- words -----------------------------------------------------------------------------
+
+
+async def _found(tryon: AsyncTryOn, session: str | None) -> SessionView:
+    """Return the session of this id, or this user's newest. Raises Problem."""
+    if session is not None:
+        return await tryon.get(session)
+    newest = (await tryon.list(limit=1)).sessions
+    if not newest:
+        raise Problem("not_found", "You have no sessions on this server.", status=404)
+    return await tryon.get(newest[0])
+
+
+def _about(session: SessionView, events: Sequence[HistoryEvent]) -> list[str]:
+    rows = [
+        ("Session", session.session_id),
+        ("Status", session.status + (f" ({session.stage})" if session.stage else "")),
+        ("Processor", session.processor),
+        *([("Error", f"{session.error.message}  [{session.error.code}]")] if session.error else []),
+        *([("Params", msgspec.json.encode(session.params).decode())] if session.params else []),
+        *(("Input", _file(file)) for file in session.inputs),
+        *(("Output", _file(file)) for file in session.outputs),
+        ("Erased in", _ahead(session.expires_at)),
+    ]
+    lines = [f"{name:10} {text}" for name, text in rows]
+    lines += ["", *(f"{event.at}  {event.event}" for event in events)]
+    return lines
+
+
+def _file(file: FileView) -> str:
+    pixels = f", {file.width} x {file.height}" if file.width and file.height else ""
+    return f"{file.role}, {file.type}{pixels}, {size(file.bytes)}"
+
+
+def _steps(session: SessionView) -> list[tuple[str, ...]]:
+    id = session.session_id
+    if not session.terminal:
+        return [("watch", id, "-o", "result.jpg"), ("cancel", id)]
+    if session.status is Status.COMPLETED:
+        return [("watch", id, "-o", "result.jpg"), ("share", id), ("delete", id, "--receipt", "receipt.json")]
+    return [("retry", id, "--watch"), ("delete", id, "--receipt", "receipt.json")]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _ago(at: str) -> str:
+    return f"{duration(seconds_between(at, _now()))} ago"
+
+
+def _ahead(at: str) -> str:
+    return duration(seconds_between(_now(), at))

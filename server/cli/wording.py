@@ -1,0 +1,37 @@
+"""Sizes, times and places in words, for a person at a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+_SIZES: Final = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"))
+_TIMES: Final = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def size(count: int) -> str:
+    """Return a number of bytes: ``980 bytes``, ``1.9 MB``."""
+    for unit, name in _SIZES:
+        if count >= unit:
+            value = count / unit
+            return f"{value:.1f} {name}" if value < 10 else f"{value:.0f} {name}"
+    return "1 byte" if count == 1 else f"{count} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Return a time: ``0.4 s``, ``12 s``, ``4 min``, ``23 h``."""
+    for unit, name in _TIMES:
+        if seconds >= 2 * unit or (unit == 60 and seconds >= 90):
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s" if seconds >= 9.95 else f"{max(seconds, 0):.1f} s"
+
+
+def ordinal(number: int) -> str:
+    """Return a place: ``1st``, ``2nd``, ``3rd``, ``11th``."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """Return the seconds between two times of the protocol (RFC 3339)."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
