@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from server import __version__
-from server.cli import chaos, client, completion, operator, overlay, samples, serve
+from server.cli import chaos, client, completion, doctor, operator, overlay, processor, samples, serve
 from server.cli.failing import fail
 from server.config.settings import ConfigError
 from server.system.processes import make_files_private
@@ -53,7 +53,7 @@ def cli() -> None:
     """
 
 
-_GROUPS: Final = (serve, client, samples, operator, overlay, chaos, completion)
+_GROUPS: Final = (serve, client, doctor, processor, samples, operator, overlay, chaos, completion)
 
 for _group in _GROUPS:
     for _command in _group.COMMANDS:

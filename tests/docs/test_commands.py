@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from server.chaos.verdict import KINDS
+from server.cli.exits import Exit
+from server.cli.main import cli
 from testkit.documents import Reader, frames_in, keys_of, marked, text_of
 from testkit.plugin import missing
 
@@ -118,6 +120,25 @@ async def test_chaos_page_commands_find_nothing(stack: StartStack, tmp_path: Pat
 
     reader = Reader(await stack(), tmp_path)
     await read_page("docs/chaos.md", reader, {"chaos": nothing_found, "verdict": nothing_found})
+
+
+async def test_command_line_page_makes_pictures(reader: Reader) -> None:
+    """Both blocks of the page end with a picture."""
+
+    def shown(out: str) -> None:
+        assert json.loads(out.splitlines()[-1])["status"] == "completed"
+
+    await read_page("docs/command-line.md", reader, {"script": shown})
+    for name in ("out.jpg", "again.jpg"):
+        assert (reader.folder / name).read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_command_line_page_names_every_command() -> None:
+    """A command that is not there would not be found."""
+    text = text_of("docs/command-line.md")
+    shown = re.findall(r"`tryon (\w[\w-]*)", text) + re.findall(r"^tryon (\w[\w-]*)", text, re.MULTILINE)
+    assert set(cli.commands) - set(shown) == {"overlay", "sample-photos", "verdict"}
+    assert all(f"| {status.value} |" in text for status in Exit)
 
 
 @pytest.mark.xdist_group("chromium")
