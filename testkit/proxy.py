@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks its connections: cuts, silence in one direction or in both.
+"""A TCP proxy that breaks its connections: cuts, refusals, delays and silence.
 
 Linux's ``tc netem`` does this better where it is available; this needs no rights and
 works per connection.
@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 CHUNK_BYTES = 65536
+FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class _Pair:
@@ -42,6 +43,7 @@ class Proxy:
         self._to = to
         self._pairs: set[_Pair] = set()
         self._deaf: Callable[[bytes], bool] = lambda said: False
+        self._forbidden: Callable[[bytes], bool] = lambda said: False
         self._black_hole = False
         self._swallowed: set[asyncio.StreamWriter] = set()
         """Connections that were opened in a black hole; nothing is behind them."""
@@ -49,6 +51,8 @@ class Proxy:
         self._serving: set[asyncio.Task[None]] = set()
         """One task for each connection."""
         self.port = 0
+        self.delay_seconds = 0.0
+        """Time by which every piece is late, in both directions."""
 
     def __repr__(self) -> str:
         return f"<Proxy {self.port} -> {self._to} open={len(self._pairs)}>"
@@ -76,6 +80,17 @@ class Proxy:
         for writer in self._swallowed:
             writer.transport.abort()
         return len(pairs) + len(self._swallowed)
+
+    def lead_to(self, port: int) -> None:
+        """Forward new connections to another port; open ones stay."""
+        self._to = port
+
+    def forbid(self, which: Callable[[bytes], bool]) -> None:
+        """Answer these requests with 403, as a proxy does that knows no WebSockets.
+
+        Each piece that a client sends is judged: a connection may be used again.
+        """
+        self._forbidden = which
 
     def deafen(self, which: Callable[[bytes], bool] = lambda said: True) -> None:
         """Drop the server's answers to these clients, on old and new connections.
@@ -152,8 +167,14 @@ class Proxy:
             while data := await reader.read(CHUNK_BYTES):
                 if pair.lost:
                     continue
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
                 if up:
                     pair.said = (pair.said + data)[: self.SAID_BYTES]
+                    if self._forbidden(data):
+                        pair.client.write(FORBIDDEN)
+                        await pair.client.drain()
+                        return
                 elif self._deaf(pair.said):
                     continue
                 writer.write(data)
@@ -163,6 +184,11 @@ class Proxy:
 def subscribes(said: bytes) -> bool:
     """For :meth:`Proxy.deafen`: a connection to Redis that subscribes."""
     return b"SUBSCRIBE" in said  # in capitals: not the name that it has given itself
+
+
+def upgrades(said: bytes) -> bool:
+    """For :meth:`Proxy.forbid`: a request for a WebSocket."""
+    return b"upgrade: websocket" in said.lower()
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,404 @@
+"""One table of stories that the Python and the JavaScript client both live through.
+
+Each story runs against the real server, behind a proxy that breaks connections; the
+test plays the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from server.config.settings import Config
+from server.domain.tokens import new_token
+from testkit.photos import small
+from testkit.proxy import Proxy, running_proxy, upgrades
+from testkit.running import Web, running_web, until
+from tests.clients.drivers import Driver, Followed, JavaScriptDriver, Node, PythonDriver, Refused
+from tryon.protocol.backoff import TRANSPORTS
+
+PUSHED: Final = ("ws", "sse")
+HELD: Final = ("ws", "sse", "long-poll")
+
+
+@dataclass
+class Scene:
+    """A client behind a proxy, and the server that the test may replace."""
+
+    web: Web
+    proxy: Proxy
+    client: Driver
+    make_client: Callable[[str | None], Driver]
+    replace_web: Callable[[], Awaitable[None]]
+
+    async def upload(self, **options: Any) -> str:
+        session = await self.client.call("upload", **{"image": small()} | options)
+        return str(session["session_id"])
+
+    async def begin(self, id: str) -> Any:
+        claim = await self.web.services.sessions.claims.begin(id, worker="test")
+        assert claim is not None
+        return claim
+
+    async def complete(self, id: str) -> None:
+        await self.web.complete(await self.begin(id))
+
+    async def cut(self) -> None:
+        """Cut every connection, once there is one."""
+        await until(lambda: self.proxy.cut() > 0)
+
+
+Tell = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens, the transport that it is about, and the settings of the server."""
+
+    tell: Tell
+    given: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+STORIES: Final[dict[str, Story]] = {}
+"""Every story by its name."""
+
+
+def told(*transports: str, **settings: Any) -> Callable[[Tell], Tell]:
+    """Add a story to the table, for each of the transports or once without any."""
+
+    def add(tell: Tell) -> Tell:
+        for transport in transports or ("",):
+            given = (transport,) if transport else ()
+            STORIES["-".join((tell.__name__, *given))] = Story(tell, given, settings)
+        return tell
+
+    return add
+
+
+def never_back(followed: Followed) -> bool:
+    """Return whether no session was older than the one before it."""
+    seqs = [session["seq"] for session in followed.sessions]
+    return seqs == sorted(seqs)
+
+
+# -- following -------------------------------------------------------------------------
+
+
+@told(*TRANSPORTS)
+async def each_transition_comes_once(scene: Scene, transport: str) -> None:
+    """Show created, processing and completed, in order, over one transport alone."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    await followed.reaches(1)
+    claim = await scene.begin(id)
+    await followed.reaches(2)
+    await scene.web.complete(claim)
+    ended = await followed.ended()
+    assert (followed.seqs, ended["status"], never_back(followed)) == ([1, 2, 3], "completed", True)
+    assert set(followed.transports) == {transport}
+    assert ended["links"]["output"]
+
+
+@told(*TRANSPORTS)
+async def late_client_learns_what_it_missed(scene: Scene, transport: str) -> None:
+    """Tell it nothing that it knew."""
+    id = await scene.upload()
+    await scene.complete(id)
+    followed = scene.client.follow(id, transports=[transport], since=1)
+    assert (await followed.ended())["status"] == "completed"
+    assert followed.seqs == [2, 3]
+
+
+@told(*HELD)
+async def cut_connections_leave_no_gap(scene: Scene, transport: str) -> None:
+    """Learn by the next connection what happened while the last one was cut."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    await followed.reaches(1)
+    await scene.cut()
+    claim = await scene.begin(id)
+    await followed.reaches(2)
+    await scene.cut()
+    await scene.web.complete(claim)
+    await followed.ended()
+    assert (followed.seqs, never_back(followed)) == ([1, 2, 3], True)
+
+
+@told()
+async def refused_upgrades_lead_to_the_next_transport(scene: Scene) -> None:
+    """Use Server-Sent Events at once on a network without WebSockets."""
+    scene.proxy.forbid(upgrades)
+    id = await scene.upload()
+    followed = scene.client.follow(id)
+    await followed.reaches(1)
+    await scene.complete(id)
+    assert (await followed.ended())["status"] == "completed"
+    assert followed.seqs == [1, 2, 3]
+    assert set(followed.transports) == {"sse"}
+
+
+@told(*TRANSPORTS)
+async def restarted_server_is_found_again(scene: Scene, transport: str) -> None:
+    """Go on with the server that takes the place of one that has stopped."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    await followed.reaches(1)
+    await scene.proxy.refuse()
+    await scene.replace_web()
+    claim = await scene.begin(id)
+    await scene.proxy.start()
+    await followed.reaches(2)
+    await scene.web.complete(claim)
+    assert (await followed.ended())["status"] == "completed"
+    assert (followed.seqs, never_back(followed)) == ([1, 2, 3], True)
+
+
+@told()
+async def slow_network_delays_and_changes_nothing(scene: Scene) -> None:
+    """Bear that every piece is a tenth of a second late, both ways."""
+    scene.proxy.delay_seconds = 0.1
+    id = await scene.upload()
+    followed = scene.client.follow(id)
+    await followed.reaches(1)
+    await scene.complete(id)
+    assert (await followed.ended())["status"] == "completed"
+    assert (followed.seqs, set(followed.transports)) == ([1, 2, 3], {"ws"})
+
+
+@told(*PUSHED, "poll")
+async def requeued_session_waits_again(scene: Scene, transport: str) -> None:
+    """Show that a worker hands it back and the next one completes it."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    claim = await scene.begin(id)
+    await followed.reaches(2)
+    assert await scene.web.services.sessions.claims.requeue(claim, burnt=False, reason="drain")
+    await followed.reaches(3)
+    assert followed.sessions[-1]["status"] == "created"
+    await scene.complete(id)
+    assert (await followed.ended())["attempt"] == 2
+    assert (followed.seqs, never_back(followed)) == ([1, 2, 3, 4, 5], True)
+
+
+@told()
+async def reported_progress_is_shown(scene: Scene) -> None:
+    """Show share, stage and time to the end with the session."""
+    id = await scene.upload()
+    followed = scene.client.follow(id)
+    claim = await scene.begin(id)
+    await followed.reaches(2)
+    await scene.web.services.sessions.claims.report(claim, 0.5, "toning", 2.0)
+    await until(lambda: followed.sessions[-1]["stage"] == "toning")
+    shown = followed.sessions[-1]
+    assert (shown["status"], shown["progress"], shown["eta_seconds"]) == ("processing", 0.5, 2.0)
+    await scene.web.complete(claim)
+    assert (await followed.ended())["progress"] == 1.0
+
+
+# -- ends ------------------------------------------------------------------------------
+
+
+@told(*TRANSPORTS)
+async def cancelled_session_ends(scene: Scene, transport: str) -> None:
+    """Show the end both in the answer and to the follower."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    await followed.reaches(1)
+    assert (await scene.client.call("cancel", session=id))["status"] == "cancelled"
+    assert (await followed.ended())["status"] == "cancelled"
+    assert followed.seqs == [1, 2]
+
+
+@told(*TRANSPORTS)
+async def deleted_session_is_gone(scene: Scene, transport: str) -> None:
+    """Say so when another client of its owner deletes it meanwhile."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    await followed.reaches(1)
+    receipt = await scene.make_client(scene.client.token).call("remove", session=id)
+    assert (receipt["session_id"], receipt["reason"]) == (id, "deleted")
+    assert await followed.gone() == ("deleted" if transport in PUSHED else "erased")
+
+
+@told("ws", "poll", retention_seconds=0.7)
+async def expired_session_is_gone(scene: Scene, transport: str) -> None:
+    """Say so when its time is over while it is followed."""
+    followed = scene.client.follow(await scene.upload(), transports=[transport])
+    await followed.reaches(1)
+    assert await followed.gone() == ("expired" if transport in PUSHED else "erased")
+
+
+@told(*TRANSPORTS)
+async def foreign_session_is_not_found(scene: Scene, transport: str) -> None:
+    """Refuse a session that is there, and is another owner's."""
+    id = await scene.upload()
+    assert await scene.make_client(new_token()).follow(id, transports=[transport]).gone() == "not_found"
+
+
+@told()
+async def failed_session_says_why(scene: Scene) -> None:
+    """Name the code and whether a retry may help; make a new session of it."""
+    id = await scene.upload()
+    followed = scene.client.follow(id)
+    assert await scene.web.services.sessions.claims.fail(await scene.begin(id), "backend_busy")
+    ended = await followed.ended()
+    assert (ended["status"], ended["error"]["code"], ended["error"]["retryable"]) == ("failed", "backend_busy", True)
+    again = await scene.client.call("retry", session=id)
+    assert (again["status"], again["retry_of"]) == ("created", id)
+
+
+# -- a run -----------------------------------------------------------------------------
+
+
+@told()
+async def run_goes_from_photo_to_picture(scene: Scene) -> None:
+    """End with the ended session, over a cut connection too."""
+    run = scene.client.run(inputs={"person": small(), "garment": [small()]}, params={"size": "M"})
+    await run.reaches(1)
+    id = run.sessions[0]["session_id"]
+    await scene.cut()
+    await scene.complete(id)
+    ended = await run.ended()
+    assert (ended["session_id"], ended["status"], ended["params"]) == (id, "completed", {"size": "M"})
+    assert (never_back(run), run.sessions[-1]["status"]) == (True, "completed")
+    assert [each["role"] for each in ended["inputs"]] == ["person", "garment"]
+    assert len((await scene.client.call("list"))["sessions"]) == 1
+
+
+@told()
+async def run_is_refused_as_an_upload(scene: Scene) -> None:
+    """Name code, status and part; leave nothing behind."""
+    for call in (scene.client.run(image=b"no picture").ended(), scene.client.call("upload", image=b"no picture")):
+        with pytest.raises(Refused) as refused:
+            await call
+        problem = refused.value
+        assert (problem.code, problem.status, problem.part) == ("unsupported_image", 415, "image")
+        assert not problem.retryable
+    assert not (await scene.client.call("list"))["sessions"]
+
+
+@told()
+async def deleted_run_is_rejected(scene: Scene) -> None:
+    """Reject a run whose session is deleted meanwhile."""
+    run = scene.client.run(image=small())
+    await run.reaches(1)
+    await scene.client.call("remove", session=run.sessions[0]["session_id"])
+    assert await run.gone() == "deleted"
+
+
+# -- calls -----------------------------------------------------------------------------
+
+
+@told()
+async def same_key_makes_one_session(scene: Scene) -> None:
+    """Refuse the same key for another upload."""
+    first = await scene.upload(idempotencyKey="once")
+    assert await scene.upload(idempotencyKey="once") == first
+    with pytest.raises(Refused) as refused:
+        await scene.upload(idempotencyKey="once", params={"another": 1})
+    assert (refused.value.code, refused.value.status) == ("idempotency_mismatch", 422)
+
+
+@told()
+async def next_garment_needs_no_second_photo(scene: Scene) -> None:
+    """Take the photos of an earlier session for an upload."""
+    first = await scene.upload()
+    again = await scene.client.call("upload", **{"image": None, "garment": small(), "from": first})
+    assert (again["copy_of"], [each["role"] for each in again["inputs"]]) == (first, ["person", "garment"])
+
+
+@told()
+async def sessions_are_listed_page_by_page(scene: Scene) -> None:
+    """List the newest first, with a cursor for the rest."""
+    made = [await scene.upload() for _ in range(3)]
+    page = await scene.client.call("list", limit=2)
+    rest = await scene.client.call("list", limit=2, cursor=page["next_cursor"])
+    assert [each["session_id"] for each in page["sessions"] + rest["sessions"]] == made[::-1]
+    assert rest["next_cursor"] is None
+
+
+@told()
+async def shared_link_opens_the_result_alone(scene: Scene) -> None:
+    """Open it without a credential, and not before there is a result."""
+    id = await scene.upload()
+    with pytest.raises(Refused) as refused:
+        await scene.client.call("share", session=id)
+    assert (refused.value.code, refused.value.status) == ("not_completed", 409)
+    await scene.complete(id)
+    shared = await scene.client.call("share", session=id)
+    assert shared["expires_at"].endswith("Z")
+    opened = await scene.web.client.get(httpx.URL(shared["link"]).raw_path.decode())
+    assert (opened.status_code, opened.content[:2]) == (200, b"\xff\xd8")
+
+
+@told()
+async def limits_and_processor_need_no_token(scene: Scene) -> None:
+    """Read what both clients check photos by."""
+    limits = await scene.client.call("limits")
+    assert limits["max_image_bytes"] == scene.web.config.image_max_bytes
+    assert {"image/jpeg", "image/png", "image/webp"} <= set(limits["formats"])
+    processor = await scene.client.call("processor")
+    assert [role["name"] for role in processor["roles"]] == ["person", "garment"]
+
+
+@told()
+async def server_that_is_gone_is_a_network_problem(scene: Scene) -> None:
+    """Raise a problem that may pass, without a status."""
+    await scene.proxy.refuse()
+    scene.proxy.cut()
+    with pytest.raises(Refused) as refused:
+        await scene.client.call("list")
+    assert (refused.value.code, refused.value.status, refused.value.retryable) == ("network", 0, True)
+
+
+# -- both clients ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+async def nodes() -> AsyncIterator[Callable[[], Awaitable[Node]]]:
+    """Start one Node for all stories of this process, when the first one asks."""
+    async with contextlib.AsyncExitStack() as stack:
+        started: list[Node] = []
+
+        async def node() -> Node:
+            if not started:
+                started.append(await Node.start())
+                stack.push_async_callback(started[0].close)
+            return started[0]
+
+        yield node
+
+
+@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("kind", ["python", "javascript"])
+async def test_client_lives_through_the_story(
+    kind: str, name: str, config: Callable[..., Config], nodes: Callable[[], Awaitable[Node]]
+) -> None:
+    """Show the same by both clients, whatever happens."""
+    story = STORIES[name]
+    settings = config(lease_seconds=60.0, **story.settings)
+    async with contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as webs:
+        web = await webs.enter_async_context(running_web(settings))
+        proxy = await stack.enter_async_context(running_proxy(web.port))
+        node = await nodes() if kind == "javascript" else None
+        base = f"http://127.0.0.1:{proxy.port}"
+
+        def make_client(token: str | None) -> Driver:
+            token = token or new_token()
+            client: Driver = PythonDriver(base, token) if node is None else JavaScriptDriver(node, base, token)
+            stack.push_async_callback(client.close)
+            return client
+
+        async def replace_web() -> None:
+            await webs.aclose()
+            scene.web = await webs.enter_async_context(running_web(settings))
+            proxy.lead_to(scene.web.port)
+
+        scene = Scene(web, proxy, make_client(None), make_client, replace_web)
+        await story.tell(scene, *story.given)
