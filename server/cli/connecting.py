@@ -90,6 +90,8 @@ def _status(target: Target, call: Callable[[], Awaitable[Exit]]) -> Exit:
     except Problem as problem:
         _report(target, problem)
         return exit_of(problem)
+    except BrokenPipeError:  # `| head` has seen enough
+        raise
     except (BadToken, OSError) as error:
         click.echo(f"tryon: {error}", err=True)
         return Exit.USAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
@@ -14,6 +14,8 @@ from tryon.protocol.states import Status
 from tryon.protocol.views import SessionView
 
 BAR_CELLS: Final = 24
+COLUMNS: Final = 80
+"""Width of a terminal that does not tell its own."""
 NARROW: Final = 60
 """Columns below which the bar is left out."""
 _CLEAR: Final = "\r\x1b[K"
@@ -43,7 +45,7 @@ def line_of(session: SessionView, *, columns: int, blocks: bool = True) -> str:
     if session.step is not None:
         parts.append(f"step {session.step}" + (f" of {session.steps}" if session.steps else ""))
     if session.eta_seconds is not None:
-        parts.append(f"about {duration(session.eta_seconds)}")
+        parts.append(f"about {duration(max(round(session.eta_seconds), 1))}")
     progress = None if session.terminal else session.progress
     return bar_line(", ".join(parts), progress, columns=columns, blocks=blocks)
 
@@ -103,7 +105,7 @@ class Screen:
                 self._write(words + "\n")
         elif words != self._words or self._clock() - self._shown_at >= _SHOWN_SECONDS:
             self._shown_at = self._clock()
-            self._write(_CLEAR + line(shutil.get_terminal_size().columns))
+            self._write(_CLEAR + line(_columns(self._stream)))
         self._words = words
 
     @contextlib.contextmanager
@@ -126,6 +128,13 @@ class Screen:
         with contextlib.suppress(OSError):  # the terminal was closed; the session goes on
             self._stream.write(text)
             self._stream.flush()
+
+
+def _columns(terminal: TextIO) -> int:
+    """Return the width of a terminal; some tell none."""
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(terminal.fileno()).columns or COLUMNS
+    return COLUMNS
 
 
 class _Losses(logging.Handler):

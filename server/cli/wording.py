@@ -19,11 +19,12 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time: ``0.4 s``, ``12 s``, ``4 min``, ``23 h``."""
+    """Return a time: ``0.4 s``, ``12 s``, ``4 min``; an int has no tenths."""
     for unit, name in _TIMES:
         if seconds >= 2 * unit or (unit == 60 and seconds >= 90):
             return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s" if seconds >= 9.95 else f"{max(seconds, 0):.1f} s"
+    whole = seconds >= 9.95 or isinstance(seconds, int)
+    return f"{seconds:.0f} s" if whole else f"{max(seconds, 0.0):.1f} s"
 
 
 def ordinal(number: int) -> str:

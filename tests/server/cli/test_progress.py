@@ -20,7 +20,7 @@ def test_line_says_place_stage_step_and_time() -> None:
     assert line_of(waiting, columns=80) == "waiting, 3rd in line, about 12 s"
     assert line_of(PROCESSING, columns=80) == "███████████████░░░░░░░░░  62%  warping the garment"
     counted = msgspec.structs.replace(PROCESSING, step=12, steps=20, eta_seconds=4, progress=None)
-    assert line_of(counted, columns=80) == "warping the garment, step 12 of 20, about 4.0 s"
+    assert line_of(counted, columns=80) == "warping the garment, step 12 of 20, about 4 s"
     upstream = session_view(status=Status.PROCESSING, upstream_position=2)
     assert line_of(upstream, columns=80) == "processing, 2nd in line at the model's server"
     requeued = session_view(attempt=1, seq=3)

@@ -14,9 +14,9 @@ def test_sizes_have_two_digits_or_three() -> None:
 
 def test_durations_have_one_unit() -> None:
     """A time below zero, as a clock that is wrong makes it, is none."""
-    seconds = (-3, 0.44, 9.9, 12.3, 89, 90, 240, 7100, 7200, 86399, 2 * 86400)
+    seconds = (-3.0, 0.44, 9.9, 12.3, 4, 89, 90, 240, 7100, 7200, 86399, 2 * 86400)
     assert [duration(each) for each in seconds] == [
-        "0.0 s", "0.4 s", "9.9 s", "12 s", "89 s", "2 min", "4 min", "118 min", "2 h", "24 h", "2 d",
+        "0.0 s", "0.4 s", "9.9 s", "12 s", "4 s", "89 s", "2 min", "4 min", "118 min", "2 h", "24 h", "2 d",
     ]  # fmt: skip
 
 
