@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from server.config.settings import Config
 from testkit.processes import ROOT
-from testkit.running import Web, running_web, until
+from testkit.running import Web, until
 from tests.static.told import told
+
+pytestmark = pytest.mark.xdist_group("npm")
 
 PRELUDE: Final = """
 import { openAsBlob } from "node:fs";
@@ -27,12 +27,6 @@ const tryon = new TryOn({ base });
 SCRIPT: Final = (ROOT / "static" / "tryon.js").as_uri()
 
 
-@pytest.fixture
-async def web(config: Callable[..., Config]) -> AsyncIterator[Web]:
-    async with running_web(config(lease_seconds=60)) as running:
-        yield running
-
-
 RUN: Final = """
 const run = tryon.run({ image: photo, params: { size: "M" }, onConnection: (...news) => tell("connection", ...news) });
 tell("before", run.session);
@@ -41,6 +35,10 @@ for await (const session of run) {
   if (session.status === "processing") break;
 }
 const { status, links, params } = await run;
+const shared = await tryon.share(run.session);
+const { formats, max_image_bytes, demo } = await tryon.limits();
+tell("shared", shared.link.startsWith(base), await outcome(fetch(shared.link)), shared.expires_at <= run.session.expires_at);
+tell("limits", formats.includes("image/jpeg"), max_image_bytes > 1e6, demo);
 tell("end", status, run.session.status, params, links.output.startsWith(base), await outcome(fetch(links.output)));
 const late = [];
 for await (const session of run) late.push(session.status);
@@ -53,7 +51,7 @@ async def test_run_is_a_promise_and_an_iterator_in_node(web: Web, photos: Path) 
     async with told(PRELUDE + RUN, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
         heard = []
         assert await story.hears() == ["before", None]
-        while (news := await story.hears())[0] != "end":
+        while (news := await story.hears())[0] != "shared":
             heard.append(news)
             if news[0] == "connection" and news[1] == "live":
                 (session_id,) = (await web.services.sessions.queue_places.current()).keys()
@@ -66,7 +64,9 @@ async def test_run_is_a_promise_and_an_iterator_in_node(web: Web, photos: Path) 
         statuses = [news[2] for news in heard if news[0] == "session"]
         assert (statuses[0], statuses[-1]) == ("created", "processing")
         assert {news[1] for news in heard if news[0] == "session"} == {session_id}
-        assert news == ["end", "completed", "completed", {"size": "M"}, True, "resolved"]
+        assert news == ["shared", True, "resolved", True]
+        assert await story.hears() == ["limits", True, True, False]
+        assert await story.hears() == ["end", "completed", "completed", {"size": "M"}, True, "resolved"]
         assert await story.hears() == ["late", ["completed"], False]
         await story.ends()
 
@@ -91,7 +91,13 @@ const calls = {
 for (const [name, call] of Object.entries(calls)) tell(name, await outcome(call(aborted)));
 
 const asked = [];
-const counted = new TryOn({ base, token: tryon.token, fetch: (...given) => (asked.push(given[1].method), fetch(...given)) });
+let sent;
+const count = (url, init) => {
+  asked.push(init.method);
+  sent = Object.keys(init).filter((name) => init[name] !== undefined); // an edge runtime refuses options of browsers
+  return fetch(url, init);
+};
+const counted = new TryOn({ base, token: tryon.token, fetch: count });
 class Refused {
   constructor(url, protocols) {
     asked.push([url.pathname.split("/").at(-1), protocols[0]]);
@@ -100,7 +106,7 @@ class Refused {
   close() {}
 }
 await counted.list();
-tell("injected", asked.splice(0));
+tell("injected", asked.splice(0), sent);
 const refused = new TryOn({ base, token: tryon.token, WebSocket: Refused });
 tell("socket", await outcome(refused.follow(session).done), asked.splice(0));
 
@@ -110,7 +116,7 @@ const loop = (async () => {
   for await (const { status } of run) stop.abort(new RangeError(status));
 })();
 tell("stopped", await outcome(run), await outcome(loop), (await tryon.cancel(run.session)).status);
-tell("refused", await outcome(tryon.run({ inputs: { hat: photo } })));
+tell("refused", await outcome(tryon.run({ inputs: { hat: photo } })), await outcome(tryon.share(run.session)));
 tell("away", await outcome(new TryOn({ base: "http://127.0.0.1:9" }).list()), (await tryon.remove(session.session_id)).reason);
 const nowhere = new TryOn();
 tell("nowhere", await outcome(nowhere.list()), await outcome((async () => nowhere.follow("id"))()));
@@ -124,10 +130,76 @@ async def test_every_call_takes_a_signal_and_the_given_network(web: Web, photos:
             name, ended = await story.hears()
             assert ended == "AbortError 20", name
         await until(lambda: not web.hub.registry.all())
-        assert await story.hears() == ["injected", ["GET"]]
+        assert await story.hears() == ["injected", ["GET"], ["method", "headers"]]
         assert await story.hears() == ["socket", "Problem closed_4500", [["ws", "tryon.v1"]]]
         assert await story.hears() == ["stopped", "RangeError", "RangeError", "cancelled"]
-        assert await story.hears() == ["refused", "Problem unknown_input"]
+        assert await story.hears() == ["refused", "Problem unknown_input", "Problem not_completed"]
         assert await story.hears() == ["away", "Problem network", "deleted"]
         assert await story.hears() == ["nowhere", "TypeError ERR_INVALID_URL", "TypeError ERR_INVALID_URL"]
+        await story.ends()
+
+
+CUT: Final = """
+Math.random = () => 0.01; // a short back-off
+const keys = [];
+const cut = async (url, init) => {
+  const answer = await fetch(url, init);
+  if (init.method === "POST" && keys.push(init.headers["Idempotency-Key"]) < 3) throw new TypeError("cut");
+  return answer;
+};
+const run = new TryOn({ base, token: tryon.token, fetch: cut }).run({ image: photo });
+const statuses = [];
+for await (const { status, session_id } of run) {
+  if (statuses.push(status) > 1) continue;
+  tell(session_id);
+  await run;
+}
+tell(statuses, keys.length, new Set(keys).size, (await tryon.list()).sessions.length);
+"""
+
+
+async def test_run_repeats_an_upload_without_an_answer(web: Web, photos: Path) -> None:
+    """It makes one session; a loop that is slow skips to the newest."""
+    async with told(PRELUDE + CUT, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
+        (session_id,) = await story.hears()
+        claim = await web.services.sessions.claims.begin(session_id, worker="test")
+        assert claim is not None
+        await web.complete(claim)
+        assert await story.hears() == [["created", "completed"], 3, 1, 1]
+        await story.ends()
+
+
+TRANSPORTS: Final = """
+const { WebSocket } = await import("ws");
+delete globalThis.WebSocket; // as in Node 20
+const given = new TryOn({ base, WebSocket });
+const plain = new TryOn({ base, token: given.token });
+const session = await given.upload(photo);
+const seqs = [[], [], [], [], []];
+const onEvent = (number) => ({ seq }) => seqs[number].push(seq);
+const followings = [
+  given.follow(session, { onEvent: onEvent(0) }),
+  plain.follow(session, { onEvent: onEvent(1) }),
+  ...["sse", "long-poll", "poll"].map((name, at) => plain.follow(session, { transports: [name], onEvent: onEvent(at + 2) })),
+];
+const transports = () => followings.map(({ transport }) => transport);
+while (transports().includes(null)) await new Promise((tick) => setTimeout(tick, 5));
+tell(session.session_id, transports());
+const ended = await Promise.all(followings.map(({ done }) => done));
+tell(ended.map(({ status }) => status), seqs);
+tell(ended.every(({ links }) => links.output.startsWith(base)), ended.some((session) => "missed" in session));
+"""
+
+
+async def test_each_transport_works_in_node(web: Web, project: Path, photos: Path) -> None:
+    """A WebSocket class from a package; without one, the best of the others."""
+    arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT)
+    async with told(PRELUDE + TRANSPORTS, *arguments, folder=project) as story:
+        session_id, transports = await story.hears()
+        assert transports == ["ws", "sse", "sse", "long-poll", "poll"]
+        claim = await web.services.sessions.claims.begin(session_id, worker="test")
+        assert claim is not None
+        await web.complete(claim)
+        assert await story.hears() == [["completed"] * 5, [[1, 2, 3]] * 5]
+        assert await story.hears() == [True, False]
         await story.ends()

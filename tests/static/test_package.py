@@ -13,24 +13,15 @@ from typing import Any, Final
 import pytest
 
 from server import __version__
-from testkit.environments import EnvironmentMissing
-from testkit.node_packages import install_client, node_packages
-from testkit.plugin import missing
+from testkit.node_packages import node_packages
 from testkit.processes import ROOT
+
+pytestmark = pytest.mark.xdist_group("npm")
 
 STATIC: Final = ROOT / "static"
 
 CORE_BYTES: Final = 5000
 """Maximum size of ``tryon.js``, minified and compressed."""
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Make a folder where the packed client is installed."""
-    try:
-        yield install_client(tmp_path_factory.mktemp("project"))
-    except EnvironmentMissing as error:
-        missing(str(error))
 
 
 def run_tool(name: str, *arguments: str, folder: Path = ROOT) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from server.config.settings import Config
 from server.domain.stored_files import NewFile
-from testkit.environments import EnvironmentMissing
-from testkit.node_packages import install_client
-from testkit.plugin import missing
-from testkit.running import Web, running_web, until
+from testkit.running import Web, until
 from tests.static.told import told
+
+pytestmark = pytest.mark.xdist_group("npm")
 
 PRELUDE: Final = """
 import { openAsBlob } from "node:fs";
@@ -41,21 +38,6 @@ const until = async (true_) => {
 };
 const screen = (options) => createElement(StrictMode, null, createElement(Screen, options));
 """
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Make a folder where ``tryon-push`` and React are installed."""
-    try:
-        yield install_client(tmp_path_factory.mktemp("project"))
-    except EnvironmentMissing as error:
-        missing(str(error))
-
-
-@pytest.fixture
-async def web(config: Callable[..., Config]) -> AsyncIterator[Web]:
-    async with running_web(config(lease_seconds=60)) as running:
-        yield running
 
 
 async def waiting(web: Web) -> str:

@@ -15,9 +15,11 @@ from tryon.protocol import backoff, errors
 from tryon.protocol.close_codes import AT_ONCE, BROKEN, CloseCode, may_reconnect
 from tryon.protocol.credentials import TOKEN_PATTERN
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL, ProgressFrame
+from tryon.protocol.limits import LimitsView, UploadsView
 from tryon.protocol.paths import API, LIMITS, PROCESSOR, RECEIPT_KEY, SESSIONS, SSE, WS
+from tryon.protocol.processors import ProcessorView, RoleView
 from tryon.protocol.states import Event, Status
-from tryon.protocol.views import ErasedFile, Links, Receipt, SessionError, SessionView
+from tryon.protocol.views import ErasedFile, Links, Receipt, SessionError, SessionView, Share
 
 SCRIPTS: Final = ("tryon.js", "tryon-lower.js")
 CLIENT: Final = "".join((ROOT / "static" / name).read_text() for name in SCRIPTS)
@@ -125,6 +127,16 @@ def test_declared_unions_are_the_protocol(name: str, values: list[str]) -> None:
     assert re.findall(r'"([\w-]+)"', declared[1]) == values
 
 
+INNER: Final = (
+    ("error", SessionError),
+    ("links", Links),
+    ("files", ErasedFile),
+    ("uploads", UploadsView),
+    ("roles", RoleView),
+)
+"""Fields whose objects the declarations spell out in their place."""
+
+
 def fields(declaration: str) -> list[str]:
     """Return the fields of an interface, or of an object type, in order."""
     text = re.sub(r"/\*\*.*?\*/", "", declaration, flags=re.DOTALL)
@@ -134,14 +146,22 @@ def fields(declaration: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("interface", "struct"), [("Session", SessionView), ("Receipt", Receipt)], ids=["session", "receipt"]
+    ("interface", "struct"),
+    [
+        ("Session", SessionView),
+        ("Receipt", Receipt),
+        ("Share", Share),
+        ("Limits", LimitsView),
+        ("Processor", ProcessorView),
+    ],
+    ids=["session", "receipt", "share", "limits", "processor"],
 )
 def test_declared_fields_are_the_views(interface: str, struct: Any) -> None:
     """The declared objects have the fields of the views that are sent."""
     body = re.search(rf"^export interface {interface} \{{\n(.*?)^\}}", TYPES, re.MULTILINE | re.DOTALL)
     assert body is not None
     assert fields(body[1]) == list(struct.__struct_fields__)
-    for name, inner in (("error", SessionError), ("links", Links), ("files", ErasedFile)):
+    for name, inner in INNER:
         if inline := re.search(rf"\b{name}: \{{(.*?)\}}", body[1]):
             assert fields(inline[1]) == list(inner.__struct_fields__)
 
