@@ -30,6 +30,7 @@ from server.web.api.operations import OPERATIONS
 from server.web.api.pages import PageEndpoints
 from server.web.api.processor import ProcessorEndpoint
 from server.web.api.sessions import SessionEndpoints
+from server.web.api.static_files import static_files
 from server.web.api.submit import SubmitEndpoints
 from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
@@ -139,7 +140,7 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
         polls=Polls(services, hub, limits, joining),
         streams=Streams(services, hub, limits, joining),
         sockets=Sockets(services, hub, limits, joining),
-        pages=PageEndpoints(),
+        pages=PageEndpoints(static_files()),
         documents=GeneratedDocuments(),
     )
 

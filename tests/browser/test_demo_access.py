@@ -122,4 +122,4 @@ async def test_page_runs_under_strict_policy(product: Stack) -> None:
             assert found.status_code == 200, name
             if name.endswith(".js"):
                 assert found.headers["content-type"].startswith("text/javascript"), name
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", answer.text), "nothing inline"
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*(\ssrc=|importmap))", answer.text), "nothing inline"

@@ -35,6 +35,7 @@ _UPLOAD_ERRORS: Final = (
 _PRIVATE_ERRORS: Final = ("token_required", "not_found")
 _RATE_HEADERS: Final = ("RateLimit", "RateLimit-Policy")
 _PICTURE: Final = Answer(text="Ok or degraded.", body=Health)
+_UNCHANGED: Final = Answer(text="Nothing has changed since the ETag in `If-None-Match`.", headers=("ETag",))
 _DOWN: Final = Answer(text="Down: the database or the storage is unavailable, or the server is stopping.", body=Health)
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -311,7 +312,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.pages.page),
         tag="pages",
         summary="Show the demo page",
-        answers={200: Answer(text="A page.", media="text/html")},
+        parameters=("if_none_match",),
+        answers={200: Answer(text="A page.", media="text/html", headers=("ETag",)), 304: _UNCHANGED},
     ),
     Operation(
         method="GET",
@@ -320,7 +322,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.pages.docs),
         tag="pages",
         summary="Show this documentation",
-        answers={200: Answer(text="A page that loads nothing from other servers.", media="text/html")},
+        parameters=("if_none_match",),
+        answers={
+            200: Answer(text="A page that loads nothing from other servers.", media="text/html", headers=("ETag",)),
+            304: _UNCHANGED,
+        },
     ),
     Operation(
         method="GET",
@@ -329,7 +335,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.documents.openapi),
         tag="pages",
         summary="Read the OpenAPI document",
-        answers={200: Answer(text="OpenAPI 3.1.", media="application/json")},
+        parameters=("if_none_match",),
+        answers={200: Answer(text="OpenAPI 3.1.", media="application/json", headers=("ETag",)), 304: _UNCHANGED},
     ),
     Operation(
         method="GET",
@@ -338,7 +345,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.documents.asyncapi),
         tag="pages",
         summary="Read the AsyncAPI document",
-        answers={200: Answer(text="AsyncAPI 3.", media="application/json")},
+        parameters=("if_none_match",),
+        answers={200: Answer(text="AsyncAPI 3.", media="application/json", headers=("ETag",)), 304: _UNCHANGED},
     ),
     Operation(
         method="GET",

@@ -219,7 +219,10 @@ HEADERS: Final[dict[str, Schema]] = {
         "schema": {"type": "string"},
     },
     "Location": {"description": "Path of the session.", "schema": {"type": "string", "format": "uri-reference"}},
-    "ETag": {"description": "Weak; it changes with seq and progress.", "schema": {"type": "string"}},
+    "ETag": {
+        "description": "Of a session: weak, it changes with seq and progress. Of a page: a hash of its content.",
+        "schema": {"type": "string"},
+    },
     "Accept": {"description": "The content type to send.", "schema": {"type": "string"}},
     "Accept-Encoding": {"description": "The content codings to send.", "schema": {"type": "string"}},
     "Content-Range": {

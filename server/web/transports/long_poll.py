@@ -19,7 +19,8 @@ from server.services import Services
 from server.sessions.reads import SessionRead
 from server.web.common.answers import json_response, session_answer
 from server.web.common.credentials import client_address, counted, credential_of
-from server.web.common.fields import fields, members, query
+from server.web.common.etags import matches
+from server.web.common.fields import fields, query
 from server.web.push.follower import Follower
 from server.web.push.hub import Hub
 from server.web.transports.connection_limits import ConnectionLimits
@@ -157,7 +158,7 @@ class Polls:
         headers = {"ETag": etag, "Cache-Control": "no-store", "Vary": "Authorization, X-Client-Token"}
         if not read.view.terminal:
             headers["Retry-After"] = str(POLL_SECONDS[read.view.status])
-        if news is False or (news is None and _matches(known, etag)):
+        if news is False or (news is None and matches(known, etag)):
             return Response(status_code=304, headers=headers)
         self._hub.deliveries.note_shown(read.session)
         return json_response(session_answer(read.view, missed=None if since is None else read.missed), headers=headers)
@@ -188,7 +189,7 @@ def _is_news(read: SessionRead, since: int | None, known: list[str]) -> bool:
     """Return whether a waiting poll may be answered with this."""
     if read.view.terminal or (since is None and not known):
         return True
-    return (since is not None and read.view.seq > since) or (bool(known) and not _matches(known, _etag(read)))
+    return (since is not None and read.view.seq > since) or (bool(known) and not matches(known, _etag(read)))
 
 
 def _wait(text: str | None) -> float:
@@ -211,9 +212,3 @@ def _etag(read: SessionRead) -> str:
         f"{view.seq} {view.stage} {view.progress} {view.eta_seconds} {view.queue_position} {read.access.until is None}"
     )
     return f'W/"{view.seq}-{hashlib.blake2s(word.encode(), digest_size=6).hexdigest()}"'
-
-
-def _matches(if_none_match: list[str], etag: str) -> bool:
-    """Return whether the ETag is among these (weakly: RFC 9110, 8.8.3.2)."""
-    tags = members(if_none_match)
-    return tags == ["*"] or etag.removeprefix("W/") in [tag.removeprefix("W/") for tag in tags]

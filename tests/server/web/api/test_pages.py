@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
+from server.web.api.static_files import static_directory
 from testkit.running import Web
-from tryon.protocol.paths import DOCS, LIVE, SESSIONS
+from tryon.protocol.paths import ASYNCAPI, DOCS, LIVE, OPENAPI, SESSIONS
 
 
 @pytest.mark.parametrize(
@@ -30,14 +32,14 @@ async def test_pages_tell_browsers_what_they_may_do(web: Web, path: str) -> None
     headers = (await web.client.get(path)).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
-    assert policy["script-src"] == "'self'"
+    assert re.fullmatch(r"'self' 'sha256-[\w+/]{43}='", policy["script-src"]), "own files, and the import map"
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["Referrer-Policy"] == "no-referrer"
 
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/", 200), (DOCS, 200), ("/static/app.js", 200), (LIVE, 200), ("/nothing", 404), (SESSIONS, 401)],
+    [("/", 200), (DOCS, 200), ("/static/tryon.js", 200), (LIVE, 200), ("/nothing", 404), (SESSIONS, 401)],
 )
 async def test_every_answer_is_taken_by_its_type_and_names_no_version(web: Web, path: str, status: int) -> None:
     """No answer has a cookie, a name of the software, or a type to guess."""
@@ -45,3 +47,34 @@ async def test_every_answer_is_taken_by_its_type_and_names_no_version(web: Web, 
     assert answer.status_code == status
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert not {"server", "x-powered-by", "set-cookie"} & set(answer.headers)
+
+
+async def test_page_loads_files_that_caches_keep(web: Web) -> None:
+    """Each under a name that lasts, and compressed where that helps."""
+    page = await web.client.get("/")
+    assert page.headers["Cache-Control"] == "no-cache"
+    assert page.headers["Content-Encoding"] == "gzip"
+    names = re.findall(r'"(/static/[^"]+\.[0-9a-f]{16}\.\w+)"', page.text)
+    assert len(set(names)) > 5
+    for name in set(names):
+        answer = await web.client.get(name)
+        assert answer.status_code == 200, name
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable", name
+        if name.endswith((".js", ".css", ".svg")):
+            assert answer.headers["Content-Encoding"] == "gzip", name
+
+
+@pytest.mark.parametrize("path", ["/", DOCS, OPENAPI, ASYNCAPI, "/static/tryon.js"])
+async def test_unchanged_page_is_not_sent_again(web: Web, path: str) -> None:
+    """A name that stays is asked for each time, and answered with 304."""
+    first = await web.client.get(path)
+    assert first.headers["Cache-Control"] == "no-cache"
+    again = await web.client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_client_script_is_served_as_it_is_written(web: Web) -> None:
+    """Under its own name, whole, to pages of any server."""
+    answer = await web.client.get("/static/tryon.js", headers={"Accept-Encoding": "identity"})
+    assert answer.content == (static_directory() / "tryon.js").read_bytes()
+    assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"

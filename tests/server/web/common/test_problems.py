@@ -6,7 +6,10 @@ import errno
 import logging
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
+from server.web.api.pages import PageEndpoints
 from testkit.running import Web
 from testkit.uploads import assert_problem
 from tryon.protocol.paths import SESSIONS
@@ -39,11 +42,11 @@ async def test_lack_of_descriptors_is_a_503(
 ) -> None:
     """The client is asked to come back, and the log gets one line without a trace."""
 
-    def exhausted() -> None:
+    async def exhausted(endpoints: PageEndpoints, request: Request) -> Response:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("server.web.api.pages.static_directory", exhausted)
+        patch.setattr(PageEndpoints, "page", exhausted)
         answer = await web.client.get("/")
     assert_problem(answer, 503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1

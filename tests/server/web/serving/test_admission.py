@@ -30,7 +30,7 @@ PATHS = [
     "/api/health",
     "/api/health/live",
     "/api/docs",
-    "/static/app.js",
+    "/static/tryon.js",
     SESSIONS,
     f"{SESSIONS}/x/ws",
 ]
