@@ -77,6 +77,7 @@ class Cluster:
     def _name_settings(self) -> None:
         valkey = self.valkey.tcp_url if self.proxy is None else f"redis://127.0.0.1:{self.proxy.port}/0"
         settings = self.settings | {"data_dir": self.data, "redis_url": valkey, "secret_key": "benchmark-" * 4}
+        settings["start_check"] = "no"  # what is started in an outage waits for its end
         if self.postgres is not None:
             proxy = self.database_proxy
             settings["database_url"] = self.postgres.url("tryon", port=None if proxy is None else proxy.port)

@@ -11,12 +11,14 @@ import functools
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn
 
 from arq import func
@@ -28,6 +30,7 @@ from server.adapters.redis.queue import CLEANUP_FUNCTION, FUNCTION, ArqQueue, de
 from server.config.settings import Config, ConfigError
 from server.domain.outputs import output_limits
 from server.services import open_services
+from server.startup import check_start
 from server.system.clock import SystemClock
 from server.system.processes import make_files_private
 from server.system.randomness import SystemRandomness
@@ -76,7 +79,7 @@ def _read() -> tuple[Config, str]:
 
 def _refuse(error: ConfigError) -> NoReturn:
     """End the process with one line and status 2, which ``tryon up`` does not retry."""
-    print(f"tryon worker: {error}", file=sys.stderr)
+    print(f"tryon: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 
 
@@ -159,13 +162,30 @@ def _go_on(name: str, error: Exception) -> None:
     log.error("The processor %s did not start; the worker goes on without it", name, exc_info=error)
 
 
+_failures: list[ConfigError] = []
+"""Why the worker stops, if it does because of its processor."""
+
+
 def _stop(error: Exception) -> None:
     """Stop the worker: without a processor it would only hand sessions back.
 
-    Another worker, or this one started again, may do better.
+    Another worker, or this one started again, may do better. :func:`shutdown` prints
+    the reason, when the sessions are handed back.
     """
-    log.error("The processor did not start; the worker stops", exc_info=error)
+    log.debug("The processor did not start", exc_info=error)
+    _failures.append(error if isinstance(error, ConfigError) else not_started(config.processors[0], error))
     signal.raise_signal(signal.SIGTERM)
+
+
+def not_started(name: str, error: Exception) -> ConfigError:
+    """Return the error of a processor that raised in its ``start()``, on one line.
+
+    The text of ``error`` may be a traceback: its last line counts, and the last place.
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
+    where = f", {Path(places[-1][0]).name}:{places[-1][1]}" if places else ""
+    return ConfigError(f"TRYON_PROCESSOR: {name!r} did not start ({lines[-1].strip()}{where})")
 
 
 async def _note(queue: ArqQueue, worker_id: str) -> None:
@@ -189,8 +209,10 @@ async def startup(ctx: dict[Any, Any]) -> None:
     """Open everything; arq calls this before its first look at the queue."""
     logging.getLogger("arq").handlers.clear()  # arq has just given itself one; all lines go through ours
     logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
-    lifetime = ctx["lifetime"] = Lifetime()
     try:
+        if config.start_check:
+            await check_start(config)
+        lifetime = ctx["lifetime"] = Lifetime()
         ctx["runner"], ctx["cleaner"] = await lifetime.open()
         ctx["redis"].on_cancel = ctx["runner"].hurry
         _on_stop_signal(ctx["redis"].take_no_more, ctx["runner"].claim_no_more)
@@ -201,12 +223,14 @@ async def startup(ctx: dict[Any, Any]) -> None:
 async def shutdown(ctx: dict[Any, Any]) -> None:
     """Close everything; arq calls this when no job runs any more."""
     if "runner" in ctx:
-        last = threading.Timer(EXIT_SECONDS, os._exit, (0,))
+        last = threading.Timer(EXIT_SECONDS, os._exit, (2 if _failures else 0,))
         last.daemon = True
         last.start()
     await ctx["redis"].hang_up()
     if "lifetime" in ctx:
         await ctx["lifetime"].close()
+    if _failures:
+        _refuse(_failures[0])
     gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free memory that ends with the process
 
 

@@ -25,7 +25,7 @@ def main() -> None:
 
     A failure before it starts is one line on standard error and exit status 2.
     """
-    from server.up.errors import UpError
+    from server.up.errors import Reported, UpError
 
     make_files_private()
     try:
@@ -37,6 +37,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except ConfigError as error:
         fail(str(error), 2)
+    except Reported as error:
+        sys.exit(error.status)
     except UpError as error:
         fail(str(error), error.status)
     sys.exit(status)  # of --help and --version; a command exits by itself, or has done its work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Final
 
@@ -47,9 +48,9 @@ def serve(reuse_port: bool) -> None:
     from server.web.serving.server import run
 
     config = Config.load()
-    config.signing_keys()  # a folder that cannot be used is reported here, in one line
     if not reuse_port:
         check_port(config.host, config.port)
+    _check(config)
     run(create_app(config, clock=SystemClock(), randomness=SystemRandomness()), config, reuse_port=reuse_port)
 
 
@@ -64,13 +65,25 @@ def worker() -> None:
 
 
 @click.command()
-def migrate() -> None:
+@click.option("--then-check", is_flag=True, hidden=True, help="Then check what a process of `tryon up` needs.")
+def migrate(then_check: bool) -> None:
     """Migrate the database to the newest schema; waits for another `migrate` to end."""
     from server.adapters.database import migrations
 
     config = Config.load()
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrations.migrate(config)
+    if then_check:
+        _check(config)
+
+
+def _check(config: Config) -> None:
+    """Raise ConfigError, one line, for whatever would keep a process from its work."""
+    from server.startup import check_start
+
+    config.signing_keys()
+    config.redis  # noqa: B018  # raises ConfigError
+    if config.start_check:
+        asyncio.run(check_start(config))
 
 
 COMMANDS: Final = (up, serve, worker, migrate)

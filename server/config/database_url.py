@@ -84,7 +84,7 @@ def parse_database_url(text: str) -> DatabaseUrl:
     """
     scheme, found, rest = text.partition("://")
     if not found or scheme not in _SCHEMES:
-        raise ValueError(f"must begin with {SQLITE}:// or {POSTGRESQL}://")
+        raise ValueError("must begin with sqlite:// or postgresql://")
     rest, _, query = rest.partition("?")
     if _SCHEMES[scheme] == SQLITE:
         return _sqlite(rest, query)
@@ -95,7 +95,7 @@ def _sqlite(rest: str, query: str) -> DatabaseUrl:
     if query:
         raise ValueError("SQLite takes no parameters; a ? in a path is written %3F")
     if rest and not rest.startswith("/"):
-        raise ValueError(f"the path of an SQLite file follows three slashes: {SQLITE}:///tryon.sqlite3")
+        raise ValueError("the path of an SQLite file follows three slashes: sqlite:///tryon.sqlite3")
     path = unquote(rest[1:])
     if "\0" in path:
         raise ValueError("a path holds no NUL")

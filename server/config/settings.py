@@ -61,7 +61,7 @@ class Config:
     )
     database_url: str | None = setting(
         None,
-        "Database: sqlite+aiosqlite:///… or postgresql+asyncpg://…, with libpq's sslmode and the like; pgbouncer=true behind "
+        "Database: sqlite:///… or postgresql://…, with libpq's sslmode and the like; pgbouncer=true behind "
         "PgBouncer in transaction mode.",
         parsing.database_url,
         shown="SQLite in the data folder",
@@ -159,6 +159,13 @@ class Config:
         "When set, exactly these and the same origin.",
         parsing.origins,
         shown="same origin; localhost at any port",
+    )
+    start_check: bool = setting(
+        True,
+        "Whether a process that cannot use the database or Redis at its start ends, with one line that says why: yes or no. "
+        "With no it starts, and goes on once they are back.",
+        parsing.yes_or_no,
+        shown="yes",
     )
     demo: bool = setting(
         False,

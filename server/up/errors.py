@@ -12,3 +12,10 @@ class UpError(Exception):
     def __init__(self, message: str, *, status: int = 2) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Reported(UpError):
+    """A program of the stack cannot start, and has said why itself, in one line."""
+
+    def __init__(self) -> None:
+        super().__init__("", status=2)

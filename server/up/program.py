@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from server.system.processes import dying_with_parent, exit_text, kill_group, python
-from server.up.errors import UpError
+from server.up.errors import Reported, UpError
 
 FIRST_DELAY_SECONDS: Final = 0.1
 """Pause before a program is started again; doubles from one start to the next."""
@@ -116,7 +116,7 @@ class Program:
             try:
                 process = self._process = await self._start()
             except OSError as error:
-                self._on_failure(UpError(f"{self.name} cannot start: {error}", status=1))
+                self._on_failure(UpError(f"{self.name} cannot start: {error}"))
                 return
             if self._stopping.is_set():  # asked to while the process was being made
                 self._signal(signal.SIGTERM)
@@ -127,11 +127,13 @@ class Program:
                 return
             tries += 1
             if not self._ready.is_set() and (status == MISCONFIGURED or tries == START_TRIES):
-                self._on_failure(UpError(f"{self.name} cannot start: it {exit_text(status)}", status=1))
+                said = status == MISCONFIGURED
+                self._on_failure(Reported() if said else UpError(f"{self.name} cannot start: it {exit_text(status)}"))
                 return
             if clock() - started >= STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            say(f"{self.name} {exit_text(status)}; starting it again in {delay:g} s")
+            if self._ready.is_set():  # before that, only a start that is final is worth a line
+                say(f"{self.name} {exit_text(status)}; starting it again in {delay:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stopping.wait()

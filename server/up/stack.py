@@ -16,7 +16,7 @@ from server.config.parsing import private_token
 from server.config.settings import Config
 from server.system.processes import exit_text, python, python_environment
 from server.telemetry import metric_files
-from server.up.errors import UpError
+from server.up.errors import Reported, UpError
 from server.up.probes import (
     PROCESSOR_SECONDS,
     api_ready,
@@ -26,7 +26,7 @@ from server.up.probes import (
     until,
     valkey_answers,
 )
-from server.up.program import Migrations, Program, spawn
+from server.up.program import MISCONFIGURED, Migrations, Program, spawn
 from server.up.reservations import at, data_dir_lock, reserved_port, valkey_socket
 from server.up.valkey import EmbeddedValkey
 
@@ -143,11 +143,13 @@ class Stack:
             self._valkey.append(self._program("Valkey", embedded.start))
         webs = [f"web {number}" for number in range(1, self._config.web_processes + 1)]
         workers = [f"worker {number}" for number in range(1, self._config.worker_processes + 1)]
+        asked = python_environment(os.environ) | settings
+        settings["TRYON_START_CHECK"] = "no"  # one that is started again later meets an outage, no wrong setting
         settings[metric_files.FOLDER_VARIABLE] = str(self._metrics)
         metric_files.prepare(self._metrics, [name.replace(" ", "") for name in (*webs, *workers)])
         self._web += [self._module(name, ("server", "serve", "--reuse-port"), settings) for name in webs]
         self._workers += [self._module(name, ("arq", "worker.Settings"), settings) for name in workers]
-        await _migrate(python_environment(os.environ) | settings)
+        await _migrate(asked, check=path is None)
         if path:
             await until(functools.partial(valkey_answers, path), "Valkey")
         self._migrations.release()
@@ -175,14 +177,19 @@ class Stack:
             await program.stop(VALKEY_GRACE_SECONDS)
 
 
-async def _migrate(env: dict[str, str]) -> None:
-    """Run the migrations in a process of their own: this one stays small."""
-    process = await spawn(python("-m", "server", "migrate"), env)
+async def _migrate(env: dict[str, str], *, check: bool) -> None:
+    """Run the migrations in a process of their own: this one stays small.
+
+    ``check``: ask there, too, whether a Redis that is not embedded can be used.
+    """
+    process = await spawn(python("-m", "server", "migrate", *(["--then-check"] if check else [])), env)
     try:
         status = await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    if status == MISCONFIGURED:
+        raise Reported
     if status:
-        raise UpError(f"the migrations failed: `tryon migrate` {exit_text(status)}", status=1)
+        raise UpError(f"the migrations failed: `tryon migrate` {exit_text(status)}")

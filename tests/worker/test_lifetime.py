@@ -133,9 +133,10 @@ async def test_failed_start_stops_worker(
     verdict.write_text("cold")
     verdict.rename(tmp_path / "verdicts/verdict")
 
-    assert await process.wait(5) == 0
-    await process.line("The processor did not start; the worker stops")
-    await process.line("RuntimeError: no weights")
+    assert await process.wait(5) == 2
+    assert process.errors[-1].startswith(
+        "tryon: TRYON_PROCESSOR: 'starter:SlowStarter' did not start (RuntimeError: no weights, starter.py:"
+    )
     for session in sessions:
         story = await feed.story(session.id)
         assert [event.event for event in story.events] == [Event.CREATED, Event.PROCESSING, Event.REQUEUED]

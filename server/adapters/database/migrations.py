@@ -44,7 +44,10 @@ def migrate(config: Config) -> None:
     Other processes that migrate meanwhile wait, then find nothing to do. Raises
     ConfigError if the database cannot be used.
     """
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"TRYON_DATA_DIR: cannot use {config.data_dir}: {error.strerror}") from None
     try:
         _try_sqlite(config.database)
         asyncio.run(_migrate(config))

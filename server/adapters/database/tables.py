@@ -36,6 +36,9 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+REVISION: Final = "0009"
+"""The migration that these tables need: the newest one."""
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime in UTC on both databases.

@@ -24,14 +24,14 @@ from server.web.common.fields import fields
 from server.web.common.problems import deny, internal_error, out_of_descriptors, problem
 from server.web.serving.unanswered import Unanswered
 from tryon.protocol.errors import InternalError, Unavailable
-from tryon.protocol.paths import LIVE, METRICS, READY
+from tryon.protocol.paths import HEALTH, LIVE, METRICS, PROCESSOR, READY
 
 log = logging.getLogger("tryon.web")
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
-QUIET: Final = frozenset({LIVE, READY, METRICS})
-"""Paths that machines poll every few seconds; they are logged at debug level."""
+QUIET: Final = frozenset({HEALTH, LIVE, READY, METRICS, PROCESSOR})
+"""Paths that programs poll, `tryon up` among them; they are logged at debug level."""
 
 RETRY_SECONDS: Final = 2
 """``Retry-After`` of a request that is refused because the server stops (another one

@@ -198,7 +198,8 @@ def run(app: Starlette, config: Config, *, reuse_port: bool = False) -> None:
     server = make_server(app, config)
     gc.freeze()  # the modules' 90,000 objects stay: no collection visits them while pushes wait
     host, port = listener.getsockname()[:2]
-    log.info("Listening on http://%s:%d", host, port)
+    level = logging.DEBUG if reuse_port else logging.INFO  # a shared port is announced by what shares it
+    log.log(level, "Listening on http://%s:%d", host, port)
     if not config.hosts and not is_loopback(config.host):
         log.warning("TRYON_HOSTS is not set: only IP addresses, localhost and this machine's name are served")
     server.run(sockets=[listener])

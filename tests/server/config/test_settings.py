@@ -66,7 +66,7 @@ def test_override_wins_over_the_environment() -> None:
         ("TRYON_SECRET_KEY", " ,", "at least 32 bytes"),
         ("TRYON_SECRET_KEY", "x" * 32 + "," + "y" * 31, "at least 32 bytes"),
         ("TRYON_SECRET_KEY", "x" * 32 + "," + EXAMPLE_SECRET, "the documentation is public"),
-        ("TRYON_DATABASE_URL", "mysql://localhost/x", "must begin with sqlite+aiosqlite:// or postgresql+asyncpg://"),
+        ("TRYON_DATABASE_URL", "mysql://localhost/x", "must begin with sqlite:// or postgresql://"),
         ("TRYON_REDIS_URL", "localhost:6379", "must begin with redis://"),
         ("TRYON_LOG_FORMAT", "xml", "must be one of text, json"),
     ],

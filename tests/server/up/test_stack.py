@@ -56,6 +56,12 @@ async def test_one_command_starts_everything(stack: StartStack) -> None:
     assert up.data_dir.stat().st_mode & 0o777 == 0o700
 
 
+async def test_ready_stack_has_said_one_line(stack: StartStack) -> None:
+    """Neither its own probes nor the starts of its programs are shown."""
+    up = await stack()
+    assert up.output.splitlines() == [f"TryOn Push is ready at {up.url}  (Ctrl-C stops it)"]
+
+
 async def test_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> None:
     """Turn an upload into a picture, as a polling client sees it."""
     up = await stack()
@@ -183,18 +189,22 @@ async def test_settings_are_read_from_dotenv(stack: StartStack, tmp_path: Path) 
 
 
 async def test_unusable_database_ends_the_start(stack: StartStack) -> None:
-    """Report failed migrations without a traceback."""
+    """One line with the reason, and no traceback."""
     refused = await stack(ready=False, TRYON_DATABASE_URL="postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
-    assert await refused.wait() == 1
-    assert "the migrations failed" in refused.errors[-1]
-    assert not any("Traceback" in line for line in refused.errors)
+    assert await refused.wait() == 2
+    assert refused.lines == []
+    [line] = refused.errors
+    assert line.startswith("tryon: TRYON_DATABASE_URL: the database cannot be used: ")
 
 
-async def test_failing_program_ends_the_start(stack: StartStack) -> None:
-    """Name the program that cannot start, and clean up."""
+async def test_unknown_processor_ends_the_start(stack: StartStack) -> None:
+    """Name the setting in one line, and clean up."""
     refused = await stack(ready=False, TRYON_PROCESSOR="no.such.module:Processor")
-    assert await refused.wait() == 1
-    assert "worker 1 cannot start" in refused.errors[-1]
+    assert await refused.wait() == 2
+    assert refused.lines == []
+    assert refused.errors == [
+        "tryon: TRYON_PROCESSOR: 'no.such.module:Processor' cannot be loaded (ModuleNotFoundError: No module named 'no')"
+    ]
     assert not (refused.data_dir / "valkey.address").exists()
 
 
