@@ -42,6 +42,7 @@ from server.sessions.access import AccessIssuer
 from server.sessions.cancelling import Cancelling
 from server.sessions.checkpoints import Checkpoints
 from server.sessions.claims import Claims
+from server.sessions.crashing import Crashing
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
 from server.sessions.processors import ProcessorDirectory
@@ -77,6 +78,7 @@ class Sessions:
     claims: Claims
     requeueing: Requeueing
     cancelling: Cancelling
+    crashing: Crashing
     erasure: Erasure
     cleaning: UpstreamCleaning
     erased_bytes: ErasedBytes
@@ -222,6 +224,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         cancelling=Cancelling(
             reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
         ),
+        crashing=Crashing(reader=database.reader, queue=queue, demo=config.demo),
         erasure=_erasure(adapters, erased_bytes, cleaning),
         cleaning=cleaning,
         erased_bytes=erased_bytes,

@@ -38,7 +38,7 @@ from redis.exceptions import WatchError
 
 from server.adapters.redis.connect import connection_pool
 from server.adapters.redis.errors import UNAVAILABLE
-from server.adapters.redis.queue import cancel_channel, deserialize, doorbell, serialize
+from server.adapters.redis.queue import cancel_channel, crash_channel, deserialize, doorbell, serialize
 
 log = logging.getLogger("tryon.worker")
 
@@ -142,6 +142,11 @@ class DoorbellRedis(ArqRedis):
         """Called with the id of every session whose claim no longer counts, on any
         worker.
         """
+        self._crash_channel = crash_channel(key_prefix)
+        self.on_crash: Callable[[str], None] | None = None
+        """Called with the id of every session whose worker is to crash; None outside of
+        the demo mode, where it is not listened for.
+        """
         self._listener: asyncio.Task[None] | None = None
         self._listening = False
         self._rung = asyncio.Event()
@@ -196,7 +201,8 @@ class DoorbellRedis(ArqRedis):
         while True:
             try:
                 async with self.pubsub() as bell:
-                    await bell.subscribe(self._channel, self._cancel_channel)
+                    crash = [] if self.on_crash is None else [self._crash_channel]
+                    await bell.subscribe(self._channel, self._cancel_channel, *crash)
                     await self._listen_to(bell)
             except UNAVAILABLE as error:
                 self._outage.begin(error)
@@ -225,11 +231,11 @@ class DoorbellRedis(ArqRedis):
         """
         if message["type"] == "pong":
             return
-        cancelled = message["type"] == "message" and message["channel"] == self._cancel_channel.encode()
-        if not cancelled:
+        calls = {self._cancel_channel.encode(): self.on_cancel, self._crash_channel.encode(): self.on_crash}
+        if message["type"] != "message" or message["channel"] not in calls:
             self._rung.set()
-        elif self.on_cancel is not None:
-            self.on_cancel(message["data"].decode(errors="replace"))
+        elif (call := calls[message["channel"]]) is not None:
+            call(message["data"].decode(errors="replace"))
 
     def _replace_subscription(self) -> None:
         """Subscribe anew: a job came without a ring, so it may be dead."""

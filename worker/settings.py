@@ -188,6 +188,12 @@ def not_started(name: str, error: Exception) -> ConfigError:
     return ConfigError(f"TRYON_PROCESSOR: {name!r} did not start ({lines[-1].strip()}{where})")
 
 
+def _crash(runner: SessionRunner, session_id: str) -> None:
+    """Kill this process if it runs the session: its owner wants to see it recover."""
+    if runner.runs(session_id):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def _note(queue: ArqQueue, worker_id: str) -> None:
     """Record the worker's presence, as long as it lives."""
     while True:
@@ -215,6 +221,8 @@ async def startup(ctx: dict[Any, Any]) -> None:
         lifetime = ctx["lifetime"] = Lifetime()
         ctx["runner"], ctx["cleaner"] = await lifetime.open()
         ctx["redis"].on_cancel = ctx["runner"].hurry
+        if config.demo:
+            ctx["redis"].on_crash = functools.partial(_crash, ctx["runner"])
         _on_stop_signal(ctx["redis"].take_no_more, ctx["runner"].claim_no_more)
     except ConfigError as error:
         _refuse(error)

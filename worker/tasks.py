@@ -140,6 +140,10 @@ class SessionRunner:
             if each == session_id:
                 hurry.set()
 
+    def runs(self, session_id: str) -> bool:
+        """Return whether a session runs here now."""
+        return session_id in self._hurries.values()
+
     async def _hold(self, claim: Claim, hurry: asyncio.Event, *, stopping: bool) -> bool:
         """Work under a heartbeat until there is an end to record, and record it.
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from server.adapters.redis.queue import crash_channel
 from server.config.settings import Config
 from testkit.fixtures import StartValkey
 from tests.worker.conftest import Feed, StartWorker, until
@@ -120,6 +121,34 @@ async def test_jobs_stay_within_their_number(config: MakeConfig, worker: StartWo
         running += change
         most = max(most, running)
     assert most == 3
+
+
+@pytest.mark.parametrize("demo", ["yes", "no"])
+async def test_worker_crashes_when_asked_in_demo_mode(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, demo: str
+) -> None:
+    """If it runs that session; outside of the demo mode it does not listen."""
+    settings = config(mock_seconds=1.0, lease_seconds=60)
+    feed = await feeds(settings)
+    process = await worker(settings, TRYON_DEMO=demo)
+    channel = crash_channel(settings.key_prefix)
+
+    async def heard() -> bool:
+        [(_, listeners)] = await feed.services.redis.pubsub_numsub(channel)
+        return bool(listeners)
+
+    await feed.workers()
+    if demo == "yes":
+        await until(heard)
+    assert await heard() is (demo == "yes")
+    session = await feed.submit()
+    await feed.reaches(session.id, Status.PROCESSING)
+    await feed.services.queue.ring_crash("of another session")
+    await feed.services.queue.ring_crash(session.id)
+    if demo == "yes":
+        assert await process.wait(10) == -signal.SIGKILL
+    else:
+        assert (await feed.reaches(session.id)).session.status is Status.COMPLETED
 
 
 async def test_redis_restart_costs_no_session(

@@ -8,7 +8,8 @@
     +-- MethodNotAllowed  405  method_not_allowed
     +-- NotAcceptable     406  not_acceptable
     +-- TooSlow           408  too_slow
-    +-- Conflict          409  not_finished, not_completed, idempotency_in_flight
+    +-- Conflict          409  not_finished, not_completed, not_running,
+    |                          idempotency_in_flight
     +-- Gone              404  deleted, expired (4510)
     +-- TooLarge          413  body_too_large
     +-- UnsupportedMedia  415  not_multipart, unsupported_encoding, unsupported_image
@@ -131,6 +132,7 @@ class Conflict(TryOnError):
     codes = {
         "not_finished": Code("Not failed or cancelled", "Only a failed or cancelled session can be tried again."),
         "not_completed": Code("Not completed", "Only the result of a completed session can be shared."),
+        "not_running": Code("Not running", "No worker runs this session now."),
         "idempotency_in_flight": Code(
             "Request in flight", "The first request with this Idempotency-Key is still being answered.", True
         ),

@@ -111,6 +111,11 @@ def cancel_channel(key_prefix: str) -> str:
     return f"{key_prefix}cancel"
 
 
+def crash_channel(key_prefix: str) -> str:
+    """Return the channel that carries ids of sessions whose workers are to crash."""
+    return f"{key_prefix}crash"
+
+
 class _KnownDepth:
     """The depth of the queue as it was last seen."""
 
@@ -135,6 +140,7 @@ class ArqQueue:
         self._name = queue_name
         self._doorbell = doorbell(key_prefix)
         self._cancel = cancel_channel(key_prefix)
+        self._crash = crash_channel(key_prefix)
         self._workers = f"{key_prefix}workers"
         self._memory = f"{key_prefix}memory"
         self._runs = f"{key_prefix}runs:"
@@ -249,6 +255,11 @@ class ArqQueue:
             for session_id in session_ids:
                 pipe.publish(self._cancel, session_id)
             await pipe.execute()
+
+    async def ring_crash(self, session_id: str) -> None:
+        """Ask the worker that runs a session to crash; only one in demo mode will."""
+        async with self._bounded():
+            await self._redis.publish(self._crash, session_id)
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
         """Remove every trace of the session's jobs up to this attempt and this n."""

@@ -165,6 +165,20 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         errors=(*_OWNER_ERRORS, "not_completed"),
     ),
     Operation(
+        method="POST",
+        path=paths.CRASH,
+        name="crash",
+        handler=Http(lambda web: web.sessions.crash),
+        tag="sessions",
+        summary="Let the worker of a session crash",
+        text="In demo mode only (`TRYON_DEMO`), else a 404: kills the worker process that runs the session, and whatever else it "
+        "runs. The session runs again once its lease has lapsed.",
+        parameters=("session_id",),
+        security=TOKEN,
+        answers={202: Answer(text="The session: its worker was asked to crash.", body=SessionAnswer)},
+        errors=(*_OWNER_ERRORS, "not_running"),
+    ),
+    Operation(
         method="GET",
         path=paths.HISTORY,
         name="history",

@@ -1,6 +1,6 @@
-"""The verbs of an owner: list, cancel, delete, share, history; and the receipt keys.
+"""The verbs of an owner, such as cancel, delete and share; and the receipt keys.
 
-A ticket is read-only: with one, cancel, delete and share are a 404.
+A ticket is read-only: with one, all but history are a 404.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class SessionEndpoints:
     def __init__(self, services: Services) -> None:
         self._reads = services.sessions.reads
         self._cancelling = services.sessions.cancelling
+        self._crashing = services.sessions.crashing
         self._erasure = services.sessions.erasure
         self._signer = services.signer
 
@@ -87,6 +88,11 @@ class SessionEndpoints:
         owner = credential_of(request).owner
         cancelled = await self._cancelling.cancel(request.path_params["session_id"], owner)
         return json_response(session_answer(cancelled.view), 202 if cancelled.pending else 200)
+
+    async def crash(self, request: Request) -> Response:
+        """Let the worker of a session crash; answers 202 with the session."""
+        session = await self._crashing.crash(request.path_params["session_id"], credential_of(request).owner)
+        return json_response(session_answer(await self._reads.view_of(session)), 202)
 
     async def delete(self, request: Request) -> Response:
         """Delete a session with all retries of its photo; answer with the receipt."""

@@ -1,0 +1,49 @@
+"""The crash of a worker at a session's owner's wish, so that people see it recover.
+
+In demo mode alone (``TRYON_DEMO``): whatever else the worker runs is interrupted, too.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from server.adapters.database.reading import SessionReader
+from server.adapters.redis.errors import QueueUnavailable
+from server.adapters.redis.queue import ArqQueue
+from server.domain.session import Session
+from server.sessions.ownership import owned_session
+from tryon.protocol.errors import Conflict, NotFound, Unavailable
+from tryon.protocol.states import Status
+
+log = logging.getLogger("tryon.sessions")
+
+
+class Crashing:
+    """Asks the worker that runs a session to crash; stateless."""
+
+    def __init__(self, *, reader: SessionReader, queue: ArqQueue, demo: bool) -> None:
+        self._reader = reader
+        self._queue = queue
+        self._demo = demo
+
+    def __repr__(self) -> str:
+        return f"<Crashing demo={self._demo}>"
+
+    async def crash(self, session_id: str, owner: str | None) -> Session:
+        """Ask the worker that runs this session to crash; return the session.
+
+        The worker learns of it by Redis at most once, and is not waited for. Raises
+        NotFound outside of the demo mode, Conflict (``not_running``) unless the session
+        runs, Unavailable.
+        """
+        if not self._demo:
+            raise NotFound
+        session = await owned_session(self._reader, session_id, owner)
+        if session.status is not Status.PROCESSING:
+            raise Conflict("not_running")
+        try:
+            await self._queue.ring_crash(session.id)
+        except QueueUnavailable:
+            raise Unavailable(retry_after=1) from None
+        log.warning("Session %s: its owner lets its worker crash (TRYON_DEMO)", session.id)
+        return session
