@@ -5,6 +5,8 @@
 
 /* global SwaggerUIBundle */
 
+import { trySocket } from "./try-socket.js";
+
 /** @param {string} tag @param {...(Node|string|null|Record<string, string>)} parts attributes first, if any */
 function element(tag, ...parts) {
   const made = document.createElement(tag);
@@ -66,6 +68,43 @@ function message(document, name, body) {
   );
 }
 
+/** A field with its label above it. */
+function labelled(text, field, hint = "") {
+  return element("label", element("span", text), field, hint ? element("small", words(hint)) : null);
+}
+
+/** The form that follows a session over a WebSocket. */
+function trial(spec) {
+  const examples = Object.values(spec.components.messages).filter((body) => body.payload.$ref.includes("/Client"));
+  const choice = element("select", { name: "message" });
+  for (const { examples: [{ payload }] } of examples) choice.append(element("option", JSON.stringify(payload)));
+  const root = element(
+    "form",
+    { id: "try-socket", autocomplete: "off" },
+    element("button", { type: "button", name: "start", class: "main" }, "Start a session and follow it"),
+    element("p", words("Or follow one that you have. A token comes as `client_token`, a ticket with `links.ws`.")),
+    element(
+      "div",
+      { class: "fields" },
+      labelled("Session", element("input", { name: "session", required: "", spellcheck: "false" })),
+      labelled("Token or ticket", element("input", { name: "credential", spellcheck: "false" })),
+      labelled("since", element("input", { name: "since", type: "number", min: "0", inputmode: "numeric" })),
+      element("button", { name: "connect" }, "Connect"),
+    ),
+    element(
+      "div",
+      { class: "fields" },
+      labelled("Message", choice),
+      element("button", { type: "button", name: "send" }, "Send"),
+      element("button", { type: "button", name: "close" }, "Close the socket"),
+    ),
+  );
+  const status = element("p", { role: "status" });
+  const log = element("ol", { id: "frames", class: "frames", "aria-label": "Frames", tabindex: "0" });
+  trySocket({ root, status, log, address: spec.channels.session.address });
+  return [root, status, log];
+}
+
 function socket(document) {
   const channel = document.channels.session;
   const sides = Object.values(document.operations).map((operation) =>
@@ -83,6 +122,8 @@ function socket(document) {
     element("h2", { id: "socket-title" }, "WebSocket, tryon.v1"),
     element("p", element("code", `GET ${channel.address}`)),
     element("p", words(document.info.description)),
+    element("h3", "Try it"),
+    ...trial(document),
     ...sides,
     element("h3", "What frames are made of"),
     ...shared.map(([name, schema]) =>
@@ -139,7 +180,16 @@ async function get(path) {
   return answer.json();
 }
 
+/** Swagger UI has dark colours, but does not ask the system. */
+function followColours() {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const apply = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+  dark.addEventListener("change", apply);
+  apply();
+}
+
 async function show() {
+  followColours();
   const [http, frames] = await Promise.all([get("/api/openapi.json"), get("/api/asyncapi.json")]);
   document.querySelector("#socket").append(...socket(frames));
   document.querySelector("#close-codes").append(...closeCodes(frames));
