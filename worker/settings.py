@@ -94,6 +94,8 @@ def _worth_logging(record: logging.LogRecord) -> bool:
 
 
 config, redis_url = _read()
+if config.start_check:  # what is said before the log is set up is said again by the check, in one line
+    logging.getLogger("tryon").addHandler(logging.NullHandler())
 redis_settings = RedisSettings.from_dsn(redis_url)
 logging.getLogger("arq.worker").addFilter(_worth_logging)  # a level would be reset by arq's own logging configuration
 

@@ -42,7 +42,7 @@ class Crashing:
         if session.status is not Status.PROCESSING:
             raise Conflict("not_running")
         try:
-            await self._queue.ring_crash(session.id)
+            await self._queue.ring_cancel(session.id, crash=True)
         except QueueUnavailable:
             raise Unavailable(retry_after=1) from None
         log.warning("Session %s: its owner lets its worker crash (TRYON_DEMO)", session.id)

@@ -86,7 +86,7 @@ def log_missing(log: logging.Logger, of: str, names: Iterable[str]) -> None:
     if lacking := describe(names):
         log.warning("Sandbox of %s: this machine lacks %s", of, lacking)
     else:
-        log.info("Sandbox of %s: complete", of)
+        log.debug("Sandbox of %s: complete", of)
 
 
 def hide(paths: Iterable[tuple[Path, int]]) -> None:

@@ -143,8 +143,8 @@ async def test_worker_crashes_when_asked_in_demo_mode(
     assert await heard() is (demo == "yes")
     session = await feed.submit()
     await feed.reaches(session.id, Status.PROCESSING)
-    await feed.services.queue.ring_crash("of another session")
-    await feed.services.queue.ring_crash(session.id)
+    await feed.services.queue.ring_cancel("of another session", crash=True)
+    await feed.services.queue.ring_cancel(session.id, crash=True)
     if demo == "yes":
         assert await process.wait(10) == -signal.SIGKILL
     else:

@@ -83,7 +83,8 @@ def mapped_insert_errors() -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """Return the first line of the driver's own text, without SQLAlchemy's frame."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _unavailable() -> Unavailable:

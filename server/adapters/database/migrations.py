@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, exc, text
 
 from server.adapters.database.engine import UNLIMIT_TRANSACTION, create_engine
 from server.adapters.database.errors import CANNOT_CONNECT, reason
@@ -52,6 +52,10 @@ def migrate(config: Config) -> None:
         _try_sqlite(config.database)
         asyncio.run(_migrate(config))
     except CANNOT_CONNECT as error:
+        raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason(error)}") from error
+    except exc.DBAPIError as error:
+        if error.statement is not None:
+            raise
         raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason(error)}") from error
     except CommandError as error:
         if not isinstance(unknown := error.__cause__, ResolutionError):

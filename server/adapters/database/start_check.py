@@ -29,7 +29,7 @@ async def check_database(database_url: str) -> None:
     url = parse_database_url(database_url)
     try:
         revision = _sqlite_revision(url.path) if url.sqlite else await _postgresql_revision(database_url)
-    except CANNOT_CONNECT as error:
+    except (*CANNOT_CONNECT, exc.DBAPIError) as error:
         raise ConfigError(f"TRYON_DATABASE_URL: the database cannot be used: {reason(error)}") from None
     if revision is None or revision < REVISION:
         raise ConfigError(

@@ -246,20 +246,17 @@ class ArqQueue:
             runs: Any = await self._redis.lrange(f"{self._runs}{processor}", 0, -1)  # type: ignore[misc]
         return median(float(run) for run in runs) if runs else None
 
-    async def ring_cancel(self, *session_ids: str) -> None:
+    async def ring_cancel(self, *session_ids: str, crash: bool = False) -> None:
         """Notify workers that the claims of these sessions no longer count.
 
-        The worker that holds one reads the database. One round trip for all.
+        The worker that holds one reads the database. One round trip for all. ``crash``:
+        ask it to crash instead, which it does in demo mode only.
         """
+        channel = self._crash if crash else self._cancel
         async with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
             for session_id in session_ids:
-                pipe.publish(self._cancel, session_id)
+                pipe.publish(channel, session_id)
             await pipe.execute()
-
-    async def ring_crash(self, session_id: str) -> None:
-        """Ask the worker that runs a session to crash; only one in demo mode will."""
-        async with self._bounded():
-            await self._redis.publish(self._crash, session_id)
 
     async def forget(self, session_id: str, attempt: int, n: int) -> None:
         """Remove every trace of the session's jobs up to this attempt and this n."""

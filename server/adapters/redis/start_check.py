@@ -19,7 +19,8 @@ async def check_redis(redis_url: str) -> None:
     except (BusyLoadingError, ResponseError):
         return
     except (RedisError, OSError) as error:
-        raise ConfigError(f"TRYON_REDIS_URL: Redis cannot be used: {_reason(error)}") from None
+        hint = "; rediss:// needs one that speaks TLS" if redis_url.startswith("rediss:") else ""
+        raise ConfigError(f"TRYON_REDIS_URL: Redis cannot be used: {_reason(error)}{hint}") from None
     finally:
         await redis.connection_pool.disconnect()
 

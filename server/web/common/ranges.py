@@ -75,4 +75,4 @@ class RangedFileResponse(FileResponse):
     def _current(self, scope: Scope) -> bool:
         """Return whether If-Range names this file as it is; a weak tag names none."""
         known = fields(scope, b"if-range")
-        return not known or known == [self.headers["etag"]] or known == [self.headers["last-modified"]]
+        return not known or known == [self.headers["etag"]] or known == [self.headers.get("last-modified")]

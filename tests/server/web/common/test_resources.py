@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from server.web.common.resources import IMMUTABLE, REVALIDATED, Resource, takes_gzip
 
@@ -18,14 +19,16 @@ PICTURE = b"\x89PNG" + bytes(range(256)) * 3
 
 
 @pytest.fixture
-def client() -> TestClient:
-    """Return a client of an application with a text and a picture."""
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of an application with a text and a picture."""
     resources = {"/text": Resource(TEXT, "text/plain", {"X-Own": "1"}), "/picture": Resource(PICTURE, "image/png")}
 
     async def endpoint(request: Request) -> Response:
         return await resources[request.url.path].answer(request, cache_control=REVALIDATED)
 
-    return TestClient(Starlette(routes=[Route(path, endpoint) for path in resources]))
+    app = Starlette(routes=[Route(path, endpoint) for path in resources])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -49,53 +52,53 @@ def test_gzip_is_sent_when_it_is_accepted(accepted: list[str], takes: bool) -> N
     assert takes_gzip(accepted) is takes
 
 
-def test_text_is_compressed_and_picture_is_not(client: TestClient) -> None:
+async def test_text_is_compressed_and_picture_is_not(client: httpx.AsyncClient) -> None:
     """Both representations have an ETag of their own, and the same content."""
-    packed = client.get("/text", headers={"Accept-Encoding": "gzip"})
-    plain = client.get("/text", headers={"Accept-Encoding": "identity"})
+    packed = await client.get("/text", headers={"Accept-Encoding": "gzip"})
+    plain = await client.get("/text", headers={"Accept-Encoding": "identity"})
     assert packed.content == plain.content == TEXT
     assert packed.headers["Content-Encoding"] == "gzip" and "Content-Encoding" not in plain.headers
     assert int(packed.headers["Content-Length"]) == len(gzip.compress(TEXT, mtime=0)) < len(TEXT)
     assert packed.headers["ETag"] != plain.headers["ETag"]
     assert packed.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
     assert plain.headers["X-Own"] == "1" and "Last-Modified" not in plain.headers
-    picture = client.get("/picture", headers={"Accept-Encoding": "gzip"})
+    picture = await client.get("/picture", headers={"Accept-Encoding": "gzip"})
     assert picture.content == PICTURE
     assert {"Content-Encoding", "Vary"}.isdisjoint(picture.headers)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "identity"])
-def test_known_resource_is_not_sent_again(client: TestClient, coding: str) -> None:
+async def test_known_resource_is_not_sent_again(client: httpx.AsyncClient, coding: str) -> None:
     """304 has no body, and what a cache needs; another ETag is answered in full."""
     headers = {"Accept-Encoding": coding}
-    first = client.get("/text", headers=headers)
+    first = await client.get("/text", headers=headers)
     for known in (first.headers["ETag"], f'"x", W/{first.headers["ETag"]}', "*"):
-        again = client.get("/text", headers=headers | {"If-None-Match": known})
+        again = await client.get("/text", headers=headers | {"If-None-Match": known})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["ETag"] == first.headers["ETag"]
         assert (again.headers["Cache-Control"], again.headers["Vary"]) == (REVALIDATED, "Accept-Encoding")
         assert "Content-Encoding" not in again.headers
-    assert client.get("/text", headers=headers | {"If-None-Match": '"x"'}).status_code == 200
+    assert (await client.get("/text", headers=headers | {"If-None-Match": '"x"'})).status_code == 200
 
 
-def test_head_has_the_headers_of_a_get(client: TestClient) -> None:
+async def test_head_has_the_headers_of_a_get(client: httpx.AsyncClient) -> None:
     """Length, type and ETag, without the content."""
     for path in ("/text", "/picture"):
-        got, head = client.get(path), client.head(path)
+        got, head = await client.get(path), await client.head(path)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers == got.headers
 
 
-def test_range_is_of_the_uncompressed_content(client: TestClient) -> None:
+async def test_range_is_of_the_uncompressed_content(client: httpx.AsyncClient) -> None:
     """Also where the client takes gzip; If-Range compares with that representation."""
-    part = client.get("/text", headers={"Accept-Encoding": "gzip", "Range": "bytes=70000-140000"})
+    part = await client.get("/text", headers={"Accept-Encoding": "gzip", "Range": "bytes=70000-140000"})
     assert (part.status_code, part.content) == (206, TEXT[70000:140001])
     assert part.headers["Content-Range"] == f"bytes 70000-140000/{len(TEXT)}"
     assert "Content-Encoding" not in part.headers
     etag = part.headers["ETag"]
-    assert client.get("/text", headers={"Range": "bytes=0-1", "If-Range": etag}).status_code == 206
-    assert client.get("/text", headers={"Range": "bytes=0-1", "If-Range": '"x"'}).status_code == 200
-    assert client.get("/text", headers={"Range": f"bytes={len(TEXT)}-"}).status_code == 416
+    assert (await client.get("/text", headers={"Range": "bytes=0-1", "If-Range": etag})).status_code == 206
+    assert (await client.get("/text", headers={"Range": "bytes=0-1", "If-Range": '"x"'})).status_code == 200
+    assert (await client.get("/text", headers={"Range": f"bytes={len(TEXT)}-"})).status_code == 416
 
 
 def test_immutable_lasts_a_year() -> None:
