@@ -91,6 +91,8 @@ async def take(target: Path) -> None:
                 await page.goto(stack.url)
                 await page.set_input_files("#garment-input", coat(folder))
                 await page.set_input_files("#photo-input", portrait(folder))
+                await expect(page.locator("#go")).to_have_attribute("aria-disabled", "false")
+                await page.locator("#go").click()
                 await expect(page.get_by_role("img", name="The try-on result")).to_be_visible(timeout=30_000)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 await page.screenshot(path=target)

@@ -38,7 +38,7 @@ async def waiting(chromium: Browser, slow_product: Stack, photos: Path) -> Async
     async for someone in open_visitor(chromium, slow_product.url, photos):
         someone.expected.append("ERR_FAILED|503|404")
         await someone.arrive()
-        await someone.choose("photo.jpg")
+        await someone.try_on()
         await expect(someone.page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
         yield someone
 
@@ -71,7 +71,7 @@ async def test_announcements_are_queued(visitor: Visitor) -> None:
     await visitor.arrive()
     await visitor.page.evaluate(
         """async () => {
-            const { announcer } = await import("/static/announcer.js");
+            const { announcer } = await import("/static/app/announcer.js");
             const announce = announcer(document.querySelector("#announcer"));
             for (let number = 0; number < 30; number += 1) announce(`line ${number}`);
             announce("line 29");

@@ -63,7 +63,9 @@ async def is_told(visitor: Visitor, words: str) -> None:
 
 
 async def is_taken(visitor: Visitor) -> None:
-    """Expect that a photo was sent and is followed."""
+    """Expect that a photo is in its slot, and can be sent."""
+    await expect(visitor.page.get_by_alt_text("Chosen: your photo")).to_be_visible(timeout=DONE_MS)
+    await visitor.go()
     await expect(visitor.page.locator("body")).to_have_attribute("data-phase", "following", timeout=DONE_MS)
     await expect(visitor.page.get_by_role("img", name="Your photo")).to_be_visible()
 
@@ -110,7 +112,7 @@ async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
     await visitor.arrive()
     data = base64.b64encode((visitor.photos / "garment.png").read_bytes()).decode()
     await drop(visitor, "#garment-zone", text_html=f'<img src="data:image/png;base64,{data}">', text_uri_list="x:y")
-    await expect(visitor.page.get_by_alt_text("The garment you chose")).to_be_visible()
+    await expect(visitor.page.get_by_alt_text("Chosen: the garment")).to_be_visible()
     await visitor.choose("photo.jpg")
     await is_taken(visitor)
 
@@ -119,7 +121,7 @@ async def test_picture_inside_its_link_is_taken(visitor: Visitor) -> None:
 async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
     """The picture is a result that another tab shows."""
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
     result = await visitor.page.locator("#result").get_attribute("src")
     assert result is not None
@@ -133,7 +135,7 @@ async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
 async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
     """A later drop from outside is taken."""
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
     await visitor.page.evaluate(
         "() => { window.had = []; for (const kind of ['dragstart', 'drop']) addEventListener(kind, () => had.push(kind)); }"
@@ -142,17 +144,20 @@ async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> Non
     assert await visitor.page.evaluate("had") == ["dragstart"]
     await visitor.says("Your result is ready")
     assert len(visitor.uploads) == 1
-    await drop(visitor, "#headline", visitor.photos / "photo.jpg")
-    await visitor.page.wait_for_function("document.body.dataset.status !== 'completed'")
+    await drop(visitor, "#headline", visitor.photos / "garment.png")
+    await expect(visitor.page.get_by_alt_text("Chosen: the garment")).to_be_visible()
+    await is_taken(visitor)
     assert len(visitor.uploads) == 2
 
 
 @pytest.mark.slow
-async def test_several_photos_say_which_was_taken(visitor: Visitor) -> None:
-    """The page takes the first photo."""
+async def test_two_pictures_fill_both_slots(visitor: Visitor) -> None:
+    """A third one is left out, and that is said."""
     await visitor.arrive()
-    await drop(visitor, "footer", visitor.photos / "photo.jpg", visitor.photos / "photo.webp")
-    await expect(visitor.page.get_by_text("One photo at a time: “photo.jpg” was taken.").first).to_be_visible()
+    photos = visitor.photos
+    await drop(visitor, "footer", photos / "photo.jpg", photos / "garment.png", photos / "photo.webp")
+    await expect(visitor.page.get_by_alt_text("Chosen: the garment")).to_be_visible()
+    await expect(visitor.page.get_by_role("log")).to_contain_text("One picture for each place")
     await is_taken(visitor)
     assert len(visitor.uploads) == 1
 
@@ -195,7 +200,7 @@ def test_every_input_offers_camera_and_files() -> None:
     """
     page = (ROOT / "static" / "index.html").read_text()
     inputs = re.findall(r'<input[^>]*type="file"[^>]*>', page)
-    assert len(inputs) == 3
+    assert len(inputs) == 2
     for tag in inputs:
         accept = re.search(r'accept="([^"]*)"', tag)
         assert accept is not None

@@ -123,9 +123,9 @@ async def test_page_shows_the_same_times_when_the_clock_was_set(elsewhere: Visit
     elsewhere.url = started.url
     page = elsewhere.page
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
+    await elsewhere.try_on()
     await expect(page.locator("#meta-time")).to_have_text(re.compile("about .* s left"), timeout=DONE_MS)
     await set_clock(page, ms)
     times, keeps = await page.evaluate(SHOWN)
-    assert all(re.fullmatch(r"[\d.]+ m?s · about \d+ s left", text) for text in times), times
+    assert all(re.fullmatch(r"about \d+ s left", text) for text in times), times
     assert all("in 1 hour 5" in text for text in keeps), keeps

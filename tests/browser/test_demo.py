@@ -35,18 +35,18 @@ async def test_photo_is_followed_live_to_result(visitor: Visitor, tmp_path: Path
     """The chip, the steps and the headline follow every event."""
     await visitor.arrive()
     await expect(visitor.page).to_have_title("TryOn Push")
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
 
     seen = await visitor.seen()
-    assert seen["said"][0] == "Uploading your photo"
+    assert seen["said"][:2] == ["Your photo is added. Ready.", "Uploading your photo"]
     assert seen["said"][-1] == "Your result is ready"
     assert len(seen["said"]) > 3, "the stages between are said too"
-    assert seen["steps"] == ["Created", "Processing", "Completed"]
+    assert seen["steps"] == ["created", "processing", "completed"]
     assert [state for state in seen["chip"] if state != "Connecting"] == ["Live", "Finished"]
 
     async with visitor.page.expect_download() as download:
-        await visitor.page.get_by_role("link", name="Download").click()
+        await visitor.page.get_by_role("link", name="Save").click()
     saved = tmp_path / "result"
     await (await download.value).save_as(saved)
     with Image.open(saved) as picture:
@@ -59,7 +59,7 @@ async def test_photo_is_followed_live_to_result(visitor: Visitor, tmp_path: Path
 async def test_every_photo_reaches_its_result(visitor: Visitor, name: str) -> None:
     """Also large ones, and those with transparency."""
     await visitor.arrive()
-    await visitor.choose(name)
+    await visitor.try_on(name)
     await visitor.sees_result()
     await expect(visitor.page.get_by_role("img", name="Your photo")).to_be_visible()
 
@@ -89,20 +89,23 @@ async def hand_over(visitor: Visitor, kind: str, target: str, path: Path, media_
 
 @pytest.mark.parametrize(("kind", "target"), [("drop", "#photo-zone"), ("drop", "footer"), ("paste", "body")])
 async def test_photo_can_be_dropped_or_pasted(visitor: Visitor, kind: str, target: str) -> None:
-    """Anywhere on the page."""
+    """Anywhere on the page; nothing is sent before the button is pressed."""
     await visitor.arrive()
     await hand_over(visitor, kind, target, visitor.photos / "photo.jpg", "image/jpeg")
+    await expect(visitor.page.get_by_alt_text("Chosen: your photo")).to_be_visible()
+    assert visitor.uploads == []
+    await visitor.go()
     await visitor.sees_result()
     assert len(visitor.uploads) == 1
 
 
 async def test_garment_dropped_first_travels_along(visitor: Visitor) -> None:
-    """The upload starts with the photo and has both."""
+    """The upload has both."""
     await visitor.arrive()
     await hand_over(visitor, "drop", "#garment-zone", visitor.photos / "garment.png", "image/png")
-    await expect(visitor.page.get_by_alt_text("The garment you chose")).to_be_visible()
+    await expect(visitor.page.get_by_alt_text("Chosen: the garment")).to_be_visible()
     assert visitor.uploads == []
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
     assert (await session(visitor))["links"]["garment"]
 
@@ -110,24 +113,27 @@ async def test_garment_dropped_first_travels_along(visitor: Visitor) -> None:
 async def test_next_garment_uploads_no_second_photo(visitor: Visitor) -> None:
     """The photo of the session on the screen is copied by the server."""
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
     first = await session(visitor)
-    await visitor.page.set_input_files("#with-garment-input", visitor.photos / "garment.png")
-    await visitor.page.wait_for_function("id => !localStorage['tryon.session'].includes(id)", arg=first["session_id"])
+    await visitor.page.get_by_role("button", name="Another garment").click()
+    await expect(visitor.page.get_by_alt_text("Chosen: your photo")).to_be_visible()
+    await visitor.choose("garment.png", "#garment-input")
+    await visitor.go()
+    await visitor.page.wait_for_function("() => location.search.startsWith('?s=')")
     second = await session(visitor)
     assert second["copy_of"] == first["session_id"]
     assert [each["role"] for each in second["inputs"]] == ["person", "garment"]
     await visitor.sees_result()
 
 
-async def test_footer_says_when_photo_is_erased(visitor: Visitor) -> None:
+async def test_result_says_when_it_is_erased(visitor: Visitor) -> None:
     """The time is that of the session's expiry."""
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
     await expect(visitor.page.locator("#keeps")).to_have_text(
-        re.compile(r"erased tomorrow at \d\d:\d\d, in 2[34] hours")
+        re.compile(r"^Erased tomorrow at \d\d:\d\d, in 2[34] hours")
     )
     await expect(visitor.page.get_by_role("link", name="API documentation")).to_have_attribute("href", "/api/docs")
 
@@ -138,7 +144,7 @@ async def test_footer_says_when_photo_is_erased(visitor: Visitor) -> None:
 async def test_reload_resumes_running_session(visitor: Visitor) -> None:
     """No second upload is made."""
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await expect(visitor.page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
     before = (await visitor.session_id(), await visitor.token())
     await visitor.page.reload()
@@ -148,17 +154,28 @@ async def test_reload_resumes_running_session(visitor: Visitor) -> None:
     await expect(visitor.page.get_by_role("img", name="Your photo")).to_be_visible()
 
 
-async def test_reload_shows_result_until_new_photo(visitor: Visitor) -> None:
-    """A click on "another photo" forgets it."""
+async def test_back_and_reload_do_what_people_expect(visitor: Visitor) -> None:
+    """The address says which session is shown."""
+    page, hello = visitor.page, visitor.page.get_by_role("heading", name="See it on you.")
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
-    await visitor.page.reload()
+    address = page.url
+    await page.reload()
     await visitor.sees_result()
-    await visitor.page.get_by_role("button", name="New photo").click()
-    await expect(visitor.page.get_by_role("heading", name="See it on you.")).to_be_visible()
-    await visitor.page.reload()
-    await expect(visitor.page.get_by_role("heading", name="See it on you.")).to_be_visible()
+    await page.get_by_role("button", name="New photo").click()
+    await expect(hello).to_be_visible()
+    assert urlsplit(page.url).query == ""
+    await page.reload()
+    await expect(hello).to_be_visible()
+    await page.go_back()
+    await visitor.sees_result()
+    assert page.url == address
+    await page.go_back()
+    await expect(hello).to_be_visible()
+    await page.go_forward()
+    await visitor.sees_result()
+    assert len(visitor.uploads) == 1
 
 
 async def upload_elsewhere(visitor: Visitor) -> tuple[str, str]:
@@ -205,15 +222,17 @@ async def test_waiting_session_shows_place_and_cancel(elsewhere: Visitor, stack:
     """The place in the queue, the time to the end, and a button."""
     elsewhere.url = (await stack(TRYON_MOCK_SECONDS="2", TRYON_WORKER_JOBS="1", TRYON_DRAIN_SECONDS="0")).url
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
+    await elsewhere.try_on()
     await elsewhere.sees_result()  # from here on the server knows how long it takes
-    await upload_elsewhere(elsewhere)
-    await upload_elsewhere(elsewhere)
     await elsewhere.page.get_by_role("button", name="New photo").click()
     await elsewhere.choose("photo.jpg")
-    await elsewhere.says(re.compile("number 2 in line"))
-    await expect(elsewhere.page.locator("#meta-time")).to_have_text(re.compile(r"about \d+ s left"))
-    await elsewhere.says("Waiting, next in line")
+    await expect(elsewhere.page.locator("#go")).to_have_attribute("aria-disabled", "false", timeout=DONE_MS)
+    await upload_elsewhere(elsewhere)
+    await upload_elsewhere(elsewhere)
+    await elsewhere.go()
+    await elsewhere.says("2nd in line")
+    await expect(elsewhere.page.locator("#meta-time")).to_have_text(re.compile(r"^usually \d+–\d+ s$"))
+    await elsewhere.says("Next in line")
     await elsewhere.page.get_by_role("button", name="Cancel", exact=True).click()
     await elsewhere.says("Cancelled")
     await expect(elsewhere.page.get_by_role("button", name="Try again")).to_be_visible()
@@ -224,22 +243,22 @@ async def test_running_session_can_be_cancelled_and_retried(elsewhere: Visitor, 
     """The same photo runs again."""
     elsewhere.url = (await stack(TRYON_MOCK_SECONDS="30", TRYON_DRAIN_SECONDS="0")).url
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
-    step = elsewhere.page.locator("[aria-current=step] .step-name")
+    await elsewhere.try_on()
+    body = elsewhere.page.locator("body")
     for _ in range(2):
-        await expect(step).to_have_text("Processing", timeout=DONE_MS)
+        await expect(body).to_have_attribute("data-status", "processing", timeout=DONE_MS)
         await elsewhere.page.get_by_role("button", name="Cancel", exact=True).click()
         await elsewhere.says("Cancelled")
         await expect(elsewhere.page.get_by_role("img", name="Your photo")).to_be_visible()
         await elsewhere.page.get_by_role("button", name="Try again").click()
-    await expect(step).to_have_text("Processing", timeout=DONE_MS)
+    await expect(body).to_have_attribute("data-status", "processing", timeout=DONE_MS)
 
 
 async def test_deleted_photo_leaves_verifiable_receipt(visitor: Visitor, tmp_path: Path) -> None:
     """The downloaded file verifies with the public key."""
     page = visitor.page
     await visitor.arrive()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
     session_id, token = await visitor.session_id(), await visitor.token()
     await page.get_by_role("button", name="Delete now").click()
@@ -248,6 +267,7 @@ async def test_deleted_photo_leaves_verifiable_receipt(visitor: Visitor, tmp_pat
     await page.get_by_role("button", name="Delete now").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete now").click()
     await visitor.says("Everything was erased")
+    await page.get_by_text("Details").click()
     await expect(page.get_by_role("list", name="Receipt").get_by_role("listitem")).to_have_text(
         [re.compile("^Photo"), re.compile("^Result"), re.compile("^Signed")]
     )
@@ -280,8 +300,8 @@ async def test_running_session_can_be_deleted(elsewhere: Visitor, stack: StartSt
     """The page says that it is gone."""
     elsewhere.url = (await stack(TRYON_MOCK_SECONDS="30", TRYON_DRAIN_SECONDS="0")).url
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
-    await expect(elsewhere.page.locator("[aria-current=step] .step-name")).to_have_text("Processing", timeout=DONE_MS)
+    await elsewhere.try_on()
+    await expect(elsewhere.page.locator("body")).to_have_attribute("data-status", "processing", timeout=DONE_MS)
     await elsewhere.page.get_by_role("button", name="Delete now").click()
     await elsewhere.page.get_by_role("dialog").get_by_role("button", name="Delete now").click()
     await elsewhere.says("Everything was erased")
@@ -291,8 +311,8 @@ async def test_recent_sessions_can_be_opened_again(visitor: Visitor) -> None:
     """From the list below."""
     page = visitor.page
     await visitor.arrive()
-    await expect(page.get_by_role("heading", name="Your last try-ons")).to_be_hidden()
-    await visitor.choose("photo.jpg")
+    await expect(page.get_by_role("heading", name="My try-ons")).to_be_hidden()
+    await visitor.try_on()
     await visitor.sees_result()
     first = await visitor.session_id()
     await page.get_by_role("button", name="New photo").click()
@@ -316,7 +336,7 @@ async def test_time_left_is_said_in_words(visitor: Visitor) -> None:
     }
     await visitor.arrive()
     said = await visitor.page.evaluate(
-        "async (times) => { const { fromNow } = await import('/static/words.js'); return times.map((s) => fromNow(s * 1000)); }",
+        "async (times) => { const { fromNow } = await import('/static/app/words.js'); return times.map((s) => fromNow(s * 1000)); }",
         list(words),
     )
     assert said == list(words.values())

@@ -28,10 +28,9 @@ async def test_failed_session_can_be_retried(elsewhere: Visitor, stack: StartSta
     """It says why, and needs no second upload."""
     elsewhere.url = (await stack(TRYON_MOCK_FAILURE_RATE="1")).url
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
+    await elsewhere.try_on()
     await elsewhere.says("That did not work out")
     await expect(elsewhere.page.get_by_text("The try-on did not work out this time.").first).to_be_visible()
-    await expect(elsewhere.page.locator("[aria-current=step] .step-name")).to_have_text("Failed")
     first = await elsewhere.session_id()
 
     await elsewhere.page.reload()  # the file is gone from the page now, the server still has it
@@ -49,7 +48,7 @@ async def test_refused_retry_counts_down(elsewhere: Visitor, stack: StartStack) 
     elsewhere.expected.append("429")
     elsewhere.url = (await stack(TRYON_MOCK_FAILURE_RATE="1", TRYON_UPLOAD_RATE="1/minute")).url
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
+    await elsewhere.try_on()
     await elsewhere.says("That did not work out")
     await elsewhere.page.get_by_role("button", name="Try again").click()
     await elsewhere.says("One moment, please")
@@ -59,7 +58,7 @@ async def test_refused_retry_counts_down(elsewhere: Visitor, stack: StartStack) 
 
 async def test_text_file_is_refused_with_words(visitor: Visitor, tmp_path: Path) -> None:
     """Before and after the upload."""
-    visitor.expected.append("415")
+    visitor.expected.append("422")
     await visitor.arrive()
     notes = tmp_path / "notes.txt"
     notes.write_text("milk, eggs")
@@ -69,21 +68,34 @@ async def test_text_file_is_refused_with_words(visitor: Visitor, tmp_path: Path)
 
     disguised = notes.rename(tmp_path / "notes.jpg")
     await visitor.page.set_input_files("#photo-input", disguised)
-    await visitor.says("That is not a photo we can read")
-    await expect(visitor.page.locator("#message")).to_contain_text("JPEG")
+    await expect(visitor.page.get_by_role("alert")).to_contain_text("“notes.jpg” is not a picture")
+    await expect(visitor.page.locator("#go")).to_have_attribute("aria-disabled", "true")
+
+    disguised.write_bytes(b"\xff\xd8\xff\xe0 but nothing else")
+    await visitor.page.set_input_files("#photo-input", disguised)
+    await expect(visitor.page.get_by_role("alert")).to_contain_text("Your photo looks damaged")
+    await visitor.page.get_by_role("button", name="Send it anyway").click()
+    await visitor.go()
+    await visitor.says("That photo is damaged")
     await expect(visitor.page.get_by_role("button", name="Try again")).to_have_count(0)
     await visitor.page.get_by_role("button", name="Choose another photo").click()
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.sees_result()
 
 
-async def test_oversized_photo_is_refused_with_words(elsewhere: Visitor, stack: StartStack) -> None:
-    """With the limit of this server."""
-    elsewhere.expected.append("413")
+async def test_oversized_photo_is_made_smaller_on_the_page(elsewhere: Visitor, stack: StartStack) -> None:
+    """The words say the limit of this server; nothing is sent before the photo fits."""
     elsewhere.url = (await stack(TRYON_IMAGE_MAX_BYTES="20000")).url
     await elsewhere.arrive()
     await elsewhere.choose("photo.jpg")
-    await elsewhere.says("That file is too large")
+    alert = elsewhere.page.get_by_role("alert")
+    await expect(alert).to_contain_text("Your photo is too large")
+    await expect(alert).to_contain_text(re.compile(r"at most 20 kB are taken"))
+    assert elsewhere.uploads == []
+    await alert.get_by_role("button", name=re.compile(r"^Shrink: \d+ kB → \d+ kB$")).click()
+    await expect(alert).to_be_hidden()
+    await elsewhere.go()
+    await elsewhere.sees_result()
 
 
 async def test_rate_limited_upload_counts_down(elsewhere: Visitor, stack: StartStack) -> None:
@@ -91,10 +103,10 @@ async def test_rate_limited_upload_counts_down(elsewhere: Visitor, stack: StartS
     elsewhere.expected.append("429")
     elsewhere.url = (await stack(TRYON_UPLOAD_RATE="1/minute")).url
     await elsewhere.arrive()
-    await elsewhere.choose("photo.jpg")
+    await elsewhere.try_on()
     await elsewhere.sees_result()
     await elsewhere.page.get_by_role("button", name="New photo").click()
-    await elsewhere.choose("photo.jpg")
+    await elsewhere.try_on()
     await elsewhere.says("One moment, please")
     again = elsewhere.page.get_by_role("button", name=re.compile(r"Try again in \d+ s"))
     await expect(again).to_have_attribute("aria-disabled", "true")
@@ -109,6 +121,7 @@ async def test_small_photo_is_refused_with_words(visitor: Visitor, tmp_path: Pat
     await visitor.arrive()
     Image.new("RGB", (20, 20)).save(tmp_path / "tiny.png")
     await visitor.page.set_input_files("#photo-input", tmp_path / "tiny.png")
+    await visitor.go()
     await visitor.says("That photo is too small")
 
 
@@ -130,7 +143,7 @@ async def test_unavailable_service_offers_retry(visitor: Visitor, status: int, c
     await visitor.page.route(
         f"**{SESSIONS}", lambda route: route.fulfill(status=status, body=json.dumps(problem), headers=headers), times=1
     )
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.says(words)
     await expect(visitor.page.locator("#reference")).to_have_text("Reference: abc-1")
     again = visitor.page.get_by_role("button", name="Try again", exact=True)
@@ -148,7 +161,7 @@ async def test_refused_upload_says_which_limit(visitor: Visitor) -> None:
         f"**{SESSIONS}",
         lambda route: route.fulfill(status=429, body=json.dumps(problem), content_type="application/problem+json"),
     )
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.says("No room for more photos")
 
 
@@ -157,7 +170,7 @@ async def test_unreachable_server_is_said_in_words(visitor: Visitor) -> None:
     visitor.expected.append("ERR_FAILED")
     await visitor.arrive()
     await visitor.page.route(f"**{SESSIONS}", lambda route: route.abort())
-    await visitor.choose("photo.jpg")
+    await visitor.try_on()
     await visitor.says("The upload did not get through")
     await visitor.page.unroute(f"**{SESSIONS}")
     await visitor.page.get_by_role("button", name="Try again").click()

@@ -25,7 +25,7 @@ addEventListener("DOMContentLoaded", () => {
     note(seen.said, document.querySelector("#announcer").lastElementChild?.textContent);
     const chip = document.querySelector("#chip");
     if (chip.checkVisibility()) note(seen.chip, document.querySelector("#chip-text").textContent);
-    note(seen.steps, document.querySelector("[aria-current=step] .step-name")?.textContent);
+    note(seen.steps, document.body.dataset.status);
   };
   new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
 });
@@ -52,12 +52,23 @@ class Visitor:
     async def choose(self, name: str, zone: str = "#photo-input") -> None:
         await self.page.set_input_files(zone, self.photos / name)
 
+    async def go(self) -> None:
+        """Press the button, once the pictures are in their slots."""
+        await expect(self.page.locator("#go")).to_have_attribute("aria-disabled", "false", timeout=DONE_MS)
+        await self.page.locator("#go").click()
+
+    async def try_on(self, name: str = "photo.jpg") -> None:
+        """Choose a photo and start."""
+        await self.choose(name)
+        await self.go()
+
     @property
     def uploads(self) -> list[Request]:
         return [request for request in self.requests if request.method == "POST"]
 
     async def session_id(self) -> str | None:
-        found: str | None = await self.page.evaluate("localStorage.getItem('tryon.session')")
+        """Return the id in the page's address."""
+        found: str | None = await self.page.evaluate("new URLSearchParams(location.search).get('s')")
         return found
 
     async def token(self) -> str | None:
@@ -75,7 +86,7 @@ class Visitor:
     async def sees_result(self) -> None:
         await self.says("Your result is ready")
         await expect(self.page.get_by_role("img", name="The try-on result")).to_be_visible(timeout=DONE_MS)
-        assert await self.page.evaluate("document.querySelector('#result').naturalWidth") > 0
+        await self.page.wait_for_function("document.querySelector('#result').naturalWidth > 0")
 
     def unexpected(self) -> list[str]:
         return [line for line in self.console if not any(re.search(pattern, line) for pattern in self.expected)]

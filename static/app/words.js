@@ -29,21 +29,35 @@ const LIMITS = {
   stored_bytes_per_address: ["No room for more photos", "Delete some of your try\u2011ons, or wait until others from your network are erased."],
 };
 
+/** The same refusals where a part is named that is not the photo. */
+const OF_GARMENT = {
+  image_too_large: ["That garment's picture is too large"],
+  too_many_pixels: ["That garment's picture has too many pixels"],
+  image_too_small: ["That garment's picture is too small"],
+  unsupported_image: ["That garment is not a picture we can read"],
+  missing_image: ["The garment is missing"],
+  unreadable_image: ["That garment's picture is damaged"],
+};
+
 const BY_STATUS = { 413: "body_too_large", 415: "unsupported_image", 429: "rate_limited", 503: "unavailable", 507: "storage_full" };
 
-/** `{ title, text }` for a refused upload. Our own words, else the server's. */
+/** `{ title, text, part, fine }` for a refused upload. Our own words, else the server's. */
 export function problemWords(problem) {
-  const known = LIMITS[problem.limit] ?? PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
+  const ofGarment = problem.part === "garment" ? OF_GARMENT[problem.code] : null;
+  const known = ofGarment ?? LIMITS[problem.limit] ?? PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
   return {
-    title: known[0] ?? problem.title ?? "That did not work",
+    title: known[0] ?? (problem.title || "That did not work"),
     text: known[1] ?? (problem.detail || "Something went wrong. Please try again."),
+    part: problem.part,
+    fine: problem.status >= 500 && problem.requestId ? `Reference: ${problem.requestId}` : "",
   };
 }
 
 const FAILURES = {
   cancel: "It could not be cancelled.",
   erase: "It could not be deleted.",
-  download: "The result could not be downloaded.",
+  download: "The result could not be saved.",
+  share: "It could not be shared.",
 };
 
 /** The words for a button whose call was refused or unanswered. */
@@ -61,7 +75,9 @@ const GONE = {
   not_found: ["There is nothing here", "The link is wrong, or the try-on has been erased."],
 };
 
-export function goneWords(code) {
+/** `{ title, text }`; `ready`: there was a result. */
+export function goneWords(code, ready = false) {
+  if (code === "expired" && ready) return { title: "This result has expired", text: "Its time is over: the result and your photo were erased." };
   const [title, text] = GONE[code] ?? GONE.not_found;
   return { title, text };
 }
@@ -71,6 +87,7 @@ export const CONNECTIONS = {
   live: ["Live", "Every change is pushed to this page as it happens"],
   polling: ["Polling", "No live connection is free for this page; it asks again every few seconds"],
   reconnecting: ["Reconnecting", "The live connection was lost; it will be back in a moment"],
+  checking: ["Checking", "Nothing was heard for a while; asking whether the connection still stands"],
   offline: ["Offline", "This device has no network; the try-on goes on without it"],
   finished: ["Finished", "Nothing more will change"],
 };
@@ -79,9 +96,9 @@ export const CONNECTIONS = {
 export function sessionHeadline(session) {
   switch (session.status) {
     case "created":
-      if (session.attempt > 0) return "Interrupted, it will run again in a moment";
-      if (session.queue_position === 1) return "Waiting, next in line";
-      return session.queue_position > 1 ? `Waiting, number ${session.queue_position} in line` : "Waiting for its turn";
+      if (session.attempt > 0) return "Interrupted, starting again";
+      if (session.queue_position === 1) return "Next in line";
+      return session.queue_position > 1 ? `${ordinal(session.queue_position)} in line` : "Waiting for its turn";
     case "processing":
       return session.stage ? sentence(session.stage) : "Working on it";
     case "completed":
@@ -98,6 +115,27 @@ export function sessionHeadline(session) {
 export function sentence(text) {
   const words = String(text).replaceAll("_", " ").trim();
   return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+/** "1st", "2nd", "3rd", "11th" */
+export function ordinal(number) {
+  const ending = { 1: "st", 2: "nd", 3: "rd" }[number % 10] ?? "th";
+  return `${number}${[11, 12, 13].includes(number % 100) ? "th" : ending}`;
+}
+
+/** "10–14 s", "2–3 min": from the time to the end if every place is free now, to one run more. */
+export function range(seconds, run) {
+  const [least, most] = [Math.max(1, Math.floor(seconds)), Math.max(2, Math.ceil(seconds + run))];
+  if (most < 100) return `${least}–${most} s`;
+  const [low, high] = [Math.max(1, Math.floor(least / 60)), Math.ceil(most / 60)];
+  return low === high ? `${low} min` : `${low}–${high} min`;
+}
+
+/** A worker was lost; the next attempt follows. */
+export function interruptedWords({ attempt, status }, limits) {
+  const number = status === "created" ? attempt + 1 : attempt;
+  const most = limits?.max_attempts;
+  return most ? `Interrupted, starting again (${Math.min(number, most)} of ${most})` : "Interrupted, starting again";
 }
 
 /** "29 ms", "0.4 s", "12 s", "3 min 5 s" */

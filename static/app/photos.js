@@ -19,13 +19,12 @@ export function noPictureWords(file) {
 }
 
 /**
- * Decides what to do with a drop or paste: `{ file, others }` or `{ url }` to take, `{ words }` to say, or null if it holds neither a
+ * Decides what to do with a drop or paste: `{ files }` or `{ url }` to take, `{ words }` to say, or null if it holds neither a
  * file nor a link nor a picture. `files`: `{ file, folder }`; `links`: URLs; `pictures`: URLs of the pictures in the HTML.
- * `others`: how many further pictures there were.
  */
 export function decide({ files, links, pictures }, origin) {
   const usable = files.filter(({ file, folder }) => !folder && !surelyNoPicture(file));
-  if (usable.length > 0) return { file: usable[0].file, others: usable.length - 1 };
+  if (usable.length > 0) return { files: usable.map(({ file }) => file) };
   const url = pictures[0] ?? links.find((link) => /^data:image\/|\.(jpe?g|png|webp|avif)$/i.test(link.split(/[?#]/)[0]));
   if (url !== undefined) return DATA.test(url) || url.startsWith(`${origin}/`) ? { url } : { words: WORDS.elsewhere };
   if (files.length > 0) return { words: files.some(({ folder }) => folder) ? WORDS.folder : noPictureWords(files[0].file) };
@@ -54,40 +53,40 @@ async function read(url) {
   return new File([blob], "picture", { type: blob.type });
 }
 
-/** Calls `onFile` with each file chosen through the input; the same file may be chosen twice in a row. */
-export function onChoose(input, onFile) {
+/** Calls `onFiles` with the files chosen through the input; the same file may be chosen twice in a row. */
+export function onChoose(input, onFiles) {
   input.addEventListener("change", () => {
-    const [file] = input.files;
+    const files = [...input.files];
     input.value = "";
-    if (file) onFile(file);
+    if (files.length > 0) onFiles(files);
   });
 }
 
 /**
- * Drops and pastes, on the whole page. `zones`: elements with the name of what is dropped on them; anywhere else it is
- * `fallback`. Calls `onFile(file, name, others)`, or `onWords(text)` with the reason why there is none. `curtain` shows while
- * something hovers over the page. Nothing is taken while `accepts()` is false, nor what is dragged from this page itself.
+ * Drops and pastes, on the whole page. `zones()`: elements with the name of what is dropped on them; anywhere else it is null.
+ * Calls `onFiles(files, name)`, or `onWords(text)` with the reason why there is none. `curtain` shows while something hovers
+ * over the page. Nothing is taken while `accepts()` is false, nor what is dragged from this page itself.
  */
-export function onArrive({ zones, fallback, curtain, accepts, onFile, onWords }) {
+export function onArrive({ zones, curtain, accepts, onFiles, onWords }) {
   let depth = 0; // dragenter and dragleave come in pairs, for every element on the way
   let own = false; // the drag began on this page
-  const zoneOf = (target) => [...zones].find(([element]) => element.contains(target)) ?? [null, fallback];
+  const zoneOf = (target) => zones().find(([element]) => element.contains(target)) ?? [null, null];
   const clear = () => {
     depth = 0;
     curtain.hidden = true;
-    for (const [element] of zones) element.classList.remove("over");
+    for (const [element] of zones()) element.classList.remove("over");
   };
   const concerns = ({ dataTransfer }) => dataTransfer?.types.some((type) => type === "Files" || type === "text/uri-list");
   const welcome = () => accepts() && !own;
 
   async function take(held, name) {
-    const { file = null, others = 0, url, words } = decide(held, location.origin) ?? {};
-    if (file) onFile(file, name, others);
+    const { files = null, url, words } = decide(held, location.origin) ?? {};
+    if (files) onFiles(files, name);
     else if (words) onWords(words);
     else if (url) {
       const picture = await read(url).catch(() => null);
       if (!accepts()) return;
-      if (picture) onFile(picture, name, 0);
+      if (picture) onFiles([picture], name);
       else onWords(WORDS.unreadable);
     }
   }
@@ -113,7 +112,7 @@ export function onArrive({ zones, fallback, curtain, accepts, onFile, onWords })
     event.preventDefault(); // otherwise the browser would open the file or the link
     event.dataTransfer.dropEffect = welcome() ? "copy" : "none";
     const [over] = welcome() ? zoneOf(event.target) : [null];
-    for (const [element] of zones) element.classList.toggle("over", element === over);
+    for (const [element] of zones()) element.classList.toggle("over", element === over);
   });
   addEventListener("drop", (event) => {
     if (!concerns(event)) return;

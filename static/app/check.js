@@ -1,0 +1,130 @@
+/** Judges a picture before it is sent: by its first bytes and its size, as the server will; and makes it smaller. */
+
+const MB = 1e6;
+const QUALITIES = [0.92, 0.85, 0.75, 0.6];
+const EVERYWHERE = new Set(["image/jpeg", "image/png", "image/webp"]); // every browser opens these
+const SHRINKS = 6; // tries, each at seven tenths of the pixels' side
+
+/** `[type, name]` by the first bytes. A file's name and declared type prove nothing. */
+const SIGNATURES = [
+  [/^\xff\xd8\xff/, "image/jpeg", "JPEG"],
+  [/^\x89PNG\r\n/, "image/png", "PNG"],
+  [/^RIFF[^]{4}WEBP/, "image/webp", "WebP"],
+  [/^[^]{4}ftypavi[fs]/, "image/avif", "AVIF"],
+  [/^[^]{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)/, "image/heic", "HEIC"],
+  [/^GIF8/, "image/gif", "GIF"],
+  [/^BM/, "image/bmp", "BMP"],
+  [/^(II\*\0|MM\0\*)/, "image/tiff", "TIFF"],
+  [/^(\xff\n|\0\0\0\fJXL )/, "image/jxl", "JPEG XL"],
+  [/^%PDF/, "application/pdf", "PDF"],
+  [/^\s*<(\?xml|svg)/, "image/svg+xml", "SVG"],
+];
+const NAMES = Object.fromEntries(SIGNATURES.map(([, type, name]) => [type, name]));
+
+export async function kindOf(file) {
+  const bytes = new Uint8Array(await file.slice(0, 32).arrayBuffer());
+  const head = String.fromCharCode(...bytes);
+  const [, type = "", name = ""] = SIGNATURES.find(([pattern]) => pattern.test(head)) ?? [];
+  return { type, name };
+}
+
+/** "1.9 MB", "48 kB" */
+export function size(bytes) {
+  return bytes < MB ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / MB).toFixed(1)} MB`;
+}
+
+/** "JPEG, PNG or WebP" */
+export function names(types) {
+  const all = types.map((type) => NAMES[type] ?? type.replace("image/", "").toUpperCase());
+  return all.length > 1 ? `${all.slice(0, -1).join(", ")} or ${all.at(-1)}` : (all[0] ?? "");
+}
+
+/** What a role takes: its own limits, else the server's; null where nothing is known. */
+export function limitsOf(role, limits) {
+  return {
+    formats: role?.formats?.length ? role.formats : (limits?.formats ?? null), // a role without any takes all
+    bytes: Math.min(role?.max_bytes ?? Infinity, limits?.max_image_bytes ?? Infinity),
+    pixels: Math.min(role?.max_pixels ?? Infinity, limits?.max_pixels ?? Infinity),
+    least: limits?.min_side ?? 1,
+    side: limits?.max_side ?? Infinity,
+  };
+}
+
+/**
+ * Resolves to `{ width, height, shown, problem }`. `shown`: the browser can show it. `problem`: null, or `{ code, title, text,
+ * shrink, doubt }`. `shrink()` resolves to a file that fits, or null; `doubt`: the server may take it all the same.
+ */
+export async function examine(file, noun, limits) {
+  const kind = await kindOf(file);
+  const image = await decoded(file);
+  const { width = null, height = null } = image ?? {};
+  const found = { width, height, shown: image !== null, problem: null };
+  const give = (code, title, text, shrink = null, doubt = false) => ({ ...found, problem: { code, title, text, shrink, doubt } });
+  const smaller = image && (() => shrunk(image, file, limits));
+  const wanted = names(limits.formats ?? ["image/jpeg", "image/png", "image/webp"]);
+  if (!kind.type && !image) return give("unsupported_image", `“${file.name}” is not a picture`, `Please choose a ${wanted}.`);
+  if (limits.formats && !limits.formats.includes(kind.type)) {
+    const what = kind.name || "This kind of picture";
+    return image
+      ? give("unsupported_image", `${what} is not taken here`, `This browser can turn it into a JPEG.`, smaller)
+      : give("unsupported_image", `${what} is not taken here`, `Please save ${noun} as ${wanted} first.`);
+  }
+  if (!image && EVERYWHERE.has(kind.type)) {
+    return give("unreadable_image", `${capital(noun)} looks damaged`, "This browser cannot open it.", null, true);
+  }
+  if (image && Math.min(width, height) < limits.least) {
+    return give("image_too_small", `${capital(noun)} is too small`, `It is ${width} × ${height} pixels; ${limits.least} a side are needed.`);
+  }
+  const why = tooMuch(file, width, height, limits);
+  if (why) {
+    const text = image ? `${why} It can be made smaller right here.` : `${why} Please choose a smaller one.`;
+    return give("body_too_large", `${capital(noun)} is too large`, text, smaller);
+  }
+  return found;
+}
+
+function tooMuch(file, width, height, limits) {
+  if (file.size > limits.bytes) return `It has ${size(file.size)}; at most ${size(limits.bytes)} are taken.`;
+  if (width * height > limits.pixels) {
+    return `It has ${Math.round((width * height) / MB)} megapixels; at most ${Math.round(limits.pixels / MB)} are taken.`;
+  }
+  if (Math.max(width, height) > limits.side) return `A side has ${Math.max(width, height)} pixels; at most ${limits.side} are taken.`;
+  return null;
+}
+
+async function decoded(file) {
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  try {
+    await image.decode();
+    return image.naturalWidth > 0 ? Object.assign(image, { width: image.naturalWidth, height: image.naturalHeight }) : null;
+  } catch {
+    return null;
+  } finally {
+    URL.revokeObjectURL(image.src);
+  }
+}
+
+/** A JPEG of the picture within the limits, as large and as good as they allow; null if none fits. */
+async function shrunk(image, file, limits) {
+  const { width, height } = image;
+  let scale = Math.min(1, limits.side / Math.max(width, height), Math.sqrt(limits.pixels / (width * height)));
+  for (let tries = 0; tries < SHRINKS; tries += 1, scale *= 0.7) {
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.floor(width * scale));
+    canvas.height = Math.max(1, Math.floor(height * scale));
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff"; // a JPEG has no transparency
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    for (const quality of QUALITIES) {
+      const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality));
+      if (blob && blob.size <= limits.bytes) return new File([blob], file.name.replace(/\.\w+$/, "") + ".jpg", { type: "image/jpeg" });
+    }
+  }
+  return null;
+}
+
+function capital(words) {
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}

@@ -1,0 +1,101 @@
+/** The frame: the photo fills it, the result comes in the same place and size. */
+
+import { $, attribute, show, text } from "./dom.js";
+
+const TRIES = 3; // of a picture whose link may have expired
+const SHAPE = { least: 0.6, most: 1.6 }; // width by height
+
+let api = null;
+let noPreview = false; // the browser cannot show the file; the server's copy may do
+
+export function mount(root, given) {
+  api = given;
+  for (const image of [$.photo, $.preview, $.garment, $.result]) {
+    image.addEventListener("load", () => loaded(image));
+    image.addEventListener("error", () => failed(image));
+  }
+}
+
+export function clear() {
+  noPreview = false;
+  for (const image of [$.photo, $.preview, $.garment, $.result]) clearImage(image);
+  text($["photo-missing"], "");
+}
+
+export function render({ state }) {
+  const { phase, session, slots } = state;
+  const [first] = firstSlot(state) ?? [];
+  const sent = phase === "uploading" || phase === "refused" || (session && slots.get(first)?.sentIn === session.session_id);
+  const slot = sent ? slots.get(first) : null;
+  const garment = sent ? slots.get("garment") : null;
+  const completed = session?.status === "completed";
+  show($.frame, !(phase === "gone" || (phase === "following" && !session)));
+  shape(slot ?? session?.inputs?.[0]);
+  const mine = slot?.url && !noPreview ? slot.url : null;
+  picture($.photo, mine ?? session?.links.input ?? null);
+  picture($.garment, completed ? null : (garment?.url ?? session?.links.garment ?? null));
+  picture($.preview, session?.status === "processing" ? (session.preview?.link ?? null) : null);
+  picture($.result, completed ? session.links.output : null);
+  const working = phase === "uploading" || (phase === "following" && session && !session.terminal);
+  $.frame.classList.toggle("working", Boolean(working));
+}
+
+function firstSlot({ processor, slots }) {
+  const name = processor?.roles[0]?.name ?? "person";
+  return slots.has(name) ? [name] : null;
+}
+
+/** Known before the picture is there, so that nothing jumps when it comes. */
+function shape(size) {
+  if (!size?.width || !size?.height) return;
+  const wanted = Math.min(Math.max(size.width / size.height, SHAPE.least), SHAPE.most).toFixed(4);
+  if ($.run.style.getPropertyValue("--shape") !== wanted) $.run.style.setProperty("--shape", wanted);
+}
+
+/** Shows a picture by a signed link or blob URL; a link whose path is shown already is left alone: only its signature is new. */
+function picture(image, url) {
+  if (!url) {
+    if (image.dataset.path) clearImage(image);
+    return;
+  }
+  const path = url.split("?")[0];
+  if (image.dataset.path === path && image.dataset.stale !== "true") return;
+  if (image.dataset.path !== path) image.dataset.tries = "0";
+  image.dataset.path = path;
+  image.dataset.stale = "false";
+  image.src = url;
+}
+
+function clearImage(image) {
+  image.hidden = true;
+  image.classList.remove("ready");
+  image.removeAttribute("src");
+  for (const name of ["path", "stale", "tries"]) delete image.dataset[name];
+  if (image === $.photo) $["photo-missing"].hidden = true;
+}
+
+function loaded(image) {
+  image.hidden = false;
+  requestAnimationFrame(() => image.classList.add("ready"));
+  if (image !== $.photo) return;
+  $["photo-missing"].hidden = true;
+  shape({ width: image.naturalWidth, height: image.naturalHeight });
+}
+
+function failed(image) {
+  image.hidden = true;
+  const { path, tries } = image.dataset;
+  const local = path?.startsWith("blob:");
+  image.dataset.tries = Number(tries) + 1;
+  if (image === $.photo) {
+    $["photo-missing"].hidden = false;
+    text($["photo-missing"], local ? "This browser cannot show your photo; the try\u2011on goes on" : "The photo could not be loaded");
+    if (local) {
+      noPreview = true;
+      render(api);
+    }
+  }
+  if (local || image === $.preview || !path || Number(tries) >= TRIES) return;
+  image.dataset.stale = "true";
+  setTimeout(api.refreshLinks, 1000 * Number(tries));
+}

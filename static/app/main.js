@@ -1,0 +1,447 @@
+/**
+ * The demo page: one state object, one `render()`; everything that happens changes the state and renders again.
+ *
+ * Three moments: Choose (`choose.js`: slots for the processor's roles), Wait (`wait.js`) and See (`see.js`). A run has a phase:
+ * idle -> uploading -> following -> (ended), or refused (the upload was, or the retry), or gone (the session is).
+ *
+ * The address says which session is shown: `?s=<id>`, so that Back, Forward and reload do what a person expects.
+ * `#session=<id>&ticket=<ticket>` shows a session made elsewhere, read-only.
+ *
+ * Each module exports `mount(root, api)` and may return `{ render }`. `api`:
+ *   tryon       the client
+ *   state       read only, below; `set(changes)` changes it and renders
+ *   on(name, fn)  "session" (now, before), "event", "frame" (as the client reports them), "connection" (connection, transport),
+ *                 "share" (root, link), "render"
+ *   say(text)   to a screen reader, queued
+ *   act         what a person can do: begin, again, cancel, erase, leave, open, another
+ *   now()       the server's clock, in ms
+ */
+
+import { Problem, TryOn, randomText } from "../tryon.js";
+import { announcer } from "./announcer.js";
+import * as chip from "./chip.js";
+import * as choose from "./choose.js";
+import { $, attribute, clock, instant, show, text } from "./dom.js";
+import * as frame from "./frame.js";
+import * as mine from "./history.js";
+import * as see from "./see.js";
+import * as wait from "./wait.js";
+import { failureWords, goneWords, problemWords, receiptWords } from "./words.js";
+
+const TITLE = document.title;
+const SESSION_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const INTERRUPTED_MS = 2000; // for which an interruption is shown at least
+const PHOTO_GONE = "The photo is no longer there. Please choose it again.";
+
+/** What one run has; a new run begins with a fresh one. */
+const fresh = () => ({
+  run: {}, // identity: an answer for another run is dropped
+  phase: "idle", // idle, uploading, following, refused, gone
+  sent: 0, // part of the upload, 0..1
+  session: null,
+  heardAt: null, // instant of its last news
+  connection: "connecting",
+  transport: null,
+  shared: false, // made elsewhere, read-only
+  problem: null, // { title, text, fine, part }: why the upload was refused or the session is gone
+  retryable: true,
+  retryAt: 0, // by clock(): not before
+  interruptedUntil: 0, // by clock()
+  note: null, // { text, bad, beside }
+  cancelling: false,
+  deleting: false,
+  goneMeanwhile: null, // the code, while an answer to the deletion is due
+  receipt: null,
+});
+
+const tryon = new TryOn();
+const announce = announcer($.announcer);
+const listeners = {};
+const state = {
+  ...fresh(),
+  slots: new Map(), // role: { file, url, from, name }; stays for further runs
+  params: {},
+  processor: null,
+  limits: null,
+  online: navigator.onLine,
+  shownConnection: null, // what the chip says, where it knows better than `connection`
+  notice: null, // why nothing was taken, beside the slots: { title, text, part, … }
+};
+
+let following = null;
+let upload = null; // AbortController
+let idempotencyKey = null; // of the upload that may be repeated
+let expiryTimer = 0;
+let spoken = "";
+
+const api = {
+  tryon,
+  state,
+  say: announce,
+  set(changes) {
+    Object.assign(state, changes);
+    render();
+  },
+  on(name, fn) {
+    (listeners[name] ??= []).push(fn);
+  },
+  /** The server's clock; before anything was followed, this device's as it was when the page was opened. */
+  now: () => following?.now() ?? performance.timeOrigin + clock(),
+  emit,
+  remark,
+  refreshLinks,
+  act: { begin, again, cancel, erase, leave, open, another, abort: () => upload?.abort() },
+};
+
+function emit(name, ...news) {
+  for (const fn of listeners[name] ?? []) fn(...news);
+}
+
+// --- a run ----------------------------------------------------------------------------------------------------------
+
+function reset() {
+  following?.close();
+  following = null;
+  upload?.abort();
+  upload = null;
+  clearTimeout(expiryTimer);
+  Object.assign(state, fresh(), { notice: null });
+  frame.clear();
+  spoken = "";
+}
+
+function busy() {
+  return state.phase === "uploading" || (state.phase === "following" && !state.session?.terminal);
+}
+
+/** Sends what is in the slots, and follows the session it becomes. */
+function begin() {
+  if (busy()) return;
+  reset();
+  idempotencyKey = randomText();
+  history.pushState({ run: true }, "", location.pathname);
+  send();
+}
+
+/** The files by role, and the session that has those which are not sent. */
+async function parts() {
+  const source = [...state.slots.values()].find((slot) => slot.from)?.from ?? null;
+  // The server copies every role that is not sent: only right where no slot of the source was emptied.
+  const whole = source?.inputs.every(({ role }) => state.slots.has(role)) ?? false;
+  const inputs = {};
+  for (const [role, slot] of state.slots) {
+    if (slot.from && whole) continue;
+    slot.file ??= await fetched(slot, role);
+    inputs[role] = slot.file;
+  }
+  return { inputs, from: whole ? source.session_id : null };
+}
+
+async function fetched({ from }, name) {
+  const { inputs } = await tryon.read(from.session_id); // with a fresh link
+  const response = await fetch(inputs.find(({ role }) => role === name).link, { credentials: "omit" });
+  if (!response.ok) throw new Problem({ status: response.status, code: "not_found" });
+  const blob = await response.blob();
+  return new File([blob], name, { type: blob.type });
+}
+
+async function send() {
+  const { run } = state;
+  Object.assign(state, { phase: "uploading", sent: 0, problem: null, retryAt: 0 });
+  upload = new AbortController();
+  render();
+  const params = Object.keys(state.params).length > 0 ? state.params : null;
+  const onProgress = (part) => run === state.run && api.set({ sent: part });
+  try {
+    const { inputs, from } = await parts();
+    if (run !== state.run) return;
+    const session = await tryon.upload(null, { inputs, params, from, idempotencyKey, signal: upload.signal, onProgress });
+    if (run !== state.run) return;
+    choose.sent(session);
+    history.replaceState({ run: true }, "", address(session.session_id));
+    watch(session);
+  } catch (error) {
+    if (run !== state.run) return;
+    if (error.name === "AbortError") leave();
+    else if (error.code === "not_found" && [...state.slots.values()].some((slot) => slot.from)) withoutSource();
+    else if (error instanceof Problem) refused(error);
+    else throw error;
+  }
+}
+
+/** The session that had a photo was erased meanwhile: sent again if the photo is still here. */
+function withoutSource() {
+  let lost = false;
+  for (const [role, slot] of state.slots) {
+    slot.from = null;
+    if (!slot.file) lost = state.slots.delete(role);
+  }
+  if (!lost) send();
+  else leave({ title: PHOTO_GONE });
+}
+
+function refused(problem) {
+  if (problem.code !== "network") idempotencyKey = randomText(); // only an upload without an answer is the same again
+  Object.assign(state, {
+    phase: "refused",
+    problem: problemWords(problem),
+    retryable: problem.retryable,
+    retryAt: problem.retryAfter === null ? 0 : clock() + problem.retryAfter * 1000,
+  });
+  render();
+}
+
+/** Follows a session, or the session of that id. */
+function watch(session, { ticket = null } = {}) {
+  state.phase = "following";
+  if (typeof session === "object") heard(session);
+  following = tryon.follow(session, {
+    ticket,
+    onFrame: (news) => emit("frame", news),
+    onEvent: (event) => {
+      if (event.event === "requeued" && event.seq >= (state.session?.seq ?? 0)) interrupted();
+      emit("event", event);
+    },
+    onSession: (news) => {
+      heard(news);
+      render();
+    },
+    onConnection: (connection, transport) => {
+      api.set({ connection, transport });
+      emit("connection", connection, transport);
+    },
+    onGone: (code) => {
+      if (state.deleting) state.goneMeanwhile = code; // the receipt is on its way
+      else gone(code);
+    },
+  });
+  api.following = following;
+  render();
+}
+
+/** A worker was lost: that is said for long enough to be read, and nothing falls back without it. */
+function interrupted() {
+  state.interruptedUntil = clock() + INTERRUPTED_MS;
+  setTimeout(render, INTERRUPTED_MS + 20);
+}
+
+function heard(session) {
+  const before = state.session;
+  Object.assign(state, { session, heardAt: instant(), transport: following?.transport ?? state.transport });
+  if (session.terminal && !before?.terminal) state.note = null;
+  clearTimeout(expiryTimer);
+  const left = Date.parse(session.expires_at) - api.now();
+  expiryTimer = setTimeout(refreshLinks, Math.min(Math.max(left, 0) + 6000, LONGEST_TIMER_MS));
+  emit("session", session, before);
+}
+
+function gone(code) {
+  const { shared, session } = state;
+  if (code === "not_found" && session) code = Date.parse(session.expires_at) <= api.now() ? "expired" : "erased";
+  const ready = session?.status === "completed";
+  reset();
+  Object.assign(state, { phase: "gone", shared, problem: goneWords(code, ready), connection: "finished" });
+  render();
+}
+
+/** Retries: a refused upload is sent again; a failed or cancelled session needs no new upload. */
+async function again() {
+  if (busy()) return;
+  const { run, session } = state;
+  if (state.phase === "refused" && !session) {
+    send();
+    return;
+  }
+  try {
+    const next = await tryon.retry(session.session_id);
+    if (run !== state.run) return;
+    reset();
+    history.pushState({ run: true }, "", address(next.session_id));
+    watch(next);
+  } catch (error) {
+    if (run !== state.run) return;
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 404) leave({ title: PHOTO_GONE });
+    else refused(error);
+  }
+}
+
+async function cancel() {
+  const { run } = state;
+  if (state.cancelling) return;
+  api.set({ cancelling: true, note: null });
+  try {
+    await tryon.cancel(state.session.session_id); // that it has happened is pushed, as everything else
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (run !== state.run) return;
+    state.cancelling = false;
+    remark(failureWords("cancel", error), { bad: true });
+  }
+}
+
+/** Erases the session now and shows the receipt. */
+async function erase() {
+  const { run, session } = state;
+  if (state.deleting) return;
+  api.set({ deleting: true, note: null });
+  try {
+    const receipt = await tryon.remove(session.session_id);
+    if (run !== state.run) return;
+    choose.forget();
+    reset();
+    Object.assign(state, { phase: "gone", receipt, problem: receiptWords(receipt), connection: "finished" });
+    history.replaceState(null, "", location.pathname);
+    render();
+    $.headline.focus({ preventScroll: true });
+  } catch (error) {
+    if (run !== state.run) return;
+    if (!(error instanceof Problem)) throw error;
+    state.deleting = false;
+    if (error.status === 404 || state.goneMeanwhile) gone(state.goneMeanwhile ?? "erased"); // erased, by an answer that was lost
+    else remark(failureWords("erase", error), { bad: true, beside: "erase" });
+  }
+}
+
+/** Back to the slots with the pictures of this run, but for the role that is to be replaced. */
+function another(role) {
+  const { session } = state;
+  if (session) choose.keep(session);
+  choose.empty(role);
+  leave();
+  choose.focus(role);
+}
+
+/** Says something on the screen and to screen readers: under the headline, or `beside` the button "erase". */
+function remark(words, { bad = false, beside = "headline" } = {}) {
+  state.note = { text: words, bad, beside };
+  announce(words);
+  render();
+}
+
+/** Links expire. New ones come with the session, read again; a session that is gone says so. */
+async function refreshLinks() {
+  const { run } = state;
+  try {
+    await following?.refresh();
+  } catch (error) {
+    if (run === state.run && (error.status === 404 || error.status === 401)) gone(error.code);
+  }
+}
+
+// --- the address ----------------------------------------------------------------------------------------------------
+
+function address(id) {
+  return `${location.pathname}?s=${id}`;
+}
+
+/** Back to the slots. `notice`: why. */
+function leave(notice = null) {
+  if (location.search || location.hash) history.pushState(null, "", location.pathname);
+  else if (history.state?.run) history.replaceState(null, "", location.pathname);
+  enter();
+  if (notice) api.set({ notice });
+}
+
+function open(id) {
+  history.pushState({ run: true }, "", address(id));
+  enter();
+}
+
+/** Shows the session in the address, else the slots. */
+function enter() {
+  reset();
+  const hash = new URLSearchParams(location.hash.slice(1));
+  const id = hash.get("session") ?? new URLSearchParams(location.search).get("s");
+  const ticket = hash.get("ticket");
+  if (id !== null && SESSION_ID.test(id)) {
+    state.shared = ticket !== null;
+    watch(id, { ticket });
+  } else if (id !== null) {
+    gone("not_found");
+  }
+  render();
+}
+
+// --- rendering ------------------------------------------------------------------------------------------------------
+
+function render() {
+  const { phase, session } = state;
+  const run = phase !== "idle";
+  if (!run && $.choose.hidden) mine.read(api);
+  const focused = document.activeElement;
+  show($.choose, !run);
+  show($.run, run);
+  attribute(document.body, "data-phase", phase);
+  attribute(document.body, "data-status", session?.status ?? "");
+  attribute(document.body, "data-moment", run ? (session?.status === "completed" ? "see" : "wait") : "choose");
+  chip.render(api);
+  choose.render(api);
+  if (run) {
+    const words = wait.headline(api);
+    text($.headline, words);
+    const { title = "", text: cause = "" } = wait.trouble(api) ?? {};
+    speak([title || words, cause].filter(Boolean).join(". "));
+    document.title = `${words} · ${TITLE}`;
+    show($.shared, state.shared);
+    frame.render(api);
+    wait.render(api);
+    see.render(api);
+  } else {
+    document.title = TITLE;
+  }
+  emit("render");
+  if (focused?.closest("[hidden]")) (run ? $.headline : $["choose-title"]).focus({ preventScroll: true });
+}
+
+function speak(words) {
+  if (words !== spoken) announce(words);
+  spoken = words;
+}
+
+/** What changes with time alone. */
+function tick() {
+  if (state.phase === "following") {
+    if (!state.session?.terminal) wait.tick(api);
+    see.tick(api);
+  }
+  if (state.phase === "refused") wait.tick(api);
+}
+
+// --- wiring ---------------------------------------------------------------------------------------------------------
+
+chip.mount($.chip, api);
+choose.mount($.choose, api);
+frame.mount($.frame, api);
+mine.mount($.mine, api);
+wait.mount($.run, api);
+see.mount($.run, api);
+
+for (const link of [$.home, $.own]) {
+  link.addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    leave();
+  });
+}
+addEventListener("popstate", enter); // also for a changed hash
+addEventListener("online", () => api.set({ online: true }));
+addEventListener("offline", () => api.set({ online: false }));
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible" && state.phase === "idle" && mine.stale()) mine.read(api);
+});
+setInterval(tick, 250);
+
+async function learn() {
+  try {
+    const [processor, limits] = await Promise.all([tryon.processor(), tryon.limits?.() ?? null]);
+    api.set({ processor, limits });
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error; // the server judges without us
+  }
+}
+
+enter();
+mine.read(api);
+learn();
