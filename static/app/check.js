@@ -1,5 +1,7 @@
 /** Judges a picture before it is sent: by its first bytes and its size, as the server will; and makes it smaller. */
 
+import { kilobytes } from "./words.js";
+
 const MB = 1e6;
 const QUALITIES = [0.92, 0.85, 0.75, 0.6];
 const EVERYWHERE = new Set(["image/jpeg", "image/png", "image/webp"]); // every browser opens these
@@ -26,11 +28,6 @@ export async function kindOf(file) {
   const head = String.fromCharCode(...bytes);
   const [, type = "", name = ""] = SIGNATURES.find(([pattern]) => pattern.test(head)) ?? [];
   return { type, name };
-}
-
-/** "1.9 MB", "48 kB" */
-export function size(bytes) {
-  return bytes < MB ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / MB).toFixed(1)} MB`;
 }
 
 /** "JPEG, PNG or WebP" */
@@ -84,7 +81,7 @@ export async function examine(file, noun, limits) {
 }
 
 function tooMuch(file, width, height, limits) {
-  if (file.size > limits.bytes) return `It has ${size(file.size)}; at most ${size(limits.bytes)} are taken.`;
+  if (file.size > limits.bytes) return `It has ${kilobytes(file.size)}; at most ${kilobytes(limits.bytes)} are taken.`;
   if (width * height > limits.pixels) {
     return `It has ${Math.round((width * height) / MB)} megapixels; at most ${Math.round(limits.pixels / MB)} are taken.`;
   }

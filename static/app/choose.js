@@ -4,10 +4,9 @@
  */
 
 import { $, attribute, make, show, text } from "./dom.js";
-import { examine, limitsOf, size } from "./check.js";
 import { card } from "./errors.js";
 import { onArrive, onChoose } from "./photos.js";
-import { sentence } from "./words.js";
+import { kilobytes, sentence } from "./words.js";
 
 const ROLES = [
   { name: "person", required: true, count: 1, hint: "" },
@@ -15,6 +14,11 @@ const ROLES = [
 ]; // until the processor says
 const SAMPLES = { person: ["person-1", "person-2"], garment: ["garment-1", "garment-2"] };
 const SHORT_HINT = 16; // characters: a hint that says no more than the title
+const ICONS = {
+  camera: "M4 8.5h3.5L9 6h6l1.5 2.5H20a1 1 0 0 1 1 1V18a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1V9.5a1 1 0 0 1 1-1Zm8 8a3 3 0 1 0 0-6 3 3 0 0 0 0 6Z",
+  paste: "M9 5H6.5a1 1 0 0 0-1 1v13.5a1 1 0 0 0 1 1h11a1 1 0 0 0 1-1V6a1 1 0 0 0-1-1H15M9 3.5h6v3.5H9Z",
+  remove: "m7 7 10 10m0-10L7 17",
+};
 const TOUCH = matchMedia("(hover: none)").matches;
 
 let api = null;
@@ -99,7 +103,7 @@ function wire(slot) {
   const role = () => slot.dataset.role;
   onChoose(slot.querySelector("input"), (files) => arrive(files, role()));
   const remove = make("button", { type: "button", className: "remove", hidden: true });
-  remove.innerHTML = '<svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="m4 4 8 8m0-8-8 8"/></svg>';
+  remove.innerHTML = icon("remove");
   remove.addEventListener("click", () => {
     empty(role());
     api.say(`${capital(noun(roleOf(role())))} is removed.`);
@@ -108,6 +112,18 @@ function wire(slot) {
   });
   const tools = make("div", { className: "tools" }, ...cameras(role), ...pasting(role));
   slot.append(remove, tools);
+}
+
+function icon(name) {
+  return `<svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
+}
+
+/** Names a tool of a slot; the role may be another one later. */
+function tool(element, name, words) {
+  element.insertAdjacentHTML("beforeend", icon(name));
+  attribute(element, "title", words);
+  attribute(element.querySelector("input") ?? element, "aria-label", words);
+  return element;
 }
 
 function roleOf(name) {
@@ -120,10 +136,10 @@ function cameras(role) {
     const input = make("input", { type: "file", accept: "image/*", className: "unseen" });
     input.setAttribute("capture", "user");
     onChoose(input, (files) => arrive(files, role()));
-    return [make("label", { className: "tool" }, input, "Camera")];
+    return [tool(make("label", { className: "tool" }, input), "camera", "Take a photo")];
   }
   if (!navigator.mediaDevices?.getUserMedia) return [];
-  const button = make("button", { type: "button", className: "tool" }, "Camera");
+  const button = tool(make("button", { type: "button", className: "tool" }), "camera", "Take a photo");
   button.addEventListener("click", async () => {
     const { takePhoto } = await import("./camera.js");
     const file = await takePhoto(noun(roleOf(role()))).catch((error) => complain({ title: error.message }));
@@ -134,7 +150,7 @@ function cameras(role) {
 
 function pasting(role) {
   if (!navigator.clipboard?.read) return [];
-  const button = make("button", { type: "button", className: "tool" }, "Paste");
+  const button = tool(make("button", { type: "button", className: "tool" }), "paste", "Paste a picture");
   button.addEventListener("click", async () => {
     const file = await clipboardPicture();
     if (file) arrive([file], role());
@@ -201,9 +217,13 @@ async function fill(name, chosen, { sure = false } = {}) {
   const role = roleOf(name);
   checking += 1;
   render(api);
+  api.load();
   let found;
   try {
+    const { examine, limitsOf } = await import("./check.js");
     found = await examine(chosen, file(role), limitsOf(role, api.state.limits));
+  } catch {
+    found = { width: null, height: null, shown: true, problem: null }; // the server judges it
   } finally {
     checking -= 1;
   }
@@ -226,7 +246,7 @@ async function refuse(role, chosen, { title: what, text: why, shrink, doubt }) {
   const actions = [choose];
   if (doubt) actions.push({ label: "Send it anyway", run: () => fill(role.name, chosen, { sure: true }) });
   if (smaller) {
-    const label = `${smaller.size < chosen.size ? "Shrink" : "Convert"}: ${size(chosen.size)} → ${size(smaller.size)}`;
+    const label = `${smaller.size < chosen.size ? "Shrink" : "Convert"}: ${kilobytes(chosen.size)} → ${kilobytes(smaller.size)}`;
     actions.unshift({ label, id: "shrink", run: () => fill(role.name, smaller) });
   }
   complain({ title: what, text: why, part: role.name, actions });

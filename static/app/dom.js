@@ -1,6 +1,8 @@
 /** Small helpers for the document: they write only what changes, so that a frame of progress costs no layout. */
 
-export const $ = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
+const named = globalThis.document?.querySelectorAll("[id]") ?? []; // none in Node
+
+export const $ = Object.fromEntries([...named].map((element) => [element.id, element]));
 
 export function text(element, value) {
   if (element.textContent !== value) element.textContent = value;

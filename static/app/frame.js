@@ -8,7 +8,7 @@ const SHAPE = { least: 0.6, most: 1.6 }; // width by height
 let api = null;
 let noPreview = false; // the browser cannot show the file; the server's copy may do
 
-export function mount(root, given) {
+export function mount(given) {
   api = given;
   for (const image of [$.photo, $.preview, $.garment, $.result]) {
     image.addEventListener("load", () => loaded(image));

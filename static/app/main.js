@@ -1,13 +1,14 @@
 /**
  * The demo page: one state object, one `render()`; everything that happens changes the state and renders again.
  *
- * Three moments: Choose (`choose.js`: slots for the processor's roles), Wait (`wait.js`) and See (`see.js`). A run has a phase:
- * idle -> uploading -> following -> (ended), or refused (the upload was, or the retry), or gone (the session is).
+ * Three moments: Choose (`choose.js`: slots for the processor's roles), Wait (`wait.js`) and See (`see.js`); what the first one
+ * does without is loaded later. A run has a phase: idle -> uploading -> following -> (ended), or refused (the upload was, or the
+ * retry), or gone (the session is).
  *
  * The address says which session is shown: `?s=<id>`, so that Back, Forward and reload do what a person expects.
  * `#session=<id>&ticket=<ticket>` shows a session made elsewhere, read-only.
  *
- * Each module exports `mount(root, api)` and may return `{ render }`. `api`:
+ * Modules export `mount` and `render`, which get `api`:
  *   tryon       the client
  *   state       read only, below; `set(changes)` changes it and renders
  *   on(name, fn)  "session" (now, before), "event", "frame" (as the client reports them), "connection" (connection, transport),
@@ -22,16 +23,14 @@ import { announcer } from "./announcer.js";
 import * as chip from "./chip.js";
 import * as choose from "./choose.js";
 import { $, attribute, clock, instant, show, text } from "./dom.js";
-import * as frame from "./frame.js";
 import * as mine from "./history.js";
-import * as see from "./see.js";
-import * as wait from "./wait.js";
 import { failureWords, goneWords, problemWords, receiptWords } from "./words.js";
 
 const TITLE = document.title;
 const SESSION_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const INTERRUPTED_MS = 2000; // for which an interruption is shown at least
+const NEWS_MS = 10000; // an older interruption is history
 const PHOTO_GONE = "The photo is no longer there. Please choose it again.";
 
 /** What one run has; a new run begins with a fresh one. */
@@ -74,6 +73,8 @@ let upload = null; // AbortController
 let idempotencyKey = null; // of the upload that may be repeated
 let expiryTimer = 0;
 let spoken = "";
+let shown = null; // run.js, once it is loaded
+let loading = null;
 
 const api = {
   tryon,
@@ -89,6 +90,7 @@ const api = {
   /** The server's clock; before anything was followed, this device's as it was when the page was opened. */
   now: () => following?.now() ?? performance.timeOrigin + clock(),
   emit,
+  load,
   remark,
   refreshLinks,
   act: { begin, again, cancel, erase, leave, open, another, abort: () => upload?.abort() },
@@ -107,7 +109,7 @@ function reset() {
   upload = null;
   clearTimeout(expiryTimer);
   Object.assign(state, fresh(), { notice: null });
-  frame.clear();
+  shown?.clear();
   spoken = "";
 }
 
@@ -200,7 +202,7 @@ function watch(session, { ticket = null } = {}) {
     ticket,
     onFrame: (news) => emit("frame", news),
     onEvent: (event) => {
-      if (event.event === "requeued" && event.seq >= (state.session?.seq ?? 0)) interrupted();
+      if (event.event === "requeued" && api.now() - Date.parse(event.at) < NEWS_MS) interrupted();
       emit("event", event);
     },
     onSession: (news) => {
@@ -378,21 +380,33 @@ function render() {
   attribute(document.body, "data-moment", run ? (session?.status === "completed" ? "see" : "wait") : "choose");
   chip.render(api);
   choose.render(api);
-  if (run) {
-    const words = wait.headline(api);
-    text($.headline, words);
-    const { title = "", text: cause = "" } = wait.trouble(api) ?? {};
-    speak([title || words, cause].filter(Boolean).join(". "));
-    document.title = `${words} · ${TITLE}`;
-    show($.shared, state.shared);
-    frame.render(api);
-    wait.render(api);
-    see.render(api);
-  } else {
-    document.title = TITLE;
-  }
+  if (run) renderRun();
+  else document.title = TITLE;
   emit("render");
   if (focused?.closest("[hidden]")) (run ? $.headline : $["choose-title"]).focus({ preventScroll: true });
+}
+
+function renderRun() {
+  show($.shared, state.shared);
+  if (!shown) {
+    load();
+    return;
+  }
+  const words = shown.headline(api);
+  text($.headline, words);
+  const { title = "", text: cause = "" } = shown.trouble(api) ?? {};
+  speak([title || words, cause].filter(Boolean).join(". "));
+  document.title = `${words} · ${TITLE}`;
+  shown.render(api);
+}
+
+/** Loads what a run shows: with the first picture that is chosen, so that nothing waits for it. */
+function load() {
+  loading ??= import("./run.js").then((module) => {
+    shown = module;
+    shown.mount(api);
+    render();
+  });
 }
 
 function speak(words) {
@@ -400,23 +414,11 @@ function speak(words) {
   spoken = words;
 }
 
-/** What changes with time alone. */
-function tick() {
-  if (state.phase === "following") {
-    if (!state.session?.terminal) wait.tick(api);
-    see.tick(api);
-  }
-  if (state.phase === "refused") wait.tick(api);
-}
-
 // --- wiring ---------------------------------------------------------------------------------------------------------
 
 chip.mount($.chip, api);
 choose.mount($.choose, api);
-frame.mount($.frame, api);
 mine.mount($.mine, api);
-wait.mount($.run, api);
-see.mount($.run, api);
 
 for (const link of [$.home, $.own]) {
   link.addEventListener("click", (event) => {
@@ -431,7 +433,7 @@ addEventListener("offline", () => api.set({ online: false }));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible" && state.phase === "idle" && mine.stale()) mine.read(api);
 });
-setInterval(tick, 250);
+setInterval(() => shown?.tick(api), 250);
 
 async function learn() {
   try {

@@ -7,7 +7,7 @@ import { note } from "./wait.js";
 const LINK_FRESH_MS = 120000; // links live 300 s by default; older than that, a download asks for a new one first
 const NAMES = { person: "Photo", garment: "Garment", result: "Result" };
 
-export function mount(root, api) {
+export function mount(api) {
   const { act, state } = api;
   $.download.addEventListener("click", async (event) => {
     if (age(state.heardAt) < LINK_FRESH_MS) return;

@@ -11,7 +11,7 @@ const LATE_WORDS = "Taking longer than usual. You can close this page.";
 
 let expected = { key: "", at: 0, seconds: 0 }; // of the state that the session is in
 
-export function mount(root, api) {
+export function mount(api) {
   const { act, state } = api;
   $.again.addEventListener("click", () => $.again.getAttribute("aria-disabled") !== "true" && act.again());
   $.stop.addEventListener("click", () => (state.phase === "uploading" ? act.abort() : act.cancel()));

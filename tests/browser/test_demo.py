@@ -320,23 +320,3 @@ async def test_recent_sessions_can_be_opened_again(visitor: Visitor) -> None:
     await visitor.sees_result()
     assert await visitor.session_id() == first
     assert len(visitor.uploads) == 1
-
-
-async def test_time_left_is_said_in_words(visitor: Visitor) -> None:
-    """Rounded as people say it."""
-    words = {
-        86400: "in 24 hours",
-        86340: "in 23 hours 59 minutes",
-        3660: "in 1 hour 1 minute",
-        3599: "in 1 hour",
-        700: "in 12 minutes",
-        260: "in 4 minutes 20 seconds",
-        60: "in 1 minute",
-        0.2: "in 1 second",
-    }
-    await visitor.arrive()
-    said = await visitor.page.evaluate(
-        "async (times) => { const { fromNow } = await import('/static/app/words.js'); return times.map((s) => fromNow(s * 1000)); }",
-        list(words),
-    )
-    assert said == list(words.values())

@@ -1,0 +1,23 @@
+/** What a run shows, from the upload to the end: loaded with the first one. */
+
+import * as frame from "./frame.js";
+import * as see from "./see.js";
+import * as wait from "./wait.js";
+
+export { clear } from "./frame.js";
+export { headline, trouble } from "./wait.js";
+
+export function mount(api) {
+  for (const part of [frame, wait, see]) part.mount(api);
+}
+
+export function render(api) {
+  for (const part of [frame, wait, see]) part.render(api);
+}
+
+/** What changes with time alone. */
+export function tick(api) {
+  const { phase, session } = api.state;
+  if (phase === "refused" || (phase === "following" && !session?.terminal)) wait.tick(api);
+  if (phase === "following") see.tick(api);
+}
