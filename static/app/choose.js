@@ -339,6 +339,7 @@ function renderSlot(element, { slots, notice }) {
   if (url && image.getAttribute("src") !== url) image.src = url;
   if (!url) image.removeAttribute("src");
   image.alt = url ? `Chosen: ${noun(role)}` : "";
+  attribute(image, "aria-hidden", url ? null : "true");
   element.dataset.name = slot && !slot.shown ? slot.name : "";
 }
 
