@@ -165,6 +165,8 @@ export interface Limits {
   retention_seconds: number;
   deadline_seconds: number;
   link_seconds: number;
+  /** Lost workers after which a session fails. */
+  max_attempts: number;
   /** Whether a worker may be killed, to show how its session recovers. */
   demo: boolean;
 }

@@ -18,8 +18,9 @@ class LimitsView(msgspec.Struct, frozen=True):
     ``formats``: media types of photos. Sides and pixels are those of the decoded photo;
     a role of the processor may allow less. ``uploads``: null without a limit.
     ``retention_seconds``: life of a session and its photos. ``deadline_seconds``: from
-    creation to the latest end. ``link_seconds``: life of a signed link. ``demo``:
-    whether an owner may crash the worker of a session.
+    creation to the latest end. ``link_seconds``: life of a signed link.
+    ``max_attempts``: lost workers after which a session fails. ``demo``: whether an
+    owner may crash the worker of a session.
     """
 
     formats: list[str]
@@ -33,4 +34,5 @@ class LimitsView(msgspec.Struct, frozen=True):
     retention_seconds: float
     deadline_seconds: float
     link_seconds: int
+    max_attempts: int
     demo: bool

@@ -38,5 +38,6 @@ def limits(config: Config) -> LimitsView:
         retention_seconds=config.retention_seconds,
         deadline_seconds=config.deadline_seconds,
         link_seconds=config.link_seconds,
+        max_attempts=config.max_attempts,
         demo=config.demo,
     )

@@ -145,6 +145,7 @@ _LIMITS: Final = LimitsView(
     retention_seconds=86400.0,
     deadline_seconds=600.0,
     link_seconds=300,
+    max_attempts=3,
     demo=False,
 )
 _RECEIPT_KEYS: Final = ReceiptKeys([ReceiptKey("4365b6f1", "Xy7b0mQ2c4D6e8F0g2H4i6J8k0L2m4N6o8P0q2R4s6U")])

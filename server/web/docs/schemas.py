@@ -125,6 +125,7 @@ FIELDS: Final[dict[str, Schema]] = {
     "LimitsView.retention_seconds": _WHOLE | {"description": "From the creation of a session to its erasure."},
     "LimitsView.deadline_seconds": _WHOLE | {"description": "From the creation of a session to its latest end."},
     "LimitsView.link_seconds": _WHOLE | {"description": "Life of the signed links in a session."},
+    "LimitsView.max_attempts": {"minimum": 1, "description": "Lost workers after which a session fails."},
     "LimitsView.demo": {"description": "Whether an owner may crash the worker of a session, to watch it recover."},
     "RoleView.name": {"description": "The name of its part in an upload; `image` stands for the first role."},
     "RoleView.count": {"minimum": 1, "description": "How many parts of this name there may be."},

@@ -28,6 +28,7 @@ async def test_limits_are_those_of_the_settings(web: Web) -> None:
         "retention_seconds": config.retention_seconds,
         "deadline_seconds": config.deadline_seconds,
         "link_seconds": config.link_seconds,
+        "max_attempts": config.max_attempts,
         "demo": False,
     }
 
