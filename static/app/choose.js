@@ -103,7 +103,7 @@ function wire(slot) {
   const role = () => slot.dataset.role;
   onChoose(slot.querySelector("input"), (files) => arrive(files, role()));
   const remove = make("button", { type: "button", className: "remove", hidden: true });
-  remove.innerHTML = icon("remove");
+  remove.append(icon("remove"));
   remove.addEventListener("click", () => {
     empty(role());
     api.say(`${capital(noun(roleOf(role())))} is removed.`);
@@ -115,12 +115,16 @@ function wire(slot) {
 }
 
 function icon(name) {
-  return `<svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
+  const [svg, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+  for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": true })) attribute(svg, key, value);
+  attribute(path, "d", ICONS[name]);
+  svg.append(path);
+  return svg;
 }
 
 /** Names a tool of a slot; the role may be another one later. */
 function tool(element, name, words) {
-  element.insertAdjacentHTML("beforeend", icon(name));
+  element.append(icon(name));
   attribute(element, "title", words);
   attribute(element.querySelector("input") ?? element, "aria-label", words);
   return element;

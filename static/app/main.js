@@ -187,7 +187,7 @@ function refused(problem) {
   if (problem.code !== "network") idempotencyKey = randomText(); // only an upload without an answer is the same again
   Object.assign(state, {
     phase: "refused",
-    problem: problemWords(problem),
+    problem: problemWords(problem, state.processor?.roles[0]?.name),
     retryable: problem.retryable,
     retryAt: problem.retryAfter === null ? 0 : clock() + problem.retryAfter * 1000,
   });

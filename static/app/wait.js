@@ -22,6 +22,12 @@ function firstRole({ processor }) {
   return processor?.roles[0]?.name ?? "person";
 }
 
+/** "photo", "garment", "shoes picture" */
+function called(role, state) {
+  if (role === firstRole(state)) return "photo";
+  return role === "garment" ? role : `${role.replaceAll("_", " ")} picture`;
+}
+
 /** `{ title, text, part, fine, retryable }`, or null while nothing is wrong. */
 export function trouble({ state }) {
   const { problem, session, phase, retryable } = state;
@@ -92,7 +98,7 @@ export function render(api) {
   show($.new, !shared && (mayRun || phase === "gone"));
   const role = troubled ? (wrong?.part ?? firstRole(state)) : firstRole(state);
   attribute($.new, "data-role", role);
-  text($.new, troubled && phase !== "gone" ? `Choose another ${role === firstRole(state) ? "photo" : role}` : "New photo");
+  text($.new, troubled && phase !== "gone" ? `Choose another ${called(role, state)}` : "New photo");
   $.new.classList.toggle("primary", phase === "gone" ? state.receipt === null : troubled && !again);
   countdown(state);
   tick(api);

@@ -29,26 +29,27 @@ const LIMITS = {
   stored_bytes_per_address: ["No room for more photos", "Delete some of your try\u2011ons, or wait until others from your network are erased."],
 };
 
-/** The same refusals where a part is named that is not the photo. */
-const OF_GARMENT = {
-  image_too_large: ["That garment's picture is too large"],
-  too_many_pixels: ["That garment's picture has too many pixels"],
-  image_too_small: ["That garment's picture is too small"],
-  unsupported_image: ["That garment is not a picture we can read"],
-  missing_image: ["The garment is missing"],
-  unreadable_image: ["That garment's picture is damaged"],
+/** The same refusals of a picture that is not the photo. */
+const OF_PART = {
+  image_too_large: "is too large",
+  too_many_pixels: "has too many pixels",
+  image_too_small: "is too small",
+  unsupported_image: "is not one we can read",
+  missing_image: "is missing",
+  unreadable_image: "is damaged",
 };
 
 const BY_STATUS = { 413: "body_too_large", 415: "unsupported_image", 429: "rate_limited", 503: "unavailable", 507: "storage_full" };
 
-/** `{ title, text, part, fine }` for a refused upload. Our own words, else the server's. */
-export function problemWords(problem) {
-  const ofGarment = problem.part === "garment" ? OF_GARMENT[problem.code] : null;
-  const known = ofGarment ?? LIMITS[problem.limit] ?? PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
+/** `{ title, text, part, fine }` for a refused upload. Our own words, else the server's. `photo`: the role of the photo. */
+export function problemWords(problem, photo = "person") {
+  const { part } = problem;
+  const other = part && part !== "image" && part !== photo && OF_PART[problem.code];
+  const known = other ? [`The ${part.replaceAll("_", " ")} picture ${other}`] : LIMITS[problem.limit] ?? PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
   return {
     title: known[0] ?? (problem.title || "That did not work"),
     text: known[1] ?? (problem.detail || "Something went wrong. Please try again."),
-    part: problem.part,
+    part,
     fine: problem.status >= 500 && problem.requestId ? `Reference: ${problem.requestId}` : "",
   };
 }

@@ -45,6 +45,7 @@ test("an error names the part that is meant", () => {
   assert.equal(partOf("image", [{ name: "model" }]), "model");
   assert.match(problemWords({ code: "unreadable_image", status: 422, part: "garment", detail: "…" }).title, /garment/);
   assert.match(problemWords({ code: "unreadable_image", status: 422, part: "person", detail: "…" }).title, /photo/);
+  assert.match(problemWords({ code: "unreadable_image", status: 422, part: "model", detail: "…" }, "model").title, /photo/);
 });
 
 test("a result that expires says so", () => {
