@@ -1,4 +1,4 @@
-"""Choose, wait and see, with the test as the worker and as the processor's description."""
+"""Choose, wait and see, with the test as the worker and its processor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from tryon.protocol.paths import PROCESSOR
 pytestmark = pytest.mark.xdist_group("chromium")
 
 ROLES: Final = [
-    {"name": "person", "required": True, "count": 1, "formats": ["image/jpeg"], "max_bytes": 10**7, "max_pixels": 10**8},
+    {
+        "name": "person",
+        "required": True,
+        "count": 1,
+        "formats": ["image/jpeg"],
+        "max_bytes": 10**7,
+        "max_pixels": 10**8,
+    },
     {"name": "garment", "required": True, "count": 1, "formats": [], "max_bytes": 10**7, "max_pixels": 10**8},
     {"name": "shoes", "required": False, "count": 1, "formats": [], "max_bytes": 10**7, "max_pixels": 10**8},
 ]
@@ -41,7 +48,7 @@ DESCRIBED: Final = {
 
 
 async def opened(context: BrowserContext, web: Web, photos: Path) -> tuple[Page, str]:
-    """Open the page of a session with a photo and a garment, which no worker has yet."""
+    """Open the page of a session with a photo and a garment; it waits."""
     token = new_token()
     with (photos / "photo.jpg").open("rb") as person, (photos / "garment.png").open("rb") as garment:
         files = {"person": ("a.jpg", person), "garment": ("b.png", garment)}
@@ -74,7 +81,8 @@ async def test_interruption_is_said_and_nothing_falls_without_it(
             const bar = document.querySelector("#bar");
             const look = () => seen.push([performance.now(), document.querySelector("#headline").textContent,
                 bar.getAttribute("aria-valuenow")]);
-            new MutationObserver(look).observe(document.querySelector("#under"), { subtree: true, childList: true, attributes: true });
+            const everything = { subtree: true, childList: true, attributes: true };
+            new MutationObserver(look).observe(document.querySelector("#under"), everything);
         }"""
     )
     assert await claims.requeue(claim, burnt=True, reason="worker_lost")
@@ -126,7 +134,7 @@ async def test_broken_garment_is_named_and_photo_is_kept(context: BrowserContext
 
 
 async def test_slots_and_options_are_those_of_the_processor(visitor: Visitor) -> None:
-    """Roles, what is required, formats, and the parameters that differ from the defaults."""
+    """Parameters are sent where they differ from the defaults."""
     page, sent = visitor.page, []
 
     async def describe(route: Route) -> None:
