@@ -350,12 +350,18 @@ class Following {
     this.watch(link);
     if (link.rung === "ws") return this.#socket(link);
     try {
-      const { LowerRungs } = await import("./tryon-lower.js");
-      this.#lower ??= new LowerRungs(this);
-    } catch {
-      return this.lost(link); // the module is not to be had just now
+      if (!this.#lower) await this.#load(link);
+    } catch (problem) {
+      return this.lost(link, { problem });
     }
     if (!link.over) this.#lower.launch(link);
+  }
+
+  /** Loads the lower rungs, from a server that is there: some browsers never ask again for a module that they did not get. */
+  async #load({ abort }) {
+    this.take(await this.api.read(this.id, { ticket: this.ticket, signal: abort.signal }));
+    const { LowerRungs } = await import("./tryon-lower.js");
+    this.#lower ??= new LowerRungs(this);
   }
 
   #socket(link) {

@@ -79,6 +79,29 @@ async def test_cut_loses_and_repeats_nothing(start: Start, transport: str) -> No
     await play.ends_whole()
 
 
+async def test_modules_that_come_late_cost_nothing(start: Start, photos: Path) -> None:
+    """Without the lower rungs it tries again; without progress the upload goes."""
+    play = await start()
+    await play.refuse("ws")
+    asked: list[str] = []
+
+    async def late(route: Route) -> None:
+        asked.append(route.request.url.rpartition("/")[2])
+        await (route.abort() if asked.count(asked[-1]) == 1 else route.continue_())
+
+    await play.page.route(re.compile("tryon-(lower|progress)"), late)
+    await play.follow()
+    await play.on("sse")
+    await play.begin()
+    await play.complete()
+    await play.ends_whole()
+    await play.page.set_content("<input type=file>")
+    await play.page.set_input_files("input", photos / "photo.jpg")
+    upload = "tryon.upload(document.querySelector('input').files[0], { onProgress: () => {} })"
+    assert await play.page.evaluate(f"{upload}.then(({{ status }}) => status)") == "created"
+    assert asked == ["tryon-lower.js", "tryon-lower.js", "tryon-progress.js"]
+
+
 async def test_failing_sockets_are_tried_again_later(start: Start) -> None:
     """Meanwhile another transport is used."""
     play = await start()
