@@ -121,6 +121,7 @@ async def test_hook_shows_a_try_on_from_start_to_end(web: Web, project: Path, ph
 
 
 FAILURES: Final = """
+Math.random = () => 0.01; // a short back-off
 const root = TestRenderer.create(screen({ base: "http://127.0.0.1:9" }));
 await until(() => shown?.tryon);
 const away = await shown.start(photo);
