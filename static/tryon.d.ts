@@ -10,9 +10,9 @@ export type Connection = "connecting" | "live" | "polling" | "reconnecting" | "o
 export type RefusalCode =
   | "bad_multipart" | "bad_request" | "bad_idempotency_key" | "invalid_token" | "invalid_ticket" | "token_required"
   | "not_found" | "method_not_allowed" | "not_acceptable" | "too_slow" | "not_finished" | "not_completed"
-  | "idempotency_in_flight" | "deleted" | "expired" | "body_too_large" | "not_multipart" | "unsupported_encoding"
-  | "unsupported_image" | "range_not_satisfiable" | "missing_image" | "unknown_input" | "unreadable_image"
-  | "too_many_pixels" | "image_too_small" | "image_too_large" | "bad_params" | "bad_webhook"
+  | "not_running" | "idempotency_in_flight" | "deleted" | "expired" | "body_too_large" | "not_multipart"
+  | "unsupported_encoding" | "unsupported_image" | "range_not_satisfiable" | "missing_image" | "unknown_input"
+  | "unreadable_image" | "too_many_pixels" | "image_too_small" | "image_too_large" | "bad_params" | "bad_webhook"
   | "idempotency_needs_token" | "idempotency_mismatch" | "rate_limited" | "internal_error" | "unavailable"
   | "queue_full" | "storage_full";
 /** Codes of a failed session. A processor may add its own. */

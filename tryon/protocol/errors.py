@@ -26,7 +26,8 @@
 The status is that of an HTTP answer, the number in parentheses the close code of a
 socket (4500 where there is none). :data:`CODES` is the table that the documentation and
 the tests are held to; a test also holds this drawing to it. To add an error code, add
-it to a class. A failed *session* has an error too; those codes are in :data:`FAILURES`.
+it to a class, and run ``python -m testkit.declarations --write``. A failed *session*
+has an error too; those codes are in :data:`FAILURES`.
 """
 
 from __future__ import annotations
