@@ -63,19 +63,20 @@ class Story:
     tell: Tell
     given: tuple[str, ...]
     settings: dict[str, Any]
+    slow: bool = False
 
 
 STORIES: Final[dict[str, Story]] = {}
 """Every story by its name."""
 
 
-def told(*transports: str, **settings: Any) -> Callable[[Tell], Tell]:
+def told(*transports: str, slow: bool = False, **settings: Any) -> Callable[[Tell], Tell]:
     """Add a story to the table, for each of the transports or once without any."""
 
     def add(tell: Tell) -> Tell:
         for transport in transports or ("",):
             given = (transport,) if transport else ()
-            STORIES["-".join((tell.__name__, *given))] = Story(tell, given, settings)
+            STORIES["-".join((tell.__name__, *given))] = Story(tell, given, settings, slow)
         return tell
 
     return add
@@ -157,6 +158,18 @@ async def restarted_server_is_found_again(scene: Scene, transport: str) -> None:
     await scene.web.complete(claim)
     assert (await followed.ended())["status"] == "completed"
     assert (followed.seqs, never_back(followed)) == ([1, 2, 3], True)
+
+
+@told("ws", "sse", slow=True, ping_seconds=1.0)
+async def silent_connection_is_replaced(scene: Scene, transport: str) -> None:
+    """Give a connection up that misses its pings, though it looks open."""
+    id = await scene.upload()
+    followed = scene.client.follow(id, transports=[transport])
+    await followed.reaches(1)
+    assert scene.proxy.black_hole(new=False)
+    await scene.complete(id)
+    assert (await followed.ended())["status"] == "completed"
+    assert followed.seqs == [1, 2, 3]
 
 
 @told()
@@ -375,7 +388,14 @@ async def nodes() -> AsyncIterator[Callable[[], Awaitable[Node]]]:
         yield node
 
 
-@pytest.mark.parametrize("name", STORIES)
+TOLD: Final = tuple(
+    pytest.param(name, marks=pytest.mark.slow) if story.slow or "long-poll" in story.given else name
+    for name, story in STORIES.items()
+)
+"""Every story; slow are those that wait, and those over the third transport of four."""
+
+
+@pytest.mark.parametrize("name", TOLD)
 @pytest.mark.parametrize("kind", ["python", "javascript"])
 async def test_client_lives_through_the_story(
     kind: str, name: str, config: Callable[..., Config], nodes: Callable[[], Awaitable[Node]]
