@@ -21,12 +21,12 @@ import msgspec
 
 from server import __version__
 from server.adapters.database.database import open_database
-from server.adapters.database.errors import CANNOT_CONNECT, reason
-from server.adapters.database.migrations import schema_of
+from server.adapters.database.start_check import check_database, describe_database
 from server.adapters.files.local import LocalFiles
 from server.adapters.files.threads import StorageThreads
 from server.adapters.redis.delivery import try_delivery
 from server.adapters.redis.errors import UNAVAILABLE
+from server.adapters.redis.start_check import check_redis
 from server.cli.wording import duration, size
 from server.config.authorities import served_name
 from server.config.database_url import parse_database_url
@@ -106,14 +106,11 @@ async def _database(config: Config) -> Finding:
             "database", "warning", f"{missing} does not exist yet", "`tryon up` or `tryon migrate` makes it."
         )
     try:
-        schema = await schema_of(config.database)
-    except CANNOT_CONNECT as error:
+        await check_database(config.database)
+    except ConfigError as error:
         mend = "Is the server up, and are address, name and password in TRYON_DATABASE_URL right?"
-        return Finding("database", "broken", f"it cannot be used: {reason(error)}", mend)
-    if schema.current != schema.newest:
-        state = "is not migrated" if schema.current is None else f"has the schema {schema.current}, not {schema.newest}"
-        return Finding("database", "broken", f"{schema.server} {state}", "Run `tryon migrate`.")
-    return Finding("database", "ok", f"{schema.server}, schema {schema.current}")
+        return Finding("database", "broken", str(error), "" if "tryon migrate" in str(error) else mend)
+    return Finding("database", "ok", await describe_database(config.database))
 
 
 async def _redis(config: Config) -> Finding:
@@ -123,10 +120,15 @@ async def _redis(config: Config) -> Finding:
         text = "TRYON_REDIS_URL is not set, and no `tryon up` runs on this data folder"
         return Finding("redis", "warning", text, "`tryon up` starts one of its own; else set TRYON_REDIS_URL.")
     try:
+        await check_redis(url)
         delivery = await try_delivery(url, config.key_prefix)
-    except UNAVAILABLE as error:
+    except ConfigError as error:
         mend = "Is the server up, and are address and password in TRYON_REDIS_URL right?"
-        return Finding("redis", "broken", f"it cannot be used: {str(error) or type(error).__name__}", mend)
+        return Finding("redis", "broken", str(error), mend)
+    except UNAVAILABLE as error:
+        return Finding(
+            "redis", "broken", f"it refuses to be used: {error}", "Look at its log, its memory and its disk."
+        )
     if delivery.seconds is None:
         mend = "Is it a proxy or a cluster that does not pass pub/sub on? Clients are served every few seconds only."
         return Finding("redis", "broken", f"{delivery.server} delivers no published message", mend)

@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 import glob
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import alembic.command
 import alembic.config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, exc, text
@@ -106,38 +103,5 @@ async def _migrate(config: Config) -> None:
     try:
         async with engine.begin() as connection:
             await connection.run_sync(upgrade)
-    finally:
-        await engine.dispose()
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """The schema of a database, and the one of this release.
-
-    ``current``: None: the database has no tables of the product yet. ``server``: name
-    and version of the database.
-    """
-
-    current: str | None
-    newest: str
-    server: str
-
-
-async def schema_of(database_url: str) -> Schema:
-    """Return the schema of a database. Raises one of :data:`CANNOT_CONNECT`."""
-    newest = ScriptDirectory(str(script_directory())).get_current_head()
-    assert newest is not None
-    engine = create_engine(database_url)
-
-    def look(connection: Connection) -> Schema:
-        sqlite = connection.dialect.name == "sqlite"
-        query = text("SELECT sqlite_version()") if sqlite else text("SHOW server_version")
-        version = connection.execute(query).scalar_one()
-        name = "SQLite" if sqlite else "PostgreSQL"
-        return Schema(MigrationContext.configure(connection).get_current_revision(), newest, f"{name} {version}")
-
-    try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(look)
     finally:
         await engine.dispose()

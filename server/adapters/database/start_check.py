@@ -38,6 +38,20 @@ async def check_database(database_url: str) -> None:
         )
 
 
+async def describe_database(database_url: str) -> str:
+    """Return name and version of a database that passed the check, and its schema."""
+    url = parse_database_url(database_url)
+    if url.sqlite:
+        return f"SQLite {sqlite3.sqlite_version}, schema {_sqlite_revision(url.path)}"
+    engine = create_engine(database_url)
+    try:
+        async with engine.connect() as connection:
+            version = (await connection.execute(text("SHOW server_version"))).scalar_one()
+            return f"PostgreSQL {version}, schema {(await connection.execute(text(_QUERY))).scalar_one()}"
+    finally:
+        await engine.dispose()
+
+
 def _sqlite_revision(path: str | None) -> str | None:
     """Return the schema's revision; None without tables, or without a file."""
     if path is None or not Path(path).exists():

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from server.adapters.redis.connect import open_redis
 
 DELIVERY_SECONDS: Final = 2.0
@@ -47,7 +49,7 @@ async def try_delivery(redis_url: str, key_prefix: str) -> Delivery:
                         if message["type"] == "message":
                             seconds = time.monotonic() - begin
                             break
-            except TimeoutError:
+            except (TimeoutError, RedisTimeoutError):
                 pass
         return Delivery(seconds, server, str(info.get("maxmemory_policy", "")))
     finally:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from testkit.fixtures import StartStack
+from server.cli.examination import CHECKS, Finding
+from server.config.settings import Config
+from testkit.fixtures import StartStack, StartValkey
 from testkit.processes import free_port
+from testkit.proxy import running_proxy, subscribes
 
+MakeConfig = Callable[..., Config]
 NAMES = ["versions", "database", "clock", "redis", "storage", "limits", "processor", "server"]
 
 
@@ -62,3 +67,36 @@ async def test_doctor_stops_at_a_wrong_setting(stack: StartStack) -> None:
     assert await doctor.wait() == 2
     assert len(doctor.errors) == 1
     assert doctor.errors[0].startswith("tryon: TRYON_SWEEP_SECONDS: ")
+
+
+async def finding(name: str, config: Config) -> Finding:
+    """Return what one check finds."""
+    return await dict(CHECKS)[name](config)
+
+
+async def test_doctor_finds_a_redis_that_delivers_nothing(start_valkey: StartValkey, config: MakeConfig) -> None:
+    """It answers every command, and no published message comes back."""
+    valkey = start_valkey(tcp=True)
+    port = int(valkey.tcp_url.rpartition(":")[2].partition("/")[0])
+    async with running_proxy(port) as proxy:
+        behind = config(redis_url=f"redis://127.0.0.1:{proxy.port}/0")
+        assert (await finding("redis", behind)).state == "ok"
+        proxy.deafen(subscribes)
+        found = await finding("redis", behind)
+    assert (found.state, "delivers no published message" in found.text) == ("broken", True)
+
+
+async def test_doctor_warns_of_a_redis_that_evicts(start_valkey: StartValkey, config: MakeConfig) -> None:
+    """Its queue could lose jobs when its memory is full."""
+    valkey = start_valkey(options=("--maxmemory-policy", "allkeys-lru"))
+    found = await finding("redis", config(redis_url=valkey.url))
+    assert (found.state, found.mend) == ("warning", "Set maxmemory-policy noeviction.")
+
+
+async def test_doctor_knows_postgresql(postgres_url: str, empty_postgres_url: str, config: MakeConfig) -> None:
+    """It tells a database that is ready from one that was not migrated."""
+    ready, empty = config(database_url=postgres_url), config(database_url=empty_postgres_url)
+    assert (await finding("database", ready)).text.startswith("PostgreSQL ")
+    assert (await finding("clock", ready)).state == "ok"
+    found = await finding("database", empty)
+    assert (found.state, "run `tryon migrate`" in found.text) == ("broken", True)
