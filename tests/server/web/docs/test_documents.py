@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import httpx
 import pytest
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
     from testkit.fixtures import StartStack
+
+AXE: Final = """
+async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
+}
+"""
+PAPER: Final = {"light": "rgb(250, 249, 246)", "dark": "rgb(19, 21, 20)"}
+"""The page's ground by colour scheme."""
 
 
 @pytest.mark.xdist_group("chromium")
@@ -56,3 +66,35 @@ async def test_docs_page_runs_only_own_scripts(stack: StartStack) -> None:
     assert re.fullmatch(r"'self' 'sha256-[\w+/]{43}='", policy["script-src"])
     assert policy["default-src"] == "'none'"
     assert not re.search(r"<script(?![^>]*(\bsrc=|importmap))|\bon\w+=", page.text), "an inline script"
+
+
+@pytest.mark.xdist_group("chromium")
+async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Browser) -> None:
+    """Axe finds nothing in either colour scheme; a second visit loads no file again."""
+    axe = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
+    running = await stack(TRYON_MOCK_SECONDS="1")
+    context = await chromium.new_context(viewport={"width": 1200, "height": 1000}, color_scheme="dark")
+    try:
+        page = await context.new_page()
+        await page.goto(f"{running.url}{paths.DOCS}")
+        await page.wait_for_selector("html[data-ready]")
+        await page.get_by_role("button", name="Start a session and follow it").click()
+        frames = page.locator("#frames")
+        await frames.get_by_text('"snapshot"').wait_for()
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await frames.get_by_text('"pong"').wait_for()
+        await page.get_by_text("Closed: 1000, completed.").wait_for()
+        await page.click("#operations-sessions-submit .opblock-summary-control")
+        await page.wait_for_selector("#operations-sessions-submit .responses-table")
+        await page.evaluate(axe)
+        for scheme in ("dark", "light"):
+            await page.emulate_media(color_scheme=scheme)
+            assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == PAPER[scheme]
+            assert await page.evaluate(AXE) == [], scheme
+        again = await context.new_page()
+        await again.goto(f"{running.url}{paths.DOCS}")
+        await again.wait_for_selector("html[data-ready]")
+        bytes_sent = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/static/')).map((e) => e.transferSize)"
+        assert set(await again.evaluate(bytes_sent)) == {0}
+    finally:
+        await context.close()
