@@ -28,6 +28,7 @@ class ErrorCode(StrEnum):
     TOO_SLOW = "too_slow"
     NOT_FINISHED = "not_finished"
     NOT_COMPLETED = "not_completed"
+    NOT_RUNNING = "not_running"
     IDEMPOTENCY_IN_FLIGHT = "idempotency_in_flight"
     DELETED = "deleted"
     EXPIRED = "expired"
