@@ -28,7 +28,8 @@ function words(text) {
 function table(heads, rows) {
   const head = element("tr", ...heads.map((text) => element("th", { scope: "col" }, text)));
   const body = rows.map((cells) => element("tr", ...cells.map((cell) => element("td", cell))));
-  return element("div", { class: "wide" }, element("table", element("thead", head), element("tbody", ...body)));
+  const label = { class: "wide", tabindex: "0", role: "group", "aria-label": heads.filter(Boolean).join(", ") };
+  return element("div", label, element("table", element("thead", head), element("tbody", ...body)));
 }
 
 /** A schema in a few words: `number or null`, `Status`, `array of EventFrame`. */
@@ -64,7 +65,7 @@ function message(document, name, body) {
     { id: `frame-${name}` },
     element("summary", element("code", body.name), words(body.summary)),
     fields(schema),
-    element("pre", JSON.stringify(body.examples[0].payload, null, 2)),
+    element("pre", { tabindex: "0" }, JSON.stringify(body.examples[0].payload, null, 2)),
   );
 }
 

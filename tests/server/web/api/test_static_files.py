@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,43 @@ def test_policy_of_a_page_allows_its_import_map_alone(folder: Path) -> None:
     assert script
     hashed = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     assert f"script-src 'self' 'sha256-{hashed}';" in page.headers["Content-Security-Policy"]
+
+
+def test_lasting_file_has_no_comments(folder: Path) -> None:
+    """Its lines keep their numbers; the file under its own name is as it is written."""
+    text = '/**\n * Words.\n */\n/*! licence */\nexport const a = "/*"; /* one */\n  /* two */\nexport const b = 1;\n'
+    (folder / "app/words.js").write_text(text)
+    (folder / "vendor").mkdir()
+    (folder / "vendor/theirs.js").write_text(text)
+    files = StaticFiles(folder)
+    assert files.find("app/words.js")[0].data == text.encode()
+    bare = files.find(files.hashed_name("app/words.js"))[0].data.decode()
+    assert bare == '\n\n\n/*! licence */\nexport const a = "/*"; /* one */\n\nexport const b = 1;\n'
+    assert files.find(files.hashed_name("vendor/theirs.js"))[0].data == text.encode()
+
+
+def loaded_first(name: str) -> set[str]:
+    """Return the modules that a module imports at once, with those that they import."""
+    found, waiting = set[str](), [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            text = (static_directory() / module).read_text()
+            waiting += [normpath(Path(module).parent / each) for each in re.findall(r'\bfrom "(\.[^"]+)"', text)]
+    return found
+
+
+def test_first_view_is_light() -> None:
+    """Scripts and style of the first view, compressed: at most 30 kB on the wire."""
+    files = static_files()
+    page = files.page("index.html").data.decode()
+    names = {files.hashed_name(name) for name in loaded_first("app/main.js")}
+    names |= set(re.findall(r'(?:href|src)="/static/([^"]+\.(?:css|js))"', page))
+    resources = [files.find(name)[0].data for name in names]
+    plain, packed = sum(len(data) for data in resources), sum(len(gzip.compress(data)) for data in resources)
+    print(f"{len(names)} files: {plain} bytes, {packed} compressed")
+    assert packed <= 30_000, f"{plain} bytes, {packed} compressed"
 
 
 def test_every_static_file_has_a_known_type() -> None:

@@ -25,6 +25,9 @@ async () => {
   return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
 }
 """
+BYTES_SENT: Final = """
+() => performance.getEntriesByType("resource").filter(({ name }) => name.includes("/static/")).map((each) => each.transferSize)
+"""
 PAPER: Final = {"light": "rgb(250, 249, 246)", "dark": "rgb(19, 21, 20)"}
 """The page's ground by colour scheme."""
 
@@ -94,7 +97,6 @@ async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Bro
         again = await context.new_page()
         await again.goto(f"{running.url}{paths.DOCS}")
         await again.wait_for_selector("html[data-ready]")
-        bytes_sent = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/static/')).map((e) => e.transferSize)"
-        assert set(await again.evaluate(bytes_sent)) == {0}
+        assert set(await again.evaluate(BYTES_SENT)) == {0}
     finally:
         await context.close()
