@@ -12,7 +12,7 @@ from testkit.node_packages import node_packages
 
 
 @pytest.mark.xdist_group("npm")
-def test_lasting_scripts_do_what_is_written(tmp_path: Path) -> None:
+def test_lasting_scripts_do_what_is_written(project: Path, tmp_path: Path) -> None:
     """Without comments esbuild makes the same of each script and style."""
     sources = [path for path in static_directory().rglob("*") if path.suffix in (".js", ".css")]
     ours = [path for path in sources if "vendor" not in path.parts]
