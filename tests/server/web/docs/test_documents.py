@@ -75,7 +75,7 @@ async def test_docs_page_runs_only_own_scripts(stack: StartStack) -> None:
 async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Browser) -> None:
     """Axe finds nothing in either colour scheme; a second visit loads no file again."""
     axe = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
-    running = await stack(TRYON_MOCK_SECONDS="1")
+    running = await stack(TRYON_MOCK_SECONDS="2")
     context = await chromium.new_context(viewport={"width": 1200, "height": 1000}, color_scheme="dark")
     try:
         page = await context.new_page()
