@@ -24,9 +24,10 @@ from typing import Final
 
 from server.config.settings import ConfigError
 from server.web.common.resources import IMMUTABLE, REVALIDATED, Resource
+from tryon.protocol import paths
 from tryon.protocol.errors import NotFound
 
-PREFIX: Final = "/static/"
+PREFIX: Final = paths.STATIC.removesuffix("{path}")
 
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
