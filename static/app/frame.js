@@ -29,7 +29,11 @@ export function render({ state }) {
   const slot = sent ? slots.get(first) : null;
   const garment = sent ? slots.get("garment") : null;
   const completed = session?.status === "completed";
-  show($.frame, !(phase === "gone" || (phase === "following" && !session)));
+  // The frame stays, also before a session is known and once it is gone: nothing below it jumps.
+  if (phase === "gone") {
+    show($["photo-missing"], true);
+    text($["photo-missing"], "Nothing is left here");
+  }
   shape(slot ?? session?.inputs?.[0]);
   const mine = slot?.url && !noPreview ? slot.url : null;
   picture($.photo, mine ?? session?.links.input ?? null);

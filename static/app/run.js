@@ -1,5 +1,6 @@
 /** What a run shows, from the upload to the end: loaded with the first one. */
 
+import * as extras from "./extras.js";
 import * as frame from "./frame.js";
 import * as see from "./see.js";
 import * as wait from "./wait.js";
@@ -8,7 +9,7 @@ export { clear } from "./frame.js";
 export { headline, trouble } from "./wait.js";
 
 export function mount(api) {
-  for (const part of [frame, wait, see]) part.mount(api);
+  for (const part of [frame, wait, see, extras]) part.mount(api);
 }
 
 export function render(api) {

@@ -1,13 +1,14 @@
 /**
  * The page's sockets and event streams, with a hand on them: every frame is noted, and they can be cut, refused and asked.
  *
- * `wires()` puts its own WebSocket and EventSource in place of the page's, before the first session is followed. They are the
- * browser's own classes with listeners of ours, so that tryon.js is used on this page exactly as anywhere else.
+ * `wires()` puts its own WebSocket and fetch in place of the page's, before the first session is followed. They are the browser's
+ * own with listeners of ours, so that tryon.js is used on this page exactly as anywhere else.
  */
 
 const KEPT = 200; // frames; older ones are forgotten
 const ANSWER_MS = 3000; // longest time to an answer
 export const OURS = "closed by the page"; // the words of such a note
+const SESSION = "/api/tryon/sessions/";
 const ASK = "/api/tryon/limits"; // small, and needs no token: what is asked where no socket is open
 
 /**
@@ -21,7 +22,7 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
   const mark = (type, text = "") => note({ way: "note", type, text });
   const wire = { frames: [], counted: { in: 0, out: 0 }, refused: false, on, mark, cut, refuse, ask };
   const Socket = host.WebSocket;
-  const Stream = host.EventSource;
+  const plain = host.fetch.bind(host);
 
   function on(listener) {
     listeners.add(listener);
@@ -47,19 +48,11 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
     note({ way, via, type: body?.type ?? null, seq: body?.seq ?? body?.session?.seq ?? null, bytes, text, body });
   }
 
-  /** Listens to a connection. `name` of the event that tells its end; `lost` tells its owner at once that it is cut. */
-  function hold(connection, via, lost) {
-    const end = (words) => {
-      if (!open.delete(held)) return;
-      note({ way: "note", via, type: "close", text: words });
-    };
-    const held = { connection, via, lost, end };
+  /** Keeps a connection until its end. `lose` breaks it, so that its owner learns of it at once. */
+  function hold(via, lose, connection = null) {
+    const held = { via, lose, connection, end: (words) => open.delete(held) && note({ way: "note", via, type: "close", text: words }) };
     open.add(held);
-    connection.addEventListener("open", () => note({ way: "note", via, type: "open" }));
-    connection.addEventListener("message", ({ data }) => open.has(held) && read("in", via, data));
-    connection.addEventListener("close", ({ code, reason }) => end(reason ? `${code} ${reason}` : `${code}`));
-    connection.addEventListener("error", () => via === "sse" && end("lost"));
-    return end;
+    return held;
   }
 
   if (Socket) {
@@ -72,7 +65,16 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
           throw new DOMException("WebSockets are refused by a switch on this page", "SecurityError");
         }
         super(url, protocols);
-        this.#end = hold(this, "ws", () => this.dispatchEvent(new host.CloseEvent("close", { code: 1006, reason: "" })));
+        const held = hold("ws", () => this.#lose(), this);
+        this.#end = held.end;
+        this.addEventListener("open", () => note({ way: "note", via: "ws", type: "open" }));
+        this.addEventListener("message", ({ data }) => open.has(held) && read("in", "ws", data));
+        this.addEventListener("close", ({ code, reason }) => held.end(reason ? `${code} ${reason}` : `${code}`));
+      }
+
+      #lose() {
+        this.dispatchEvent(new host.CloseEvent("close", { code: 1006, reason: "" }));
+        super.close();
       }
 
       send(text) {
@@ -87,20 +89,55 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
     };
   }
 
-  if (Stream) {
-    host.EventSource = class extends Stream {
-      #end;
+  /** What a session is read by where there is no socket: an event stream, or polls. Everything else passes as it is. */
+  host.fetch = async (url, init = {}) => {
+    const asked = new URL(url, host.location?.href);
+    if (!asked.pathname.includes(SESSION) || (init.method ?? "GET") !== "GET") return plain(url, init);
+    const cutter = new AbortController();
+    const signal = AbortSignal.any([cutter.signal, ...(init.signal ? [init.signal] : [])]);
+    const held = { via: "http", lose: () => cutter.abort(), end: () => open.delete(held) };
+    open.add(held);
+    const began = now();
+    try {
+      const response = await plain(url, { ...init, signal });
+      note({ way: "note", via: "http", type: "GET", text: `${response.status} after ${Math.round(now() - began)} ms` });
+      const streams = response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream");
+      return streams ? stream(response, () => cutter.abort(), init.signal) : response;
+    } finally {
+      held.end();
+    }
+  };
 
-      constructor(url, options) {
-        super(url, options);
-        this.#end = hold(this, "sse", () => this.dispatchEvent(new host.Event("error")));
-      }
-
-      close() {
-        super.close();
-        this.#end?.(OURS);
+  /** The same response, whose frames are noted as they are read. */
+  function stream(response, lose, signal) {
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
+    const { end } = hold("sse", lose);
+    let rest = "";
+    note({ way: "note", via: "sse", type: "open" });
+    const hear = (bytes) => {
+      const lines = (rest + decoder.decode(bytes, { stream: true })).split(/\r?\n/);
+      rest = lines.pop();
+      for (const line of lines) if (line.startsWith("data:")) read("in", "sse", line.slice(5).trim());
+    };
+    const pull = async (controller) => {
+      try {
+        const { done, value } = await reader.read();
+        if (!done) hear(value);
+        else end("ended");
+        if (done) controller.close();
+        else controller.enqueue(value);
+      } catch (error) {
+        end(signal?.aborted ? OURS : "lost");
+        controller.error(error);
       }
     };
+    const cancel = (reason) => {
+      end(OURS);
+      return reader.cancel(reason);
+    };
+    const { status, headers } = response;
+    return new Response(new ReadableStream({ pull, cancel }), { status, headers });
   }
 
   /** Loses every open connection, as a network does: no farewell, the client learns of it at once. Returns their number. */
@@ -112,8 +149,7 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
     const lost = [...open].filter(which);
     for (const held of lost) {
       held.end(words);
-      held.lost();
-      held.connection.close();
+      held.lose();
     }
     return lost.length;
   }
@@ -158,7 +194,7 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
   async function overHttp(milliseconds) {
     const began = now();
     try {
-      const response = await host.fetch(base + ASK, { cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(milliseconds) });
+      const response = await plain(base + ASK, { cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(milliseconds) });
       await response.text();
       return { took: now() - began, clock: null };
     } catch {

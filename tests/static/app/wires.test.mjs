@@ -42,8 +42,23 @@ class Connection extends EventTarget {
 
 function host(fetch = async () => new Response("{}")) {
   Connection.made = [];
-  const made = { WebSocket: Connection, EventSource: class extends Connection {}, Event, CloseEvent: Close, fetch };
+  const made = { WebSocket: Connection, CloseEvent: Close, fetch, location: { href: "http://x/" } };
   return Object.assign(made, { setTimeout: (...a) => setTimeout(...a), clearTimeout: (...a) => clearTimeout(...a) });
+}
+
+const EVENTS = "/api/tryon/sessions/1/events";
+
+/** A page whose server answers with an event stream that the test writes; `asked`: the options of the requests. */
+function streaming() {
+  let controller;
+  const asked = [];
+  const fetch = async (url, init) => {
+    asked.push(init);
+    const body = new ReadableStream({ start: (given) => (controller = given) });
+    init.signal?.addEventListener("abort", () => controller.error(init.signal.reason));
+    return new Response(body, { headers: { "Content-Type": "text/event-stream; charset=utf-8" } });
+  };
+  return { page: host(fetch), asked, write: (text) => controller.enqueue(new TextEncoder().encode(text)), close: () => controller.close() };
 }
 
 const words = (wire) => wire.frames.map(({ way, via, type, seq, text, body }) => [way, via, type, seq, body ? "" : text].join(" ").trim());
@@ -75,16 +90,14 @@ test("a cut is a loss that the client learns of at once", () => {
   const lost = [];
   const socket = new page.WebSocket("ws://x/ws");
   socket.onclose = ({ code }) => lost.push(code);
-  const stream = new page.EventSource("http://x/events");
-  stream.onerror = () => lost.push("stream");
-  assert.equal(wire.cut(), 2);
-  assert.deepEqual(lost, [1006, "stream"]);
+  assert.equal(wire.cut(), 1);
+  assert.deepEqual(lost, [1006]);
   socket.tell({ type: "event", seq: 9 });
-  assert.deepEqual(words(wire), ["note ws close  cut", "note sse close  cut"], "and nothing comes after it");
+  assert.deepEqual(words(wire), ["note ws close  cut"], "and nothing comes after it");
   assert.equal(wire.cut(), 0);
 });
 
-test("refused sockets cannot be opened, and streams can", () => {
+test("refused sockets cannot be opened", () => {
   const page = host();
   const wire = wires(page);
   const lost = [];
@@ -92,17 +105,64 @@ test("refused sockets cannot be opened, and streams can", () => {
   wire.refuse(true);
   assert.deepEqual(lost, [1006]);
   assert.throws(() => new page.WebSocket("ws://x/ws"), /refused by a switch/);
-  assert.ok(new page.EventSource("http://x/events"));
   wire.refuse(false);
   assert.ok(new page.WebSocket("ws://x/ws"));
 });
 
-test("a page that closes a connection has not lost it", () => {
+test("a page that closes a socket has not lost it", () => {
   const page = host();
   const wire = wires(page);
   new page.WebSocket("ws://x/ws").close();
-  new page.EventSource("http://x/events").close();
-  assert.deepEqual(words(wire), ["note ws close  closed by the page", "note sse close  closed by the page"]);
+  assert.deepEqual(words(wire), ["note ws close  closed by the page"]);
+});
+
+const heard = (wire) => words(wire).filter((line) => !line.includes("GET"));
+
+test("the frames of an event stream are noted, however they are cut into pieces", async () => {
+  const { page, write, close } = streaming();
+  const wire = wires(page);
+  const response = await page.fetch(EVENTS);
+  write('retry: 1000\n\nid: 2\ndata: {"type":"snap');
+  write('shot","session":{"seq":2}}\n\ndata: {"type":"event","seq":3}\n\n');
+  close();
+  assert.match(await response.text(), /^retry: 1000\n\nid: 2\ndata: {"type":"snapshot"/);
+  assert.deepEqual(heard(wire), ["note sse open", "in sse snapshot 2", "in sse event 3", "note sse close  ended"]);
+});
+
+test("a stream that is cut fails its reader, and refusing sockets leaves it alone", async () => {
+  const { page, write } = streaming();
+  const wire = wires(page);
+  const reader = (await page.fetch(EVENTS)).body.getReader();
+  write("data: {}\n\n");
+  await reader.read();
+  wire.refuse(true);
+  assert.equal(wire.cut(), 1);
+  await assert.rejects(reader.read());
+  assert.deepEqual(heard(wire).at(-1), "note sse close  cut");
+});
+
+test("a stream that the page aborts is closed by the page", async () => {
+  const { page } = streaming();
+  const wire = wires(page);
+  const abort = new AbortController();
+  const reader = (await page.fetch(EVENTS, { signal: abort.signal })).body.getReader();
+  abort.abort();
+  await assert.rejects(reader.read());
+  assert.deepEqual(heard(wire).at(-1), "note sse close  closed by the page");
+});
+
+test("a poll is noted with its answer, and can be cut while it waits", async () => {
+  const page = host((_, { signal } = {}) => new Promise((resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason))));
+  const wire = wires(page);
+  const poll = page.fetch("/api/tryon/sessions/1?wait=25");
+  assert.equal(wire.cut(), 1);
+  await assert.rejects(poll);
+  const answered = host(async () => new Response("{}"));
+  const other = wires(answered, { now: () => 7 });
+  await answered.fetch("/api/tryon/sessions/1");
+  await answered.fetch("/api/tryon/sessions/1/cancel", { method: "POST" });
+  await answered.fetch("/api/tryon/processor");
+  assert.deepEqual(words(other), ["note http GET  200 after 0 ms"]);
 });
 
 test("a question goes over the open socket and gives the server's clock", async () => {

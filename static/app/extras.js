@@ -1,0 +1,43 @@
+/** What the page can do without at first: its view of the connection, the slider, QR codes, and what is behind the scenes. */
+
+import { $, style } from "./dom.js";
+import { watch } from "./truth.js";
+
+export function mount(api) {
+  watch(api, { wire: api.wire, onConnection: (shownConnection) => api.set({ shownConnection }) });
+  api.on("share", async (root, link) => (await import("./qr.js")).mount(root).show(link));
+  behind(api);
+  slider(api);
+}
+
+/** The panel that the chip opens. */
+function behind(api) {
+  let panel = null;
+  $.chip.addEventListener("click", async () => {
+    panel ??= Promise.all([import("./behind.js"), style("behind")]).then(([module]) => module.mount($.behind, api));
+    (await panel).toggle($.chip);
+  });
+}
+
+/** The slider, as soon as photo and result are both there. */
+function slider(api) {
+  let made = null;
+  const wanted = () => api.state.phase === "following" && api.state.session?.status === "completed" && there($.photo) && there($.result);
+  const look = async () => {
+    if (!wanted()) {
+      (await made)?.end();
+      return;
+    }
+    made ??= Promise.all([import("./compare.js"), style("compare")]).then(([module]) =>
+      module.mount($.frame, api, { before: $.photo, after: $.result }),
+    );
+    const found = await made;
+    if (wanted()) found.begin();
+  };
+  api.on("render", look);
+  for (const image of [$.photo, $.result]) image.addEventListener("load", look);
+}
+
+function there(image) {
+  return !image.hidden && image.complete && image.naturalWidth > 0;
+}
