@@ -43,7 +43,9 @@ export function mount(root) {
     const modules = encode(link);
     const side = modules.length + 2 * QUIET;
     const svg = element("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", "aria-label": label, class: "qr-code" });
-    svg.append(element("path", { class: "qr-paper", d: `M0 0h${side}v${side}H0z` }), element("path", { class: "qr-ink", d: path(modules) }));
+    const paper = { fill: "#fff", stroke: "none", d: `M0 0h${side}v${side}H0z` }; // light in dark colours too
+    const ink = { fill: "#000", stroke: "none", d: path(modules) };
+    svg.append(element("path", paper), element("path", ink));
     root.replaceChildren(svg);
   };
   return { show, clear };

@@ -11,6 +11,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import cv2
+import numpy as np
 import pytest
 from playwright.async_api import Browser
 
@@ -95,6 +97,16 @@ async def look(browser: Browser, name: str, *, scheme: str = "light", phone: boo
 async def test_state_keeps_the_rules(chromium: Browser, name: str) -> None:
     """Nothing that axe finds, no layout shift, no small target, no sideways scroll."""
     await look(chromium, name)
+
+
+async def test_shared_link_is_read_from_its_code(chromium: Browser) -> None:
+    """In dark colours too, where a code has to stay black on white."""
+    async with staged(chromium, "share", color_scheme="dark") as scene:
+        shot = await scene.page.locator("#share-dialog svg").screenshot()
+        link = await scene.page.locator(".share-link").input_value()
+    picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    assert cv2.QRCodeDetectorAruco().detectAndDecode(picture)[0] == link
 
 
 @pytest.mark.slow
