@@ -94,12 +94,14 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
     const asked = new URL(url, host.location?.href);
     if (!asked.pathname.includes(SESSION) || (init.method ?? "GET") !== "GET") return plain(url, init);
     const cutter = new AbortController();
-    const signal = AbortSignal.any([cutter.signal, ...(init.signal ? [init.signal] : [])]);
+    const pass = () => cutter.abort(init.signal.reason); // AbortSignal.any() is too young
+    if (init.signal?.aborted) pass();
+    init.signal?.addEventListener("abort", pass, { once: true });
     const held = { via: "http", lose: () => cutter.abort(), end: () => open.delete(held) };
     open.add(held);
     const began = now();
     try {
-      const response = await plain(url, { ...init, signal });
+      const response = await plain(url, { ...init, signal: cutter.signal });
       note({ way: "note", via: "http", type: "GET", text: `${response.status} after ${Math.round(now() - began)} ms` });
       const streams = response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream");
       return streams ? stream(response, () => cutter.abort(), init.signal) : response;
