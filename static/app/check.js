@@ -81,7 +81,7 @@ export async function examine(file, noun, limits) {
 }
 
 function tooMuch(file, width, height, limits) {
-  if (file.size > limits.bytes) return `It has ${kilobytes(file.size)}; at most ${kilobytes(limits.bytes)} are taken.`;
+  if (file.size > limits.bytes) return `It is ${kilobytes(file.size)}; at most ${kilobytes(limits.bytes)} are taken.`;
   if (width * height > limits.pixels) {
     return `It has ${Math.round((width * height) / MB)} megapixels; at most ${Math.round(limits.pixels / MB)} are taken.`;
   }

@@ -24,6 +24,7 @@ const TOUCH = matchMedia("(hover: none)").matches;
 let api = null;
 let checking = 0;
 let shownRoles = "";
+let shownNotice = null;
 
 export function mount(root, given) {
   api = given;
@@ -316,7 +317,11 @@ export function render({ state }) {
   if (state.phase !== "idle") return;
   setUp();
   for (const element of $.slots.children) renderSlot(element, state);
-  card($.notice, state.notice);
+  if (state.notice !== shownNotice) {
+    card($.notice, state.notice);
+    if (state.notice) $.notice.scrollIntoView({ block: "nearest" });
+  }
+  shownNotice = state.notice;
   const missing = lacking();
   attribute($.go, "aria-disabled", missing !== null || checking > 0);
   text($.go, checking > 0 ? "Looking at it" : missing && state.slots.size > 0 ? `Now add ${noun(missing)}` : "Try it on");

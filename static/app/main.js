@@ -162,6 +162,7 @@ async function send() {
     const { inputs, from } = await parts();
     if (run !== state.run) return;
     const session = await tryon.upload(null, { inputs, params, from, idempotencyKey, signal: upload.signal, onProgress });
+    await load();
     if (run !== state.run) return;
     choose.sent(session);
     history.replaceState({ run: true }, "", address(session.session_id));
@@ -197,7 +198,7 @@ function refused(problem) {
   render();
 }
 
-/** Follows a session, or the session of that id. */
+/** Follows a session, or the session of that id, once run.js is there. */
 function watch(session, { ticket = null } = {}) {
   state.phase = "following";
   if (typeof session === "object") heard(session);
@@ -361,8 +362,9 @@ function enter() {
   const id = hash.get("session") ?? new URLSearchParams(location.search).get("s");
   const ticket = hash.get("ticket");
   if (id !== null && SESSION_ID.test(id)) {
-    state.shared = ticket !== null;
-    watch(id, { ticket });
+    Object.assign(state, { phase: "following", shared: ticket !== null });
+    const { run } = state;
+    load().then(() => run === state.run && watch(id, { ticket }));
   } else if (id !== null) {
     gone("not_found");
   }
@@ -410,6 +412,7 @@ function load() {
     shown.mount(api);
     render();
   });
+  return loading;
 }
 
 function speak(words) {
