@@ -1,6 +1,6 @@
 /** The frame: the photo fills it, the result comes in the same place and size. */
 
-import { $, attribute, show, text } from "./dom.js";
+import { $, make, show, text } from "./dom.js";
 
 const TRIES = 3; // of a picture whose link may have expired
 const SHAPE = { least: 0.6, most: 1.6 }; // width by height
@@ -19,6 +19,7 @@ export function mount(given) {
 export function clear() {
   noPreview = false;
   for (const image of [$.photo, $.preview, $.garment, $.result]) clearImage(image);
+  moving(null);
   text($["photo-missing"], "");
 }
 
@@ -39,7 +40,9 @@ export function render({ state }) {
   picture($.photo, mine ?? session?.links.input ?? null);
   picture($.garment, completed ? null : (garment?.url ?? session?.links.garment ?? null));
   picture($.preview, session?.status === "processing" ? (session.preview?.link ?? null) : null);
-  picture($.result, completed ? session.links.output : null);
+  const film = completed && session.outputs[0]?.type.startsWith("video/");
+  picture($.result, completed && !film ? session.links.output : null);
+  moving(film ? session.links.output : null);
   const working = phase === "uploading" || (phase === "following" && session && !session.terminal);
   $.frame.classList.toggle("working", Boolean(working));
 }
@@ -68,6 +71,20 @@ function picture(image, url) {
   image.dataset.path = path;
   image.dataset.stale = "false";
   image.src = url;
+}
+
+/** A result that moves. */
+function moving(url) {
+  let video = $.frame.querySelector("video");
+  if (!url) {
+    video?.remove();
+    return;
+  }
+  if (video?.dataset.path === url.split("?")[0]) return;
+  video ??= make("video", { className: "picture", controls: true, loop: true, muted: true, playsInline: true, autoplay: true });
+  Object.assign(video, { src: url, ariaLabel: "The try-on result" });
+  video.dataset.path = url.split("?")[0];
+  $.frame.append(video);
 }
 
 function clearImage(image) {

@@ -134,7 +134,7 @@ function time({ state, now }) {
     return session.status === "completed" ? `in ${took}` : `after ${took}`;
   }
   if (!state.online) return "You are offline. It goes on without you.";
-  if (late(session, processor)) return LATE_WORDS;
+  if (late(session, processor, clock())) return LATE_WORDS;
   if (interrupted(state) || session.eta_seconds == null) return "";
   if (session.status === "created") return `usually ${range(session.eta_seconds, processor?.typical_seconds ?? session.eta_seconds / 3)}`;
   const since = Math.min(clock() - state.heardAt.clock, FREEZE_MS);
@@ -142,13 +142,13 @@ function time({ state, now }) {
   return left >= 1 ? `about ${duration(Math.ceil(left) * 1000).replace(".0", "")} left` : "almost there";
 }
 
-/** Whether a session takes longer than was expected when it came into its state. */
-function late(session, processor) {
+/** Whether a session takes longer than was expected when it came into its state. `now`: by clock(). */
+export function late(session, processor, now) {
   const { status, attempt, eta_seconds } = session;
   const key = `${session.session_id} ${status} ${attempt}`;
   const guess = eta_seconds ?? processor?.typical_seconds ?? null;
-  if (expected.key !== key) expected = { key, at: clock(), seconds: guess };
+  if (expected.key !== key) expected = { key, at: now, seconds: guess };
   expected.seconds ??= guess;
   const seconds = expected.seconds ?? UNKNOWN_SECONDS;
-  return clock() - expected.at > 1000 * Math.max(seconds * LATE.factor, seconds + LATE.seconds);
+  return now - expected.at > 1000 * Math.max(seconds * LATE.factor, seconds + LATE.seconds);
 }

@@ -183,6 +183,47 @@ async def test_slots_and_options_are_those_of_the_processor(visitor: Visitor) ->
     }
 
 
+COPY: Final = """
+async (src) => {
+  const image = new Image();
+  image.src = src;
+  await image.decode();
+  const canvas = Object.assign(document.createElement("canvas"), { width: 300, height: 400 });
+  canvas.getContext("2d").drawImage(image, 0, 0, 300, 400);
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+}
+"""
+
+
+async def test_slots_are_filled_by_samples_and_the_clipboard(visitor: Visitor) -> None:
+    """And emptied; a missing camera or picture is said in words."""
+    page, alert = visitor.page, visitor.page.get_by_role("alert")
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
+    await visitor.arrive()
+    person, garment = page.locator("[data-role=person]"), page.locator("[data-role=garment]")
+    await person.get_by_role("button", name="Take a photo").click()
+    await expect(alert).to_contain_text("camera")
+    await page.evaluate("navigator.clipboard.writeText('no picture')")
+    await person.get_by_role("button", name="Paste a picture").click()
+    await expect(alert).to_contain_text("There is no picture on the clipboard.")
+    await person.get_by_role("button", name="Use sample 2: person").click()
+    await expect(page.get_by_alt_text("Chosen: your photo")).to_be_visible()
+    await expect(alert).to_be_hidden()
+    await page.evaluate(COPY, "/static/samples/garment-1.webp")
+    await garment.get_by_role("button", name="Paste a picture").click()
+    await expect(page.get_by_alt_text("Chosen: the garment")).to_be_visible()
+    await garment.get_by_role("button", name="Remove the garment").click()
+    await expect(page.get_by_alt_text("Chosen: the garment")).to_be_hidden()
+    assert await page.evaluate("document.activeElement.id") == "garment-input"
+    await garment.get_by_role("button", name="Use sample 1: garment").click()
+    await visitor.go()
+    await visitor.sees_result()
+    await page.get_by_role("button", name="Replay").click()
+    await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Begun) · "))
+    await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^in "), timeout=DONE_MS)
+
+
 async def test_result_can_be_shared_without_the_photo(chromium: Browser, visitor: Visitor) -> None:
     """The link opens in another browser, and shows the result alone."""
     page = visitor.page

@@ -30,7 +30,7 @@ from tryon.protocol.errors import NotFound
 PREFIX: Final = paths.STATIC.removesuffix("{path}")
 
 PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self'; "
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of every page: scripts and styles of this server only."""
