@@ -23,7 +23,7 @@ import { Problem, TryOn, randomText } from "../tryon.js";
 import { announcer } from "./announcer.js";
 import * as chip from "./chip.js";
 import * as choose from "./choose.js";
-import { $, attribute, clock, instant, show, text } from "./dom.js";
+import { $, age, attribute, clock, instant, show, text } from "./dom.js";
 import * as mine from "./history.js";
 import { wires } from "./wires.js";
 import { failureWords, goneWords, problemWords, receiptWords } from "./words.js";
@@ -32,6 +32,7 @@ const TITLE = document.title;
 const SESSION_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const INTERRUPTED_MS = 2000; // for which an interruption is shown at least
+const LINK_FRESH_MS = 120000; // links live 300 s by default
 const NEWS_MS = 10000; // an older interruption is history
 const PHOTO_GONE = "The photo is no longer there. Please choose it again.";
 
@@ -311,7 +312,10 @@ async function erase() {
 }
 
 /** Back to the slots with the pictures of this run, but for the role that is to be replaced. */
-function another(role) {
+async function another(role) {
+  const { run } = state;
+  if (state.session && age(state.heardAt) > LINK_FRESH_MS) await refreshLinks();
+  if (run !== state.run) return;
   const { session } = state;
   if (session) choose.keep(session);
   choose.empty(role);
