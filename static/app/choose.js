@@ -91,6 +91,7 @@ function setUp() {
 function copied(n) {
   const slot = $.slots.children[1].cloneNode(true);
   delete slot.dataset.ready;
+  delete slot.dataset.samples;
   for (const old of slot.querySelectorAll("button, .tools")) old.remove();
   const [zone, input, name, hint] = [".zone", "input", ".zone-title", ".zone-text"].map((found) => slot.querySelector(found));
   for (const [element, id] of [[zone, "zone"], [input, "input"], [name, "title"], [hint, "hint"]]) element.id = `slot-${n}-${id}`;
