@@ -1,4 +1,4 @@
-"""What the demo page weighs on its way, and what is left out to make it lighter."""
+"""What the demo page weighs on its way to its first view."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-import pytest
-
-from server.web.api.static_files import slim
+from server.web.api.static_files import without_comments
 from testkit.processes import ROOT
-from tests.static.test_package import run_tool
-
-pytestmark = pytest.mark.xdist_group("npm")
 
 STATIC: Final = ROOT / "static"
 FIRST_VIEW_BYTES: Final = 30_000
@@ -34,7 +29,7 @@ def closure(name: str) -> set[Path]:
 
 
 def sent(paths: set[Path]) -> int:
-    return sum(len(gzip.compress(slim(path.read_text()).encode(), mtime=0)) for path in paths)
+    return sum(len(gzip.compress(without_comments(path.read_bytes()), mtime=0)) for path in paths)
 
 
 def test_first_view_is_light() -> None:
@@ -51,24 +46,3 @@ def test_page_preloads_what_it_imports_at_once() -> None:
     page = (STATIC / "index.html").read_text()
     preloaded = {STATIC / name for name in re.findall(r'rel="modulepreload" href="/static/([^"]+)"', page)}
     assert preloaded == closure("app/main.js") - {STATIC / "app" / "main.js"}
-
-
-def test_slim_script_does_the_same(tmp_path: Path) -> None:
-    """A minifier makes the same of it as of the source."""
-    names = [path.relative_to(STATIC) for path in sorted(STATIC.rglob("*")) if path.suffix in (".js", ".css")]
-    own = [str(name) for name in names if "vendor" not in name.parts]
-    for folder in ("written", "slim"):
-        for name in own:
-            text = (STATIC / name).read_text()
-            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / folder / name).write_text(text if folder == "written" else slim(text))
-        run_tool("esbuild", "--minify", "--outdir=out", *own, folder=tmp_path / folder)
-    for name in own:
-        assert (tmp_path / "slim" / "out" / name).read_text() == (tmp_path / "written" / "out" / name).read_text(), name
-
-
-def test_slim_leaves_templates_alone() -> None:
-    """What looks like a comment may be a part of one."""
-    text = "const a = `\n  // no comment\n`;\n"
-    assert slim(text) == text
-    assert slim("/** A. */\nconst a = 1; // b\n  // c\n/*\n d */\nlet b;\n") == "const a = 1; // b\nlet b;"
