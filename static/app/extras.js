@@ -2,8 +2,10 @@
 
 import { $, style } from "./dom.js";
 import { watch } from "./truth.js";
+import { wires } from "./wires.js";
 
 export function mount(api) {
+  api.wire = wires(); // before the first session is followed: that waits for run.js
   watch(api, { wire: api.wire, onConnection: (shownConnection) => api.set({ shownConnection }) });
   api.on("share", async (root, link) => (await import("./qr.js")).mount(root).show(link));
   behind(api);

@@ -16,7 +16,7 @@
  *   say(text)   to a screen reader, queued
  *   act         what a person can do: begin, again, cancel, erase, leave, open, another
  *   now()       the server's clock, in ms
- *   wire        the page's sockets and streams (wires.js)
+ *   wire        the page's sockets and streams (wires.js), once run.js is there
  */
 
 import { Problem, TryOn, randomText } from "../tryon.js";
@@ -25,7 +25,6 @@ import * as chip from "./chip.js";
 import * as choose from "./choose.js";
 import { $, age, attribute, clock, instant, show, text } from "./dom.js";
 import * as mine from "./history.js";
-import { wires } from "./wires.js";
 import { failureWords, goneWords, problemWords, receiptWords } from "./words.js";
 
 const TITLE = document.title;
@@ -83,7 +82,7 @@ const api = {
   tryon,
   state,
   say: announce,
-  wire: wires(),
+  wire: null,
   set(changes) {
     Object.assign(state, changes);
     render();

@@ -54,7 +54,7 @@ MEDIA_TYPES: Final[dict[str, str]] = {
 }
 """Media types by the end of the name. Those of the machine's own table differ."""
 
-_COMMENT: Final = re.compile(r"^[ \t]*/\*(?!!)(?:(?!\*/)[\s\S])*\*/[ \t]*$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^[ \t]*(?:/\*(?!!)(?:(?!\*/)[\s\S])*\*/[ \t]*|//.*)$", re.MULTILINE)
 """A comment on lines of its own, but for one with a licence (``/*!``)."""
 _HASHED: Final = re.compile(r"(.+)\.([0-9a-f]{16})(\.[a-z0-9]+)", re.ASCII)
 _NAMED: Final = re.compile(r'(?<=\s)(src|href)="/static/([^"?#]+)"')
