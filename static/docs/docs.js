@@ -189,8 +189,25 @@ function followColours() {
   apply();
 }
 
+/** Gives Swagger UI the names, levels and keyboard access that it leaves out; it draws again whenever something opens. */
+function amend(root) {
+  const set = (selector, attributes) => {
+    for (const found of root.querySelectorAll(selector))
+      for (const [name, value] of Object.entries(attributes)) if (!found.hasAttribute(name)) found.setAttribute(name, value);
+  };
+  const apply = () => {
+    set("#operations", { role: "group", "aria-label": "Operations" });
+    set(".opblock-tag", { "aria-level": "2" });
+    set(".examples-select-element", { "aria-label": "Example" });
+    set(".microlight", { tabindex: "0" });
+  };
+  new MutationObserver(apply).observe(root, { childList: true, subtree: true });
+  apply();
+}
+
 async function show() {
   followColours();
+  amend(document.querySelector("#http"));
   const [http, frames] = await Promise.all([get("/api/openapi.json"), get("/api/asyncapi.json")]);
   document.querySelector("#socket").append(...socket(frames));
   document.querySelector("#close-codes").append(...closeCodes(frames));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
     from testkit.fixtures import StartStack
 
+AXE: Final = """
+async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
+}
+"""
 BYTES_SENT: Final = """
 () => performance.getEntriesByType("resource").filter(({ name }) => name.includes("/static/")).map((each) => each.transferSize)
 """
@@ -66,7 +73,8 @@ async def test_docs_page_runs_only_own_scripts(stack: StartStack) -> None:
 
 @pytest.mark.xdist_group("chromium")
 async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Browser) -> None:
-    """In the colours of the system; a second visit loads no file again."""
+    """Axe finds nothing in either colour scheme; a second visit loads no file again."""
+    axe = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
     running = await stack(TRYON_MOCK_SECONDS="2")
     context = await chromium.new_context(viewport={"width": 1200, "height": 1000}, color_scheme="dark")
     try:
@@ -79,9 +87,19 @@ async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Bro
         await page.get_by_role("button", name="Send", exact=True).click()
         await frames.get_by_text('"pong"').wait_for()
         await page.get_by_text("Closed: 1000, completed.").wait_for()
+        await page.click("#operations-sessions-submit .opblock-summary-control")
+        await page.wait_for_selector("#operations-sessions-submit .responses-table")
+        await page.evaluate(axe)
+        problems: list[str] = []
         for scheme in ("dark", "light"):
             await page.emulate_media(color_scheme=scheme)
             assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == PAPER[scheme]
+            await page.evaluate(
+                "document.getAnimations().forEach((each) => each instanceof CSSTransition && each.finish())"
+            )
+            found = await page.evaluate(AXE)
+            problems += [f"{scheme}: {each}" for each in found]
+        assert problems == []
         again = await context.new_page()
         await again.goto(f"{running.url}{paths.DOCS}")
         await again.wait_for_selector("html[data-ready]")
