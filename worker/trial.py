@@ -1,8 +1,8 @@
 """One run of a processor outside any session: ``python -m worker.trial``.
 
 It takes the steps of a worker, in its order and with its limits: the processor starts
-in its sandbox, photos are cleaned, ``params`` are checked, the job runs, and what it
-returns is verified. Each step is a line of JSON on standard output; ``tryon processor
+in its sandbox, photos are cleaned, ``params`` are checked, the job runs, and its
+outputs are verified. Each step is a line of JSON on standard output; ``tryon processor
 check`` shows them.
 """
 
@@ -30,15 +30,17 @@ from server.domain.images import CleanImage, Limits
 from server.domain.outputs import VerifiedOutput, output_limits
 from server.system.memory_files import memory_file, path_of
 from tryon.processor import Checkpoint, Info, Input, Job, Options, Output, ProcessorError
-from tryon.processor.params import BadParams, ParamsSchema
+from tryon.processor.params import BadParams, BadSchema, ParamsSchema
 from tryon.processor.validation import outputs_of
 from tryon.protocol.errors import FAILURES, TryOnError
 from worker.isolation.errors import NotStarted, RaisedInChild
 from worker.isolation.pool import ProcessPool
 from worker.processors import registry
 
-USAGE: Final = 2
-"""Exit status of arguments or settings that cannot be used."""
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit statuses: the processor has failed; the arguments or settings of its run cannot
+be used, its photos and params among them; Ctrl-C.
+"""
 
 SANDBOX: Final = (
     "After start() a processor has no network and reads its code alone. What it needs more it declares: "
@@ -64,11 +66,17 @@ class Moved(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(Exception):
-    """A step that failed; the trial ends."""
+    """A step that failed; the trial ends with ``status``."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, *, status: int = FAILED) -> None:
         super().__init__(step.text)
         self.step = step
+        self.status = status
+
+
+def misused(name: str, text: str, mend: str = "") -> Failed:
+    """Return the failure of a step that the arguments of the trial have caused."""
+    return Failed(Step(name, False, text, mend=mend), status=USAGE)
 
 
 def say(line: Step | Moved) -> None:
@@ -132,7 +140,7 @@ async def _started(config: Config, options: Options | None) -> AsyncIterator[tup
     try:
         pool = ProcessPool(config, options=options)
     except ConfigError as error:
-        raise Failed(Step("loads", False, str(error))) from None
+        raise misused("loads", str(error)) from None
     try:
         pool.start()
         await pool.built()
@@ -144,13 +152,20 @@ async def _started(config: Config, options: Options | None) -> AsyncIterator[tup
         say(Step("starts", True, f"{what}; start() took {time.monotonic() - begin:.1f} s"))
         yield pool, info
     except ConfigError as error:
-        raise Failed(
-            Step("loads", False, str(error), mend="Its name is package.module:Class, on the PYTHONPATH.")
-        ) from None
+        raise _not_loaded(str(error)) from None
     except NotStarted as error:
         raise Failed(_step_of("starts", error, "start() has to return.")) from None
     finally:
         await pool.close()
+
+
+def _not_loaded(text: str) -> Failed:
+    """Return the failure of a processor that cannot be made."""
+    if text.startswith(registry.OPTIONS):
+        return misused("loads", text, mend="Give others: --options JSON|FILE.")
+    missing = "No module named" in text or "has no attribute" in text or "there is no processor" in text
+    mend = "Its name is package.module:Class, in this folder or on the PYTHONPATH." if missing else ""
+    return Failed(Step("loads", False, text.removeprefix("TRYON_PROCESSOR: "), mend=mend))
 
 
 def _check_roles(info: Info, photos: Sequence[tuple[str, Path]]) -> None:
@@ -158,19 +173,21 @@ def _check_roles(info: Info, photos: Sequence[tuple[str, Path]]) -> None:
     known = {role.name: role for role in info.roles}
     unknown = next((role for role in given if role not in known), None)
     if unknown is not None:
-        raise Failed(Step("photos", False, f"it has no role {unknown!r}", mend=f"Its roles: {', '.join(known)}."))
+        raise misused("photos", f"it has no role {unknown!r}", mend=f"Its roles: {', '.join(known)}.")
     for name, role in known.items():
         if role.required and name not in given:
-            raise Failed(Step("photos", False, f"{name} is required", mend=f"Add --input {name}=FILE."))
+            raise misused("photos", f"{name} is required", mend=f"Add --input {name}=FILE.")
         if given.count(name) > role.count:
-            raise Failed(Step("photos", False, f"{name} may be given {role.count} times, not {given.count(name)}"))
+            raise misused("photos", f"{name} may be given {role.count} times, not {given.count(name)}")
 
 
 def _check_params(info: Info, params: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         checked = ParamsSchema(info.params_schema).check(params)
+    except BadSchema as error:
+        raise Failed(Step("params", False, f"its params_schema: {error}")) from None
     except BadParams as error:
-        raise Failed(Step("params", False, str(error), mend="Its params_schema says what fits.")) from None
+        raise misused("params", str(error), mend="Its params_schema says what fits.") from None
     say(Step("params", True, json.dumps(checked) if checked else "none"))
     return checked
 
@@ -179,8 +196,10 @@ async def _cleaned(imaging: Imaging, path: Path) -> CleanImage:
     try:
         with path.open("rb") as source:
             image = await imaging.clean(source)
+    except OSError as error:
+        raise misused("photos", f"{path}: {error.strerror}") from None
     except TryOnError as error:
-        raise Failed(Step("photos", False, f"{path}: {error.detail}", mend="Use another photo.")) from None
+        raise misused("photos", f"{path}: {error.detail}", mend="Use another photo.") from None
     say(Step("photos", True, f"{path}: {image.width} x {image.height} pixels"))
     return image
 
@@ -243,7 +262,7 @@ def _save(output: VerifiedOutput, path: Path | None, number: int) -> None:
         try:
             path.write_bytes(output.data)
         except OSError as error:
-            raise Failed(Step("result", False, f"{path}: {error.strerror}")) from None
+            raise misused("result", f"cannot save {path}: {error.strerror}") from None
         what += f", saved as {path}"
     say(Step("result", True, what))
 
@@ -257,39 +276,59 @@ def _step_of(name: str, error: Exception, mend: str) -> Step:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Take every step; return 0, 1 if one has failed, or 2 for wrong arguments."""
+    """Take every step; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m worker.trial", description="Run a processor once.")
     parser.add_argument("processor")
     parser.add_argument("--photo", action="append", default=[], metavar="ROLE=FILE")
     parser.add_argument("--options", help="JSON, or the path of a TOML file")
-    parser.add_argument("--params", default="{}")
+    parser.add_argument("--params", default="{}", help="JSON")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--find", action="store_true", help="only find the class and check its options")
     asked = parser.parse_args(arguments)
     try:
         config = Config.load(processor=asked.processor)
         options = None if asked.options is None else _options(asked.options)
+        params = _object("--params", asked.params)
         if asked.find:
             found = registry.find(asked.processor)
             registry.check_options(found, asked.processor, registry.options_of(Config.load(), asked.processor))
             return 0
-    except (ConfigError, OSError, ValueError) as error:
+    except ConfigError as error:
         print(f"tryon: {error}", file=sys.stderr)
         return USAGE
     pairs = [each.partition("=") for each in asked.photo]
     photos = [(role, Path(name)) for role, _, name in pairs]
     try:
-        asyncio.run(trial(config, options=options, photos=photos, params=json.loads(asked.params), output=asked.output))
+        asyncio.run(trial(config, options=options, photos=photos, params=params, output=asked.output))
     except Failed as failed:
         say(failed.step)
-        return 1
+        return failed.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 
 def _options(text: str) -> Options:
+    """Return the options in JSON, or in a TOML file. Raises ConfigError."""
     if text.lstrip().startswith("{"):
-        return dict(json.loads(text))
-    return tomllib.loads(Path(text).read_text())
+        return _object("--options", text)
+    try:
+        return tomllib.loads(Path(text).expanduser().read_text())
+    except OSError as error:
+        raise ConfigError(f"--options: cannot read {text!r}: {error.strerror}; it is JSON or a TOML file") from None
+    except ValueError as error:
+        raise ConfigError(f"--options: {text} is no TOML file: {error}") from None
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
+    """Return the object that a text in JSON holds. Raises ConfigError."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: it is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}: it is not a JSON object")
+    return value
 
 
 if __name__ == "__main__":

@@ -1,115 +1,56 @@
 """Commands of a client: ``submit``, ``watch``, ``list``, ``show`` and the others.
 
-They speak to a server over its API and read none of its settings. What each does is in
+They speak to a server over its API and read none of its settings. Their code is in
 :mod:`~server.cli.verbs`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
+from server.cli import arguments
 from tryon.client.address import DEFAULT_URL
 
-_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-"""Hosts that are spoken to without TLS where no scheme is given."""
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _address(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Return a whole address; ``https://`` may be left out, on this machine ``http://``."""
-    host = value.partition("/")[0]
-    local = host in _LOCAL or host.rpartition(":")[0] in _LOCAL
-    whole = value if "://" in value else f"{'http' if local else 'https'}://{value}"
-    try:
-        parts = urlsplit(whole)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise click.BadParameter(f"{value!r} is not an address like https://tryon.example")
-    return whole.rstrip("/")
-
-
-def _inputs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, list[Path]]:
-    inputs: dict[str, list[Path]] = {}
-    for value in values:
-        role, _, name = value.partition("=")
-        path = Path(name).expanduser()
-        if not role or not path.is_file():
-            raise click.BadParameter(
-                f"{value!r} is not ROLE=FILE" + (f": there is no file {name}" if role and name else "")
-            )
-        inputs.setdefault(role, []).append(path)
-    return inputs
-
-
-def _param(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
-    """Return the parameters; a value that is JSON counts as such, else as text."""
-    params: dict[str, object] = {}
-    for value in values:
-        name, given, text = value.partition("=")
-        if not name or not given:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
-        try:
-            params[name] = json.loads(text)
-        except ValueError:
-            params[name] = text
-    return params
-
-
-def _params(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, object] | None:
-    try:
-        params = None if value is None else json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"it is not JSON: {error}") from None
-    if params is not None and not isinstance(params, dict):
-        raise click.BadParameter("it is not a JSON object")
-    return params
-
-
-def _output(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None and not value.is_dir() and not value.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {value.absolute().parent}")
-    return value
 
 
 _OUTPUT: Final = click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    callback=_output,
+    callback=arguments.output,
     help="Save the picture to this file or folder; a second picture gets the name NAME-2.",
 )
 _WATCH: Final = click.option("--watch/--no-watch", default=None, help="Follow it to its end; -o implies it.")
-_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _client(command: F) -> F:
     """Add the options of every command that speaks to a server."""
-    command = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, one object per line.")(command)
     command = click.option(
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
         help="File of the client token, made if missing.  [default: one per server in ~/.config/tryon/tokens]",
     )(command)
+    command = arguments.JSON(command)
     return click.option(
-        "--server", default=DEFAULT_URL, show_default=True, callback=_address, help="Address of the server."
+        "--server", default=DEFAULT_URL, show_default=True, callback=arguments.address, help="Address of the server."
     )(command)
 
 
 @click.command()
-@click.argument("image", type=_FILE, required=False)
-@click.option("--garment", type=_FILE, help="Photo of the garment.")
-@click.option("--input", "inputs", multiple=True, callback=_inputs, metavar="ROLE=FILE", help="A photo by its role.")
-@click.option("--param", multiple=True, callback=_param, metavar="NAME=VALUE", help="One parameter of the processor.")
-@click.option("--params", callback=_params, metavar="JSON", help="All parameters, as a JSON object.")
+@click.argument("image", type=arguments.FILE, required=False)
+@click.option("--garment", type=arguments.FILE, help="Photo of the garment.")
+@click.option(
+    "--input", "inputs", multiple=True, callback=arguments.inputs, metavar="ROLE=FILE", help="A photo by its role."
+)
+@click.option(
+    "--param", multiple=True, callback=arguments.param, metavar="NAME=VALUE", help="One parameter of the processor."
+)
+@click.option("--params", callback=arguments.params, metavar="JSON", help="All parameters, as a JSON object.")
 @click.option("--from", "original", metavar="ID", help="Use the photos of this session for roles that are not given.")
 @_WATCH
 @_OUTPUT
@@ -199,7 +140,7 @@ def share(**options: Any) -> None:
 @click.option(
     "--receipt",
     type=click.Path(dir_okay=False, path_type=Path),
-    callback=_output,
+    callback=arguments.output,
     help="Write the signed receipt to this file; several are a JSON list.",
 )
 @_client

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
+
+from server.cli import arguments
 
 
 @click.group()
@@ -18,24 +22,35 @@ def processor() -> None:
 
 @processor.command()
 @click.argument("name", metavar="MODULE:CLASS")
-@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--garment", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Photo of the garment.")
-@click.option("--input", "inputs", multiple=True, metavar="ROLE=FILE", help="A photo by its role.")
-@click.option("--params", default="{}", metavar="JSON", help="Parameters of the run.")
+@click.argument("image", type=arguments.FILE)
+@click.option("--garment", type=arguments.FILE, help="Photo of the garment.")
+@click.option(
+    "--input", "inputs", multiple=True, callback=arguments.inputs, metavar="ROLE=FILE", help="A photo by its role."
+)
+@click.option("--params", callback=arguments.params, metavar="JSON", help="Parameters of the run.")
 @click.option("--options", metavar="JSON|FILE", help="Options of the constructor, instead of TRYON_PROCESSOR_OPTIONS.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Save the picture to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=arguments.output,
+    help="Save the picture to this file.",
+)
+@arguments.JSON
 def check(
     name: str,
     image: Path,
     garment: Path | None,
-    inputs: tuple[str, ...],
-    params: str,
+    inputs: Mapping[str, Sequence[Path]],
+    params: Mapping[str, Any] | None,
     options: str | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
     r"""Run a processor once, as a worker would: in its sandbox, with IMAGE.
+
+    Exit status 1 if the processor fails, 2 if a photo, parameter or option is
+    wrong.
 
     \b
     tryon processor check sepia:Sepia me.jpg -o out.jpg
@@ -43,20 +58,23 @@ def check(
     from server.cli.steps import Steps
     from server.system.processes import python_environment
 
-    photos = [f"={image}", *([f"garment={garment}"] if garment else []), *inputs]
-    arguments = ["--params", params, *(part for photo in photos for part in ("--photo", photo))]
-    arguments += [] if options is None else ["--options", options]
-    arguments += [] if output is None else ["--output", str(output)]
-    environment = python_environment(os.environ)
-    # As a worker has it: the working directory first.
-    command = [sys.executable, "-m", "worker.trial", name, *arguments]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    photos = [("", image), *([("garment", garment)] if garment else [])]
+    photos += [(role, path) for role, paths in inputs.items() for path in paths]
+    command = [sys.executable, "-m", "worker.trial", name]  # as a worker has it: the working directory first
+    command += [part for role, path in photos for part in ("--photo", f"{role}={path}")]
+    command += [] if params is None else ["--params", json.dumps(params)]
+    command += [] if options is None else ["--options", options]
+    command += [] if output is None else ["--output", str(output)]
+    environment = python_environment(os.environ) | {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", errors="backslashreplace"
+    )
     assert process.stdout is not None
     with process:
         try:
             if as_json:
                 for line in process.stdout:
-                    click.echo(line, nl=False)
+                    click.echo(line.encode(), nl=False)
             else:
                 Steps(sys.stdout, sys.stderr).show(process.stdout)
         except KeyboardInterrupt:
