@@ -1,10 +1,12 @@
-"""A verdict in words: findings first, then figures."""
+"""A verdict in words or in JSON: findings first, then figures."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
+
+import msgspec
 
 from server.chaos.verdict import KINDS, Loss, Sight, Verdict
 
@@ -40,6 +42,27 @@ def report(verdict: Verdict) -> str:
         body = [[name, count, *_figures(rows.get(name, []))] for name, count in sorted(verdict.faults.items())]
         parts += ["", table(["since the fault", "times", *FIGURES], body)]
     return "\n".join(parts)
+
+
+def json_lines(verdict: Verdict) -> str:
+    """Return each finding as a line of JSON, then the counts and figures as one."""
+    stale, late = sorted(sight.stale for sight in verdict.sights), sorted(sight.late for sight in verdict.sights)
+    figures = {
+        "findings": {kind.value: verdict.count(kind) for kind in KINDS},
+        "sessions": verdict.sessions,
+        "ends": verdict.ends,
+        "screens": verdict.screens,
+        "sights": len(verdict.sights),
+        "strangers": verdict.strangers,
+        "refused": verdict.refused,
+        "losses": _by_code(verdict.losses),
+        "faults": verdict.faults,
+        "stale_seconds": {"p50": percentile(stale, 0.5), "p99": percentile(stale, 0.99), "max": stale[-1]}
+        if stale
+        else None,
+        "late_seconds": {"p99": percentile(late, 0.99), "max": late[-1]} if late else None,
+    }
+    return "\n".join(msgspec.json.encode(each).decode() for each in [*verdict.findings, figures])
 
 
 def _by_code(losses: Counter[Loss]) -> Counter[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ from server.chaos.http import Network
 from server.chaos.people import Person, World
 from server.chaos.plans import Plan, photos, plans
 from server.chaos.records import AnyRecord, Fault, Quiet, Recorder, Refused, read
-from server.chaos.report import report
+from server.chaos.report import json_lines, report
 from server.chaos.verdict import Verdict
 from server.system.clock import Clock
 
@@ -173,6 +174,7 @@ class Chaos:
     stuck_seconds: float = 60.0
     image: Path | None = None
     record: Path | None = None
+    as_json: bool = False
 
 
 def chaos(options: Chaos, clock: Clock) -> Verdict:
@@ -190,7 +192,12 @@ def chaos(options: Chaos, clock: Clock) -> Verdict:
     limited = sum(isinstance(each, Refused) and each.status == 429 for each in record.records)
     if limited:
         print(f"rate limited {limited} times: the run waited, as its clients must", file=sys.stderr)
-    verdict = judge(record.records, stale_seconds=options.stale_seconds, stuck_seconds=options.stuck_seconds)
+    verdict = judge(
+        record.records,
+        stale_seconds=options.stale_seconds,
+        stuck_seconds=options.stuck_seconds,
+        as_json=options.as_json,
+    )
     if options.faults and not verdict.faults:
         raise FaultFailed(
             f"nothing broke: every person was done within {options.every:g} s, before the first fault was due"
@@ -211,21 +218,24 @@ async def _chaos(options: Chaos, record: Recorder, clock: Clock) -> None:
         choice=choice,
         record=record,
         clock=clock,
+        say=functools.partial(print, file=sys.stderr) if options.as_json else print,
     )
     record(Quiet(t=clock.wall()))
 
 
-def judge(records: Iterable[AnyRecord], *, stale_seconds: float, stuck_seconds: float) -> Verdict:
+def judge(
+    records: Iterable[AnyRecord], *, stale_seconds: float, stuck_seconds: float, as_json: bool = False
+) -> Verdict:
     """Check the records, and print the verdict."""
     verdict = check(records, stale_seconds=stale_seconds, stuck_seconds=stuck_seconds)
-    print(report(verdict), flush=True)
+    print(json_lines(verdict) if as_json else report(verdict), flush=True)
     return verdict
 
 
-def judge_file(path: Path, *, stale_seconds: float, stuck_seconds: float) -> Verdict:
+def judge_file(path: Path, *, stale_seconds: float, stuck_seconds: float, as_json: bool = False) -> Verdict:
     """Check the records of a file, and print the verdict.
 
     Raises ValueError where it holds anything else than records.
     """
     with path.open("rb") as lines:
-        return judge(read(lines), stale_seconds=stale_seconds, stuck_seconds=stuck_seconds)
+        return judge(read(lines), stale_seconds=stale_seconds, stuck_seconds=stuck_seconds, as_json=as_json)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from server.cli import arguments
 from server.cli.failing import fail
 
 _STALE: Final = click.option(
@@ -35,7 +36,7 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("--patience", default=120.0, help="Seconds that a user retries a call before giving up.")
 @click.option(
     "--image",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=arguments.FILE,
     help="Photo to upload instead of small generated ones.",
 )
 @click.option(
@@ -43,11 +44,12 @@ def _faults(context: click.Context, parameter: click.Parameter, values: tuple[st
 )
 @_STALE
 @_STUCK
+@arguments.JSON
 def chaos(**options: Any) -> None:
     """Run simulated users against URL while things break, and check every promise.
 
-    Only against your own system: it uploads photos, deletes what it uploaded, and runs
-    your --fault commands. Exit status 1 if a promise was broken.
+    Only against your own system: it uploads photos, deletes them again, and runs your
+    --fault commands. Exit status 1 if a promise was broken.
     """
     from server.chaos import run
     from server.system.clock import SystemClock
@@ -66,7 +68,8 @@ def chaos(**options: Any) -> None:
 @click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_STALE
 @_STUCK
-def verdict(record: Path, stale_seconds: float, stuck_seconds: float) -> None:
+@arguments.JSON
+def verdict(record: Path, stale_seconds: float, stuck_seconds: float, as_json: bool) -> None:
     """Check the RECORD of an earlier `tryon chaos` again.
 
     Exit status 1 if a promise was broken.
@@ -74,7 +77,7 @@ def verdict(record: Path, stale_seconds: float, stuck_seconds: float) -> None:
     from server.chaos import run
 
     try:
-        judged = run.judge_file(record, stale_seconds=stale_seconds, stuck_seconds=stuck_seconds)
+        judged = run.judge_file(record, stale_seconds=stale_seconds, stuck_seconds=stuck_seconds, as_json=as_json)
     except ValueError as error:
         fail(f"{record}: {error}", 2)
     sys.exit(1 if judged.findings else 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
+import math
 import os
 import shlex
 import shutil
@@ -11,16 +13,36 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
 from server.cli.exits import Exit, exit_of
-from server.cli.tokens import BadToken, make_private, read_token, token_path
+from server.cli.tokens import BadToken, is_exposed, make_private, read_token, token_path
+from server.cli.wording import duration, printable
 from tryon.client.address import DEFAULT_URL
 from tryon.client.api import AsyncTryOn
 from tryon.client.problems import Problem
+
+PROBLEM_FIELDS: Final = (
+    "code", "status", "title", "detail", "retryable", "retry_after", "part", "pointer", "limit", "request_id",
+)  # fmt: skip
+"""The fields of a problem as ``--json`` prints it."""
+
+
+class Refused(Problem):
+    """A refusal of this program itself, by the server's rules.
+
+    ``advice``: the next step of the person.
+    """
+
+    advice = ""
+
+
+class NotSaved(Exception):
+    """A file that could not be written once the server had answered; one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +57,37 @@ class Target:
         """Return a client with this user's token. Raises BadToken."""
         path = self.token_file or token_path(self.server, os.environ)
         token, made = read_token(path)
-        if self.token_file is None:
-            make_private(path)
         if made:
             self.say(f"Made a client token for {self.server} in {path}")
+        self._warn_of_exposed(path)
+        if travels_in_clear(self.server):
+            self.warn(f"{self.server} is not encrypted: your token and photos can be read on the way. Use https://.")
         return AsyncTryOn(self.server, token=token)
+
+    def _warn_of_exposed(self, path: Path) -> None:
+        """Warn of a token that other users can read; only the usual file is changed."""
+        if not is_exposed(path):
+            return
+        try:
+            if self.token_file is not None:
+                raise PermissionError
+            make_private(path)
+        except OSError:
+            self.warn(f"other users can read the token in {path}. Type: {shlex.join(['chmod', '600', str(path)])}")
+        else:
+            self.warn(f"other users could read the token in {path}; now only you can.")
 
     def say(self, text: str) -> None:
         """Print a line for the person, beside the answer; none with ``--json``."""
         if not self.as_json:
             click.echo(text, err=True)
 
+    def warn(self, text: str) -> None:
+        """Print a warning on standard error: a line, or a JSON object."""
+        click.echo(msgspec.json.encode({"warning": text}) if self.as_json else f"tryon: warning: {text}", err=True)
+
     def suggest(self, *commands: tuple[str, ...]) -> None:
-        """Print what to type next."""
+        """Print the commands to type next."""
         if commands:
             self.say("Next:\n" + "\n".join(f"  {self.command(*words)}" for words in commands))
 
@@ -59,7 +99,19 @@ class Target:
 
     def answer(self, body: msgspec.Struct, *lines: str) -> None:
         """Print an answer on standard output: as one line of JSON, or as lines."""
-        click.echo(msgspec.json.encode(body).decode() if self.as_json else "\n".join(lines))
+        click.echo(msgspec.json.encode(body) if self.as_json else "\n".join(map(printable, lines)))
+
+
+def travels_in_clear(server: str) -> bool:
+    """Return whether requests to this address leave the machine without TLS."""
+    parts = urlsplit(server)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return True
 
 
 def program() -> list[str]:
@@ -75,7 +127,8 @@ def run(
 ) -> NoReturn:
     """Run ``call(target, …)`` and exit with its status.
 
-    A problem is one line on standard error, or one JSON object with ``--json``.
+    A problem is a line on standard error with advice on the next one, or one JSON
+    object with ``--json``.
     """
     target = Target(server, token_file, as_json)
     sys.exit(_status(target, functools.partial(call, target, **arguments)))
@@ -90,32 +143,40 @@ def _status(target: Target, call: Callable[[], Awaitable[Exit]]) -> Exit:
     except Problem as problem:
         _report(target, problem)
         return exit_of(problem)
+    except NotSaved as error:
+        target.warn(str(error))
+        return Exit.FAILED
     except BrokenPipeError:  # `| head` has seen enough
         raise
-    except (BadToken, OSError) as error:
+    except (BadToken, OSError) as error:  # before anything was sent
         click.echo(f"tryon: {error}", err=True)
         return Exit.USAGE
 
 
 def _report(target: Target, problem: Problem) -> None:
-    status = exit_of(problem)
     if target.as_json:
-        names = (
-            "code",
-            "status",
-            "title",
-            "detail",
-            "retryable",
-            "retry_after",
-            "part",
-            "pointer",
-            "limit",
-            "request_id",
-        )
-        click.echo(msgspec.json.encode({name: getattr(problem, name) for name in names}).decode(), err=True)
-    elif status is Exit.UNREACHABLE:
+        click.echo(msgspec.json.encode({name: getattr(problem, name) for name in PROBLEM_FIELDS}), err=True)
+        return
+    about = f" ({problem.part}{problem.pointer or ''})" if problem.part else ""
+    if exit_of(problem) is Exit.UNREACHABLE:
         detail = problem.detail.removeprefix("No answer: ").rstrip(".")
-        click.echo(f"tryon: no answer from {target.server} ({detail}); does `tryon up` run there?", err=True)
+        line = f"no answer from {target.server} ({detail})"
     else:
-        about = f" ({problem.part}{problem.pointer or ''})" if problem.part else ""
-        click.echo(f"tryon: {problem.detail or problem.title}{about}  [{problem.code}]", err=True)
+        line = f"{problem.detail or problem.title}{about}  [{problem.code}]"
+    click.echo("\n  ".join(map(printable, (f"tryon: {line}", *filter(None, (advice(target, problem),))))), err=True)
+
+
+def advice(target: Target, problem: Problem) -> str:
+    """Return the next step after a problem; empty if its text names it."""
+    if isinstance(problem, Refused):
+        return problem.advice
+    if exit_of(problem) is Exit.UNREACHABLE:
+        local = target.server == DEFAULT_URL
+        return "Start it with `tryon up`, or name another: --server URL." if local else "Does `tryon up` run there?"
+    if problem.retry_after:
+        return f"Try again in {duration(math.ceil(problem.retry_after))}."
+    known = {
+        "not_found": f"`{target.command('list')}` shows your sessions. Those of another token need its --token-file.",
+        "unknown": f"Is {target.server} the address of a TryOn Push server?",
+    }
+    return known.get(problem.code, "")

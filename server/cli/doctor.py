@@ -1,4 +1,4 @@
-"""The command that looks for what is wrong: ``doctor``."""
+"""The command that looks for faults of an installation: ``doctor``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Final
 
 import click
 
+from server.cli import arguments
 from server.config.settings import Config
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@arguments.JSON
 def doctor(as_json: bool) -> None:
     """Check everything that a server here needs, and say how to mend it.
 

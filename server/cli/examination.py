@@ -1,6 +1,6 @@
 """The checks of ``tryon doctor``, one function each.
 
-A check changes nothing and starts nothing that would take a GPU. What it finds is
+A check changes nothing and starts nothing that would take a GPU. Its finding is
 ``ok``, a ``warning`` (it works, or will once it is started) or ``broken``.
 """
 
@@ -56,7 +56,7 @@ FREE_BYTES: Final = 2**30
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What one check has found; ``mend``: what to do about it."""
+    """The finding of one check; ``mend``: how to mend it."""
 
     name: str
     state: Literal["ok", "warning", "broken"]
@@ -65,7 +65,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def examine(config: Config, *, as_json: bool) -> int:
-    """Run every check and print what it finds; return the exit status."""
+    """Run every check and print its finding; return the exit status."""
     broken = 0
     for name, check in CHECKS:
         try:
@@ -76,7 +76,7 @@ async def examine(config: Config, *, as_json: bool) -> int:
         except ConfigError as error:
             finding = Finding(name, "broken", str(error), "`tryon settings` lists every setting.")
         broken += finding.state == "broken"
-        click.echo(msgspec.json.encode(finding).decode() if as_json else words_of(finding))
+        click.echo(msgspec.json.encode(finding) if as_json else words_of(finding))
     return 1 if broken else 0
 
 

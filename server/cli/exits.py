@@ -15,15 +15,18 @@ _ENDED: Final = frozenset({"deleted", "expired", "erased"})
 
 
 class Exit(IntEnum):
-    """What the command has come to."""
+    """Exit status of a command."""
 
     DONE = 0
     FAILED = 1
-    """The session failed, was cancelled or is gone; or a check found something."""
+    """The session failed, was cancelled or is gone, its picture could not be saved, or
+    a check found something.
+    """
     USAGE = 2
     """Wrong arguments or settings; nothing was sent."""
     UNREACHABLE = 3
     REFUSED = 4
+    """The server refused, or would refuse: then nothing was sent."""
     INTERRUPTED = 130
     """Ctrl-C, as shells count it: 128 and the signal's number."""
 

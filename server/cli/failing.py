@@ -1,4 +1,4 @@
-"""How a command fails: one line on standard error, and an exit status."""
+"""The failure of a command: one line on standard error, and an exit status."""
 
 from __future__ import annotations
 

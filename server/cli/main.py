@@ -1,10 +1,11 @@
 """The ``tryon`` command, and ``python -m server``: one file per group of commands.
 
-Commands import what they run when they run: ``tryon --help`` loads none of it.
+A command imports its code when it runs, so that ``tryon --help`` loads none of it.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Final
 
@@ -28,6 +29,7 @@ def main() -> None:
     from server.up.errors import Reported, UpError
 
     make_files_private()
+    show_every_character()
     try:
         status = cli.main(prog_name="tryon", standalone_mode=False)
     except click.Abort:  # Ctrl-C
@@ -42,6 +44,13 @@ def main() -> None:
     except UpError as error:
         fail(str(error), error.status)
     sys.exit(status)  # of --help and --version; a command exits by itself, or has done its work
+
+
+def show_every_character() -> None:
+    """Print characters that the locale's encoding lacks as escapes, not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,9 +12,11 @@ from server.config import render
 @click.command()
 @click.option("--env", "form", flag_value="env", help="As a .env file (what .env.example is).")
 @click.option("--markdown", "form", flag_value="markdown", help="As a Markdown table.")
+@click.option("--json", "form", flag_value="json", help="As one JSON object per line.")
 def settings(form: str | None) -> None:
     """Print every setting with its default and meaning."""
-    click.echo({"env": render.env_file, "markdown": render.markdown_table, None: render.plain_table}[form](), nl=False)
+    forms = {"env": render.env_file, "markdown": render.markdown_table, "json": render.json_lines}
+    click.echo(forms.get(form or "", render.plain_table)(), nl=False)
 
 
 COMMANDS: Final = (settings,)

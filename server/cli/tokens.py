@@ -58,10 +58,14 @@ def read_token(path: Path) -> tuple[str, bool]:
     return token, made
 
 
+def is_exposed(path: Path) -> bool:
+    """Return whether other users of this machine may open a file. Raises OSError."""
+    return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
+
+
 def make_private(path: Path) -> None:
-    """Take a file from other users, who could read it until now. Raises OSError."""
-    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        path.chmod(_PRIVATE)
+    """Let no other user open a file. Raises OSError."""
+    path.chmod(_PRIVATE)
 
 
 def _read(path: Path) -> str | None:

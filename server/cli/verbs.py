@@ -1,7 +1,7 @@
-"""What the commands of a client do, and what they print.
+"""The commands of a client: their calls to the server, and their output.
 
-An answer goes to standard output, so that a script can use it; progress and what to
-type next go to standard error.
+An answer goes to standard output, so that a script can use it; progress and the next
+commands to type go to standard error.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Final
 import click
 import msgspec
 
-from server.cli.connecting import Target
+from server.cli.connecting import NotSaved, Target
 from server.cli.exits import Exit
-from server.cli.progress import Screen
-from server.cli.wording import duration, seconds_between, size
+from server.cli.progress import Screen, noting_connections
+from server.cli.wording import duration, printable, seconds_between, size
 from tryon.client.api import AsyncTryOn
 from tryon.client.problems import Problem
 from tryon.client.requests import SessionPage
@@ -32,6 +32,11 @@ PAGE: Final = 100
 
 ID: Final = "{:36}  {:11} {:>12}  {}"
 """A row of the list."""
+
+LOST_SECONDS: Final = 300.0
+"""Longest time without a connection until a command gives up following: a server that
+is replaced, and a laptop that was moved, are back by then.
+"""
 
 
 class SessionWithHistory(SessionView, frozen=True):
@@ -55,16 +60,19 @@ async def submit(
     watch: bool | None,
     output: Path | None,
 ) -> Exit:
-    """Upload photos; follow their session if that is wanted."""
-    given = {**(params or {}), **param}
+    """Check photos and upload them; follow their session if that is wanted."""
+    from server.cli import checking  # loads Pillow
+
+    given = {**(params or {}), **param} if param or params is not None else None
     async with target.open() as tryon:
-        session = await tryon.upload(
-            image,
-            garment=garment,
-            inputs=inputs,
-            params=given if given or params is not None else None,
-            original=original,
-        )
+        photos = checking.parts_of(image, garment, inputs)
+        await checking.check(tryon, photos, given, copied=original is not None)
+        try:
+            session = await tryon.upload(image, garment=garment, inputs=inputs, params=given, original=original)
+        except asyncio.CancelledError:
+            target.say("Interrupted; the photos may have arrived.")
+            target.suggest(("list",))
+            raise
         return await _made(target, tryon, session, watch=watch, output=output)
 
 
@@ -88,31 +96,59 @@ async def watch(target: Target, *, session: str | None, output: Path | None) -> 
     """Follow a session to its end, and save its picture if that is wanted."""
     async with target.open() as tryon:
         found = await _found(tryon, session)
+        if session is None:
+            target.say(f"Following {found.session_id}")
         return await _watched(target, tryon, found, output)
 
 
 async def _watched(target: Target, tryon: AsyncTryOn, session: SessionView, output: Path | None) -> Exit:
-    screen = Screen(sys.stderr)
+    again = ("watch", session.session_id, *(() if output is None else ("-o", str(output))))
     try:
-        async with aclosing(tryon.follow(session)) as updates:
-            with screen.noting_losses():
-                async for update in updates:
-                    session = update.session
-                    if target.as_json:
-                        target.answer(session)
-                    else:
-                        screen.show(session)
+        ended = await _followed(target, tryon, session)
     except asyncio.CancelledError:
         target.say("Interrupted; the session goes on.")
-        target.suggest(("watch", session.session_id), ("cancel", session.session_id))
+        target.suggest(again, ("cancel", session.session_id))
         raise
-    return await _ended(target, tryon, session, output)
+    except TimeoutError:
+        target.say("The session goes on.")
+        target.suggest(again)
+        raise Problem("network", f"no connection for {duration(LOST_SECONDS)}", retryable=True) from None
+    return await _ended(target, tryon, ended, output)
+
+
+async def _followed(target: Target, tryon: AsyncTryOn, session: SessionView) -> SessionView:
+    """Show a session until it has ended, and return it.
+
+    Raises TimeoutError after LOST_SECONDS without a connection.
+    """
+    screen = Screen(sys.stderr, quiet=target.as_json)
+    try:
+        async with asyncio.timeout(None) as patience, aclosing(tryon.follow(session)) as updates:
+
+            def on_change(connected: bool) -> None:
+                if connected:
+                    patience.reschedule(None)
+                    screen.show(session)
+                else:
+                    screen.note("no connection, trying again")
+                    if patience.when() is None:
+                        patience.reschedule(asyncio.get_running_loop().time() + LOST_SECONDS)
+
+            with noting_connections(on_change):
+                async for update in updates:
+                    session = update.session
+                    screen.show(session)
+                    if target.as_json:
+                        target.answer(session)
+    finally:
+        screen.end()
+    return session
 
 
 async def _ended(target: Target, tryon: AsyncTryOn, session: SessionView, output: Path | None) -> Exit:
     id = session.session_id
     if session.status is not Status.COMPLETED:
-        target.say(_failure(session))
+        target.say(printable(_failure(session)))
         retryable = session.error is None or session.error.retryable
         target.suggest(*([("retry", id, "--watch")] if retryable else []), ("show", id))
         return Exit.FAILED
@@ -123,7 +159,12 @@ async def _ended(target: Target, tryon: AsyncTryOn, session: SessionView, output
     fresh = await tryon.get(session)  # links expire
     for number, file in enumerate(fresh.outputs, 1):
         path = _place(output, id, file, number)
-        path.write_bytes(await tryon.download(file.link))
+        picture = await tryon.download(file.link)
+        try:
+            path.write_bytes(picture)
+        except OSError as error:
+            target.suggest(("watch", id, "-o", "result.jpg"))
+            raise NotSaved(f"cannot save {path}: {error.strerror}. The picture is still on the server.") from None
         if not target.as_json:
             click.echo(path)
     target.suggest(("share", id), ("delete", id, "--receipt", "receipt.json"))
@@ -212,16 +253,27 @@ async def delete(target: Target, *, sessions: Sequence[str], receipt: Path | Non
                 receipts.append(await tryon.remove(session))
                 files, upstream = receipts[-1].files, receipts[-1].upstream
                 what = f"{len(files)} file{'' if len(files) == 1 else 's'}, {size(sum(file.bytes for file in files))}"
-                later = "; the service that made the picture is told to erase it too" if upstream == "pending" else ""
+                later = (
+                    "; the service that made the picture was asked to erase it, too" if upstream == "pending" else ""
+                )
                 target.answer(receipts[-1], f"Erased {session}: {what}{later}")
     finally:
         if receipt is not None and receipts:  # of those that were erased, though another is not found
-            _keep(receipts if len(sessions) > 1 else receipts[0], receipt)
+            _keep(target, receipts if len(sessions) > 1 else receipts[0], receipt)
     return Exit.DONE
 
 
-def _keep(receipts: Receipt | list[Receipt], path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(receipts), indent=2) + b"\n")
+def _keep(target: Target, receipts: Receipt | list[Receipt], path: Path) -> None:
+    """Save receipts, which exist once; print them if that fails. Raises NotSaved."""
+    text = msgspec.json.format(msgspec.json.encode(receipts), indent=2)
+    try:
+        path.write_bytes(text + b"\n")
+    except OSError as error:
+        if not target.as_json:  # else they are printed already
+            click.echo(text)
+        raise NotSaved(
+            f"cannot save {path}: {error.strerror}. Keep the receipt from above: it is not made again."
+        ) from None
 
 
 # -- words -----------------------------------------------------------------------------

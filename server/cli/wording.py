@@ -1,7 +1,8 @@
-"""Sizes, times and places in words, for a person at a terminal."""
+"""Sizes, times and places in words, and text that a terminal shows as it is."""
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
 from typing import Final
 
@@ -36,3 +37,25 @@ def ordinal(number: int) -> str:
 def seconds_between(earlier: str, later: str) -> float:
     """Return the seconds between two times of the protocol (RFC 3339)."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def printable(text: str) -> str:
+    """Return text of a server or a processor without control characters.
+
+    A terminal would obey them: they move the cursor, or set the window's title.
+    """
+    return "".join(" " if unicodedata.category(each) in ("Cc", "Cf", "Zl", "Zp") else each for each in text)
+
+
+def clipped(text: str, cells: int) -> str:
+    """Return as much of a text as fits this many cells of a terminal.
+
+    A wide character (East Asian Width W or F, Unicode annex 11) takes two, a combining
+    one none.
+    """
+    taken = 0
+    for number, each in enumerate(text):
+        taken += 0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        if taken > cells:
+            return text[:number]
+    return text

@@ -1,8 +1,9 @@
-"""The settings as documents: a plain table, a Markdown table, a .env file."""
+"""The settings as documents: a plain table, a Markdown table, JSON, a .env file."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 from server.config.settings import Config, default_text, variable
 
@@ -28,6 +29,12 @@ def markdown_table() -> str:
     """Return the settings as docs/settings.md shows them."""
     lines = "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in rows())
     return "| Variable | Default | Meaning |\n|---|---|---|\n" + lines
+
+
+def json_lines() -> str:
+    """Return the settings as one JSON object a line."""
+    names = ("name", "default", "meaning")
+    return "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows())
 
 
 def env_file() -> str:

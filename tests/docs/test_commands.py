@@ -122,15 +122,21 @@ async def test_chaos_page_commands_find_nothing(stack: StartStack, tmp_path: Pat
     await read_page("docs/chaos.md", reader, {"chaos": nothing_found, "verdict": nothing_found})
 
 
-async def test_command_line_page_makes_pictures(reader: Reader) -> None:
-    """Both blocks of the page end with a picture."""
+async def test_command_line_page_makes_pictures(stack: StartStack, tmp_path: Path) -> None:
+    """Every block runs in its order, and the pictures are there."""
+    reader = Reader(await stack(), tmp_path)
 
     def shown(out: str) -> None:
-        assert json.loads(out.splitlines()[-1])["status"] == "completed"
+        reader.session = json.loads(out.splitlines()[-1])
+        assert reader.session["status"] == "completed"
 
-    await read_page("docs/command-line.md", reader, {"script": shown})
-    for name in ("out.jpg", "again.jpg"):
+    def erased(out: str) -> None:
+        assert out.startswith(f"Erased {reader.session['session_id']}: 2 files, ")
+
+    await read_page("docs/command-line.md", reader, {"script": shown, "erase": erased})
+    for name in ("out.jpg", "next.jpg", "again.jpg", "check.jpg"):
         assert (reader.folder / name).read_bytes()[:2] == b"\xff\xd8"
+    assert json.loads((reader.folder / "r.json").read_text())["session_id"] == reader.session["session_id"]
 
 
 def test_command_line_page_names_every_command() -> None:

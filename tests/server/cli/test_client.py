@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
 import stat
+import struct
 import sys
-from collections.abc import AsyncIterator, Callable
+import termios
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from server.cli import verbs
+from server.cli.connecting import Target
+from server.cli.exits import Exit, exit_of
+from server.config.parsing import UploadRate
 from server.config.settings import Config
 from testkit.fixtures import StartStack
 from testkit.photos import small
 from testkit.processes import environment, free_port
+from testkit.proxy import running_proxy, upgrades
 from testkit.running import Web, running_web, until
+from tryon.client.problems import Problem
 
 MakeConfig = Callable[..., Config]
 SECONDS = 60
@@ -97,11 +107,13 @@ async def test_submit_watches_and_saves_the_picture(stack: StartStack, tmp_path:
     assert (receipt["session_id"], len(receipt["files"])) == (id, 3)
     assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o600
     status, _, err = await typist.types("show", id)
-    assert (status, err) == (4, "tryon: There is nothing here, or it is not yours.  [not_found]\n")
+    first, then = err.splitlines()
+    assert (status, first) == (4, "tryon: There is nothing here, or it is not yours.  [not_found]")
+    assert f"list --server {typist.server}` shows your sessions." in then
 
 
 async def test_failed_session_exits_with_one(stack: StartStack, tmp_path: Path) -> None:
-    """Say why, and which command tries again; JSON tells every change."""
+    """Say why, and which command tries again; JSON has a line for each change."""
     typist = Typist(tmp_path, (await stack(TRYON_MOCK_FAILURE_RATE="1")).url)
     status, out, err = await typist.types("submit", "me.jpg", "--watch")
     assert status == 1
@@ -133,25 +145,140 @@ async def test_every_answer_is_json_on_demand(typist: Typist, tmp_path: Path) ->
     assert json.loads(erased) == json.loads((tmp_path / "r.json").read_text())
 
 
-async def test_progress_moves_on_a_terminal(stack: StartStack, tmp_path: Path) -> None:
-    """The line is drawn again in its place, and is gone at the end."""
+class Terminal:
+    """A terminal in which a command runs, and everything that was drawn on it."""
+
+    def __init__(self, *, columns: int = 80) -> None:
+        self._ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.drawn = b""
+
+    async def draws(self, pattern: str | None = None) -> str:
+        """Return everything drawn, once it matches or the command has ended."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(SECONDS):
+            while pattern is None or not re.search(pattern, self.drawn.decode(errors="replace")):
+                try:
+                    self.drawn += await loop.run_in_executor(None, os.read, self._ours, 65536)
+                except OSError:  # the command has closed its end
+                    assert pattern is None, self.drawn
+                    break
+        return self.drawn.decode()
+
+    def types(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def close_theirs(self) -> None:
+        """Leave the command's end to the command."""
+        os.close(self.theirs)
+
+    def close(self) -> None:
+        os.close(self._ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    with contextlib.closing(Terminal()) as opened:
+        yield opened
+
+
+async def test_progress_moves_on_a_terminal(stack: StartStack, tmp_path: Path, terminal: Terminal) -> None:
+    """The line is drawn again in its place, without colours, and is gone at the end."""
     typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="0.6")).url)
-    ours, theirs = pty.openpty()
-    process = await typist.start("submit", "me.jpg", "--watch", err=theirs)
-    os.close(theirs)
-    drawn = b""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(SECONDS):
-        while True:
-            try:
-                drawn += await loop.run_in_executor(None, os.read, ours, 65536)
-            except OSError:  # the other end is closed
-                break
-        assert await process.wait() == 0
-    os.close(ours)
-    lines = drawn.decode().split("\r\x1b[K")
+    process = await typist.start("submit", "me.jpg", "--watch", err=terminal.theirs)
+    terminal.close_theirs()
+    lines = (await terminal.draws()).split("\r\x1b[K")
+    assert await process.wait() == 0
     assert any(re.fullmatch(r"█+░+ +\d+%  .*", line) for line in lines), lines
     assert lines[-1].startswith("Completed in ")
+    assert not re.search(r"\x1b\[[\d;]*m", terminal.drawn.decode())
+
+
+async def test_narrow_terminal_without_utf8_loses_nothing_but_its_bar(stack: StartStack, tmp_path: Path) -> None:
+    """Lines fit 40 columns; other characters are escapes; JSON stays UTF-8."""
+    typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="0.6")).url)
+    typist.environment |= {"PYTHONIOENCODING": "latin-1", "NO_COLOR": "1", "TERM": "xterm"}
+    with contextlib.closing(Terminal(columns=40)) as narrow:
+        process = await typist.start("submit", "me.jpg", "--param", "c=服", "--watch", err=narrow.theirs)
+        narrow.close_theirs()
+        lines = (await narrow.draws()).split("\r\x1b[K")
+        assert await process.wait() == 0
+    assert any(re.fullmatch(r" *\d+%  [a-z ,0-9]+", line) for line in lines), lines
+    assert all(len(line) < 40 for line in lines[1:-1]), lines
+    assert r'Params     {"c":"\u670d"}' in await typist.gets("show")
+    assert json.loads(await typist.gets("show", "--json"))["params"] == {"c": "服"}
+
+
+async def test_ctrl_c_on_a_terminal_says_how_to_go_on(web: Web, typist: Typist, terminal: Terminal) -> None:
+    """The session goes on, and the next watch, as it was printed, ends with it."""
+    id = (await typist.gets("submit", "me.jpg")).strip()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", "watch", "-o", "out.jpg", "--server", typist.server),
+        cwd=typist.folder,
+        env=typist.environment,
+        stdin=terminal.theirs,
+        stdout=terminal.theirs,
+        stderr=terminal.theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    terminal.close_theirs()
+    await terminal.draws("waiting")
+    await until(lambda: web.hub.followers_of(id))
+    terminal.types(b"\x03")
+    drawn = await terminal.draws()
+    assert await process.wait() == 130
+    assert f"Following {id}" in drawn
+    assert "Interrupted; the session goes on." in drawn
+    assert f"watch {id} -o out.jpg --server {typist.server}" in drawn
+    claim = await web.services.sessions.claims.begin(id, worker="test")
+    assert claim is not None
+    await web.complete(claim)
+    assert "out.jpg" in await typist.gets("watch", id, "-o", "out.jpg")
+
+
+async def test_session_may_end_while_the_watch_connects(web: Web, tmp_path: Path) -> None:
+    """The first answer is lost, and the second one shows the end."""
+    async with running_proxy(web.port) as proxy:
+        typist = Typist(tmp_path, f"http://127.0.0.1:{proxy.port}")
+        id = (await typist.gets("submit", "me.jpg")).strip()
+        proxy.deafen(upgrades)
+        process = await typist.start("watch", id, "-o", "out.jpg")
+        await until(lambda: web.hub.followers_of(id))
+        claim = await web.services.sessions.claims.begin(id, worker="test")
+        assert claim is not None
+        await web.complete(claim)
+        proxy.hear()
+        proxy.cut()
+        async with asyncio.timeout(SECONDS):
+            out, err = await process.communicate()
+    assert (process.returncode, out.decode()) == (0, "out.jpg\n"), err.decode()
+    assert "Completed in " in err.decode()
+
+
+async def test_watch_gives_up_without_a_connection(
+    web: Web, typist: Typist, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A short loss is borne, a long one is a problem; the session goes on."""
+    monkeypatch.setattr(verbs, "LOST_SECONDS", 0.5)
+    async with running_proxy(web.port) as proxy:
+        target = Target(f"http://127.0.0.1:{proxy.port}", typist.folder / "token", as_json=False)
+        async with target.open() as tryon:
+            id = (await tryon.upload(typist.folder / "me.jpg")).session_id
+        watching = asyncio.create_task(verbs.watch(target, session=id, output=None))
+        await until(lambda: web.hub.followers_of(id))
+        proxy.cut()
+        await until(lambda: web.hub.followers_of(id))
+        await proxy.refuse()
+        proxy.cut()
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(Problem) as gone:
+                await watching
+    assert exit_of(gone.value) is Exit.UNREACHABLE
+    err = capsys.readouterr().err
+    assert "no connection, trying again" in err
+    assert "The session goes on.\nNext:\n" in err
+    assert f"watch {id} --server" in err
 
 
 async def test_interrupt_leaves_the_session_running(web: Web, typist: Typist) -> None:
@@ -169,6 +296,62 @@ async def test_interrupt_leaves_the_session_running(web: Web, typist: Typist) ->
     assert json.loads(await typist.gets("show", "--json", id))["status"] == "created"
 
 
+async def test_interrupted_upload_says_where_to_look(web: Web, tmp_path: Path) -> None:
+    """The photos may have arrived: the list shows it."""
+    answered = asyncio.Event()
+
+    def uploads(said: bytes) -> bool:
+        if b"POST " in said:
+            answered.set()
+        return answered.is_set()
+
+    async with running_proxy(web.port) as proxy:
+        typist = Typist(tmp_path, f"http://127.0.0.1:{proxy.port}")
+        proxy.deafen(uploads)
+        process = await typist.start("submit", "me.jpg")
+        async with asyncio.timeout(SECONDS):
+            await answered.wait()
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+    assert process.returncode == 130
+    assert "Interrupted; the photos may have arrived." in err.decode()
+
+
+async def test_picture_that_cannot_be_saved_exits_with_one(stack: StartStack, tmp_path: Path) -> None:
+    """The id was printed and the picture stays on the server; a receipt is printed."""
+    typist = Typist(tmp_path, (await stack()).url)
+    status, out, err = await typist.types("submit", "me.jpg", "-o", "/dev/full")
+    id = out.strip()
+    assert status == 1
+    assert f"  {sys.executable.rpartition('/')[2]} -m server watch {id} -o result.jpg" in err
+    assert "cannot save /dev/full: No space left on device. The picture is still on the server." in err
+    status, out, err = await typist.types("delete", id, "--receipt", "/dev/full")
+    assert (status, json.loads(out.partition("\n")[2])["session_id"]) == (1, id)
+    assert "Keep the receipt from above" in err
+
+
+async def test_refused_photo_exits_with_four(typist: Typist, tmp_path: Path) -> None:
+    """Name file, part and the next step; nothing was sent."""
+    (tmp_path / "notes.txt").write_text("This is no picture at all, it is a text.")
+    status, out, err = await typist.types("submit", "me.jpg", "--garment", "notes.txt")
+    assert (status, out) == (4, "")
+    refusal, advice = err.splitlines()[-2:]
+    assert refusal == "tryon: The file is not a JPEG, PNG or WebP image. (garment)  [unsupported_image]"
+    assert advice.startswith("  notes.txt was not sent. Taken are JPEG, PNG, WEBP")
+    status, _, err = await typist.types("submit", "notes.txt", "--json")
+    assert (status, json.loads(err)["part"]) == (4, "image")
+
+
+async def test_rate_limit_says_how_long_to_wait(config: MakeConfig, tmp_path: Path) -> None:
+    """In seconds, on the line after the refusal."""
+    async with running_web(config(upload_rate=UploadRate(1, 60))) as web:
+        typist = Typist(tmp_path, f"http://127.0.0.1:{web.port}")
+        await typist.gets("submit", "me.jpg")
+        status, _, err = await typist.types("submit", "me.jpg")
+    assert status == 4
+    assert re.search(r"\[rate_limited\]\n  Try again in \d+ s\.\n$", err), err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -183,7 +366,7 @@ async def test_interrupt_leaves_the_session_running(web: Web, typist: Typist) ->
     ],
 )
 async def test_wrong_arguments_exit_with_two(words: list[str], message: str, tmp_path: Path) -> None:
-    """Say what is wrong before anything is sent: there is no server here."""
+    """Name the wrong argument before anything is sent: there is no server here."""
     typist = Typist(tmp_path, "http://127.0.0.1:9")
     process = await typist.start(*words, server=False)
     async with asyncio.timeout(SECONDS):
@@ -193,11 +376,11 @@ async def test_wrong_arguments_exit_with_two(words: list[str], message: str, tmp
 
 
 async def test_missing_server_exits_with_three(tmp_path: Path) -> None:
-    """Name the address and what may be wrong; as JSON, the code."""
+    """Name the address and the next step; as JSON, the code."""
     typist = Typist(tmp_path, f"http://127.0.0.1:{free_port()}")
     status, out, err = await typist.types("list")
     assert (status, out) == (3, "")
-    assert err.splitlines()[-1].startswith(f"tryon: no answer from {typist.server} (")
+    assert err.splitlines()[-2].startswith(f"tryon: no answer from {typist.server} (")
     status, _, err = await typist.types("list", "--json")
     assert (status, json.loads(err)["code"]) == (3, "network")
 

@@ -1,4 +1,4 @@
-"""`tryon completion` prints what a shell understands."""
+"""`tryon completion` prints a script that its shell understands."""
 
 from __future__ import annotations
 
@@ -44,3 +44,19 @@ async def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
         )
         out, _ = await asyncio.wait_for(process.communicate(), 60)
         assert out.decode().split() == [expected]
+
+
+async def test_fish_completes_commands_and_options(tmp_path: Path) -> None:
+    """Complete in a real fish, by a `tryon` that its path finds."""
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    program = tmp_path / "tryon"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m server "$@"\n')
+    program.chmod(0o700)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    typed = "tryon completion fish | source; for words in 'sub' 'submit --gar'; complete -C \"tryon $words\"; end"
+    process = await asyncio.create_subprocess_exec(
+        *("fish", "--no-config", "-c", typed), env=environment(path), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert [line.split()[0] for line in out.decode().splitlines()] == ["submit", "--garment"]

@@ -1,4 +1,4 @@
-"""`tryon doctor` finds what is wrong, and says how to mend it."""
+"""`tryon doctor` finds faults, and says how to mend them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_doctor_finds_a_running_stack_well(stack: StartStack, tmp_path: Pa
 
 
 async def test_doctor_warns_before_the_first_start(stack: StartStack, tmp_path: Path) -> None:
-    """Name the command that makes what is missing, and make nothing."""
+    """Name the command that makes the missing files, and make nothing."""
     doctor = await stack("doctor", "--json", ready=False, folder=tmp_path / "new", TRYON_PORT=str(free_port()))
     assert await doctor.wait() == 0, doctor.output
     found = {each["name"]: each for each in map(json.loads, doctor.lines)}
@@ -70,7 +70,7 @@ async def test_doctor_stops_at_a_wrong_setting(stack: StartStack) -> None:
 
 
 async def finding(name: str, config: Config) -> Finding:
-    """Return what one check finds."""
+    """Return the finding of one check."""
     return await dict(CHECKS)[name](config)
 
 
@@ -94,7 +94,7 @@ async def test_doctor_warns_of_a_redis_that_evicts(start_valkey: StartValkey, co
 
 
 async def test_doctor_knows_postgresql(postgres_url: str, empty_postgres_url: str, config: MakeConfig) -> None:
-    """It tells a database that is ready from one that was not migrated."""
+    """A database that was not migrated is broken, a ready one is ok."""
     ready, empty = config(database_url=postgres_url), config(database_url=empty_postgres_url)
     assert (await finding("database", ready)).text.startswith("PostgreSQL ")
     assert (await finding("clock", ready)).state == "ok"

@@ -1,17 +1,22 @@
-"""Every command of `tryon` makes files that other users cannot read."""
+"""Every command of `tryon` makes private files, and answers in JSON on demand."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 
+from server.cli.main import cli
 from testkit.fixtures import StartStack
+
+WITHOUT_JSON = {"up", "serve", "worker", "migrate", "completion"}
+"""Commands that answer nothing: they serve, and log, or print a script."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +52,21 @@ async def test_migrate_closes_a_database_that_others_can_read(stack: StartStack,
         migrated = await stack("migrate", ready=False, TRYON_DATA_DIR=str(data))
         assert await migrated.wait() == 0
         assert readable_by_others(data) == []
+
+
+def leaves(commands: Mapping[str, click.Command], name: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that is no group, with its whole name."""
+    for each, command in commands.items():
+        whole = f"{name} {each}".strip()
+        if isinstance(command, click.Group):
+            yield from leaves(command.commands, whole)
+        else:
+            yield whole, command
+
+
+def test_every_command_that_answers_has_json() -> None:
+    """By the same option."""
+    without = {
+        name for name, command in leaves(cli.commands) if "--json" not in {o for p in command.params for o in p.opts}
+    }
+    assert without == WITHOUT_JSON

@@ -1,4 +1,4 @@
-"""The moving line says what is known, and fits the terminal."""
+"""The moving line shows the state of a session, and fits the terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import io
 import logging
 
 import msgspec
+import pytest
 
-from server.cli.progress import Screen, line_of
+from server.cli.progress import Screen, line_of, noting_connections
 from testkit.values import session_view
 from tryon.protocol.states import Status
 
@@ -15,7 +16,7 @@ PROCESSING = session_view(status=Status.PROCESSING, seq=2, attempt=1, stage="war
 
 
 def test_line_says_place_stage_step_and_time() -> None:
-    """Whatever a session knows of its way stands in one line."""
+    """Place, stage, step and time stand in one line."""
     waiting = session_view(queue_position=3, eta_seconds=12.4)
     assert line_of(waiting, columns=80) == "waiting, 3rd in line, about 12 s"
     assert line_of(PROCESSING, columns=80) == "███████████████░░░░░░░░░  62%  warping the garment"
@@ -34,19 +35,66 @@ def test_line_fits_its_terminal() -> None:
     assert line_of(PROCESSING, columns=40) == " 62%  warping the garment"
     assert line_of(PROCESSING, columns=12) == " 62%  warpi"
     assert line_of(PROCESSING, columns=80, blocks=False).startswith("[###############---------]  62%")
+    wide = msgspec.structs.replace(PROCESSING, stage="服を変形しています")
+    assert line_of(wide, columns=16) == " 62%  服を変形"
+    assert line_of(PROCESSING, columns=1) == " "
+
+
+def test_stage_cannot_command_the_terminal() -> None:
+    """Control characters of a processor's text are spaces."""
+    hostile = msgspec.structs.replace(PROCESSING, stage="\x1b]0;title\x07 warping\u202e", progress=None)
+    assert line_of(hostile, columns=80) == " ]0;title  warping "
+
+
+class Terminal(io.StringIO):
+    """A stream that calls itself a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal_without_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM=dumb moves nothing; any other terminal does."""
+    for term, shown in (("dumb", "warping the garment\n"), ("xterm", "\r\x1b[K" + line_of(PROCESSING, columns=80))):
+        monkeypatch.setenv("TERM", term)
+        terminal = Terminal()
+        Screen(terminal).show(PROCESSING)
+        assert terminal.getvalue() == shown
 
 
 def test_screen_without_terminal_shows_each_state_once() -> None:
-    """Progress makes no line; the loss of the connection does."""
+    """Progress makes no line; a note does, once."""
     stream = io.StringIO()
     screen = Screen(stream)
-    with screen.noting_losses():
-        for progress in (0.1, 0.2):
-            screen.show(msgspec.structs.replace(PROCESSING, progress=progress))
-        for _ in range(2):
-            logging.getLogger("tryon.client").info("Connection lost: ws 1006, retrying over ws in 0.1 s")
-        screen.show(PROCESSING)
+    for progress in (0.1, 0.2):
+        screen.show(msgspec.structs.replace(PROCESSING, progress=progress))
+    for _ in range(2):
+        screen.note("no connection, trying again")
+    screen.show(PROCESSING)
+    screen.end()
     assert stream.getvalue().splitlines() == [
         "warping the garment", "no connection, trying again", "warping the garment",
     ]  # fmt: skip
-    assert not logging.getLogger("tryon.client").handlers
+
+
+def test_quiet_screen_shows_nothing() -> None:
+    """With --json, standard error has objects only."""
+    stream = io.StringIO()
+    screen = Screen(stream, quiet=True)
+    screen.show(PROCESSING)
+    screen.note("no connection, trying again")
+    screen.end()
+    assert stream.getvalue() == ""
+
+
+def test_connections_are_noted_from_the_log() -> None:
+    """A loss and its end; the log is as before afterwards."""
+    log = logging.getLogger("tryon.client")
+    seen: list[bool] = []
+    with noting_connections(seen.append):
+        log.info("Connection lost: ws 1006, retrying over ws in 0.1 s")
+        log.debug("Following a over ws")
+    assert seen == [False, True]
+    assert (log.handlers, log.level, log.propagate) == ([], logging.NOTSET, True)

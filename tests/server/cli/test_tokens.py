@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.tokens import BadToken, make_private, read_token, token_path
+from server.cli.tokens import BadToken, is_exposed, make_private, read_token, token_path
 
 
 def test_token_path_follows_the_server_and_xdg(tmp_path: Path) -> None:
@@ -34,7 +34,9 @@ def test_token_is_made_once_and_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
     assert [each.name for each in path.parent.iterdir()] == ["x"]
     assert read_token(path) == (found[0][0], False)
-    path.chmod(0o644)
+    assert not is_exposed(path)
+    path.chmod(0o640)
+    assert is_exposed(path)
     make_private(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.cli.wording import duration, ordinal, seconds_between, size
+from server.cli.wording import clipped, duration, ordinal, printable, seconds_between, size
 
 
 def test_sizes_have_two_digits_or_three() -> None:
@@ -30,3 +30,14 @@ def test_ordinals_know_eleven() -> None:
 def test_times_of_the_protocol_are_subtracted() -> None:
     """Zulu time, with milliseconds."""
     assert seconds_between("2026-11-22T15:29:28.612Z", "2026-11-22T15:29:30.112Z") == 1.5
+
+
+def test_printable_text_has_no_control_characters() -> None:
+    """Escapes, line ends and marks of direction become spaces; letters stay."""
+    assert printable("a\x1b[2J\n\u2028b\u202eü 服") == "a [2J  b ü 服"
+
+
+def test_clipped_text_counts_cells() -> None:
+    """Wide characters take two cells, combining ones none."""
+    assert [clipped("服ab", cells) for cells in range(5)] == ["", "", "服", "服a", "服ab"]
+    assert clipped("e\u0301e\u0301", 1) == "e\u0301"
