@@ -1,10 +1,10 @@
-"""What must hold before a process starts: a folder to write to, a database, Redis.
+"""Checks before a process starts: of the folder for data, the database and Redis.
 
 Once it runs, a process goes on while the database or Redis is unavailable. At its start
 an address or a password that is wrong is more likely than an outage, and a person looks
 at the terminal: so the process ends, with one line. A process that ``tryon up`` keeps
-running leaves this out: the stack has asked before it started, and what fails later is
-an outage.
+running leaves this out: the stack has checked before it started, and a later
+failure is an outage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The crash of a worker at a session's owner's wish, so that people see it recover.
+"""Crash the worker of a session when its owner asks, to show how it recovers.
 
 In demo mode alone (``TRYON_DEMO``): whatever else the worker runs is interrupted, too.
 """

@@ -50,20 +50,20 @@ const CALLS = {
   },
 };
 
-function client({ base, token }) {
+function clientOf({ base, token }) {
   const key = `${base} ${token}`;
   if (!clients.has(key)) clients.set(key, new TryOn({ base, token }));
   return clients.get(key);
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { id, call, who, args } = JSON.parse(line);
+  const { id, call, client, args } = JSON.parse(line);
   if (call === "stop") {
     stops.get(args.id)?.();
     continue;
   }
   Promise.resolve()
-    .then(() => CALLS[call](client(who), args, id))
+    .then(() => CALLS[call](clientOf(client), args, id))
     .then((result) => say(id, { result: result ?? null }))
     .catch(({ name, code, status, part, limit, retryable, message }) =>
       say(id, { problem: { name, code, status, part, limit, retryable, message } }),

@@ -24,7 +24,7 @@ from tryon.client.api import AsyncTryOn
 from tryon.client.problems import Problem
 
 SECONDS: Final = 30.0
-"""Time for whatever a story waits for."""
+"""Longest time that a story waits for one thing."""
 
 View = dict[str, Any]
 """JSON, as both clients know it."""
@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 class Followed:
-    """What a client tells of a session that it follows or runs."""
+    """A session that a client follows or runs, as far as the client has shown it."""
 
     def __init__(self) -> None:
         self.events: list[View] = []
@@ -53,7 +53,7 @@ class Followed:
 
     @property
     def seqs(self) -> list[int]:
-        """Return the transitions in the order in which they were told."""
+        """Return the transitions in the order in which they were shown."""
         return [event["seq"] for event in self.events]
 
     @property
@@ -95,7 +95,7 @@ class Driver(Protocol):
         """Upload and follow; the arguments are those of ``upload``."""
 
     async def close(self) -> None:
-        """Give up whatever is followed."""
+        """Stop following."""
 
 
 class PythonDriver:
@@ -213,17 +213,17 @@ class Node:
             if not followed.outcome.done():
                 followed.outcome.set_exception(AssertionError("Node has ended"))
 
-    def begin(self, call: str, who: View, arguments: View) -> tuple[int, Followed]:
+    def begin(self, call: str, client: View, arguments: View) -> tuple[int, Followed]:
         """Send a call; return its number, and where its news arrive."""
         assert self._process.stdin is not None
         number, followed = next(self._numbers), Followed()
         self._waiting[number] = followed
-        line = json.dumps({"id": number, "call": call, "who": who, "args": arguments})
+        line = json.dumps({"id": number, "call": call, "client": client, "args": arguments})
         self._process.stdin.write(line.encode() + b"\n")
         return number, followed
 
     async def close(self) -> None:
-        """End it, with whatever it follows."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         async with asyncio.timeout(SECONDS):
@@ -243,11 +243,11 @@ class JavaScriptDriver:
     def __init__(self, node: Node, base: str, token: str) -> None:
         self.token = token
         self._node = node
-        self._who = {"base": base, "token": token}
+        self._client = {"base": base, "token": token}
         self._numbers: list[int] = []
 
     async def call(self, name: str, **arguments: Any) -> Any:
-        followed = self._node.begin(name, self._who, _encoded(arguments))[1]
+        followed = self._node.begin(name, self._client, _encoded(arguments))[1]
         async with asyncio.timeout(SECONDS):
             return await followed.outcome
 
@@ -258,13 +258,13 @@ class JavaScriptDriver:
         return self._begin("run", _encoded(arguments))
 
     def _begin(self, call: str, arguments: View) -> Followed:
-        number, followed = self._node.begin(call, self._who, arguments)
+        number, followed = self._node.begin(call, self._client, arguments)
         self._numbers.append(number)
         return followed
 
     async def close(self) -> None:
         for number in self._numbers:
-            self._node.begin("stop", self._who, {"id": number})
+            self._node.begin("stop", self._client, {"id": number})
 
 
 def _encoded(value: Any) -> Any:

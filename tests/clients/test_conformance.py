@@ -53,14 +53,14 @@ class Scene:
         await until(lambda: self.proxy.cut() > 0)
 
 
-Tell = Callable[..., Awaitable[None]]
+Play = Callable[..., Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class Story:
-    """What happens, the transport that it is about, and the settings of the server."""
+    """A script for client and server, its transport, and the server's settings."""
 
-    tell: Tell
+    play: Play
     given: tuple[str, ...]
     settings: dict[str, Any]
     slow: bool = False
@@ -70,14 +70,14 @@ STORIES: Final[dict[str, Story]] = {}
 """Every story by its name."""
 
 
-def told(*transports: str, slow: bool = False, **settings: Any) -> Callable[[Tell], Tell]:
+def story(*transports: str, slow: bool = False, **settings: Any) -> Callable[[Play], Play]:
     """Add a story to the table, for each of the transports or once without any."""
 
-    def add(tell: Tell) -> Tell:
+    def add(play: Play) -> Play:
         for transport in transports or ("",):
             given = (transport,) if transport else ()
-            STORIES["-".join((tell.__name__, *given))] = Story(tell, given, settings, slow)
-        return tell
+            STORIES["-".join((play.__name__, *given))] = Story(play, given, settings, slow)
+        return play
 
     return add
 
@@ -91,7 +91,7 @@ def never_back(followed: Followed) -> bool:
 # -- following -------------------------------------------------------------------------
 
 
-@told(*TRANSPORTS)
+@story(*TRANSPORTS)
 async def each_transition_comes_once(scene: Scene, transport: str) -> None:
     """Show created, processing and completed, in order, over one transport alone."""
     id = await scene.upload()
@@ -106,9 +106,9 @@ async def each_transition_comes_once(scene: Scene, transport: str) -> None:
     assert ended["links"]["output"]
 
 
-@told(*TRANSPORTS)
+@story(*TRANSPORTS)
 async def late_client_learns_what_it_missed(scene: Scene, transport: str) -> None:
-    """Tell it nothing that it knew."""
+    """Show the transitions after ``since``, and none before."""
     id = await scene.upload()
     await scene.complete(id)
     followed = scene.client.follow(id, transports=[transport], since=1)
@@ -116,9 +116,9 @@ async def late_client_learns_what_it_missed(scene: Scene, transport: str) -> Non
     assert followed.seqs == [2, 3]
 
 
-@told(*HELD)
+@story(*HELD)
 async def cut_connections_leave_no_gap(scene: Scene, transport: str) -> None:
-    """Learn by the next connection what happened while the last one was cut."""
+    """Show after each cut the transitions of the time without a connection."""
     id = await scene.upload()
     followed = scene.client.follow(id, transports=[transport])
     await followed.reaches(1)
@@ -131,7 +131,7 @@ async def cut_connections_leave_no_gap(scene: Scene, transport: str) -> None:
     assert (followed.seqs, never_back(followed)) == ([1, 2, 3], True)
 
 
-@told()
+@story()
 async def refused_upgrades_lead_to_the_next_transport(scene: Scene) -> None:
     """Use Server-Sent Events at once on a network without WebSockets."""
     scene.proxy.forbid(upgrades)
@@ -144,7 +144,7 @@ async def refused_upgrades_lead_to_the_next_transport(scene: Scene) -> None:
     assert set(followed.transports) == {"sse"}
 
 
-@told(*TRANSPORTS)
+@story(*TRANSPORTS)
 async def restarted_server_is_found_again(scene: Scene, transport: str) -> None:
     """Go on with the server that takes the place of one that has stopped."""
     id = await scene.upload()
@@ -160,7 +160,7 @@ async def restarted_server_is_found_again(scene: Scene, transport: str) -> None:
     assert (followed.seqs, never_back(followed)) == ([1, 2, 3], True)
 
 
-@told("ws", "sse", slow=True, ping_seconds=1.0)
+@story("ws", "sse", slow=True, ping_seconds=1.0)
 async def silent_connection_is_replaced(scene: Scene, transport: str) -> None:
     """Give a connection up that misses its pings, though it looks open."""
     id = await scene.upload()
@@ -172,7 +172,7 @@ async def silent_connection_is_replaced(scene: Scene, transport: str) -> None:
     assert followed.seqs == [1, 2, 3]
 
 
-@told()
+@story()
 async def slow_network_delays_and_changes_nothing(scene: Scene) -> None:
     """Bear that every piece is a tenth of a second late, both ways."""
     scene.proxy.delay_seconds = 0.1
@@ -184,7 +184,7 @@ async def slow_network_delays_and_changes_nothing(scene: Scene) -> None:
     assert (followed.seqs, set(followed.transports)) == ([1, 2, 3], {"ws"})
 
 
-@told(*PUSHED, "poll")
+@story(*PUSHED, "poll")
 async def requeued_session_waits_again(scene: Scene, transport: str) -> None:
     """Show that a worker hands it back and the next one completes it."""
     id = await scene.upload()
@@ -199,7 +199,7 @@ async def requeued_session_waits_again(scene: Scene, transport: str) -> None:
     assert (followed.seqs, never_back(followed)) == ([1, 2, 3, 4, 5], True)
 
 
-@told()
+@story()
 async def reported_progress_is_shown(scene: Scene) -> None:
     """Show share, stage and time to the end with the session."""
     id = await scene.upload()
@@ -217,7 +217,7 @@ async def reported_progress_is_shown(scene: Scene) -> None:
 # -- ends ------------------------------------------------------------------------------
 
 
-@told(*TRANSPORTS)
+@story(*TRANSPORTS)
 async def cancelled_session_ends(scene: Scene, transport: str) -> None:
     """Show the end both in the answer and to the follower."""
     id = await scene.upload()
@@ -228,9 +228,9 @@ async def cancelled_session_ends(scene: Scene, transport: str) -> None:
     assert followed.seqs == [1, 2]
 
 
-@told(*TRANSPORTS)
+@story(*TRANSPORTS)
 async def deleted_session_is_gone(scene: Scene, transport: str) -> None:
-    """Say so when another client of its owner deletes it meanwhile."""
+    """End with a code when another client of the owner deletes it."""
     id = await scene.upload()
     followed = scene.client.follow(id, transports=[transport])
     await followed.reaches(1)
@@ -239,22 +239,22 @@ async def deleted_session_is_gone(scene: Scene, transport: str) -> None:
     assert await followed.gone() == ("deleted" if transport in PUSHED else "erased")
 
 
-@told("ws", "poll", retention_seconds=0.7)
+@story("ws", "poll", retention_seconds=0.7)
 async def expired_session_is_gone(scene: Scene, transport: str) -> None:
-    """Say so when its time is over while it is followed."""
+    """End with a code when the session expires while it is followed."""
     followed = scene.client.follow(await scene.upload(), transports=[transport])
     await followed.reaches(1)
     assert await followed.gone() == ("expired" if transport in PUSHED else "erased")
 
 
-@told(*TRANSPORTS)
+@story(*TRANSPORTS)
 async def foreign_session_is_not_found(scene: Scene, transport: str) -> None:
     """Refuse a session that is there, and is another owner's."""
     id = await scene.upload()
     assert await scene.make_client(new_token()).follow(id, transports=[transport]).gone() == "not_found"
 
 
-@told()
+@story()
 async def failed_session_says_why(scene: Scene) -> None:
     """Name the code and whether a retry may help; make a new session of it."""
     id = await scene.upload()
@@ -269,7 +269,7 @@ async def failed_session_says_why(scene: Scene) -> None:
 # -- a run -----------------------------------------------------------------------------
 
 
-@told()
+@story()
 async def run_goes_from_photo_to_picture(scene: Scene) -> None:
     """End with the ended session, over a cut connection too."""
     run = scene.client.run(inputs={"person": small(), "garment": [small()]}, params={"size": "M"})
@@ -284,7 +284,7 @@ async def run_goes_from_photo_to_picture(scene: Scene) -> None:
     assert len((await scene.client.call("list"))["sessions"]) == 1
 
 
-@told()
+@story()
 async def run_is_refused_as_an_upload(scene: Scene) -> None:
     """Name code, status and part; leave nothing behind."""
     for call in (scene.client.run(image=b"no picture").ended(), scene.client.call("upload", image=b"no picture")):
@@ -296,7 +296,7 @@ async def run_is_refused_as_an_upload(scene: Scene) -> None:
     assert not (await scene.client.call("list"))["sessions"]
 
 
-@told()
+@story()
 async def deleted_run_is_rejected(scene: Scene) -> None:
     """Reject a run whose session is deleted meanwhile."""
     run = scene.client.run(image=small())
@@ -308,7 +308,7 @@ async def deleted_run_is_rejected(scene: Scene) -> None:
 # -- calls -----------------------------------------------------------------------------
 
 
-@told()
+@story()
 async def same_key_makes_one_session(scene: Scene) -> None:
     """Refuse the same key for another upload."""
     first = await scene.upload(idempotencyKey="once")
@@ -318,7 +318,7 @@ async def same_key_makes_one_session(scene: Scene) -> None:
     assert (refused.value.code, refused.value.status) == ("idempotency_mismatch", 422)
 
 
-@told()
+@story()
 async def next_garment_needs_no_second_photo(scene: Scene) -> None:
     """Take the photos of an earlier session for an upload."""
     first = await scene.upload()
@@ -326,7 +326,7 @@ async def next_garment_needs_no_second_photo(scene: Scene) -> None:
     assert (again["copy_of"], [each["role"] for each in again["inputs"]]) == (first, ["person", "garment"])
 
 
-@told()
+@story()
 async def sessions_are_listed_page_by_page(scene: Scene) -> None:
     """List the newest first, with a cursor for the rest."""
     made = [await scene.upload() for _ in range(3)]
@@ -336,7 +336,7 @@ async def sessions_are_listed_page_by_page(scene: Scene) -> None:
     assert rest["next_cursor"] is None
 
 
-@told()
+@story()
 async def shared_link_opens_the_result_alone(scene: Scene) -> None:
     """Open it without a credential, and not before there is a result."""
     id = await scene.upload()
@@ -350,9 +350,9 @@ async def shared_link_opens_the_result_alone(scene: Scene) -> None:
     assert (opened.status_code, opened.content[:2]) == (200, b"\xff\xd8")
 
 
-@told()
+@story()
 async def limits_and_processor_need_no_token(scene: Scene) -> None:
-    """Read what both clients check photos by."""
+    """Read the limits by which clients check photos."""
     limits = await scene.client.call("limits")
     assert limits["max_image_bytes"] == scene.web.config.image_max_bytes
     assert {"image/jpeg", "image/png", "image/webp"} <= set(limits["formats"])
@@ -360,7 +360,7 @@ async def limits_and_processor_need_no_token(scene: Scene) -> None:
     assert [role["name"] for role in processor["roles"]] == ["person", "garment"]
 
 
-@told()
+@story()
 async def server_that_is_gone_is_a_network_problem(scene: Scene) -> None:
     """Raise a problem that may pass, without a status."""
     await scene.proxy.refuse()
@@ -388,21 +388,24 @@ async def nodes() -> AsyncIterator[Callable[[], Awaitable[Node]]]:
         yield node
 
 
-TOLD: Final = tuple(
-    pytest.param(name, marks=pytest.mark.slow) if story.slow or "long-poll" in story.given else name
-    for name, story in STORIES.items()
+SLOW: Final = frozenset({"long-poll", "poll"})
+"""Transports whose stories wait for their pauses, of a second or two."""
+
+CASES: Final = tuple(
+    pytest.param(name, marks=pytest.mark.slow) if each.slow or not SLOW.isdisjoint(each.given) else name
+    for name, each in STORIES.items()
 )
-"""Every story; slow are those that wait, and those over the third transport of four."""
+"""Every story; those that take more than two seconds are slow."""
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", ["python", "javascript"])
 async def test_client_lives_through_the_story(
     kind: str, name: str, config: Callable[..., Config], nodes: Callable[[], Awaitable[Node]]
 ) -> None:
-    """Show the same by both clients, whatever happens."""
-    story = STORIES[name]
-    settings = config(lease_seconds=60.0, **story.settings)
+    """Play the story with a client, which shows the same as the other one."""
+    chosen = STORIES[name]
+    settings = config(lease_seconds=60.0, **chosen.settings)
     async with contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as webs:
         web = await webs.enter_async_context(running_web(settings))
         proxy = await stack.enter_async_context(running_proxy(web.port))
@@ -421,4 +424,4 @@ async def test_client_lives_through_the_story(
             proxy.lead_to(scene.web.port)
 
         scene = Scene(web, proxy, make_client(None), make_client, replace_web)
-        await story.tell(scene, *story.given)
+        await chosen.play(scene, *chosen.given)

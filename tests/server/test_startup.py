@@ -29,8 +29,8 @@ async def refusal(config: Config) -> str:
 
 
 @pytest.fixture
-def nobody() -> Iterator[int]:
-    """Return a port on which nothing listens, and keep it."""
+def closed_port() -> Iterator[int]:
+    """Hold a port on which nothing listens, and return it."""
     with contextlib.closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -41,11 +41,11 @@ async def test_working_servers_pass(config: MakeConfig, database_url: str) -> No
     await check_start(config())
 
 
-async def test_redis_that_does_not_answer_is_named(config: MakeConfig, nobody: int) -> None:
+async def test_redis_that_does_not_answer_is_named(config: MakeConfig, closed_port: int) -> None:
     """By its address; a password in the URL is not shown."""
-    line = await refusal(config(redis_url=f"redis://:hunter2@127.0.0.1:{nobody}/0"))
+    line = await refusal(config(redis_url=f"redis://:hunter2@127.0.0.1:{closed_port}/0"))
     assert line.startswith("TRYON_REDIS_URL: Redis cannot be used: ")
-    assert f"127.0.0.1:{nobody}" in line and "hunter2" not in line
+    assert f"127.0.0.1:{closed_port}" in line and "hunter2" not in line
     assert "TRYON_REDIS_URL" in await refusal(config(redis_url="unix:///nowhere.sock"))
     assert "TRYON_REDIS_URL" in await refusal(config(redis_url="redis://no-such-host.invalid"))
 
@@ -90,11 +90,11 @@ async def test_database_must_be_migrated(
                 assert "0001" in await refusal(config(database_url=sqlite_url))
 
 
-async def test_postgresql_that_refuses_is_named(config: MakeConfig, postgres: PostgresServer, nobody: int) -> None:
+async def test_postgresql_that_refuses_is_named(config: MakeConfig, postgres: PostgresServer, closed_port: int) -> None:
     """An address, a user, a database, a file and a server without TLS."""
     right = postgres.url("postgres", "postgresql")
     cases = {
-        f"postgresql://someone:hunter2@127.0.0.1:{nobody}/x": str(nobody),
+        f"postgresql://someone:hunter2@127.0.0.1:{closed_port}/x": str(closed_port),
         postgres.url("no_such_database", "postgresql"): "no_such_database",
         right.replace("postgres@", "stranger@"): "stranger",
         f"{right}?sslmode=require": "SSL",
@@ -134,22 +134,24 @@ async def test_serve_without_redis_ends_with_one_line(stack: StartStack, sqlite_
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "up"])
-async def test_start_without_servers_ends_with_one_line(stack: StartStack, command: str, nobody: int) -> None:
+async def test_start_without_servers_ends_with_one_line(stack: StartStack, command: str, closed_port: int) -> None:
     """The same from every command, with exit status 2."""
-    refused = await stack(command, ready=False, TRYON_REDIS_URL=f"redis://127.0.0.1:{nobody}")
+    refused = await stack(command, ready=False, TRYON_REDIS_URL=f"redis://127.0.0.1:{closed_port}")
     assert await refused.wait() == 2
     assert refused.lines == []
     [line] = refused.errors
     assert line.startswith("tryon: TRYON_REDIS_URL" if command == "up" else "tryon: TRYON_DATABASE_URL")
 
 
-async def test_process_starts_without_servers_when_told_to(stack: StartStack, sqlite_url: str, nobody: int) -> None:
+async def test_process_starts_without_servers_when_told_to(
+    stack: StartStack, sqlite_url: str, closed_port: int
+) -> None:
     """`TRYON_START_CHECK=no`: it waits for Redis, as in an outage."""
     serving = await stack(
         "serve",
         ready=False,
         TRYON_DATABASE_URL=sqlite_url,
-        TRYON_REDIS_URL=f"redis://127.0.0.1:{nobody}",
+        TRYON_REDIS_URL=f"redis://127.0.0.1:{closed_port}",
         TRYON_START_CHECK="no",
     )
     await serving.line("Listening on")

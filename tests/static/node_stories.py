@@ -1,4 +1,4 @@
-"""Stories in Node: a script that tells a test what happens, one JSON array a line."""
+"""Stories in Node: scripts that report to a test, one JSON array a line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from testkit.processes import ROOT, spawn
 
 
 class Story:
-    """A script in Node, and what it tells, one JSON array a line."""
+    """A script that runs in Node, and its reports."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         self._process, self._lines = process, process.stdout
 
     async def hears(self) -> Any:
-        """Return the next thing that the script tells."""
+        """Return the next report of the script."""
         async with asyncio.timeout(20):
             line = await self._lines.readline()
         if not line:
@@ -40,7 +40,7 @@ class Story:
 
 
 @contextlib.asynccontextmanager
-async def told(story: str, *arguments: str, folder: Path = ROOT) -> AsyncIterator[Story]:
+async def running_story(story: str, *arguments: str, folder: Path = ROOT) -> AsyncIterator[Story]:
     """Run a script in ``folder``; Node 20 has WebSockets behind a flag."""
     node = shutil.which("node")
     if node is None:

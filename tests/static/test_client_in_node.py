@@ -9,7 +9,7 @@ import pytest
 
 from testkit.processes import ROOT
 from testkit.running import Web, until
-from tests.static.told import told
+from tests.static.node_stories import running_story
 
 pytestmark = pytest.mark.xdist_group("npm")
 
@@ -48,7 +48,7 @@ tell("late", late, tryon.token === new TryOn({ base }).token);
 
 async def test_run_is_a_promise_and_an_iterator_in_node(web: Web, photos: Path) -> None:
     """Leaving the loop ends nothing; a loop after the end yields the ended session."""
-    async with told(PRELUDE + RUN, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
+    async with running_story(PRELUDE + RUN, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
         heard = []
         assert await story.hears() == ["before", None]
         while (news := await story.hears())[0] != "shared":
@@ -125,7 +125,9 @@ tell("nowhere", await outcome(nowhere.list()), await outcome((async () => nowher
 
 async def test_every_call_takes_a_signal_and_the_given_network(web: Web, photos: Path) -> None:
     """An aborted call sends nothing; a run ends with the reason of its signal."""
-    async with told(PRELUDE + SIGNALS, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
+    async with running_story(
+        PRELUDE + SIGNALS, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT
+    ) as story:
         for _ in range(12):
             name, ended = await story.hears()
             assert ended == "AbortError 20", name
@@ -160,7 +162,7 @@ tell(statuses, keys.length, new Set(keys).size, (await tryon.list()).sessions.le
 
 async def test_run_repeats_an_upload_without_an_answer(web: Web, photos: Path) -> None:
     """It makes one session; a loop that is slow skips to the newest."""
-    async with told(PRELUDE + CUT, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
+    async with running_story(PRELUDE + CUT, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
         (session_id,) = await story.hears()
         claim = await web.services.sessions.claims.begin(session_id, worker="test")
         assert claim is not None
@@ -194,7 +196,7 @@ tell(ended.every(({ links }) => links.output.startsWith(base)), ended.some((sess
 async def test_each_transport_works_in_node(web: Web, project: Path, photos: Path) -> None:
     """A WebSocket class from a package; without one, the best of the others."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT)
-    async with told(PRELUDE + TRANSPORTS, *arguments, folder=project) as story:
+    async with running_story(PRELUDE + TRANSPORTS, *arguments, folder=project) as story:
         session_id, transports = await story.hears()
         assert transports == ["ws", "sse", "sse", "long-poll", "poll"]
         claim = await web.services.sessions.claims.begin(session_id, worker="test")

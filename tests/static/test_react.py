@@ -9,7 +9,7 @@ import pytest
 
 from server.domain.stored_files import NewFile
 from testkit.running import Web, until
-from tests.static.told import told
+from tests.static.node_stories import running_story
 
 pytestmark = pytest.mark.xdist_group("npm")
 
@@ -96,7 +96,7 @@ async def test_hook_shows_a_try_on_from_start_to_end(web: Web, project: Path, ph
     """Rendered on a server, run, cancelled, retried, removed, refused, unmounted."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"))
     claims = web.services.sessions.claims
-    async with told(PRELUDE + COMPONENT, *arguments, folder=project) as story:
+    async with running_story(PRELUDE + COMPONENT, *arguments, folder=project) as story:
         assert await story.hears() == ["server", "<p>idle</p>", [",,"]]
         assert await story.hears() == ["live"]
         claim = await claims.begin(await waiting(web), worker="test")
@@ -145,7 +145,7 @@ root.unmount();
 async def test_hook_tells_what_went_wrong(web: Web, project: Path, photos: Path) -> None:
     """A server that is not there, and a session that fails."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"))
-    async with told(PRELUDE + FAILURES, *arguments, folder=project) as story:
+    async with running_story(PRELUDE + FAILURES, *arguments, folder=project) as story:
         assert await story.hears() == ["away", None, "network", None]
         assert await story.hears() == ["still away", None, "network"]
         _, session_id = await story.hears()

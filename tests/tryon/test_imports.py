@@ -1,4 +1,4 @@
-"""What importing a part of `tryon` loads: no library that its user may not have."""
+"""An import of a part of `tryon` loads no library that its user may not have."""
 
 from __future__ import annotations
 

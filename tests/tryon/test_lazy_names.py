@@ -1,4 +1,4 @@
-"""``tryon`` loads what is asked for, and nothing else."""
+"""``tryon`` loads the module of a name that is used, and nothing else."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class AsyncTryOn(Requests):
         """Upload photos and return their session.
 
         ``image`` stands for the processor's first role. ``inputs``: photos by the names
-        of its roles, which :meth:`processor` tells, instead or besides:
+        of its roles, which :meth:`processor` lists, instead or besides:
         ``{"person": "me.jpg", "garment": ["shirt.png", "hat.png"]}``. ``original``: a
         session of this owner, whose photos are copied for the roles that are not sent;
         the new session is erased with it, and lives no longer. The same
@@ -115,7 +115,7 @@ class AsyncTryOn(Requests):
     ) -> Run:
         """Return a try-on from upload to end, which begins when it is first used.
 
-        ``await run`` returns the session that has ended, in whatever way; ``async for
+        ``await run`` returns the session that has ended, completed or not; ``async for
         session in run`` shows it after each change; ``await run.result()`` is the
         picture. The arguments are those of :meth:`upload`.
         """
@@ -157,7 +157,7 @@ class AsyncTryOn(Requests):
         return following.updates()
 
     async def wait(self, session: SessionOrId) -> SessionView:
-        """Return the session once it has ended, in whatever way."""
+        """Return the session once it has ended, completed or not."""
         async with aclosing(self.follow(session)) as updates:
             async for update in updates:
                 if update.terminal:

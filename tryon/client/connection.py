@@ -1,4 +1,4 @@
-"""A connection to one session over one transport: yields what arrives until it ends.
+"""A connection to one session over one transport: yields frames until it ends.
 
 A connection yields what arrives, unread and in order, and ends by raising
 :class:`Lost`. It repeats nothing, drops nothing and never comes back: its follower
@@ -49,7 +49,7 @@ class Access:
 
     @property
     def query(self) -> str:
-        """Return what the query string needs, beginning with ``&``."""
+        """Return the credential for the query string, beginning with ``&``."""
         return f"&ticket={self.ticket}" if self.ticket else ""
 
     @property
@@ -136,7 +136,7 @@ class Connection(ABC):
 
     @abstractmethod
     def received(self) -> AsyncGenerator[Received, None]:
-        """Yield what arrives until the connection is lost. Raises Lost."""
+        """Yield frames or answers until the connection is lost. Raises Lost."""
 
     async def _ask(self, wait: int | None) -> tuple[Received, float | None]:
         """Return one answer, and the server's hint when the next is worth it."""

@@ -68,7 +68,7 @@ _VIEW_FIELDS: Final = SessionView.__struct_fields__
 
 
 class _Link:
-    """One connection, and what is known about it."""
+    """One connection: whether it is live, has worked, and how it was refused."""
 
     __slots__ = ("connection", "live_at", "refusal", "task", "transport", "worked")
 

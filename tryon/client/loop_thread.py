@@ -71,7 +71,7 @@ class LoopThread:
         return tasks[0].result()
 
     def iterate(self, values: AsyncGenerator[T, None]) -> Iterator[T]:
-        """Yield what a generator yields; closing the iterator closes it."""
+        """Yield the values of a generator; closing the iterator closes it."""
         try:
             while (value := self.run(_next(values))) is not None:
                 yield value

@@ -89,7 +89,7 @@ class Requests:
         return await self._calls.session(Share, "POST", f"/{id_of(session)}/share")
 
     async def processor(self) -> ProcessorView:
-        """Return what the processor takes and makes, and where the photo goes."""
+        """Return the processor: inputs, params, outputs, and where the photo goes."""
         return await self._calls.public(ProcessorView, PROCESSOR)
 
     async def limits(self) -> LimitsView:

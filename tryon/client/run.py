@@ -60,7 +60,7 @@ class Run:
                 yield update.session
 
     async def wait(self) -> SessionView:
-        """Return the session once it has ended, in whatever way."""
+        """Return the session once it has ended, completed or not."""
         last = await self._begin()
         async with aclosing(self.sessions()) as sessions:
             async for session in sessions:

@@ -26,8 +26,8 @@ class Update:
     """One change of a session.
 
     ``session``: the whole session after it. ``event``: the transition; None for
-    progress and for what only a snapshot shows. ``transport``: the connection it came
-    over.
+    progress and for changes that only a snapshot shows. ``transport``: that of the
+    connection.
     """
 
     session: SessionView
@@ -162,7 +162,7 @@ def _preview(link: str | None, known: PreviewView | None) -> PreviewView | None:
 
 
 def _before(session: SessionView, missed: Sequence[EventFrame]) -> SessionView:
-    """Return the session as it was before ``missed``, from what the frames say."""
+    """Return the session as it was before ``missed``, as far as the frames say."""
     attempts = [event.data["attempt"] for event in missed if "attempt" in event.data]
     return msgspec.structs.replace(
         session,
@@ -173,7 +173,7 @@ def _before(session: SessionView, missed: Sequence[EventFrame]) -> SessionView:
 
 
 def _after(session: SessionView, event: EventFrame) -> SessionView:
-    """Return the session as a transition leaves it, from what the frame says."""
+    """Return the session as a transition leaves it, as far as the frame says."""
     error = event.data.get("error")
     links = msgspec.structs.replace(session.links, output=event.data.get("output", session.links.output))
     outputs = event.data.get("outputs")

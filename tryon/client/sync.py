@@ -39,7 +39,7 @@ class SyncRun:
         return self._run.session
 
     def wait(self) -> SessionView:
-        """Return the session once it has ended, in whatever way."""
+        """Return the session once it has ended, completed or not."""
         return self._loop.run(self._run.wait())
 
     def result(self) -> bytes:
@@ -155,7 +155,7 @@ class TryOn(SyncRequests):
         return self._loop.iterate(updates)
 
     def wait(self, session: SessionOrId) -> SessionView:
-        """Return the session once it has ended, in whatever way."""
+        """Return the session once it has ended, completed or not."""
         return self._loop.run(self._client.wait(session))
 
     def result(self, session: SessionOrId) -> bytes:

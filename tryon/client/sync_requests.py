@@ -62,7 +62,7 @@ class SyncRequests:
         return self._loop.run(self._client.share(session))
 
     def processor(self) -> ProcessorView:
-        """Return what the processor takes and makes, and where the photo goes."""
+        """Return the processor: inputs, params, outputs, and where the photo goes."""
         return self._loop.run(self._client.processor())
 
     def limits(self) -> LimitsView:

@@ -15,7 +15,7 @@ from server.system.clock import SystemClock
 from testkit.running import until
 
 
-async def nobody() -> None:
+async def no_users() -> None:
     pass
 
 
@@ -70,7 +70,7 @@ async def test_no_fault_begins_after_the_people() -> None:
     """Break nothing once every person is done."""
     record = Recorder()
     await while_things_break(
-        nobody(), {"a": shell("true")}, every=60, choice=random.Random(1), record=record, clock=SystemClock()
+        no_users(), {"a": shell("true")}, every=60, choice=random.Random(1), record=record, clock=SystemClock()
     )
     assert not any(isinstance(each, Fault) for each in record.records)
 

@@ -241,5 +241,5 @@ async def test_links_become_whole_urls(web: Web, tryon: AsyncTryOn) -> None:
 
 def test_token_stays_out_of_the_repr() -> None:
     """Keep the secret out of logs."""
-    tryon = AsyncTryOn(token="a-token-that-nobody-may-see")
+    tryon = AsyncTryOn(token="a-token-that-stays-a-secret")
     assert "a-token" not in repr(tryon) + repr(tryon._calls)

@@ -83,7 +83,7 @@ class Crowded(Honest):
 
 
 class Upstream(Honest):
-    """A processor with work elsewhere, which ends when it is told to."""
+    """A processor with work elsewhere, which ends on request."""
 
     def __init__(self) -> None:
         self.forgotten = False

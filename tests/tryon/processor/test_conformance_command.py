@@ -37,7 +37,7 @@ def test_failed_check_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments", [["no.such.module:Thing"], ["nothing"], [HONEST, "--options", "[1"], [HONEST, "--photo", "x=/none"]]
 )
 def test_unusable_arguments_end_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be found is one line of error."""
+    """A class, option or photo that is not there is one line of error."""
     assert main(arguments) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
