@@ -26,7 +26,7 @@ async def running_program(program: str, *arguments: str, port: int, folder: Path
     if found is None:
         missing(f"{program} (Debian: apt-get install {program})")
     settings = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    process = await spawn(found, *arguments, settings=settings, log=folder / "output.log")
+    process = await spawn(found, *arguments, settings=settings, folder=folder, log=folder / "output.log")
     try:
         async with asyncio.timeout(START_SECONDS):
             await _listening(port, process)

@@ -1,4 +1,4 @@
-"""Real proxies in front of the product, configured as docs/setup.md says."""
+"""Real proxies in front of the product, configured as docs/deploying.md says."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from testkit.processes import ROOT, free_port
 
 
 def documented(language: str) -> str:
-    """Return the block of docs/setup.md in this language."""
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "setup.md").read_text(), re.M | re.S)
+    """Return the block of docs/deploying.md in this language."""
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "deploying.md").read_text(), re.M | re.S)
     return str(block)
 
 

@@ -123,7 +123,7 @@ SECRET_BYTES: Final = 32
 """Minimum length of a secret key."""
 
 EXAMPLE_SECRET: Final = "at-least-32-characters-the-same-everywhere"  # noqa: S105 - public, hence refused
-"""The secret key that docs/setup.md shows."""
+"""The secret key that docs/deploying.md shows."""
 
 
 def secret_keys(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The proxies of docs/compatibility.md, configured as docs/setup.md says."""
+"""The proxies of docs/compatibility.md, configured as docs/deploying.md says."""
 
 from __future__ import annotations
 

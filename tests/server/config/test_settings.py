@@ -111,7 +111,7 @@ def test_repr_contains_no_secret() -> None:
 
 def test_documented_secret_is_the_refused_one() -> None:
     """The example of the documentation cannot be copied into a running system."""
-    documented = re.findall(r"TRYON_SECRET_KEY=(\S+)", (ROOT / "docs" / "setup.md").read_text())
+    documented = re.findall(r"TRYON_SECRET_KEY=(\S+)", (ROOT / "docs" / "deploying.md").read_text())
     assert documented == [EXAMPLE_SECRET]
 
 
