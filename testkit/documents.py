@@ -27,6 +27,10 @@ PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MARKED: Final = re.compile(r"<!-- (run|output)(?:: (\w+))? -->\n```\w+\n(.*?)```", re.DOTALL)
 VERBS: Final = re.compile(r"\.venv/bin/tryon (submit|watch|list|show|cancel|retry|share|delete)\b")
 """Commands that speak to the server of the page, which the reader's stands for."""
+FOLLOWING: Final = re.compile(r"^  npx wscat -c '(ws://\S+/([0-9a-f-]+)/ws\?ticket=(\S+))'$", re.MULTILINE)
+"""The last line of ``tryon submit``: address, the session's id, the ticket."""
+KEPT: Final = ("TOKEN", "ID")
+"""Variables that one block sets and a later one uses."""
 RUN_SECONDS: Final = 60
 
 
@@ -50,13 +54,15 @@ def marked(name: str) -> Iterator[tuple[str, str, str]]:
 class Reader:
     """A reader who types the blocks of a page into one shell.
 
-    `<id>` and `<ticket>` are filled in from the last answer.
+    `<id>` and `<ticket>` are filled in from the last answer, or the last `submit`.
     """
 
     stack: Stack
     folder: Path
     session: dict[str, Any] = field(default_factory=dict)
-    token: str = ""
+    kept: dict[str, str] = field(default_factory=dict)
+    printed_by_submit: str = ""
+    """What the last `tryon submit` without `--watch` has printed beside the id."""
 
     def filled_in(self, block: str) -> str:
         block = block.replace(ADDRESS, self.stack.url).replace(
@@ -71,13 +77,14 @@ class Reader:
         return block.replace(".venv/bin/python", sys.executable)
 
     def environment(self) -> dict[str, str]:
-        own = {"TOKEN": self.token, "TERM": "xterm", "XDG_CONFIG_HOME": str(self.folder / "config")}
-        return os.environ | {"PYTHONPATH": str(ROOT)} | own
+        own = {"TERM": "xterm", "XDG_CONFIG_HOME": str(self.folder / "config")}
+        return os.environ | {"PYTHONPATH": str(ROOT)} | own | self.kept
 
     async def types(self, block: str) -> str:
         """Run a block; return its stdout. Raises AssertionError if a command fails."""
+        keeping = "".join(f'printf %s "${{{name}-}}" >.kept-{name}\n' for name in KEPT)
         shell = await asyncio.create_subprocess_exec(
-            *("bash", "-euc", f'{self.filled_in(block)}\nprintf %s "${{TOKEN-}}" >token'),
+            *("bash", "-euc", f"{self.filled_in(block)}\n{keeping}"),
             cwd=self.folder,
             env=self.environment(),
             stdin=asyncio.subprocess.DEVNULL,
@@ -86,7 +93,11 @@ class Reader:
         )
         out, err = await asyncio.wait_for(shell.communicate(), RUN_SECONDS)
         assert shell.returncode == 0, (block, err.decode())
-        self.token = (self.folder / "token").read_text()
+        self.kept = {name: (self.folder / f".kept-{name}").read_text() for name in KEPT}
+        if submitted := FOLLOWING.search(err.decode()):
+            self.printed_by_submit = err.decode()
+            links = {"self": f"/api/tryon/sessions/{submitted[2]}", "ws": submitted[1]}
+            self.session = {"session_id": submitted[2], "links": links}
         return out.decode()
 
     async def types_in_a_terminal(self, block: str) -> str:

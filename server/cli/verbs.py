@@ -7,6 +7,7 @@ commands to type go to standard error.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -89,6 +90,7 @@ async def _made(
     if watch or (watch is None and output is not None):
         return await _watched(target, tryon, session, output)
     target.suggest(("watch", session.session_id, "-o", "result.jpg"), ("show", session.session_id))
+    target.say("  " + shlex.join(("npx", "wscat", "-c", tryon.url(session.links.ws).replace("http", "ws", 1))))
     return Exit.DONE
 
 

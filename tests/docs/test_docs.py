@@ -43,9 +43,9 @@ def test_chaos_page_explains_every_finding() -> None:
     assert explained == [(kind.value, meaning) for kind, meaning in KINDS.items()]
 
 
-def test_readme_state_diagram_is_generated() -> None:
+def test_state_diagram_is_generated() -> None:
     """``tryon.protocol.states.mermaid`` draws it."""
-    assert f"```mermaid\n{mermaid()}\n```" in text_of("README.md")
+    assert f"```mermaid\n{mermaid()}\n```" in text_of("docs/protocol.md")
 
 
 def test_operations_page_explains_every_metric() -> None:
@@ -170,7 +170,54 @@ def test_contributing_names_at_most_two_files_per_question() -> None:
         assert 1 <= len(set(re.findall(r"\]\(([^)]+)\)", answer))) <= 2, question
 
 
+# -- the way through the pages ---------------------------------------------------------
+
+
+def rendered_lines(text: str, columns: int = 100) -> int:
+    """Return how many lines a page fills in a window of this width."""
+    text = re.sub(r"<!--.*?-->\n", "", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    lines = 0
+    for block in re.split(r"\n\n+", text):
+        as_written = block.startswith(("```", "|", "- ", "#"))
+        rows = block.splitlines() if as_written else [" ".join(block.split())]
+        lines += 1 + sum(max(1, -(-len(row) // columns)) for row in rows)
+    return lines
+
+
+def test_readme_fits_two_screens() -> None:
+    """What it is, a picture, the quick start, the promises, the way on."""
+    assert rendered_lines(text_of("README.md")) <= 90
+    assert re.search(r"!\[.+\]\(docs/tour\.webp\)", text_of("README.md"))
+
+
+def linked(page: Path) -> set[Path]:
+    """Return the pages and pictures that a page links to."""
+    targets = re.findall(r"\]\(([^)\s#]+)", page.read_text())
+    return {(page.parent / target).resolve() for target in targets if not target.startswith("http")}
+
+
+def test_every_page_is_two_clicks_from_readme() -> None:
+    """One click leads to the lists of pages and of decisions, the next one to each."""
+    first = linked(ROOT / "README.md")
+    second = {target for page in first if page.suffix == ".md" for target in linked(page)}
+    assert set(PAGES) - first - second - {ROOT / "README.md"} == set()
+
+
+def test_every_picture_is_shown_on_a_page() -> None:
+    """A picture without a page is left over."""
+    pictures = {path for path in (ROOT / "docs").iterdir() if path.suffix in (".png", ".jpg", ".webp")}
+    assert pictures - {target for page in PAGES for target in linked(page)} == set()
+
+
 # -- the words -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_name_who_acts(page: Path) -> None:
+    """A client, a worker, an operator: never a bare "whoever" or "nobody"."""
+    found = re.findall(r"\b(?:whoever|somebody|everybody|nobody)\b", page.read_text(), re.IGNORECASE)
+    assert found == []
 
 
 def anchors(page: Path) -> set[str]:
