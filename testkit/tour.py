@@ -207,7 +207,7 @@ async def film(url: str, *, pause_ms: float = 700) -> list[tuple[bytes, int]]:
 def _is_blank(data: bytes) -> bool:
     """Return whether there is one colour only: the window before the page is there."""
     with Image.open(io.BytesIO(data)) as picture:
-        return all(low == high for low, high in picture.convert("RGB").getextrema())
+        return picture.convert("RGB").getcolors(maxcolors=1) is not None
 
 
 async def make(target: Path) -> None:

@@ -159,7 +159,7 @@ async def is_new_enough(version: str, database: str) -> bool:
     """Return whether this pg_dump takes the server: not if it is older."""
     connection = await asyncpg.connect(database)
     try:
-        newest = connection.get_server_version().major
+        newest: int = connection.get_server_version().major
     finally:
         await connection.close()
     (major,) = re.findall(r"^pg_dump \D*(\d+)", version)

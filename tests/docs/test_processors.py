@@ -104,7 +104,8 @@ async def test_twenty_lines_are_checked_and_used(folder: Path, stack: StartStack
     setting, command = BLOCKS["start"].split()
     assert command == "./run"
     name, _, processor = setting.partition("=")
-    product = await stack(folder=folder, **{name: processor})
+    assert name == "TRYON_PROCESSOR"
+    product = await stack(folder=folder, TRYON_PROCESSOR=processor)
     async with AsyncTryOn(product.url) as tryon:
         result = await tryon.run(folder / "photos" / "photo.webp").result()
     with Image.open(io.BytesIO(result)) as picture:
