@@ -224,7 +224,7 @@ export class TryOn {
     const told = (name) => response.headers.get(name);
     const retryAfter = seconds(told("Retry-After"));
     if (status === 304 || (ok && answer)) return { body: answer, etag: told("ETag"), retryAfter };
-    const known = { retryable: status >= 500 || status === 429, requestId: told("X-Request-ID") };
+    const known = { retryable: status >= 500 || status === 429, requestId: answer?.request_id ?? told("X-Request-ID") };
     throw new Problem({ ...known, ...answer, status, retryAfter });
   }
 

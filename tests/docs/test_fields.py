@@ -35,6 +35,8 @@ another shape.
 def declared(text: str) -> Shape:
     """Return the shape of a type in TypeScript."""
     text = " ".join(text.split())
+    if text.startswith("("):
+        return declared(text.removeprefix("(").removesuffix(")"))
     parts = [part.strip() for part in split(text, "|") if part.strip()]
     if len(parts) > 1:
         return either([declared(part) for part in parts])
@@ -47,7 +49,9 @@ def declared(text: str) -> Shape:
         return "object"
     if text.startswith('"'):
         return "string"
-    if found := re.search(rf"^export type {text} = (.*?);$", TYPES, re.MULTILINE):
+    if text == "string & {}":  # any other text beside the listed ones, which an editor still offers
+        return "string"
+    if found := re.search(rf"^export type {text} =\s(.*?);$", TYPES, re.MULTILINE | re.DOTALL):
         return declared(found[1])
     if found := re.search(rf"^export interface {text} (\{{.*?^\}})", TYPES, re.MULTILINE | re.DOTALL):
         return declared(found[1])

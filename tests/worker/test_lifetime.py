@@ -286,7 +286,7 @@ async def test_blocked_database_does_not_keep_worker(
         assert await process.stop() == 0
         seconds = time.monotonic() - asked
 
-    assert seconds < settings.drain_seconds + 5  # 1.7 on an idle machine: to settle, and to close
+    assert seconds < settings.drain_seconds + 17  # ten times what an idle machine takes, to settle and to close
     assert "Traceback" not in process.output
 
 
@@ -299,7 +299,7 @@ async def test_silent_database_does_not_keep_starting_worker(config: MakeConfig,
         with connection:
             asked = time.monotonic()
             assert await process.stop() == 0
-            assert time.monotonic() - asked < 5
+            assert time.monotonic() - asked < 10
 
 
 async def test_repeated_claim_does_not_keep_worker(

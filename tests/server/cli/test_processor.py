@@ -22,6 +22,7 @@ class Sepia:
         self.words = words
     async def run(self, job, report):
         await report(0.5, self.words)
+        await report.checkpoint({})  # answered when the report has been passed on
         print("printed by the processor")
         return Output(job.input("person").read())
 

@@ -358,14 +358,30 @@ async def test_process_ends_in_time_while_database_is_blocked(
 async def test_process_ends_in_time_while_it_starts(serve: Serve) -> None:
     """A database that takes connections and is silent does not keep a process."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql+asyncpg://x@127.0.0.1:{silent.getsockname()[1]}/x"
-        process, _ = await serve(TRYON_DATABASE_URL=url)
-        connection, _ = await asyncio.to_thread(silent.accept)
-        with connection:
-            asked = time.monotonic()
-            process.process.send_signal(signal.SIGTERM)
-            await process.wait(30)
-            assert time.monotonic() - asked < STOP_SECONDS
+        process, _ = await serve(TRYON_DATABASE_URL=silent_url(silent), TRYON_START_CHECK="no")
+        await ends_in_time(process, silent)
+
+
+async def test_process_ends_in_time_while_its_start_is_checked(stack: StartStack, config: MakeConfig) -> None:
+    """The same before it listens, while it asks the database."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"TRYON_DATABASE_URL": silent_url(silent), "TRYON_REDIS_URL": config().redis}
+        await ends_in_time(await stack("serve", ready=False, folder=None, **env), silent)
+
+
+def silent_url(silent: socket.socket) -> str:
+    """Return the URL of a database that a silent socket stands for."""
+    return f"postgresql+asyncpg://x@127.0.0.1:{silent.getsockname()[1]}/x"
+
+
+async def ends_in_time(process: Stack, silent: socket.socket) -> None:
+    """Stop a process that has just connected to its database."""
+    connection, _ = await asyncio.to_thread(silent.accept)
+    with connection:
+        asked = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        await process.wait(30)
+        assert time.monotonic() - asked < STOP_SECONDS
 
 
 async def test_process_answers_connections_of_its_backlog_when_it_stops(serve: Serve) -> None:
