@@ -236,10 +236,15 @@ function heard(session) {
   const before = state.session;
   Object.assign(state, { session, heardAt: instant(), transport: following?.transport ?? state.transport });
   if (session.terminal && !before?.terminal) state.note = null;
-  clearTimeout(expiryTimer);
-  const left = Date.parse(session.expires_at) - api.now();
-  expiryTimer = setTimeout(refreshLinks, Math.min(Math.max(left, 0) + 6000, LONGEST_TIMER_MS));
+  expireLater();
   emit("session", session, before);
+}
+
+/** Reads the session again when it has expired: by then the server has erased it. */
+function expireLater() {
+  clearTimeout(expiryTimer);
+  const left = Date.parse(state.session.expires_at) - api.now();
+  expiryTimer = setTimeout(refreshLinks, Math.min(Math.max(left, 0) + 6000, LONGEST_TIMER_MS));
 }
 
 function gone(code) {
@@ -329,13 +334,18 @@ function remark(words, { bad = false, beside = "headline" } = {}) {
   render();
 }
 
-/** Links expire. New ones come with the session, read again; a session that is gone says so. */
+/**
+ * Links expire. New ones come with the session, read again; a session that is gone says so, and one that cannot be read
+ * now is read again later.
+ */
 async function refreshLinks() {
   const { run } = state;
   try {
     await following?.refresh();
   } catch (error) {
-    if (run === state.run && (error.status === 404 || error.status === 401)) gone(error.code);
+    if (run !== state.run) return;
+    if (error.status === 404 || error.status === 401) gone(error.code);
+    else if (state.session) expireLater();
   }
 }
 

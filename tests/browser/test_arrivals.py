@@ -38,6 +38,7 @@ Returns true if the page left the event alone.
 async def drop(visitor: Visitor, target: str = "#photo-zone", *files: Path, **texts: str) -> None:
     """Drop files, folders and texts on an element, as the operating system does."""
     devtools = await visitor.page.context.new_cdp_session(visitor.page)
+    await visitor.page.locator(target).scroll_into_view_if_needed()
     box = await visitor.page.locator(target).bounding_box()
     assert box is not None
     items = [{"mimeType": kind.replace("_", "/"), "data": text} for kind, text in texts.items()]
@@ -133,14 +134,17 @@ async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
 
 @pytest.mark.slow
 async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
-    """A later drop from outside is taken."""
+    """A later drop from outside is taken.
+
+    What is dragged is a link: a result's picture lies below the handle that compares it.
+    """
     await visitor.arrive()
     await visitor.try_on()
     await visitor.sees_result()
     await visitor.page.evaluate(
         "() => { window.had = []; for (const kind of ['dragstart', 'drop']) addEventListener(kind, () => had.push(kind)); }"
     )
-    await visitor.page.drag_and_drop("#result", "#headline")
+    await visitor.page.drag_and_drop("#download", "#headline")
     assert await visitor.page.evaluate("had") == ["dragstart"]
     await visitor.says("Your result is ready")
     assert len(visitor.uploads) == 1

@@ -116,13 +116,13 @@ async def test_rate_limited_upload_counts_down(elsewhere: Visitor, stack: StartS
 
 
 async def test_small_photo_is_refused_with_words(visitor: Visitor, tmp_path: Path) -> None:
-    """With the smallest size."""
-    visitor.expected.append("422")
+    """With the smallest size, before it is sent."""
     await visitor.arrive()
     Image.new("RGB", (20, 20)).save(tmp_path / "tiny.png")
     await visitor.page.set_input_files("#photo-input", tmp_path / "tiny.png")
-    await visitor.go()
-    await visitor.says("That photo is too small")
+    await expect(visitor.page.get_by_role("alert")).to_contain_text(re.compile(r"too small.*64 a side", re.DOTALL))
+    await expect(visitor.page.locator("#go")).to_have_attribute("aria-disabled", "true")
+    assert visitor.uploads == []
 
 
 @pytest.mark.parametrize(

@@ -250,4 +250,4 @@ async def test_result_that_expires_says_so(elsewhere: Visitor, stack: StartStack
     await elsewhere.arrive()
     await elsewhere.try_on()
     await elsewhere.sees_result()
-    await elsewhere.says("This result has expired")
+    await expect(elsewhere.page.locator("#headline")).to_have_text("This result has expired", timeout=60_000)
