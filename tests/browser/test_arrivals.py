@@ -133,10 +133,10 @@ async def test_picture_of_own_page_is_taken(visitor: Visitor) -> None:
 
 
 @pytest.mark.slow
-async def test_picture_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
+async def test_link_dragged_within_page_is_not_taken(visitor: Visitor) -> None:
     """A later drop from outside is taken.
 
-    What is dragged is a link: a result's picture lies below the handle that compares it.
+    The link is dragged: the result itself lies below the handle that compares it.
     """
     await visitor.arrive()
     await visitor.try_on()
