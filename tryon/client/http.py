@@ -93,13 +93,13 @@ class HttpNetwork:
         self, method: str, path: str, *, headers: Mapping[str, str], seconds: float
     ) -> AsyncIterator[HttpStream]:
         """Return a stream whose head arrives within ``seconds``. Raises NoAnswer."""
-        request = self._client.build_request(method, self.url + path, headers=dict(headers))
         try:
+            request = self._client.build_request(method, self.url + path, headers=dict(headers))
             async with asyncio.timeout(seconds):
                 response = await self._client.send(request, stream=True)
         except TimeoutError:
             raise NoAnswer("silent") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NoAnswer(_cause(error)) from None
         try:
             yield HttpStream(response)

@@ -6,11 +6,27 @@ Problem             a refusal, or a call without an answer
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from tryon.client.network import Answer
-from tryon.protocol.errors import CODES
+from tryon.protocol.errors import CODES, FAILURES
 from tryon.protocol.views import SessionView
+
+_WORDS: Final = {
+    "network": "The server did not answer.",
+    "unknown": "The answer is not one of this product.",
+    "closed": "The client is closed.",
+    "erased": "The session was erased.",
+    "cancelled": "The session was cancelled.",
+}
+"""Details of the client's own codes, where a problem comes without one."""
+
+
+def _words(code: str) -> str:
+    """Return the detail of a code that no refusal has; empty if it is unknown."""
+    return FAILURES[code].detail if code in FAILURES else _WORDS.get(code, "")
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -54,7 +70,7 @@ class Problem(Exception):
         self.code = code
         self.status = status
         self.title = title or (known.title if known else "")
-        self.detail = detail or (known.detail if known else "")
+        self.detail = detail or (known.detail if known else _words(code) or title or "The server refused.")
         self.retryable = (known.retryable if known else False) if retryable is None else retryable
         self.retry_after = retry_after
         self.request_id = request_id

@@ -8,6 +8,7 @@ import msgspec
 
 from tryon.client.calls import Calls
 from tryon.client.http import HttpNetwork
+from tryon.client.problems import Problem
 from tryon.protocol.limits import LimitsView
 from tryon.protocol.paths import LIMITS, PROCESSOR
 from tryon.protocol.processors import ProcessorView
@@ -99,9 +100,13 @@ class Requests:
     async def download(self, link: str) -> bytes:
         """Return the picture behind one of a session's links.
 
-        Links expire: :meth:`get` brings fresh ones.
+        Links expire: :meth:`get` brings fresh ones. A link to another server is a
+        Problem: nothing is asked there.
         """
-        return await self._calls.file(link.removeprefix(self._network.url))
+        path = link.removeprefix(self._network.url)
+        if not path.startswith("/"):  # behind the address it could even name another host
+            raise Problem("unknown", f"The link does not lead to {self._network.url}.")
+        return await self._calls.file(path)
 
     def url(self, link: str) -> str:
         """Return a session's link as a whole URL, to open elsewhere."""

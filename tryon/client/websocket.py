@@ -16,6 +16,18 @@ CLOSE_SECONDS = 0.5
 """Longest wait for the server's close frame when the client leaves first."""
 
 
+class _Connect(connect):
+    """A handshake that ends with the answer to its first request.
+
+    The library follows redirects, also to other hosts, and offers the same subprotocols
+    there: one of them is the owner's token.
+    """
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        """Return the refusal itself, wherever it points to."""
+        return exc
+
+
 class WebSocket:
     """A :class:`~tryon.client.network.Socket`; ``connection`` is the library's."""
 
@@ -50,7 +62,7 @@ async def open_websocket(url: str, *, subprotocols: Sequence[str], seconds: floa
     59 KB a connection.
     """
     try:
-        connection = await connect(
+        connection = await _Connect(
             url,
             subprotocols=subprotocols,  # type: ignore[arg-type]  # a NewType of str
             ping_interval=None,

@@ -113,6 +113,23 @@ class NetworkContract:
         async with raw_server(sending(head)) as url, open_network(url) as network:
             assert (await network.request("GET", "/", headers={}, seconds=5)).status == 302
 
+    async def test_redirected_handshake_is_not_followed(self, open_network: OpenNetwork) -> None:
+        """Refuse it: the other server would get the token among the subprotocols."""
+        offered: list[str] = []
+
+        async def talk(connection: ServerConnection) -> None:
+            assert connection.request is not None
+            offered.append(connection.request.headers["Sec-WebSocket-Protocol"])
+
+        async with websocket_server(talk) as other:
+            location = other.replace("http", "ws", 1).encode()
+            head = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+            async with raw_server(sending(head)) as url, open_network(url) as network:
+                with pytest.raises(SocketRefused) as refused:
+                    async with network.socket("/", subprotocols=["tryon.v1", "tryon.bearer.x"], seconds=5):
+                        pass
+        assert (refused.value.status, offered) == (302, [])
+
     async def test_missing_server_is_no_answer(self, open_network: OpenNetwork) -> None:
         """Raise NoAnswer, whichever way the server is asked."""
         async with raw_server(silence) as url:

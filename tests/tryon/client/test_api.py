@@ -18,6 +18,7 @@ from tryon.client.problems import NotCompleted, Problem
 from tryon.client.requests import SessionOrId
 from tryon.client.state import Update
 from tryon.protocol.backoff import TRANSPORTS
+from tryon.protocol.codes import ErrorCode
 
 MakeConfig = Callable[..., Config]
 
@@ -237,6 +238,21 @@ async def test_links_become_whole_urls(web: Web, tryon: AsyncTryOn) -> None:
     assert url.startswith(f"http://127.0.0.1:{web.port}/api/tryon/files/")
     assert (await web.client.get(url)).content == await tryon.download(url)
     assert tryon.url(url) == url
+
+
+@pytest.mark.parametrize("link", ["https://elsewhere.example/a", "@elsewhere.example/a", ".elsewhere.example/a", ""])
+async def test_link_to_another_server_is_refused(link: str) -> None:
+    """A server cannot make its client ask another host."""
+    async with AsyncTryOn("http://tryon.example") as tryon:
+        with pytest.raises(Problem) as refused:
+            await tryon.download(link)
+    assert (refused.value.code, refused.value.detail) == ("unknown", "The link does not lead to http://tryon.example.")
+
+
+@pytest.mark.parametrize("code", [*ErrorCode, "closed_4999"])
+def test_problem_always_has_words(code: str) -> None:
+    """Also one that no answer came with, such as a session erased while followed."""
+    assert Problem(code).detail.endswith(".")
 
 
 def test_token_stays_out_of_the_repr() -> None:
