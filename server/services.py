@@ -24,7 +24,7 @@ from server.adapters.redis.connect import open_redis
 from server.adapters.redis.limits import RedisLimiter
 from server.adapters.redis.queue import ArqQueue
 from server.adapters.webhooks.sender import WebhookSender
-from server.config.settings import Config
+from server.config.settings import Config, make_data_dir
 from server.domain.allowance import Allowance
 from server.domain.sealing import Sealer
 from server.domain.tokens import Signer
@@ -141,7 +141,7 @@ async def open_services(
     No part connects before it is used, so the database and Redis may be unavailable at
     the start. ``clock`` and ``randomness``: those of this machine unless given.
     """
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_dir(config.data_dir)
     clock, randomness = clock or SystemClock(), randomness or SystemRandomness()
     async with contextlib.AsyncExitStack() as stack:
         database = open_database(config.database, clock=clock)

@@ -10,26 +10,22 @@ failure is an outage.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from server.adapters.database.start_check import check_database
 from server.adapters.redis.start_check import check_redis
-from server.config.settings import Config, ConfigError
+from server.config.settings import Config, ConfigError, make_data_dir
 
 
 async def check_start(config: Config) -> None:
     """Raise ConfigError, one line, if this process could not do its work."""
     redis_url = config.redis
-    check_folder(config.data_dir)
+    check_folder(config)
     await check_database(config.database)
     await check_redis(redis_url)
 
 
-def check_folder(data_dir: Path) -> None:
+def check_folder(config: Config) -> None:
     """Make the folder of data; raise ConfigError if it cannot be written to."""
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"TRYON_DATA_DIR: cannot use {data_dir}: {error.strerror}") from None
-    if not os.access(data_dir, os.W_OK | os.X_OK):
-        raise ConfigError(f"TRYON_DATA_DIR: cannot write to {data_dir}")
+    make_data_dir(config.data_dir)
+    if not os.access(config.data_dir, os.W_OK | os.X_OK):
+        raise ConfigError(f"TRYON_DATA_DIR: cannot write to {config.data_dir}")

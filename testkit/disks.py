@@ -8,6 +8,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+NOBODY: Final = 65534
+"""The user that owns nothing, on Linux and macOS."""
 
 
 @contextlib.contextmanager
@@ -24,6 +28,24 @@ def mounted_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def out_of_reach(folder: Path) -> Iterator[None]:
+    """Take a folder from this process until the block ends.
+
+    No mode stops root, so root becomes another user meanwhile.
+    """
+    root, mode = os.geteuid() == 0, folder.stat().st_mode
+    folder.chmod(0)
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(mode)
 
 
 @contextlib.contextmanager

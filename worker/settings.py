@@ -27,6 +27,7 @@ from arq.connections import RedisSettings
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import CLEANUP_FUNCTION, FUNCTION, ArqQueue, deserialize, serialize
+from server.adapters.redis.start_check import check_redis_url
 from server.config.settings import Config, ConfigError
 from server.domain.outputs import output_limits
 from server.services import open_services
@@ -37,6 +38,7 @@ from server.system.randomness import SystemRandomness
 from server.telemetry import logs
 from worker.chain import Chain
 from worker.cleaning import Cleaner, run_cleanup
+from worker.isolation.errors import NotStartedAgain
 from worker.isolation.pool import ProcessPool
 from worker.pickup import DoorbellRedis
 from worker.publishing import Publisher
@@ -72,15 +74,24 @@ def _read() -> tuple[Config, str]:
     make_files_private()  # arq runs this module without the `tryon` command
     try:
         config = Config.load()
+        check_redis_url(config.redis)
         return config, config.redis
     except ConfigError as error:
         _refuse(error)
 
 
+MISCONFIGURED: Final = 2
+"""Exit status of a worker that cannot work; ``tryon up`` does not retry its start."""
+
+
 def _refuse(error: ConfigError) -> NoReturn:
-    """End the process with one line and status 2, which ``tryon up`` does not retry."""
-    print(f"tryon: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+    """End the process with one line."""
+    _report(error)
+    raise SystemExit(MISCONFIGURED) from None
+
+
+def _report(error: Exception) -> None:
+    print(f"tryon: {error}", file=sys.stderr, flush=True)
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
@@ -164,7 +175,7 @@ def _go_on(name: str, error: Exception) -> None:
     log.error("The processor %s did not start; the worker goes on without it", name, exc_info=error)
 
 
-_failures: list[ConfigError] = []
+_failures: list[Exception] = []
 """Why the worker stops, if it does because of its processor."""
 
 
@@ -172,22 +183,34 @@ def _stop(error: Exception) -> None:
     """Stop the worker: without a processor it would only hand sessions back.
 
     Another worker, or this one started again, may do better. :func:`shutdown` prints
-    the reason, when the sessions are handed back.
+    the reason. The setting is to blame at the first start only: a processor that has
+    worked lacks something else now, such as memory, and its trace belongs into the log.
     """
-    log.debug("The processor did not start", exc_info=error)
-    _failures.append(error if isinstance(error, ConfigError) else not_started(config.processors[0], error))
+    name = config.processors[0]
+    if isinstance(error, NotStartedAgain):
+        log.error("The processor %s cannot be started any more; the worker stops", name, exc_info=error.__cause__)
+        error = ConfigError(f"the processor {name!r} has worked, and cannot be started any more ({_summary(error)})")
+    elif not isinstance(error, ConfigError):
+        log.debug("The processor did not start", exc_info=error)
+        error = not_started(name, error)
+    _failures.append(error)
     signal.raise_signal(signal.SIGTERM)
 
 
 def not_started(name: str, error: Exception) -> ConfigError:
-    """Return the error of a processor that raised in its ``start()``, on one line.
+    """Return the error of a processor that raised in its ``start()``, on one line."""
+    return ConfigError(f"TRYON_PROCESSOR: {name!r} did not start ({_summary(error)})")
 
-    The text of ``error`` may be a traceback: its last line counts, and the last place.
+
+def _summary(error: Exception) -> str:
+    """Return an error on one line.
+
+    Its text may be a traceback: the last line counts, and the last place.
     """
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     where = f", {Path(places[-1][0]).name}:{places[-1][1]}" if places else ""
-    return ConfigError(f"TRYON_PROCESSOR: {name!r} did not start ({lines[-1].strip()}{where})")
+    return f"{lines[-1].strip()}{where}"
 
 
 def _crash(runner: SessionRunner, session_id: str) -> None:
@@ -232,15 +255,17 @@ async def startup(ctx: dict[Any, Any]) -> None:
 
 async def shutdown(ctx: dict[Any, Any]) -> None:
     """Close everything; arq calls this when no job runs any more."""
+    if _failures:
+        _report(_failures[0])  # first: the timer may end the process while a part does not close
     if "runner" in ctx:
-        last = threading.Timer(EXIT_SECONDS, os._exit, (2 if _failures else 0,))
+        last = threading.Timer(EXIT_SECONDS, os._exit, (MISCONFIGURED if _failures else 0,))
         last.daemon = True
         last.start()
     await ctx["redis"].hang_up()
     if "lifetime" in ctx:
         await ctx["lifetime"].close()
     if _failures:
-        _refuse(_failures[0])
+        raise SystemExit(MISCONFIGURED)
     gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free memory that ends with the process
 
 

@@ -75,6 +75,10 @@ async def examine(config: Config, *, as_json: bool) -> int:
             finding = Finding(name, "broken", "no answer in time", "Look at its log and at the network.")
         except ConfigError as error:
             finding = Finding(name, "broken", str(error), "`tryon settings` lists every setting.")
+        except OSError as error:  # a file or folder of another user
+            finding = Finding(
+                name, "broken", _reason(error), "Run it as the user of the server, in a folder of that user."
+            )
         broken += finding.state == "broken"
         click.echo(msgspec.json.encode(finding) if as_json else words_of(finding))
     return 1 if broken else 0
@@ -94,10 +98,31 @@ async def _versions(config: Config) -> Finding:
     return Finding("versions", "ok", f"tryon {__version__}, Python {platform.python_version()}, {used}")
 
 
+def _reason(error: OSError) -> str:
+    about = f"{error.filename}: " if error.filename else ""
+    return f"{about}{error.strerror or error}"
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a file or folder exists.
+
+    Raises OSError if that cannot be seen, which :meth:`Path.exists` says in some
+    releases of Python only.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _missing_file(config: Config) -> str | None:
-    """Return the path of an SQLite file that is not there: to look would make it."""
+    """Return the path of an SQLite file that is not there: to look would make it.
+
+    Raises OSError.
+    """
     url = parse_database_url(config.database)
-    return url.path if url.sqlite and url.path and not Path(url.path).exists() else None
+    return url.path if url.sqlite and url.path and not _is_there(Path(url.path)) else None
 
 
 async def _database(config: Config) -> Finding:
@@ -114,12 +139,11 @@ async def _database(config: Config) -> Finding:
 
 
 async def _redis(config: Config) -> Finding:
-    try:
-        url = config.redis
-    except ConfigError:
+    if config.redis_url is None and not _is_there(config.redis_address_file):
         text = "TRYON_REDIS_URL is not set, and no `tryon up` runs on this data folder"
         return Finding("redis", "warning", text, "`tryon up` starts one of its own; else set TRYON_REDIS_URL.")
     try:
+        url = config.redis
         await check_redis(url)
         delivery = await try_delivery(url, config.key_prefix)
     except ConfigError as error:
@@ -142,10 +166,9 @@ async def _redis(config: Config) -> Finding:
 
 async def _storage(config: Config) -> Finding:
     mend = "TRYON_DATA_DIR: give this user a folder with room that it may write, the same on every machine."
-    if not config.uploads_dir.exists():
-        parent = next(
-            each for each in (config.data_dir.absolute(), *config.data_dir.absolute().parents) if each.exists()
-        )
+    if not _is_there(config.uploads_dir):
+        folder = config.data_dir.absolute()
+        parent = next(each for each in (folder, *folder.parents) if _is_there(each))
         if not os.access(parent, os.W_OK | os.X_OK):
             return Finding("storage", "broken", f"{config.data_dir} cannot be made in {parent}", mend)
         return Finding("storage", "warning", f"{config.data_dir} does not exist yet", "The first start makes it.")

@@ -10,12 +10,17 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from server.config.authorities import ANY, parse_host_pattern, parse_origin
 from server.config.database_url import parse_database_url
 from server.config.webhook_url import parse_webhook_url
 from tryon.protocol.numbers import decimal, whole_number
+
+_DATABASE: Final = re.compile(r"/?[0-9]*", re.ASCII)
+"""The path of a Redis URL: the number of a database, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,14 @@ class UploadRate:
 def text(value: str) -> str:
     """Return the value as it is."""
     return value
+
+
+def path(value: str) -> Path:
+    """Return a path; ``~`` is a user's home."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such home folder") from None
 
 
 def names(value: str) -> str:
@@ -162,6 +175,13 @@ def redis_url(text: str) -> str:
     """Parse the URL of a Redis or Valkey server."""
     if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
+    try:
+        parts = urlsplit(text)
+        fits = bool(parts.path) if parts.scheme == "unix" else parts.port != 0 and _DATABASE.fullmatch(parts.path)
+    except ValueError:  # its words may show the password
+        fits = False
+    if not fits:
+        raise ValueError("must look like redis://host:6379/0 or unix:///path")
     return text
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ class Config:
     data_dir: Path = setting(
         Path("data"),
         "Folder of the SQLite file, uploads, the embedded Valkey's append-only file and the generated secret.",
-        lambda text: Path(text).expanduser(),
+        parsing.path,
         shown="./data",
     )
     database_url: str | None = setting(
@@ -286,8 +287,8 @@ class Config:
         of ``secret_keys``. Raises :class:`ConfigError`.
         """
         values: dict[str, str] = {}
-        if env_file is not None and env_file.is_file():
-            values |= {name: text for name, text in dotenv_values(env_file).items() if text is not None}
+        if env_file is not None:
+            values |= _of_file(env_file)
         values |= os.environ if environ is None else environ
         found = _parsed(values)
         config = cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
@@ -308,16 +309,11 @@ class Config:
     def redis(self) -> str:
         """Return the Redis URL: the setting, or that of the stack on this data folder.
 
-        Raises :class:`ConfigError` if neither exists.
+        Raises :class:`ConfigError` if neither exists, or the stack's cannot be read.
         """
         if self.redis_url:
             return self.redis_url
-        try:
-            return self.redis_address_file.read_text().strip()
-        except FileNotFoundError:
-            raise ConfigError(
-                "TRYON_REDIS_URL is not set and no `tryon up` runs on this data folder; set it, or start `tryon up`"
-            ) from None
+        return _noted_address(self.redis_address_file)
 
     @property
     def redis_address_file(self) -> Path:
@@ -352,6 +348,41 @@ SECRET_VARIABLES: Final = frozenset(
         *("TRYON_WEBHOOK_URL", "TRYON_WEBHOOK_SECRET"),
     }
 )
+
+
+def make_data_dir(data_dir: Path) -> None:
+    """Make the data folder if it is missing. Raises :class:`ConfigError`."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"TRYON_DATA_DIR: cannot use {data_dir}: {error.strerror}") from None
+
+
+def _noted_address(note: Path) -> str:
+    try:
+        return parsing.redis_url(note.read_text().strip())
+    except FileNotFoundError:
+        raise ConfigError(
+            "TRYON_REDIS_URL is not set and no `tryon up` runs on this data folder; set it, or start `tryon up`"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"TRYON_DATA_DIR: cannot read {note}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"TRYON_DATA_DIR: {note} holds no address; stop `tryon up` and start it again") from None
+
+
+def _of_file(env_file: Path) -> dict[str, str]:
+    """Return the variables of a ``.env`` file; none if it is missing."""
+    try:
+        if not stat.S_ISREG(env_file.stat().st_mode):  # a folder: of another program
+            return {}
+        return {name: text for name, text in dotenv_values(env_file).items() if text is not None}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {env_file.absolute()}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read {env_file.absolute()}: it is not UTF-8") from None
 
 
 def _parsed(values: Mapping[str, str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from server.config.settings import Config, ConfigError
 from server.startup import check_folder, check_start
@@ -67,6 +68,28 @@ async def test_redis_without_tls_is_reported(config: MakeConfig, start_valkey: S
     assert "rediss://" in await refusal(config(redis_url=valkey.tcp_url.replace("redis://", "rediss://")))
 
 
+async def test_redis_that_refuses_for_good_is_named(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """A database that is not there, a missing right, and options that do not exist."""
+    valkey = start_valkey(tcp=True)
+    host = valkey.tcp_url.partition("/0")[0]
+    assert "DB index is out of range" in await refusal(config(redis_url=f"{host}/99"))
+    assert "socket_timeout" in await refusal(config(redis_url=f"{host}/0?socket_timeout=long"))
+    assert "no_such_option" in await refusal(config(redis_url=f"{host}/0?no_such_option=1"))
+    await valkey.command("ACL", "SETUSER", "default", "-ping")
+    assert "no permissions" in await refusal(config(redis_url=valkey.tcp_url))
+
+
+async def test_redis_that_refuses_for_now_passes(config: MakeConfig, start_valkey: StartValkey) -> None:
+    """A replica without its primary answers once the fail-over is done."""
+    valkey = start_valkey()
+    await valkey.command("CONFIG", "SET", "replica-serve-stale-data", "no")
+    await valkey.command("REPLICAOF", "127.0.0.1", "1")
+    async with valkey.client() as client:
+        with pytest.raises(RedisError):
+            await client.ping()
+    await check_start(config(redis_url=valkey.url))
+
+
 async def test_redis_must_be_known(tmp_path: Path) -> None:
     """Without a setting, and without a stack on the folder, there is none."""
     assert (await refusal(Config(data_dir=tmp_path))).startswith("TRYON_REDIS_URL is not set")
@@ -117,7 +140,7 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """It stands below a file."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=f"^TRYON_DATA_DIR: cannot use {tmp_path}/file/data: Not a directory$"):
-        check_folder(tmp_path / "file" / "data")
+        check_folder(Config(data_dir=tmp_path / "file" / "data"))
 
 
 # -- the commands ----------------------------------------------------------------------

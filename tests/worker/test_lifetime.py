@@ -64,6 +64,23 @@ class Stubborn:
 """
 
 
+# It works until it is used; no other process of it starts.
+WORN_OUT = """
+import os
+from pathlib import Path
+from tryon.processor import Info
+
+class WornOut:
+    info = Info(name="worn-out")
+
+    async def start(self):
+        if Path("verdicts/verdict").exists():
+            raise RuntimeError("no memory")
+
+    async def run(self, job, report):
+        os._exit(1)
+"""
+
 BROKEN_STARTER = """
 from tryon.processor import Info
 
@@ -134,7 +151,8 @@ async def test_failed_start_stops_worker(
     verdict.rename(tmp_path / "verdicts/verdict")
 
     assert await process.wait(5) == 2
-    assert process.errors[-1].startswith(
+    [line] = [line for line in process.errors if line.startswith("tryon: ")]
+    assert line.startswith(
         "tryon: TRYON_PROCESSOR: 'starter:SlowStarter' did not start (RuntimeError: no weights, starter.py:"
     )
     for session in sessions:
@@ -143,6 +161,54 @@ async def test_failed_start_stops_worker(
         assert story.events[-1].data == {"reason": "not_started"}
         assert story.session.burnt == 0
     assert await feed.services.queue.depth() == 3  # it has not taken them once more
+
+
+async def test_failed_start_is_reported_when_redis_hangs(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey, tmp_path: Path
+) -> None:
+    """A worker that cannot close in time says first why it ends."""
+    write_slow_starter(tmp_path)
+    valkey = start_valkey()
+    settings = config(processor="starter:SlowStarter", redis_url=valkey.url)
+    feed = await feeds(settings)
+    process = await worker(settings)
+    await feed.workers()
+
+    valkey.pause()
+    try:
+        verdict = tmp_path / "verdicts/new"
+        verdict.write_text("cold")
+        verdict.rename(tmp_path / "verdicts/verdict")
+        assert await process.wait(35) == 2
+    finally:
+        valkey.resume()
+
+    assert [line for line in process.errors if "did not start (RuntimeError: no weights" in line]
+
+
+async def test_processor_that_has_worked_fails_with_trace(
+    config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
+) -> None:
+    """Later failures are logged; the line does not blame the setting."""
+    (tmp_path / "worn.py").write_text(WORN_OUT)
+    (tmp_path / "verdicts").mkdir()
+    settings = config(processor="worn:WornOut")
+    feed = await feeds(settings)
+    process = await worker(settings)
+
+    async def published() -> bool:
+        return any(row.living for row in await feed.services.database.processors.all())
+
+    await until(published)
+    (tmp_path / "verdicts/verdict").touch()
+    session = await feed.submit()
+    assert (await feed.reaches(session.id)).session.error_code == "processor_crashed"
+    assert await process.wait(35) == 2
+
+    logged = process.output.partition("The processor worn:WornOut cannot be started any more")[2]
+    assert "Traceback" in logged and "RuntimeError: no memory" in logged
+    [line] = [line for line in process.errors if line.startswith("tryon: ")]
+    assert "has worked" in line and "TRYON_PROCESSOR" not in line
 
 
 async def test_worker_goes_on_without_a_fallback_that_cannot_start(

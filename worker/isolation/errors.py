@@ -3,6 +3,7 @@
 ::
 
     NotStarted       no processor could be started: not the session's fault
+    NotStartedAgain  of a worker: its processor has worked, and cannot be started now
     RaisedInChild    the processor raised; the text is the traceback in the child
     Loss             a value, not an exception: the child ended before it answered
 """
@@ -27,6 +28,14 @@ class NotStarted(Exception):
 
     It cannot be made, its ``start()`` failed, or no process could be started for it.
     """
+
+
+class NotStartedAgain(Exception):
+    """A processor that was ready before cannot be started; the cause says why."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.__cause__ = cause
 
 
 class RaisedInChild(Exception):

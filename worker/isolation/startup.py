@@ -15,7 +15,7 @@ from typing import Final
 from server.config.settings import ConfigError
 from server.system import sandbox
 from tryon.processor import Info
-from worker.isolation.errors import NotStarted
+from worker.isolation.errors import NotStarted, NotStartedAgain
 from worker.processors.registry import unusable
 
 log = logging.getLogger("tryon.worker")
@@ -27,7 +27,8 @@ START_TRIES: Final = 3
 class Startup:
     """The starts of a worker's processors.
 
-    ``on_error`` is called once, when none can be started any more.
+    ``on_error`` is called once, when none can be started any more: with
+    :class:`NotStartedAgain` if one was ready before.
     """
 
     def __init__(self, name: str, *, on_error: Callable[[Exception], None], closing: asyncio.Event) -> None:
@@ -98,11 +99,12 @@ class Startup:
         if self.error is None:
             not_started = NotStarted()
             not_started.__cause__ = error
+            was_ready = self.info.done()
             self._end_wait(not_started)
             if self._closing.is_set():
                 return not_started
             self.error = not_started
-            self._on_error(error)
+            self._on_error(NotStartedAgain(error) if was_ready else error)
         return self.error
 
     def _end_wait(self, error: Exception) -> None:

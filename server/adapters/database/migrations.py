@@ -18,7 +18,7 @@ from sqlalchemy import Connection, exc, text
 from server.adapters.database.engine import UNLIMIT_TRANSACTION, create_engine
 from server.adapters.database.errors import CANNOT_CONNECT, reason
 from server.config.database_url import parse_database_url
-from server.config.settings import Config, ConfigError
+from server.config.settings import Config, ConfigError, make_data_dir
 from server.system.disk_space import Reserve
 
 LOCK_KEY: Final = 0x7472796F6E
@@ -41,10 +41,7 @@ def migrate(config: Config) -> None:
     Other processes that migrate meanwhile wait, then find nothing to do. Raises
     ConfigError if the database cannot be used.
     """
-    try:
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"TRYON_DATA_DIR: cannot use {config.data_dir}: {error.strerror}") from None
+    make_data_dir(config.data_dir)
     try:
         _try_sqlite(config.database)
         asyncio.run(_migrate(config))

@@ -54,7 +54,11 @@ async def describe_database(database_url: str) -> str:
 
 def _sqlite_revision(path: str | None) -> str | None:
     """Return the schema's revision; None without tables, or without a file."""
-    if path is None or not Path(path).exists():
+    if path is None:
+        return None
+    try:
+        Path(path).stat()
+    except FileNotFoundError:  # to open it would make it
         return None
     with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True)) as connection:
         try:

@@ -14,6 +14,7 @@ from typing import Final
 
 from redis.exceptions import (
     BusyLoadingError,
+    MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -44,12 +45,14 @@ REFUSALS: Final[dict[str, bool]] = {
 """Whether a refusal is for good, by words of Redis's message; others are transient."""
 
 _FOR_GOOD: Final = tuple(words.casefold() for words, lasts in REFUSALS.items() if lasts)
+_TRANSIENT: Final = tuple(words for words, lasts in REFUSALS.items() if not lasts)
 
 _KINDS: Final = (
     (NoPermissionError, "NOPERM"),
     (OutOfMemoryError, "OOM"),
     (ReadOnlyError, "READONLY"),
     (BusyLoadingError, "LOADING"),
+    (MasterDownError, "MASTERDOWN"),
 )
 """The classes that redis-py has for some kinds; their messages lack the kind."""
 
@@ -67,3 +70,15 @@ def refused_for_good(error: BaseException) -> bool:
         if isinstance(error, kind):
             return REFUSALS[name]
     return isinstance(error, ResponseError) and any(words in str(error).casefold() for words in _FOR_GOOD)
+
+
+def refused_for_now(error: BaseException) -> bool:
+    """Return whether Redis refuses for a reason that is known to pass by itself.
+
+    Not the opposite of :func:`refused_for_good`: a refusal of an unknown kind is
+    neither. At a start it is more likely a wrong address than a passing state.
+    """
+    for kind, name in _KINDS:
+        if isinstance(error, kind):
+            return not REFUSALS[name]
+    return isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT)

@@ -1,30 +1,41 @@
-"""The question to Redis before a process starts: whether it lets this process in."""
+"""Check before a process starts that Redis accepts it."""
 
 from __future__ import annotations
 
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from server.adapters.redis.connect import open_redis
+from server.adapters.redis.errors import refused_for_now
 from server.config.settings import ConfigError
 
 
-async def check_redis(redis_url: str) -> None:
-    """Raise ConfigError if Redis cannot be reached, or refuses the credentials.
+def check_redis_url(redis_url: str) -> None:
+    """Raise ConfigError for options that no connection takes; connect to nothing."""
+    try:
+        open_redis(redis_url)
+    except ValueError as error:
+        raise _refusal(error) from None
 
-    One that is loading its data, or that cannot write it to its disk, will do.
+
+async def check_redis(redis_url: str) -> None:
+    """Raise ConfigError if Redis cannot be reached, or refuses this process.
+
+    A refusal that passes by itself is no reason: Redis loads its data, is busy, or
+    cannot write to its disk.
     """
+    check_redis_url(redis_url)
     redis = open_redis(redis_url)
     try:
         await redis.ping()
-    except (BusyLoadingError, ResponseError):
-        return
-    except (RedisError, OSError) as error:
-        hint = "; rediss:// needs one that speaks TLS" if redis_url.startswith("rediss:") else ""
-        raise ConfigError(f"TRYON_REDIS_URL: Redis cannot be used: {_reason(error)}{hint}") from None
+    except (RedisError, OSError, TypeError, ValueError) as error:  # the last two: an option, a host name
+        if not refused_for_now(error):
+            raise _refusal(error, tls=redis_url.startswith("rediss:")) from None
     finally:
         await redis.connection_pool.disconnect()
 
 
-def _reason(error: Exception) -> str:
-    """Return the error's text, on one line; redis-py puts no password into it."""
-    return " ".join(str(error).split()).rstrip(".") or "no answer in time"
+def _refusal(error: Exception, *, tls: bool = False) -> ConfigError:
+    """Return the error on one line; redis-py puts no password into its text."""
+    reason = " ".join(str(error).split()).rstrip(".") or "no answer in time"
+    hint = "; rediss:// needs one that speaks TLS" if tls else ""
+    return ConfigError(f"TRYON_REDIS_URL: Redis cannot be used: {reason}{hint}")

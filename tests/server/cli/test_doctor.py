@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from server.cli.examination import CHECKS, Finding
+import pytest
+
+from server.cli.examination import CHECKS, Finding, examine
 from server.config.settings import Config
+from testkit.disks import out_of_reach
 from testkit.fixtures import StartStack, StartValkey
 from testkit.processes import free_port
 from testkit.proxy import running_proxy, subscribes
@@ -59,6 +62,19 @@ async def test_doctor_names_everything_that_is_broken(stack: StartStack, tmp_pat
     assert all(found[name]["mend"] for name in broken)
     assert "no.such.module:Class" in found["processor"]["text"]
     assert doctor.errors == []
+
+
+async def test_doctor_of_another_user_names_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each check that meets a file of the server says so, without a trace."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with out_of_reach(folder):
+        assert await examine(Config(data_dir=folder), as_json=True) == 1
+    found = {each["name"]: each for each in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert list(found) == NAMES
+    for name in ("database", "redis", "storage"):
+        assert (found[name]["state"], "Permission denied" in found[name]["text"]) == ("broken", True), found[name]
+        assert "the user of the server" in found[name]["mend"]
 
 
 async def test_doctor_stops_at_a_wrong_setting(stack: StartStack) -> None:

@@ -12,6 +12,7 @@ import pytest
 from server.config import render
 from server.config.parsing import EXAMPLE_SECRET, UploadRate
 from server.config.settings import SECRET_VARIABLES, Config, ConfigError, default_text, variable
+from testkit.disks import out_of_reach
 
 ROOT = Path(__file__).resolve().parents[3]
 WEBHOOK_SECRET = "whsec_" + "A" * 32
@@ -68,6 +69,12 @@ def test_override_wins_over_the_environment() -> None:
         ("TRYON_SECRET_KEY", "x" * 32 + "," + EXAMPLE_SECRET, "the documentation is public"),
         ("TRYON_DATABASE_URL", "mysql://localhost/x", "must begin with sqlite:// or postgresql://"),
         ("TRYON_REDIS_URL", "localhost:6379", "must begin with redis://"),
+        ("TRYON_REDIS_URL", "redis://host:99999/0", "must look like redis://host:6379/0"),
+        ("TRYON_REDIS_URL", "redis://host:port/0", "must look like redis://host:6379/0"),
+        ("TRYON_REDIS_URL", "redis://host/db", "must look like redis://host:6379/0"),
+        ("TRYON_REDIS_URL", "redis://[::1/0", "must look like redis://host:6379/0"),
+        ("TRYON_REDIS_URL", "unix://", "must look like redis://host:6379/0"),
+        ("TRYON_DATA_DIR", "~no-such-user/data", "there is no such home folder"),
         ("TRYON_LOG_FORMAT", "xml", "must be one of text, json"),
     ],
 )
@@ -141,6 +148,36 @@ def test_redis_url_defaults_to_the_running_stack(tmp_path: Path) -> None:
     config.redis_address_file.write_text("unix:///tmp/x/valkey.sock\n")
     assert config.redis == "unix:///tmp/x/valkey.sock"
     assert Config(data_dir=tmp_path, redis_url="redis://elsewhere").redis == "redis://elsewhere"
+
+
+def test_address_file_out_of_reach_is_named(tmp_path: Path) -> None:
+    """A folder of another user, a file in its place, and a file without an address."""
+    folder, file = tmp_path / "data", tmp_path / "file"
+    folder.mkdir()
+    file.touch()
+    with (
+        out_of_reach(folder),
+        pytest.raises(ConfigError, match=rf"^TRYON_DATA_DIR: cannot read {folder}/.*: Permission"),
+    ):
+        _ = Config(data_dir=folder).redis
+    with pytest.raises(ConfigError, match=rf"^TRYON_DATA_DIR: cannot read {file}/valkey.address: Not a directory$"):
+        _ = Config(data_dir=file).redis
+    for content in (b"", b"nonsense", b"\xff\xfe"):
+        (folder / "valkey.address").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"^TRYON_DATA_DIR: .*valkey\.address holds no address"):
+            _ = Config(data_dir=folder).redis
+
+
+def test_dotenv_file_out_of_reach_is_named(tmp_path: Path) -> None:
+    """A file that may not be read, or is no text; a folder of that name is none."""
+    folder, file = tmp_path / "project", tmp_path / ".env"
+    folder.mkdir()
+    with out_of_reach(folder), pytest.raises(ConfigError, match=rf"^cannot read {folder}/.env: Permission denied$"):
+        Config.load({}, env_file=folder / ".env")
+    file.write_bytes(b"TRYON_HOST=\xff")
+    with pytest.raises(ConfigError, match=rf"^cannot read {file}: it is not UTF-8$"):
+        Config.load({}, env_file=file)
+    assert Config.load({}, env_file=folder).port == 8000
 
 
 def test_example_file_matches_the_command() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from server.config.settings import Config, ConfigError
 from tryon.processor import Info
-from worker.isolation.errors import NotStarted
+from worker.isolation.errors import NotStarted, NotStartedAgain
 from worker.isolation.pool import ProcessPool
 from worker.isolation.startup import START_TRIES, Startup
 
@@ -60,6 +60,16 @@ async def test_later_failure_is_reported_once(case: Case) -> None:
     assert given.__cause__ is first
     assert case.startup.give_up(second) is given is case.startup.error
     assert case.errors == [first]
+
+
+async def test_failure_after_ready_is_told_apart(case: Case) -> None:
+    """A processor that has worked is no wrong setting; the reason is the cause."""
+    case.startup.note_ready(Info(name="own"))
+    reason = RuntimeError("no memory")
+    case.startup.give_up(reason)
+    [error] = case.errors
+    assert isinstance(error, NotStartedAgain)
+    assert (str(error), error.__cause__) == ("no memory", reason)
 
 
 async def test_failure_while_closing_is_not_reported(case: Case) -> None:

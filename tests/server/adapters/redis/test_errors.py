@@ -7,9 +7,9 @@ import contextlib
 
 import pytest
 from redis._parsers.base import BaseParser
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-from server.adapters.redis.errors import REFUSALS, refused_for_good
+from server.adapters.redis.errors import REFUSALS, refused_for_good, refused_for_now
 from testkit.fixtures import StartValkey
 from testkit.servers import ValkeyServer
 
@@ -81,6 +81,15 @@ async def test_missing_right_and_unknown_command_are_for_good(start_valkey: Star
             assert refused_for_good(await refusal(valkey, "EVAL", f"return redis.call('{command}')", "0"))
 
 
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_refusal_for_now_is_of_a_known_kind(kind: str) -> None:
+    """A refusal of no known kind passes neither by itself nor never."""
+    error = BaseParser.parse_error(f"{kind} some words for an operator")  # type: ignore[no-untyped-call]  # redis-py 5
+    assert refused_for_now(error) is not REFUSALS[kind]
+
+
 def test_silence_is_no_refusal() -> None:
     """Call no error final that is not an answer of the server."""
     assert not any(map(refused_for_good, (TimeoutError(), ConnectionResetError(), RedisError("NOPERM"))))
+    unknown = ResponseError("DB index is out of range")
+    assert not any(map(refused_for_now, (TimeoutError(), ConnectionResetError(), RedisError("MISCONF"), unknown)))
