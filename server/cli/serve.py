@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import Final
 
 import click
@@ -33,7 +34,15 @@ def up(port: int | None, processor: str | None, open_page: bool, quiet: bool) ->
 
 
 def _open(url: str) -> None:
-    if click.launch(url):
+    """Open the page in the browser; print its address for another one if there is none.
+
+    Without a screen programs would be found that open nothing (xdg-open), or that take
+    the terminal (w3m); BROWSER names one that is wanted all the same.
+    """
+    import webbrowser
+
+    screen = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+    if (sys.platform != "darwin" and not any(map(os.environ.get, screen))) or not webbrowser.open(url):
         click.echo(f"tryon: no browser was found; open {url}", err=True)
 
 
@@ -78,8 +87,9 @@ def migrate(then_check: bool) -> None:
 
 def _check(config: Config) -> None:
     """Raise ConfigError, one line, if this process could not do its work."""
-    from server.startup import check_start
+    from server.startup import check_folder, check_start
 
+    check_folder(config)  # no outage, so it counts without TRYON_START_CHECK, too
     config.signing_keys()
     config.redis  # noqa: B018  # raises ConfigError
     if config.start_check:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
+import pytest
+
+from server.cli import serve
 from testkit.fixtures import StartStack
 from testkit.processes import free_port
 from testkit.running import until
@@ -12,13 +15,30 @@ from testkit.running import until
 
 async def test_up_takes_its_options_and_opens_the_page(stack: StartStack, tmp_path: Path) -> None:
     """Take port and processor from the options; print nothing but the address."""
-    opened, program, port = tmp_path / "opened", tmp_path / "xdg-open", free_port()
+    opened, program, port = tmp_path / "opened", tmp_path / "open-page", free_port()
     program.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}.part && mv {opened}.part {opened}\n')
     program.chmod(0o700)
     words = ("up", "--port", str(port), "--processor", "mock", "--open", "--quiet")
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    up = await stack(*words, PATH=path, TRYON_PORT="not a port", TRYON_PROCESSOR="none", TRYON_LOG_LEVEL="debug")
+    up = await stack(
+        *words, BROWSER=str(program), TRYON_PORT="not a port", TRYON_PROCESSOR="none", TRYON_LOG_LEVEL="debug"
+    )
     assert up.url == f"http://127.0.0.1:{port}"
     await until(opened.exists)
     assert opened.read_text() == up.url
     assert [line for line in (*up.lines, *up.errors) if "ready at" not in line] == []
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has a screen, as far as a program can see")
+def test_page_is_named_without_a_screen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Programs that would open it there fail without a word, or take the terminal."""
+    for name in ("xdg-open", "www-browser", "w3m"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/opened\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    serve._open("http://127.0.0.1:8000")
+    assert capsys.readouterr().err == "tryon: no browser was found; open http://127.0.0.1:8000\n"
+    assert not (tmp_path / "opened").exists()
