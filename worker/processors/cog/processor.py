@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from tryon.processor import IMAGE_TYPES, Checkpoint, Input, Job, Output, ProcessorError, Reference, Report
 from worker.processors.cog.options import ERROR_CHARACTERS, SCHEMA, CogOptions
 from worker.processors.cog.progress import Printed, Progress
-from worker.processors.cog.results import File, decode, files_of, type_of
+from worker.processors.cog.results import File, decode, files_of, links_of, type_of
 from worker.processors.cog.server import CogServer, Ended, Health, JsonObject, Model
 from worker.processors.upstream import Event, Rejected, Upstream, waited_for
 
@@ -42,8 +42,6 @@ POLL_SHARE: Final = 0.05
 photos.
 """
 PREVIEW_BYTES: Final = 4 * 2**20
-MAX_LINK_CHARACTERS: Final = 8192
-"""Length of all links in a checkpoint; longer ones are left out."""
 
 _COLD: Final = frozenset((Health.UNKNOWN, Health.STARTING))
 _READY: Final = frozenset((Health.READY, Health.BUSY))
@@ -269,8 +267,8 @@ class CogProcessor:
                 if self._options.result == "last" and isinstance(output, list):
                     output = output[-1:]
                 files = files_of(output, self._options.outputs)
-                if all(each.is_link for each in files) and sum(len(each.url) for each in files) <= MAX_LINK_CHARACTERS:
-                    await report.checkpoint({"links": [[each.role, each.url] for each in files]})
+                if links := links_of(files):
+                    await report.checkpoint({"links": links})
                 return await self._outputs(files)
             case "failed":
                 raise _failure(str(end.get("error")), self._codes)

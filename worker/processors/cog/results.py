@@ -7,8 +7,9 @@ data URL, or a link if the Cog server was started with ``--upload-url``.
 from __future__ import annotations
 
 import binascii
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,8 @@ from tryon.processor import OUTPUT_TYPES
 
 MAX_FILES: Final = 64
 """Maximum number of files in one output."""
+MAX_LINK_BYTES: Final = 8192
+"""JSON of all links in a checkpoint; longer ones are left out."""
 
 _DATA_URL: Final = re.compile(r"data:[^,]{0,200};base64,", re.I)
 
@@ -51,6 +54,16 @@ def files_of(output: object, roles: Mapping[str, str]) -> list[File]:
     if not 0 < len(found) <= MAX_FILES:
         raise ValueError(f"the output has {len(found)} files")
     return found
+
+
+def links_of(files: Sequence[File]) -> list[list[str]]:
+    """Return role and URL of each file for a checkpoint.
+
+    Empty if a file is no link, or the links are too long.
+    """
+    links = [[each.role, each.url] for each in files if each.is_link]
+    fit = all(each.is_link for each in files) and len(json.dumps(links)) <= MAX_LINK_BYTES
+    return links if fit else []
 
 
 def _walk(output: object, roles: Mapping[str, str], role: str = "result") -> Iterable[File]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
 from tryon.processor import Job, ProcessorError
 from worker.processors.httpjob.outcome import Ended, Lost, failure, work_of
 from worker.processors.httpjob.pictures import Picture, decode, prepare, sniff
-from worker.processors.httpjob.spec import Call, Spec
+from worker.processors.httpjob.spec import Call, Spec, names_of
 from worker.processors.httpjob.templates import Missing, Values, first, render, render_path
 from worker.processors.upstream import MAX_FILE_BYTES, MAX_JSON_BYTES, Answer, Rejected, Upstream
 
@@ -21,6 +21,8 @@ GONE: Final = (404, 410)
 """Statuses that mean: there is no such work, or none any more."""
 
 Uploaded: TypeAlias = Callable[[Values], Awaitable[None]]
+Files: TypeAlias = Sequence[tuple[str, tuple[str, bytes, str]]]
+"""Parts of a form: field, (name, content, type)."""
 
 _log = logging.getLogger("tryon.httpjob")
 
@@ -93,9 +95,10 @@ class Calls:
         """
         values = {**self.constants, "session": job.session_id, "job": job.key, "seed": job.seed}
         values |= {f"params.{name}": value for name, value in job.params.items()}
+        words = dict(values)
         for role, how in self._spec.pictures.items():
             pictures = await asyncio.to_thread(prepare, job.all(role), how.limits, merge=how.merge)
-            forms = [await self._form(each, how.send, job, uploaded) for each in pictures]
+            forms = [await self._form(each, how.send, words, job, uploaded) for each in pictures]
             if forms:
                 values |= {role: forms[0], f"{role}[]": forms}
                 values |= {f"{role}.{number}": form for number, form in enumerate(forms)}
@@ -104,24 +107,23 @@ class Calls:
                 }
         return values
 
-    async def _form(self, picture: Picture, send: str, job: Job, uploaded: Uploaded) -> str:
+    async def _form(self, picture: Picture, send: str, words: Values, job: Job, uploaded: Uploaded) -> str:
         if send != "url":
             return picture.base64 if send == "base64" else picture.data_url
         upload = self._spec.upload
         assert upload is not None
         file = (upload.field, (picture.file_name, picture.data, picture.type))
-        answer = await self._upstream.call(
-            upload.method, upload.path, headers=self._headers(upload, {}, job), files=[file], seconds=upload.seconds
-        )
-        body = self._passed(upload, answer).json()
+        body = (await self.ask(upload, words, job, files=[file])).json()
         if upload.forget is not None:
-            await uploaded(work_of(body, upload.keep))
+            await uploaded(work_of(body, upload.keep, names_of(upload.forget)))
         url = first(body, upload.url)
         if not isinstance(url, str):
             raise ProcessorError("processor_error")
         return url
 
-    async def ask(self, call: Call, values: Values, job: Job | None, max_bytes: int = MAX_JSON_BYTES) -> Answer:
+    async def ask(
+        self, call: Call, values: Values, job: Job | None, max_bytes: int = MAX_JSON_BYTES, *, files: Files = ()
+    ) -> Answer:
         """Return the answer to a request. Raises ProcessorError by the error table."""
         try:
             path = render_path(call.path, values)
@@ -134,6 +136,7 @@ class Calls:
             path,
             headers=self._headers(call, values, job),
             json=body,
+            files=files or None,
             seconds=call.seconds,
             max_bytes=max_bytes,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,12 +17,18 @@ MAX_WORKS: Final = 8
 """Pieces of work that a checkpoint names; the oldest is dropped."""
 MAX_UPLOADS: Final = 64
 """Uploaded pictures that a checkpoint names; the oldest is dropped."""
-MAX_VALUE_CHARACTERS: Final = 1024
-"""Length of one value in a checkpoint: an id, or a URL."""
-MAX_CHARACTERS: Final = 15_000
-"""Length of a checkpoint; one that is longer drops the oldest upload, then work."""
-MAX_LINK_CHARACTERS: Final = 8192
-"""Length of all links in a checkpoint; longer ones are left out."""
+MAX_VALUE_BYTES: Final = 1024
+"""JSON of one value in a checkpoint: an id, or a URL."""
+MAX_WORK_BYTES: Final = 6000
+"""JSON of one piece of work, or one upload: the current one fits beside all links."""
+MAX_LINK_BYTES: Final = 8192
+"""JSON of all links in a checkpoint; longer ones are left out."""
+MAX_BYTES: Final = 15_000
+"""JSON of a checkpoint; a longer one drops its oldest upload, then its oldest work, but
+never the current work.
+"""
+
+_log = logging.getLogger("tryon.httpjob")
 
 
 class Lost(Exception):
@@ -53,16 +60,19 @@ class State:
         """Return the work that may still run, or whose result may still be there."""
         return None if self.ended or not self.works else self.works[-1]
 
-    def begun(self, work: Values) -> State:
-        """Return the state once another piece of work is the current one."""
-        return replace(self, works=(*self.works, work), ended=False)
+    def begun(self, work: Values, *, ended: bool = False) -> State:
+        """Return the state once another piece of work is the last one.
+
+        ``ended``: the answer to its submission held the result.
+        """
+        return replace(self, works=(*self.works, work), ended=ended)
 
     def as_json(self) -> dict[str, object]:
         """Return the checkpoint."""
         works = [dict(each) for each in self.works[-MAX_WORKS:]]
         uploads = [dict(each) for each in self.uploads[-MAX_UPLOADS:]]
         links = list(self.links)
-        while len(json.dumps([works, uploads, links])) > MAX_CHARACTERS:
+        while _bytes([works, uploads, links]) > MAX_BYTES and (uploads or works[1:]):
             (uploads or works).pop(0)
         more = {"uploads": uploads} if uploads else {}
         return {"works": works, "ended": self.ended, **more, **({"links": links} if links else {})}
@@ -104,8 +114,13 @@ def _all(values: object, kind: type) -> bool:
 def links_of(files: Sequence[object]) -> tuple[str, ...]:
     """Return files of an answer that are links; nothing if one is something else."""
     links = tuple(each for each in files if isinstance(each, str) and each.startswith(("https://", "http://")))
-    fit = len(links) == len(files) and sum(map(len, links)) <= MAX_LINK_CHARACTERS
+    fit = len(links) == len(files) and _bytes(links) <= MAX_LINK_BYTES
     return links if fit else ()
+
+
+def _bytes(value: object) -> int:
+    """Return the size of a value in a checkpoint: JSON in ASCII."""
+    return len(json.dumps(value))
 
 
 def text_of(status: Any) -> str:
@@ -113,16 +128,24 @@ def text_of(status: Any) -> str:
     return str(status).lower() if isinstance(status, bool) else str(status)
 
 
-def work_of(body: Any, keep: Mapping[str, str]) -> Values:
-    """Return what the answer to a submission calls the work.
+def work_of(body: Any, keep: Mapping[str, str], needed: Collection[str]) -> Values:
+    """Return what an answer calls the work, or the picture that was uploaded.
 
-    Raises ProcessorError: something is missing or too long.
+    A name without a value is left out, unless it is ``needed`` by a later request: then
+    ProcessorError is raised, as for names that are too long together.
     """
-    work = {name: first(body, path) for name, path in keep.items()}
-    for value in work.values():
-        if not isinstance(value, str | int) or len(str(value)) > MAX_VALUE_CHARACTERS:
-            raise ProcessorError("processor_error")
+    found = {name: first(body, path) for name, path in keep.items()}
+    work = {name: value for name, value in found.items() if _is_name(value)}
+    if lacking := sorted(set(needed) - set(work)):
+        _log.warning("The upstream gave no usable %s", lacking[0])
+        raise ProcessorError("processor_error")
+    if _bytes(work) > MAX_WORK_BYTES:
+        raise ProcessorError("processor_error")
     return work
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str | int) and _bytes(value) <= MAX_VALUE_BYTES
 
 
 def failure(rules: Sequence[Rule], status: int, body: Any, headers: Mapping[str, str]) -> Rejected:

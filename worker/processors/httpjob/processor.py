@@ -90,61 +90,63 @@ class HttpJob:
 
     async def _begin(self, job: Job, report: Report, before: State) -> Result:
         """Submit the work; ``before`` is all that earlier attempts have begun."""
-        spec = self._spec
-        usage = Usage(spec.usage, report)
-        await report(None, "sending the photo")
-        state, values = await self._send(job, report, before)
-        chosen = {name: render_text(template, values) for name, template in spec.submit.chosen.items()}
-        if chosen:
-            await report.checkpoint(state.begun(chosen).as_json())
-        waits = spec.poll is not None
-        try:
-            answer = await self._calls.ask(
-                spec.submit, {**values, **chosen}, job, MAX_JSON_BYTES if waits else MAX_FILE_BYTES
-            )
-        except Rejected as error:
-            if error.retry_after is not None and not chosen:  # it was not taken, and goes elsewhere, or later
-                await self._unsend(state, report, before)
-            raise
-        if not waits:
+        usage = Usage(self._spec.usage, report)
+        state, chosen, answer = await self._submitted(job, report, before)
+        if self._spec.poll is None:
             return await self._at_once(answer, chosen, state, report, usage)
         body = answer.json()
-        state = state.begun({**work_of(body, spec.submit.keep), **chosen})
+        state = state.begun({**work_of(body, self._spec.submit.keep, self._spec.needed), **chosen})
+        await usage.say(body)  # first: the checkpoint keeps it for a worker that dies
         await report.checkpoint(state.as_json())
-        await usage.say(body)
         try:
             return await self._wait(job, report, state, usage)
         except Lost:
             raise ProcessorError("processor_error", requeue=True) from None
 
-    async def _send(self, job: Job, report: Report, state: State) -> tuple[State, Values]:
-        """Return the state with what was uploaded, and what templates may name."""
+    async def _submitted(self, job: Job, report: Report, before: State) -> tuple[State, Values, Answer]:
+        """Return the state with what was uploaded, the chosen ids, and the answer.
+
+        What was uploaded for work that a busy upstream does not take is forgotten: the
+        work goes elsewhere, or the pictures are uploaded again later.
+        """
+        submit, state = self._spec.submit, before
+        chosen: Values = {}
 
         async def uploaded(picture: Values) -> None:
             nonlocal state
             state = replace(state, uploads=(*state.uploads, picture))
             await report.checkpoint(state.as_json())
 
-        values = await self._calls.values(job, uploaded)
-        return state, values
+        await report(None, "sending the photo")
+        try:
+            values = await self._calls.values(job, uploaded)
+            chosen = {name: render_text(template, values) for name, template in submit.chosen.items()}
+            if chosen:
+                await report.checkpoint(state.begun(chosen).as_json())
+            max_bytes = MAX_FILE_BYTES if self._spec.poll is None else MAX_JSON_BYTES
+            return state, chosen, await self._calls.ask(submit, {**values, **chosen}, job, max_bytes)
+        except Rejected as error:
+            if error.retry_after is not None and not chosen:
+                await self._forget_unused(state, report)
+            raise
 
-    async def _unsend(self, state: State, report: Report, before: State) -> None:
-        """Forget what was uploaded for work that the upstream did not take."""
-        sent = state.uploads[len(before.uploads) :]
-        if sent:
+    async def _forget_unused(self, state: State, report: Report) -> None:
+        """Forget all that was uploaded, also for earlier work, which is over."""
+        if state.uploads:
             with contextlib.suppress(ProcessorError):
-                await self._forget_uploads(sent)
-                await report.checkpoint(before.as_json() if before.works or before.uploads else {})
+                await self._forget_uploads(state.uploads)
+                await report.checkpoint(replace(state, uploads=()).as_json() if state.works else {})
 
     async def _at_once(self, answer: Answer, chosen: Values, state: State, report: Report, usage: Usage) -> Result:
         """Return the result that the answer to the submission holds."""
         links: tuple[str, ...] = ()
         if sniff(answer.body) is None:
             body = answer.json()
-            work = {**work_of(body, self._spec.submit.keep), **chosen}
+            work = {**work_of(body, self._spec.submit.keep, self._spec.needed), **chosen}
             links = links_of(find(body, self._spec.result.files)[: self._spec.result.count])
             if work or links:
-                state = replace(state.begun(work) if work else state, links=links)
+                state = replace(state.begun(work, ended=True) if work else state, links=links)
+                await usage.say(body, done=True)  # first, as above
                 await report.checkpoint(state.as_json())
         try:
             return await self._files(answer, usage)

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from tryon.processor import IMAGE_TYPES, Info, OutputRole, Role
 from worker.processors.httpjob.pictures import Limits
-from worker.processors.httpjob.templates import names_in
+from worker.processors.httpjob.templates import TRUSTED, names_in
 
 PRESETS: Final = Path(__file__).with_name("presets")
 SENDS: Final = ("data_url", "base64", "url")
@@ -150,6 +150,15 @@ class Spec:
     forget: Call | None
     errors: tuple[Rule, ...]
 
+    @property
+    def needed(self) -> frozenset[str]:
+        """Return the names of ``submit.keep`` that a later request is made with.
+
+        Work whose result comes with the answer is neither asked for nor cancelled.
+        """
+        waits = () if self.poll is None else (self.poll, self.result.fetch, self.cancel)
+        return frozenset().union(*map(names_of, (*waits, self.forget))) & set(self.submit.keep)
+
 
 # -- reading ---------------------------------------------------------------------------
 
@@ -269,7 +278,8 @@ def _check(spec: Spec) -> None:
     """Raise ValueError for what no schema can say."""
     if spec.key is None and any("key" in names_in(each) for each in (spec.headers, spec.submit.headers)):
         raise ValueError("key is missing: give key, or key_env with the name of an environment variable")
-    if any(picture.send == "url" for picture in spec.pictures.values()) and spec.upload is None:
+    uploads = any(picture.send == "url" for picture in spec.pictures.values())
+    if uploads and spec.upload is None:
         raise ValueError("a role is sent as url, and there is no upload")
     unsend = None if spec.upload is None else spec.upload.forget
     calls = [spec.upload, spec.submit, spec.poll, spec.result.fetch, spec.cancel, spec.forget]
@@ -278,16 +288,17 @@ def _check(spec: Spec) -> None:
             continue
         if "key" in names_in([call.path, call.json]):
             raise ValueError("{key} may stand in headers only")
-        if "key" in names_in(call.headers) and call.path in {f"{{{name}}}" for name in names_in(call.path)}:
+        answered = {f"{{{name}}}" for name in names_in(call.path) if not name.startswith(TRUSTED)}
+        if "key" in names_in(call.headers) and call.path in answered:
             raise ValueError(f"{call.path} may lead to any of hosts: give {{key}} in the headers above all tables")
-    later = {name for call in calls[2:] for name in _names(call)}
+    later = {name for call in calls[2:] for name in names_of(call)}
     if lacking := sorted(later - set(spec.submit.keep) - set(spec.submit.chosen)):
         raise ValueError(f"{{{lacking[0]}}} is neither in submit.keep nor in submit.chosen")
-    if spec.upload is not None and (lacking := sorted(_names(unsend) - set(spec.upload.keep))):
+    if spec.upload is not None and (lacking := sorted(names_of(unsend) - set(spec.upload.keep))):
         raise ValueError(f"upload.forget: {{{lacking[0]}}} is not in upload.keep")
     if unsend is not None and spec.forget is None:
         raise ValueError("upload.forget needs forget: else a receipt would promise that the result is deleted, too")
-    if spec.upload is not None and spec.forget is not None and unsend is None:
+    if uploads and spec.forget is not None and unsend is None:
         raise ValueError("forget needs upload.forget: else a receipt would promise that the uploads are deleted, too")
     always = {"session", "job", "seed", *(f"vars.{name}" for name in spec.variables)}
     if lacking := sorted(set(names_in(spec.submit.chosen)) - always):
@@ -296,10 +307,10 @@ def _check(spec: Spec) -> None:
         raise ValueError("cancel and forget need a name in submit.keep or submit.chosen")
 
 
-def _names(call: Call | None) -> set[str]:
-    """Return the names of a call that stand for something of an answer before it."""
-    found = set() if call is None else set(names_in([call.path, call.json]))
-    return {name for name in found if not name.startswith("vars.")}
+def names_of(call: Call | None) -> set[str]:
+    """Return the names in a call that stand for something of an answer before it."""
+    found = set() if call is None else set(names_in([call.path, call.json, call.headers]))
+    return {name for name in found if name != "key" and not name.startswith(TRUSTED)}
 
 
 def _with_call(table: Mapping[str, Any], where: str, name: str) -> Mapping[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
 from testkit.uploads import picture
-from worker.processors.cog.results import MAX_FILES, File, decode, files_of, type_of
+from tryon.processor.validation import checkpoint_text
+from worker.processors.cog.results import MAX_FILES, File, decode, files_of, links_of, type_of
 
 URL = "data:image/png;base64," + base64.b64encode(picture()).decode()
 LINK = "https://cog.example/outputs/1.png"
@@ -34,6 +36,18 @@ def test_output_without_usable_files_is_refused(output: object) -> None:
     """No file, or far too many, is an error."""
     with pytest.raises(ValueError, match="files"):
         files_of(output, {})
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "😀"])
+def test_links_are_kept_as_far_as_a_checkpoint_holds_them(letter: str) -> None:
+    """What is counted are the bytes of JSON, of which a letter takes up to twelve."""
+    assert links_of([File("result", LINK), File("mask", LINK)]) == [["result", LINK], ["mask", LINK]]
+    assert links_of([File("result", LINK), File("mask", URL)]) == []
+    size = len(json.dumps(letter)) - 2
+    for length, fits in ((8000, True), (8192, False)):
+        links = links_of([File("result", LINK + letter * (length // size))])
+        assert bool(links) is fits
+        checkpoint_text({"links": links})
 
 
 def test_content_decides_type() -> None:

@@ -23,6 +23,8 @@ class Told:
     reports: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     used: dict[str, float] = field(default_factory=dict)
+    paid: list[dict[str, float]] = field(default_factory=list)
+    """What was used before each checkpoint."""
     previews: list[tuple[bytes, str]] = field(default_factory=list)
     lost: bool = False
 
@@ -42,6 +44,7 @@ class Told:
         if self.lost:
             raise AttemptLost
         self.checkpoints.append(dict(checkpoint))
+        self.paid.append(dict(self.used))
 
     async def usage(
         self, *, credits: float | None = None, cost_usd: float | None = None, gpu_seconds: float | None = None

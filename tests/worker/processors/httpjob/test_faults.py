@@ -90,6 +90,22 @@ async def test_link_of_an_answer_at_once_is_fetched_by_the_next_attempt(job: Job
         await processor.close()
 
 
+@pytest.mark.parametrize("polled", [True, False])
+async def test_usage_is_said_before_the_checkpoint(polled: bool, job: Job) -> None:
+    """A worker that dies before the next answer has told what was paid for."""
+    told = Told()
+    async with ModelHost() as server:
+        options = server.options(result={"files": "files.*.url"})
+        processor = HttpJob(**{name: each for name, each in options.items() if polled or name != "poll"})
+        files = [{"url": f"{server.url}/files/0"}]
+        server.next = [Reply.of({"id": "1", "cost": 4.5, "files": files}, 201)]
+        if polled:
+            server.next.append(Reply.of({"status": "succeeded", "files": files}))
+        await run(processor, job, told)
+        assert told.paid == [{"credits": 4.5}]
+        await processor.close()
+
+
 async def test_work_that_is_never_done_is_stopped_and_cancelled(job: Job) -> None:
     """The run ends when it is cancelled; the host is told by another child."""
     told = Told()

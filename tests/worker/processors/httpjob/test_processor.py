@@ -107,16 +107,70 @@ async def test_uploads_are_in_the_checkpoint_and_forgotten(job: Job) -> None:
         assert server.works["3"].state == "forgotten"
 
 
-async def test_uploads_for_work_that_was_not_taken_are_forgotten(job: Job) -> None:
-    """A busy host is asked again, and another one may do the work: nothing is left."""
+@pytest.mark.parametrize("taken", [2, 1])
+@pytest.mark.parametrize("before", [{}, {"works": [], "uploads": [{"file": "9"}]}], ids=["first", "after-a-killed-one"])
+async def test_uploads_for_work_that_was_not_taken_are_forgotten(taken: int, before: dict[str, Any], job: Job) -> None:
+    """A host that is busy, also with an upload: another one may do the work."""
     told = Told()
     async with host(**UPLOADED) as (server, processor):
-        uploads = [Reply.of({"id": each, "urls": {"get": f"{server.url}/inputs/{each}"}}) for each in "12"]
-        server.uploads = {"1", "2"}
-        server.next = [*uploads, Reply.of({}, 429)]
-        assert (await failed(processor, job, told)).code == "backend_busy"
-        assert server.uploads == set()
+        uploads = [Reply.of({"id": each, "urls": {"get": f"{server.url}/inputs/{each}"}}) for each in "12"[:taken]]
+        server.uploads = {*"12"[:taken], "9"}
+        server.next = [*uploads, Reply.of({}, 429, Retry_After="17")]
+        with pytest.raises(ProcessorError) as error:
+            await processor.resume(job, before, told)
+        assert (error.value.code, error.value.retry_after) == ("backend_busy", 17)
+        assert server.uploads == ({"9"} if not before else set())
         assert told.checkpoints[-1] == {}, "nothing keeps the session on this host"
+
+
+async def test_uploads_stay_known_while_the_host_cannot_forget_them(job: Job) -> None:
+    """Their deletion fails, too: the checkpoint goes on naming them."""
+    told = Told()
+    async with host(**UPLOADED) as (server, processor):
+        server.next = [Reply.of({"id": "1", "urls": {"get": "x"}}), Reply.of({}, 429), Reply.of({}, 500)]
+        assert (await failed(processor, job, told)).code == "backend_busy"
+        assert told.checkpoints[-1]["uploads"] == [{"file": "1"}]
+
+
+async def test_upload_is_made_from_templates_as_well(job: Job) -> None:
+    """Path and headers of a form."""
+    upload = {"path": "/{vars.folder}", "url": "urls.get", "headers": {"X-Of": "{session}", "X-No": "{params.no}"}}
+    roles = {"person": {"send": "url"}}
+    async with host(roles=roles, upload=upload, forget=None, vars={"folder": "files"}) as (server, processor):
+        await run(processor, job)
+        [asked] = server.server.asked("POST", "/files")
+        assert (asked.headers["x-of"], "x-no" in asked.headers) == (job.session_id, False)
+
+
+@pytest.mark.parametrize("keep", [{"id": "nowhere"}, {"id": "list"}, {"id": "long"}])
+async def test_name_that_nothing_needs_may_be_missing(keep: dict[str, str], job: Job) -> None:
+    """The result is in the answer: there is nothing to ask for, stop or delete."""
+    told = Told()
+    submit = {"path": "/try-on", "json": {"p": "{person}"}, "keep": keep}
+    cancel = {"method": "POST", "path": "/jobs/{id}/cancel"}
+    async with ModelHost() as server:
+        processor = HttpJob(url=server.url, submit=submit, cancel=cancel, result={"files": "image"})
+        image = base64.b64encode(server.results[0]).decode()
+        server.next = [Reply.of({"image": image, "list": [[1]], "long": "x" * 5000})]
+        [output] = await run(processor, job, told)
+        assert (output.data, told.checkpoints) == (server.results[0], [])
+        server.next = [Reply.of({"image": image, "nowhere": "7", "list": "7", "long": "7"})]
+        await run(processor, job, told)
+        assert told.checkpoints == [{"works": [{"id": "7"}], "ended": True}]
+        assert processor.cancel is not None
+        await processor.cancel(Reference(key=job.key), told.checkpoints[-1])
+        assert len(server.server.requests) == 2, "it has ended: there is nothing to cancel"
+        await processor.close()
+
+
+async def test_name_that_forget_needs_may_not_be_missing(job: Job) -> None:
+    """Else the receipt would promise a deletion that nobody can ask for."""
+    submit = {"path": "/try-on", "json": {"p": "{person}"}, "keep": {"id": "id", "more": "more"}}
+    async with ModelHost() as server:
+        forget = {"method": "DELETE", "path": "/jobs", "headers": {"X-Id": "{id}"}}
+        processor = HttpJob(url=server.url, submit=submit, forget=forget, result={"files": "image"})
+        assert (await failed(processor, job)).code == "processor_error"
+        await processor.close()
 
 
 @pytest.mark.parametrize("name", ["fal", "fashn", "replicate", "bfl", "pruna"])

@@ -131,9 +131,11 @@ GOOD: dict[str, Any] = {"url": "https://a.example", "submit": {"path": "/x"}}
         (GOOD | {"roles": {"person": {"send": "url"}}}, "there is no upload"),
         (GOOD | {"upload": {"path": "/x", "url": "u", "forget": {"path": "/x/{id}"}}}, "{id} is not in upload.keep"),
         (
-            GOOD | {"upload": {"path": "/x", "url": "u"}, "forget": {"path": "/x"}},
+            GOOD
+            | {"upload": {"path": "/x", "url": "u"}, "forget": {"path": "/x"}, "roles": {"person": {"send": "url"}}},
             "forget needs upload.forget",
         ),
+        (GOOD | {"poll": {"path": "/x", "headers": {"X-Id": "{id}"}}}, "{id} is neither in submit.keep"),
         (GOOD | {"roles": {"person": {"send": "carrier"}}}, "not one of data_url, base64, url"),
     ],
 )
@@ -143,6 +145,34 @@ def test_mistake_in_the_options_is_one_line_at_the_start(options: dict[str, Any]
         HttpJob(**options)
     assert words in str(failed.value)
     assert "\n" not in str(failed.value)
+
+
+UPLOAD = {"path": "/files", "url": "url", "keep": {"file": "id"}}
+WITH_ID: dict[str, Any] = {"url": "https://a.example", "submit": {"path": "/x", "keep": {"id": "id"}}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        WITH_ID | {"upload": UPLOAD, "forget": {"path": "/x/{id}"}},
+        WITH_ID | {"upload": UPLOAD | {"forget": {"path": "/{file}"}}, "forget": {"path": "/x/{id}"}},
+        WITH_ID | {"upload": UPLOAD, "roles": {"person": {"send": "url"}}},
+        GOOD
+        | {"key": "k", "vars": {"poll": "https://b.example/x"}}
+        | {"poll": {"path": "{vars.poll}", "headers": {"Authorization": "{key}"}}},
+        {"preset": "pruna", "key": "k", "roles": {"person": {"send": "data_url"}, "garment": {"send": "data_url"}}}
+        | {"forget": {"method": "DELETE", "path": "/predictions/{id}"}},
+        {"preset": "fal", "key": "k", "hosts": ["https://*.fal.media", "https://api.fal.ai"]}
+        | {"header_hosts": ["https://api.fal.ai"]}
+        | {"forget": {"method": "DELETE", "path": "https://api.fal.ai/v1/models/requests/{id}/payloads"}},
+        {"preset": "bfl", "key": "k", "url": "https://api.eu.bfl.ai/v1"},
+    ],
+    ids=["upload-unused", "both-forget", "neither-forgets", "path-of-vars", "pruna-inline", "fal-forgets", "bfl-eu"],
+)
+def test_legitimate_options_are_taken(options: dict[str, Any]) -> None:
+    """Among them what the presets' comments offer."""
+    jsonschema.validate(options, SCHEMA)
+    assert HttpJob(**options).info.name
 
 
 def test_schema_of_the_options_is_a_schema() -> None:
