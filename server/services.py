@@ -197,12 +197,13 @@ def _sessions(adapters: _Adapters) -> Sessions:
     )
     queueing = Queueing(queue=queue, reader=database.reader)
     transitions = Transitions(writer=database.writer, bus=bus, access=access)
-    requeueing = Requeueing(transitions=transitions, queueing=queueing, max_attempts=config.max_attempts)
+    checkpoints = _checkpoints(adapters)
+    requeueing = Requeueing(
+        transitions=transitions, queueing=queueing, checkpoints=checkpoints, max_attempts=config.max_attempts
+    )
     erased_bytes = ErasedBytes()
     processors = ProcessorDirectory(rows=database.processors, setting=config.processor, clock=adapters.clock)
-    cleaning = UpstreamCleaning(
-        cleanups=database.cleanups, checkpoints=_checkpoints(adapters), queue=queue, processors=processors
-    )
+    cleaning = UpstreamCleaning(cleanups=database.cleanups, checkpoints=checkpoints, queue=queue, processors=processors)
     reads = SessionReads(
         reader=database.reader,
         shared_reads=SharedReads(reader=database.reader, bus=bus),

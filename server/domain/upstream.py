@@ -21,6 +21,10 @@ class UpstreamWork(msgspec.Struct, frozen=True):
     """The processor's own words by which it finds the work again."""
     deletable: bool = True
     """Whether the processor can delete what is kept there."""
+    attempt: int = 0
+    """The attempt that has committed it."""
+    usage: dict[str, float] | None = None
+    """What that attempt had used by then; it counts if its worker is lost."""
 
     def __repr__(self) -> str:
         return f"<UpstreamWork of {self.processor} {self.key}>"  # a checkpoint may name what is secret

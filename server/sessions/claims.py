@@ -217,7 +217,8 @@ class Claims:
         """
         before = claim.work
         key = before.key if before is not None and before.checkpoint else f"{claim.session.id}-{claim.attempt}"
-        work = UpstreamWork(claim.processor, key, dict(checkpoint), deletable)
+        usage = None if claim.notes.usage is None else dict(claim.notes.usage)
+        work = UpstreamWork(claim.processor, key, dict(checkpoint), deletable, claim.attempt, usage)
         if not await self._checkpoints.save(claim.session.id, claim.attempt, work):
             return False
         claim.notes.work = work
@@ -244,7 +245,8 @@ class Claims:
     def note_usage(self, claim: Claim, usage: Usage) -> None:
         """Note what the attempt has used so far, in place of what was noted before.
 
-        It stands in the event that ends the attempt.
+        It stands in the event that ends the attempt. If its worker is lost, that event
+        has what was noted before the last checkpoint.
         """
         claim.notes.usage = usage
 

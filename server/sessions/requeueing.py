@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from server.adapters.database.changes import Cancel, Change, Fail, Outcome, Requeue, Usage
 from server.domain.session import Session
+from server.sessions.checkpoints import Checkpoints
 from server.sessions.queueing import Queueing
 from server.sessions.transitions import Transitions, failure
 from tryon.protocol.states import Event, Status
@@ -20,8 +21,11 @@ log = logging.getLogger("tryon.sessions")
 class Requeueing:
     """The rule for a session whose attempt ended without a result; stateless."""
 
-    def __init__(self, *, transitions: Transitions, queueing: Queueing, max_attempts: int) -> None:
+    def __init__(
+        self, *, transitions: Transitions, queueing: Queueing, checkpoints: Checkpoints, max_attempts: int
+    ) -> None:
         self._transitions = transitions
+        self._checkpoints = checkpoints
         self._queueing = queueing
         self._max_attempts = max_attempts
 
@@ -79,6 +83,11 @@ class Requeueing:
     async def take_back(self, session: Session) -> bool:
         """Requeue or end a session whose worker let its lease lapse.
 
-        Return False if the worker renewed it in time.
+        Return False if the worker renewed it in time. What the attempt had used when it
+        saved its last checkpoint counts. Raises Unavailable.
         """
-        return await self.requeue(session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True)
+        work = await self._checkpoints.load(session.id)
+        usage = work.usage if work is not None and work.attempt == session.attempt else None
+        return await self.requeue(
+            session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True, usage=usage
+        )

@@ -283,7 +283,10 @@ class Report(Protocol):
     async def usage(
         self, *, credits: float | None = None, cost_usd: float | None = None, gpu_seconds: float | None = None
     ) -> None:
-        """Say what this attempt has used so far, in place of what it said before."""
+        """Say what this attempt has used so far, in place of what it said before.
+
+        The next :meth:`checkpoint` keeps it, also if the worker is lost after that.
+        """
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Commit what :meth:`Resumes.resume` needs; it is stored when this returns.

@@ -204,6 +204,7 @@ class SessionRun:
             os.close(file)
 
     async def _pass_on(self, report: Report, reply: Callable[[Committed], object]) -> None:
+        await self._pass_usage(report)  # before the checkpoint, which keeps it
         while self._checkpoints:
             checkpoint = self._checkpoints.popleft()
             lost = False
@@ -212,7 +213,6 @@ class SessionRun:
             except AttemptLost:
                 lost = True
             reply(Committed(self.number, lost))
-        await self._pass_usage(report)
         if self._preview is not None:
             (preview, file), self._preview = self._preview, None
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy
 
 from server.domain.sealing import Sealer
 from server.services import Services, open_services
@@ -110,6 +111,24 @@ async def test_usage_stands_in_the_event_that_ends_the_attempt(services: Service
         {"cost_usd": 0.25},
     ]
     assert (await row(services, session)).status is Status.FAILED
+
+
+async def test_usage_of_a_lost_worker_is_what_its_checkpoint_has(services: Services) -> None:
+    """It counts once: in the event that ends the attempt that used it."""
+    claims = services.sessions.claims
+    session = await submit(services)
+    first = await begin(services, session)
+    claims.note_usage(first, {"credits": 2})
+    assert await claims.checkpoint(first, FOUND_BY)
+    claims.note_usage(first, {"credits": 3})
+    for _ in range(2):  # the second attempt resumes the work, and uses nothing more
+        async with services.database.connections.write() as connection:
+            await connection.execute(sqlalchemy.text("UPDATE tryon_sessions SET lease_expires_at = created_at"))
+        assert await services.sessions.requeueing.take_back(await row(services, session))
+        await begin(services, session)
+    found = await services.database.reader.with_events(session.id, 0)
+    assert found is not None
+    assert [event.data.get("usage") for event in found.events] == [None, None, {"credits": 2}, None, None, None]
 
 
 async def test_processor_of_an_attempt_stands_in_the_trail(services: Services) -> None:
