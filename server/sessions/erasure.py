@@ -103,7 +103,7 @@ class Erasure:
         await self._notify(family, GoneReason.DELETED)
         if deleted.cleanups:
             with contextlib.suppress(Unavailable):  # else the reconciler does it
-                await self._cleaning.enqueue_due()
+                await self._cleaning.enqueue_new(deleted.cleanups)
         with contextlib.suppress(QueueUnavailable):
             await self._queue.ring_cancel(*(session.id for session in family))
         unnamed = [session.id for session in family if may_have_unnamed_outputs(session)]

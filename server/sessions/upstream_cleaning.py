@@ -11,6 +11,7 @@ for it, and no attempt is counted.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,14 +86,34 @@ class UpstreamCleaning:
         none has the processor of a cleanup, it is looked at again later.
         """
         for _ in range(MAX_PAGES):
-            page = await self._cleanups.due(limit=AT_ONCE)
-            running = await self._processors.running() if page else set()
-            held = [each for each in page if running and not self._has_worker(each, running)]
-            if held:
-                await self._cleanups.postpone([each.id for each in held], seconds=HELD_SECONDS)
-            await self._enqueue([each for each in page if each not in held])
-            if len(held) < AT_ONCE:
+            if await self._enqueue(await self._cleanups.due(limit=AT_ONCE)) < AT_ONCE:
                 return
+
+    async def enqueue_new(self, works: Mapping[str, str]) -> None:
+        """Enqueue the jobs of cleanups that an erasure has just added.
+
+        ``works``: encrypted checkpoints by their ids; the reconciler sees to those
+        beyond :data:`AT_ONCE`. Raises Unavailable.
+        """
+        new = itertools.islice(works.items(), AT_ONCE)
+        await self._enqueue([Cleanup(each, CleanupKind.FORGET, work, attempts=0) for each, work in new])
+
+    async def _enqueue(self, page: Sequence[Cleanup]) -> int:
+        """Enqueue those that a worker may do; return the number of the others."""
+        running = await self._processors.running() if page else set()
+        held = [each for each in page if running and not self._has_worker(each, running)]
+        if held:
+            await self._cleanups.postpone([each.id for each in held], seconds=HELD_SECONDS)
+        for cleanup in page:
+            if cleanup not in held and await self._begin(cleanup):
+                try:
+                    await self._queue.enqueue_cleanup(cleanup.id, cleanup.attempts + 1)
+                except QueueUnavailable:
+                    break
+        return len(held)
+
+    async def _begin(self, cleanup: Cleanup) -> bool:
+        return await self._cleanups.begin(cleanup, pause_seconds=_pause(PAUSE_SECONDS, cleanup.attempts))
 
     def _has_worker(self, cleanup: Cleanup, running: Collection[str]) -> bool:
         work = self._checkpoints.opened(cleanup.work)
@@ -111,14 +132,6 @@ class UpstreamCleaning:
                 *(processor, processor),
             )
 
-    async def _enqueue(self, cleanups: Sequence[Cleanup]) -> None:
-        for cleanup in cleanups:
-            if await self._cleanups.begin(cleanup, pause_seconds=_pause(PAUSE_SECONDS, cleanup.attempts)):
-                try:
-                    await self._queue.enqueue_cleanup(cleanup.id, cleanup.attempts + 1)
-                except QueueUnavailable:
-                    return
-
     async def remove_overdue(self) -> None:
         """Give up the cleanups whose time is over. Raises Unavailable."""
         if count := await self._cleanups.remove_overdue():
@@ -134,8 +147,11 @@ class UpstreamCleaning:
         return None if cleanup is None or work is None else DueCleanup(cleanup.id, cleanup.kind, work, cleanup.attempts)
 
     async def hold(self, cleanup: DueCleanup) -> None:
-        """Leave a cleanup to a worker that has its processor. Raises Unavailable."""
-        await self._cleanups.postpone([cleanup.id], seconds=HELD_SECONDS)
+        """Leave a cleanup to a worker that has its processor. Raises Unavailable.
+
+        The attempt that was counted for its job was none.
+        """
+        await self._cleanups.take_back_attempt(cleanup.id, attempts=cleanup.attempts, seconds=HELD_SECONDS)
 
     async def failed(self, cleanup: DueCleanup) -> None:
         """Let a cleanup that has failed be tried again soon. Raises Unavailable."""

@@ -98,6 +98,15 @@ class Cleanups:
         async with self._connections.write() as connection:
             await connection.execute(later.values(next_at=database_time(seconds)))
 
+    async def take_back_attempt(self, cleanup_id: str, *, attempts: int, seconds: float) -> None:
+        """Count one attempt less than ``attempts``; the next is due in ``seconds``.
+
+        Nothing changes if another process has counted one meanwhile.
+        """
+        counted = update(tables.cleanups).where(_c.id == cleanup_id, _c.attempts == attempts)
+        async with self._connections.write() as connection:
+            await connection.execute(counted.values(attempts=max(0, attempts - 1), next_at=database_time(seconds)))
+
     async def get(self, cleanup_id: str) -> Cleanup | None:
         """Return a cleanup that is left to do, or None."""
         found = select(_c.id, _c.kind, _c.work, _c.attempts).where(_c.id == cleanup_id)

@@ -228,6 +228,54 @@ async def test_cleanups_that_wait_for_a_processor_hold_up_no_other(
     assert first in {each["id"] for each in await rows(services)}
 
 
+async def test_deletion_looks_at_its_own_cleanups_alone(services: Services) -> None:
+    """A backlog that waits for a removed processor is the reconciler's."""
+    _, earlier = await begun_upstream(services)
+    assert await services.sessions.claims.fail(earlier, "processor_error")
+    await make_due(services)
+    [waits] = await rows(services)
+    session, _ = await begun_upstream(services)
+    await services.redis.flushdb()
+    await services.sessions.processors.publish("w1", describe(Info(name="mock")))
+    await services.sessions.erasure.delete(session.id, session.owner)
+    left = {each["id"]: each for each in await rows(services)}
+    assert left.pop(waits["id"]) == waits
+    [own] = left.values()
+    assert await services.redis.zrange(services.config.queue_name, 0, -1) == [f"cleanup-{own['id']}:1".encode()]
+    assert own["attempts"] == 1
+
+
+async def test_cleanup_of_deletion_waits_for_its_processor(services: Services) -> None:
+    """No worker has it: no attempt is counted."""
+    session, _ = await begun_upstream(services)
+    await services.redis.flushdb()
+    other = ProcessorDirectory(rows=services.database.processors, setting="cog", clock=services.clock)
+    await other.publish("w1", describe(Info(name="cog")))
+    await services.sessions.erasure.delete(session.id, session.owner)
+    [left] = await rows(services)
+    assert left["attempts"] == 0
+    assert await services.redis.zrange(services.config.queue_name, 0, -1) == []
+
+
+async def test_attempt_that_a_wrong_worker_took_is_not_counted(services: Services) -> None:
+    """Once, and not if another process has counted the next one meanwhile."""
+    _, claim = await begun_upstream(services)
+    assert await services.sessions.claims.fail(claim, "processor_error")
+    await services.sessions.cleaning.enqueue_due()
+    taken = await due(services)
+    assert taken.attempts == 1
+    for _ in range(2):
+        await services.sessions.cleaning.hold(taken)
+        [left] = await rows(services)
+        assert left["attempts"] == 0
+    await make_due(services)
+    await services.sessions.cleaning.enqueue_due()
+    await make_due(services)
+    await services.sessions.cleaning.enqueue_due()
+    await services.sessions.cleaning.hold(taken)
+    assert [each["attempts"] for each in await rows(services)] == [2]
+
+
 async def test_cleanup_waits_for_redis(config: MakeConfig, database_url: str, start_valkey: StartValkey) -> None:
     """While Redis is unavailable the row stays; a later attempt enqueues it."""
     valkey = start_valkey()
