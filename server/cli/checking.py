@@ -30,7 +30,6 @@ from server.domain.images import (
     sniff,
 )
 from server.sessions.roles import ALIAS
-from server.system.randomness import SystemRandomness
 from server.web.api.params import parse_params, resolve
 from tryon.client.api import AsyncTryOn
 from tryon.client.problems import Problem
@@ -159,7 +158,7 @@ def _judge_params(params: Params, processor: ProcessorView, limits: LimitsView) 
         text = msgspec.json.encode(params)
         if len(text) > limits.max_params_bytes:
             raise Unprocessable("bad_params", part="params", pointer="")
-        resolve(parse_params(text), schema, SystemRandomness())
+        resolve(parse_params(text), schema)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,9 @@ from server.domain.stored_files import Direction, StoredFile
 from tryon.protocol.states import Event, Status
 from tryon.protocol.views import EventData, Params
 
+MAX_SEED: Final = 2**31 - 1
+"""The largest seed of a session."""
+
 
 def session_id_of(at: float, random: bytes) -> str:
     """Return a UUIDv7 (RFC 9562 section 5.7), which sorts by creation.

@@ -26,7 +26,7 @@ from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files, MissingFile
 from server.domain.allowance import Allowance
 from server.domain.outputs import EXTENSIONS
-from server.domain.session import Session, session_id_of
+from server.domain.session import MAX_SEED, Session, session_id_of
 from server.domain.stored_files import Direction, NewFile, StoredFile
 from server.domain.tokens import Signer
 from server.sessions.describing import describe
@@ -209,14 +209,14 @@ class Submissions:
         *,
         request_id: str | None,
         address: str | None = None,
-        judge: Callable[[Session], Params] | None = None,
+        judge: Callable[[Session, int | None], tuple[Params, int | None]] | None = None,
     ) -> tuple[Session, bool]:
         """Run a failed or cancelled session again, over its own copy of the inputs.
 
-        A seed that the client chose, or that stands in the params, stays; another one
-        is drawn anew, or a failure of chance would come again.
-        ``judge``: raises Unprocessable if the processor does not take the original any
-        more, and returns the params of the new session. Return the new session, and
+        ``judge``: is given the original, and the seed that the client chose for it; it
+        returns the params and the seed of the new session, and raises Unprocessable if
+        the processor does not take the original any more. A seed of None is drawn
+        anew, or a failure of chance would come again. Return the new session, and
         whether an earlier call made it. Raises NotFound, also when the original is
         erased meanwhile; Conflict in any other state; StorageFull, RateLimited,
         Unavailable.
@@ -226,7 +226,8 @@ class Submissions:
             raise errors.Conflict("not_finished")
         if (successor := await self._reader.retry_of(original.id)) is not None:
             return successor, True
-        params = original.params if judge is None else judge(original)
+        chosen = original.seed if await self._seed_was_chosen(original.id) else None
+        params, seed = (original.params, chosen) if judge is None else judge(original, chosen)
         new_id = self._new_id()
         files = tuple(
             msgspec.structs.replace(file, key=input_key(new_id, file.role, file.index, EXTENSIONS[file.type]))
@@ -236,14 +237,13 @@ class Submissions:
             contents = [await self._files.get(file.key) for file in original.inputs]
         except MissingFile:
             raise NotFound from None
-        chosen = await self._seed_was_chosen(original.id)
         new = NewSession(
             id=new_id,
             owner=original.owner,
             processor=self._processor,
             params=params,
-            seed=original.seed if chosen or params.get("seed") == original.seed else self._seed(),
-            seed_chosen=chosen,
+            seed=self._seed() if seed is None else seed,
+            seed_chosen=chosen is not None,
             files=files,
             request_id=request_id,
             deadline_seconds=self._deadline_seconds,
@@ -270,7 +270,7 @@ class Submissions:
         return session_id_of(self._clock.wall(), self._randomness.bytes(10))
 
     def _seed(self) -> int:
-        return self._randomness.randint(0, 2**31 - 1)
+        return self._randomness.randint(0, MAX_SEED)
 
     def _hash(self, address: str | None) -> str | None:
         return None if address is None else self._signer.address_hash(address)

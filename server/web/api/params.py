@@ -8,7 +8,7 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from server.domain.client_json import BadJson, TooDeep, decode_json
-from server.system.randomness import Randomness
+from server.domain.session import MAX_SEED
 from tryon.processor.params import BadParams, ParamsSchema
 from tryon.protocol.errors import Unprocessable
 from tryon.protocol.views import Params
@@ -18,9 +18,6 @@ MAX_PARAMS_DEPTH: Final = 16
 
 MAX_FILLED_BYTES: Final = 64 * 1024
 """Maximum bytes of params with the defaults of the processor."""
-
-MAX_SEED: Final = 2**31 - 1
-"""The largest seed of a session."""
 
 
 def parse_params(data: bytes) -> Params:
@@ -45,28 +42,41 @@ def parse_params(data: bytes) -> Params:
 class Resolved:
     """What a session runs with: its params with all defaults, and its seed.
 
-    ``seed_chosen``: whether the client chose the seed.
+    ``seed``: None is to be drawn. ``seed_chosen``: whether the client chose it.
     """
 
     params: Params
-    seed: int
+    seed: int | None
     seed_chosen: bool
 
 
-def resolve(values: Params, schema: ParamsSchema, randomness: Randomness) -> Resolved:
+def resolve(values: Params, schema: ParamsSchema) -> Resolved:
     """Return what a session with these params runs with.
 
-    The seed is the one in ``params``, the schema's default of it, or drawn. Raises
-    Unprocessable: ``bad_params`` with a pointer to what does not fit.
+    Raises Unprocessable: ``bad_params`` with a pointer to what does not fit.
     """
     chosen = values.get("seed")
     if chosen is not None and not _is_seed(chosen):
         raise _refused(BadParams("/seed", f"must be a whole number from 0 to {MAX_SEED}"))
+    return _resolved(values, None if chosen is None else int(chosen), schema)
+
+
+def resolve_again(params: Params, chosen: int | None, schema: ParamsSchema) -> Resolved:
+    """Return what a retry of a session with these params runs with, as :func:`resolve`.
+
+    ``chosen``: the seed that the client chose for the session; None: it chose none.
+    """
+    known = chosen is None or params.get("seed") == chosen
+    return _resolved(params if known else {**params, "seed": chosen}, chosen, schema)
+
+
+def _resolved(values: Params, chosen: int | None, schema: ParamsSchema) -> Resolved:
+    """Apply the one rule of seeds: chosen, else of the params, else drawn."""
     if not schema.allows("seed"):  # it is the session's, whatever the processor's own params are
         values = {name: value for name, value in values.items() if name != "seed"}
     params = checked(values, schema)
     seed = chosen if chosen is not None else params.get("seed")
-    return Resolved(params, int(seed) if _is_seed(seed) else randomness.randint(0, MAX_SEED), chosen is not None)
+    return Resolved(params, int(seed) if _is_seed(seed) else None, chosen is not None)
 
 
 def checked(values: Params, schema: ParamsSchema) -> Params:

@@ -27,7 +27,7 @@ from server.sessions.submissions import Idempotency
 from server.telemetry import logs, metrics
 from server.web.api.form import WEBHOOK
 from server.web.api.in_flight import IN_FLIGHT_SECONDS, KeysInFlight
-from server.web.api.params import checked, resolve
+from server.web.api.params import resolve, resolve_again
 from server.web.api.processor import roles_of
 from server.web.api.upload_slots import UploadSlot, UploadSlots
 from server.web.api.uploads import Upload, UploadedImage, read_upload
@@ -72,7 +72,6 @@ class SubmitEndpoints:
 
     def __init__(self, services: Services, imaging: Imaging) -> None:
         self._processors = services.sessions.processors
-        self._randomness = services.randomness
         self._config = services.config
         self._clock = services.clock
         self._storage_threads = services.storage_threads
@@ -152,7 +151,7 @@ class SubmitEndpoints:
         return json_response(session_answer(now, client_token=made), 201, headers | more)
 
     async def _submit(self, wish: _Wish, idempotency: Idempotency | None) -> Session:
-        resolved = resolve(wish.upload.params, wish.schema, self._randomness)
+        resolved = resolve(wish.upload.params, wish.schema)
         webhook = self._webhook(wish.upload.webhook)
         original, copies = None, list[NewFile]()
         if wish.upload.original:
@@ -216,9 +215,10 @@ class SubmitEndpoints:
         current = await self._processors.current()
         roles = roles_of(current.view, self._config)
 
-        def judge(original: Session) -> Params:
+        def judge(original: Session, chosen: int | None) -> tuple[Params, int | None]:
             roles.copied(original.inputs)
-            return checked(original.params, current.params)
+            resolved = resolve_again(original.params, chosen, current.params)
+            return resolved.params, resolved.seed
 
         session, replayed = await self._submissions.retry(
             request.path_params["session_id"],

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from server.web.api.params import MAX_PARAMS_BYTES, MAX_SEED
+from server.domain.session import MAX_SEED
+from server.web.api.params import MAX_PARAMS_BYTES
 from server.web.api.sessions import LIMIT, MAX_LIMIT
 from server.web.docs.examples import SESSION_ID
 from server.web.transports.long_poll import MAX_WAIT_SECONDS

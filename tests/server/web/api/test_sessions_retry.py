@@ -94,6 +94,24 @@ async def test_retry_keeps_seed_that_was_chosen(
         assert sessions[0]["seed"] in (7, 42)
 
 
+@pytest.mark.parametrize(("params", "seed"), [({}, 42), ({"seed": 7}, 7)])
+async def test_retry_has_one_seed_when_the_schema_gains_one(
+    web: Web, params: dict[str, Any], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default that fills the params is the session's; a chosen one fills both."""
+    monkeypatch.setattr("server.sessions.processors.FRESH_SECONDS", 0.0)
+    before: dict[str, Any] = {"additionalProperties": False}
+    after: dict[str, Any] = {"properties": {"seed": {"type": "integer", "default": 42}}}
+    token = new_token()
+    await web.services.sessions.processors.publish("w", describe(Info(name="mock", params_schema=before)))
+    files, data = {"image": picture()}, {"params": json.dumps(params)}
+    first = (await web.client.post(SESSIONS, files=files, data=data, headers=bearer(token))).json()
+    await do(web, "cancel", first["session_id"], token)
+    await web.services.sessions.processors.publish("w", describe(Info(name="mock", params_schema=after)))
+    again = (await do(web, "retry", first["session_id"], token)).json()
+    assert (again["params"], again["seed"]) == ({"seed": seed}, seed)
+
+
 async def test_retry_accepts_cancelled_session(web: Web) -> None:
     """Not only failed sessions can be retried."""
     session, token = await web.submit()
