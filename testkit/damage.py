@@ -142,6 +142,7 @@ def full_disk(cluster: Cluster) -> Iterator[None]:
 
 def fill_up(cluster: Cluster) -> None:
     """Fill what is free, as a program does that goes on writing."""
+    assert (cluster.data / "uploads").stat().st_dev != cluster.folder.stat().st_dev, "it has no disk of its own"
     with _ballast(cluster).open("ab", buffering=0) as file:
         for size in (65536, 4096, 1):
             with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Final
 
 from faults.evidence import terminal
@@ -96,6 +97,7 @@ async def full_everywhere(pace: Pace) -> Outcome:
             until = asyncio.get_running_loop().time() + pace.outage_seconds
             while asyncio.get_running_loop().time() < until or not all(screen.outcome for screen in scene.screens):
                 fill_up(scene.cluster)
+                scene.expect(not _maps(scene.cluster.data), "this process would die of SIGBUS, not the product")
                 scene.expect(await scene.clients.upload(patient=False) is None, "an upload was taken on a full disk")
                 await scene.metric("tryon_http_requests_total")  # its files are on that disk
                 await asyncio.sleep(0.5)
@@ -129,6 +131,11 @@ async def _uploaded(scene: Scene) -> tuple[str, dict[str, str]]:
     made = await scene.http.post(scene.cluster.url + SESSIONS, files={"image": photo()}, data={"params": "{}"})
     session = made.json()
     return f"{scene.cluster.url}{SESSIONS}/{session['session_id']}", {"X-Client-Token": session["client_token"]}
+
+
+def _maps(folder: Path) -> bool:
+    """Return whether this process has mapped a file of a folder (proc(5))."""
+    return f" {folder}/" in Path("/proc/self/maps").read_text()
 
 
 async def _erased(scene: Scene, url: str, token: dict[str, str]) -> None:

@@ -44,8 +44,10 @@ async def test_job_goes_in_output_comes_out(start: Start) -> None:
 
 async def test_start_of_a_further_child_moves_the_deadline(start: Start) -> None:
     """The time that it takes is none of its session's."""
-    pool = await start()
-    await run(pool)
+    # On a stalled machine another fork server would come, and with it another child.
+    pool = await start(timing=Timing(fork_seconds=60, status_seconds=60))
+    waiting = Waiting(pool)  # the one child is at work, and takes no other session
+    await waiting.reached()
     asked: list[bool] = []
 
     async def starting(ready: asyncio.Future[None]) -> float:
@@ -53,14 +55,22 @@ async def test_start_of_a_further_child_moves_the_deadline(start: Start) -> None
         await asyncio.wait({ready})
         return 2.5e9
 
-    await pool.run(job(), Reports(), starting)
-    assert asked == []
-    waiting = Waiting(pool)
-    await waiting.reached()
     [said] = await pool.run(job("describe", more=1), Reports(), starting)
     assert asked == [False]
     assert "2500000000.0" in said.data.decode()
     await waiting.end()
+
+
+async def test_child_that_is_ready_moves_no_deadline(start: Start) -> None:
+    """A session on the idle child waits for no start."""
+    pool = await start(timing=Timing(fork_seconds=60, status_seconds=60))
+    await run(pool)
+
+    async def starting(ready: asyncio.Future[None]) -> float:
+        raise AssertionError("nothing starts")
+
+    [said] = await pool.run(job("describe", more=1), Reports(), starting)
+    assert str(job().deadline_at) in said.data.decode()
 
 
 async def test_child_is_used_again(start: Start) -> None:
