@@ -90,7 +90,7 @@ class Stack:
             await asyncio.gather(*self._readers)
             return await self.process.wait()
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 15) -> int:
+    async def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 60) -> int:
         """Send a signal and wait for the end; return the exit status."""
         if self.process.returncode is None:
             self.process.send_signal(number)
@@ -98,7 +98,7 @@ class Stack:
 
     async def close(self) -> None:
         try:
-            await self.stop()
+            await self.stop(seconds=15)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()

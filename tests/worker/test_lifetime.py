@@ -291,7 +291,7 @@ async def test_busy_worker_stops_after_drain(
     seconds = time.monotonic() - asked
     with capsys.disabled():
         print(f"\n{number.name} -> gone, ten sessions running, drain of 1 s: {seconds:.2f} s")
-    assert 0.9 < seconds < settings.drain_seconds + 3  # 1.15 on an idle machine
+    assert 0.9 < seconds < settings.drain_seconds + 10  # 1.15 on an idle machine
     assert await feed.services.queue.depth() == len(sessions)
 
 
@@ -309,7 +309,7 @@ async def test_stubborn_processor_does_not_keep_worker(
     asked = time.monotonic()
     assert await process.stop() == 0
 
-    assert time.monotonic() - asked < settings.drain_seconds + 2.5  # 0.2 + 0.3 + 0.5 on an idle machine
+    assert time.monotonic() - asked < settings.drain_seconds + 10  # 0.2 + 0.3 + 0.5 on an idle machine
     assert (await feed.story(session.id)).session.status is Status.CREATED
 
 
@@ -332,7 +332,7 @@ async def test_hanging_redis_does_not_keep_worker(
     finally:
         valkey.resume()
 
-    assert seconds < settings.drain_seconds + 5  # 3.5 on an idle machine, most of it one time-out, tried twice
+    assert seconds < settings.drain_seconds + 35  # 3.5 on an idle machine, most of it one time-out, tried twice
     assert (await feed.story(session.id)).session.status is Status.CREATED
 
 

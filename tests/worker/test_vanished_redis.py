@@ -36,12 +36,12 @@ async def test_worker_outlives_a_vanished_redis(
         session = await feed.submit()
         asked = time.monotonic()
         await feed.reaches(session.id, Status.PROCESSING)
-        assert time.monotonic() - asked < 10  # 1 on an idle machine
+        assert time.monotonic() - asked < 20  # 1 on an idle machine
 
         proxy.black_hole()
         asked = time.monotonic()
         assert await process.stop() == 0
-        assert time.monotonic() - asked < settings.drain_seconds + 10  # 3 on an idle machine, 5 promised
+        assert time.monotonic() - asked < settings.drain_seconds + 30  # 3 on an idle machine, 5 promised
         story = await feed.story(session.id)
         assert story.session.status is Status.CREATED
         assert story.events[-1].data["reason"] == "drained"

@@ -170,8 +170,8 @@ async def test_redis_restart_costs_no_session(
 
     back = time.monotonic()
     fresh = await feed.submit()
-    await feed.reaches(fresh.id, Status.PROCESSING, Status.COMPLETED, seconds=5)
-    assert time.monotonic() - back < 5
+    await feed.reaches(fresh.id, Status.PROCESSING, Status.COMPLETED)
+    assert time.monotonic() - back < 20  # 1 on an idle machine
     assert (await feed.reaches(lost.id)).session.status is Status.COMPLETED  # the reconciler's
     assert process.process.returncode is None
     assert "Traceback" not in process.output
@@ -208,8 +208,8 @@ async def test_cut_doorbell_is_restored(config: MakeConfig, worker: StartWorker,
     await until(listens)
     await feed.services.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
     session = await feed.submit()
-    await feed.reaches(session.id, seconds=3)
-    await until(listens, seconds=3)
+    await feed.reaches(session.id)
+    await until(listens)
 
 
 async def test_sigterm_hands_sessions_back(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
@@ -224,7 +224,7 @@ async def test_sigterm_hands_sessions_back(config: MakeConfig, worker: StartWork
     asked = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0
 
-    assert time.monotonic() - asked < settings.drain_seconds + 2
+    assert time.monotonic() - asked < settings.drain_seconds + 10  # 0.2 on an idle machine
     for session in sessions:
         story = await feed.story(session.id)
         assert story.session.status is Status.CREATED
@@ -238,7 +238,7 @@ async def test_sigterm_hands_sessions_back(config: MakeConfig, worker: StartWork
 
 async def test_sigterm_drains_short_sessions(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
     """Sessions that end within the drain complete."""
-    settings = config(mock_seconds=0.8, drain_seconds=10)
+    settings = config(mock_seconds=0.8, drain_seconds=60)
     feed = await feeds(settings)
     process = await worker(settings)
     session = await feed.submit()
@@ -247,7 +247,7 @@ async def test_sigterm_drains_short_sessions(config: MakeConfig, worker: StartWo
     asked = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0
 
-    assert time.monotonic() - asked < 5  # does not wait longer than there is something to wait for
+    assert time.monotonic() - asked < 20  # 1 on an idle machine: not longer than there is something to wait for
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
 
 
@@ -256,7 +256,7 @@ async def test_idle_worker_stops_without_redis(
 ) -> None:
     """An idle worker stops at once while Redis is unavailable."""
     valkey = start_valkey()
-    settings = config(redis_url=valkey.url, drain_seconds=10)
+    settings = config(redis_url=valkey.url, drain_seconds=60)
     feed = await feeds(settings)
     process = await worker(settings)
     await feed.workers()
@@ -265,7 +265,7 @@ async def test_idle_worker_stops_without_redis(
 
     asked = time.monotonic()
     assert await process.stop(signal.SIGTERM) == 0
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 20  # 0.2 on an idle machine
 
 
 async def test_session_of_killed_worker_runs_again(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

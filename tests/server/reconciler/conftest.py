@@ -30,6 +30,13 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def silent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first call to a silent Redis be the only one that waits."""
+    monkeypatch.setattr("server.adapters.redis.breaker.PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr("server.adapters.redis.breaker.LATE_SECONDS", 60.0)
+
+
+@pytest.fixture
 def start(config: MakeConfig, database_url: str) -> Start:
     """Start web processes, each in a context, on every database."""
 

@@ -18,17 +18,15 @@ from tryon.protocol.states import Status
 async def test_another_process_takes_over_after_the_end(config: MakeConfig, database_url: str) -> None:
     """Expire a session in a second process after the first has ended."""
     async with running_web(config(retention_seconds=2.0)) as first:
-        async with asyncio.timeout(5):  # it holds the lease
+        async with asyncio.timeout(20):  # it holds the lease
             while not await first.database.chore_leases.take(
-                "reconcile", owner=first.services.reconciling.chores.process_name, seconds=9
+                "reconcile", owner=first.services.reconciling.chores.process_name, seconds=90
             ):
                 await asyncio.sleep(0.02)
-        session, _ = await first.submit()
+        await first.submit()
     async with running_web(config()) as second:
         second.services.reconciling.chores.process_name = "another process"
-        await until(lambda: not files(second.services), seconds=7)
-        late = second.database.clock.now() - session.expires_at.timestamp()
-        assert late < 5
+        await until(lambda: not files(second.services), seconds=30)  # its lease would last for 90
 
 
 async def test_ending_process_drops_its_leases(config: MakeConfig, database_url: str) -> None:

@@ -37,11 +37,11 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
             claim = await web.begin(session)
             await web.services.sessions.claims.report(claim, 0.5, "rendering")
             await client.next("progress")
-            assert await client.rest(6) == 4510
+            assert await client.rest(30) == 4510
             late = web.database.clock.now() - session.expires_at.timestamp()
             assert client.frames[-1]["reason"] == "expired"
-        assert late < 5
-        await until(lambda: not files(web.services), seconds=5)  # its client was notified first
+        assert late < 10  # 1 on an idle machine
+        await until(lambda: not files(web.services), seconds=30)  # its client was notified first
         async with asyncio.timeout(5):
             while await web.database.reader.ids_among([session.id]):
                 await asyncio.sleep(0.01)
@@ -52,7 +52,7 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
         async def keys() -> list[bytes]:
             return [key for key in await web.services.redis.keys("*") if session.id.encode() in key]
 
-        async with asyncio.timeout(2):  # the last step, after the client was notified
+        async with asyncio.timeout(20):  # the last step, after the client was notified
             while await keys():
                 await asyncio.sleep(0.01)
         answer = await web.client.get(f"/api/tryon/sessions/{session.id}", headers={"X-Client-Token": token})
@@ -69,7 +69,7 @@ async def test_completed_session_expires_with_its_result(start: Start, caplog: p
         session, _ = await web.submit()
         await web.complete(await web.begin(session))
         assert len(files(web.services)) == 2
-        await until(lambda: not files(web.services), seconds=6)
+        await until(lambda: not files(web.services), seconds=30)
         await until(lambda: f"Deleted output file: outputs/{session.id}-1-result-0.jpg" in caplog.messages)
 
 
@@ -125,8 +125,8 @@ async def test_expired_clients_are_notified_when_storage_cannot_delete(start: St
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             undeletable(web.config.uploads_dir / session.inputs[0].key)
-            assert await client.rest(8) == 4510
-            assert web.database.clock.now() - session.expires_at.timestamp() < 5
+            assert await client.rest(30) == 4510
+            assert web.database.clock.now() - session.expires_at.timestamp() < 10  # 1 on an idle machine
             assert client.frames[-1]["reason"] == "expired"
         assert await web.database.reader.ids_among([session.id]) == {session.id}, "it remembers the files"
     async with open_services(config()) as later:  # the first process is gone
@@ -267,7 +267,7 @@ async def test_deleted_session_is_never_called_expired(start: Start) -> None:
             await client.next("snapshot")
             await web.database.writer.mark_deleted(session.id, id_hash=web.services.signer.tombstone_hash)
             await web.services.reconciling.reconciler.maintain()
-            assert await client.rest(6) == 4510
+            assert await client.rest(30) == 4510
             assert client.frames[-1]["reason"] == "deleted"
         assert {reason for _, reason in (await web.database.feed.page(since)).tombstones} == {GoneReason.DELETED}
         assert await web.database.reader.ids_among([session.id, kept.id]) == {kept.id}
@@ -281,20 +281,22 @@ async def test_expiry_needs_no_redis(config: MakeConfig, start_valkey: StartValk
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             valkey.kill()
-            assert await client.rest(8) == 4510
+            assert await client.rest(30) == 4510
             assert client.frames[-1]["reason"] == "expired"
-        await until(lambda: not files(web.services), seconds=6)
+        await until(lambda: not files(web.services), seconds=30)
 
 
-async def test_silent_redis_delays_no_erasure(config: MakeConfig, start_valkey: StartValkey) -> None:
-    """Erase twelve sessions in time while Redis answers nothing."""
+async def test_silent_redis_delays_no_erasure(config: MakeConfig, start_valkey: StartValkey, silent_once: None) -> None:
+    """Erase forty sessions in time while Redis answers nothing."""
     valkey = start_valkey()
     async with running_web(config(redis_url=valkey.url, retention_seconds=1.0)) as web:
-        sessions = [(await web.submit())[0] for _ in range(12)]
+        sessions = [(await web.submit())[0] for _ in range(40)]
         valkey.pause()
         try:
-            await until(lambda: not files(web.services), seconds=6)
-            assert web.database.clock.now() - sessions[-1].expires_at.timestamp() < 5
+            await until(lambda: not files(web.services), seconds=30)
+            assert (
+                web.database.clock.now() - sessions[-1].expires_at.timestamp() < 15
+            )  # 1 on an idle machine; 20 if each waited
         finally:
             valkey.resume()
 

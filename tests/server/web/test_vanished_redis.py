@@ -34,8 +34,8 @@ async def test_web_process_outlives_a_vanished_redis(config: MakeConfig, start_v
                 begun = time.monotonic()
                 claim = await others.sessions.claims.begin(session.id, worker="test")
                 assert claim is not None
-                assert (await client.next("event", seconds=30))["seq"] == 2
-                assert time.monotonic() - begun < 15  # 5 promised
+                assert (await client.next("event", seconds=60))["seq"] == 2
+                assert time.monotonic() - begun < 40  # 4 on an idle machine, 5 promised
                 late, late_token = await web.submit()
                 async with web.follow(late.id, late_token) as other:
                     await other.next("snapshot", seconds=10)
@@ -49,4 +49,4 @@ async def test_web_process_outlives_a_vanished_redis(config: MakeConfig, start_v
                 assert (await client.next("event"))["seq"] == 3
             proxy.black_hole()
             stopping = time.monotonic()
-        assert time.monotonic() - stopping < 15  # 5 promised
+        assert time.monotonic() - stopping < 30  # 3 on an idle machine, 5 promised

@@ -129,7 +129,7 @@ def test_check_ends_within_its_bound_on_hostile_schema(name: str) -> None:
     began = time.process_time()
     with contextlib.suppress(BadParams):
         schema.check({"x": value})
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 1
 
 
 def _refer(name: str) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def test_schema_is_refused_when_one_value_takes_too_many_steps(part: dict[str, A
     began = time.process_time()
     with pytest.raises(BadSchema, match=r"steps|more than 2000 schemas|itself|names"):
         ParamsSchema({"properties": {"x": part}, "$defs": defs})
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 1
 
 
 def test_judging_is_quick_on_large_schemas() -> None:
@@ -161,7 +161,7 @@ def test_judging_is_quick_on_large_schemas() -> None:
     schema = {"properties": {f"p{n}": {"type": "integer", "minimum": 0, "default": n} for n in range(900)}}
     began = time.process_time()
     ParamsSchema(schema)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 1
 
 
 def test_steps_are_bounded() -> None:

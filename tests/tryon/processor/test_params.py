@@ -136,7 +136,7 @@ def test_params_check_is_bounded_on_hostile_schemas(schema: dict[str, Any], valu
     began = time.process_time()
     with pytest.raises(BadParams, match="too large"):
         judged.check(values)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 1
 
 
 def test_params_check_is_bounded_on_many_unequal_items() -> None:
@@ -144,7 +144,7 @@ def test_params_check_is_bounded_on_many_unequal_items() -> None:
     schema = ParamsSchema({"properties": {"x": {"uniqueItems": True}}})
     began = time.process_time()
     schema.check({"x": [*range(2000), True, "1", [1], {"a": 1}]})
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 1
     for equal in ([1, 1.0], [{"a": [2]}, {"a": [2.0]}], ["x", "x"]):
         with pytest.raises(BadParams, match="equal items"):
             schema.check({"x": equal})

@@ -146,7 +146,7 @@ async def test_sigterm_hands_stubborn_session_back(
     asked = time.monotonic()
     assert await process.stop() == 0
 
-    assert time.monotonic() - asked < 5  # 0.2 + 0.3 + 0.1 on an idle machine
+    assert time.monotonic() - asked < 10  # 0.2 + 0.3 + 0.1 on an idle machine
     story = await feed.story(session.id)
     assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
     assert story.events[-1].data == {"reason": "drained"}

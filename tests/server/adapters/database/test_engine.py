@@ -128,7 +128,7 @@ async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeyp
     monkeypatch.setattr("server.adapters.database.engine.READ_SECONDS", 0.2)
     async with opened(postgres_url) as database:
         with pytest.raises(Unavailable):
-            async with asyncio.timeout(3), database.connections.read() as connection:
+            async with asyncio.timeout(9), database.connections.read() as connection:
                 await connection.execute(text("SELECT pg_sleep(10)"))
         await database.reader.check()
 
@@ -202,7 +202,7 @@ async def test_transaction_without_bind_is_ended_by_postgres(
                 driver = (await connection.get_raw_connection()).driver_connection
                 assert driver is not None
                 await driver.prepare("SELECT 1 WHERE $1 = 5")
-                async with asyncio.timeout(2.5):  # before its own write is given up
+                async with asyncio.timeout(10):  # before its own write is given up
                     moved = await change(database, session, Event.COMPLETED)
         assert moved is not None and moved.session.seq == 3
 

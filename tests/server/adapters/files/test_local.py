@@ -310,7 +310,7 @@ async def test_undeletable_file_stops_no_other(files: LocalFiles) -> None:
 async def test_only_plain_files_are_read(files: LocalFiles, make: Any) -> None:
     """Nothing waits for a pipe's writer, and no link leads out of the storage."""
     make(files.root / KEY)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         for call in (files.get, files.open):
             with pytest.raises(Unavailable):
                 await call(KEY)

@@ -117,7 +117,7 @@ async def test_silent_redis_delays_one_call_only(start_valkey: StartValkey) -> N
                 assert not await bus.publish("a", b"x")
                 assert not await bus.forget(["a"])
                 assert await bus.last_progress(["a"]) == {}
-            assert asyncio.get_running_loop().time() - begun < 0.9
+            assert asyncio.get_running_loop().time() - begun < 6  # 0.3 on an idle machine; 18 if each waited
         finally:
             valkey.resume()
         assert await bus.probe("probe", b"") == 0  # nobody listens; but it answered

@@ -77,7 +77,7 @@ async def test_confirmation_belongs_to_the_newest_subscription(bus: RedisBus, re
             assert first.done()
             await listener.subscriber.subscribe(b"tryon:session:a")
             await bus.publish("a", b"%d" % turn)
-            await until(lambda: listener.messages, seconds=2)
+            await until(lambda: listener.messages)
             assert listener.messages.pop() == ("tryon:session:a", b"%d" % turn)
             listener.subscriber.unsubscribe(b"tryon:session:a")
 

@@ -79,7 +79,7 @@ class Scenario:
                 name, _, number = step.partition(" ")
                 await getattr(self, name)(*([int(number)] if number else []))
             expected = self.session.seq
-            await until(lambda: self.page.seqs[-1:] == [expected], seconds=3)
+            await until(lambda: self.page.seqs[-1:] == [expected])
             await subscriber_of(self.hub).settled()
         except TimeoutError:
             raise AssertionError(f"{steps}: the client was told only {self.page.told}") from None
@@ -314,10 +314,10 @@ async def test_failing_chore_is_retried_alone(config: MakeConfig, monkeypatch: p
 
         monkeypatch.setattr(services.bus, "probe", failing)
         monkeypatch.setattr(services.database.clock, "now", lambda: float("nan"))  # so that pings fail
-        await until(lambda: failures >= 5, seconds=3)
+        await until(lambda: failures >= 5)
         monkeypatch.undo()
         pings = pages[0].pings
-        await until(lambda: pages[0].pings > pings, seconds=3)
+        await until(lambda: pages[0].pings > pings)
 
 
 async def test_resyncing_follower_still_counts(hub: Hub, services: Services) -> None:

@@ -25,7 +25,7 @@ async def test_followers_are_pinged_every_period(config: MakeConfig) -> None:
             session = await services.database.writer.insert(new_session())
             page = Page(session.id)
             await join(hub, services, page, stack)
-            await until(lambda: page.pings >= 3, seconds=3)
+            await until(lambda: page.pings >= 3)
 
 
 async def test_pings_are_spread_over_the_period(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

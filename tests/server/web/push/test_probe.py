@@ -115,7 +115,7 @@ async def test_deaf_connection_is_replaced(
         await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
         await until(lambda: hub._subscriber.connections > connections and hub.delivers)
         assert all([await step(others, page, Event.COMPLETED) for page in pages])
-        await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=1)
+        await until(lambda: all(page.seqs == [1, 2, 3] for page in pages))
 
 
 async def test_forgotten_connection_is_replaced(
@@ -128,7 +128,7 @@ async def test_forgotten_connection_is_replaced(
         await until(lambda: hub._subscriber.connections > connections and hub.delivers, seconds=5)
         async with open_services(publisher) as others:
             assert all([await step(others, page, Event.PROCESSING) for page in pages])
-        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=1)
+        await until(lambda: all(page.seqs == [1, 2] for page in pages))
 
 
 async def test_events_arrive_while_redis_is_frozen(

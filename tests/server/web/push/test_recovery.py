@@ -86,8 +86,8 @@ async def test_second_hole_is_filled_while_catching_up(
         await reading.wait()
         hub.release(behind, session)  # what it held, 4, shows a hole: 2 and 3 are missing
         gate.set()
-        await until(lambda: ahead.seqs == [3, 4], seconds=3)
-        await until(lambda: behind.seqs == [2, 3, 4], seconds=3)
+        await until(lambda: ahead.seqs == [3, 4])
+        await until(lambda: behind.seqs == [2, 3, 4])
 
 
 async def test_progress_of_an_unseen_transition_is_a_hole(hub: Hub, services: Services) -> None:
@@ -118,7 +118,7 @@ async def test_sweep_delivers_a_lost_erasure(config: MakeConfig) -> None:
             await services.database.writer.leave_tombstones(
                 [services.signer.tombstone_hash(session.id)], GoneReason.EXPIRED
             )
-            await until(lambda: "gone expired" in page.told, seconds=2)
+            await until(lambda: "gone expired" in page.told)
             assert unconcerned.told == ["snapshot 1"]
 
 
@@ -135,7 +135,7 @@ async def test_events_arrive_without_redis_and_after_its_return(config: MakeConf
         valkey.start()
         await until(lambda: hub.delivers)
         assert all([await step(services, page, Event.PROCESSING) for page in pages])
-        await until(lambda: all(page.seqs == [1, 2, 3, 4] for page in pages), seconds=1)
+        await until(lambda: all(page.seqs == [1, 2, 3, 4] for page in pages))
 
 
 async def test_reconnect_sweeps_the_messages_it_missed(config: MakeConfig, start_valkey: StartValkey) -> None:
@@ -146,7 +146,7 @@ async def test_reconnect_sweeps_the_messages_it_missed(config: MakeConfig, start
         connections = hub._subscriber.connections
         await services.redis.client_kill_filter(_type="pubsub")
         assert all([await step(services, page, Event.PROCESSING) for page in pages])
-        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=3)
+        await until(lambda: all(page.seqs == [1, 2] for page in pages))
         assert hub._subscriber.connections == connections + 1
 
 
@@ -196,8 +196,8 @@ async def test_check_finds_changes_that_nothing_delivered(config: MakeConfig, mo
             two = await move(services, session, Event.PROCESSING)
             await move(services, two.session, Event.COMPLETED)
             await services.database.writer.erase([deleted.session_id])
-            await until(lambda: moved.seqs == other.seqs == [1, 2, 3], seconds=3)
-            await until(lambda: "gone deleted" in deleted.told, seconds=3)
+            await until(lambda: moved.seqs == other.seqs == [1, 2, 3])
+            await until(lambda: "gone deleted" in deleted.told)
             assert all(page.told == ["snapshot 1"] for page in rest)
             assert stranger.told == [], "who was not let in learns nothing"
             assert moved.told == ["snapshot 1", 2, 3, "end completed"], "each once, however often it is looked at"
@@ -257,7 +257,7 @@ async def test_check_reports_an_old_session_as_expired(config: MakeConfig, monke
             await without_sweeps(hub)
             page = Page((await services.database.writer.insert(new_session(retention_seconds=1.0))).id)
             await join(hub, services, page, stack)
-            await until(lambda: "gone expired" in page.told, seconds=4)
+            await until(lambda: "gone expired" in page.told)
 
 
 async def test_first_sweep_checks_every_session(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ async def test_first_sweep_checks_every_session(services: Services, monkeypatch:
         await join(hub, services, page, stack)
         await move(services, session, Event.PROCESSING)  # its publish is lost
         gate.set()
-        await until(lambda: page.seqs == [1, 2], seconds=3)
+        await until(lambda: page.seqs == [1, 2])
 
 
 async def test_tombstone_lookup_does_not_hash_every_session(
@@ -344,8 +344,8 @@ async def test_hole_is_filled_when_it_is_found_while_filling(
         async with hub.following(behind, transport="test"):
             hub.release(behind, session)  # it holds nothing, so it knows of no hole
             read.gate.set()
-            await until(lambda: ahead.seqs == [3, 4], seconds=3)
-            await until(lambda: behind.seqs == [2, 3, 4], seconds=3)
+            await until(lambda: ahead.seqs == [3, 4])
+            await until(lambda: behind.seqs == [2, 3, 4])
 
 
 async def test_event_that_the_database_lacks_is_not_read_for_ever(
@@ -393,7 +393,7 @@ async def test_first_sweep_covers_a_follower_that_is_still_reading(
             assert page.told == []
             page.snapshot(session.seq)
             hub.release(page, session)  # as it was read
-            await until(lambda: page.told == ["snapshot 1", "gone deleted" if erased else 2], seconds=3)
+            await until(lambda: page.told == ["snapshot 1", "gone deleted" if erased else 2])
 
 
 async def test_failed_sweep_is_tried_again_soon(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,7 +351,7 @@ async def test_process_ends_in_time_while_database_is_blocked(
         for answer in await asyncio.gather(*uploads):
             assert_unavailable(answer)
         await process.wait(30)
-        assert time.monotonic() - asked < STOP_SECONDS * 1.5  # the product's own timer ends it: load adds little
+        assert time.monotonic() - asked < STOP_SECONDS + 15  # the product's own timer ends it
     assert "Traceback" not in process.output
 
 

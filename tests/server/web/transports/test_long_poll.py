@@ -281,4 +281,4 @@ async def test_disconnected_poll_is_forgotten_at_once(start_web: StartWeb) -> No
     for _ in range(3):
         task = await poller.wait(since=1)
         task.cancel()
-        await until(lambda: web.hub.followers == 0, seconds=3)
+        await until(lambda: web.hub.followers == 0)

@@ -316,4 +316,4 @@ async def test_follower_is_removed_when_cut(play: Play, transport: str) -> None:
     await reader.has(1)
     await until(lambda: play.web.hub.followers_of(play.id) == 1)
     await reader.cut()
-    await until(lambda: play.web.hub.followers == 0, seconds=3)
+    await until(lambda: play.web.hub.followers == 0)
