@@ -6,6 +6,9 @@ kept for a year. The pages name the second: in their links, and for the modules 
 import each other in an import map. ``static/`` needs no build step for that, and works
 as it is written from any other server.
 
+The pages, and the scripts and styles that they name, are compressed at the start too
+(10 ms). Swagger UI, which alone takes 50 ms, waits for the first client that asks.
+
 What the second name leads to lacks the comments that stand on lines of their own: a
 fifth of the scripts. Their lines stay, empty, so that errors name the line of the
 source.
@@ -86,6 +89,8 @@ class StaticFiles:
                 own = self._files[name] = Resource(path.read_bytes(), _media_type(name), HEADERS)
                 bare = without_comments(own.data) if _is_ours(name) else own.data
                 self._lasting[name] = own if bare == own.data else Resource(bare, own.media_type, HEADERS)
+                if _is_ours(name):
+                    self._lasting[name].compress()
 
     def __repr__(self) -> str:
         return f"<StaticFiles {len(self._files)}>"
@@ -125,7 +130,9 @@ class StaticFiles:
             text = text[: first.start()] + script + text[first.start() :]
         allowed = base64.b64encode(hashlib.sha256(import_map.encode()).digest()).decode()
         policy = PAGE_POLICY.replace("script-src 'self'", f"script-src 'self' 'sha256-{allowed}'")
-        return Resource(text.encode(), "text/html", HEADERS | {"Content-Security-Policy": policy})
+        page = Resource(text.encode(), "text/html", HEADERS | {"Content-Security-Policy": policy})
+        page.compress()
+        return page
 
     def _named_by_hash(self, match: re.Match[str]) -> str:
         attribute, name = match.groups()

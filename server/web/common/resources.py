@@ -34,7 +34,7 @@ _COMPRESSIBLE: Final = ("text/", "application/json", "image/svg+xml")
 
 
 class Resource:
-    """The bytes of a resource, and the gzip of them once a client has asked for it.
+    """The bytes of a resource, and the gzip of them once it is made.
 
     ``headers`` go with every answer.
     """
@@ -57,11 +57,16 @@ class Resource:
         """Return whether compression makes such content smaller."""
         return self.media_type.startswith(_COMPRESSIBLE)
 
+    def compress(self) -> bytes:
+        """Return the gzip of the content; made once."""
+        packed = self._gzip
+        if packed is None:
+            packed = self._gzip = gzip.compress(self.data, mtime=0)
+        return packed
+
     async def compressed(self) -> bytes:
-        """Return the gzip of the content; made once, outside of the event loop."""
-        if self._gzip is None:
-            self._gzip = await asyncio.to_thread(gzip.compress, self.data, mtime=0)
-        return self._gzip
+        """Return the gzip of the content; if it is not there, a thread makes it."""
+        return self._gzip or await asyncio.to_thread(self.compress)
 
     async def answer(self, request: Request, *, cache_control: str) -> Response:
         """Return the answer to a GET or HEAD: 200, 206, 304 or 416."""
