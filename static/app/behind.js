@@ -145,7 +145,7 @@ export function mount(root, api) {
     text(facts.Seq, told.seq === null ? "–" : `${told.seq}`);
     text(facts.Frames, `${wire.counted.in} received, ${wire.counted.out} sent`);
     text(facts["Round trip"], trip === null ? "No answer yet" : span(trip));
-    text(facts["On its way"], late === null ? "–" : `${span(late)}, the last frame`);
+    text(facts.Delay, late === null ? "–" : span(late));
     text(facts["Last frame"], told.lastIn === null ? "–" : `${span(now - told.lastIn)} ago`);
     text(panel.recovery, recoveryWords(told, now));
     const { session } = state;
@@ -216,7 +216,7 @@ export function mount(root, api) {
 
 function recoveryWords({ lost, recovery, reconnects }, now) {
   if (lost !== null) return `Lost for ${span(now - lost)}. Connecting again.`;
-  if (recovery === null) return "Not lost so far.";
+  if (recovery === null) return "The connection has held so far.";
   const { took, missed, via } = recovery;
   const times = reconnects === 1 ? "" : `, ${reconnects} times so far`;
   const events = missed === null ? "" : missed === 0 ? " Nothing was missed." : ` ${missed} missed ${missed === 1 ? "event" : "events"} came along.`;
@@ -253,7 +253,7 @@ function build() {
   const close = make("button", { type: "button", className: "behind-close", textContent: "Close" });
   const facts = {};
   const table = make("dl", { className: "behind-facts" });
-  for (const name of ["Transport", "Seq", "Frames", "Round trip", "On its way", "Last frame"]) {
+  for (const name of ["Transport", "Seq", "Frames", "Round trip", "Delay", "Last frame"]) {
     facts[name] = make("dd", { textContent: "–" });
     table.append(make("div", {}, make("dt", { textContent: name }), facts[name]));
   }

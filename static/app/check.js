@@ -63,8 +63,8 @@ export async function examine(file, noun, limits) {
   if (limits.formats && !limits.formats.includes(kind.type)) {
     const what = kind.name || "This kind of picture";
     return image
-      ? give("unsupported_image", `${what} is not taken here`, `This browser can turn it into a JPEG.`, smaller)
-      : give("unsupported_image", `${what} is not taken here`, `Please save ${noun} as ${wanted} first.`);
+      ? give("unsupported_image", `${what} is not accepted here`, `This browser can turn it into a JPEG.`, smaller)
+      : give("unsupported_image", `${what} is not accepted here`, `Please save ${noun} as ${wanted} first.`);
   }
   if (!image && EVERYWHERE.has(kind.type)) {
     return give("unreadable_image", `${capital(noun)} looks damaged`, "This browser cannot open it.", null, true);
@@ -81,11 +81,11 @@ export async function examine(file, noun, limits) {
 }
 
 function tooMuch(file, width, height, limits) {
-  if (file.size > limits.bytes) return `It is ${kilobytes(file.size)}; at most ${kilobytes(limits.bytes)} are taken.`;
+  if (file.size > limits.bytes) return `It is ${kilobytes(file.size)}; at most ${kilobytes(limits.bytes)} is allowed.`;
   if (width * height > limits.pixels) {
-    return `It has ${Math.round((width * height) / MB)} megapixels; at most ${Math.round(limits.pixels / MB)} are taken.`;
+    return `It has ${Math.round((width * height) / MB)} megapixels; at most ${Math.round(limits.pixels / MB)} are allowed.`;
   }
-  if (Math.max(width, height) > limits.side) return `A side has ${Math.max(width, height)} pixels; at most ${limits.side} are taken.`;
+  if (Math.max(width, height) > limits.side) return `A side has ${Math.max(width, height)} pixels; at most ${limits.side} are allowed.`;
   return null;
 }
 

@@ -95,7 +95,7 @@ export function mount(root, api) {
 function words(session, shared) {
   if (!session) return "Start a try-on: the lines that follow it from your own program come here.";
   if (shared) return "The ticket in these lines shows this one try-on, for a few minutes.";
-  return "Copy has your token in it. Anyone who knows it can see and delete your try-ons.";
+  return "What you copy holds your token. Anyone who has it can see and delete your try-ons.";
 }
 
 function block(name, api) {

@@ -19,7 +19,7 @@ const TITLES = {
   input_lost: "The picture got lost",
   backend_busy: "Very busy right now",
   backend_cold: "It was still starting up",
-  backend_unreachable: "Out for a moment",
+  backend_unreachable: "Not available right now",
   timeout: "It took too long",
   worker_lost: "It was interrupted too often",
 };

@@ -5,7 +5,7 @@ import { duration, sentence } from "./words.js";
 
 const LONGEST_MS = 6000;
 const SHORTEST_MS = 2500;
-const NAMES = { created: "Sent", processing: "Begun", requeued: "Interrupted, starting again", completed: "Your result is ready" };
+const NAMES = { created: "Sent", processing: "Started", requeued: "Interrupted, starting again", completed: "Your result is ready" };
 
 export async function play(api) {
   const { session } = api.state;

@@ -67,7 +67,7 @@ export function tick(api) {
   note($["erase-note"], state, "erase");
   let words = "";
   if (until && left > 0) words = `Erased ${moment(until, api.now())}, ${fromNow(left)}.`;
-  else if (until) words = "Its time is over; it is being erased.";
+  else if (until) words = "Its time is up; it is being erased.";
   text($.keeps, words);
   show($.small, words !== "");
 }

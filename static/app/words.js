@@ -16,7 +16,7 @@ const PROBLEMS = {
   unreadable_image: ["That photo is damaged"],
   rate_limited: ["One moment, please", "Too many photos in a short time. You can go on in a little while."],
   queue_full: ["Very busy right now", "Many people are waiting already. Please try again in a little while."],
-  unavailable: ["Out for a moment", "The service cannot take photos right now. Please try again in a little while."],
+  unavailable: ["Not available right now", "The service cannot take photos right now. Please try again in a little while."],
   storage_full: ["No room right now", "There is no room for your photo at the moment. Please try again later."],
   invalid_token: ["This browser is not recognised", "Reload the page and try again."],
 };
@@ -70,7 +70,7 @@ export function failureWords(action, { code, status }) {
 
 const GONE = {
   deleted: ["This try\u2011on was deleted", "Nothing of it is left."],
-  expired: ["This try\u2011on has expired", "Its time is over and everything of it was erased."],
+  expired: ["This try\u2011on has expired", "Its time was up, and everything of it was erased."],
   invalid_ticket: ["This link has expired", "Ask for a new one, or make your own."],
   erased: ["This try\u2011on was erased", "Nothing of it is left."],
   not_found: ["There is nothing here", "The link is wrong, or the try-on has been erased."],
@@ -78,7 +78,7 @@ const GONE = {
 
 /** `{ title, text }`; `ready`: there was a result. */
 export function goneWords(code, ready = false) {
-  if (code === "expired" && ready) return { title: "This result has expired", text: "Its time is over: the result and your photo were erased." };
+  if (code === "expired" && ready) return { title: "This result has expired", text: "Its time was up: the result and your photo were erased." };
   const [title, text] = GONE[code] ?? GONE.not_found;
   return { title, text };
 }
@@ -165,14 +165,14 @@ export function fromNow(milliseconds) {
 
 /** "48 kB", "1.2 MB" */
 export function kilobytes(bytes) {
-  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1).replace(".0", "")} MB`;
 }
 
 /** `{ title, text }` for the files of a receipt. */
 export function receiptWords({ files, deleted_at }) {
   const what = files.length === 1 ? "One file was" : `${files.length} files were`;
   const time = new Date(deleted_at).toLocaleTimeString("en-GB");
-  return { title: "Everything was erased", text: `${what} deleted at ${time}. This is the server’s signed receipt; it keeps none.` };
+  return { title: "Everything was erased", text: `${what} deleted at ${time}. This is the server’s signed receipt; the server keeps no copy.` };
 }
 
 /** "today at 17:05", "tomorrow at 09:00", "on 3 December at 09:00"; `now` in ms. */

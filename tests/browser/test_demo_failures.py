@@ -90,7 +90,7 @@ async def test_oversized_photo_is_made_smaller_on_the_page(elsewhere: Visitor, s
     await elsewhere.choose("photo.jpg")
     alert = elsewhere.page.get_by_role("alert")
     await expect(alert).to_contain_text("Your photo is too large")
-    await expect(alert).to_contain_text(re.compile(r"at most 20 kB are taken"))
+    await expect(alert).to_contain_text(re.compile(r"at most 20 kB is allowed"))
     assert elsewhere.uploads == []
     await alert.get_by_role("button", name=re.compile(r"^Shrink: \d+ kB → \d+ kB$")).click()
     await expect(alert).to_be_hidden()
@@ -129,7 +129,7 @@ async def test_small_photo_is_refused_with_words(visitor: Visitor, tmp_path: Pat
     ("status", "code", "words"),
     [
         (503, "queue_full", "Very busy right now"),
-        (503, "unavailable", "Out for a moment"),
+        (503, "unavailable", "Not available right now"),
         (507, "storage_full", "No room right now"),
         (500, "internal_error", "Internal error"),
     ],

@@ -158,7 +158,7 @@ async def test_slots_and_options_are_those_of_the_processor(visitor: Visitor) ->
 
     await visitor.choose("photo.webp")
     alert = page.get_by_role("alert")
-    await expect(alert).to_contain_text("WebP is not taken here")
+    await expect(alert).to_contain_text("WebP is not accepted here")
     await alert.get_by_role("button", name=re.compile("^(Shrink|Convert): ")).click()
     await expect(page.get_by_alt_text("Chosen: your photo")).to_be_visible()
     await expect(page.locator("#go")).to_have_text("Now add the garment")
@@ -220,7 +220,7 @@ async def test_slots_are_filled_by_samples_and_the_clipboard(visitor: Visitor) -
     await visitor.go()
     await visitor.sees_result()
     await page.get_by_role("button", name="Replay").click()
-    await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Begun) · "))
+    await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Started) · "))
     await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^in "), timeout=DONE_MS)
 
 
