@@ -17,7 +17,8 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 from playwright.async_api import Browser, async_playwright
 
-from testkit.page_states import STATES, Scene
+from testkit.page_scene import Scene
+from testkit.page_states import STATES
 from testkit.processes import ROOT
 
 MAX_BYTES: Final = 1_500_000
@@ -48,13 +49,13 @@ DEVICES: Final = (
 )
 
 
-async def shoot(browser: Browser, device: Device, name: str, scheme: str) -> bytes:
-    """Return a picture of the state on this device."""
+async def shoot(browser: Browser, device: Device, name: str) -> dict[tuple[str, str], bytes]:
+    """Return pictures of the state on this device, by its name and the colours."""
     context = await browser.new_context(
         viewport={"width": device.width, "height": device.height},
         has_touch=device.touch,
         is_mobile=device.touch,
-        color_scheme=scheme,  # type: ignore[arg-type]  # a literal
+        color_scheme="light",
         reduced_motion="reduce",
     )
     try:
@@ -62,7 +63,9 @@ async def shoot(browser: Browser, device: Device, name: str, scheme: str) -> byt
         await scene.open()
         await STATES[name](scene)
         await scene.settled()
-        return await scene.page.screenshot()
+        light = await scene.page.screenshot()
+        await scene.page.emulate_media(color_scheme="dark")
+        return {(name, "light"): light, (name, "dark"): await scene.page.screenshot()}
     finally:
         await context.close()
 
@@ -95,10 +98,11 @@ async def take(folder: Path | None) -> None:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for device in DEVICES:
-            pictures = {}
+            pictures: dict[tuple[str, str], bytes] = {}
             for name in STATES:
-                for scheme in ("light", "dark"):
-                    data = pictures[name, scheme] = await shoot(browser, device, name, scheme)
+                taken = await shoot(browser, device, name)
+                pictures |= taken
+                for (_, scheme), data in taken.items():
                     if folder is not None:
                         path = folder / f"{device.name}-{name.strip('?').replace(' ', '-')}-{scheme}.png"
                         await asyncio.to_thread(path.write_bytes, data)

@@ -1,166 +1,21 @@
 """Every state of the demo page, at once and without a server.
 
-A :class:`Scene` is a page of Chromium that gets the page's own files, and answers that
-are made up here. ``STATES`` brings it into each state; tests and the contact sheet walk
-through them.
+``STATES`` brings a :class:`~testkit.page_scene.Scene` into each state; tests and the
+contact sheet walk through them.
 """
 
 from __future__ import annotations
 
-import json
-import mimetypes
+import io
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from playwright.async_api import Page, Route, WebSocketRoute, expect
+from PIL import Image, ImageDraw
+from playwright.async_api import expect
 
-from server.web.api.static_files import PAGE_POLICY
-from testkit.page_views import ID, LIMITS, ROLES, SCHEMA, SESSIONS, Json, failed, later, receipt, session
-from testkit.processes import ROOT
-
-HOME: Final = "http://localhost:9"
-"""Nothing listens there: every request is answered here."""
-STATIC: Final = ROOT / "static"
-SOON_MS: Final = 20_000
-
-
-@dataclass
-class Scene:
-    """A page whose server is made up."""
-
-    page: Page
-    session: Json = None
-    """What a request or a socket for the session gets; None: there is none."""
-    sessions: list[Json] = field(default_factory=list)
-    """The list of this browser's sessions."""
-    limits: Json = field(default_factory=lambda: dict(LIMITS))
-    schema: Json = None
-    upload: tuple[int, Json] | None = None
-    """Status and body of the answer to an upload; None: no answer comes."""
-    unreachable: bool = False
-    """Whether every request to the API is cut."""
-    sockets: list[WebSocketRoute] = field(default_factory=list)
-
-    async def open(self) -> None:
-        """Answer the page's requests from here."""
-        await self.page.route("**/*", self._answer)
-        await self.page.route_web_socket(re.compile("/ws"), self._socket)
-
-    async def arrive(self, where: str = "/") -> None:
-        """Go to the page, and wait until it is quiet."""
-        await self.page.goto(HOME + where)
-        await self.settled()
-
-    async def settled(self) -> None:
-        """Wait until all pictures in sight are there."""
-        await self.page.wait_for_function(
-            "() => document.readyState === 'complete' && [...document.images].every((image) => !image.src || image.complete)",
-            timeout=SOON_MS,
-        )
-
-    async def follow(self, found: Json, connection: str | None = None) -> None:
-        """Show a session that is as ``found``, and wait for the chip's word."""
-        self.session = found
-        await self.arrive(f"/?s={ID}")
-        await self.chip(connection or ("Finished" if found["terminal"] else "Live"))
-        await self.settled()
-
-    async def chip(self, word: str) -> None:
-        """Wait until the chip says so."""
-        await expect(self.page.locator("#chip-text")).to_have_text(word, timeout=SOON_MS)
-
-    async def says(self, words: str | re.Pattern[str]) -> None:
-        """Wait until the headline reads so."""
-        await expect(self.page.locator("#headline")).to_have_text(words, timeout=SOON_MS)
-
-    async def push(self, frame: Json) -> None:
-        """Send a frame over every open socket."""
-        for socket in self.sockets:
-            socket.send(json.dumps(frame))
-
-    async def choose(self) -> None:
-        """Fill both slots with samples."""
-        for role in ("person", "garment"):
-            await self.page.locator(f".slot[data-role={role}] .sample").first.click()
-            await expect(self.page.locator(f".slot[data-role={role}] .zone-picture")).to_be_visible(timeout=SOON_MS)
-        await expect(self.page.locator("#go")).to_have_attribute("aria-disabled", "false")
-
-    # -- answers -----------------------------------------------------------------------
-
-    async def _answer(self, route: Route) -> None:
-        path = route.request.url.removeprefix(HOME).split("?")[0]
-        if path.startswith("/api/"):
-            await self._api(route, path)
-        else:
-            await self._file(route, path)
-
-    async def _file(self, route: Route, path: str) -> None:
-        file = STATIC / ("index.html" if path == "/" else path.removeprefix("/static/"))
-        if not file.is_file():
-            await route.fulfill(status=404)
-            return
-        kind = "text/javascript" if file.suffix == ".js" else mimetypes.guess_type(file.name)[0] or "image/webp"
-        headers = {"Content-Security-Policy": PAGE_POLICY, "Content-Type": kind}
-        await route.fulfill(body=file.read_bytes(), headers=headers)
-
-    async def _api(self, route: Route, path: str) -> None:
-        if self.unreachable:
-            await route.abort()
-            return
-        method, name = route.request.method, path.removeprefix(SESSIONS)
-        if method == "POST" and name == "":
-            if self.upload is None:
-                return  # no answer comes
-            status, body = self.upload
-        else:
-            status, body = self._body(method, path, name)
-        await route.fulfill(status=status, json=body)
-
-    def _body(self, method: str, path: str, name: str) -> tuple[int, Json]:
-        missing = (404, {"code": "not_found", "title": "Not found", "retryable": False})
-        if path == "/api/tryon/limits":
-            return 200, self.limits
-        if path == "/api/tryon/processor":
-            return 200, self._processor()
-        if method == "GET" and name == "":
-            return 200, {"sessions": self.sessions, "next_cursor": None}
-        if self.session is None:
-            return missing
-        if method == "DELETE":
-            return 200, receipt()
-        if name.endswith("/share"):
-            link = f"/api/tryon/files/outputs/{ID}.webp?expires=1796000000&signature={'k' * 43}"
-            return 201, {"link": link, "expires_at": later(hours=23)}
-        return (200, self.session | {"missed": []}) if name == f"/{ID}" else missing
-
-    def _processor(self) -> Json:
-        return {
-            "name": "mock", "version": "1", "label": "Demo", "roles": ROLES, "params_schema": self.schema or {"type": "object"},
-            "outputs": [{"name": "result", "types": ["image/webp"], "count": 1}], "generated": False,
-            "privacy": "Your photo stays on this server.", "typical_seconds": 4.0, "cancel": True, "preview": False,
-            "fallbacks": [], "available": True,
-        }  # fmt: skip
-
-    async def _socket(self, socket: WebSocketRoute) -> None:
-        if self.unreachable:
-            await socket.close(code=4053)
-            return
-        if self.session is None:
-            await socket.close(code=4504)
-            return
-        self.sockets.append(socket)
-        socket.on_message(lambda text: self._hear(socket, str(text)))
-        told = {"event": "created", "status": "created", "terminal": False, "at": later(), "data": {}}
-        missed = [{"type": "event", "seq": at, **told} for at in range(1, self.session["seq"] + 1)]
-        snapshot = {"type": "snapshot", "session": self.session, "missed": missed, "ping_seconds": 25, "at": later()}
-        socket.send(json.dumps(snapshot))
-
-    def _hear(self, socket: WebSocketRoute, text: str) -> None:
-        if json.loads(text)["type"] == "ping":
-            socket.send(json.dumps({"type": "pong", "at": later()}))
-
+from testkit.page_scene import SOON_MS, STATIC, Scene
+from testkit.page_views import ID, RESULT, SCHEMA, event, failed, refusal, session
 
 State: TypeAlias = Callable[[Scene], Awaitable[None]]
 
@@ -181,13 +36,62 @@ async def _chosen(scene: Scene) -> None:
 async def _options(scene: Scene) -> None:
     scene.schema = SCHEMA
     await _chosen(scene)
+    await scene.page.locator("#params summary").click()
+
+
+async def _put(scene: Scene, role: str, name: str, kind: str, data: bytes) -> None:
+    """Choose a file for a slot."""
+    await scene.page.set_input_files(
+        f".slot[data-role={role}] .zone input", {"name": name, "mimeType": kind, "buffer": data}
+    )
+
+
+async def _cut_out(scene: Scene) -> None:
+    """Choose a garment as shops have them: black, and cut out of its background."""
+    await _chosen(scene)
+    shirt = Image.new("RGBA", (500, 600))
+    outline = [(170, 40), (330, 40), (480, 130), (440, 240), (370, 210), (370, 560), (130, 560), (130, 210)]
+    ImageDraw.Draw(shirt).polygon([*outline, (60, 240), (20, 130)], fill="#101012")
+    data = io.BytesIO()
+    shirt.save(data, "PNG")
+    await _put(scene, "garment", "shirt.png", "image/png", data.getvalue())
+    await scene.settled()
 
 
 async def _unfit(scene: Scene) -> None:
     await scene.arrive()
-    tiny = STATIC / "favicon.svg"
-    await scene.page.set_input_files("#photo-input", tiny)
+    await _put(scene, "person", "letter.pdf", "application/pdf", b"%PDF-1.7")
     await expect(scene.page.locator("#notice")).to_be_visible(timeout=SOON_MS)
+
+
+async def _heic(scene: Scene) -> None:
+    await scene.arrive()
+    await _put(scene, "person", "IMG_0412.HEIC", "image/heic", b"\0\0\0\x18ftypheic" + bytes(64))
+    await expect(scene.page.locator("#notice")).to_be_visible(timeout=SOON_MS)
+
+
+async def _too_large(scene: Scene) -> None:
+    await scene.arrive()
+    with Image.open(STATIC / "samples" / "person-1.webp") as picture:
+        data = io.BytesIO()
+        picture.convert("RGB").save(data, "JPEG")
+    padded = data.getvalue() + bytes(11_600_000 - data.tell())
+    await _put(scene, "person", "holiday.jpg", "image/jpeg", padded)
+    await expect(scene.page.locator("#shrink")).to_be_visible(timeout=SOON_MS)
+
+
+async def _dropping(scene: Scene) -> None:
+    await scene.arrive()
+    await scene.page.evaluate(
+        """() => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File(["x"], "photo.jpg", { type: "image/jpeg" }));
+          const zone = document.querySelector("#photo-zone");
+          for (const kind of ["dragenter", "dragover"])
+            zone.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer }));
+        }"""
+    )
+    await expect(scene.page.locator("#curtain")).to_be_visible()
 
 
 async def _history(scene: Scene) -> None:
@@ -210,13 +114,13 @@ async def _uploading(scene: Scene) -> None:
 
 
 async def _refused(scene: Scene) -> None:
-    scene.upload = (429, {"code": "rate_limited", "title": "Too many uploads", "retryable": True})
+    scene.upload = refusal("rate_limited")
     await _uploading(scene)
     await scene.says("One moment, please")
 
 
 async def _garment_refused(scene: Scene) -> None:
-    scene.upload = (415, {"code": "unreadable_image", "title": "Damaged", "part": "garment", "retryable": False})
+    scene.upload = refusal("unreadable_image", "garment")
     await _uploading(scene)
     await scene.says(re.compile("garment"))
 
@@ -250,12 +154,7 @@ async def _reconnecting(scene: Scene) -> None:
 
 async def _interrupted(scene: Scene) -> None:
     await _working(scene)
-    await scene.push(
-        {
-            "type": "event", "session_id": ID, "seq": 3, "event": "requeued", "from": "processing", "status": "created",
-            "terminal": False, "at": later(), "data": {"attempt": 1, "reason": "lease_expired"},
-        }
-    )  # fmt: skip
+    await scene.push(event("requeued", "created", attempt=1, reason="lease_expired"))
     await scene.says(re.compile("^Interrupted"))
 
 
@@ -264,6 +163,12 @@ async def _interrupted(scene: Scene) -> None:
 
 async def _result(scene: Scene) -> None:
     await scene.follow(session("completed"))
+
+
+async def _result_lost(scene: Scene) -> None:
+    scene.missing = frozenset({f"{RESULT}.webp"})
+    await scene.follow(session("completed"))
+    await expect(scene.page.locator("#note")).to_be_visible(timeout=SOON_MS)
 
 
 async def _zoomed(scene: Scene) -> None:
@@ -282,6 +187,13 @@ async def _sure(scene: Scene) -> None:
     await _result(scene)
     await scene.page.locator("#erase").click()
     await expect(scene.page.locator("#erase-dialog")).to_be_visible()
+
+
+async def _kept(scene: Scene) -> None:
+    scene.deletion = refusal("unavailable")
+    await _sure(scene)
+    await scene.page.locator("#erase-dialog").get_by_role("button", name="Delete now").click()
+    await expect(scene.page.locator("#erase-note")).to_be_visible(timeout=SOON_MS)
 
 
 async def _erased(scene: Scene) -> None:
@@ -306,13 +218,11 @@ async def _shared(scene: Scene) -> None:
 
 
 async def _failed(scene: Scene) -> None:
-    await scene.follow(failed("timeout", "The model took too long.", retryable=True))
+    await scene.follow(failed("timeout"))
 
 
 async def _no_garment(scene: Scene) -> None:
-    await scene.follow(
-        failed("garment_not_found", "Please use a picture of one garment on a plain ground.", retryable=False)
-    )
+    await scene.follow(failed("garment_not_found"))
 
 
 async def _cancelled(scene: Scene) -> None:
@@ -321,6 +231,17 @@ async def _cancelled(scene: Scene) -> None:
 
 async def _expired(scene: Scene) -> None:
     await _working(scene)
+    await _expire(scene)
+
+
+async def _result_expired(scene: Scene) -> None:
+    await _working(scene)
+    await scene.push(event("completed", "completed", output=session("completed")["links"]["output"]))
+    await scene.says("Your result is ready")
+    await _expire(scene)
+
+
+async def _expire(scene: Scene) -> None:
     await scene.push({"type": "error", "code": "expired", "message": "It has expired."})
     for socket in scene.sockets:
         await socket.close(code=4510)
@@ -352,7 +273,11 @@ STATES: Final[dict[str, State]] = {
     "choose": _empty,
     "chosen": _chosen,
     "with options": _options,
+    "cut out": _cut_out,
+    "dropping": _dropping,
     "not a picture": _unfit,
+    "HEIC": _heic,
+    "too large": _too_large,
     "my try-ons": _history,
     "uploading": _uploading,
     "refused": _refused,
@@ -364,9 +289,11 @@ STATES: Final[dict[str, State]] = {
     "reconnecting": _reconnecting,
     "interrupted": _interrupted,
     "result": _result,
+    "result not loaded": _result_lost,
     "zoomed": _zoomed,
     "share": _share,
     "delete?": _sure,
+    "not deleted": _kept,
     "erased": _erased,
     "receipt": _receipt,
     "made elsewhere": _shared,
@@ -374,6 +301,7 @@ STATES: Final[dict[str, State]] = {
     "garment not found": _no_garment,
     "cancelled": _cancelled,
     "expired": _expired,
+    "result expired": _result_expired,
     "nothing here": _nothing,
     "behind the scenes": _behind,
     "code": _code,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
+from tryon.protocol import errors
+
 Json: TypeAlias = Any
 
 SESSIONS: Final = "/api/tryon/sessions"
@@ -103,9 +105,34 @@ def session(status: str = "processing", **changes: Any) -> Json:
     return found | changes
 
 
-def failed(code: str, message: str, *, retryable: bool) -> Json:
-    """Return the view of a failed session."""
-    return session("failed", error={"code": code, "message": message, "retryable": retryable})
+def failed(code: str) -> Json:
+    """Return the view of a session that failed so."""
+    failure = errors.FAILURES[code]
+    return session("failed", error={"code": code, "message": failure.detail, "retryable": failure.retryable})
+
+
+def refusal(code: str, part: str | None = None) -> tuple[int, Json]:
+    """Return status and body of a refused request."""
+    error = errors.CODES[code]
+    known = error.codes[code]
+    body = {"code": code, "title": known.title, "detail": known.detail, "retryable": known.retryable, "part": part}
+    return error.status, body
+
+
+def event(name: str, status: str, *, seq: int = 3, **data: Any) -> Json:
+    """Return the frame of an event."""
+    return {
+        "type": "event", "session_id": ID, "seq": seq, "event": name, "from": "processing", "status": status,
+        "terminal": status in ("completed", "failed", "cancelled"), "at": later(), "data": data,
+    }  # fmt: skip
+
+
+def progress(part: float | None, stage: str = "fitting_the_garment", *, eta: float | None = None) -> Json:
+    """Return a frame with the progress of the session that is worked on."""
+    return {
+        "type": "progress", "session_id": ID, "seq": 2, "progress": part, "stage": stage, "eta_seconds": eta,
+        "at": later(),
+    }  # fmt: skip
 
 
 def receipt() -> Json:

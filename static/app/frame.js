@@ -3,6 +3,7 @@
 import { $, make, show, text } from "./dom.js";
 
 const TRIES = 3; // of a picture whose link may have expired
+const LOST = "It could not be shown here. Reload the page to try again.";
 const SHAPE = { least: 0.6, most: 1.6 }; // width by height
 
 let api = null;
@@ -116,6 +117,7 @@ function failed(image) {
       render(api);
     }
   }
+  if (image === $.result && Number(tries) >= TRIES) api.remark(LOST, { bad: true });
   if (local || image === $.preview || !path || Number(tries) >= TRIES) return;
   image.dataset.stale = "true";
   setTimeout(api.refreshLinks, 1000 * Number(tries));

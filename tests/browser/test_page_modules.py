@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from testkit.page_states import HOME, Scene
+from testkit.page_scene import HOME, Scene
 
 pytestmark = pytest.mark.xdist_group("chromium")
 

@@ -1,25 +1,31 @@
 """The demo page in every state: accessible, steady, and usable on small screens.
 
-The states are made up by testkit/page_states.py; nothing here needs a server.
+The states are made up by testkit/page_states.py; nothing here needs a server. The rules
+are in page_rules.js.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.resources
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
 import numpy as np
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
-from testkit.page_states import STATES, Scene
+from testkit.page_scene import Scene
+from testkit.page_states import STATES
+from testkit.page_views import event, progress, session
 
 pytestmark = pytest.mark.xdist_group("chromium")
 
+RULES: Final = Path(__file__).with_name("page_rules.js").read_text()
 AXE: Final = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
 AXE_RUN: Final = """
 async () => {
@@ -27,6 +33,7 @@ async () => {
   return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
 }
 """
+FINISH_TRANSITIONS: Final = "document.getAnimations().forEach((each) => each instanceof CSSTransition && each.finish())"
 
 MOST_SHIFT: Final = 0.05
 """Cumulative layout shift, without what follows an input within half a second."""
@@ -39,64 +46,162 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 
-LEAST_TARGET: Final = 24
-"""Pixels a side (WCAG 2.2, 2.5.8); links within a sentence are excepted."""
-TARGETS: Final = """
-(least) => [...document.querySelectorAll("a[href], button, input, select, summary, [role=tab], [role=switch]")]
-  .map((element) => (element.matches("input.unseen") ? element.closest("label") : element))
-  .filter((element) => element.checkVisibility({ opacityProperty: true }) && !element.matches("p a, p span a, .compare-range"))
-  .map((element) => ({ element, box: element.getBoundingClientRect() }))
-  .filter(({ box }) => box.width > 0 && (box.width < least || box.height < least))
-  .map(({ element, box }) => `${element.id || element.className || element.outerHTML}: ${box.width} x ${box.height}`)
-"""
-WIDE: Final = """
-() => document.scrollingElement.scrollWidth <= innerWidth ? [] :
-  [...document.querySelectorAll("body *")].filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
-    .map((each) => `${each.id || each.className || each.nodeName}: ${each.getBoundingClientRect().right}`)
-"""
-MOVING: Final = "() => document.getAnimations().map((each) => each.animationName ?? each.transitionProperty)"
-
+PHONE: Final[dict[str, Any]] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DESKTOP: Final[dict[str, Any]] = {"viewport": {"width": 1280, "height": 800}}
 QUICK: Final = ("choose", "working", "result", "receipt", "behind the scenes")
 """States that every run checks; the others are part of ``./test --all``."""
 
 
 @contextlib.asynccontextmanager
-async def staged(browser: Browser, name: str, **context: Any) -> AsyncIterator[Scene]:
-    """Open the page in this state."""
+async def opened(browser: Browser, **context: Any) -> AsyncIterator[Scene]:
+    """Open a scene that notes layout shifts."""
     profile = await browser.new_context(**context)
     try:
         page = await profile.new_page()
         await page.add_init_script(SHIFTS)
         scene = Scene(page)
         await scene.open()
-        await STATES[name](scene)
-        await scene.settled()
         yield scene
     finally:
         await profile.close()
 
 
-async def violations(scene: Scene) -> list[str]:
-    await scene.page.evaluate(AXE)
-    found: list[str] = await scene.page.evaluate(AXE_RUN)
+@contextlib.asynccontextmanager
+async def staged(browser: Browser, name: str, **context: Any) -> AsyncIterator[Scene]:
+    """Open the page in this state, with the rules."""
+    async with opened(browser, **context) as scene:
+        await STATES[name](scene)
+        await scene.settled()
+        await scene.page.evaluate(RULES)
+        yield scene
+
+
+async def broken(scene: Scene, rule: str, *given: int) -> list[str]:
+    """Return what breaks a rule of page_rules.js."""
+    found: list[str] = await scene.page.evaluate(f"(given) => rules.{rule}(...given)", given)
+    return [f"{rule}: {each}" for each in found]
+
+
+async def shifted(scene: Scene) -> list[str]:
+    """Return the layout shifts, if they are too many."""
+    shifts = await scene.page.evaluate("shifts")
+    return [json.dumps(shifts)] if sum(each["value"] for each in shifts) > MOST_SHIFT else []
+
+
+async def faults(scene: Scene, width: int) -> list[str]:
+    """Return what is wrong with the page as it is now."""
+    await scene.page.evaluate(FINISH_TRANSITIONS)
+    found = await shifted(scene)
+    found += await scene.page.evaluate(AXE_RUN)
+    for rule, given in {"targets": (), "contrasts": (), "wide": (width,), "cut": (width,), "focus": ()}.items():
+        if rule == "focus":
+            await scene.page.keyboard.press("Shift")  # from now on, focus shows
+        found += await broken(scene, rule, *given)
     return found
-
-
-async def look(browser: Browser, name: str, *, scheme: str = "light", phone: bool = False) -> None:
-    """Expect that the state keeps every rule on this device."""
-    width, height = (390, 844) if phone else (1280, 800)
-    async with staged(browser, name, viewport={"width": width, "height": height}, color_scheme=scheme) as scene:
-        shifts = await scene.page.evaluate("shifts")
-        assert sum(each["value"] for each in shifts) <= MOST_SHIFT, json.dumps(shifts)
-        assert await scene.page.evaluate(TARGETS, LEAST_TARGET) == []
-        assert await scene.page.evaluate(WIDE) == []
-        assert await violations(scene) == []
 
 
 @pytest.mark.parametrize("name", QUICK)
 async def test_state_keeps_the_rules(chromium: Browser, name: str) -> None:
-    """Nothing that axe finds, no layout shift, no small target, no sideways scroll."""
-    await look(chromium, name)
+    """Axe finds nothing; contrast, targets and focus are kept, and nothing shifts."""
+    async with staged(chromium, name, **DESKTOP) as scene:
+        await scene.page.evaluate(AXE)
+        assert await faults(scene, DESKTOP["viewport"]["width"]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["phone", "desktop"])
+@pytest.mark.parametrize("name", list(STATES))
+async def test_state_keeps_the_rules_everywhere(chromium: Browser, name: str, device: str) -> None:
+    """The same in all states, on a phone too, light and dark."""
+    context = PHONE if device == "phone" else DESKTOP
+    async with staged(chromium, name, **context) as scene:
+        await scene.page.evaluate(AXE)
+        found = {}
+        for scheme in ("light", "dark"):
+            await scene.page.emulate_media(color_scheme=scheme)
+            found[scheme] = await faults(scene, context["viewport"]["width"])
+        assert found == {"light": [], "dark": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(STATES))
+async def test_state_keeps_to_what_a_reader_has_set(chromium: Browser, name: str) -> None:
+    """Forced colours lose no control, nothing moves that should not, and it all fits.
+
+    320 pixels wide, and 1280 x 800 at a zoom of 200 %.
+    """
+    small = {"width": 320, "height": 640}
+    async with staged(chromium, name, viewport=small, forced_colors="active", reduced_motion="reduce") as scene:
+        found = []
+        for rule, given in {"unlined": (), "contrasts": (), "moving": (), "wide": (320,), "cut": (320,)}.items():
+            found += await broken(scene, rule, *given)
+        zoomed = {"width": 640, "height": 400, "deviceScaleFactor": 2, "mobile": False}
+        devtools = await scene.page.context.new_cdp_session(scene.page)
+        await devtools.send("Emulation.setDeviceMetricsOverride", zoomed)
+        assert await scene.page.evaluate("[innerWidth, devicePixelRatio]") == [640, 2]
+        for rule in ("wide", "cut"):
+            found += await broken(scene, rule, 640)
+        assert found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["phone", "desktop"])
+async def test_run_moves_nothing_under_a_finger(chromium: Browser, device: str) -> None:
+    """From the queue over an interruption to the result, the page stays."""
+    async with opened(chromium, **(PHONE if device == "phone" else DESKTOP)) as scene:
+        await scene.follow(session("created"))
+        await scene.push(event("started", "processing", seq=2, attempt=1))
+        await scene.says("Working on it")
+        for part, eta in ((0.2, 4.0), (0.6, 2.0)):
+            await scene.push(progress(part, eta=eta))
+            await expect(scene.page.locator("#bar")).to_have_attribute("aria-valuenow", str(round(part * 100)))
+        await scene.push(event("requeued", "created", seq=3, attempt=1, reason="lease_expired"))
+        await scene.says("Interrupted, starting again (2 of 3)")
+        await scene.push(event("started", "processing", seq=4, attempt=2))
+        done = session("completed")
+        await scene.push(
+            event("completed", "completed", seq=5, output=done["links"]["output"], outputs=done["outputs"])
+        )
+        await scene.says("Your result is ready")
+        await expect(scene.page.locator(".compare-line")).to_be_visible()
+        await scene.settled()
+        assert await shifted(scene) == []
+
+
+@contextlib.asynccontextmanager
+async def traced(browser: Browser) -> AsyncIterator[list[str]]:
+    """Collect the names of what Chromium does, complete once the block is left."""
+    devtools = await browser.new_browser_cdp_session()
+    names: list[str] = []
+    complete = asyncio.Event()
+    devtools.on("Tracing.dataCollected", lambda data: names.extend(each["name"] for each in data["value"]))
+    devtools.on("Tracing.tracingComplete", lambda _: complete.set())
+    await devtools.send("Tracing.start", {"traceConfig": {"includedCategories": ["devtools.timeline"]}})
+    yield names
+    await devtools.send("Tracing.end")
+    await complete.wait()
+    await devtools.detach()
+
+
+async def test_progress_frame_moves_the_bar_alone(chromium: Browser) -> None:
+    """No layout, nothing painted: the compositor moves what was painted before."""
+    async with opened(chromium, **DESKTOP) as scene:
+        await scene.follow(session(eta_seconds=600.0))
+        await scene.push(progress(0.5))  # without a time to the end, whose words change
+        await expect(scene.page.locator("#meta-time")).to_have_text("")
+        bar = scene.page.locator("#bar")
+        parts = [0.5 + step / 64 for step in range(1, 25)]
+        async with traced(chromium) as frames:
+            for part in parts:
+                await scene.push(progress(part))
+                await expect(bar).to_have_attribute("data-part", str(part))
+        async with traced(chromium) as words:
+            await scene.push(progress(0.9, "adding_the_shadows"))
+            await scene.says("Adding the shadows")
+            await scene.page.screenshot()
+    assert [name for name in frames if name in ("Layout", "Paint")] == []
+    assert frames.count("UpdateLayoutTree") >= len(parts) / 2, "they were shown"
+    assert {"Layout", "Paint"} <= set(words), "other changes are noticed"
 
 
 async def test_shared_link_is_read_from_its_code(chromium: Browser) -> None:
@@ -107,43 +212,3 @@ async def test_shared_link_is_read_from_its_code(chromium: Browser) -> None:
     picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert picture is not None
     assert cv2.QRCodeDetectorAruco().detectAndDecode(picture)[0] == link
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("device", ["light phone", "dark desktop"])
-@pytest.mark.parametrize("name", list(STATES))
-async def test_state_keeps_the_rules_everywhere(chromium: Browser, name: str, device: str) -> None:
-    """The same on a phone, and in the dark."""
-    await look(chromium, name, scheme=device.split(maxsplit=1)[0], phone="phone" in device)
-
-
-VISIBLE: Final = """
-() => {
-  const style = (selector, pseudo) => getComputedStyle(document.querySelector(selector), pseudo);
-  const seen = (selector) => document.querySelector(selector)?.checkVisibility();
-  const lost = [];
-  if (seen("#bar") && style(".bar-fill").backgroundColor === style("#bar").backgroundColor) lost.push("bar");
-  for (const button of document.querySelectorAll("button, a.button")) {
-    if (!button.checkVisibility() || button.matches(".plain, .link")) continue;
-    const { borderTopWidth, borderTopStyle } = getComputedStyle(button);
-    if (borderTopWidth === "0px" || borderTopStyle === "none") lost.push(button.id || button.className);
-  }
-  return lost;
-}
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(STATES))
-async def test_state_keeps_to_what_a_reader_has_set(chromium: Browser, name: str) -> None:
-    """Forced colours lose no control, nothing moves that should not, and it all fits.
-
-    320 pixels wide, and 1280 x 720 at a zoom of 200 %.
-    """
-    small = {"width": 320, "height": 640}
-    async with staged(chromium, name, viewport=small, forced_colors="active", reduced_motion="reduce") as scene:
-        assert await scene.page.evaluate(VISIBLE) == []
-        assert await scene.page.evaluate(MOVING) == []
-        assert await scene.page.evaluate(WIDE) == []
-        await scene.page.set_viewport_size({"width": 640, "height": 360})
-        assert await scene.page.evaluate(WIDE) == []
