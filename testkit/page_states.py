@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from playwright.async_api import expect
 
 from testkit.page_scene import SOON_MS, STATIC, Scene
-from testkit.page_views import ID, RESULT, SCHEMA, event, failed, refusal, session
+from testkit.page_views import ID, RESULT, SCHEMA, event, failed, later, refusal, session
 
 State: TypeAlias = Callable[[Scene], Awaitable[None]]
 
@@ -231,21 +231,17 @@ async def _cancelled(scene: Scene) -> None:
 
 async def _expired(scene: Scene) -> None:
     await _working(scene)
-    await _expire(scene)
-
-
-async def _result_expired(scene: Scene) -> None:
-    await _working(scene)
-    await scene.push(event("completed", "completed", output=session("completed")["links"]["output"]))
-    await scene.says("Your result is ready")
-    await _expire(scene)
-
-
-async def _expire(scene: Scene) -> None:
     await scene.push({"type": "error", "code": "expired", "message": "It has expired."})
     for socket in scene.sockets:
         await socket.close(code=4510)
     await scene.says(re.compile("expired"))
+
+
+async def _result_expired(scene: Scene) -> None:
+    scene.missing = frozenset({f"{RESULT}.webp"})  # asks for the session again
+    await scene.follow(session("completed", expires_at=later(seconds=-1)))
+    scene.session = None
+    await scene.says("This result has expired")
 
 
 async def _nothing(scene: Scene) -> None:

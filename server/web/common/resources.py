@@ -59,14 +59,15 @@ class Resource:
 
     def compress(self) -> bytes:
         """Return the gzip of the content; made once."""
-        packed = self._gzip
-        if packed is None:
-            packed = self._gzip = gzip.compress(self.data, mtime=0)
-        return packed
+        if self._gzip is None:
+            self._gzip = gzip.compress(self.data, mtime=0)
+        return self._gzip
 
     async def compressed(self) -> bytes:
         """Return the gzip of the content; if it is not there, a thread makes it."""
-        return self._gzip or await asyncio.to_thread(self.compress)
+        if self._gzip is not None:
+            return self._gzip
+        return await asyncio.to_thread(self.compress)
 
     async def answer(self, request: Request, *, cache_control: str) -> Response:
         """Return the answer to a GET or HEAD: 200, 206, 304 or 416."""
