@@ -167,6 +167,11 @@
     return !scrolls.x && (box.left < -1 || box.right > width + 1) ? "the screen's width" : null;
   }
 
+  /** Words that lie under a picture, and look out beside it. */
+  function covered() {
+    return all("img.zone-picture").flatMap((image) => [...image.parentElement.children].filter((each) => each !== image && each.matches("svg, span") && visible(each)).map(name));
+  }
+
   /** Everything that would move although a reader does not want it. */
   function moving() {
     const found = document.getAnimations().map((each) => each.animationName ?? each.transitionProperty);
@@ -204,5 +209,5 @@
     return found;
   }
 
-  window.rules = { contrasts, targets, wide, cut, moving, unlined, focus };
+  window.rules = { contrasts, targets, wide, cut, covered, moving, unlined, focus };
 })();

@@ -93,7 +93,14 @@ async def faults(scene: Scene, width: int) -> list[str]:
     await scene.page.evaluate(FINISH_TRANSITIONS)
     found = await shifted(scene)
     found += await scene.page.evaluate(AXE_RUN)
-    for rule, given in {"targets": (), "contrasts": (), "wide": (width,), "cut": (width,), "focus": ()}.items():
+    for rule, given in {
+        "targets": (),
+        "contrasts": (),
+        "wide": (width,),
+        "cut": (width,),
+        "covered": (),
+        "focus": (),
+    }.items():
         if rule == "focus":
             await scene.page.keyboard.press("Shift")  # from now on, focus shows
         found += await broken(scene, rule, *given)
