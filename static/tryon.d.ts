@@ -101,6 +101,21 @@ export interface SessionEvent {
   data: Record<string, unknown>;
 }
 
+/** The audit trail. */
+export interface History {
+  events: {
+    seq: number;
+    event: SessionEvent["event"];
+    from: Status | null;
+    status: Status;
+    at: string;
+    attempt: number;
+    data: Record<string, unknown>;
+  }[];
+  /** When a client was first sent the terminal event; null before that. */
+  delivered_at: string | null;
+}
+
 export interface Receipt {
   session_id: string;
   reason: string;
@@ -171,7 +186,7 @@ export interface Limits {
   demo: boolean;
 }
 
-/** Shows the result alone to anybody who has it. */
+/** Shows the result alone, without any other credential. */
 export interface Share {
   link: string;
   expires_at: string;
@@ -289,6 +304,8 @@ export class TryOn {
   limits(options?: CallOptions): Promise<Limits>;
   follow(session: Session | string, options?: FollowOptions): Following;
   read(session: Session | string, options?: CallOptions & { ticket?: string | null; since?: number | null }): Promise<Session>;
+  /** Every transition so far, from the audit trail. */
+  history(session: Session | string, options?: CallOptions & { ticket?: string | null }): Promise<History>;
   /** Mine, newest first. */
   list(
     options?: CallOptions & { limit?: number | null; cursor?: string | null },

@@ -22,7 +22,6 @@ const SUBPROTOCOL = "tryon.v1";
 const BEARER = "tryon.bearer.";
 const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
 const QUIET = { stage: null, progress: null, eta_seconds: null, queue_position: null, step: null, steps: null, upstream_position: null };
-const IMAGE_TYPES = { jpg: "image/jpeg", png: "image/png", webp: "image/webp" };
 const RUNGS = ["ws", "sse", "long-poll", "poll"]; // best first
 const OPEN_MS = 5000; // longest time from the attempt to the first frame
 const PROBE_MS = 3000; // longest time to the answer of a socket that may have slept
@@ -34,20 +33,15 @@ const BROKEN = new Set([1000, 1002, 1007, 1009]); // before the end: this rung i
 const AT_ONCE = new Set([4001, 4002, 4003]); // no pause before the first attempt
 const RESYNC = 4001; // a connection that left a hole is opened again at once
 const STOP = { first: 4500, last: 4999 }; // close codes after which a client does not reconnect
-const CLOSED = { 4501: "unauthorized", 4504: "not_found", 4510: "erased" }; // the reason, if no frame gave one
+const CLOSED = { 4501: "invalid_token", 4504: "not_found", 4510: "erased" }; // the reason, if no frame gave one
 
 /** A refusal (RFC 9457), or a request without an answer (`status` 0, `code` "network"). `retryAfter` in seconds. */
 export class Problem extends Error {
-  constructor({ status = 0, code = "unknown", title = "", detail = "", retryable = true, ...more } = {}) {
-    super(detail || title || code);
+  constructor({ status = 0, code = "unknown", title = "", detail = "Something went wrong.", retryable = true, ...more } = {}) {
+    super(detail);
     const none = { retryAfter: null, requestId: null, limit: null, part: null, pointer: null };
-    Object.assign(this, { ...none, ...more, name: "Problem", status, code, title, detail, retryable });
+    Object.assign(this, none, more, { name: "Problem", status, code, title, detail, retryable });
   }
-}
-
-function seconds(text) {
-  const value = Number.parseFloat(text ?? "");
-  return value >= 0 ? value : null;
 }
 
 function idOf(session) {
@@ -66,14 +60,13 @@ let memory = null; // the token where storage is blocked: it lives as long as th
 function newToken() {
   if (!globalThis.location) return randomText();
   try {
-    const kept = localStorage.getItem("tryon.token") ?? "";
+    const kept = localStorage.getItem("tryon.token");
     if (TOKEN.test(kept)) return kept;
-    memory ??= randomText();
-    localStorage.setItem("tryon.token", memory);
+    localStorage.setItem("tryon.token", (memory ??= randomText()));
   } catch {
-    memory ??= randomText();
+    // blocked
   }
-  return memory;
+  return (memory ??= randomText());
 }
 
 export class TryOn {
@@ -81,8 +74,8 @@ export class TryOn {
   #fetch;
   #WebSocket;
 
-  constructor({ base = "", token = null, fetch = null, WebSocket = null } = {}) {
-    const here = globalThis.location?.href;
+  constructor({ base = "", token, fetch, WebSocket } = {}) {
+    const here = globalThis.location;
     this.base = (base && here ? new URL(base, here).href : base).replace(/\/+$/, "");
     this.#token = token;
     this.#fetch = fetch;
@@ -97,19 +90,16 @@ export class TryOn {
   /**
    * Uploads and follows to the end, with the options of both: a promise of the ended session, whose `session` is the newest
    * one, and an async iterator of the sessions on the way. A loop that is slower than the news gets the newest. An upload
-   * without an answer is sent again.
+   * without an answer, or with a refusal that may pass soon, is sent again.
    */
-  run({ image = null, onSession, ...given } = {}) {
+  run({ image, onSession, ...given } = {}) {
     const options = { ...given, idempotencyKey: given.idempotencyKey ?? randomText() };
     let changed = resolvers();
     const note = (session) => {
       run.session = session;
       changed.resolve();
       changed = resolvers();
-    };
-    const told = (session) => {
-      note(session);
-      onSession?.(session);
+      say(onSession, session);
     };
     const upload = async (tries) => {
       try {
@@ -123,7 +113,7 @@ export class TryOn {
     };
     const run = upload(1).then((session) => {
       note(session);
-      return this.follow(session, { ...options, onSession: told }).done;
+      return this.follow(session, { ...options, onSession: note }).done;
     });
     const sessions = async function* () {
       for (let given = null; !given?.terminal; ) {
@@ -151,12 +141,12 @@ export class TryOn {
 
   /** What the processor takes and makes, and where the photo goes. */
   processor({ signal } = {}) {
-    return this.#call("GET", "", { root: PROCESSOR, anonymous: true, signal });
+    return this.#call("GET", "", { root: PROCESSOR, signal });
   }
 
   /** What the server takes: formats, bytes, pixels, how often; and how long it keeps things. */
   limits({ signal } = {}) {
-    return this.#call("GET", "", { root: LIMITS, anonymous: true, signal });
+    return this.#call("GET", "", { root: LIMITS, signal });
   }
 
   /** Follows a session, or the session of that id, until it ends or is gone. */
@@ -166,6 +156,11 @@ export class TryOn {
 
   read(session, { ticket, since, signal } = {}) {
     return this.#call("GET", `/${idOf(session)}`, { ticket, signal, query: { since } });
+  }
+
+  /** Every transition of a session so far, from its audit trail. */
+  history(session, { ticket, signal } = {}) {
+    return this.#call("GET", `/${idOf(session)}/history`, { ticket, signal });
   }
 
   list({ limit, cursor, signal } = {}) {
@@ -198,11 +193,11 @@ export class TryOn {
 
   /** @internal One call; a 304 has no body. Rejects with a Problem, or with the reason of its signal. */
   async request(method, path, options = {}) {
-    const { root = SESSIONS, query, headers, body, ticket, anonymous, etag, onProgress, stream, signal } = options;
+    const { root = SESSIONS, query, headers, body, ticket, etag, onProgress, stream, signal } = options;
     signal?.throwIfAborted();
     const url = this.url(root + path, { ...query, ticket });
     const all = { Accept: "application/json", ...headers };
-    if (!ticket && !anonymous) all.Authorization = `Bearer ${this.token}`;
+    if (!ticket && root === SESSIONS) all.Authorization = `Bearer ${this.token}`;
     if (etag) all["If-None-Match"] = etag;
     const init = { method, headers: all, body, signal, ...(globalThis.location && { cache: "no-store", credentials: "omit" }) };
     let send = this.#fetch ?? fetch;
@@ -218,14 +213,14 @@ export class TryOn {
       if (response.status !== 304) answer = this.parsed(await response.text());
     } catch {
       signal?.throwIfAborted();
-      throw new Problem({ code: "network" });
+      throw new Problem({ code: "network", detail: "The server did not answer." });
     }
-    const { ok, status } = response;
-    const told = (name) => response.headers.get(name);
-    const retryAfter = seconds(told("Retry-After"));
-    if (status === 304 || (ok && answer)) return { body: answer, etag: told("ETag"), retryAfter };
-    const known = { retryable: status >= 500 || status === 429, requestId: answer?.request_id ?? told("X-Request-ID") };
-    throw new Problem({ ...known, ...answer, status, retryAfter });
+    const { ok, status, headers: told } = response;
+    const seconds = Number.parseFloat(told.get("Retry-After"));
+    const retryAfter = seconds >= 0 ? seconds : null;
+    if (status === 304 || (ok && answer)) return { body: answer, etag: told.get("ETag"), retryAfter };
+    const retryable = status >= 500 || status === 429;
+    throw new Problem({ retryable, requestId: answer?.request_id ?? told.get("X-Request-ID"), ...answer, status, retryAfter });
   }
 
   /** @internal */
@@ -235,7 +230,7 @@ export class TryOn {
 
   /** @internal */
   url(path, query = {}) {
-    const url = new URL(path.startsWith("/") ? this.base + path : path, globalThis.location?.href);
+    const url = new URL(this.base + path, globalThis.location);
     for (const [name, value] of Object.entries(query)) if (value != null) url.searchParams.set(name, value);
     return url;
   }
@@ -280,6 +275,7 @@ class Following {
   #synced = -Infinity;
   #server = Date.now() - clock(); // its clock minus `clock()`, in ms; ours until it tells
   #timers = {};
+  #reported; // the transport, with the connection
 
   session;
   cursor;
@@ -325,13 +321,14 @@ class Following {
 
   /** Reads the session again, for fresh links; after the end too. */
   async refresh({ signal } = {}) {
-    const session = await this.api.read(this.id, { ticket: this.ticket, signal });
-    if (session.seq >= (this.session?.seq ?? 0)) this.session = session;
-    this.#say("onSession", this.session);
+    const read = await this.api.read(this.id, { ticket: this.ticket, signal });
+    const { seq, links, inputs, outputs } = read;
+    const known = this.session ?? read; // of the same transition: what was pushed meanwhile is newer
+    this.#show(seq > known.seq ? read : seq < known.seq ? known : { ...known, links, inputs, outputs });
     return this.session;
   }
 
-  close(reason = new DOMException("No longer followed", "AbortError")) {
+  close(reason = new DOMException("Closed", "AbortError")) {
     this.#end(() => this.#done.reject(reason));
   }
 
@@ -381,7 +378,7 @@ class Following {
 
   /** The link stands; `worked`: it has done all that its rung needs from the network. */
   up(link, worked = true) {
-    if (worked && !link.worked) {
+    if (worked) {
       link.worked = true;
       this.#proven.add(link.rung);
       this.#tries[link.rung] = 0;
@@ -404,7 +401,7 @@ class Following {
     if (link.over || this.over) return;
     const { rung, live, worked, refusal } = link;
     this.drop(link);
-    if ((code >= STOP.first && code <= STOP.last) || problem?.status === 401 || problem?.status === 404) {
+    if ((code >= STOP.first && code <= STOP.last) || [401, 404].includes(problem?.status)) {
       this.#gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
       return;
     }
@@ -496,30 +493,38 @@ class Following {
   take(session, missed = []) {
     for (const event of missed) this.#pass(event);
     if (this.over || session.seq < (this.session?.seq ?? 0)) return; // never a step back
+    this.#show(session);
+  }
+
+  #show(session) {
     this.session = session;
-    this.#say("onSession", session);
-    if (session.terminal && session.seq <= this.cursor) this.#finish();
+    say(this.#tell.onSession, session);
+    this.#settle();
+  }
+
+  /** The end has come once the last event was passed on; a session that was read may be ahead of its events. */
+  #settle() {
+    if (this.session.terminal && this.session.seq <= this.cursor) this.#end(() => this.#done.resolve(this.session));
   }
 
   /** Passes the next event on; events seen before are dropped. */
   #pass(event) {
     if (this.over || event.seq !== this.cursor + 1) return false;
     this.cursor = event.seq;
-    this.#say("onEvent", event);
+    say(this.#tell.onEvent, event);
     return true;
   }
 
   #event(link, frame) {
     if (frame.seq > this.cursor + 1) this.#doubt(link);
     const known = this.session;
-    if (!this.#pass(frame) || !known || frame.seq <= known.seq) return;
+    if (!this.#pass(frame) || !known) return;
+    if (frame.seq <= known.seq) return this.#settle();
     const { status, terminal, at, seq, data } = frame;
     const { output = known.links.output, outputs = known.outputs, attempt = known.attempt, error = null } = data;
     const progress = status === "completed" ? 1 : null;
     const links = { ...known.links, output };
-    this.session = { ...known, ...QUIET, seq, status, terminal, attempt, error, progress, updated_at: at, outputs, links };
-    this.#say("onSession", this.session);
-    if (terminal) this.#finish();
+    this.#show({ ...known, ...QUIET, seq, status, terminal, attempt, error, progress, updated_at: at, outputs, links });
   }
 
   #progress(link, frame) {
@@ -527,8 +532,7 @@ class Following {
     if (frame.seq > this.cursor) this.#doubt(link);
     if (!known || known.terminal || frame.seq !== known.seq) return;
     const { type, at, preview, ...news } = frame;
-    this.session = { ...known, ...QUIET, ...news, preview: preview ? shown(preview, known.preview) : known.preview };
-    this.#say("onSession", this.session);
+    this.#show({ ...known, ...QUIET, ...news, preview: preview ? shown(preview, known.preview) : known.preview });
   }
 
   /** It was silent for too long, or has left a hole: a socket is asked for a snapshot, anything else opened again. */
@@ -549,15 +553,11 @@ class Following {
 
   // --- the end ------------------------------------------------------------------------------------------------------
 
-  #finish() {
-    this.#end(() => this.#done.resolve(this.session));
-  }
-
   #gone(code) {
     if (code === "not_found" && this.session) code = "erased"; // it was there
     this.#end(() => {
-      this.#say("onGone", code);
-      this.#done.reject(new Problem({ code, retryable: false }));
+      say(this.#tell.onGone, code);
+      this.#done.reject(new Problem({ code, detail: "The try-on is gone.", retryable: false }));
     });
   }
 
@@ -575,18 +575,11 @@ class Following {
   report(connection) {
     if (connection === "reconnecting" && globalThis.navigator?.onLine === false) connection = "offline";
     if (connection === "reconnecting" && this.#proven.size === 0 && this.#failures < TRIES) return; // it connects still
-    if (connection === this.connection) return;
+    const { transport } = this;
+    if (connection === this.connection && transport === this.#reported) return;
     this.connection = connection;
-    this.#say("onConnection", connection, this.transport);
-  }
-
-  /** Calls a callback; an error in it is reported, and stops nothing. */
-  #say(name, ...news) {
-    try {
-      this.#tell[name]?.(...news);
-    } catch (error) {
-      (globalThis.reportError ?? console.error)(error);
-    }
+    this.#reported = transport;
+    say(this.#tell.onConnection, connection, transport);
   }
 
   #after(name, wait, action) {
@@ -595,11 +588,20 @@ class Following {
   }
 }
 
+/** Calls a callback; an error in it is reported, and stops nothing. */
+function say(callback, ...news) {
+  try {
+    callback?.(...news);
+  } catch (error) {
+    (globalThis.reportError ?? console.error)(error);
+  }
+}
+
 /** The picture that a progress frame links to, as a session has it. */
 function shown(link, known) {
   const [path] = link.split("?");
   if (known?.link.startsWith(path)) return { ...known, link };
-  return { type: IMAGE_TYPES[path.split(".").pop()] ?? IMAGE_TYPES.jpg, width: null, height: null, link };
+  return { type: `image/${path.split(".").pop().replace("jpg", "jpeg")}`, width: null, height: null, link };
 }
 
 /** Milliseconds of a clock that cannot be set; in a sleep it may stand still. */
@@ -620,10 +622,16 @@ function visible() {
   return globalThis.document?.visibilityState !== "hidden";
 }
 
+/** Ends at once when its signal is aborted: the call that follows rejects with the reason. */
 function pause(wait, signal) {
-  return new Promise((resolve, reject) => {
-    setTimeout(resolve, wait);
-    signal?.addEventListener("abort", () => reject(signal.reason));
+  return new Promise((resolve) => {
+    const go = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", go);
+      resolve();
+    };
+    const timer = setTimeout(go, wait);
+    signal?.addEventListener("abort", go);
   });
 }
 

@@ -19,7 +19,16 @@ from tryon.protocol.limits import LimitsView, UploadsView
 from tryon.protocol.paths import API, LIMITS, PROCESSOR, RECEIPT_KEY, SESSIONS, SSE, WS
 from tryon.protocol.processors import ProcessorView, RoleView
 from tryon.protocol.states import Event, Status
-from tryon.protocol.views import ErasedFile, Links, Receipt, SessionError, SessionView, Share
+from tryon.protocol.views import (
+    ErasedFile,
+    History,
+    HistoryEvent,
+    Links,
+    Receipt,
+    SessionError,
+    SessionView,
+    Share,
+)
 
 SCRIPTS: Final = ("tryon.js", "tryon-lower.js")
 CLIENT: Final = "".join((ROOT / "static" / name).read_text() for name in SCRIPTS)
@@ -57,7 +66,6 @@ def test_client_constants_are_the_protocol() -> None:
         "PROCESSOR": PROCESSOR,
         "LIMITS": LIMITS,
         "QUIET": dict.fromkeys(QUIET_FIELDS),
-        "IMAGE_TYPES": MEDIA_TYPES,
         "WS": WS,
         "SSE": SSE,
         "SUBPROTOCOL": SUBPROTOCOL,
@@ -85,11 +93,17 @@ def test_client_constants_are_the_protocol() -> None:
         "RESYNC": CloseCode.RESYNC,
         "STOP": {"first": 4500, "last": 4999},
         "CLOSED": {
-            str(CloseCode.UNAUTHORIZED.value): "unauthorized",
+            str(CloseCode.UNAUTHORIZED.value): "invalid_token",
             str(CloseCode.NOT_FOUND.value): errors.NotFound().code,
             str(CloseCode.GONE.value): "erased",
         },
     }
+
+
+def test_preview_types_follow_from_extensions() -> None:
+    """The client names a preview's type by the end of its link."""
+    assert {extension: f"image/{extension.replace('jpg', 'jpeg')}" for extension in MEDIA_TYPES} == MEDIA_TYPES
+    assert '`image/${path.split(".").pop().replace("jpg", "jpeg")}`' in CLIENT
 
 
 def test_client_stops_on_protocol_codes() -> None:
@@ -129,6 +143,7 @@ def test_declared_unions_are_the_protocol(name: str, values: list[str]) -> None:
 
 INNER: Final = (
     ("error", SessionError),
+    ("events", HistoryEvent),
     ("links", Links),
     ("files", ErasedFile),
     ("uploads", UploadsView),
@@ -149,21 +164,22 @@ def fields(declaration: str) -> list[str]:
     ("interface", "struct"),
     [
         ("Session", SessionView),
+        ("History", History),
         ("Receipt", Receipt),
         ("Share", Share),
         ("Limits", LimitsView),
         ("Processor", ProcessorView),
     ],
-    ids=["session", "receipt", "share", "limits", "processor"],
+    ids=["session", "history", "receipt", "share", "limits", "processor"],
 )
 def test_declared_fields_are_the_views(interface: str, struct: Any) -> None:
     """The declared objects have the fields of the views that are sent."""
     body = re.search(rf"^export interface {interface} \{{\n(.*?)^\}}", TYPES, re.MULTILINE | re.DOTALL)
     assert body is not None
-    assert fields(body[1]) == list(struct.__struct_fields__)
+    assert fields(body[1]) == list(struct.__struct_encode_fields__)
     for name, inner in INNER:
         if inline := re.search(rf"\b{name}: \{{(.*?)\}}", body[1]):
-            assert fields(inline[1]) == list(inner.__struct_fields__)
+            assert fields(inline[1]) == list(inner.__struct_encode_fields__)
 
 
 def test_declared_events_are_the_protocol() -> None:

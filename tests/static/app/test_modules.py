@@ -1,9 +1,10 @@
-"""The page's modules without a page: their rules in Node, and QR codes by a decoder."""
+"""Scripts without page or server: their rules in Node, and QR codes by a decoder."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import string
 from pathlib import Path
@@ -32,10 +33,16 @@ async def node(*arguments: str) -> str:
     return output
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(HERE.glob("*.test.mjs"))])
-async def test_module_keeps_its_rules_in_node(name: str) -> None:
-    """The rules stand beside this file, one file for each module."""
-    assert "# fail 0" in await node("--test-reporter=tap", str(HERE / name))
+RULES: Final = sorted(HERE.parent.rglob("*.test.mjs"))
+"""One file for each module, in the place that mirrors the module's."""
+
+
+@pytest.mark.parametrize("path", RULES, ids=[path.name for path in RULES])
+async def test_module_keeps_its_rules_in_node(path: Path) -> None:
+    """Every rule is kept, and there is one; a file that is cut short has none."""
+    assert re.search(
+        r"^# pass [1-9]\d*\n# fail 0\n# cancelled 0$", await node("--test-reporter=tap", str(path)), re.MULTILINE
+    )
 
 
 ENCODE: Final = f"""
