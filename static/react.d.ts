@@ -2,6 +2,8 @@
 
 import type { Connection, FollowOptions, Problem, Receipt, RunOptions, Session, TryOn, TryOnOptions } from "./tryon.js";
 
+/** What `follow()` takes; the hook itself has the signal and shows the session and the connection. */
+export type Options = Omit<FollowOptions, "signal" | "onSession" | "onConnection">;
 /** A photo, or photos by role, with params and whatever else `run()` takes. */
 export type Inputs = File | Blob | Omit<RunOptions, "signal" | "onSession" | "onConnection">;
 
@@ -22,7 +24,7 @@ export interface TryOnState {
   /** Uploads and follows; a try-on before it is no longer followed. Resolves to the session at its end, to null without one. */
   start(inputs: Inputs): Promise<Session | null>;
   /** Follows a session that exists, after a reload for instance. */
-  follow(session: Session | string, options?: Pick<FollowOptions, "ticket">): Promise<Session | null>;
+  follow(session: Session | string, options?: Options): Promise<Session | null>;
   /** Cancels the session, or the upload. */
   cancel(): Promise<void>;
   /** The failed or cancelled session again without an upload, or the upload that did not arrive. */

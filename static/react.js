@@ -16,9 +16,13 @@ const IDLE = { session: null, preview: null, error: null, connection: null, uplo
 class Store {
   #state = IDLE;
   #listeners = new Set();
-  #stop = new AbortController(); // of the present try-on
-  #stopping = 0; // timer
-  #again = null; // sends the last upload again
+  #stop = new AbortController(); // of what goes on now
+  #hiding = 0; // timer
+  #hidden = false;
+  #go = null; // uploads or follows; also goes on after a pause. It is the identity of the present try-on.
+  #options = {}; // its own, for a retry
+  #going = false; // until it has ended or failed
+  #removing = null; // promise
 
   constructor(tryon) {
     this.tryon = tryon;
@@ -32,26 +36,9 @@ class Store {
 
   snapshot = () => this.#state;
 
-  start = (inputs) => {
-    const { onProgress, ...upload } = { idempotencyKey: randomText(), ...photosOf(inputs) };
-    this.#again = () => {
-      const signal = this.#fresh();
-      this.#set({ connection: "uploading", uploaded: 0 });
-      const told = (uploaded) => {
-        this.#set({ uploaded });
-        onProgress?.(uploaded);
-      };
-      return this.#shown(this.tryon.run({ ...upload, ...this.#callbacks(signal), onProgress: told, signal }), signal);
-    };
-    return this.#again();
-  };
+  start = (inputs) => this.#begin(null, { idempotencyKey: randomText(), ...photosOf(inputs) });
 
-  follow = (session, options) => {
-    const signal = this.#fresh();
-    this.#again = null;
-    if (session.session_id) this.#show(session);
-    return this.#shown(this.tryon.follow(session, { ...options, ...this.#callbacks(signal), signal }).done, signal);
-  };
+  follow = (session, options = {}) => this.#begin(session, options);
 
   cancel = async () => {
     const { session } = this.#state;
@@ -61,45 +48,99 @@ class Store {
 
   retry = async () => {
     const { session, error } = this.#state;
-    if (!session) return error && this.#again ? this.#again() : null;
+    const go = this.#go;
+    if (!session) {
+      if (!error || !go) return null;
+      this.#fresh(go);
+      return this.#run();
+    }
     const next = await this.#tried(() => this.tryon.retry(session));
-    return next && this.follow(next);
+    return next && go === this.#go ? this.#begin(next, this.#options) : null;
   };
 
-  remove = async () => {
+  remove = () => {
+    const removing = this.#remove();
+    this.#removing = removing;
+    return removing;
+  };
+
+  reset = () => {
+    this.#fresh(null);
+  };
+
+  /** The component is gone or hidden: nothing is followed soon. Strict mode mounts it again at once. The session goes on. */
+  stop = () => {
+    this.#hiding = setTimeout(() => {
+      this.#hidden = true;
+      this.#stop.abort();
+    });
+  };
+
+  /** The component is there, again perhaps: what `stop()` ended goes on. */
+  resume = () => {
+    clearTimeout(this.#hiding);
+    if (!this.#hidden) return;
+    this.#hidden = false;
+    this.#stop = new AbortController();
+    if (this.#going) this.#run();
+  };
+
+  /** Uploads, or follows `known`, a session or its id, in place of the try-on before. */
+  #begin(known, { since, onEvent, onProgress, ...options }) {
+    const given = {
+      ...options,
+      onEvent: (event) => {
+        since = event.seq; // it goes on after that
+        onEvent?.(event);
+      },
+    };
+    this.#fresh((signal) => {
+      const all = { ...given, ...this.#callbacks(signal), since, signal };
+      const session = this.#state.session ?? known;
+      if (session) return this.tryon.follow(session, all).done;
+      this.#set({ connection: "uploading", uploaded: 0 });
+      const told = (uploaded) => {
+        if (!signal.aborted) this.#set({ uploaded });
+        onProgress?.(uploaded);
+      };
+      return this.tryon.run({ ...all, onProgress: told });
+    });
+    this.#options = { ...options, onEvent };
+    if (known?.session_id) this.#show(known);
+    return this.#run();
+  }
+
+  async #run() {
+    const { signal } = this.#stop;
+    this.#going = true;
+    try {
+      return await this.#go(signal);
+    } catch (error) {
+      if (!signal.aborted) await this.#removing; // its session is gone as it should be
+      if (!signal.aborted) this.#set({ error, connection: null, uploaded: null });
+      return null;
+    } finally {
+      if (!signal.aborted) this.#going = false;
+    }
+  }
+
+  async #remove() {
     const { session } = this.#state;
     if (!session) return null;
     const receipt = await this.#tried(() => this.tryon.remove(session));
     if (receipt && this.#state.session?.session_id === session.session_id) this.reset();
     return receipt;
-  };
+  }
 
-  reset = () => {
-    this.#fresh();
-    this.#again = null;
-  };
-
-  /** The component is gone or hidden: nothing is followed soon. Strict mode mounts it again at once. The session goes on. */
-  stop = () => {
-    this.#stopping = setTimeout(() => this.#stop.abort());
-  };
-
-  /** The component is there, again perhaps: what `stop()` ended goes on. */
-  resume = () => {
-    clearTimeout(this.#stopping);
-    const { session, connection } = this.#state;
-    if (!this.#stop.signal.aborted) return;
-    if (connection === "uploading") this.#again();
-    else if (session && !session.terminal) this.follow(session);
-  };
-
-  /** Ends the try-on before. Returns the signal of the next. */
-  #fresh() {
+  /** Ends the try-on before. */
+  #fresh(go) {
     this.#stop.abort();
     this.#stop = new AbortController();
+    if (this.#hidden) this.#stop.abort(); // it begins when the component is shown
+    this.#go = go;
+    this.#going = false;
     this.#state = IDLE;
     this.#set({});
-    return this.#stop.signal;
   }
 
   #callbacks(signal) {
@@ -113,16 +154,6 @@ class Store {
     const { error, preview } = session;
     const failed = error && new Problem({ code: error.code, detail: error.message, retryable: error.retryable });
     this.#set({ session, preview: preview?.link ?? null, error: failed });
-  }
-
-  /** Resolves to the ended session; to null if there is none, with the reason in `error`. */
-  async #shown(ended, signal) {
-    try {
-      return await ended;
-    } catch (error) {
-      if (!signal.aborted) this.#set({ error, connection: null, uploaded: null });
-      return null;
-    }
   }
 
   /** The result of a call; null if it is refused, with the reason in `error`. */
