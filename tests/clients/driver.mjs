@@ -22,6 +22,7 @@ const CALLS = {
     return tryon.upload(file, rest);
   },
   read: (tryon, { session }) => tryon.read(session),
+  history: (tryon, { session }) => tryon.history(session),
   list: (tryon, options) => tryon.list(options),
   cancel: (tryon, { session }) => tryon.cancel(session),
   retry: (tryon, { session }) => tryon.retry(session),

@@ -108,9 +108,8 @@ class PythonDriver:
 
     async def call(self, name: str, **arguments: Any) -> Any:
         session = [arguments.pop("session")] if "session" in arguments else []
-        call = getattr(self._tryon, {"read": "get"}.get(name, name))
         try:
-            answer = await call(*session, **_named(arguments))
+            answer = await getattr(self._tryon, name)(*session, **_named(arguments))
         except Problem as problem:
             raise _refused(problem) from None
         return msgspec.to_builtins(answer)
@@ -160,7 +159,10 @@ class PythonDriver:
 
 
 def _named(arguments: Mapping[str, Any]) -> View:
-    """Return the arguments by the names that Python has for them."""
+    """Return the arguments by the names that Python has for them.
+
+    ``from`` is a word of the language.
+    """
     names = {"from": "original", "idempotencyKey": "idempotency_key"}
     return {names.get(name, name): value for name, value in arguments.items()}
 

@@ -327,6 +327,20 @@ async def next_garment_needs_no_second_photo(scene: Scene) -> None:
 
 
 @story()
+async def history_has_every_transition(scene: Scene) -> None:
+    """Show by the same names a session as it is, and how it came to that."""
+    id = await scene.upload()
+    await scene.complete(id)
+    assert (await scene.client.call("read", session=id))["status"] == "completed"
+    events = (await scene.client.call("history", session=id))["events"]
+    assert [(event["seq"], event["event"], event["from"]) for event in events] == [
+        (1, "created", None),
+        (2, "processing", "created"),
+        (3, "completed", "processing"),
+    ]
+
+
+@story()
 async def sessions_are_listed_page_by_page(scene: Scene) -> None:
     """List the newest first, with a cursor for the rest."""
     made = [await scene.upload() for _ in range(3)]

@@ -51,6 +51,8 @@ class Requests:
         """Return a session as it is now, with fresh links."""
         return await self._calls.session(SessionView, "GET", f"/{id_of(session)}")
 
+    read = get
+
     async def list(self, *, limit: int | None = None, cursor: str | None = None) -> SessionPage:
         """Return a page of this owner's sessions, newest first."""
         return await self._calls.session(SessionPage, "GET", query={"limit": limit, "cursor": cursor})

@@ -29,6 +29,8 @@ class SyncRequests:
         """Return a session as it is now, with fresh links."""
         return self._loop.run(self._client.get(session))
 
+    read = get
+
     def list(self, *, limit: int | None = None, cursor: str | None = None) -> SessionPage:
         """Return a page of this owner's sessions, newest first."""
         return self._loop.run(self._client.list(limit=limit, cursor=cursor))
