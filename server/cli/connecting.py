@@ -177,6 +177,7 @@ def advice(target: Target, problem: Problem) -> str:
         return f"Try again in {duration(math.ceil(problem.retry_after))}."
     known = {
         "not_found": f"`{target.command('list')}` shows your sessions. Those of another token need its --token-file.",
+        "not_finished": f"`{target.command('submit', '--from', 'ID')}` uses the photos of any session again.",
         "unknown": f"Is {target.server} the address of a TryOn Push server?",
     }
     return known.get(problem.code, "")

@@ -289,7 +289,8 @@ async def _server(config: Config) -> Finding:
         await network.close()
     bad = {name: check for name, check in checks.items() if check["status"] != "ok"}
     if not bad:
-        return Finding("server", "ok", f"{address} is well, {checks['workers']['count']} workers")
+        workers = checks["workers"]["count"]
+        return Finding("server", "ok", f"{address} is well, {workers} worker{'' if workers == 1 else 's'}")
     text = "; ".join(f"{name} {check['status']}: {check.get('detail', '')}".rstrip(": ") for name, check in bad.items())
     broken = any(check["status"] == "down" for check in bad.values())
     return Finding("server", "broken" if broken else "warning", text, "docs/operations.md, Health, explains each.")

@@ -232,7 +232,7 @@ async def cancel(target: Target, *, session: str) -> Exit:
     else:
         words = f"{found.status} already" if found.terminal else "its worker is asked to stop"
     target.answer(found, words)
-    target.suggest(("retry", session, "--watch") if found.status is Status.CANCELLED else ("watch", session))
+    target.suggest(*([("watch", session)] if not found.terminal else _steps(found)))
     return Exit.DONE
 
 

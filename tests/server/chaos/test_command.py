@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -121,6 +122,21 @@ def test_bad_record_is_named_by_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["verdict", str(path)])
     assert done.exit_code == 2
     assert "line 2" in done.output
+
+
+def test_verdict_is_json_on_demand(tmp_path: Path) -> None:
+    """Print each finding on a line, then the figures."""
+    path = tmp_path / "record"
+    with path.open("wb") as file:
+        record = Recorder(file)
+        for each in (*eventful().told(), Remains(t=1, what="file", name="inputs/a.jpg")):
+            record(each)
+    done = CliRunner().invoke(cli, ["verdict", str(path), "--json"])
+    *findings, figures = map(json.loads, done.stdout.splitlines())
+    assert done.exit_code == 1
+    assert "remains" in {finding["kind"] for finding in findings}
+    assert sum(figures["findings"].values()) == len(findings)
+    assert (figures["sessions"], set(figures["stale_seconds"])) == (1, {"p50", "p99", "max"})
 
 
 def test_other_commands_load_no_chaos() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from pathlib import Path
@@ -183,6 +184,12 @@ def test_dotenv_file_out_of_reach_is_named(tmp_path: Path) -> None:
 def test_example_file_matches_the_command() -> None:
     """Keep .env.example in step with ``tryon settings --env``."""
     assert (ROOT / ".env.example").read_text() == render.env_file(), "run: tryon settings --env > .env.example"
+
+
+def test_settings_are_listed_as_json() -> None:
+    """One object a line, with the rows of the table."""
+    listed = [json.loads(line) for line in render.json_lines().splitlines()]
+    assert [(each["name"], each["default"], each["meaning"]) for each in listed] == render.rows()
 
 
 def test_example_file_lines_load_as_defaults(tmp_path: Path) -> None:
