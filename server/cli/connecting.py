@@ -80,11 +80,12 @@ class Target:
     def say(self, text: str) -> None:
         """Print a line for the person, beside the answer; none with ``--json``."""
         if not self.as_json:
-            click.echo(text, err=True)
+            click.echo(_shown(text), err=True)
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error: a line, or a JSON object."""
-        click.echo(msgspec.json.encode({"warning": text}) if self.as_json else f"tryon: warning: {text}", err=True)
+        line = msgspec.json.encode({"warning": text}) if self.as_json else f"tryon: warning: {printable(text)}"
+        click.echo(line, err=True)
 
     def suggest(self, *commands: tuple[str, ...]) -> None:
         """Print the commands to type next."""
@@ -98,8 +99,21 @@ class Target:
         return shlex.join([*program(), *words, *options])
 
     def answer(self, body: msgspec.Struct, *lines: str) -> None:
-        """Print an answer on standard output: as one line of JSON, or as lines."""
-        click.echo(msgspec.json.encode(body) if self.as_json else "\n".join(map(printable, lines)))
+        """Print an answer on standard output: as one line of JSON, or as lines.
+
+        Raises NotSaved, BrokenPipeError.
+        """
+        try:
+            click.echo(msgspec.json.encode(body) if self.as_json else "\n".join(map(printable, lines)))
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk; what the server did is done
+            raise NotSaved(f"cannot print the answer: {error.strerror}") from None
+
+
+def _shown(text: str) -> str:
+    """Return lines as a terminal may show them: parts of them are a server's words."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def travels_in_clear(server: str) -> bool:
@@ -144,13 +158,24 @@ def _status(target: Target, call: Callable[[], Awaitable[Exit]]) -> Exit:
         _report(target, problem)
         return exit_of(problem)
     except NotSaved as error:
-        target.warn(str(error))
+        _report_own(target, "not_saved", str(error))
         return Exit.FAILED
     except BrokenPipeError:  # `| head` has seen enough
         raise
-    except (BadToken, OSError) as error:  # before anything was sent
-        click.echo(f"tryon: {error}", err=True)
-        return Exit.USAGE
+    except BadToken as error:
+        _report_own(target, "bad_token_file", str(error))
+    except OSError as error:  # of a photo: nothing was sent
+        reason = f"cannot read {error.filename}: {error.strerror}" if error.filename else str(error)
+        _report_own(target, "unreadable_file", reason)
+    return Exit.USAGE
+
+
+def _report_own(target: Target, code: str, text: str) -> None:
+    """Report a failure on this machine: a line, or the JSON object of a problem."""
+    if target.as_json:
+        _report(target, Problem(code, text))
+    else:
+        click.echo(f"tryon: {printable(text)}", err=True)
 
 
 def _report(target: Target, problem: Problem) -> None:

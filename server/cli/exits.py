@@ -1,11 +1,12 @@
-"""Exit statuses of the commands that speak to a server."""
+"""Exit statuses of commands; the module loads nothing of the client."""
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tryon.client.problems import Problem
+if TYPE_CHECKING:
+    from tryon.client.problems import Problem
 
 _GATEWAY: Final = frozenset({502, 503, 504})
 """Statuses of a proxy whose server is unavailable; they come without a code."""

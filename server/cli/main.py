@@ -13,12 +13,10 @@ import click
 
 from server import __version__
 from server.cli import chaos, client, completion, doctor, operator, overlay, processor, samples, serve
+from server.cli.exits import Exit
 from server.cli.failing import fail
 from server.config.settings import ConfigError
 from server.system.processes import make_files_private
-
-INTERRUPTED: Final = 130
-"""Exit status after Ctrl-C, as shells count it: 128 and the signal's number."""
 
 
 def main() -> None:
@@ -33,12 +31,12 @@ def main() -> None:
     try:
         status = cli.main(prog_name="tryon", standalone_mode=False)
     except click.Abort:  # Ctrl-C
-        sys.exit(INTERRUPTED)
+        sys.exit(Exit.INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except ConfigError as error:
-        fail(str(error), 2)
+        fail(str(error), Exit.USAGE)
     except Reported as error:
         sys.exit(error.status)
     except UpError as error:

@@ -22,6 +22,8 @@ from server.cli.connecting import NotSaved, Target
 from server.cli.exits import Exit
 from server.cli.progress import Screen, noting_connections
 from server.cli.wording import duration, printable, seconds_between, size
+from server.domain.outputs import EXTENSIONS
+from server.domain.session import valid_session_id
 from tryon.client.api import AsyncTryOn
 from tryon.client.problems import Problem
 from tryon.client.requests import SessionPage
@@ -150,7 +152,7 @@ async def _followed(target: Target, tryon: AsyncTryOn, session: SessionView) -> 
 async def _ended(target: Target, tryon: AsyncTryOn, session: SessionView, output: Path | None) -> Exit:
     id = session.session_id
     if session.status is not Status.COMPLETED:
-        target.say(printable(_failure(session)))
+        target.say(_failure(session))
         retryable = session.error is None or session.error.retryable
         target.suggest(*([("retry", id, "--watch")] if retryable else []), ("show", id))
         return Exit.FAILED
@@ -180,9 +182,14 @@ def _failure(session: SessionView) -> str:
 
 
 def _place(output: Path, id: str, file: FileView, number: int) -> Path:
-    """Return where an output goes; ``output`` is a file or a folder."""
-    ending = {"jpeg": "jpg"}.get(kind := file.type.rpartition("/")[2], kind)
-    path = output / f"{id}.{ending}" if output.is_dir() else output
+    """Return where an output goes; ``output`` is a file or a folder.
+
+    The name is made of the answer: one of another server could lead out of the folder.
+    Raises Problem.
+    """
+    if not valid_session_id(id) or file.type not in EXTENSIONS:
+        raise Problem("unknown", "The answer names no session and picture of this product.", status=200)
+    path = output / f"{id}.{EXTENSIONS[file.type]}" if output.is_dir() else output
     return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
@@ -206,7 +213,8 @@ async def list_sessions(target: Target, *, limit: int) -> Exit:
         return Exit.DONE
     click.echo(ID.format("ID", "STATUS", "AGE", "ERASED IN"))
     for each in sessions:
-        click.echo(ID.format(each.session_id, each.status, _ago(each.created_at), _ahead(each.expires_at)))
+        row = ID.format(each.session_id, each.status, _ago(each.created_at), _ahead(each.expires_at))
+        click.echo(printable(row))
     target.suggest(("show", sessions[0].session_id))
     return Exit.DONE
 

@@ -14,6 +14,7 @@ import stat
 import struct
 import sys
 import termios
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +30,10 @@ from testkit.photos import small
 from testkit.processes import environment, free_port
 from testkit.proxy import running_proxy, upgrades
 from testkit.running import Web, running_web, until
+from tests.server.web.api.calls import do
+from tests.tryon.client.network_contract import raw_server, sending
 from tryon.client.problems import Problem
+from tryon.protocol.views import FileView
 
 MakeConfig = Callable[..., Config]
 SECONDS = 60
@@ -383,6 +387,52 @@ async def test_missing_server_exits_with_three(tmp_path: Path) -> None:
     assert err.splitlines()[-2].startswith(f"tryon: no answer from {typist.server} (")
     status, _, err = await typist.types("list", "--json")
     assert (status, json.loads(err)["code"]) == (3, "network")
+
+
+async def test_failure_on_this_machine_is_json_too(typist: Typist, tmp_path: Path) -> None:
+    """A token file that holds none, and an answer that cannot be printed."""
+    (tmp_path / "wrong").write_text("no token")
+    status, out, err = await typist.types("list", "--json", "--token-file", "wrong")
+    assert (status, out, json.loads(err)["code"]) == (2, "", "bad_token_file")
+    assert "wrong holds no client token" in json.loads(err)["detail"]
+    await typist.gets("list")  # makes the token
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await typist.start("submit", "me.jpg", "--json", out=full)
+    os.close(full)
+    _, said = await process.communicate()
+    assert (process.returncode, json.loads(said)["code"]) == (1, "not_saved")
+
+
+async def test_words_of_a_server_cannot_steer_the_terminal(
+    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another server may answer with anything in place of an id."""
+    session, token = await web.submit()
+    view = (await do(web, "get", session.id, token)).json()
+    view["session_id"] = "\x1b]0;title\x07" + "\x9b2J"
+    body = json.dumps({"sessions": [view], "next_cursor": None}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with raw_server(sending(head, body)) as url:
+        assert await verbs.list_sessions(Target(url, tmp_path / "token", False), limit=1) == 0
+    out, err = capsys.readouterr()
+    assert "]0;title" in out and "]0;title" in err
+    assert not any(unicodedata.category(each) == "Cc" for each in (out + err).replace("\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("id", "type"),
+    [
+        ("../../escaped", "image/png"),
+        ("/etc/escaped", "image/png"),
+        ("01a219f8-685f-78c5-846f-95400635ef70", "image/../x"),
+        ("01a219f8-685f-78c5-846f-95400635ef70", "text/x-sh"),
+    ],
+)
+def test_answer_cannot_lead_out_of_the_folder(tmp_path: Path, id: str, type: str) -> None:
+    """The name of a saved picture is made of ids and types of this product alone."""
+    file = FileView(role="result", index=0, type=type, width=1, height=1, bytes=1, link="/x")
+    with pytest.raises(Problem):
+        verbs._place(tmp_path, id, file, 1)
 
 
 async def test_token_belongs_to_its_server_or_file(typist: Typist, tmp_path: Path) -> None:
