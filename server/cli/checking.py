@@ -142,7 +142,7 @@ def pixels_of(path: Path) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[known.value]) as image:
             return image.size
-    except Exception:  # whatever a damaged file makes Pillow raise: the server says what is wrong
+    except Exception:  # of any kind, for a damaged file; the server says what is wrong with it
         return None
     finally:
         Image.MAX_IMAGE_PIXELS = most

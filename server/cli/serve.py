@@ -53,6 +53,7 @@ def serve(reuse_port: bool) -> None:
     from server.system.clock import SystemClock
     from server.system.randomness import SystemRandomness
     from server.up import check_port
+    from server.web.api.static_files import static_files
     from server.web.app import create_app
     from server.web.serving.server import run
 
@@ -60,6 +61,7 @@ def serve(reuse_port: bool) -> None:
     if not reuse_port:
         check_port(config.host, config.port)
     _check(config)
+    static_files()  # the lifespan would print a trace if they could not be read
     run(create_app(config, clock=SystemClock(), randomness=SystemRandomness()), config, reuse_port=reuse_port)
 
 

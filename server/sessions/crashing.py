@@ -1,6 +1,7 @@
 """Crash the worker of a session when its owner asks, to show how it recovers.
 
-In demo mode alone (``TRYON_DEMO``): whatever else the worker runs is interrupted, too.
+In demo mode alone (``TRYON_DEMO``): all other sessions of the worker are interrupted,
+too.
 """
 
 from __future__ import annotations
@@ -45,5 +46,5 @@ class Crashing:
             await self._queue.ring_cancel(session.id, crash=True)
         except QueueUnavailable:
             raise Unavailable(retry_after=1) from None
-        log.warning("Session %s: its owner lets its worker crash (TRYON_DEMO)", session.id)
+        log.warning("Session %s: its owner asked its worker to crash (TRYON_DEMO)", session.id)
         return session

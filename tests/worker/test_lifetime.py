@@ -211,7 +211,7 @@ async def test_processor_that_has_worked_fails_with_trace(
     assert "has worked" in line and "TRYON_PROCESSOR" not in line
 
 
-async def test_worker_goes_on_without_a_fallback_that_cannot_start(
+async def test_worker_runs_without_a_failed_fallback(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, tmp_path: Path
 ) -> None:
     """The first processor judges uploads and runs sessions; the error is logged."""

@@ -138,8 +138,8 @@ class AsyncTryOn(Requests):
     ) -> AsyncGenerator[Update, None]:
         """Yield each change of a session until it has ended.
 
-        Every transition comes once and in order, whatever happens to the connection,
-        and progress in between. ``since``: seq of the last transition already known.
+        Every transition comes once and in order, also when connections are lost, and
+        progress in between. ``since``: seq of the last transition already known.
         ``ticket``: a read-only pass for this session, instead of the token. Raises
         Problem when the session is deleted, expired, or not this owner's. Leave the
         loop early inside ``contextlib.aclosing`` to close the connection at once.

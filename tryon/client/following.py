@@ -1,4 +1,4 @@
-"""Follow one session to its end, over whatever the network allows.
+"""Follow one session to its end, over every transport that the network allows.
 
 Theory of operation. One connection counts, the *link*. While it is not the best
 transport, a better one is tried beside it from time to time, the *probe*; if the probe

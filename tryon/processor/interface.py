@@ -235,7 +235,7 @@ class Job:
 class Output:
     """One file of the result, at most 64 MiB.
 
-    It is decoded and freed of private metadata before anybody sees it: a file that is
+    It is decoded and freed of private metadata before a client sees it: a file that is
     no picture of its type fails the session.
     """
 

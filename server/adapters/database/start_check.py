@@ -1,4 +1,4 @@
-"""The question to the database before a process starts: whether it has the tables."""
+"""Check before a process starts that the database is there and has its tables."""
 
 from __future__ import annotations
 

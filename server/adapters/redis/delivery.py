@@ -1,4 +1,4 @@
-"""One message through Redis pub/sub and back, to see that it is delivered."""
+"""Send one message through Redis pub/sub, to check that it delivers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DELIVERY_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one message has shown.
+    """The result of sending one message.
 
     ``seconds``: from publishing to receiving; None: it did not come back in time.
     ``server``: name and version. ``eviction``: the server's ``maxmemory-policy``; empty

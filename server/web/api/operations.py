@@ -171,8 +171,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handler=Http(lambda web: web.sessions.crash),
         tag="sessions",
         summary="Let the worker of a session crash",
-        text="In demo mode only (`TRYON_DEMO`), else a 404: kills the worker process that runs the session, and whatever else it "
-        "runs. The session runs again once its lease has lapsed.",
+        text="In demo mode only (`TRYON_DEMO`), else a 404: kills the worker process that runs the session, and all other "
+        "sessions of that process. The session runs again once its lease has lapsed.",
         parameters=("session_id",),
         security=TOKEN,
         answers={202: Answer(text="The session: its worker was asked to crash.", body=SessionAnswer)},

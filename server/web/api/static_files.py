@@ -155,5 +155,11 @@ def _media_type(name: str) -> str:
 
 @functools.cache
 def static_files() -> StaticFiles:
-    """Return the product's own files. Raises ConfigError as static_directory."""
-    return StaticFiles(static_directory())
+    """Return the product's own files.
+
+    Raises ConfigError if they are missing, or cannot be read.
+    """
+    try:
+        return StaticFiles(static_directory())
+    except OSError as error:
+        raise ConfigError(f"the static files cannot be read: {error.filename}: {error.strerror}") from None

@@ -403,7 +403,7 @@ async def test_failure_on_this_machine_is_json_too(typist: Typist, tmp_path: Pat
     assert (process.returncode, json.loads(said)["code"]) == (1, "not_saved")
 
 
-async def test_words_of_a_server_cannot_steer_the_terminal(
+async def test_servers_words_cannot_steer_the_terminal(
     web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Another server may answer with anything in place of an id."""

@@ -82,7 +82,7 @@ async def test_missing_right_and_unknown_command_are_for_good(start_valkey: Star
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_refusal_for_now_is_of_a_known_kind(kind: str) -> None:
+def test_refusal_for_now_has_known_kind(kind: str) -> None:
     """A refusal of no known kind passes neither by itself nor never."""
     error = BaseParser.parse_error(f"{kind} some words for an operator")  # type: ignore[no-untyped-call]  # redis-py 5
     assert refused_for_now(error) is not REFUSALS[kind]

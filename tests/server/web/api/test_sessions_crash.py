@@ -21,7 +21,7 @@ async def test_crash_does_not_exist_outside_of_demo_mode(web: Web) -> None:
         assert_problem(await do(web, "crash", session.id, credential), 404, "not_found")
 
 
-async def test_crash_is_asked_of_the_worker_that_runs_the_session(start_web: StartWeb) -> None:
+async def test_crash_reaches_the_worker_of_the_session(start_web: StartWeb) -> None:
     """By the owner alone, while it runs; every worker in demo mode hears the id."""
     web = await start_web(demo=True)
     assert (await web.client.get("/api/tryon/limits")).json()["demo"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import hashlib
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from server.config.settings import ConfigError
 from server.web.api.static_files import MEDIA_TYPES, StaticFiles, static_directory, static_files
 from server.web.common.resources import IMMUTABLE, REVALIDATED
 from tryon.protocol.errors import NotFound
@@ -67,7 +69,7 @@ def test_file_has_a_name_that_lasts(folder: Path) -> None:
     assert stable[0].media_type == "text/javascript"
 
 
-def test_hash_of_another_release_is_answered_but_not_kept(folder: Path) -> None:
+def test_hash_of_another_release_is_not_cached(folder: Path) -> None:
     """A page of the release before loads, and no cache has one file for another."""
     resource, cache_control = StaticFiles(folder).find(f"style.{'0' * 16}.css")
     assert (resource.data, cache_control) == (b"a {}", REVALIDATED)
@@ -110,7 +112,7 @@ def test_page_without_hashes_is_the_file(folder: Path) -> None:
     assert re.sub(r"\.[0-9a-f]{16}\.", ".", page) == PAGE
 
 
-def test_policy_of_a_page_allows_its_import_map_alone(folder: Path) -> None:
+def test_page_policy_allows_its_import_map_only(folder: Path) -> None:
     """By its hash; no other inline script runs."""
     page = StaticFiles(folder).page("index.html")
     script = re.search(r"<script type=\"importmap\">(.*?)</script>", page.data.decode())
@@ -157,3 +159,14 @@ def test_every_static_file_has_a_known_type() -> None:
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
     assert suffixes <= set(MEDIA_TYPES)
     assert static_files() is static_files()
+
+
+def test_unreadable_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, as all that keeps a server from its start."""
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(ConfigError, match=r"^the static files cannot be read: /.*: Permission denied$"):
+        static_files.__wrapped__()
