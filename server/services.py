@@ -129,6 +129,7 @@ class _Adapters:
     files: Files
     bus: RedisBus
     queue: ArqQueue
+    crashes: RedisLimiter
     signer: Signer
 
 
@@ -164,6 +165,7 @@ async def open_services(
             files=files,
             bus=RedisBus(redis, key_prefix=config.key_prefix),
             queue=queue,
+            crashes=RedisLimiter(redis, config.crash_rate, key_prefix=config.key_prefix, clock=clock, counts="crashes"),
             signer=Signer(config.signing_keys()),
         )
         sessions = _sessions(adapters)
@@ -225,7 +227,7 @@ def _sessions(adapters: _Adapters) -> Sessions:
         cancelling=Cancelling(
             reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
         ),
-        crashing=Crashing(reader=database.reader, queue=queue, demo=config.demo),
+        crashing=Crashing(reader=database.reader, queue=queue, limiter=adapters.crashes, demo=config.demo),
         erasure=_erasure(adapters, erased_bytes, cleaning),
         cleaning=cleaning,
         erased_bytes=erased_bytes,

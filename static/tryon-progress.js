@@ -11,6 +11,7 @@ export function fetchWithProgress(url, { method, headers, body, signal }, onProg
       resolve(new Response(request.response || null, { status, headers: told.filter(([, value]) => value !== null) }));
     };
     request.onerror = request.onabort = reject;
+    signal?.throwIfAborted(); // while this module was loaded: no event comes any more
     signal?.addEventListener("abort", () => request.abort(), { once: true });
     request.send(body);
   });

@@ -23,7 +23,7 @@ export type FailureCode =
   | "storage_full" | "internal";
 /** Limits that `rate_limited` speaks of, called like their settings. */
 export type LimitName =
-  | "upload_rate" | "uploads_per_address" | "spooled_bytes_per_address" | "spooled_bytes_per_process"
+  | "upload_rate" | "crash_rate" | "uploads_per_address" | "spooled_bytes_per_address" | "spooled_bytes_per_process"
   | "connections_per_address" | "sockets_per_address" | "sockets_per_session" | "queue_share_per_owner"
   | "queue_share_per_address" | "stored_bytes_per_owner" | "stored_bytes_per_address";
 // </made>

@@ -120,6 +120,8 @@ class Scene:
 
     def _body(self, method: str, path: str, name: str) -> tuple[int, Json]:
         missing = refusal("not_found")
+        if path == "/api/health/live":
+            return 200, {"status": "ok", "checks": {}}
         if path == "/api/tryon/limits":
             return 200, self.limits
         if path == "/api/tryon/processor":

@@ -168,7 +168,7 @@ async def _result(scene: Scene) -> None:
 async def _result_lost(scene: Scene) -> None:
     scene.missing = frozenset({f"{RESULT}.webp"})
     await scene.follow(session("completed"))
-    await expect(scene.page.locator("#note")).to_be_visible(timeout=SOON_MS)
+    await expect(scene.page.locator("#lost")).to_be_visible(timeout=SOON_MS)
 
 
 async def _zoomed(scene: Scene) -> None:

@@ -25,7 +25,7 @@ _DATABASE: Final = re.compile(r"/?[0-9]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class UploadRate:
-    """At most ``limit`` uploads in any ``seconds``, per client address."""
+    """At most ``limit`` uploads, or crashes, in any ``seconds``, per client address."""
 
     limit: int
     seconds: int

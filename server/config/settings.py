@@ -174,6 +174,12 @@ class Config:
         parsing.yes_or_no,
         shown="no",
     )
+    crash_rate: UploadRate | None = setting(
+        UploadRate(3, 60),
+        "Crashes that a client address may ask for in demo mode, in any window of that length; or off.",
+        parsing.rate,
+        shown="3/minute",
+    )
     retention_seconds: float = setting(
         86400.0, "How long a session and its photos live.", parsing.seconds(1), unit="seconds"
     )

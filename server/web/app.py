@@ -140,7 +140,7 @@ def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hu
         polls=Polls(services, hub, limits, joining),
         streams=Streams(services, hub, limits, joining),
         sockets=Sockets(services, hub, limits, joining),
-        pages=PageEndpoints(static_files()),
+        pages=PageEndpoints(static_files(), config),
         documents=GeneratedDocuments(),
     )
 

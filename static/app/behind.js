@@ -1,7 +1,8 @@
 /**
  * Behind the scenes: what goes over the wire of this page, and switches that break it, so that anyone can watch it recover.
  *
- * A panel beside the page, opened from the connection chip. It draws while it is open, once per painted frame at most.
+ * A panel beside the page, opened from the connection chip. It shows the session on the screen alone, and draws while it is open,
+ * once per painted frame at most.
  */
 
 import * as code from "./code.js";
@@ -87,7 +88,7 @@ export function mount(root, api) {
   let drawing = false;
   let timer = 0;
   let opener = null;
-  let drawn = 0; // the frames' count when rows were drawn last
+  let drawn = { id: null, number: 0 }; // the session whose rows are there, and its last frame
 
   const handle = {
     get opened() {
@@ -137,46 +138,46 @@ export function mount(root, api) {
 
   function render() {
     const now = performance.now();
-    const told = story(wire.frames);
-    const last = wire.frames.findLast((frame) => latency(frame, offset) !== null && frame.type !== "pong");
+    const { session, id } = state;
+    const frames = wire.frames.filter((frame) => frame.session === id);
+    const told = story(frames);
+    const last = frames.findLast((frame) => latency(frame, offset) !== null && frame.type !== "pong");
     const late = last ? latency(last, offset) : null;
+    const seq = told.seq ?? session?.seq ?? null; // polls are noted without their bodies
+    const counted = wire.counted(id);
     const { facts } = panel;
     text(facts.Transport, NAMES[state.transport] ?? "None at the moment");
-    text(facts.Seq, told.seq === null ? "–" : `${told.seq}`);
-    text(facts.Frames, `${wire.counted.in} received, ${wire.counted.out} sent`);
+    text(facts.Seq, seq === null ? "–" : `${seq}`);
+    text(facts.Frames, `${counted.in} received, ${counted.out} sent`);
     text(facts["Round trip"], trip === null ? "No answer yet" : span(trip));
     text(facts.Delay, late === null ? "–" : span(late));
     text(facts["Last frame"], told.lastIn === null ? "–" : `${span(now - told.lastIn)} ago`);
     text(panel.recovery, recoveryWords(told, now));
-    const { session } = state;
-    const running = Boolean(session && !session.terminal && state.phase !== "gone");
-    disable(panel.cut, !running);
-    disable(panel.refuse, false);
+    disable(panel.cut, !session || session.terminal);
     show(panel.kill, Boolean(state.limits?.demo) && !state.shared);
     disable(panel.kill, session?.status !== "processing");
-    rows();
+    rows(frames, id);
     snippets.render();
   }
 
-  function rows() {
-    const count = wire.counted.in + wire.counted.out;
-    const fresh = wire.frames.filter((frame) => !frame.drawn);
-    if (fresh.length === 0 && count === drawn) return;
-    drawn = count;
+  function rows(frames, id) {
     const { list } = panel;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40; // else older ones are being read
-    for (const frame of fresh) {
-      frame.drawn = true;
-      list.append(row(frame));
+    if (id !== drawn.id) {
+      drawn = { id, number: 0 };
+      list.replaceChildren();
     }
+    const fresh = frames.filter(({ number }) => number > drawn.number).slice(-ROWS);
+    show(panel.empty, list.children.length + fresh.length === 0);
+    if (fresh.length === 0) return;
+    drawn.number = fresh.at(-1).number;
+    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40; // else older ones are being read
+    list.append(...fresh.map(row));
     while (list.children.length > ROWS) list.firstElementChild.remove();
     if (atEnd) list.scrollTop = list.scrollHeight;
-    show(panel.empty, list.children.length === 0);
   }
 
   wire.on(draw);
-  api.on("connection", draw);
-  api.on("session", draw);
+  api.on("render", draw);
   root.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     event.stopPropagation();
@@ -194,11 +195,13 @@ export function mount(root, api) {
     return yes ? "WebSockets are refused. The page finds another way." : "WebSockets may pass again. The page goes back to them within a minute.";
   });
   act(panel.kill, async () => {
-    const { session_id } = state.session;
-    const headers = { Authorization: `Bearer ${api.tryon.token}`, Accept: "application/json" };
-    const url = `${api.tryon.base}/api/tryon/sessions/${session_id}/crash`;
-    const response = await fetch(url, { method: "POST", headers, credentials: "omit" }).catch(() => null);
-    return response?.ok ? "The worker is killed. Another one starts your try-on again." : "The worker could not be killed. It may have finished.";
+    try {
+      await api.tryon.request("POST", `/${state.id}/crash`);
+    } catch (problem) {
+      if (problem.status === 429) return "The worker was killed too often. Try again in a little while.";
+      return problem.status === 0 ? "No answer came. Check your connection." : "The worker could not be killed. It may have finished.";
+    }
+    return "The worker is killed. Another one starts your try-on again.";
   });
 
   function act(button, deed) {

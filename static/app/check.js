@@ -1,6 +1,6 @@
 /** Judges a picture before it is sent: by its first bytes and its size, as the server will; and makes it smaller. */
 
-import { kilobytes } from "./words.js";
+import { formatNames, kilobytes } from "./words.js";
 
 const MB = 1e6;
 const QUALITIES = [0.92, 0.85, 0.75, 0.6];
@@ -12,8 +12,9 @@ const SIGNATURES = [
   [/^\xff\xd8\xff/, "image/jpeg", "JPEG"],
   [/^\x89PNG\r\n/, "image/png", "PNG"],
   [/^RIFF[^]{4}WEBP/, "image/webp", "WebP"],
-  [/^[^]{4}ftypavi[fs]/, "image/avif", "AVIF"],
-  [/^[^]{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)/, "image/heic", "HEIC"],
+  // One of the brands in the first box says which codec it is; the first brand may be a general one (ISO/IEC 23008-12, 10.2).
+  [/^[^]{4}ftyp(....)*avi[fs]/s, "image/avif", "AVIF"],
+  [/^[^]{4}ftyp(....)*(hei[cxms]|hev[cxms]|mif1|msf1)/s, "image/heic", "HEIC"],
   [/^GIF8/, "image/gif", "GIF"],
   [/^BM/, "image/bmp", "BMP"],
   [/^(II\*\0|MM\0\*)/, "image/tiff", "TIFF"],
@@ -21,19 +22,14 @@ const SIGNATURES = [
   [/^%PDF/, "application/pdf", "PDF"],
   [/^\s*<(\?xml|svg)/, "image/svg+xml", "SVG"],
 ];
-const NAMES = Object.fromEntries(SIGNATURES.map(([, type, name]) => [type, name]));
+const HEAD_BYTES = 256;
 
 export async function kindOf(file) {
-  const bytes = new Uint8Array(await file.slice(0, 32).arrayBuffer());
-  const head = String.fromCharCode(...bytes);
+  const bytes = new Uint8Array(await file.slice(0, HEAD_BYTES).arrayBuffer());
+  const whole = String.fromCharCode(...bytes);
+  const head = whole.startsWith("ftyp", 4) ? whole.slice(0, new DataView(bytes.buffer).getUint32(0)) : whole; // the first box alone
   const [, type = "", name = ""] = SIGNATURES.find(([pattern]) => pattern.test(head)) ?? [];
   return { type, name };
-}
-
-/** "JPEG, PNG or WebP" */
-export function names(types) {
-  const all = types.map((type) => NAMES[type] ?? type.replace("image/", "").toUpperCase());
-  return all.length > 1 ? `${all.slice(0, -1).join(", ")} or ${all.at(-1)}` : (all[0] ?? "");
 }
 
 /** What a role takes: its own limits, else the server's; null where nothing is known. */
@@ -58,7 +54,7 @@ export async function examine(file, noun, limits) {
   const found = { width, height, shown: image !== null, problem: null };
   const give = (code, title, text, shrink = null, doubt = false) => ({ ...found, problem: { code, title, text, shrink, doubt } });
   const smaller = image && (() => shrunk(image, file, limits));
-  const wanted = names(limits.formats ?? ["image/jpeg", "image/png", "image/webp"]);
+  const wanted = formatNames(limits.formats);
   if (!kind.type && !image) return give("unsupported_image", `“${file.name}” is not a picture`, `Please choose a ${wanted}.`);
   if (limits.formats && !limits.formats.includes(kind.type)) {
     const what = kind.name || "This kind of picture";

@@ -3,8 +3,6 @@
 import { $, attribute, show, text } from "./dom.js";
 import { CONNECTIONS } from "./words.js";
 
-export function mount() {}
-
 export function shown({ connection, shownConnection, online, session }) {
   if (session?.terminal || connection === "finished") return "finished";
   if (!online) return "offline"; // the browser knows at once

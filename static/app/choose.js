@@ -1,18 +1,22 @@
 /**
  * Choose: a slot for each of the processor's roles, filled by choosing, taking, pasting or dropping a picture, or by a sample.
  * Nothing is sent before the button is pressed.
+ *
+ * A role that takes several pictures has a place for each, shown once the one before is filled. A place has a key: the role's
+ * name, `garment`, with a number from the second on, `garment-1`; no role's name has a dash.
  */
 
-import { $, attribute, make, show, text } from "./dom.js";
+import { $, attribute, make, part, show, text } from "./dom.js";
 import { card } from "./errors.js";
 import { onArrive, onChoose } from "./photos.js";
-import { kilobytes, sentence } from "./words.js";
+import { NOT_LOADED, formatNames, fromNow, kilobytes, sentence } from "./words.js";
 
 const ROLES = [
   { name: "person", required: true, count: 1, hint: "" },
   { name: "garment", required: false, count: 1, hint: "" },
 ]; // until the processor says
 const SAMPLES = { person: ["person-1", "person-2"], garment: ["garment-1", "garment-2"] };
+const ANY_CHOOSER = "android/allow-camera"; // why: index.html
 const SHORT_HINT = 16; // characters: a hint that says no more than the title
 const ICONS = {
   camera: "M4 8.5h3.5L9 6h6l1.5 2.5H20a1 1 0 0 1 1 1V18a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1V9.5a1 1 0 0 1 1-1Zm8 8a3 3 0 1 0 0-6 3 3 0 0 0 0 6Z",
@@ -23,10 +27,10 @@ const TOUCH = matchMedia("(hover: none)").matches;
 
 let api = null;
 let checking = 0;
-let shownRoles = "";
+let shownPlaces = "";
 let shownNotice = null;
 
-export function mount(root, given) {
+export function mount(given) {
   api = given;
   setUp();
   for (const image of $.example.querySelectorAll("img")) image.addEventListener("error", () => show($.example, false));
@@ -35,6 +39,7 @@ export function mount(root, given) {
     zones: () => [...$.slots.children].map((slot) => [slot, slot.dataset.role]),
     curtain: $.curtain,
     accepts,
+    wanted: () => formatNames(api.state.limits?.formats),
     onFiles: arrive,
     onWords: (title) => complain({ title }),
   });
@@ -44,20 +49,53 @@ function roles() {
   return api.state.processor?.roles ?? ROLES;
 }
 
-/** What a role is called: the first one is the person who is looking at this. */
-function title(role) {
-  if (role.name === roles()[0].name) return "You";
-  return sentence(role.name);
+const keyOf = (name, index) => (index > 0 ? `${name}-${index}` : name);
+
+/** A role, with the place of this key in it: `{ …role, index, key }`. */
+function placeOf(key) {
+  const [name, index = 0] = key.split("-");
+  const role = roles().find((each) => each.name === name) ?? roles()[0];
+  return { ...role, index: Number(index), key };
 }
 
-/** "your photo", "the garment" */
-function noun(role) {
-  return role.name === roles()[0].name ? "your photo" : `the ${role.name.replaceAll("_", " ")}`;
+/** Every place that may be filled: the first of each role, then the further ones. */
+function allPlaces() {
+  const all = roles().flatMap(({ name, count }) => Array.from({ length: count }, (_, index) => placeOf(keyOf(name, index))));
+  return all.sort((one, other) => Math.sign(one.index) - Math.sign(other.index));
+}
+
+const filled = ({ key }) => api.state.slots.has(key);
+
+/** The places on the page. */
+function places() {
+  return allPlaces().filter(({ name, index }) => index === 0 || api.state.slots.has(keyOf(name, index - 1)));
+}
+
+/** The pictures, `{ role, slot }`, those of a role in their order. */
+export function pictures() {
+  return allPlaces().filter(filled).map(({ name, key }) => ({ role: name, slot: api.state.slots.get(key) }));
+}
+
+function isPhoto({ name }) {
+  return name === roles()[0].name;
+}
+
+/** What a place is called: the first one is the person who is looking at this. */
+function title(place) {
+  if (place.index > 0) return capital(noun(place));
+  return isPhoto(place) ? "You" : sentence(place.name);
+}
+
+/** "your photo", "the garment", "garment 2" */
+function noun(place) {
+  const name = place.name.replaceAll("_", " ");
+  if (place.index > 0) return `${isPhoto(place) ? "photo" : name} ${place.index + 1}`;
+  return isPhoto(place) ? "your photo" : `the ${name}`;
 }
 
 /** "your photo", "the garment picture" */
-function file(role) {
-  return role.name === roles()[0].name ? "your photo" : `${noun(role)} picture`;
+function file(place) {
+  return isPhoto(place) ? noun(place) : `${noun(place)} picture`;
 }
 
 function capital(words) {
@@ -66,23 +104,25 @@ function capital(words) {
 
 // --- the slots ------------------------------------------------------------------------------------------------------
 
-/** Makes the slots fit the roles; those that stand in the page are used first. */
+/** Makes the slots fit the places; those that stand in the page are used first. */
 function setUp() {
-  const wanted = roles();
-  const key = JSON.stringify(wanted);
-  if (key === shownRoles) return;
-  shownRoles = key;
-  wanted.forEach((role, n) => {
+  const wanted = places();
+  const formats = api.state.limits?.formats ?? ["image/*"];
+  const key = JSON.stringify([wanted, formats]);
+  if (key === shownPlaces) return;
+  shownPlaces = key;
+  wanted.forEach((place, n) => {
     const slot = $.slots.children[n] ?? $.slots.appendChild(copied(n));
-    slot.dataset.role = role.name;
+    slot.dataset.role = place.key;
     if (!slot.dataset.ready) wire(slot);
     const [input] = slot.getElementsByTagName("input");
-    text(slot.querySelector(".zone-title"), title(role));
-    const hint = role.hint.length > SHORT_HINT ? role.hint : "";
+    text(slot.querySelector(".zone-title"), title(place));
+    const hint = place.hint.length > SHORT_HINT ? place.hint : "";
     const how = TOUCH ? "Tap to choose" : "Drop, paste or choose";
-    text(slot.querySelector(".zone-text"), hint || (role.required ? how : `Optional. ${how}`));
-    input.multiple = role.count > 1;
-    samples(slot, role.name);
+    text(slot.querySelector(".zone-text"), hint || (place.required && place.index === 0 ? how : `Optional. ${how}`));
+    input.accept = [...(place.formats?.length ? place.formats : formats), ANY_CHOOSER].join();
+    input.multiple = place.count > place.index + 1; // further ones fill the places after it
+    samples(slot, place.key);
   });
   while ($.slots.children.length > wanted.length) $.slots.lastElementChild.remove();
   attribute($.slots, "data-count", wanted.length);
@@ -108,7 +148,7 @@ function wire(slot) {
   remove.append(icon("remove"));
   remove.addEventListener("click", () => {
     empty(role());
-    api.say(`${capital(noun(roleOf(role())))} is removed.`);
+    api.say(`${capital(noun(placeOf(role())))} is removed.`);
     api.set({ notice: null });
     slot.querySelector("input").focus();
   });
@@ -132,8 +172,8 @@ function tool(element, name, words) {
   return element;
 }
 
-function roleOf(name) {
-  return roles().find((role) => role.name === name) ?? roles()[0];
+function slotOf(key) {
+  return [...$.slots.children].find((slot) => slot.dataset.role === key);
 }
 
 /** The camera: the device's own on a phone, a window with its picture elsewhere. */
@@ -146,11 +186,12 @@ function cameras(role) {
   }
   if (!navigator.mediaDevices?.getUserMedia) return [];
   const button = tool(make("button", { type: "button", className: "tool" }), "camera", "Take a photo");
-  button.addEventListener("click", async () => {
-    const { takePhoto } = await import("./camera.js");
-    const file = await takePhoto(noun(roleOf(role()))).catch((error) => complain({ title: error.message }));
-    if (file) arrive([file], role());
-  });
+  button.addEventListener("click", () =>
+    api.use("camera", async ({ takePhoto }) => {
+      const file = await takePhoto(noun(placeOf(role()))).catch((error) => complain({ title: error.message }));
+      if (file) arrive([file], role());
+    }),
+  );
   return [button];
 }
 
@@ -190,8 +231,9 @@ function samples(slot, name) {
     const button = make("button", { type: "button", className: "sample", title: words, "aria-label": words }, image);
     image.addEventListener("error", () => button.remove());
     button.addEventListener("click", async () => {
-      const blob = await fetch(src).then((answer) => (answer.ok ? answer.blob() : null), () => null);
-      if (blob) arrive([new File([blob], `${sample}.webp`, { type: "image/webp" })], name);
+      const blob = await fetch(src).then((answer) => (answer.ok ? answer.blob() : null)).catch(() => null);
+      if (!blob) complain(NOT_LOADED);
+      else arrive([new File([blob], `${sample}.webp`, { type: "image/webp" })], name);
     });
     tools.append(button);
   });
@@ -204,30 +246,32 @@ function accepts() {
   return !shared && phase !== "uploading" && !(phase === "following" && !session?.terminal);
 }
 
-/** Takes pictures for a role; without one, for the empty slots in their order, then for the last one. */
-async function arrive(files, name = null) {
+/** Takes pictures for a place and the free ones of its role after it; without a key, for all free places, else the last one. */
+async function arrive(files, key = null) {
   if (!accepts() || files.length === 0) return;
   if (api.state.phase !== "idle") {
     if (api.state.session) keep(api.state.session);
     api.act.leave();
   }
-  const free = name ? [name] : roles().map((role) => role.name).filter((each) => !api.state.slots.has(each));
-  const targets = free.length > 0 ? free : [roles().at(-1).name];
+  const free = allPlaces().filter((place) => !filled(place));
+  const place = key === null ? null : placeOf(key);
+  const targets = place ? [place, ...free.filter((each) => each.name === place.name && each.key !== key)] : free;
+  if (targets.length === 0) targets.push(allPlaces().at(-1));
   const taken = files.slice(0, targets.length);
+  api.set({ notice: null }); // one of these pictures may be refused: the next ones leave that notice
   for (const [n, file] of taken.entries()) await fill(targets[n], file);
   if (files.length > taken.length) api.say(`One picture for each place: “${taken.at(-1).name}” was taken.`);
 }
 
 /** Judges the picture and puts it into its slot; a picture that cannot be sent is shown with what to do. */
-async function fill(name, chosen, { sure = false } = {}) {
-  const role = roleOf(name);
+async function fill(place, chosen, { sure = false } = {}) {
   checking += 1;
   render(api);
   api.load();
   let found;
   try {
-    const { examine, limitsOf } = await import("./check.js");
-    found = await examine(chosen, file(role), limitsOf(role, api.state.limits));
+    const { examine, limitsOf } = await part("check");
+    found = await examine(chosen, file(place), limitsOf(place, api.state.limits));
   } catch {
     found = { width: null, height: null, shown: true, problem: null }; // the server judges it
   } finally {
@@ -235,27 +279,32 @@ async function fill(name, chosen, { sure = false } = {}) {
   }
   const { width, height, shown, problem } = found;
   if (problem && !(sure && problem.doubt)) {
-    await refuse(role, chosen, problem);
+    await refuse(place, chosen, problem);
     return;
   }
-  empty(name);
-  api.state.slots.set(name, { file: chosen, url: URL.createObjectURL(chosen), name: chosen.name, width, height, shown, from: null });
+  // One before it may have been refused: then it moves up.
+  const target = filled(place) ? place : (allPlaces().find((each) => each.name === place.name && !filled(each)) ?? place);
+  drop(target.key);
+  api.state.slots.set(target.key, { file: chosen, url: URL.createObjectURL(chosen), name: chosen.name, width, height, shown, from: null });
   const missing = lacking();
-  api.say(`${capital(noun(role))} is added. ${missing ? `Now add ${noun(missing)}.` : "Ready."}`);
-  api.set({ notice: null });
+  api.say(`${capital(noun(target))} is added. ${missing ? `Now add ${noun(missing)}.` : "Ready."}`);
+  api.set({});
 }
 
-async function refuse(role, chosen, { title: what, text: why, shrink, doubt }) {
-  const slot = [...$.slots.children].find((each) => each.dataset.role === role.name);
-  const choose = { label: "Choose another", run: () => slot.querySelector("input").click() };
+async function refuse(place, chosen, { title: what, text: why, shrink, doubt }) {
+  const choose = { label: "Choose another", run: () => (slotOf(place.key) ?? $.slots.lastElementChild).querySelector("input").click() };
+  const again = (file, options) => () => {
+    api.set({ notice: null });
+    fill(place, file, options);
+  };
   const smaller = shrink ? await shrink() : null;
   const actions = [choose];
-  if (doubt) actions.push({ label: "Send it anyway", run: () => fill(role.name, chosen, { sure: true }) });
+  if (doubt) actions.push({ label: "Send it anyway", run: again(chosen, { sure: true }) });
   if (smaller) {
     const label = `${smaller.size < chosen.size ? "Shrink" : "Convert"}: ${kilobytes(chosen.size)} → ${kilobytes(smaller.size)}`;
-    actions.unshift({ label, id: "shrink", run: () => fill(role.name, smaller) });
+    actions.unshift({ label, id: "shrink", run: again(smaller) });
   }
-  complain({ title: what, text: why, part: role.name, actions });
+  complain({ title: what, text: why, part: place.key, actions });
 }
 
 /** Says beside the slots why nothing was taken. */
@@ -264,45 +313,56 @@ function complain(notice) {
   else api.set({ notice });
 }
 
-export function empty(name) {
-  const slot = api.state.slots.get(name);
-  if (slot?.url?.startsWith("blob:")) URL.revokeObjectURL(slot.url);
-  api.state.slots.delete(name);
+function drop(key) {
+  const url = api.state.slots.get(key)?.url;
+  if (url?.startsWith("blob:")) URL.revokeObjectURL(url);
+  api.state.slots.delete(key);
+}
+
+/** Empties a place; the pictures after it in its role move up. */
+function empty(key) {
+  const { slots } = api.state;
+  const { name, index } = placeOf(key);
+  drop(key);
+  for (let at = index + 1; slots.has(keyOf(name, at)); at += 1) {
+    slots.set(keyOf(name, at - 1), slots.get(keyOf(name, at)));
+    slots.delete(keyOf(name, at));
+  }
+}
+
+/** Empties all places of a role; without one, all there are, as for an erased session. */
+export function clear(name = null) {
+  for (const key of [...api.state.slots.keys()]) if (name === null || placeOf(key).name === name) drop(key);
 }
 
 /** Puts the pictures of a session into the slots: the server has them, so they are not sent again. */
 export function keep(session) {
-  for (const name of [...api.state.slots.keys()]) if (!session.inputs.some(({ role }) => role === name)) empty(name);
-  for (const { role, index, link, width, height } of session.inputs) {
-    if (index > 0) continue;
-    const slot = api.state.slots.get(role);
-    if (slot?.sentIn === session.session_id) slot.from = session;
-    else {
-      empty(role);
-      api.state.slots.set(role, { file: null, url: link, name: role, width, height, shown: true, from: session });
+  const { slots } = api.state;
+  const { session_id: id, inputs } = session;
+  const kept = new Map(inputs.map((input) => [keyOf(input.role, input.index), input]));
+  for (const key of [...slots.keys()]) if (!kept.has(key)) drop(key);
+  for (const [key, { role, index, link, width, height }] of kept) {
+    if (slots.get(key)?.sentAs !== `${id} ${key}`) {
+      drop(key);
+      slots.set(key, { file: null, url: link, name: role, width, height, shown: true });
     }
+    Object.assign(slots.get(key), { from: session, at: index });
   }
 }
 
-/** Notes which session the slots' pictures are in. */
-export function sent(session) {
-  for (const slot of api.state.slots.values()) slot.sentIn = session.session_id;
+/** Notes which session the slots' pictures are in, and as what. */
+export function sent({ session_id: id }) {
+  for (const [key, slot] of api.state.slots) Object.assign(slot, { sentIn: id, sentAs: `${id} ${key}` });
 }
 
-/** An erased session has nothing any more; neither do the slots. */
-export function forget() {
-  for (const name of [...api.state.slots.keys()]) empty(name);
-}
-
-export function focus(name) {
-  const slot = [...$.slots.children].find((each) => each.dataset.role === name);
-  (slot?.querySelector("input") ?? $["choose-title"]).focus();
+export function focus(key) {
+  (slotOf(key)?.querySelector("input") ?? $["choose-title"]).focus();
 }
 
 // --- the button -----------------------------------------------------------------------------------------------------
 
 function lacking() {
-  return roles().find(({ name, required }) => required && !api.state.slots.has(name)) ?? null;
+  return places().find((place) => place.required && place.index === 0 && !filled(place)) ?? null;
 }
 
 function go() {
@@ -310,7 +370,7 @@ function go() {
   if (checking > 0) return;
   if (missing) {
     api.say(`First add ${noun(missing)}.`);
-    focus(missing.name);
+    focus(missing.key);
   } else api.act.begin();
 }
 
@@ -327,34 +387,28 @@ export function render({ state }) {
   attribute($.go, "aria-disabled", missing !== null || checking > 0);
   text($.go, checking > 0 ? "Looking at it" : missing && state.slots.size > 0 ? `Now add ${noun(missing)}` : "Try it on");
   if (state.processor?.privacy) text($.privacy, `${state.processor.privacy} Location and other hidden data are removed.`);
-  if (state.limits?.retention_seconds) text($.promise, `Gone in ${span(state.limits.retention_seconds)}.`);
+  if (state.limits?.retention_seconds) text($.promise, `Gone ${fromNow(1000 * state.limits.retention_seconds)}.`);
   const schema = state.processor?.params_schema?.properties ?? {};
   if (Object.keys(schema).length > 0 && !$.params.dataset.ready) {
     $.params.dataset.ready = "yes";
-    import("./params.js").then(({ mount: form }) => form($.params, api));
+    part("params").then(({ mount: form }) => form($.params, api), () => delete $.params.dataset.ready);
   }
 }
 
 function renderSlot(element, { slots, notice }) {
-  const role = roleOf(element.dataset.role);
-  const slot = slots.get(role.name);
+  const place = placeOf(element.dataset.role);
+  const slot = slots.get(place.key);
   element.classList.toggle("filled", Boolean(slot));
-  element.classList.toggle("bad", notice?.part === role.name);
+  element.classList.toggle("bad", notice?.part === place.key);
   const remove = element.querySelector(".remove");
   show(remove, Boolean(slot));
-  attribute(remove, "aria-label", `Remove ${noun(role)}`);
+  attribute(remove, "aria-label", `Remove ${noun(place)}`);
   const image = element.querySelector(".zone-picture");
   const url = slot?.shown ? slot.url : null;
   show(image, url !== null);
   if (url && image.getAttribute("src") !== url) image.src = url;
   if (!url) image.removeAttribute("src");
-  image.alt = url ? `Chosen: ${noun(role)}` : "";
+  image.alt = url ? `Chosen: ${noun(place)}` : "";
   attribute(image, "aria-hidden", url ? null : "true");
   element.dataset.name = slot && !slot.shown ? slot.name : "";
-}
-
-/** "24 hours", "30 minutes" */
-function span(seconds) {
-  if (seconds >= 5400) return `${Math.round(seconds / 3600)} hours`;
-  return seconds >= 90 ? `${Math.round(seconds / 60)} minutes` : `${Math.round(seconds)} seconds`;
 }

@@ -25,7 +25,8 @@ export function snippets({ base, session, token = null, ticket = null }) {
     ...(output ? ["", "# the result; this link lasts a few minutes", `curl -o result${extension(output)} '${output}'`] : []),
   ];
   const script = [
-    `import { TryOn } from "${base}/static/tryon.js";`,
+    "// in the console of this page; in a program of yours, import it from the npm package tryon-push",
+    `const { TryOn } = await import("${base}/static/tryon.js");`,
     "",
     `const tryon = new TryOn({ base: "${base}"${ticket ? "" : `, token: "${token}"`} });`,
     `const following = tryon.follow("${id}"${options}onSession: ({ status, progress }) => console.log(status, progress) });`,
@@ -33,13 +34,14 @@ export function snippets({ base, session, token = null, ticket = null }) {
     "console.log(session.links.output);",
   ];
   const python = [
+    "# with the Python client: docs/python-client.md",
     "from pathlib import Path",
     "from tryon import TryOn",
     "",
     `with TryOn("${base}"${ticket ? "" : `, token="${token}"`}) as tryon:`,
     `    for update in tryon.follow("${id}"${ticket ? `, ticket="${ticket}"` : ""}):`,
     "        print(update.status, update.progress)",
-    ...(ticket ? [] : [`    if update.status == "completed":`, `        Path("result.jpg").write_bytes(tryon.result("${id}"))`]),
+    ...(ticket ? [] : [`    if update.status == "completed":`, `        Path("result${extension(output ?? "") || ".jpg"}").write_bytes(tryon.result("${id}"))`]),
   ];
   return { curl: lines(shell), JavaScript: lines(script), Python: lines(python) };
 }
@@ -78,7 +80,10 @@ export function mount(root, api) {
     show(blocks, Boolean(session));
     show(reveal, Boolean(session) && !shared);
     text(note, words(session, shared));
-    if (!session) return;
+    if (!session) {
+      for (const part of Object.values(parts)) text(part.code, (part.whole = ""));
+      return;
+    }
     const base = api.tryon.base || location.origin;
     const whole = snippets({ base, session, token: shared ? null : api.tryon.token, ticket });
     const seen = snippets({ base, session, token: shared ? null : open ? api.tryon.token : MASK, ticket });

@@ -41,7 +41,7 @@ export function fraction(clientX, { left, width }) {
 
 /**
  * Mounts into `root`, a frame with `position: relative`, over two pictures that fill it: `before` and `after`. Returns `{ begin(at),
- * end(), line(at) }`; `at`: where the line stands, 0 to 1.
+ * end() }`; `at`: where the line stands, 0 to 1.
  */
 export function mount(root, { say = () => {} }, { before, after }) {
   const { tools, range, buttons } = build();
@@ -175,7 +175,7 @@ export function mount(root, { say = () => {} }, { before, after }) {
   }
 
   mark();
-  return { begin, end, line };
+  return { begin, end };
 }
 
 function build() {

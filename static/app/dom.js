@@ -49,13 +49,30 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-/** Loads a style sheet of this folder once; resolves when it is there. */
+const failures = {}; // module: how often it did not come
+
+/**
+ * Imports a module of this folder. One that did not come is asked for by another address the next time: many browsers remember
+ * for a whole page which modules they did not get.
+ */
+export async function part(name) {
+  const query = failures[name] ? `?${failures[name]}` : "";
+  try {
+    return await import(`./${name}.js${query}`);
+  } catch (error) {
+    failures[name] = (failures[name] ?? 0) + 1;
+    throw error;
+  }
+}
+
+/** Loads a style sheet of this folder once; resolves when it is there, or cannot be had. */
 export function style(name) {
   const href = `/static/app/${name}.css`;
   if (document.querySelector(`link[href="${href}"]`)) return Promise.resolve();
   const link = make("link", { rel: "stylesheet", href });
   document.head.append(link);
   return new Promise((resolve) => {
-    link.onload = link.onerror = resolve;
+    link.onload = resolve;
+    link.onerror = () => resolve(link.remove());
   });
 }

@@ -1,41 +1,6 @@
-/** What went wrong, in one form everywhere: a title, the cause with its fix, the part that is meant, and what to do next. */
+/** A card that says what went wrong: a title, the cause with its fix, and what to do next. */
 
 import { make } from "./dom.js";
-
-/** Which picture a failed session's code is about. */
-const PARTS = {
-  person_not_found: "person",
-  pose_not_supported: "person",
-  garment_not_found: "garment",
-};
-
-const TITLES = {
-  person_not_found: "No person was found",
-  pose_not_supported: "This pose does not work",
-  garment_not_found: "The garment was not found",
-  unreadable_image: "A picture could not be read",
-  moderated_input: "A picture was refused",
-  moderated_output: "The result was refused",
-  input_lost: "The picture got lost",
-  backend_busy: "Very busy right now",
-  backend_cold: "It was still starting up",
-  backend_unreachable: "Not available right now",
-  timeout: "It took too long",
-  worker_lost: "It was interrupted too often",
-};
-
-/** `{ title, text, part, retryable }` of a failed session. `part`: a role, or null where no picture is to blame. */
-export function failure(session) {
-  const { code = "", message = "", retryable = true } = session.error ?? {};
-  const named = (session.inputs ?? []).some(({ role }) => role === PARTS[code]);
-  return { title: TITLES[code] ?? "That did not work out", text: message, part: named ? PARTS[code] : null, retryable };
-}
-
-/** The role of a refused part: `image` stands for the first one. */
-export function partOf(part, roles) {
-  if (part === "image") return roles?.[0]?.name ?? "person";
-  return part;
-}
 
 /** Fills the card beside the slots: `{ title, text, actions: [{ label, run }] }`, or null for none. */
 export function card(root, problem) {

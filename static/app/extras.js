@@ -1,13 +1,13 @@
-/** What the page can do without at first: its view of the connection, the slider, QR codes, and what is behind the scenes. */
+/** What the page can do without at first: its view of the connection, the slider, and what is behind the scenes. */
 
-import { $, style } from "./dom.js";
+import { $, part, style } from "./dom.js";
 import { watch } from "./truth.js";
 import { wires } from "./wires.js";
 
 export function mount(api) {
   api.wire = wires(); // before the first session is followed: that waits for run.js
   watch(api, { wire: api.wire, onConnection: (shownConnection) => api.set({ shownConnection }) });
-  api.on("share", async (root, link) => (await import("./qr.js")).mount(root).show(link));
+  api.on("gone", api.wire.forget);
   behind(api);
   slider(api);
 }
@@ -15,10 +15,13 @@ export function mount(api) {
 /** The panel that the chip opens. */
 function behind(api) {
   let panel = null;
-  $.chip.addEventListener("click", async () => {
-    panel ??= Promise.all([import("./behind.js"), style("behind")]).then(([module]) => module.mount($.behind, api));
-    (await panel).toggle($.chip);
-  });
+  $.chip.addEventListener("click", () =>
+    api.use("behind", async ({ mount: opened }) => {
+      await style("behind");
+      panel ??= opened($.behind, api);
+      panel.toggle($.chip);
+    }),
+  );
 }
 
 /** The slider, as soon as photo and result are both there. */
@@ -30,11 +33,11 @@ function slider(api) {
       (await made)?.end();
       return;
     }
-    made ??= Promise.all([import("./compare.js"), style("compare")]).then(([module]) =>
-      module.mount($.frame, api, { before: $.photo, after: $.result }),
-    );
+    made ??= Promise.all([part("compare"), style("compare")])
+      .then(([module]) => module.mount($.frame, api, { before: $.photo, after: $.result }))
+      .catch(() => (made = null)); // the result is there without; the next rendering asks again
     const found = await made;
-    if (wanted()) found.begin();
+    if (wanted()) found?.begin();
   };
   api.on("render", look);
   for (const image of [$.photo, $.result]) image.addEventListener("load", look);

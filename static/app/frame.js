@@ -3,7 +3,7 @@
 import { $, make, show, text } from "./dom.js";
 
 const TRIES = 3; // of a picture whose link may have expired
-const LOST = "It could not be shown here. Reload the page to try again.";
+const NO_RESULT = { title: "The result could not be loaded", text: "It is still there. Check your connection and try again." };
 const SHAPE = { least: 0.6, most: 1.6 }; // width by height
 
 let api = null;
@@ -83,7 +83,7 @@ function moving(url) {
   }
   if (video?.dataset.path === url.split("?")[0]) return;
   video ??= make("video", { className: "picture", controls: true, loop: true, muted: true, playsInline: true, autoplay: true });
-  Object.assign(video, { src: url, ariaLabel: "The try-on result" });
+  Object.assign(video, { src: url, ariaLabel: "The try-on result", onerror: noResult });
   video.dataset.path = url.split("?")[0];
   $.frame.append(video);
 }
@@ -99,16 +99,17 @@ function clearImage(image) {
 function loaded(image) {
   image.hidden = false;
   requestAnimationFrame(() => image.classList.add("ready"));
+  if (image === $.result && api.state.lost) api.set({ lost: null });
   if (image !== $.photo) return;
   $["photo-missing"].hidden = true;
   shape({ width: image.naturalWidth, height: image.naturalHeight });
 }
 
-function failed(image) {
+async function failed(image) {
   image.hidden = true;
-  const { path, tries } = image.dataset;
+  const { path } = image.dataset;
+  const tries = Number(image.dataset.tries);
   const local = path?.startsWith("blob:");
-  image.dataset.tries = Number(tries) + 1;
   if (image === $.photo) {
     $["photo-missing"].hidden = false;
     text($["photo-missing"], local ? "This browser cannot show your photo; the try\u2011on goes on" : "The photo could not be loaded");
@@ -117,8 +118,30 @@ function failed(image) {
       render(api);
     }
   }
-  if (image === $.result && Number(tries) >= TRIES) api.remark(LOST, { bad: true });
-  if (local || image === $.preview || !path || Number(tries) >= TRIES) return;
-  image.dataset.stale = "true";
-  setTimeout(api.refreshLinks, 1000 * Number(tries));
+  if (local || image === $.preview || !path) return;
+  image.dataset.tries = tries + 1;
+  if (tries < TRIES) {
+    await new Promise((resolve) => setTimeout(resolve, 1000 * tries));
+    if (image.dataset.path !== path || (await reload(image))) return;
+  }
+  if (image === $.result && image.dataset.path === path) noResult();
+}
+
+/** Loads a picture by a fresh link. Resolves to whether there is one. */
+async function reload(image) {
+  image.dataset.stale = "true"; // the rendering that comes with the link sets it
+  const fresh = await api.refreshLinks();
+  if (!fresh) image.dataset.stale = "false";
+  return fresh;
+}
+
+function noResult() {
+  api.set({ lost: { ...NO_RESULT, again: resultAgain } });
+}
+
+async function resultAgain() {
+  $.result.dataset.tries = "0";
+  if (!(await reload($.result))) return noResult();
+  moving(null); // made anew, with the fresh link
+  api.set({ lost: null });
 }

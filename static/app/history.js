@@ -11,7 +11,7 @@ let readAt = { clock: -Infinity, wall: -Infinity };
 let sessions = [];
 let key = "";
 
-export function mount(root, api) {
+export function mount(api) {
   api.on("render", () => api.state.phase === "idle" && render(api));
 }
 

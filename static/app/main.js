@@ -11,10 +11,10 @@
  * Modules export `mount` and `render`, which get `api`:
  *   tryon       the client
  *   state       read only, below; `set(changes)` changes it and renders
- *   on(name, fn)  "session" (now, before), "event", "frame" (as the client reports them), "connection" (connection, transport),
- *                 "share" (root, link), "render"
+ *   on(name, fn)  "connection" (connection, transport), as the client reports it; "gone" (id of a session that was erased); "render"
  *   say(text)   to a screen reader, queued
  *   act         what a person can do: begin, again, cancel, erase, leave, open, another
+ *   use(name, act)  hands a module that is loaded later to `act`; says so if it cannot be had
  *   now()       the server's clock, in ms
  *   wire        the page's sockets and streams (wires.js), once run.js is there
  */
@@ -23,9 +23,10 @@ import { Problem, TryOn, randomText } from "../tryon.js";
 import { announcer } from "./announcer.js";
 import * as chip from "./chip.js";
 import * as choose from "./choose.js";
-import { $, age, attribute, clock, instant, show, text } from "./dom.js";
+import { $, age, attribute, clock, instant, part, show, text } from "./dom.js";
+import { card } from "./errors.js";
 import * as mine from "./history.js";
-import { failureWords, goneWords, problemWords, receiptWords } from "./words.js";
+import { NOT_LOADED, failureWords } from "./words.js";
 
 const TITLE = document.title;
 const SESSION_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -40,16 +41,18 @@ const fresh = () => ({
   run: {}, // identity: an answer for another run is dropped
   phase: "idle", // idle, uploading, following, refused, gone
   sent: 0, // part of the upload, 0..1
+  id: null, // of the session that is followed
   session: null,
   heardAt: null, // instant of its last news
   connection: "connecting",
   transport: null,
   shared: false, // made elsewhere, read-only
-  problem: null, // { title, text, fine, part }: why the upload was refused or the session is gone
+  ending: null, // { refused: Problem }, { gone: code, ready } or { receipt }: why the upload was refused, or the session is gone
   retryable: true,
   retryAt: 0, // by clock(): not before
   interruptedUntil: 0, // by clock()
   note: null, // { text, bad, beside }
+  lost: null, // { title, text, again }: a part of the page, or the result, that did not come
   cancelling: false,
   deleting: false,
   goneMeanwhile: null, // the code, while an answer to the deletion is due
@@ -61,7 +64,7 @@ const announce = announcer($.announcer);
 const listeners = {};
 const state = {
   ...fresh(),
-  slots: new Map(), // role: { file, url, from, name }; stays for further runs
+  slots: new Map(), // place (choose.js): { file, url, from, name, … }; stays for further runs
   params: {},
   processor: null,
   limits: null,
@@ -77,6 +80,8 @@ let expiryTimer = 0;
 let spoken = "";
 let shown = null; // run.js, once it is loaded
 let loading = null;
+let waiting = null; // what this run does once run.js is there
+let shownLost = null;
 
 const api = {
   tryon,
@@ -92,8 +97,8 @@ const api = {
   },
   /** The server's clock; before anything was followed, this device's as it was when the page was opened. */
   now: () => following?.now() ?? performance.timeOrigin + clock(),
-  emit,
   load,
+  use,
   remark,
   refreshLinks,
   act: { begin, again, cancel, erase, leave, open, another, abort: () => upload?.abort() },
@@ -113,6 +118,7 @@ function reset() {
   clearTimeout(expiryTimer);
   Object.assign(state, fresh(), { notice: null });
   shown?.clear();
+  waiting = null;
   spoken = "";
 }
 
@@ -130,43 +136,47 @@ function begin() {
 }
 
 /** The files by role, and the session that has those which are not sent. */
-async function parts() {
-  const source = [...state.slots.values()].find((slot) => slot.from)?.from ?? null;
-  // The server copies every role that is not sent: only right where no slot of the source was emptied.
-  const whole = source?.inputs.every(({ role }) => state.slots.has(role)) ?? false;
+async function parts(signal) {
+  const pictures = choose.pictures();
+  const source = pictures.find(({ slot }) => slot.from)?.slot.from ?? null;
+  const of = (all, name) => all.filter(({ role }) => role === name);
+  // The server copies every role that is not sent: only right where no role of the source was emptied.
+  const whole = source?.inputs.every(({ role }) => of(pictures, role).length > 0) ?? false;
+  const copied = (role) => of(pictures, role).length === of(source.inputs, role).length && of(pictures, role).every(({ slot }) => slot.from);
   const inputs = {};
-  for (const [role, slot] of state.slots) {
-    if (slot.from && whole) continue;
-    slot.file ??= await fetched(slot, role);
-    inputs[role] = slot.file;
+  for (const { role, slot } of pictures) {
+    if (whole && copied(role)) continue;
+    slot.file ??= await fetched(slot, role, signal);
+    (inputs[role] ??= []).push(slot.file);
   }
   return { inputs, from: whole ? source.session_id : null };
 }
 
-async function fetched({ from }, name) {
-  const { inputs } = await tryon.read(from.session_id); // with a fresh link
-  const response = await fetch(inputs.find(({ role }) => role === name).link, { credentials: "omit" });
-  if (!response.ok) throw new Problem({ status: response.status, code: "not_found" });
+async function fetched({ from, at }, name, signal) {
+  const { inputs } = await tryon.read(from.session_id, { signal }); // with a fresh link
+  const { link } = inputs.find(({ role, index }) => role === name && index === at);
+  const response = await fetch(link, { credentials: "omit", signal }).catch(() => null);
+  signal.throwIfAborted();
+  if (!response?.ok) throw new Problem(response ? { status: response.status, code: "not_found" } : { code: "network" });
   const blob = await response.blob();
   return new File([blob], name, { type: blob.type });
 }
 
 async function send() {
   const { run } = state;
-  Object.assign(state, { phase: "uploading", sent: 0, problem: null, retryAt: 0 });
+  Object.assign(state, { phase: "uploading", sent: 0, ending: null, retryAt: 0 });
   upload = new AbortController();
   render();
   const params = Object.keys(state.params).length > 0 ? state.params : null;
   const onProgress = (part) => run === state.run && api.set({ sent: part });
   try {
-    const { inputs, from } = await parts();
-    if (run !== state.run) return;
-    const session = await tryon.upload(null, { inputs, params, from, idempotencyKey, signal: upload.signal, onProgress });
-    await load();
+    const { signal } = upload;
+    const { inputs, from } = await parts(signal);
+    const session = await tryon.upload(null, { inputs, params, from, idempotencyKey, signal, onProgress });
     if (run !== state.run) return;
     choose.sent(session);
     history.replaceState({ run: true }, "", address(session.session_id));
-    watch(session);
+    onceLoaded(() => watch(session));
   } catch (error) {
     if (run !== state.run) return;
     if (error.name === "AbortError") leave();
@@ -191,7 +201,7 @@ function refused(problem) {
   if (problem.code !== "network") idempotencyKey = randomText(); // only an upload without an answer is the same again
   Object.assign(state, {
     phase: "refused",
-    problem: problemWords(problem, state.processor?.roles[0]?.name),
+    ending: { refused: problem },
     retryable: problem.retryable,
     retryAt: problem.retryAfter === null ? 0 : clock() + problem.retryAfter * 1000,
   });
@@ -200,14 +210,12 @@ function refused(problem) {
 
 /** Follows a session, or the session of that id, once run.js is there. */
 function watch(session, { ticket = null } = {}) {
-  state.phase = "following";
-  if (typeof session === "object") heard(session);
+  Object.assign(state, { phase: "following", id: session.session_id ?? session });
+  if (session.session_id) heard(session);
   following = tryon.follow(session, {
     ticket,
-    onFrame: (news) => emit("frame", news),
     onEvent: (event) => {
       if (event.event === "requeued" && api.now() - Date.parse(event.at) < NEWS_MS) interrupted();
-      emit("event", event);
     },
     onSession: (news) => {
       heard(news);
@@ -222,7 +230,6 @@ function watch(session, { ticket = null } = {}) {
       else gone(code);
     },
   });
-  api.following = following;
   render();
 }
 
@@ -237,7 +244,6 @@ function heard(session) {
   Object.assign(state, { session, heardAt: instant(), transport: following?.transport ?? state.transport });
   if (session.terminal && !before?.terminal) state.note = null;
   expireLater();
-  emit("session", session, before);
 }
 
 /** Reads the session again when it has expired: by then the server has erased it. */
@@ -248,11 +254,12 @@ function expireLater() {
 }
 
 function gone(code) {
-  const { shared, session } = state;
+  const { shared, session, id } = state;
   if (code === "not_found" && session) code = Date.parse(session.expires_at) <= api.now() ? "expired" : "erased";
   const ready = session?.status === "completed";
   reset();
-  Object.assign(state, { phase: "gone", shared, problem: goneWords(code, ready), connection: "finished" });
+  Object.assign(state, { phase: "gone", shared, ending: { gone: code, ready }, connection: "finished" });
+  emit("gone", id);
   render();
 }
 
@@ -300,9 +307,10 @@ async function erase() {
   try {
     const receipt = await tryon.remove(session.session_id);
     if (run !== state.run) return;
-    choose.forget();
+    choose.clear();
     reset();
-    Object.assign(state, { phase: "gone", receipt, problem: receiptWords(receipt), connection: "finished" });
+    Object.assign(state, { phase: "gone", receipt, ending: { receipt }, connection: "finished" });
+    emit("gone", session.session_id);
     history.replaceState(null, "", location.pathname);
     render();
     $.headline.focus({ preventScroll: true });
@@ -322,7 +330,7 @@ async function another(role) {
   if (run !== state.run) return;
   const { session } = state;
   if (session) choose.keep(session);
-  choose.empty(role);
+  choose.clear(role);
   leave();
   choose.focus(role);
 }
@@ -336,16 +344,18 @@ function remark(words, { bad = false, beside = "headline" } = {}) {
 
 /**
  * Links expire. New ones come with the session, read again; a session that is gone says so, and one that cannot be read
- * now is read again later.
+ * now is read again later. Resolves to whether they came.
  */
 async function refreshLinks() {
   const { run } = state;
   try {
     await following?.refresh();
+    return true;
   } catch (error) {
-    if (run !== state.run) return;
+    if (run !== state.run) return false;
     if (error.status === 404 || error.status === 401) gone(error.code);
     else if (state.session) expireLater();
+    return false;
   }
 }
 
@@ -376,8 +386,7 @@ function enter() {
   const ticket = hash.get("ticket");
   if (id !== null && SESSION_ID.test(id)) {
     Object.assign(state, { phase: "following", shared: ticket !== null });
-    const { run } = state;
-    load().then(() => run === state.run && watch(id, { ticket }));
+    onceLoaded(() => watch(id, { ticket }));
   } else if (id !== null) {
     gone("not_found");
   }
@@ -406,8 +415,9 @@ function render() {
 
 function renderRun() {
   show($.shared, state.shared);
+  renderLost();
   if (!shown) {
-    load();
+    if (!state.lost) load();
     return;
   }
   const words = shown.headline(api);
@@ -418,14 +428,58 @@ function renderRun() {
   shown.render(api);
 }
 
-/** Loads what a run shows: with the first picture that is chosen, so that nothing waits for it. */
+function renderLost() {
+  const { lost } = state;
+  if (lost === shownLost) return;
+  shownLost = lost;
+  const focused = $.lost.contains(document.activeElement);
+  card($.lost, lost && { ...lost, actions: [{ label: "Try again", run: lost.again }] });
+  if (focused) ($.lost.querySelector("button") ?? $.headline).focus({ preventScroll: true });
+}
+
+/** Loads what a run shows: with the first picture that is chosen, so that nothing waits for it. Never rejects. */
 function load() {
-  loading ??= import("./run.js").then((module) => {
-    shown = module;
-    shown.mount(api);
-    render();
-  });
+  loading ??= part("run").then(
+    (module) => {
+      shown = module;
+      shown.mount(api);
+      waiting?.();
+      waiting = null;
+      api.set({ lost: null });
+    },
+    () => {
+      loading = null;
+      if (state.phase !== "idle") api.set({ lost: { ...NOT_LOADED, again: loadAgain } });
+    },
+  );
   return loading;
+}
+
+/** Does what needs run.js, for this run alone; the page's sockets are wrapped there, before anything is followed. */
+function onceLoaded(act) {
+  if (shown) return act();
+  waiting = act;
+  load();
+}
+
+/** Where a module of run.js is what the browser remembers as missing, only a new page helps; its address has the session. */
+async function loadAgain() {
+  await load();
+  if (shown || !(location.search || location.hash)) return;
+  if (await tryon.limits().then(() => true, () => false)) location.reload();
+}
+
+async function use(name, act) {
+  const module = await part(name).catch(() => null);
+  const words = `${NOT_LOADED.title}. ${NOT_LOADED.text}`;
+  if (module) {
+    if (state.note?.text === words) api.set({ note: null });
+    await act(module);
+  } else if (state.phase === "idle") {
+    api.set({ notice: NOT_LOADED });
+  } else {
+    remark(words, { bad: true });
+  }
 }
 
 function speak(words) {
@@ -435,9 +489,8 @@ function speak(words) {
 
 // --- wiring ---------------------------------------------------------------------------------------------------------
 
-chip.mount($.chip, api);
-choose.mount($.choose, api);
-mine.mount($.mine, api);
+choose.mount(api);
+mine.mount(api);
 
 for (const link of [$.home, $.own]) {
   link.addEventListener("click", (event) => {
@@ -447,20 +500,20 @@ for (const link of [$.home, $.own]) {
   });
 }
 addEventListener("popstate", enter); // also for a changed hash
-addEventListener("online", () => api.set({ online: true }));
+addEventListener("online", () => {
+  api.set({ online: true });
+  if (!shown) state.lost?.again();
+});
 addEventListener("offline", () => api.set({ online: false }));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible" && state.phase === "idle" && mine.stale()) mine.read(api);
 });
 setInterval(() => shown?.tick(api), 250);
 
-async function learn() {
-  try {
-    const [processor, limits] = await Promise.all([tryon.processor(), tryon.limits?.() ?? null]);
-    api.set({ processor, limits });
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error; // the server judges without us
-  }
+/** What the server does not tell, it judges without us. */
+function learn() {
+  tryon.processor().then((processor) => api.set({ processor }), () => {});
+  tryon.limits().then((limits) => api.set({ limits }), () => {});
 }
 
 enter();

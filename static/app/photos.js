@@ -1,6 +1,6 @@
 /** Ways a picture comes in: chosen, dropped on a zone or anywhere on the page, or pasted. */
 
-export const WORDS = {
+const WORDS = {
   folder: "That is a folder. Please drop one photo out of it.",
   elsewhere: "That picture is still on another page. Save it to this device first, then choose the file.",
   link: "That is a link, not a picture. Please drop a photo.",
@@ -10,24 +10,22 @@ export const WORDS = {
 const DATA = /^data:(image\/[a-z.+-]+);base64,([A-Za-z0-9+/=%\s]+)$/i;
 
 /** Whether the browser is sure that this is no picture. A name or type proves nothing; the server judges the content. */
-export function surelyNoPicture(file) {
+function surelyNoPicture(file) {
   return file.type !== "" && !file.type.startsWith("image/");
-}
-
-export function noPictureWords(file) {
-  return `“${file.name}” is not a picture. Please choose a JPEG, PNG or WebP photo.`;
 }
 
 /**
  * Decides what to do with a drop or paste: `{ files }` or `{ url }` to take, `{ words }` to say, or null if it holds neither a
  * file nor a link nor a picture. `files`: `{ file, folder }`; `links`: URLs; `pictures`: URLs of the pictures in the HTML.
+ * `wanted`: what is taken, such as "JPEG or PNG".
  */
-export function decide({ files, links, pictures }, origin) {
+export function decide({ files, links, pictures }, origin, wanted) {
   const usable = files.filter(({ file, folder }) => !folder && !surelyNoPicture(file));
   if (usable.length > 0) return { files: usable.map(({ file }) => file) };
   const url = pictures[0] ?? links.find((link) => /^data:image\/|\.(jpe?g|png|webp|avif)$/i.test(link.split(/[?#]/)[0]));
   if (url !== undefined) return DATA.test(url) || url.startsWith(`${origin}/`) ? { url } : { words: WORDS.elsewhere };
-  if (files.length > 0) return { words: files.some(({ folder }) => folder) ? WORDS.folder : noPictureWords(files[0].file) };
+  if (files.some(({ folder }) => folder)) return { words: WORDS.folder };
+  if (files.length > 0) return { words: `“${files[0].file.name}” is not a picture. Please choose a ${wanted}.` };
   return links.length > 0 ? { words: WORDS.link } : null;
 }
 
@@ -65,9 +63,10 @@ export function onChoose(input, onFiles) {
 /**
  * Drops and pastes, on the whole page. `zones()`: elements with the name of what is dropped on them; anywhere else it is null.
  * Calls `onFiles(files, name)`, or `onWords(text)` with the reason why there is none. `curtain` shows while something hovers
- * over the page. Nothing is taken while `accepts()` is false, nor what is dragged from this page itself.
+ * over the page. Nothing is taken while `accepts()` is false, nor what is dragged from this page itself. `wanted()`: what is
+ * taken, in words.
  */
-export function onArrive({ zones, curtain, accepts, onFiles, onWords }) {
+export function onArrive({ zones, curtain, accepts, wanted, onFiles, onWords }) {
   let depth = 0; // dragenter and dragleave come in pairs, for every element on the way
   let own = false; // the drag began on this page
   const zoneOf = (target) => zones().find(([element]) => element.contains(target)) ?? [null, null];
@@ -80,7 +79,7 @@ export function onArrive({ zones, curtain, accepts, onFiles, onWords }) {
   const welcome = () => accepts() && !own;
 
   async function take(held, name) {
-    const { files = null, url, words } = decide(held, location.origin) ?? {};
+    const { files = null, url, words } = decide(held, location.origin, wanted()) ?? {};
     if (files) onFiles(files, name);
     else if (words) onWords(words);
     else if (url) {
@@ -123,7 +122,7 @@ export function onArrive({ zones, curtain, accepts, onFiles, onWords }) {
   addEventListener("paste", (event) => {
     if (!event.clipboardData || !accepts()) return;
     const held = contents(event.clipboardData);
-    if (decide(held, location.origin) === null) return;
+    if (decide(held, location.origin, wanted()) === null) return;
     event.preventDefault();
     take(held, zoneOf(document.activeElement)[1]);
   });

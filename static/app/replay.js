@@ -1,7 +1,8 @@
 /** Replay: how this try-on went, from its history, in a few seconds. */
 
+import { Problem } from "../tryon.js";
 import { $, show, text } from "./dom.js";
-import { duration, sentence } from "./words.js";
+import { duration, failureWords, sentence } from "./words.js";
 
 const LONGEST_MS = 6000;
 const SHORTEST_MS = 2500;
@@ -14,6 +15,9 @@ export async function play(api) {
   try {
     const { body } = await api.tryon.request("GET", `/${session.session_id}/history`);
     await run(api, session, body.events);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    api.remark(failureWords("replay", error), { bad: true });
   } finally {
     delete $.frame.dataset.replay;
     if (api.state.session?.session_id === session.session_id) {

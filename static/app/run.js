@@ -6,7 +6,8 @@ import * as see from "./see.js";
 import * as wait from "./wait.js";
 
 export { clear } from "./frame.js";
-export { headline, trouble } from "./wait.js";
+export { trouble } from "./troubles.js";
+export { headline } from "./wait.js";
 
 export function mount(api) {
   for (const part of [frame, wait, see, extras]) part.mount(api);

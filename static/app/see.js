@@ -27,8 +27,13 @@ export function mount(api) {
     const blob = new Blob([JSON.stringify(state.receipt, null, 2)], { type: "application/json" });
     save(blob, `receipt-${state.receipt.session_id.slice(-6)}.json`);
   });
-  $.share.addEventListener("click", async () => (await import("./share.js")).open($["share-dialog"], api));
-  $.replay.addEventListener("click", async () => (await import("./replay.js")).play(api));
+  let sharing = false;
+  $.share.addEventListener("click", async () => {
+    if (sharing) return;
+    sharing = true;
+    await api.use("share", ({ open }) => open($["share-dialog"], api)).finally(() => (sharing = false));
+  });
+  $.replay.addEventListener("click", () => api.use("replay", ({ play }) => play(api)));
 }
 
 function secondRole({ processor }) {
@@ -47,7 +52,7 @@ export function render(api) {
   } else {
     $.download.removeAttribute("href");
   }
-  show($.share, completed && !shared && Boolean(api.tryon.share));
+  show($.share, completed && !shared);
   show($.replay, completed);
   show($["garment-again"], completed && !shared && (state.processor?.roles.length ?? 2) > 1);
   text($["garment-again"], `Another ${secondRole(state).replaceAll("_", " ")}`);

@@ -1,6 +1,6 @@
 /** Share: a link to the result alone, which ends with the try-on. Copied, sent, or shown as a QR code. */
 
-import { make } from "./dom.js";
+import { make, part } from "./dom.js";
 import { failureWords, fromNow } from "./words.js";
 
 export async function open(dialog, api) {
@@ -41,8 +41,7 @@ export async function open(dialog, api) {
       make("div", { className: "actions" }, ...actions),
     ),
   );
-  api.share = { link };
   dialog.showModal();
   copy.focus();
-  api.emit("share", qr, link);
+  part("qr").then(({ mount }) => mount(qr).show(link), () => {}); // the link is there without
 }

@@ -104,7 +104,7 @@ export function watch(api, { wire, onConnection, now = () => performance.now(), 
   const timer = setInterval(look, TICK_MS);
   for (const name of ["online", "offline"]) page.addEventListener(name, judge);
   api.on("connection", (connection, transport) => {
-    wire.mark("connection", [connection, transport].filter(Boolean).join(", "));
+    wire.mark("connection", [connection, transport].filter(Boolean).join(", "), api.state.id);
     alive();
   });
   judge();

@@ -1,8 +1,8 @@
 /** Wait: one line beneath the photo, a thin bar; and what went wrong, if it did. */
 
 import { $, attribute, clock, show, text } from "./dom.js";
-import { failure, partOf } from "./errors.js";
-import { duration, interruptedWords, ordinal, range, sentence } from "./words.js";
+import { trouble } from "./troubles.js";
+import { duration, interruptedWords, range, sessionHeadline } from "./words.js";
 
 const FREEZE_MS = 3000; // a time to the end that is older than this is not counted down
 const LATE = { factor: 1.5, seconds: 5 }; // over what was expected at first
@@ -28,14 +28,6 @@ function called(role, state) {
   return role === "garment" ? role : `${role.replaceAll("_", " ")} picture`;
 }
 
-/** `{ title, text, part, fine, retryable }`, or null while nothing is wrong. */
-export function trouble({ state }) {
-  const { problem, session, phase, retryable } = state;
-  if (problem) return { ...problem, part: partOf(problem.part, state.processor?.roles), retryable: phase === "refused" && retryable };
-  if (session?.status === "failed") return failure(session);
-  return null;
-}
-
 export function headline(api) {
   const { state } = api;
   const wrong = trouble(api);
@@ -43,13 +35,7 @@ export function headline(api) {
   if (state.phase === "uploading") return state.sent < 1 ? "Uploading your photo" : "Checking your photo";
   const { session } = state;
   if (!session) return "Looking for your try\u2011on";
-  if (session.terminal) return session.status === "completed" ? "Your result is ready" : "Cancelled";
-  if (interrupted(state)) return interruptedWords(session, state.limits);
-  if (session.status === "created") {
-    const place = session.queue_position;
-    return place === 1 ? "Next in line" : place > 1 ? `${ordinal(place)} in line` : "Waiting for its turn";
-  }
-  return session.stage ? sentence(session.stage) : "Working on it";
+  return !session.terminal && interrupted(state) ? interruptedWords(session, state.limits) : sessionHeadline(session);
 }
 
 function interrupted({ interruptedUntil, session }) {

@@ -8,21 +8,35 @@
 const KEPT = 200; // frames; older ones are forgotten
 const ANSWER_MS = 3000; // longest time to an answer
 export const OURS = "closed by the page"; // the words of such a note
-const SESSION = "/api/tryon/sessions/";
-const ASK = "/api/tryon/limits"; // small, and needs no token: what is asked where no socket is open
+const FOLLOWED = /\/api\/tryon\/sessions\/([^/]+)(?:\/ws|\/events)?$/; // the paths by which a session is followed
+const ASK = "/api/health/live"; // the cheapest answer of the server, without a token and without a line in its log
+const MASK = "•••";
+const SECRETS = /^(?:client_token|token|ticket|signature)$/;
+const IN_LINKS = /([?&](?:token|ticket|signature)=)[^&#\s"]+/g;
+
+/** For JSON.parse: what opens something is not kept, since what is noted may be on a screen that others see. */
+export function masked(name, value) {
+  if (typeof value !== "string") return value;
+  return SECRETS.test(name) ? MASK : value.replace(IN_LINKS, `$1${MASK}`);
+}
 
 /**
- * Returns `{ frames, counted, on(fn), mark(), cut(), refuse(yes), refused, ask() }`. A frame is `{ at, way, via, type, seq, bytes,
- * text, body }`: `at` in ms of `now()`, a clock that cannot be set; `way` "in" or "out", or "note" for what is no frame ("open",
- * "close", "refused", and what `mark()` adds).
+ * Returns `{ frames, counted(session), on(fn), mark(), forget(session), cut(), refuse(yes), refused, ask() }`. A frame is `{ number,
+ * session, at, way, via, type, seq, bytes, text, body }`: `number` counts from 1; `session` is the id of the one that was followed;
+ * `at` in ms of `now()`, a clock that cannot be set; `way` "in" or "out", or "note" for what is no frame ("open", "close",
+ * "refused", and what `mark()` adds). The answer to a poll is a frame without a body.
  */
 export function wires(host = globalThis, { now = () => performance.now(), base = "" } = {}) {
   const open = new Set();
   const listeners = new Set();
-  const mark = (type, text = "") => note({ way: "note", type, text });
-  const wire = { frames: [], counted: { in: 0, out: 0 }, refused: false, on, mark, cut, refuse, ask };
+  const counts = new Map(); // session: { in, out }
+  let number = 0;
+  const counted = (session) => counts.get(session) ?? { in: 0, out: 0 };
+  const mark = (type, text, session) => note({ way: "note", type, text, session });
+  const wire = { frames: [], refused: false, counted, on, mark, forget, cut, refuse, ask };
   const Socket = host.WebSocket;
   const plain = host.fetch.bind(host);
+  const followed = (url) => FOLLOWED.exec(new URL(url, host.location?.href).pathname)?.[1] ?? null;
 
   function on(listener) {
     listeners.add(listener);
@@ -30,27 +44,37 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
   }
 
   function note(frame) {
-    const noted = { at: now(), via: null, type: null, seq: null, bytes: 0, text: "", body: null, ...frame };
-    if (noted.way in wire.counted) wire.counted[noted.way] += 1;
+    const plainly = { session: null, at: now(), via: null, type: null, seq: null, bytes: 0, text: "", body: null };
+    const noted = { ...plainly, ...frame, number: (number += 1) };
+    const { session, way } = noted;
+    if (way !== "note") counts.set(session, { ...counted(session), [way]: counted(session)[way] + 1 });
     wire.frames.push(noted);
     if (wire.frames.length > KEPT) wire.frames.shift();
     for (const listener of listeners) listener(noted);
   }
 
-  function read(way, via, text) {
+  function read(way, via, session, text) {
     let body = null;
     try {
-      body = JSON.parse(text);
+      body = JSON.parse(text, masked);
     } catch {
       // no JSON: noted as it is
     }
     const bytes = new TextEncoder().encode(text).length;
-    note({ way, via, type: body?.type ?? null, seq: body?.seq ?? body?.session?.seq ?? null, bytes, text, body });
+    const seq = body?.seq ?? body?.session?.seq ?? null;
+    note({ session, way, via, type: body?.type ?? null, seq, bytes, text: body ? "" : masked("", text), body });
+  }
+
+  /** Drops what was noted of a session: it was erased. */
+  function forget(session) {
+    wire.frames = wire.frames.filter((frame) => frame.session !== session);
+    counts.delete(session);
   }
 
   /** Keeps a connection until its end. `lose` breaks it, so that its owner learns of it at once. */
-  function hold(via, lose, connection = null) {
-    const held = { via, lose, connection, end: (words) => open.delete(held) && note({ way: "note", via, type: "close", text: words }) };
+  function hold(via, session, lose, connection = null) {
+    const end = (words) => open.delete(held) && note({ session, way: "note", via, type: "close", text: words });
+    const held = { via, lose, connection, end };
     open.add(held);
     return held;
   }
@@ -58,17 +82,20 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
   if (Socket) {
     host.WebSocket = class extends Socket {
       #end;
+      #session;
 
       constructor(url, protocols) {
+        const session = followed(url);
         if (wire.refused) {
-          note({ way: "note", via: "ws", type: "refused", text: "by the switch on this page" });
+          note({ session, way: "note", via: "ws", type: "refused", text: "by the switch on this page" });
           throw new DOMException("WebSockets are refused by a switch on this page", "SecurityError");
         }
         super(url, protocols);
-        const held = hold("ws", () => this.#lose(), this);
+        const held = hold("ws", session, () => this.#lose(), this);
         this.#end = held.end;
-        this.addEventListener("open", () => note({ way: "note", via: "ws", type: "open" }));
-        this.addEventListener("message", ({ data }) => open.has(held) && read("in", "ws", data));
+        this.#session = session;
+        this.addEventListener("open", () => note({ session, way: "note", via: "ws", type: "open" }));
+        this.addEventListener("message", ({ data }) => open.has(held) && read("in", "ws", session, data));
         this.addEventListener("close", ({ code, reason }) => held.end(reason ? `${code} ${reason}` : `${code}`));
       }
 
@@ -78,7 +105,7 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
       }
 
       send(text) {
-        read("out", "ws", text);
+        read("out", "ws", this.#session, text);
         super.send(text);
       }
 
@@ -91,8 +118,8 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
 
   /** What a session is read by where there is no socket: an event stream, or polls. Everything else passes as it is. */
   host.fetch = async (url, init = {}) => {
-    const asked = new URL(url, host.location?.href);
-    if (!asked.pathname.includes(SESSION) || (init.method ?? "GET") !== "GET") return plain(url, init);
+    const session = followed(url);
+    if (session === null || (init.method ?? "GET") !== "GET") return plain(url, init);
     const cutter = new AbortController();
     const pass = () => cutter.abort(init.signal.reason); // AbortSignal.any() is too young
     if (init.signal?.aborted) pass();
@@ -102,25 +129,29 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
     const began = now();
     try {
       const response = await plain(url, { ...init, signal: cutter.signal });
-      note({ way: "note", via: "http", type: "GET", text: `${response.status} after ${Math.round(now() - began)} ms` });
-      const streams = response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream");
-      return streams ? stream(response, () => cutter.abort(), init.signal) : response;
+      if (response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+        return stream(session, response, () => cutter.abort(), init.signal);
+      }
+      init.signal?.removeEventListener("abort", pass); // one signal serves many polls
+      const way = response.ok || response.status === 304 ? "in" : "note";
+      note({ session, way, via: "http", type: "poll", text: `${response.status} after ${Math.round(now() - began)} ms` });
+      return response;
     } finally {
       held.end();
     }
   };
 
   /** The same response, whose frames are noted as they are read. */
-  function stream(response, lose, signal) {
+  function stream(session, response, lose, signal) {
     const reader = response.body.getReader();
     const decoder = new TextDecoder();
-    const { end } = hold("sse", lose);
+    const { end } = hold("sse", session, lose);
     let rest = "";
-    note({ way: "note", via: "sse", type: "open" });
+    note({ session, way: "note", via: "sse", type: "open" });
     const hear = (bytes) => {
       const lines = (rest + decoder.decode(bytes, { stream: true })).split(/\r?\n/);
       rest = lines.pop();
-      for (const line of lines) if (line.startsWith("data:")) read("in", "sse", line.slice(5).trim());
+      for (const line of lines) if (line.startsWith("data:")) read("in", "sse", session, line.slice(5).trim());
     };
     const pull = async (controller) => {
       try {

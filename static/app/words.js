@@ -1,57 +1,12 @@
-/** What the page says: problems, stages and times in plain words. */
+/** What the page says from the start: stages, times and sizes in plain words. */
 
-const PROBLEMS = {
-  network: ["The upload did not get through", "Check your connection and try again."],
-  body_too_large: ["That file is too large"],
-  too_many_pixels: ["That photo has too many pixels"],
-  image_too_large: ["That photo is too large"],
-  image_too_small: ["That photo is too small"],
-  not_multipart: ["The upload did not arrive in one piece"],
-  bad_multipart: ["The upload did not arrive in one piece"],
-  too_slow: ["The upload was too slow", "Try again where the connection is better."],
-  unsupported_image: ["That is not a photo we can read"],
-  missing_image: ["A photo is missing"],
-  unknown_input: ["One of the pictures is not wanted here"],
-  bad_params: ["The options do not fit"],
-  unreadable_image: ["That photo is damaged"],
-  rate_limited: ["One moment, please", "Too many photos in a short time. You can go on in a little while."],
-  queue_full: ["Very busy right now", "Many people are waiting already. Please try again in a little while."],
-  unavailable: ["Not available right now", "The service cannot take photos right now. Please try again in a little while."],
-  storage_full: ["No room right now", "There is no room for your photo at the moment. Please try again later."],
-  invalid_token: ["This browser is not recognised", "Reload the page and try again."],
-};
+/** Of a module, a style or a sample. */
+export const NOT_LOADED = { title: "Part of this page could not be loaded", text: "Check your connection and try again." };
 
-/** A `rate_limited` with one of these limits is not about a short time. */
-const LIMITS = {
-  queue_share_per_owner: ["One moment, please", "Many of your photos are waiting already. You can go on when some are done."],
-  queue_share_per_address: ["One moment, please", "Many photos from your network are waiting already. You can go on when some are done."],
-  stored_bytes_per_owner: ["No room for more photos", "Delete some of your try\u2011ons, or wait until they are erased by themselves."],
-  stored_bytes_per_address: ["No room for more photos", "Delete some of your try\u2011ons, or wait until others from your network are erased."],
-};
-
-/** The same refusals of a picture that is not the photo. */
-const OF_PART = {
-  image_too_large: "is too large",
-  too_many_pixels: "has too many pixels",
-  image_too_small: "is too small",
-  unsupported_image: "is not one we can read",
-  missing_image: "is missing",
-  unreadable_image: "is damaged",
-};
-
-const BY_STATUS = { 413: "body_too_large", 415: "unsupported_image", 429: "rate_limited", 503: "unavailable", 507: "storage_full" };
-
-/** `{ title, text, part, fine }` for a refused upload. Our own words, else the server's. `photo`: the role of the photo. */
-export function problemWords(problem, photo = "person") {
-  const { part } = problem;
-  const other = part && part !== "image" && part !== photo && OF_PART[problem.code];
-  const known = other ? [`The ${part.replaceAll("_", " ")} picture ${other}`] : LIMITS[problem.limit] ?? PROBLEMS[problem.code] ?? PROBLEMS[BY_STATUS[problem.status]] ?? [];
-  return {
-    title: known[0] ?? (problem.title || "That did not work"),
-    text: known[1] ?? (problem.detail || "Something went wrong. Please try again."),
-    part,
-    fine: problem.status >= 500 && problem.requestId ? `Reference: ${problem.requestId}` : "",
-  };
+/** "JPEG, PNG or WebP"; "photo" where nothing is known. */
+export function formatNames(types) {
+  const all = types?.map((type) => (type === "image/webp" ? "WebP" : type.replace("image/", "").toUpperCase())) ?? ["photo"];
+  return all.length > 1 ? `${all.slice(0, -1).join(", ")} or ${all.at(-1)}` : all[0];
 }
 
 const FAILURES = {
@@ -59,6 +14,7 @@ const FAILURES = {
   erase: "It could not be deleted.",
   download: "The result could not be saved.",
   share: "It could not be shared.",
+  replay: "It could not be replayed.",
 };
 
 /** The words for a button whose call was refused or unanswered. */
@@ -66,21 +22,6 @@ export function failureWords(action, { code, status }) {
   if (code === "network") return `${FAILURES[action]} No answer came: check your connection and try again.`;
   if (status === 429 || status === 503) return `${FAILURES[action]} The service is busy: please try again in a little while.`;
   return `${FAILURES[action]} Please try again.`;
-}
-
-const GONE = {
-  deleted: ["This try\u2011on was deleted", "Nothing of it is left."],
-  expired: ["This try\u2011on has expired", "Its time was up, and everything of it was erased."],
-  invalid_ticket: ["This link has expired", "Ask for a new one, or make your own."],
-  erased: ["This try\u2011on was erased", "Nothing of it is left."],
-  not_found: ["There is nothing here", "The link is wrong, or the try-on has been erased."],
-};
-
-/** `{ title, text }`; `ready`: there was a result. */
-export function goneWords(code, ready = false) {
-  if (code === "expired" && ready) return { title: "This result has expired", text: "Its time was up: the result and your photo were erased." };
-  const [title, text] = GONE[code] ?? GONE.not_found;
-  return { title, text };
 }
 
 export const CONNECTIONS = {
@@ -149,30 +90,22 @@ export function duration(milliseconds) {
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
-/** "in 23 hours 59 minutes", "in 12 minutes", "in 4 minutes 20 seconds", "in 9 seconds" */
+/** "in 7 days", "in 23 hours 59 minutes", "in 12 minutes", "in 4 minutes 20 seconds", "in 9 seconds" */
 export function fromNow(milliseconds) {
   const seconds = Math.max(1, Math.round(milliseconds / 1000));
   const minutes = Math.round(seconds / 60);
-  const count = (n, unit) => (n ? `${n} ${unit}${n === 1 ? "" : "s"}` : "");
-  const parts =
-    minutes >= 60
-      ? [count(Math.floor(minutes / 60), "hour"), count(minutes % 60, "minute")]
-      : seconds >= 600
-        ? [count(minutes, "minute")]
-        : [count(Math.floor(seconds / 60), "minute"), count(seconds % 60, "second")];
-  return `in ${parts.filter(Boolean).join(" ")}`;
+  const hours = Math.round(minutes / 60);
+  const said = (large, per, unit, small) => {
+    const count = (n, name) => (n ? `${n} ${name}${n === 1 ? "" : "s"}` : "");
+    return `in ${[count(Math.floor(large / per), unit), count(large % per, small)].filter(Boolean).join(" ")}`;
+  };
+  if (hours >= 48) return said(hours, 24, "day", "hour");
+  return seconds >= 600 ? said(minutes, 60, "hour", "minute") : said(seconds, 60, "minute", "second");
 }
 
 /** "48 kB", "1.2 MB" */
 export function kilobytes(bytes) {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1).replace(".0", "")} MB`;
-}
-
-/** `{ title, text }` for the files of a receipt. */
-export function receiptWords({ files, deleted_at }) {
-  const what = files.length === 1 ? "One file was" : `${files.length} files were`;
-  const time = new Date(deleted_at).toLocaleTimeString("en-GB");
-  return { title: "Everything was erased", text: `${what} deleted at ${time}. This is the server’s signed receipt; the server keeps no copy.` };
 }
 
 /** "today at 17:05", "tomorrow at 09:00", "on 3 December at 09:00"; `now` in ms. */

@@ -3,16 +3,12 @@
  * messages are those of asyncapi.json.
  */
 
+import { randomText } from "../tryon.js";
+
 const SUBPROTOCOL = "tryon.v1";
 const BEARER = "tryon.bearer.";
 const SESSIONS = "/api/tryon/sessions";
 const KEPT = 200; // frames on the page
-
-/** 256 random bits, as a client token. */
-function newToken() {
-  const bytes = crypto.getRandomValues(new Uint8Array(32));
-  return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
-}
 
 /** A picture that is drawn here, so that a session can be started without a photo. */
 function picture() {
@@ -112,7 +108,7 @@ export function trySocket({ root, status, log, address }) {
     start.disabled = true;
     say("Starting a session…");
     try {
-      if (!credential.value || credential.value.includes(".")) credential.value = newToken();
+      if (!credential.value || credential.value.includes(".")) credential.value = randomText();
       session.value = await startSession(credential.value.trim());
       since.value = "0";
       follow();

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 from playwright.async_api import BrowserContext
 
 from server.config.settings import Config
 from server.domain.stored_files import NewFile
-from testkit.processes import ROOT, free_port
+from testkit.processes import ROOT, reserved_port
 from testkit.running import Web, running_web, until
-
-if TYPE_CHECKING:
-    pass
-
-
 from tests.browser.play import FOLLOW, TRANSPORTS, Start, followers, open_page
 
 pytestmark = pytest.mark.xdist_group("chromium")
@@ -123,11 +119,18 @@ async def test_closed_following_is_silent(start: Start, web: Web) -> None:
     assert story["end"] == "AbortError"
 
 
+@contextlib.asynccontextmanager
+async def elsewhere() -> AsyncIterator[str]:
+    """Return an origin that is another server's; nothing listens there."""
+    with reserved_port() as reserved:
+        yield f"http://localhost:{reserved.getsockname()[1]}"
+
+
 async def test_other_origin_can_use_every_call(context: BrowserContext, config: Callable[..., Config]) -> None:
     """A page that is hosted elsewhere."""
-    async with running_web(config()) as web:
+    async with running_web(config()) as web, elsewhere() as origin:
         noted: dict[str, Any] = {"requests": [], "said": []}
-        page = await open_page(context, f"http://localhost:{free_port()}", noted)
+        page = await open_page(context, origin, noted)
         made = await page.evaluate(
             """
             async (base) => {
@@ -201,9 +204,9 @@ async def test_guide_example_works(context: BrowserContext, config: Callable[...
     example = re.search(r"```js\n(.*?)```", GUIDE, re.DOTALL)
     assert example is not None
     code = re.sub(r'import (\{.*?\}) from (".*?");', r"const \1 = await import(\2);", example[1])
-    async with running_web(config()) as web:
+    async with running_web(config()) as web, elsewhere() as origin:
         code = code.replace("https://tryon.example", f"http://127.0.0.1:{web.port}")
-        page = await open_page(context, f"http://localhost:{free_port()}", {"requests": [], "said": []})
+        page = await open_page(context, origin, {"requests": [], "said": []})
         await page.set_content("<input type=file>")
         await page.set_input_files("input", photos / "photo.jpg")
         await page.evaluate("() => { window.shown = []; window.show = (...news) => shown.push(news); }")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import httpx
 import pytest
 from playwright.async_api import expect
 
+from testkit.processes import reserved_port
 from testkit.stack import Stack
 
 if TYPE_CHECKING:
@@ -125,3 +126,20 @@ async def test_page_runs_under_strict_policy(product: Stack) -> None:
             if name.endswith(".js"):
                 assert found.headers["content-type"].startswith("text/javascript"), name
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*(\ssrc=|importmap))", answer.text), "nothing inline"
+
+
+REFUSED: Final = """
+(url) => new Promise((resolve) => {
+  addEventListener("securitypolicyviolation", ({ effectiveDirective }) => resolve(effectiveDirective), { once: true });
+  new WebSocket(url);
+})
+"""
+
+
+async def test_page_connects_to_its_own_server_alone(visitor: Visitor) -> None:
+    """A socket to any other host or port is refused by the policy."""
+    visitor.expected.append("Content Security Policy")
+    await visitor.arrive()
+    with reserved_port() as other:
+        elsewhere = f"ws://127.0.0.1:{other.getsockname()[1]}/"
+        assert await visitor.page.evaluate(REFUSED, elsewhere) == "connect-src"

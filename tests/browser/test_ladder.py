@@ -23,7 +23,6 @@ from server.config.settings import Config
 from server.domain.tokens import new_token, token_hash
 from server.services import open_services
 from server.web.transports.connection_limits import ConnectionLimits
-from testkit.processes import free_port
 from testkit.running import PHOTO, Web
 from testkit.stack import Stack
 from tests.browser.gate import open_gate
@@ -159,11 +158,10 @@ async def test_server_down_is_not_tried_four_times(start: Start) -> None:
 async def test_restarted_server_resumes_at_cursor(
     context: BrowserContext, config: Callable[..., Config], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """On the same port, after SIGKILL and after SIGTERM."""
+    """At the same address, after SIGKILL and after SIGTERM."""
     settings = config(lease_seconds=60)
-    port = free_port()
     env = {
-        "TRYON_PORT": str(port),
+        "TRYON_PORT": "0",  # the gate keeps its own
         "TRYON_DATA_DIR": str(settings.data_dir),
         "TRYON_REDIS_URL": str(settings.redis_url),
         "TRYON_DATABASE_URL": str(settings.database_url),
@@ -174,15 +172,15 @@ async def test_restarted_server_resumes_at_cursor(
 
     async def serve() -> Stack:
         servers.append(await Stack.open(tmp_path / "serve", "serve", env=env))
-        await servers[-1].line("Application startup complete|Listening on")
+        gate.target = int((await servers[-1].line(r"Listening on http://\S+:(\d+)"))[1])
         async with httpx.AsyncClient(trust_env=False) as client:
             while True:
                 with contextlib.suppress(httpx.TransportError):
-                    await client.get(f"http://127.0.0.1:{port}/api/health/live")
+                    await client.get(f"http://127.0.0.1:{gate.target}/api/health/live")
                     return servers[-1]
 
     try:
-        async with open_services(settings) as services, open_gate(port) as gate:
+        async with open_services(settings) as services, open_gate(0) as gate:
             server = await serve()
             token = new_token()
             session = await services.sessions.submissions.submit(

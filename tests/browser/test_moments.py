@@ -47,14 +47,21 @@ DESCRIBED: Final = {
 }
 
 
+INTERRUPTED: Final = "Interrupted, starting again (2 of 3)"
+
+
 async def opened(context: BrowserContext, web: Web, photos: Path) -> tuple[Page, str]:
-    """Open the page of a session with a photo and a garment; it waits."""
+    """Open the page of a session with a photo and a garment; it waits.
+
+    The test may move the page's clock.
+    """
     token = new_token()
     with (photos / "photo.jpg").open("rb") as person, (photos / "garment.png").open("rb") as garment:
         files = {"person": ("a.jpg", person), "garment": ("b.png", garment)}
         answer = await web.client.post(SESSIONS, files=files, headers={"Authorization": f"Bearer {token}"})
     session_id: str = answer.raise_for_status().json()["session_id"]
     page = await context.new_page()
+    await page.clock.install()
     await context.add_init_script(f"localStorage.setItem('tryon.token', {json.dumps(token)})")
     await page.goto(f"http://127.0.0.1:{web.port}/?s={session_id}")
     return page, session_id
@@ -67,7 +74,10 @@ async def says(page: Page, words: str | re.Pattern[str]) -> None:
 async def test_interruption_is_said_and_nothing_falls_without_it(
     context: BrowserContext, web: Web, photos: Path
 ) -> None:
-    """It stays for two seconds, however soon the next attempt begins."""
+    """It stays for two seconds, however soon the next attempt begins.
+
+    The page's clock stands still but where the test moves it.
+    """
     page, session_id = await opened(context, web, photos)
     claims = web.services.sessions.claims
     await says(page, "Next in line")
@@ -79,24 +89,44 @@ async def test_interruption_is_said_and_nothing_falls_without_it(
         """() => {
             window.seen = [];
             const bar = document.querySelector("#bar");
-            const look = () => seen.push([performance.now(), document.querySelector("#headline").textContent,
-                bar.getAttribute("aria-valuenow")]);
+            const look = () => seen.push([document.querySelector("#headline").textContent, bar.getAttribute("aria-valuenow")]);
             const everything = { subtree: true, childList: true, attributes: true };
             new MutationObserver(look).observe(document.querySelector("#under"), everything);
         }"""
     )
+    await page.clock.pause_at(await page.evaluate("Date.now()") / 1000 + 0.5)
     assert await claims.requeue(claim, burnt=True, reason="worker_lost")
     claim = await claims.begin(session_id, worker="two")
     assert claim is not None
     await claims.report(claim, progress=0.1, stage="reading")
-    await says(page, "Interrupted, starting again (2 of 3)")
+    await says(page, INTERRUPTED)
+    await expect(page.locator("body")).to_have_attribute("data-status", "processing", timeout=DONE_MS)
+    await page.clock.run_for(1900)
+    assert await page.locator("#headline").inner_text() == INTERRUPTED
+    await page.clock.run_for(200)
     await says(page, "Reading")
     seen = await page.evaluate("seen")
-    words = [each[1] for each in seen]
-    first = words.index("Interrupted, starting again (2 of 3)")
-    again = words.index("Reading")
-    assert seen[again][0] - seen[first][0] >= 1900
-    assert {each[2] for each in seen[first + 2 : again - 2]} <= {None}, "the bar says nothing meanwhile"
+    assert [bar for words, bar in seen if words == INTERRUPTED] != [], "what the page showed was noted"
+    assert {bar for words, bar in seen if words == INTERRUPTED} == {None}, "the bar says nothing meanwhile"
+    assert seen[-1] == ["Reading", "10"]
+
+
+async def test_late_session_goes_on_without_its_page(context: BrowserContext, web: Web, photos: Path) -> None:
+    """It may be closed, says the page; opened again, it has the result."""
+    page, session_id = await opened(context, web, photos)
+    claim = await web.services.sessions.claims.begin(session_id, worker="one")
+    assert claim is not None
+    await says(page, "Working on it")
+    time = page.locator("#meta-time")
+    await expect(time).not_to_contain_text("longer")
+    await page.clock.fast_forward("03:00")
+    await expect(time).to_have_text("Taking longer than usual. You can close this page.", timeout=DONE_MS)
+    address = page.url
+    await page.close()
+    await web.complete(claim)
+    page = await context.new_page()
+    await page.goto(address)
+    await says(page, "Your result is ready")
 
 
 async def test_offline_is_said_at_once(context: BrowserContext, web: Web, photos: Path) -> None:
@@ -104,7 +134,7 @@ async def test_offline_is_said_at_once(context: BrowserContext, web: Web, photos
     page, _ = await opened(context, web, photos)
     await expect(page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
     await context.set_offline(True)
-    await expect(page.locator("#chip-text")).to_have_text("Offline", timeout=1000)
+    await expect(page.locator("#chip-text")).to_have_text("Offline", timeout=DONE_MS)
     await expect(page.locator("#meta-time")).to_have_text("You are offline. It goes on without you.")
     await context.set_offline(False)
     await expect(page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
@@ -200,6 +230,7 @@ async def test_slots_are_filled_by_samples_and_the_clipboard(visitor: Visitor) -
     """And emptied; a missing camera or picture is said in words."""
     page, alert = visitor.page, visitor.page.get_by_role("alert")
     await page.context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
+    await page.clock.install()
     await visitor.arrive()
     person, garment = page.locator("[data-role=person]"), page.locator("[data-role=garment]")
     await person.get_by_role("button", name="Take a photo").click()
@@ -221,6 +252,7 @@ async def test_slots_are_filled_by_samples_and_the_clipboard(visitor: Visitor) -
     await visitor.sees_result()
     await page.get_by_role("button", name="Replay").click()
     await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Started) · "))
+    await page.clock.run_for(6000)
     await expect(page.locator("#meta-time")).to_have_text(re.compile(r"^in "), timeout=DONE_MS)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from server.config.settings import Config
 from testkit.environments import EnvironmentMissing
 from testkit.node_packages import install_client
 from testkit.plugin import missing
+from testkit.processes import reserved_port
 from testkit.running import Web, running_web
 
 
@@ -21,6 +22,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return install_client(tmp_path_factory.mktemp("project"))
     except EnvironmentMissing as error:
         missing(str(error))
+
+
+@pytest.fixture
+def dead_url() -> Iterator[str]:
+    """Return the URL of a port that is taken, though nothing listens there."""
+    with reserved_port() as dead:
+        yield f"http://127.0.0.1:{dead.getsockname()[1]}"
 
 
 @pytest.fixture

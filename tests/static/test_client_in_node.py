@@ -117,17 +117,16 @@ const loop = (async () => {
 })();
 tell("stopped", await outcome(run), await outcome(loop), (await tryon.cancel(run.session)).status);
 tell("refused", await outcome(tryon.run({ inputs: { hat: photo } })), await outcome(tryon.share(run.session)));
-tell("away", await outcome(new TryOn({ base: "http://127.0.0.1:9" }).list()), (await tryon.remove(session.session_id)).reason);
+tell("away", await outcome(new TryOn({ base: "http://dead.example" }).list()), (await tryon.remove(session.session_id)).reason);
 const nowhere = new TryOn();
 tell("nowhere", await outcome(nowhere.list()), await outcome((async () => nowhere.follow("id"))()));
 """
 
 
-async def test_every_call_takes_a_signal_and_the_given_network(web: Web, photos: Path) -> None:
+async def test_every_call_takes_a_signal_and_the_given_network(web: Web, photos: Path, dead_url: str) -> None:
     """An aborted call sends nothing; a run ends with the reason of its signal."""
-    async with running_story(
-        PRELUDE + SIGNALS, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT
-    ) as story:
+    arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT)
+    async with running_story(PRELUDE + SIGNALS.replace("http://dead.example", dead_url), *arguments) as story:
         for _ in range(12):
             name, ended = await story.hears()
             assert ended == "AbortError 20", name

@@ -122,7 +122,7 @@ async def test_hook_shows_a_try_on_from_start_to_end(web: Web, project: Path, ph
 
 FAILURES: Final = """
 Math.random = () => 0.01; // a short back-off
-const root = TestRenderer.create(screen({ base: "http://127.0.0.1:9" }));
+const root = TestRenderer.create(screen({ base: "http://dead.example" }));
 await until(() => shown?.tryon);
 const away = await shown.start(photo);
 await until(() => shown.error);
@@ -142,10 +142,11 @@ root.unmount();
 """
 
 
-async def test_hook_tells_what_went_wrong(web: Web, project: Path, photos: Path) -> None:
+async def test_hook_tells_what_went_wrong(web: Web, project: Path, photos: Path, dead_url: str) -> None:
     """A server that is not there, and a session that fails."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"))
-    async with running_story(PRELUDE + FAILURES, *arguments, folder=project) as story:
+    failures = FAILURES.replace("http://dead.example", dead_url)
+    async with running_story(PRELUDE + failures, *arguments, folder=project) as story:
         assert await story.hears() == ["away", None, "network", None]
         assert await story.hears() == ["still away", None, "network"]
         _, session_id = await story.hears()

@@ -191,7 +191,7 @@ def test_declared_events_are_the_protocol() -> None:
 
 def test_page_words_name_known_codes() -> None:
     """The demo page has words only for codes that a server or the client gives."""
-    words = (ROOT / "static" / "app" / "words.js").read_text()
+    words = (ROOT / "static" / "app" / "troubles.js").read_text()
     (problems,) = re.findall(r"^const PROBLEMS = \{\n(.*?)^\};", words, re.MULTILINE | re.DOTALL)
     (gone,) = re.findall(r"^const GONE = \{\n(.*?)^\};", words, re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"^  (\w+):", problems + gone, re.MULTILINE))

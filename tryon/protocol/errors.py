@@ -247,6 +247,7 @@ CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for
 
 LIMITS: Final[dict[str, str]] = {
     "upload_rate": "Too many requests from this address; wait a little.",
+    "crash_rate": "Too many crashes were asked for from this address; wait a little.",
     "uploads_per_address": "Too many uploads at once from this address.",
     "spooled_bytes_per_address": "The unfinished uploads of this address hold too many bytes.",
     "spooled_bytes_per_process": "The unfinished uploads of all addresses hold too many bytes; try again shortly.",

@@ -65,12 +65,17 @@ class Verdict:
 
 
 class RedisLimiter:
-    """Limit on uploads per address; ``rate`` None switches it off."""
+    """Limit on requests of a kind per address; ``rate`` None switches it off.
 
-    def __init__(self, redis: Redis, rate: UploadRate | None, *, key_prefix: str, clock: Clock) -> None:
+    ``counts``: the kind of request, which names the keys.
+    """
+
+    def __init__(
+        self, redis: Redis, rate: UploadRate | None, *, key_prefix: str, clock: Clock, counts: str = "uploads"
+    ) -> None:
         self._clock = clock
         self._rate = rate
-        self._prefix = f"{key_prefix}uploads:"
+        self._prefix = f"{key_prefix}{counts}:"
         self._script = redis.register_script(_SCRIPT)
         self._breaker = Breaker(LIMIT_SECONDS, on_silence=shared_pool(redis).give_up)
         self._local: OrderedDict[str, deque[float]] = OrderedDict()

@@ -172,11 +172,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="sessions",
         summary="Let the worker of a session crash",
         text="In demo mode only (`TRYON_DEMO`), else a 404: kills the worker process that runs the session, and all other "
-        "sessions of that process. The session runs again once its lease has lapsed.",
+        "sessions of that process. The session runs again once its lease has lapsed. Limited by `TRYON_CRASH_RATE`.",
         parameters=("session_id",),
         security=TOKEN,
         answers={202: Answer(text="The session: its worker was asked to crash.", body=SessionAnswer)},
-        errors=(*_OWNER_ERRORS, "not_running"),
+        errors=(*_OWNER_ERRORS, "not_running", "rate_limited"),
     ),
     Operation(
         method="GET",

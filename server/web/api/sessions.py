@@ -16,7 +16,7 @@ from starlette.responses import Response
 from server.domain.session import valid_session_id
 from server.services import Services
 from server.web.common.answers import json_response, session_answer
-from server.web.common.credentials import credential_of
+from server.web.common.credentials import client_address, counted, credential_of
 from server.web.common.fields import query
 from tryon.protocol.errors import BadRequest, Unauthorized
 from tryon.protocol.frames import encode
@@ -59,6 +59,7 @@ class SessionEndpoints:
     """The endpoints of an owner's sessions."""
 
     def __init__(self, services: Services) -> None:
+        self._config = services.config
         self._reads = services.sessions.reads
         self._cancelling = services.sessions.cancelling
         self._crashing = services.sessions.crashing
@@ -91,7 +92,9 @@ class SessionEndpoints:
 
     async def crash(self, request: Request) -> Response:
         """Let the worker of a session crash; answers 202 with the session."""
-        session = await self._crashing.crash(request.path_params["session_id"], credential_of(request).owner)
+        address = counted(client_address(request, self._config))
+        owner = credential_of(request).owner
+        session = await self._crashing.crash(request.path_params["session_id"], owner, address=address)
         return json_response(session_answer(await self._reads.view_of(session)), 202)
 
     async def delete(self, request: Request) -> Response:

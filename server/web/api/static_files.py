@@ -34,9 +34,9 @@ PREFIX: Final = paths.STATIC.removesuffix("{path}")
 
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self'; "
-    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy of every page: scripts and styles of this server only."""
+"""Content-Security-Policy of every file: scripts and styles of this server only."""
 
 HEADERS: Final = {"Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "no-referrer"}
 """Headers of every file; a page may have another policy."""

@@ -69,9 +69,12 @@ class Resource:
             return self._gzip
         return await asyncio.to_thread(self.compress)
 
-    async def answer(self, request: Request, *, cache_control: str) -> Response:
-        """Return the answer to a GET or HEAD: 200, 206, 304 or 416."""
-        headers = self.headers | {"Cache-Control": cache_control}
+    async def answer(self, request: Request, *, cache_control: str, more: Mapping[str, str] | None = None) -> Response:
+        """Return the answer to a GET or HEAD: 200, 206, 304 or 416.
+
+        ``more``: headers of this answer, in place of the resource's own.
+        """
+        headers = {**self.headers, **(more or {}), "Cache-Control": cache_control}
         data, etag = self.data, f'"{self.digest}"'
         if self.compressible:
             headers["Vary"] = "Accept-Encoding"

@@ -20,6 +20,12 @@ test("a page that polls has recovered too", () => {
   assert.deepEqual([told.lost, told.recovery], [null, { took: 400, missed: null, via: "poll" }]);
 });
 
+test("an answered poll is a sign of life", () => {
+  const poll = frame(1200, "in", "poll", { via: "http", text: "304 after 9 ms" });
+  assert.equal(story([snapshot(0, 1), poll]).lastIn, 1200);
+  assert.equal(summary(poll), "poll: 304 after 9 ms");
+});
+
 test("the end of a session is no loss, nor is a connection that the page closes", () => {
   const bye = frame(10, "in", "bye", { body: { reconnect: false } });
   assert.equal(story([snapshot(0, 1), bye, frame(11, "note", "close", { text: "1000" })]).lost, null);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { kindOf, limitsOf, names } from "../../../static/app/check.js";
+import { kindOf, limitsOf } from "../../../static/app/check.js";
 
 const KINDS = {
   JPEG: "\xff\xd8\xff\xe0",
@@ -23,14 +23,18 @@ test("a picture is what its first bytes say, under any name", async () => {
   assert.deepEqual(await kindOf(new Blob(["milk, eggs"])), { type: "", name: "" });
 });
 
+test("the brands after the first one say which codec a general container has", async () => {
+  const box = (...brands) => new Blob([Uint8Array.of(0, 0, 0, 8 + 4 * brands.length), "ftyp", ...brands, "\0\0\0\x08meta", "avif"]);
+  assert.equal((await kindOf(box("mif1", "\0\0\0\0", "mif1", "avif", "miaf"))).type, "image/avif");
+  assert.equal((await kindOf(box("msf1", "\0\0\0\0", "iso8", "avis"))).type, "image/avif");
+  assert.equal((await kindOf(box("mif1", "\0\0\0\0", "mif1", "heic"))).type, "image/heic", "what follows the first box does not count");
+  assert.equal((await kindOf(box("isom", "\0\0\0\0", "iso2", "mp41"))).type, "", "a video");
+});
+
 test("a role's own limits win where they are narrower", () => {
   const limits = { formats: ["image/jpeg", "image/png"], max_image_bytes: 15e6, max_pixels: 40e6, min_side: 64, max_side: 10000 };
   const role = { formats: [], max_bytes: 2e6, max_pixels: 50e6 };
   assert.deepEqual(limitsOf(role, limits), { formats: limits.formats, bytes: 2e6, pixels: 40e6, least: 64, side: 10000 });
   assert.deepEqual(limitsOf({ ...role, formats: ["image/png"] }, limits).formats, ["image/png"]);
   assert.equal(limitsOf(null, null).bytes, Infinity);
-});
-
-test("formats are said in words", () => {
-  assert.equal(names(["image/jpeg", "image/png", "image/heic"]), "JPEG, PNG or HEIC");
 });

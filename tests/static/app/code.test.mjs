@@ -13,6 +13,11 @@ test("the owner's lines have the token once, in a variable or a constructor", ()
   }
 });
 
+test("the lines for a browser work in its console, which takes no import statement", () => {
+  const { JavaScript } = snippets({ base: "https://x", session, token: "T" });
+  assert.ok(JavaScript.includes('await import("https://x/static/tryon.js")') && !/^import /m.test(JavaScript));
+});
+
 test("a session made elsewhere is looked at with its ticket alone", () => {
   for (const lines of Object.values(snippets({ base: "https://x", session, ticket: "TICKET" }))) {
     assert.ok(lines.includes("TICKET"));

@@ -1,12 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { failure, partOf } from "../../../static/app/errors.js";
-import { fromNow, goneWords, interruptedWords, ordinal, problemWords, range, sessionHeadline } from "../../../static/app/words.js";
+import { trouble, words as endingWords } from "../../../static/app/troubles.js";
+import { formatNames, fromNow, interruptedWords, ordinal, range, sessionHeadline } from "../../../static/app/words.js";
 
 test("time left is said as people say it", () => {
   const words = {
+    604800: "in 7 days",
+    176400: "in 2 days 1 hour",
+    169200: "in 47 hours",
     86400: "in 24 hours",
     86340: "in 23 hours 59 minutes",
+    5400: "in 1 hour 30 minutes",
     3660: "in 1 hour 1 minute",
     3599: "in 1 hour",
     700: "in 12 minutes",
@@ -15,6 +19,11 @@ test("time left is said as people say it", () => {
     0.2: "in 1 second",
   };
   for (const [seconds, said] of Object.entries(words)) assert.equal(fromNow(seconds * 1000), said);
+});
+
+test("formats are said in words", () => {
+  assert.equal(formatNames(["image/jpeg", "image/png", "image/webp", "image/heic"]), "JPEG, PNG, WebP or HEIC");
+  assert.equal(formatNames(undefined), "photo");
 });
 
 test("a place in line has its ending", () => {
@@ -37,18 +46,21 @@ test("an interruption says which attempt follows", () => {
 
 test("an error names the part that is meant", () => {
   const inputs = [{ role: "person" }, { role: "garment" }];
-  const of = (code) => failure({ inputs, error: { code, message: "…", retryable: false } }).part;
+  const failed = (code, inputs) => ({ status: "failed", inputs, error: { code, message: "…", retryable: false } });
+  const of = (code) => trouble({ state: { session: failed(code, inputs) } }).part;
+  const refused = (code, part, photo) => endingWords({ refused: { code, status: 422, part, detail: "…" } }, photo);
   assert.equal(of("garment_not_found"), "garment");
   assert.equal(of("pose_not_supported"), "person");
   assert.equal(of("timeout"), null);
-  assert.equal(failure({ inputs: [], error: { code: "garment_not_found" } }).part, null);
-  assert.equal(partOf("image", [{ name: "model" }]), "model");
-  assert.match(problemWords({ code: "unreadable_image", status: 422, part: "garment", detail: "…" }).title, /garment/);
-  assert.match(problemWords({ code: "unreadable_image", status: 422, part: "person", detail: "…" }).title, /photo/);
-  assert.match(problemWords({ code: "unreadable_image", status: 422, part: "model", detail: "…" }, "model").title, /photo/);
+  assert.equal(trouble({ state: { session: failed("garment_not_found", []) } }).part, null);
+  const state = { ending: { refused: { part: "image" } }, processor: { roles: [{ name: "model" }] } };
+  assert.equal(trouble({ state }).part, "model", "an alias of the first role");
+  assert.match(refused("unreadable_image", "garment").title, /garment/);
+  assert.match(refused("unreadable_image", "person").title, /photo/);
+  assert.match(refused("unreadable_image", "model", "model").title, /photo/);
 });
 
 test("a result that expires says so", () => {
-  assert.equal(goneWords("expired", true).title, "This result has expired");
-  assert.equal(goneWords("expired").title, "This try\u2011on has expired");
+  assert.equal(endingWords({ gone: "expired", ready: true }).title, "This result has expired");
+  assert.equal(endingWords({ gone: "expired" }).title, "This try\u2011on has expired");
 });

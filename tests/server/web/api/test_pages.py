@@ -8,7 +8,7 @@ import re
 import pytest
 
 from server.web.api.static_files import static_directory
-from testkit.running import Web
+from testkit.running import StartWeb, Web
 from tryon.protocol.paths import ASYNCAPI, DOCS, LIVE, OPENAPI, SESSIONS
 
 
@@ -35,6 +35,21 @@ async def test_pages_tell_browsers_what_they_may_do(web: Web, path: str) -> None
     assert re.fullmatch(r"'self' 'sha256-[\w+/]{43}='", policy["script-src"]), "own files, and the import map"
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_pages_connect_to_own_names_alone(start_web: StartWeb) -> None:
+    """The host that was asked for, and the configured origins; no other socket."""
+    web = await start_web(origins=("https://shop.example", "capacitor://localhost"), trusted_proxies=(), hosts=("*",))
+    for path in ("/", DOCS):
+        for host, named in (
+            ("tryon.example:8443", ["ws://tryon.example:8443", "wss://tryon.example:8443"]),
+            ("[::1]:8000", []),
+        ):
+            headers = (await web.client.get(path, headers={"Host": host})).headers
+            policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+            assert policy["connect-src"].split() == ["'self'", *named, "wss://shop.example"]
+    file = await web.client.get("/static/index.html")
+    assert "connect-src 'self';" in file.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize(

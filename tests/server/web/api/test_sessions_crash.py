@@ -37,3 +37,14 @@ async def test_crash_reaches_the_worker_of_the_session(start_web: StartWeb) -> N
             while (message := await channel.get_message(timeout=1)) is None or message["type"] != "message":
                 pass
         assert message["data"] == session.id.encode()
+
+
+async def test_crashes_of_an_address_are_limited(start_web: StartWeb) -> None:
+    """The fourth in a minute is refused; also where uploads are not limited."""
+    web = await start_web(demo=True, upload_rate=None)
+    session, token = await web.submit()
+    await web.begin(session)
+    assert [(await do(web, "crash", session.id, token)).status_code for _ in range(3)] == [202] * 3
+    refused = await do(web, "crash", session.id, token)
+    assert_problem(refused, 429, "rate_limited")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
