@@ -75,10 +75,11 @@ async def examine(config: Config, *, as_json: bool) -> int:
             finding = Finding(name, "broken", "no answer in time", "Look at its log and at the network.")
         except ConfigError as error:
             finding = Finding(name, "broken", str(error), "`tryon settings` lists every setting.")
-        except OSError as error:  # a file or folder of another user
-            finding = Finding(
-                name, "broken", _reason(error), "Run it as the user of the server, in a folder of that user."
-            )
+        except PermissionError as error:
+            mend = "Run it as the user of the server, in a folder of that user."
+            finding = Finding(name, "broken", _reason(error), mend)
+        except OSError as error:
+            finding = Finding(name, "broken", _reason(error), "TRYON_DATA_DIR: name a folder that can be made.")
         broken += finding.state == "broken"
         click.echo(msgspec.json.encode(finding) if as_json else words_of(finding))
     return 1 if broken else 0
@@ -250,7 +251,10 @@ async def _published(config: Config) -> Finding:
     database = open_database(config.database, clock=SystemClock())
     found = f"{config.processor} can be loaded"
     try:
-        if _missing_file(config):
+        try:
+            if _missing_file(config):
+                return Finding("processor", "ok", found)
+        except OSError:  # the check of the database says so
             return Finding("processor", "ok", found)
         directory = ProcessorDirectory(rows=database.processors, setting=config.processor, clock=SystemClock())
         current = await directory.current()

@@ -84,7 +84,8 @@ class Program:
 
     ``ready`` is set once the whole stack was ready: from then on no start is final.
     ``on_failure`` gets the error of a final start; ``on_end`` is called when a process
-    has ended, before the next one starts.
+    has ended, before the next one starts. ``reason`` returns what the program's own log
+    says of its end; one that prints to the terminal has none.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class Program:
         ready: asyncio.Event,
         on_failure: Callable[[UpError], None],
         on_end: Callable[[], None],
+        reason: Callable[[], str] = str,
     ) -> None:
         self.name = name
         self._start = start
         self._ready = ready
         self._on_failure = on_failure
         self._on_end = on_end
+        self._reason = reason
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._task = asyncio.create_task(self._keep(), name=name)
@@ -127,8 +130,8 @@ class Program:
                 return
             tries += 1
             if not self._ready.is_set() and (status == MISCONFIGURED or tries == START_TRIES):
-                said = status == MISCONFIGURED
-                self._on_failure(Reported() if said else UpError(f"{self.name} cannot start: it {exit_text(status)}"))
+                said, ended = status == MISCONFIGURED, " ".join(filter(None, (exit_text(status), self._reason())))
+                self._on_failure(Reported() if said else UpError(f"{self.name} cannot start: it {ended}"))
                 return
             if clock() - started >= STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS

@@ -118,8 +118,9 @@ class Stack:
         start: Callable[[], Awaitable[asyncio.subprocess.Process]],
         *,
         on_end: Callable[[], None] = lambda: None,
+        reason: Callable[[], str] = str,
     ) -> Program:
-        return Program(name, start, ready=self._ready, on_failure=self._give_up, on_end=on_end)
+        return Program(name, start, ready=self._ready, on_failure=self._give_up, on_end=on_end, reason=reason)
 
     def _asked_to_stop(self) -> None:
         if not self._end.done():
@@ -140,7 +141,7 @@ class Stack:
         if path := self._valkey_socket:
             settings["TRYON_REDIS_URL"] = f"unix://{path}"
             embedded = EmbeddedValkey(self._config.data_dir.absolute() / "valkey", path)
-            self._valkey.append(self._program("Valkey", embedded.start))
+            self._valkey.append(self._program("Valkey", embedded.start, reason=embedded.last_words))
         webs = [f"web {number}" for number in range(1, self._config.web_processes + 1)]
         workers = [f"worker {number}" for number in range(1, self._config.worker_processes + 1)]
         asked = python_environment(os.environ) | settings

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from pathlib import Path
+from typing import Final
 
 from server.up.errors import UpError
 from server.up.program import spawn
+
+LOG: Final = "valkey.log"
+TAIL_BYTES: Final = 1024
+"""End of the log that is read to say why it does not start."""
 
 
 class EmbeddedValkey:
@@ -27,6 +34,15 @@ class EmbeddedValkey:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         remove_unfinished_files(self._folder)
         return await spawn(self._command, None)
+
+    def last_words(self) -> str:
+        """Return the last line of its log, in brackets; empty without one."""
+        with contextlib.suppress(OSError), (self._folder / LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+            if lines:
+                return f"({self._folder / LOG}: {lines[-1].rpartition(' # ')[2]})"
+        return ""
 
 
 def remove_unfinished_files(folder: Path) -> None:
@@ -56,6 +72,6 @@ def _command(folder: Path, socket_path: Path) -> list[str]:
         "save": "",
         "daemonize": "no",
         "loglevel": "warning",
-        "logfile": str(folder / "valkey.log"),
+        "logfile": str(folder / LOG),
     }
     return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]

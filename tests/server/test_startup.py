@@ -74,7 +74,9 @@ async def test_redis_that_refuses_for_good_is_named(config: MakeConfig, start_va
     host = valkey.tcp_url.partition("/0")[0]
     assert "DB index is out of range" in await refusal(config(redis_url=f"{host}/99"))
     assert "socket_timeout" in await refusal(config(redis_url=f"{host}/0?socket_timeout=long"))
-    assert "no_such_option" in await refusal(config(redis_url=f"{host}/0?no_such_option=1"))
+    assert "an option that does not exist, 'no_such_option'" in await refusal(
+        config(redis_url=f"{host}/0?no_such_option=1")
+    )
     await valkey.command("ACL", "SETUSER", "default", "-ping")
     assert "no permissions" in await refusal(config(redis_url=valkey.tcp_url))
 

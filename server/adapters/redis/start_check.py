@@ -37,5 +37,7 @@ async def check_redis(redis_url: str) -> None:
 def _refusal(error: Exception, *, tls: bool = False) -> ConfigError:
     """Return the error on one line; redis-py puts no password into its text."""
     reason = " ".join(str(error).split()).rstrip(".") or "no answer in time"
+    if isinstance(error, TypeError):  # of a connection's constructor
+        reason = f"its URL has an option that does not exist, {reason.rpartition(' ')[2]}"
     hint = "; rediss:// needs one that speaks TLS" if tls else ""
     return ConfigError(f"TRYON_REDIS_URL: Redis cannot be used: {reason}{hint}")

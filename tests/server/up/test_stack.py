@@ -197,6 +197,17 @@ async def test_unusable_database_ends_the_start(stack: StartStack) -> None:
     assert line.startswith("tryon: TRYON_DATABASE_URL: the database cannot be used: ")
 
 
+async def test_valkey_that_cannot_start_is_explained(stack: StartStack, tmp_path: Path) -> None:
+    """By the last line of its log, which a person would not look for."""
+    folder = tmp_path / "data/valkey"
+    folder.mkdir(parents=True)
+    (folder / "appendonlydir").touch()
+    refused = await stack(ready=False, TRYON_DATA_DIR=str(tmp_path / "data"))
+    assert await refused.wait() == 2
+    words = "Can't open or create append-only dir appendonlydir: Not a directory"
+    assert refused.errors == [f"tryon: Valkey cannot start: it ended with status 1 ({folder}/valkey.log: {words})"]
+
+
 async def test_unknown_processor_ends_the_start(stack: StartStack) -> None:
     """Name the setting in one line, and clean up."""
     refused = await stack(ready=False, TRYON_PROCESSOR="no.such.module:Processor")
