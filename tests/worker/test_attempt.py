@@ -241,6 +241,6 @@ async def test_cold_start_without_end_meets_the_deadline(
 ) -> None:
     """A processor that never becomes ready fails its session in the end."""
     monkeypatch.setattr(attempt, "COLD_SECONDS", 0.3)
-    async with open_services(config(deadline_seconds=0.5)) as services:
+    async with open_services(config(deadline_seconds=1.0)) as services:
         session, processor = await play(Feed(services, photos), done, processor=Cold(done))
     assert (session.status, session.error_code, processor.jobs) == (Status.FAILED, "backend_cold", [])

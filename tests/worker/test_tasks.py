@@ -305,7 +305,7 @@ async def test_full_storage_is_retried_then_fails(
 
 async def test_deadline_ends_run(config: MakeConfig, photos: Path) -> None:
     """A run that reaches the deadline is cancelled and fails as a timeout."""
-    async with open_services(config(deadline_seconds=0.4)) as services:
+    async with open_services(config(deadline_seconds=1.0)) as services:
         session, processor = await play(Feed(services, photos), forever)
     assert processor.cancelled
     assert (session.status, session.error_code) == (Status.FAILED, "timeout")

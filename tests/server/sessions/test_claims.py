@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy import update
 
+from server.adapters.database import tables
+from server.domain.session import Session
 from server.domain.stored_files import NewFile
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
@@ -210,14 +213,20 @@ async def test_failure_message_defaults_to_its_code(services: Services) -> None:
 
 async def test_claim_is_refused_after_the_deadline(config: MakeConfig, database_url: str) -> None:
     """Claim no unknown and no overdue session, and complete none that is overdue."""
-    async with open_services(config(deadline_seconds=0.1)) as services:
+    async with open_services(config()) as services:
+
+        async def overdue(session: Session) -> None:
+            async with services.database.connections.write() as connection:
+                mine = update(tables.sessions).where(tables.sessions.c.id == session.id)
+                await connection.execute(mine.values(deadline_at=tables.sessions.c.created_at))
+
         assert await services.sessions.claims.begin(new_session_id(), worker="w") is None
         session = await submit(services)
-        await until(lambda: services.database.clock.now() > session.deadline_at.timestamp())
+        await overdue(session)
         assert await services.sessions.claims.begin(session.id, worker="w") is None
         late = await submit(services)
         claim = await begin(services, late)
-        await until(lambda: services.database.clock.now() > late.deadline_at.timestamp())
+        await overdue(late)
         assert not await services.sessions.claims.complete(claim, [NewFile(b"late")])
         assert not any(key.startswith("outputs/") for key in files(services))
 
