@@ -10,8 +10,8 @@ The pages, and the scripts and styles that they name, are compressed at the star
 (10 ms). Swagger UI, which alone takes 50 ms, waits for the first client that asks.
 
 What the second name leads to lacks the comments that stand on lines of their own: a
-fifth of the scripts. Their lines stay, empty, so that errors name the line of the
-source.
+sixth of the scripts as they are sent. Their lines stay, empty, so that errors name the
+line of the source.
 """
 
 from __future__ import annotations
