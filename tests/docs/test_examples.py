@@ -34,7 +34,6 @@ HELD: Final = {
         ".venv/bin/python -m faults soak": "test_soak_keeps_promises_while_everything_breaks",
     },
     "docs/cog.md": {"url = ": "test_cog_options_make_a_processor"},
-    "docs/command-line.md": {"tryon processor check": "test_check_runs_a_processor_of_the_folder"},
     "docs/deploying.md": {
         "location ~ ": "test_every_transport_passes_the_proxy_at_once",
         "http://:8080": "test_every_transport_passes_the_proxy_at_once",
