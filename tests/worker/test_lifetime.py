@@ -365,7 +365,7 @@ async def test_silent_database_does_not_keep_starting_worker(config: MakeConfig,
         with connection:
             asked = time.monotonic()
             assert await process.stop() == 0
-            assert time.monotonic() - asked < 10
+            assert time.monotonic() - asked < 5  # the connection's own time-out
 
 
 async def test_repeated_claim_does_not_keep_worker(
