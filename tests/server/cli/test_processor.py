@@ -65,28 +65,32 @@ MISUSES = (
 )
 """Arguments that are wrong, and what is said of them."""
 
-FAILURES = (
-    (["sepia:Sepia", "notes.txt"], 2, "photos       notes.txt: The file is not a JPEG, PNG or WebP image."),
-    (["sepia:Sepia", "me.jpg", "--input", "hat=me.jpg"], 2, "photos       it has no role 'hat'"),
-    (["sepia:Sized", "me.jpg", "--params", '{"size": "L"}'], 2, "params       /size: "),
-    (
+FAILURES = {
+    "a text": (["sepia:Sepia", "notes.txt"], 2, "photos       notes.txt: The file is not a JPEG, PNG or WebP image."),
+    "an unknown role": (["sepia:Sepia", "me.jpg", "--input", "hat=me.jpg"], 2, "photos       it has no role 'hat'"),
+    "params": (["sepia:Sized", "me.jpg", "--params", '{"size": "L"}'], 2, "params       /size: "),
+    "options": (
         ["sepia:Sepia", "me.jpg", "--options", '{"colour": 1}'],
         1,
         "loads        'sepia:Sepia' cannot be loaded (TypeError",
     ),
-    (["nowhere:Sepia", "me.jpg"], 1, "loads        'nowhere:Sepia' cannot be loaded (ModuleNotFoundError: No module"),
-    (
+    "no module": (
+        ["nowhere:Sepia", "me.jpg"],
+        1,
+        "loads        'nowhere:Sepia' cannot be loaded (ModuleNotFoundError: No module",
+    ),
+    "a broken module": (
         ["broken:Sepia", "me.jpg"],
         1,
         "loads        'broken:Sepia' cannot be loaded (ZeroDivisionError: division by zero)",
     ),
-    (
+    "a constructor": (
         ["sepia:Unmade", "me.jpg"],
         1,
         "loads        'sepia:Unmade' cannot be loaded (OSError: no weights in this folder)",
     ),
-)
-"""Arguments with which a step fails, the exit status, and its line."""
+}
+"""Arguments with which a step fails, the exit status, and the line of the step."""
 
 
 async def test_check_runs_a_processor_of_the_folder(stack: StartStack, tmp_path: Path) -> None:
@@ -139,11 +143,16 @@ async def test_check_refuses_wrong_arguments(words: list[str], message: str, sta
     assert len(check.errors) == 1 or check.errors[0].startswith("Usage: ")
 
 
-@pytest.mark.parametrize(("words", "status", "line"), FAILURES)
-async def test_check_says_in_one_line_what_fails(
-    words: list[str], status: int, line: str, stack: StartStack, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name not in ("a text", "a constructor") else name
+        for name in FAILURES
+    ],
+)
+async def test_check_says_in_one_line_what_fails(name: str, stack: StartStack, tmp_path: Path) -> None:
     """A wrong photo or parameter exits with 2, a processor that fails with 1."""
+    words, status, line = FAILURES[name]
     fill(tmp_path)
     check = await stack("processor", "check", *words, ready=False, folder=tmp_path)
     assert await check.wait() == status, check.output
@@ -153,6 +162,7 @@ async def test_check_says_in_one_line_what_fails(
     assert "Traceback" not in check.output
 
 
+@pytest.mark.slow
 async def test_interrupted_check_ends_in_silence(stack: StartStack, tmp_path: Path) -> None:
     """Ctrl-C ends the command and the processor's processes with 130."""
     (tmp_path / "slow.py").write_text(f"{SEPIA}{SLOW}")

