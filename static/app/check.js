@@ -76,6 +76,20 @@ export async function examine(file, noun, limits) {
   return found;
 }
 
+/** Why all pictures, or the options, are more than the server takes at once: `{ title, text }`; null if they are not. */
+export function excess(files, params, limits) {
+  const sum = files.reduce((bytes, { size }) => bytes + size, 0);
+  if (sum > (limits?.max_body_bytes ?? Infinity)) {
+    const text = `They are ${kilobytes(sum)}; at most ${kilobytes(limits.max_body_bytes)} are taken at once. Please choose smaller ones.`;
+    return { title: "The pictures are too large together", text };
+  }
+  const length = new TextEncoder().encode(JSON.stringify(params)).length;
+  if (length > (limits?.max_params_bytes ?? Infinity)) {
+    return { title: "The options are too long", text: `At most ${kilobytes(limits.max_params_bytes)} are taken. Please shorten a text.` };
+  }
+  return null;
+}
+
 function tooMuch(file, width, height, limits) {
   if (file.size > limits.bytes) return `It is ${kilobytes(file.size)}; at most ${kilobytes(limits.bytes)} is allowed.`;
   if (width * height > limits.pixels) {

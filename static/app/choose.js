@@ -27,6 +27,8 @@ const TOUCH = matchMedia("(hover: none)").matches;
 
 let api = null;
 let checking = 0;
+let judge = null; // check.js, once it is loaded
+const turns = new Map(); // place: counts what was put there or taken away; an answer to an earlier turn is dropped
 let shownPlaces = "";
 let shownNotice = null;
 
@@ -263,23 +265,35 @@ async function arrive(files, key = null) {
   if (files.length > taken.length) api.say(`One picture for each place: “${taken.at(-1).name}” was taken.`);
 }
 
+/** Returns a function that says whether something newer was put into the place, or another moment is on the screen. */
+function turn({ key }) {
+  const mine = (turns.get(key) ?? 0) + 1;
+  turns.set(key, mine);
+  return () => turns.get(key) !== mine || api.state.phase !== "idle";
+}
+
 /** Judges the picture and puts it into its slot; a picture that cannot be sent is shown with what to do. */
 async function fill(place, chosen, { sure = false } = {}) {
+  const late = turn(place);
   checking += 1;
   render(api);
   api.load();
   let found;
   try {
-    const { examine, limitsOf } = await part("check");
-    found = await examine(chosen, file(place), limitsOf(place, api.state.limits));
+    judge = await part("check");
+    found = await judge.examine(chosen, file(place), judge.limitsOf(place, api.state.limits));
   } catch {
     found = { width: null, height: null, shown: true, problem: null }; // the server judges it
   } finally {
     checking -= 1;
   }
+  if (late()) {
+    render(api);
+    return;
+  }
   const { width, height, shown, problem } = found;
   if (problem && !(sure && problem.doubt)) {
-    await refuse(place, chosen, problem);
+    await refuse(place, chosen, problem, late);
     return;
   }
   // One before it may have been refused: then it moves up.
@@ -291,13 +305,14 @@ async function fill(place, chosen, { sure = false } = {}) {
   api.set({});
 }
 
-async function refuse(place, chosen, { title: what, text: why, shrink, doubt }) {
+async function refuse(place, chosen, { title: what, text: why, shrink, doubt }, late) {
   const choose = { label: "Choose another", run: () => (slotOf(place.key) ?? $.slots.lastElementChild).querySelector("input").click() };
   const again = (file, options) => () => {
     api.set({ notice: null });
     fill(place, file, options);
   };
   const smaller = shrink ? await shrink() : null;
+  if (late()) return;
   const actions = [choose];
   if (doubt) actions.push({ label: "Send it anyway", run: again(chosen, { sure: true }) });
   if (smaller) {
@@ -323,6 +338,7 @@ function drop(key) {
 function empty(key) {
   const { slots } = api.state;
   const { name, index } = placeOf(key);
+  turn({ key });
   drop(key);
   for (let at = index + 1; slots.has(keyOf(name, at)); at += 1) {
     slots.set(keyOf(name, at - 1), slots.get(keyOf(name, at)));
@@ -371,7 +387,23 @@ function go() {
   if (missing) {
     api.say(`First add ${noun(missing)}.`);
     focus(missing.key);
-  } else api.act.begin();
+  } else if (valid() && fits()) api.act.begin();
+}
+
+/** Shows the first option that is not as the processor wants it. */
+function valid() {
+  const wrong = [...$.params.querySelectorAll("input, select")].find((control) => !control.checkValidity());
+  if (!wrong) return true;
+  wrong.closest("details").open = true; // else there is nothing to point at
+  return wrong.reportValidity();
+}
+
+function fits() {
+  const { params, limits } = api.state;
+  const files = pictures().flatMap(({ slot }) => (slot.file && !slot.from ? [slot.file] : []));
+  const excess = judge?.excess(files, params, limits) ?? null;
+  if (excess) complain(excess);
+  return excess === null;
 }
 
 export function render({ state }) {

@@ -42,6 +42,7 @@ const fresh = () => ({
   phase: "idle", // idle, uploading, following, refused, gone
   sent: 0, // part of the upload, 0..1
   id: null, // of the session that is followed
+  ticket: null, // that shows it, if it was made elsewhere
   session: null,
   heardAt: null, // instant of its last news
   connection: "connecting",
@@ -210,7 +211,7 @@ function refused(problem) {
 
 /** Follows a session, or the session of that id, once run.js is there. */
 function watch(session, { ticket = null } = {}) {
-  Object.assign(state, { phase: "following", id: session.session_id ?? session });
+  Object.assign(state, { phase: "following", id: session.session_id ?? session, ticket });
   if (session.session_id) heard(session);
   following = tryon.follow(session, {
     ticket,
@@ -292,10 +293,9 @@ async function cancel() {
   try {
     await tryon.cancel(state.session.session_id); // that it has happened is pushed, as everything else
   } catch (error) {
+    if (run === state.run) api.set({ cancelling: false });
     if (!(error instanceof Problem)) throw error;
-    if (run !== state.run) return;
-    state.cancelling = false;
-    remark(failureWords("cancel", error), { bad: true });
+    if (run === state.run) remark(failureWords("cancel", error), { bad: true });
   }
 }
 
@@ -315,9 +315,9 @@ async function erase() {
     render();
     $.headline.focus({ preventScroll: true });
   } catch (error) {
-    if (run !== state.run) return;
+    if (run === state.run) api.set({ deleting: false });
     if (!(error instanceof Problem)) throw error;
-    state.deleting = false;
+    if (run !== state.run) return;
     if (error.status === 404 || state.goneMeanwhile) gone(state.goneMeanwhile ?? "erased"); // erased, by an answer that was lost
     else remark(failureWords("erase", error), { bad: true, beside: "erase" });
   }

@@ -9,15 +9,15 @@ const SHORTEST_MS = 2500;
 const NAMES = { created: "Sent", processing: "Started", requeued: "Interrupted, starting again", completed: "Your result is ready" };
 
 export async function play(api) {
-  const { session } = api.state;
+  const { session, ticket } = api.state;
   if ($.frame.dataset.replay) return;
   $.frame.dataset.replay = "yes"; // the result is hidden meanwhile
   try {
-    const { body } = await api.tryon.request("GET", `/${session.session_id}/history`);
-    await run(api, session, body.events);
+    const { events } = await api.tryon.history(session, { ticket });
+    await run(api, session, events);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    api.remark(failureWords("replay", error), { bad: true });
+    if (api.state.session?.session_id === session.session_id) api.remark(failureWords("replay", error), { bad: true });
   } finally {
     delete $.frame.dataset.replay;
     if (api.state.session?.session_id === session.session_id) {

@@ -5,13 +5,15 @@ import { failureWords, fromNow } from "./words.js";
 
 export async function open(dialog, api) {
   const { tryon, state } = api;
+  const { run } = state;
   let given;
   try {
     given = await tryon.share(state.session.session_id);
   } catch (error) {
-    api.remark(failureWords("share", error), { bad: true });
+    if (run === state.run) api.remark(failureWords("share", error), { bad: true });
     return;
   }
+  if (run !== state.run) return; // something else is on the screen
   const link = new URL(given.link, tryon.base || location.href).href;
   const field = make("input", { className: "share-link", readOnly: true, value: link, "aria-label": "Link to the result" });
   field.addEventListener("focus", () => field.select());

@@ -32,7 +32,7 @@ export function verdict({ connection, online, answer = "in time" }) {
 }
 
 /** Announces that the connection was lost, and that it is back: each once, and not what passes within a second. */
-export function teller(say, { later = setTimeout, never = clearTimeout } = {}) {
+export function lossAnnouncer(say, { later = setTimeout, never = clearTimeout } = {}) {
   let lost = false; // as announced
   let timer = null;
   return (connection) => {
@@ -60,13 +60,13 @@ export function watch(api, { wire, onConnection, now = () => performance.now(), 
   let asked = false;
   let answer = "in time";
   let last = null;
-  const tell = teller(api.say);
+  const announce = lossAnnouncer(api.say);
 
   function judge() {
     const word = verdict({ connection: api.state.connection, online: page.navigator.onLine, answer });
     if (word === last) return;
     last = word;
-    tell(word);
+    announce(word);
     onConnection(word);
   }
 

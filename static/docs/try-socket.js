@@ -7,6 +7,7 @@ import { randomText } from "../tryon.js";
 
 const SUBPROTOCOL = "tryon.v1";
 const BEARER = "tryon.bearer.";
+const TOKEN = /^[A-Za-z0-9_-]{22,128}$/;
 const SESSIONS = "/api/tryon/sessions";
 const KEPT = 200; // frames on the page
 
@@ -81,6 +82,12 @@ export function trySocket({ root, status, log, address }) {
     const given = credential.value.trim();
     const token = given && !given.includes(".");
     if (given && !token) url.searchParams.set("ticket", given);
+    socket = null;
+    settle();
+    if (token && !TOKEN.test(given)) {
+      say("That is no token: it has 22 to 128 letters, digits, dashes and underscores.");
+      return;
+    }
     const mine = (socket = new WebSocket(url, token ? [SUBPROTOCOL, BEARER + given] : [SUBPROTOCOL]));
     say("Connecting…");
     mine.onopen = () => {

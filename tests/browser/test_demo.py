@@ -192,6 +192,8 @@ async def test_ticket_link_shows_session_read_only(visitor: Visitor) -> None:
     await visitor.arrive(f"/#session={session_id}&ticket={ticket}")
     await expect(visitor.page.get_by_text("It is read-only.")).to_be_visible()
     await visitor.sees_result()
+    await visitor.page.get_by_role("button", name="Replay").click()
+    await expect(visitor.page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Begun) · "))
     for name in ("Try again", "New photo", "Choose another photo", "Cancel", "Delete now"):
         await expect(visitor.page.get_by_role("button", name=name)).to_have_count(0)
     await expect(visitor.page.locator("#photo-input")).to_be_hidden()

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { kindOf, limitsOf } from "../../../static/app/check.js";
+import { excess, kindOf, limitsOf } from "../../../static/app/check.js";
 
 const KINDS = {
   JPEG: "\xff\xd8\xff\xe0",
@@ -37,4 +37,16 @@ test("a role's own limits win where they are narrower", () => {
   assert.deepEqual(limitsOf(role, limits), { formats: limits.formats, bytes: 2e6, pixels: 40e6, least: 64, side: 10000 });
   assert.deepEqual(limitsOf({ ...role, formats: ["image/png"] }, limits).formats, ["image/png"]);
   assert.equal(limitsOf(null, null).bytes, Infinity);
+});
+
+test("an upload is judged as a whole", () => {
+  const limits = { max_body_bytes: 3e6, max_params_bytes: 20 };
+  const files = [{ size: 2e6 }, { size: 1e6 }];
+  assert.equal(excess(files, {}, limits), null);
+  assert.equal(excess(files, {}, null), null, "the server judges");
+  assert.equal(
+    excess([...files, { size: 1.5e6 }], {}, limits).text,
+    "They are 4.5 MB; at most 3 MB are taken at once. Please choose smaller ones.",
+  );
+  assert.equal(excess([], { text: "é".repeat(9) }, limits).title, "The options are too long");
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
-import { teller, verdict, watch } from "../../../static/app/truth.js";
+import { lossAnnouncer, verdict, watch } from "../../../static/app/truth.js";
 
 test("the chip is never live without a network or an answer", () => {
   for (const connection of ["connecting", "live", "polling", "reconnecting", "offline"]) {
@@ -16,7 +16,7 @@ test("the chip is never live without a network or an answer", () => {
 test("each change of the connection is announced once, and a short one not at all", () => {
   mock.timers.enable({ apis: ["setTimeout"] });
   const said = [];
-  const tell = teller((words) => said.push(words));
+  const tell = lossAnnouncer((words) => said.push(words));
   const after = (connection, milliseconds) => {
     tell(connection);
     mock.timers.tick(milliseconds);
