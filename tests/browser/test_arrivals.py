@@ -85,7 +85,7 @@ async def test_dropped_folder_is_told_in_words(visitor: Visitor, tmp_path: Path)
     await is_taken(visitor)
 
 
-async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
+async def test_picture_of_other_page_gets_words(visitor: Visitor) -> None:
     """The page cannot read the picture, and the browser does not navigate to it."""
     await visitor.arrive()
     html = f'<a href="https://pictures.example/"><img src="{ELSEWHERE}"></a>'
@@ -99,7 +99,7 @@ async def test_picture_of_other_page_is_told_in_words(visitor: Visitor) -> None:
 
 
 @pytest.mark.slow
-async def test_picture_of_other_page_is_taken_with_its_file(visitor: Visitor) -> None:
+async def test_picture_of_other_page_comes_as_file(visitor: Visitor) -> None:
     """The browser that shows the picture adds its file to the drag."""
     await visitor.arrive()
     html = f'<img src="{ELSEWHERE}">'

@@ -103,9 +103,7 @@ async def test_refused_sockets_leave_an_event_stream(watching: Visitor) -> None:
     await expect(panel.locator(".behind-recovery")).to_contain_text("3 times so far", timeout=DONE_MS)
 
 
-async def test_lines_of_code_run_as_they_are_copied(
-    chromium: Browser, product: Stack, photos: Path, tmp_path: Path
-) -> None:
+async def test_code_runs_as_it_is_copied(chromium: Browser, product: Stack, photos: Path, tmp_path: Path) -> None:
     """Each language follows the session to its end; only Copy has the token."""
     if shutil.which("curl") is None:
         missing("curl")
@@ -140,9 +138,7 @@ async def test_lines_of_code_run_as_they_are_copied(
     assert len({path.read_bytes() for path in results}) == 1
 
 
-async def test_chip_and_screen_reader_know_an_offline_device(
-    chromium: Browser, slow_product: Stack, photos: Path
-) -> None:
+async def test_chip_and_reader_know_offline_device(chromium: Browser, slow_product: Stack, photos: Path) -> None:
     """At once, each once, and Live again when it is back."""
     async for visitor in open_visitor(chromium, slow_product.url, photos):
         visitor.expected.append("ERR_INTERNET_DISCONNECTED|WebSocket connection")
@@ -190,7 +186,7 @@ HEADLINES: Final = """
 
 
 @pytest.mark.slow
-async def test_killed_worker_is_said_and_the_result_comes(chromium: Browser, tmp_path: Path, photos: Path) -> None:
+async def test_killed_worker_is_said_result_comes(chromium: Browser, tmp_path: Path, photos: Path) -> None:
     """A real worker process dies at a button of the panel; another one goes on."""
     env = {
         "TRYON_PORT": "0",

@@ -59,9 +59,7 @@ async def set_clock(page: Page, ms: int) -> None:
 
 @pytest.mark.parametrize("ping_seconds", [0.2])
 @pytest.mark.parametrize("ms", [-HOUR_MS, HOUR_MS], ids=["back", "forward"])
-async def test_silent_connection_is_replaced_when_the_clock_was_set(
-    start: Start, monkeypatch: pytest.MonkeyPatch, ms: int
-) -> None:
+async def test_silent_connection_ends_when_clock_is_set(start: Start, monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
     """A sync was sent before; the next one does not wait for its time to come again."""
     monkeypatch.setattr(WireSocket, "overdue", lambda wire: None)  # the server does not notice
     play = await start()
@@ -80,7 +78,7 @@ async def test_silent_connection_is_replaced_when_the_clock_was_set(
     await play.ends_whole()
 
 
-async def test_waking_page_opens_a_silent_stream_again_when_the_clock_was_set_back(start: Start) -> None:
+async def test_woken_stream_reopens_when_clock_goes_back(start: Start) -> None:
     """It was silent for long by the clock that cannot be set."""
     play = await start()
     await play.page.clock.install()
@@ -97,7 +95,7 @@ async def test_waking_page_opens_a_silent_stream_again_when_the_clock_was_set_ba
 
 
 @pytest.mark.parametrize("transport", ["ws", "sse", "long-poll"])
-async def test_thawed_tab_catches_up_when_its_clock_stood_still(start: Start, transport: str) -> None:
+async def test_thawed_tab_catches_up_when_clock_stopped(start: Start, transport: str) -> None:
     """Its connection is dead, and it cannot tell by the time that it was frozen.
 
     The event alone: Chromium freezes no page that it takes for visible, as here.
@@ -115,7 +113,7 @@ async def test_thawed_tab_catches_up_when_its_clock_stood_still(start: Start, tr
 
 
 @pytest.mark.parametrize("ms", [-HOUR_MS, HOUR_MS], ids=["back", "forward"])
-async def test_page_shows_the_same_times_when_the_clock_was_set(elsewhere: Visitor, stack: StartStack, ms: int) -> None:
+async def test_page_keeps_times_when_clock_is_set(elsewhere: Visitor, stack: StartStack, ms: int) -> None:
     """The time to the end and to the erasure follow the server."""
     started = await stack(
         TRYON_MOCK_SECONDS="40", TRYON_DRAIN_SECONDS="0", TRYON_PING_SECONDS="1", TRYON_RETENTION_SECONDS="7000"

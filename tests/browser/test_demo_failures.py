@@ -83,7 +83,7 @@ async def test_text_file_is_refused_with_words(visitor: Visitor, tmp_path: Path)
     await visitor.sees_result()
 
 
-async def test_oversized_photo_is_made_smaller_on_the_page(elsewhere: Visitor, stack: StartStack) -> None:
+async def test_oversized_photo_is_shrunk_on_page(elsewhere: Visitor, stack: StartStack) -> None:
     """The words say the limit of this server; nothing is sent before the photo fits."""
     elsewhere.url = (await stack(TRYON_IMAGE_MAX_BYTES="20000")).url
     await elsewhere.arrive()

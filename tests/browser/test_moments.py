@@ -71,9 +71,7 @@ async def says(page: Page, words: str | re.Pattern[str]) -> None:
     await expect(page.locator("#headline")).to_have_text(words, timeout=DONE_MS)
 
 
-async def test_interruption_is_said_and_nothing_falls_without_it(
-    context: BrowserContext, web: Web, photos: Path
-) -> None:
+async def test_interruption_is_said_and_nothing_falls(context: BrowserContext, web: Web, photos: Path) -> None:
     """It stays for two seconds, however soon the next attempt begins.
 
     The page's clock stands still but where the test moves it.
@@ -140,7 +138,7 @@ async def test_offline_is_said_at_once(context: BrowserContext, web: Web, photos
     await expect(page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
 
 
-async def test_broken_garment_is_named_and_photo_is_kept(context: BrowserContext, web: Web, photos: Path) -> None:
+async def test_broken_garment_is_named_photo_kept(context: BrowserContext, web: Web, photos: Path) -> None:
     """The next step is another garment; the photo is not sent again."""
     page, session_id = await opened(context, web, photos)
     claims = web.services.sessions.claims
@@ -163,7 +161,7 @@ async def test_broken_garment_is_named_and_photo_is_kept(context: BrowserContext
     assert [each["role"] for each in made["inputs"]] == ["person", "garment"]
 
 
-async def test_slots_and_options_are_those_of_the_processor(visitor: Visitor) -> None:
+async def test_processor_names_slots_and_options(visitor: Visitor) -> None:
     """Parameters are sent where they differ from the defaults."""
     page, sent = visitor.page, []
 
@@ -226,7 +224,7 @@ async (src) => {
 """
 
 
-async def test_slots_are_filled_by_samples_and_the_clipboard(visitor: Visitor) -> None:
+async def test_samples_and_clipboard_fill_slots(visitor: Visitor) -> None:
     """And emptied; a missing camera or picture is said in words."""
     page, alert = visitor.page, visitor.page.get_by_role("alert")
     await page.context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])

@@ -45,7 +45,7 @@ async def lose(route: Route) -> None:
     await route.abort()
 
 
-async def test_page_that_lost_a_module_goes_on_when_asked(scene: Scene) -> None:
+async def test_page_goes_on_after_a_lost_module(scene: Scene) -> None:
     """The upload goes on meanwhile; the same page then follows its session."""
     page, modules = scene.page, re.compile(r"/app/run\.")
     scene.session = session("created")
@@ -70,7 +70,7 @@ async def test_page_that_lost_a_module_goes_on_when_asked(scene: Scene) -> None:
     assert await page.evaluate("window.same"), "without a reload"
 
 
-async def test_open_session_survives_a_lost_part_of_a_module(scene: Scene) -> None:
+async def test_open_session_survives_a_lost_module(scene: Scene) -> None:
     """Browsers that remember the loss load the page anew, from its address."""
     page, modules = scene.page, re.compile(r"/app/extras\.")
     scene.session = session("completed")
@@ -83,7 +83,7 @@ async def test_open_session_survives_a_lost_part_of_a_module(scene: Scene) -> No
     assert page.url.endswith(f"/?s={ID}")
 
 
-async def test_buttons_say_what_did_not_come_and_work_again(scene: Scene) -> None:
+async def test_buttons_name_missing_part_and_work_again(scene: Scene) -> None:
     """Share, the chip and the camera; a result is there without its slider."""
     page, modules = scene.page, re.compile(r"/app/(share|behind|compare|check|camera)\.")
     await page.route(modules, lose)
@@ -108,7 +108,7 @@ async def test_buttons_say_what_did_not_come_and_work_again(scene: Scene) -> Non
     await expect(page.get_by_role("slider", name="Before and after")).to_be_visible(timeout=SOON_MS)
 
 
-async def test_result_that_does_not_come_is_asked_for_again(scene: Scene) -> None:
+async def test_missing_result_is_asked_for_again(scene: Scene) -> None:
     """The page says so; the focus stays on the button until the picture is there."""
     page, pictures = scene.page, re.compile(r"/samples/after\.webp\?")
     await page.route(pictures, lose)
@@ -127,7 +127,7 @@ async def test_result_that_does_not_come_is_asked_for_again(scene: Scene) -> Non
     await expect(card).to_be_hidden()
 
 
-async def test_panel_shows_the_session_on_the_screen_alone(scene: Scene) -> None:
+async def test_panel_shows_session_on_screen_alone(scene: Scene) -> None:
     """It holds no frame of another session, nor of one that was erased."""
     page, other = scene.page, ID[:-1] + "7"
     await scene.follow(session())
@@ -145,7 +145,7 @@ async def test_panel_shows_the_session_on_the_screen_alone(scene: Scene) -> None
     await expect(rows).to_have_count(0)
 
 
-async def test_role_that_takes_several_pictures_has_a_place_for_each(scene: Scene) -> None:
+async def test_role_has_place_for_each_picture(scene: Scene) -> None:
     """One after the other; the choosers take what the role and the server take."""
     page, bodies = scene.page, []
     scene.limits = LIMITS | {"formats": ["image/webp", "image/avif"]}

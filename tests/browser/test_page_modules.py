@@ -79,7 +79,7 @@ async def test_slider_follows_keys_pointer_and_finger(slider: Page) -> None:
         await expect(slider.get_by_role("img", name=name)).to_be_visible()
 
 
-async def test_zoom_keeps_the_point_and_the_page_in_place(slider: Page) -> None:
+async def test_zoom_keeps_point_and_page_in_place(slider: Page) -> None:
     """By button, key, wheel and double click; the frame's size never changes."""
     before = await slider.locator("#below").bounding_box()
     await slider.get_by_role("button", name="Zoom in").click()

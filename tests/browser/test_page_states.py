@@ -132,7 +132,7 @@ async def test_state_keeps_the_rules_everywhere(chromium: Browser, name: str, de
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(STATES))
-async def test_state_keeps_to_what_a_reader_has_set(chromium: Browser, name: str) -> None:
+async def test_state_keeps_the_readers_settings(chromium: Browser, name: str) -> None:
     """Forced colours lose no control, nothing moves that should not, and it all fits.
 
     320 pixels wide, and 1280 x 800 at a zoom of 200 %.

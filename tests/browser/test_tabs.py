@@ -183,7 +183,7 @@ async def end(tab: Tab) -> None:
         pytest.param(leave, "long-poll", marks=pytest.mark.slow),
     ],
 )
-async def test_slot_that_is_free_goes_to_next_tab(
+async def test_free_slot_goes_to_next_tab(
     open_tab: OpenTab, web: Web, nginx: Nginx, leaves: Callable[[Tab], Awaitable[None]], transport: str
 ) -> None:
     """A tab is closed, crashes or has seen the end; the others see every event."""

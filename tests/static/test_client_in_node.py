@@ -46,7 +46,7 @@ tell("late", late, tryon.token === new TryOn({ base }).token);
 """
 
 
-async def test_run_is_a_promise_and_an_iterator_in_node(web: Web, photos: Path) -> None:
+async def test_run_is_promise_and_iterator_in_node(web: Web, photos: Path) -> None:
     """Leaving the loop ends nothing; a loop after the end yields the ended session."""
     async with running_story(PRELUDE + RUN, f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT) as story:
         heard = []
@@ -123,7 +123,7 @@ tell("nowhere", await outcome(nowhere.list()), await outcome((async () => nowher
 """
 
 
-async def test_every_call_takes_a_signal_and_the_given_network(web: Web, photos: Path, dead_url: str) -> None:
+async def test_calls_take_signal_and_given_network(web: Web, photos: Path, dead_url: str) -> None:
     """An aborted call sends nothing; a run ends with the reason of its signal."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT)
     async with running_story(PRELUDE + SIGNALS.replace("http://dead.example", dead_url), *arguments) as story:

@@ -92,7 +92,7 @@ tell("unmounted", (await tryon.list()).sessions[0].status);
 """
 
 
-async def test_hook_shows_a_try_on_from_start_to_end(web: Web, project: Path, photos: Path) -> None:
+async def test_hook_shows_try_on_to_its_end(web: Web, project: Path, photos: Path) -> None:
     """Rendered on a server, run, cancelled, retried, removed, refused, unmounted."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"))
     claims = web.services.sessions.claims
