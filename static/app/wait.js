@@ -2,7 +2,7 @@
 
 import { $, attribute, clock, show, text } from "./dom.js";
 import { trouble } from "./troubles.js";
-import { duration, interruptedWords, range, sessionHeadline } from "./words.js";
+import { duration, interruptedWords, range, remaining, sessionHeadline } from "./words.js";
 
 const FREEZE_MS = 3000; // a time to the end that is older than this is not counted down
 const LATE = { factor: 1.5, seconds: 5 }; // over what was expected at first
@@ -125,7 +125,7 @@ function time({ state, now }) {
   if (session.status === "created") return `usually ${range(session.eta_seconds, processor?.typical_seconds ?? session.eta_seconds / 3)}`;
   const since = Math.min(clock() - state.heardAt.clock, FREEZE_MS);
   const left = session.eta_seconds - since / 1000;
-  return left >= 1 ? `about ${duration(Math.ceil(left) * 1000).replace(".0", "")} left` : "almost there";
+  return remaining(left, session.progress);
 }
 
 /** Whether a session takes longer than was expected when it came into its state. `now`: by clock(). */

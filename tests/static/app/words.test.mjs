@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { trouble, words as endingWords } from "../../../static/app/troubles.js";
-import { formatNames, fromNow, interruptedWords, ordinal, range, sessionHeadline } from "../../../static/app/words.js";
+import { formatNames, fromNow, interruptedWords, ordinal, range, remaining, sessionHeadline } from "../../../static/app/words.js";
 
 test("time left is said as people say it", () => {
   const words = {
@@ -24,6 +24,14 @@ test("time left is said as people say it", () => {
 test("formats are said in words", () => {
   assert.equal(formatNames(["image/jpeg", "image/png", "image/webp", "image/heic"]), "JPEG, PNG, WebP or HEIC");
   assert.equal(formatNames(undefined), "photo");
+});
+
+test("the end is near only if the progress says so, too", () => {
+  assert.equal(remaining(5.2, 0.08), "about 6 s left");
+  assert.equal(remaining(0.4, 0.08), "");
+  assert.equal(remaining(-2, 0.84), "");
+  assert.equal(remaining(0.4, 0.9), "almost there");
+  assert.equal(remaining(0.4, null), "almost there");
 });
 
 test("a place in line has its ending", () => {
