@@ -189,6 +189,9 @@ function followColours() {
   apply();
 }
 
+/** Levels of Swagger UI's headings, which leave some out. */
+const LEVELS = { ".opblock-tag, .models > h4": "2", ".opblock h4": "3", ".opblock h5": "4" };
+
 /** Gives Swagger UI the names, levels and keyboard access that it leaves out; it draws again whenever something opens. */
 function amend(root) {
   const set = (selector, attributes) => {
@@ -196,8 +199,11 @@ function amend(root) {
       for (const [name, value] of Object.entries(attributes)) if (!found.hasAttribute(name)) found.setAttribute(name, value);
   };
   const apply = () => {
-    set("#operations", { role: "group", "aria-label": "Operations" });
-    set(".opblock-tag", { "aria-level": "2" });
+    set("#operations", { "aria-label": "Operations" });
+    set(".information-container section", { "aria-label": "About this API" });
+    set(".scheme-container section", { "aria-label": "Access" });
+    set("section.models", { "aria-label": "Schemas" });
+    for (const [heads, level] of Object.entries(LEVELS)) set(heads, { "aria-level": level });
     set(".examples-select-element", { "aria-label": "Example" });
     set(".microlight", { tabindex: "0" });
   };

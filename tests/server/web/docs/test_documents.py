@@ -28,6 +28,9 @@ async () => {
 BYTES_SENT: Final = """
 () => performance.getEntriesByType("resource").filter(({ name }) => name.includes("/static/")).map((each) => each.transferSize)
 """
+FOLLOWS_SCHEME: Final = """
+(scheme) => document.documentElement.classList.contains("dark-mode") === (scheme === "dark")
+"""
 PAPER: Final = {"light": "rgb(250, 249, 246)", "dark": "rgb(19, 21, 20)"}
 """The page's ground by colour scheme."""
 
@@ -94,6 +97,7 @@ async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Bro
         for scheme in ("dark", "light"):
             await page.emulate_media(color_scheme=scheme)
             assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == PAPER[scheme]
+            await page.wait_for_function(FOLLOWS_SCHEME, arg=scheme)  # a frame later
             await page.evaluate(
                 "document.getAnimations().forEach((each) => each instanceof CSSTransition && each.finish())"
             )
