@@ -206,7 +206,8 @@ async def test_progress_frame_moves_the_bar_alone(chromium: Browser) -> None:
             await scene.push(progress(0.9, "adding_the_shadows"))
             await scene.says("Adding the shadows")
             await scene.page.screenshot()
-    assert [name for name in frames if name in ("Layout", "Paint")] == []
+    work = [name for name in frames if name in ("Layout", "Paint")]
+    assert len(work) <= len(parts) / 4, "not with each frame: once, if the chip or the clock has news"
     assert frames.count("UpdateLayoutTree") >= len(parts) / 2, "they were shown"
     assert {"Layout", "Paint"} <= set(words), "other changes are noticed"
 
