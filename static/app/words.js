@@ -1,7 +1,6 @@
 /** What the page says from the start: stages, times and sizes in plain words. */
 
 /** Of a module, a style or a sample. */
-const NEARLY = 0.85; // progress from which the end is near
 export const NOT_LOADED = { title: "Part of this page could not be loaded", text: "Check your connection and try again." };
 
 /** "JPEG, PNG or WebP"; "photo" where nothing is known. */
@@ -73,6 +72,8 @@ export function range(seconds, run) {
   const [low, high] = [Math.max(1, Math.floor(least / 60)), Math.ceil(most / 60)];
   return low === high ? `${low} min` : `${low}–${high} min`;
 }
+
+const NEARLY = 0.85; // progress from which the end is near
 
 /** "about 6 s left". An estimate that has run out says nothing, unless the progress agrees that the end is near. */
 export function remaining(seconds, progress) {

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from server.cli.main import cli
+from testkit.plugin import missing
 from testkit.processes import environment, run_program
 
 
@@ -22,7 +23,7 @@ async def test_completion_script_fits_its_shell(shell: str, tmp_path: Path) -> N
     assert script.exit_code == 0
     assert "_TRYON_COMPLETE" in script.output
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+        missing(shell)
     file = tmp_path / "script"
     file.write_text(script.output)
     assert await run_program(shell, "-n", str(file), seconds=30) == (0, "", "")
@@ -49,7 +50,7 @@ async def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
 async def test_fish_completes_commands_and_options(tmp_path: Path) -> None:
     """Complete in a real fish, by a `tryon` that its path finds."""
     if shutil.which("fish") is None:
-        pytest.skip("fish is not installed")
+        missing("fish")
     program = tmp_path / "tryon"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m server "$@"\n')
     program.chmod(0o700)
