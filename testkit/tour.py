@@ -141,7 +141,7 @@ async def walk(page: Page, url: str, *, pause_ms: float = 700) -> None:
     await expect(page.locator("#go")).to_have_attribute("aria-disabled", "false", timeout=SOON_MS)
     await _press(page, "#go", pause_ms)
     await expect(page.locator("#headline")).to_have_text("Your result is ready", timeout=SOON_MS)
-    await page.wait_for_function("document.querySelector('#result').naturalWidth > 0")
+    await page.wait_for_function("() => document.querySelector('#result').naturalWidth > 0")
     await page.wait_for_timeout(2 * pause_ms)
     await _compare(page, pause_ms)
 

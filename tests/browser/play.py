@@ -104,7 +104,7 @@ class Play:
 
     async def until(self, expression: str, *, seconds: float = 20) -> None:
         try:
-            await self.page.wait_for_function(expression, timeout=seconds * 1000, polling=20)
+            await self.page.wait_for_function(f"() => {expression}", timeout=seconds * 1000, polling=20)
         except Exception as error:
             raise AssertionError(f"{expression}: {await self.story()}, {self.gate.heads}") from error
 

@@ -128,7 +128,7 @@ async def test_lost_answer_to_delete_shows_erased(waiting: Visitor) -> None:
             await route.fallback()
             return
         await route.fetch()
-        await page.wait_for_function("document.querySelector('#chip-text').textContent === 'Finished'")
+        await page.wait_for_function("() => document.querySelector('#chip-text').textContent === 'Finished'")
         await route.abort()
 
     await page.route(f"**{SESSIONS}/*", lose)

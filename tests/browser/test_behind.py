@@ -169,9 +169,9 @@ async def test_chip_doubts_a_silent_connection(chromium: Browser, slow_product: 
             await follow(visitor)
             gate.swallow()
             await visitor.page.clock.run_for(7500)  # 5 s of silence, and 1 s without an answer
-            await visitor.page.wait_for_function("seen.chip.includes('Checking')", timeout=DONE_MS)
+            await visitor.page.wait_for_function("() => seen.chip.includes('Checking')", timeout=DONE_MS)
             await visitor.page.clock.run_for(4000)
-            await visitor.page.wait_for_function("seen.chip.includes('Reconnecting')", timeout=DONE_MS)
+            await visitor.page.wait_for_function("() => seen.chip.includes('Reconnecting')", timeout=DONE_MS)
             await says(visitor, "Live")
 
 

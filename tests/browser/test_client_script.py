@@ -214,7 +214,7 @@ async def test_guide_example_works(context: BrowserContext, config: Callable[...
             f"() => {{ const file = document.querySelector('input').files[0];"
             f"window.example = (async () => {{ {code} return {{ status, links }}; }})(); }}"
         )
-        await page.wait_for_function("shown.length > 0")
+        await page.wait_for_function("() => shown.length > 0")
         (waiting,) = (await web.services.sessions.queue_places.current()).keys()
         claim = await web.services.sessions.claims.begin(waiting, worker="test")
         assert claim is not None

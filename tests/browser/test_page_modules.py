@@ -100,5 +100,5 @@ async def test_zoom_keeps_point_and_page_in_place(slider: Page) -> None:
     await slider.keyboard.down("Control")
     await slider.mouse.wheel(0, -100)
     await slider.keyboard.up("Control")
-    await slider.wait_for_function("document.querySelector('#frame').dataset.zoomed === 'true'")
+    await slider.wait_for_function("() => document.querySelector('#frame').dataset.zoomed === 'true'")
     assert await slider.locator("#below").bounding_box() == before

@@ -56,7 +56,7 @@ class Tab:
     token: str
 
     async def until(self, expression: str) -> None:
-        await self.page.wait_for_function(expression, timeout=20_000, polling=20)
+        await self.page.wait_for_function(f"() => {expression}", timeout=20_000, polling=20)
 
     async def on(self, transport: str) -> None:
         await self.until(f"following.transport === {json.dumps(transport)}")
@@ -258,9 +258,9 @@ async def test_page_with_many_sessions_holds_four_streams(
     await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
     await page.goto(f"{nginx.url}/blank")
     await page.evaluate(FOLLOW_MORE, {"ids": ids, "token": token})
-    await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'")
+    await page.wait_for_function("() => transports() === 'poll,poll,sse,sse,sse,sse'")
     await page.evaluate("all.find(({ transport }) => transport === 'sse').close()")
-    await page.wait_for_function("transports() === ',poll,sse,sse,sse,sse'")
+    await page.wait_for_function("() => transports() === ',poll,sse,sse,sse,sse'")
     assert len(followers(web)) == SLOTS
 
 
@@ -275,7 +275,7 @@ async def test_page_without_locks_gets_all_streams_back(context: BrowserContext,
     await page.evaluate(FOLLOW_MORE, {"ids": ids, "token": token})
     for visibility, transports in (("visible", "sse,sse,sse,sse"), ("hidden", "poll,poll,poll,poll")) * 2:
         await page.evaluate(f"look({json.dumps(visibility)})")
-        await page.wait_for_function(f"transports() === {json.dumps(transports)}", timeout=20_000)
+        await page.wait_for_function(f"() => transports() === {json.dumps(transports)}", timeout=20_000)
 
 
 @pytest.mark.slow
@@ -288,14 +288,14 @@ async def test_cut_network_leaves_no_slot_unused(context: BrowserContext, web: W
         await page.route("**/blank", lambda route: route.fulfill(body=HTML, content_type="text/html"))
         await page.goto(f"{gate.url}/blank")
         await page.evaluate(FOLLOW_MORE, {"ids": ids, "token": token})
-        await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'")
+        await page.wait_for_function("() => transports() === 'poll,poll,sse,sse,sse,sse'")
         gate.refuses = True
         gate.cut()
-        await page.wait_for_function("transports() === ',,,,,'")
+        await page.wait_for_function("() => transports() === ',,,,,'")
         gate.refuses = False
-        await page.wait_for_function("transports() === 'poll,poll,sse,sse,sse,sse'", timeout=20_000)
+        await page.wait_for_function("() => transports() === 'poll,poll,sse,sse,sse,sse'", timeout=20_000)
         await page.evaluate("all.filter(({ transport }) => transport === 'sse').forEach((one) => one.close())")
-        await page.wait_for_function("transports() === ',,,,sse,sse'")
+        await page.wait_for_function("() => transports() === ',,,,sse,sse'")
 
 
 async def test_hidden_tab_lets_stream_go_without_locks(context: BrowserContext, open_tab: OpenTab, web: Web) -> None:

@@ -86,7 +86,7 @@ class Visitor:
     async def sees_result(self) -> None:
         await self.says("Your result is ready")
         await expect(self.page.get_by_role("img", name="The try-on result")).to_be_visible(timeout=DONE_MS)
-        await self.page.wait_for_function("document.querySelector('#result').naturalWidth > 0")
+        await self.page.wait_for_function("() => document.querySelector('#result').naturalWidth > 0")
 
     def unexpected(self) -> list[str]:
         return [line for line in self.console if not any(re.search(pattern, line) for pattern in self.expected)]

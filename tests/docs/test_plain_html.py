@@ -50,9 +50,9 @@ async def test_plain_page_shows_bar_and_result(
         await page.set_input_files("[name=photo]", photos / "photo.jpg")
         await page.set_input_files("[name=garment]", photos / "garment.png")
         await page.get_by_role("button", name="Try it on").click()
-        await page.wait_for_function("document.querySelector('#bar').value > 0", timeout=SOON_MS)
+        await page.wait_for_function("() => document.querySelector('#bar').value > 0", timeout=SOON_MS)
         await expect(page.locator("#line")).to_have_text("completed", timeout=SOON_MS)
-        await page.wait_for_function("document.querySelector('#result').naturalWidth > 0", timeout=SOON_MS)
+        await page.wait_for_function("() => document.querySelector('#result').naturalWidth > 0", timeout=SOON_MS)
         await expect(page.get_by_role("button", name="Try it on")).to_be_enabled()
         await expect(page.locator("#bar")).to_be_hidden()
 
