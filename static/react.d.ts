@@ -2,7 +2,7 @@
 
 import type { Connection, FollowOptions, Problem, Receipt, RunOptions, Session, TryOn, TryOnOptions } from "./tryon.js";
 
-/** What `follow()` takes; the hook itself has the signal and shows the session and the connection. */
+/** Options of `follow()`; the hook itself has the signal and shows the session and the connection. */
 export type Options = Omit<FollowOptions, "signal" | "onSession" | "onConnection">;
 /** A photo, or photos by role, with params and whatever else `run()` takes. */
 export type Inputs = File | Blob | Omit<RunOptions, "signal" | "onSession" | "onConnection">;

@@ -12,17 +12,17 @@
 export const SLOTS = 4;
 const ANSWER_MS = 250; // for a hidden tab to give its slot away before the next one is asked
 
-/** Whether a tab gives up a slot that it holds. `shared`: the tabs count together. `wanted`: a visible tab waits for it. */
+/** Returns whether a tab gives up a slot that it holds. `shared`: the tabs count together. `wanted`: a visible tab waits for it. */
 export function givesWay({ visible, shared, wanted }) {
   return !visible && (wanted || !shared);
 }
 
-/** Whether a tab takes a free slot, in front of which no other tab waits. */
+/** Returns whether a tab takes a free slot, in front of which no other tab waits. */
 export function takes({ visible, shared }) {
   return visible || shared;
 }
 
-/** As much of `navigator.locks` as is needed here, within one page. */
+/** The part of `navigator.locks` that is needed here, within one page. */
 export class PageLocks {
   #queues = new Map(); // of each name that is held: those that wait for it
 

@@ -57,9 +57,9 @@ export interface Session {
   processor: string;
   retry_of: string | null;
   copy_of: string | null;
-  /** What it runs with: the client's, the processor's defaults filled in. */
+  /** The parameters of its run: the client's, the processor's defaults filled in. */
   params: Record<string, unknown>;
-  /** Of the processor's random numbers. */
+  /** Seed of the processor's random numbers. */
   seed: number;
   /** The model's own count. */
   step: number | null;
@@ -76,7 +76,7 @@ export interface Session {
 }
 
 export interface StoredFile {
-  /** Of the processor's roles. */
+  /** One of the processor's roles. */
   role: string;
   /** Among the files of its role, from 0. */
   index: number;
@@ -121,14 +121,14 @@ export interface Receipt {
   reason: string;
   deleted_at: string;
   files: { session_id: string; role: string; bytes: number; sha256: string }[];
-  /** What the service that made the picture keeps: nothing, or it is told to delete it, or has. */
+  /** State of the copy at the service that made the picture: none, deletion pending, or deleted. */
   upstream: "none" | "pending" | "deleted" | "kept";
   key_id: string;
   /** Ed25519, base64url; the public key is at /api/tryon/receipt-key. */
   signature: string;
 }
 
-/** What a processor takes and makes. */
+/** Inputs and outputs of a processor. */
 export interface Processor {
   name: string;
   version: string;
@@ -149,22 +149,22 @@ export interface Processor {
   /** JSON Schema (2020-12) of `params`. */
   params_schema: Record<string, unknown>;
   outputs: { name: string; types: string[]; count: number }[];
-  /** Whether results are marked as made by generative AI. */
+  /** True if results are marked as made by generative AI. */
   generated: boolean;
   /** Where the photo goes, and how long it stays there. */
   privacy: string;
   typical_seconds: number | null;
-  /** Whether a cancelled session also stops work elsewhere. */
+  /** True if a cancelled session also stops work elsewhere. */
   cancel: boolean;
-  /** Whether there are intermediate pictures. */
+  /** True if there are intermediate pictures. */
   preview: boolean;
   /** Processors that may run when this one fails. */
   fallbacks: string[];
-  /** Whether a worker with this processor runs now. */
+  /** True while a worker with this processor runs. */
   available: boolean;
 }
 
-/** What the server takes, and how long it keeps things. */
+/** Limits of the server, and how long it keeps things. */
 export interface Limits {
   /** Media types. */
   formats: string[];
@@ -182,7 +182,7 @@ export interface Limits {
   link_seconds: number;
   /** Lost workers after which a session fails. */
   max_attempts: number;
-  /** Whether a worker may be killed, to show how its session recovers. */
+  /** True if a worker may be killed, to show how its session recovers. */
   demo: boolean;
 }
 
@@ -211,7 +211,7 @@ export interface UploadOptions extends CallOptions {
 }
 
 export interface RunOptions extends UploadOptions, Omit<FollowOptions, "signal"> {
-  /** Of the processor's first role. */
+  /** Picture of the processor's first role. */
   image?: File | Blob | null;
 }
 
@@ -312,7 +312,7 @@ export class TryOn {
   ): Promise<{ sessions: Session[]; next_cursor: string | null }>;
   cancel(session: Session | string, options?: CallOptions): Promise<Session>;
   retry(session: Session | string, options?: CallOptions): Promise<Session>;
-  /** Of a completed session. */
+  /** Only for a completed session. */
   share(session: Session | string, options?: CallOptions): Promise<Share>;
   remove(session: Session | string, options?: CallOptions): Promise<Receipt>;
 }

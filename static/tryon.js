@@ -139,12 +139,12 @@ export class TryOn {
     return this.#call("POST", "", options);
   }
 
-  /** What the processor takes and makes, and where the photo goes. */
+  /** Describes the processor: its inputs, its outputs, and where the photo goes. */
   processor({ signal } = {}) {
     return this.#call("GET", "", { root: PROCESSOR, signal });
   }
 
-  /** What the server takes: formats, bytes, pixels, how often; and how long it keeps things. */
+  /** Describes the server's limits: formats, bytes, pixels, rate; and how long it keeps things. */
   limits({ signal } = {}) {
     return this.#call("GET", "", { root: LIMITS, signal });
   }

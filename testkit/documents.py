@@ -62,7 +62,7 @@ class Reader:
     session: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     printed_by_submit: str = ""
-    """What the last `tryon submit` without `--watch` has printed beside the id."""
+    """Output of the last `tryon submit` without `--watch`, beside the id."""
 
     def filled_in(self, block: str) -> str:
         block = block.replace(ADDRESS, self.stack.url).replace(

@@ -29,7 +29,7 @@ class Scene:
 
     page: Page
     session: Json = None
-    """What a request or a socket for the session gets; None: there is none."""
+    """Answer to requests and sockets for the session; None: there is none."""
     sessions: list[Json] = field(default_factory=list)
     """The list of this browser's sessions."""
     limits: Json = field(default_factory=lambda: dict(LIMITS))
@@ -40,7 +40,7 @@ class Scene:
     missing: frozenset[str] = frozenset()
     """Files that are not found, by their names."""
     unreachable: bool = False
-    """Whether every request to the API is cut."""
+    """Every request to the API is cut."""
     sockets: list[WebSocketRoute] = field(default_factory=list)
 
     async def open(self) -> None:

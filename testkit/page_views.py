@@ -1,4 +1,4 @@
-"""What a made-up server tells the demo page: limits, sessions, a receipt."""
+"""Answers of a made-up server to the demo page: limits, sessions, a receipt."""
 
 from __future__ import annotations
 

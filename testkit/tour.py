@@ -57,7 +57,7 @@ addEventListener("DOMContentLoaded", () => {
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What was on the screen from ``at`` on, in seconds: a picture file."""
+    """The screen from ``at`` on, in seconds: a picture file."""
 
     at: float
     data: bytes

@@ -164,9 +164,11 @@ def _status(target: Target, call: Callable[[], Awaitable[Exit]]) -> Exit:
         raise
     except BadToken as error:
         _report_own(target, "bad_token_file", str(error))
-    except OSError as error:  # of a photo: nothing was sent
-        reason = f"cannot read {error.filename}: {error.strerror}" if error.filename else str(error)
-        _report_own(target, "unreadable_file", reason)
+    except OSError as error:
+        if error.filename is None:  # a full disk behind standard output; the server may have acted
+            _report_own(target, "not_saved", f"cannot print the answer: {error.strerror}")
+            return Exit.FAILED
+        _report_own(target, "unreadable_file", f"cannot read {error.filename}: {error.strerror}")  # nothing was sent
     return Exit.USAGE
 
 

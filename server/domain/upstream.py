@@ -24,7 +24,7 @@ class UpstreamWork(msgspec.Struct, frozen=True):
     attempt: int = 0
     """The attempt that has committed it."""
     usage: dict[str, float] | None = None
-    """What that attempt had used by then; it counts if its worker is lost."""
+    """Usage of that attempt by then; it counts if its worker is lost."""
 
     def __repr__(self) -> str:
         return f"<UpstreamWork of {self.processor} {self.key}>"  # a checkpoint may name what is secret

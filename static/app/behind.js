@@ -17,7 +17,7 @@ const ARROWS = { in: "↓", out: "↑", note: "·" };
 const SAID = { in: "received", out: "sent", note: "note" };
 
 /**
- * What the frames tell, oldest first: `{ seq, lastIn, lost, reconnects, recovery }`. `lost`: when the connection went, while it is
+ * Sums up the frames, oldest first, as `{ seq, lastIn, lost, reconnects, recovery }`. `lost`: when the connection went, while it is
  * gone. `recovery`: the last one, `{ took, missed, via }`, in ms and events.
  */
 export function story(frames) {
@@ -108,7 +108,9 @@ export function mount(root, api) {
       const inside = root.contains(document.activeElement);
       show(root, false);
       opener.setAttribute("aria-expanded", "false");
-      if (inside) opener.focus({ preventScroll: true });
+      const visible = (each) => each.offsetParent !== null;
+      const next = visible(opener) ? opener : [...document.querySelectorAll("main h1")].find(visible);
+      if (inside) next?.focus({ preventScroll: true });
     },
     toggle(from) {
       if (handle.opened) handle.close();

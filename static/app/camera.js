@@ -2,8 +2,16 @@
 
 import { make } from "./dom.js";
 
-/** Resolves to a JPEG, or to null if the window was closed. Rejects with words to show. */
+let open = false; // one window at a time, also while the permission is asked for
+
+/** Resolves to a JPEG, or to null if the window was closed or is open already. Rejects with words to show. */
 export async function takePhoto(noun) {
+  if (open) return null;
+  open = true;
+  return show(noun).finally(() => (open = false));
+}
+
+async function show(noun) {
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 }, height: { ideal: 1920 } } });
@@ -11,13 +19,16 @@ export async function takePhoto(noun) {
     throw new Error(error.name === "NotFoundError" ? "No camera was found." : "The camera may not be used by this page.");
   }
   const video = make("video", { autoplay: true, muted: true, playsInline: true, srcObject: stream });
-  const take = make("button", { value: "take", className: "button primary" }, "Take the photo");
+  const take = make("button", { value: "take", className: "button primary", disabled: true }, "Take the photo");
   const close = make("button", { value: "", className: "button" }, "Close");
+  video.addEventListener("loadeddata", () => {
+    take.disabled = false;
+    take.focus();
+  });
   const form = make("form", { method: "dialog" }, video, make("div", { className: "actions" }, close, take));
   const dialog = make("dialog", { className: "dialog camera", "aria-label": `Take ${noun}` }, form);
   document.body.append(dialog);
   dialog.showModal();
-  take.focus();
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   const blob = dialog.returnValue === "take" ? await still(video) : null;
   for (const track of stream.getTracks()) track.stop();

@@ -32,7 +32,7 @@ export async function kindOf(file) {
   return { type, name };
 }
 
-/** What a role takes: its own limits, else the server's; null where nothing is known. */
+/** The limits of a role: its own, else the server's; null where nothing is known. */
 export function limitsOf(role, limits) {
   return {
     formats: role?.formats?.length ? role.formats : (limits?.formats ?? null), // a role without any takes all

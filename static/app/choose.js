@@ -82,7 +82,7 @@ function isPhoto({ name }) {
   return name === roles()[0].name;
 }
 
-/** What a place is called: the first one is the person who is looking at this. */
+/** The name of a place: the first one is the person who is looking at this. */
 function title(place) {
   if (place.index > 0) return capital(noun(place));
   return isPhoto(place) ? "You" : sentence(place.name);

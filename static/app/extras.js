@@ -1,4 +1,4 @@
-/** What the page can do without at first: its view of the connection, the slider, and what is behind the scenes. */
+/** The parts that the page can do without at first: its view of the connection, the slider, and what is behind the scenes. */
 
 import { $, part, style } from "./dom.js";
 import { watch } from "./truth.js";

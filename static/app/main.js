@@ -36,7 +36,7 @@ const LINK_FRESH_MS = 120000; // links live 300 s by default
 const NEWS_MS = 10000; // an older interruption is history
 const PHOTO_GONE = "The photo is no longer there. Please choose it again.";
 
-/** What one run has; a new run begins with a fresh one. */
+/** The state of one run; a new run begins with a fresh one. */
 const fresh = () => ({
   run: {}, // identity: an answer for another run is dropped
   phase: "idle", // idle, uploading, following, refused, gone
@@ -117,6 +117,7 @@ function reset() {
   upload?.abort();
   upload = null;
   clearTimeout(expiryTimer);
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // it asks about the session that is left
   Object.assign(state, fresh(), { notice: null });
   shown?.clear();
   waiting = null;
@@ -510,7 +511,7 @@ document.addEventListener("visibilitychange", () => {
 });
 setInterval(() => shown?.tick(api), 250);
 
-/** What the server does not tell, it judges without us. */
+/** Asks for roles and limits; without an answer the server alone judges. */
 function learn() {
   tryon.processor().then((processor) => api.set({ processor }), () => {});
   tryon.limits().then((limits) => api.set({ limits }), () => {});

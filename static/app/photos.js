@@ -9,7 +9,7 @@ const WORDS = {
 
 const DATA = /^data:(image\/[a-z.+-]+);base64,([A-Za-z0-9+/=%\s]+)$/i;
 
-/** Whether the browser is sure that this is no picture. A name or type proves nothing; the server judges the content. */
+/** Returns whether the browser is sure that this is no picture. A name or type proves nothing; the server judges the content. */
 function surelyNoPicture(file) {
   return file.type !== "" && !file.type.startsWith("image/");
 }

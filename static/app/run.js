@@ -1,4 +1,4 @@
-/** What a run shows, from the upload to the end: loaded with the first one. */
+/** The views of a run, from the upload to the end: loaded with the first one. */
 
 import * as extras from "./extras.js";
 import * as frame from "./frame.js";
@@ -17,7 +17,7 @@ export function render(api) {
   for (const part of [frame, wait, see]) part.render(api);
 }
 
-/** What changes with time alone. */
+/** Shows the parts that change with time alone. */
 export function tick(api) {
   const { phase, session } = api.state;
   if (phase === "refused" || (phase === "following" && !session?.terminal)) wait.tick(api);

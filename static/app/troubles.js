@@ -1,7 +1,7 @@
-/** What went wrong, in one form everywhere: a title, the cause with its fix, and the part that is meant. */
+/** Failures in one form everywhere: a title, the cause with its fix, and the part that is meant. */
 
 /**
- * What is wrong with what is on the screen, as `{ title, text, part, fine, retryable }`, or null. `part`: the role of the picture that
+ * Returns the failure on the screen as `{ title, text, part, fine, retryable }`, or null. `part`: the role of the picture that
  * is meant, if one is; `fine`: small print.
  */
 export function trouble({ state }) {

@@ -1,5 +1,5 @@
 /**
- * What the page may say about its connection.
+ * The words that the page may use about its connection.
  *
  * A connection that is only thought to live is not "Live": a device without a network says so at once, and a connection that
  * was silent for a while is asked; without an answer in three seconds it counts as lost, and is cut so that the client makes
@@ -20,7 +20,7 @@ const WORDS = {
 };
 
 /**
- * What the chip may say: the client's word, corrected by what the device and the last question tell. `answer`: "slow" while one
+ * Returns the chip's word: the client's, corrected by what the device and the last question tell. `answer`: "slow" while one
  * is late, "none" once it has not come in time.
  */
 export function verdict({ connection, online, answer = "in time" }) {

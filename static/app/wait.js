@@ -108,10 +108,11 @@ function countdown({ phase, retryAt }) {
 export function tick(api) {
   const { state } = api;
   if (state.phase === "refused") countdown(state);
-  text($["meta-time"], time(api));
+  text($["meta-time"], timeWords(api));
 }
 
-function time({ state, now }) {
+/** Returns the time left or taken, or why none is said. */
+export function timeWords({ state }) {
   const { phase, session, processor } = state;
   if (phase !== "following" || !session) return "";
   const begun = Date.parse(session.created_at);
@@ -128,7 +129,7 @@ function time({ state, now }) {
   return remaining(left, session.progress);
 }
 
-/** Whether a session takes longer than was expected when it came into its state. `now`: by clock(). */
+/** Returns whether a session takes longer than was expected when it came into its state. `now`: by clock(). */
 export function late(session, processor, now) {
   const { status, attempt, eta_seconds } = session;
   const key = `${session.session_id} ${status} ${attempt}`;

@@ -116,7 +116,7 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
     };
   }
 
-  /** What a session is read by where there is no socket: an event stream, or polls. Everything else passes as it is. */
+  /** Watches event streams and polls of a session; everything else passes as it is. */
   host.fetch = async (url, init = {}) => {
     const session = followed(url);
     if (session === null || (init.method ?? "GET") !== "GET") return plain(url, init);

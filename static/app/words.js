@@ -1,6 +1,6 @@
-/** What the page says from the start: stages, times and sizes in plain words. */
+/** The page's words from the start: stages, times and sizes in plain words. */
 
-/** Of a module, a style or a sample. */
+/** Said when a module, a style or a sample is lost. */
 export const NOT_LOADED = { title: "Part of this page could not be loaded", text: "Check your connection and try again." };
 
 /** "JPEG, PNG or WebP"; "photo" where nothing is known. */

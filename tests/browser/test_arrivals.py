@@ -166,6 +166,38 @@ async def test_two_pictures_fill_both_slots(visitor: Visitor) -> None:
     assert len(visitor.uploads) == 1
 
 
+# -- the camera ------------------------------------------------------------------------
+
+CAMERA: Final = """
+navigator.mediaDevices.getUserMedia = async () => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 400 });
+  const context = canvas.getContext("2d");
+  setInterval(() => {
+    context.fillStyle = `hsl(${Date.now() % 360} 60% 50%)`;
+    context.fillRect(0, 0, 320, 400);
+  }, 40);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const stream = canvas.captureStream(25);
+  (window.streams ??= []).push(stream);
+  return stream;
+};
+"""
+"""A camera that takes a moment to start; machines that run tests have none."""
+
+
+async def test_photo_is_taken_by_the_camera(visitor: Visitor) -> None:
+    """A second click opens no second window, and the camera is off afterwards."""
+    await visitor.page.add_init_script(CAMERA)
+    await visitor.arrive()
+    camera = visitor.page.get_by_role("button", name="Take a photo").first
+    await camera.dblclick()
+    window = visitor.page.get_by_role("dialog")
+    await window.get_by_role("button", name="Take the photo").click()
+    await is_taken(visitor)
+    assert await visitor.page.evaluate("streams.map((each) => each.getTracks()[0].readyState)") == ["ended"]
+    assert len(visitor.uploads) == 1
+
+
 # -- pastes ----------------------------------------------------------------------------
 
 

@@ -74,6 +74,7 @@ async def test_cut_connection_recovers_before_the_eyes(watching: Visitor) -> Non
     await expect(panel.locator(".behind-list")).to_contain_text("snapshot at")
     await expect(panel.locator(".behind-list")).to_contain_text("progress", timeout=DONE_MS)
     await expect(panel.locator("dl")).to_contain_text(re.compile(r"Round trip(under 1 ms|\d+ ms|\d\.\d s)"))
+    await expect(panel.get_by_role("button", name="Kill the worker")).to_be_hidden()
     await panel.get_by_role("button", name="Cut the connection").click()
     await expect(panel.locator(".behind-recovery")).to_have_text(
         re.compile(r"^Back after (\d+ ms|\d\.\d s|\d+ s) over WebSocket\. Nothing was missed\.$"), timeout=DONE_MS

@@ -1,4 +1,4 @@
-"""What may come late or be too much while pictures are chosen."""
+"""Pictures that come late, and those that are too many or too large."""
 
 from __future__ import annotations
 

@@ -128,8 +128,9 @@ async def test_next_garment_uploads_no_second_photo(visitor: Visitor) -> None:
 
 
 async def test_result_says_when_it_is_erased(visitor: Visitor) -> None:
-    """The time is that of the session's expiry."""
+    """The time is that of the session's expiry, promised before."""
     await visitor.arrive()
+    await expect(visitor.page.locator("#promise")).to_have_text("Gone in 24 hours.")
     await visitor.try_on()
     await visitor.sees_result()
     await expect(visitor.page.locator("#keeps")).to_have_text(
@@ -193,7 +194,7 @@ async def test_ticket_link_shows_session_read_only(visitor: Visitor) -> None:
     await expect(visitor.page.get_by_text("It is read-only.")).to_be_visible()
     await visitor.sees_result()
     await visitor.page.get_by_role("button", name="Replay").click()
-    await expect(visitor.page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Begun) · "))
+    await expect(visitor.page.locator("#meta-time")).to_have_text(re.compile(r"^(Sent|Started) · "))
     for name in ("Try again", "New photo", "Choose another photo", "Cancel", "Delete now"):
         await expect(visitor.page.get_by_role("button", name=name)).to_have_count(0)
     await expect(visitor.page.locator("#photo-input")).to_be_hidden()
@@ -269,6 +270,8 @@ async def test_deleted_photo_leaves_verifiable_receipt(visitor: Visitor, tmp_pat
     await page.get_by_role("button", name="Delete now").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete now").click()
     await visitor.says("Everything was erased")
+    await expect(page.locator("#headline")).to_be_focused()
+    await expect(page.get_by_role("list", name="Receipt")).to_be_hidden()
     await page.get_by_text("Details").click()
     await expect(page.get_by_role("list", name="Receipt").get_by_role("listitem")).to_have_text(
         [re.compile("^Photo"), re.compile("^Result"), re.compile("^Signed")]
@@ -292,6 +295,21 @@ async def test_deleted_photo_leaves_verifiable_receipt(visitor: Visitor, tmp_pat
     await page.get_by_role("button", name="New photo").click()
     await page.reload()
     await expect(page.get_by_role("heading", name="See it on you.")).to_be_visible()
+
+
+async def test_question_ends_with_its_session(visitor: Visitor) -> None:
+    """A question left by Back is not answered for the session that comes next."""
+    page = visitor.page
+    await visitor.arrive()
+    await visitor.try_on()
+    await visitor.sees_result()
+    await page.get_by_role("button", name="Delete now").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await page.go_back()
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await page.go_forward()
+    await visitor.sees_result()
+    assert "DELETE" not in [request.method for request in visitor.requests]
 
 
 def unpadded(text: str) -> bytes:

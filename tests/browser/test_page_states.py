@@ -157,6 +157,7 @@ async def test_run_moves_nothing_under_a_finger(chromium: Browser, device: str) 
     """From the queue over an interruption to the result, the page stays."""
     async with opened(chromium, **(PHONE if device == "phone" else DESKTOP)) as scene:
         await scene.follow(session("created"))
+        frame = await scene.page.locator("#frame").bounding_box()
         await scene.push(event("started", "processing", seq=2, attempt=1))
         await scene.says("Working on it")
         for part, eta in ((0.2, 4.0), (0.6, 2.0)):
@@ -173,6 +174,8 @@ async def test_run_moves_nothing_under_a_finger(chromium: Browser, device: str) 
         await expect(scene.page.locator(".compare-line")).to_be_visible()
         await scene.settled()
         assert await shifted(scene) == []
+        assert await scene.page.locator("#frame").bounding_box() == frame
+        assert await scene.page.locator("#result").bounding_box() == frame
 
 
 @contextlib.asynccontextmanager

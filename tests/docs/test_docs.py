@@ -186,7 +186,7 @@ def rendered_lines(text: str, columns: int = 100) -> int:
 
 
 def test_readme_fits_two_screens() -> None:
-    """What it is, a picture, the quick start, the promises, the way on."""
+    """Its name, a picture, the quick start, the promises, the way on."""
     assert rendered_lines(text_of("README.md")) <= 90
     assert re.search(r"!\[.+\]\(docs/tour\.webp\)", text_of("README.md"))
 

@@ -1,4 +1,4 @@
-"""What keeps a process from its work is said at its start, in one line."""
+"""Causes that keep a process from its work are named at its start, in one line."""
 
 from __future__ import annotations
 

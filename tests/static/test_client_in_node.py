@@ -78,6 +78,7 @@ const calls = {
   run: (signal) => tryon.run({ image: photo, signal }),
   upload: (signal) => tryon.upload(photo, { signal }),
   read: (signal) => tryon.read(session, { signal }),
+  history: (signal) => tryon.history(session, { signal }),
   list: (signal) => tryon.list({ signal }),
   processor: (signal) => tryon.processor({ signal }),
   limits: (signal) => tryon.limits({ signal }),
@@ -127,7 +128,7 @@ async def test_calls_take_signal_and_given_network(web: Web, photos: Path, dead_
     """An aborted call sends nothing; a run ends with the reason of its signal."""
     arguments = (f"http://127.0.0.1:{web.port}", str(photos / "photo.jpg"), SCRIPT)
     async with running_story(PRELUDE + SIGNALS.replace("http://dead.example", dead_url), *arguments) as story:
-        for _ in range(12):
+        for _ in range(13):
             name, ended = await story.hears()
             assert ended == "AbortError 20", name
         await until(lambda: not web.hub.registry.all())

@@ -119,7 +119,7 @@ GIVEN: Final = """
 declare const file: File;
 declare function show(...news: unknown[]): void;
 """
-"""What the examples of the guides take as given."""
+"""Declarations that the examples of the guides take as given."""
 
 GUIDES: Final = (ROOT / "docs" / "browser-client.md", ROOT / "docs" / "react.md", STATIC / "README.md")
 

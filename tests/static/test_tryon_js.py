@@ -35,7 +35,7 @@ CLIENT: Final = "".join((ROOT / "static" / name).read_text() for name in SCRIPTS
 TYPES: Final = (ROOT / "static" / "tryon.d.ts").read_text()
 
 QUIET_FIELDS: Final = set(ProgressFrame.__struct_fields__) - {"session_id", "seq", "at", "preview"}
-"""What only progress tells of a session, and the next transition ends."""
+"""Fields that only progress has, and that the next transition ends."""
 
 
 def constants() -> dict[str, Any]:

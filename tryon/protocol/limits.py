@@ -13,7 +13,7 @@ class UploadsView(msgspec.Struct, frozen=True):
 
 
 class LimitsView(msgspec.Struct, frozen=True):
-    """What a server takes, and how long it keeps it.
+    """Limits of a server, and how long it keeps things.
 
     ``formats``: media types of photos. Sides and pixels are those of the decoded photo;
     a role of the processor may allow less. ``uploads``: null without a limit.

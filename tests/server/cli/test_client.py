@@ -371,6 +371,11 @@ async def test_failure_on_this_machine_is_json_too(typist: Typist, tmp_path: Pat
     os.close(full)
     _, said = await process.communicate()
     assert (process.returncode, json.loads(said)["code"]) == (1, "not_saved")
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await typist.start("list", out=full)
+    os.close(full)
+    _, said = await process.communicate()
+    assert (process.returncode, said.decode()) == (1, "tryon: cannot print the answer: No space left on device\n")
 
 
 async def test_servers_words_cannot_steer_the_terminal(

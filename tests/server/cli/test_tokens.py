@@ -25,7 +25,7 @@ def test_token_path_follows_the_server_and_xdg(tmp_path: Path) -> None:
 
 
 def test_token_is_made_once_and_private(tmp_path: Path) -> None:
-    """Of many processes at once one makes it; the folder and the file are closed."""
+    """One of many processes makes it; the folder and the file are closed."""
     path = tmp_path / "tryon/tokens/x"
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(read_token, [path] * 8))

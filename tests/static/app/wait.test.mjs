@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { late } from "../../../static/app/wait.js";
+import { clock } from "../../../static/app/dom.js";
+import { late, timeWords } from "../../../static/app/wait.js";
 
 const session = { session_id: "a", status: "processing", attempt: 1, eta_seconds: 4 };
 
@@ -23,4 +24,13 @@ test("without an estimate the processor's own time counts, else a minute", () =>
   assert.equal(late({ ...silent, session_id: "c" }, null, 0), false);
   assert.equal(late({ ...silent, session_id: "c" }, null, 60000), false);
   assert.equal(late({ ...silent, session_id: "c" }, null, 90100), true);
+});
+
+test("a time left is not counted down when the progress has stopped for three seconds", () => {
+  const running = { session_id: "d", status: "processing", attempt: 1, eta_seconds: 20, progress: 0.3, created_at: "2026-01-01T00:00:00Z" };
+  const said = (ago) => timeWords({ state: { phase: "following", session: running, online: true, heardAt: { clock: clock() - ago } } });
+  assert.equal(said(0), "about 20 s left");
+  assert.equal(said(2100), "about 18 s left");
+  assert.equal(said(3000), "about 17 s left");
+  assert.equal(said(15000), "about 17 s left");
 });

@@ -34,5 +34,5 @@ async def test_limits_are_those_of_the_settings(web: Web) -> None:
 
 
 def test_limits_tell_the_upload_rate() -> None:
-    """As a number of uploads in a window of seconds."""
+    """It is a number of uploads in a window of seconds."""
     assert limits(Config(upload_rate=UploadRate(10, 60))).uploads == UploadsView(10, 60)

@@ -85,7 +85,7 @@ def test_only_files_of_the_folder_are_found(folder: Path, name: str) -> None:
 
 
 def test_files_stay_as_they_were_at_the_start(folder: Path) -> None:
-    """What a hash names never changes, whatever an upgrade does to the folder."""
+    """A hash names the same content after an upgrade has changed the folder."""
     files = StaticFiles(folder)
     name = files.hashed_name("style.css")
     (folder / "style.css").write_text("b {}")

@@ -102,5 +102,5 @@ async def test_range_is_of_the_uncompressed_content(client: httpx.AsyncClient) -
 
 
 def test_immutable_lasts_a_year() -> None:
-    """As long as RFC 9111 lets a cache trust it."""
+    """Caches trust nothing for longer (RFC 9111)."""
     assert IMMUTABLE == "public, max-age=31536000, immutable"

@@ -40,7 +40,7 @@ def test_output_without_usable_files_is_refused(output: object) -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀"])
 def test_links_are_kept_as_far_as_a_checkpoint_holds_them(letter: str) -> None:
-    """What is counted are the bytes of JSON, of which a letter takes up to twelve."""
+    """Bytes of JSON are counted, of which a letter takes up to twelve."""
     assert links_of([File("result", LINK), File("mask", LINK)]) == [["result", LINK], ["mask", LINK]]
     assert links_of([File("result", LINK), File("mask", URL)]) == []
     size = len(json.dumps(letter)) - 2

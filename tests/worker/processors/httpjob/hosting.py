@@ -24,7 +24,7 @@ class Told:
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     used: dict[str, float] = field(default_factory=dict)
     paid: list[dict[str, float]] = field(default_factory=list)
-    """What was used before each checkpoint."""
+    """Usage that was reported before each checkpoint."""
     previews: list[tuple[bytes, str]] = field(default_factory=list)
     lost: bool = False
 

@@ -35,7 +35,7 @@ def test_links_alone_are_kept() -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀", '"'])
 def test_checkpoint_keeps_the_current_work_beside_the_longest_links(letter: str) -> None:
-    """What is counted are the bytes of JSON, of which a letter takes up to twelve."""
+    """Bytes of JSON are counted, of which a letter takes up to twelve."""
     size = len(json.dumps(letter)) - 2
     links = links_of([f"https://{letter * (8150 // size)}"])
     assert links
