@@ -14,12 +14,14 @@ from typing import Final
 
 from redis.exceptions import (
     BusyLoadingError,
+    ClusterDownError,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
 UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
@@ -53,6 +55,8 @@ _KINDS: Final = (
     (ReadOnlyError, "READONLY"),
     (BusyLoadingError, "LOADING"),
     (MasterDownError, "MASTERDOWN"),
+    (ClusterDownError, "CLUSTERDOWN"),
+    (TryAgainError, "TRYAGAIN"),
 )
 """The classes that redis-py has for some kinds; their messages lack the kind."""
 
