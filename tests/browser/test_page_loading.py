@@ -59,7 +59,8 @@ async def test_page_goes_on_after_a_lost_module(scene: Scene) -> None:
     await page.wait_for_url(f"**/?s={ID}")
     await page.evaluate("() => { window.same = true; }")
     scene.unreachable = True
-    await card.get_by_role("button", name="Try again").click()
+    async with page.expect_event("requestfailed", lambda request: request.url.endswith("/limits")):
+        await card.get_by_role("button", name="Try again").click()
     await expect(card.get_by_role("button", name="Try again")).to_be_focused()
     scene.unreachable = False
     await page.unroute(modules, lose)
