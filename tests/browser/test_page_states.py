@@ -17,7 +17,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
 
 from testkit.page_scene import Scene
 from testkit.page_states import STATES
@@ -179,12 +179,25 @@ async def test_run_moves_nothing_under_a_finger(chromium: Browser, device: str) 
 
 
 @contextlib.asynccontextmanager
-async def traced(browser: Browser) -> AsyncIterator[list[str]]:
-    """Collect the names of what Chromium does, complete once the block is left."""
+async def traced(browser: Browser, page: Page) -> AsyncIterator[list[str]]:
+    """Collect the names of what Chromium does for a page.
+
+    Complete once the block is left. The trace is that of the whole browser, with its
+    other pages and its own windows.
+    """
     devtools = await browser.new_browser_cdp_session()
+    tree = await (await page.context.new_cdp_session(page)).send("Page.getFrameTree")
+    frame = tree["frameTree"]["frame"]["id"]
     names: list[str] = []
     complete = asyncio.Event()
-    devtools.on("Tracing.dataCollected", lambda data: names.extend(each["name"] for each in data["value"]))
+
+    def collect(data: dict[str, Any]) -> None:
+        for each in data["value"]:
+            told = each.get("args", {})
+            if frame in (told.get("beginData", {}).get("frame"), told.get("data", {}).get("frame")):
+                names.append(each["name"])
+
+    devtools.on("Tracing.dataCollected", collect)
     devtools.on("Tracing.tracingComplete", lambda _: complete.set())
     await devtools.send("Tracing.start", {"traceConfig": {"includedCategories": ["devtools.timeline"]}})
     yield names
@@ -201,11 +214,11 @@ async def test_progress_frame_moves_the_bar_alone(chromium: Browser) -> None:
         await expect(scene.page.locator("#meta-time")).to_have_text("")
         bar = scene.page.locator("#bar")
         parts = [0.5 + step / 64 for step in range(1, 25)]
-        async with traced(chromium) as frames:
+        async with traced(chromium, scene.page) as frames:
             for part in parts:
                 await scene.push(progress(part))
                 await expect(bar).to_have_attribute("data-part", str(part))
-        async with traced(chromium) as words:
+        async with traced(chromium, scene.page) as words:
             await scene.push(progress(0.9, "adding_the_shadows"))
             await scene.says("Adding the shadows")
             await scene.page.screenshot()
