@@ -49,7 +49,7 @@ MAX_PAGES: Final = 20
 """Pages of cleanups without a worker that a pass reads."""
 
 Upstream = Literal["none", "pending", "deleted", "kept"]
-"""What a receipt says of the upstream: it was given nothing, is to delete it, has, or
+"""Words of a receipt about the upstream: it was given nothing, is to delete it, has, or
 cannot be told to.
 """
 

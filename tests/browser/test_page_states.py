@@ -154,7 +154,7 @@ async def test_state_keeps_the_readers_settings(chromium: Browser, name: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["phone", "desktop"])
 async def test_run_moves_nothing_under_a_finger(chromium: Browser, device: str) -> None:
-    """From the queue over an interruption to the result, the page stays."""
+    """The page stays from the queue over an interruption to the result."""
     async with opened(chromium, **(PHONE if device == "phone" else DESKTOP)) as scene:
         await scene.follow(session("created"))
         frame = await scene.page.locator("#frame").bounding_box()

@@ -68,7 +68,7 @@ class Backend:
     resumes: bool = False
     """Whether a run outlives its worker, so that it is not begun twice."""
     upstream: str = "pending"
-    """What the receipt of an erased session says, if its photo was given away."""
+    """Words of an erased session's receipt, if its photo was given away."""
 
 
 # -- mock ------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def parse_params(data: bytes) -> Params:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a session runs with: its params with all defaults, and its seed.
+    """Parameters of a run: the params with all defaults, and the seed.
 
     ``seed``: None is to be drawn. ``seed_chosen``: whether the client chose it.
     """

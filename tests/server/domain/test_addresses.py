@@ -1,4 +1,4 @@
-"""Which addresses are of the public internet."""
+"""Addresses of the public internet, and all others."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ async def test_retry_copies_photos_to_new_session(web: Web) -> None:
     ],
 )
 async def test_retry_is_judged_by_the_processor_of_now(web: Web, info: Info, code: str, part: str) -> None:
-    """What the processor does not take any more is refused before it waits."""
+    """Inputs that the processor no longer takes are refused before they wait."""
     session, token = await failed(web)
     await web.services.sessions.processors.publish("worker", describe(info))
     answer = await do(web, "retry", session.id, token)
@@ -78,7 +78,7 @@ SEEDED = {"seed": {"type": "integer"}}
 async def test_retry_keeps_seed_that_was_chosen(
     web: Web, schema: dict[str, Any], params: dict[str, Any], kept: bool
 ) -> None:
-    """Also where the processor's schema forbids it; a retry of the retry, too."""
+    """The seed stays where the processor's schema forbids it, and in a second retry."""
     await web.services.sessions.processors.publish("worker", describe(Info(name="mock", params_schema=schema)))
     token = new_token()
     answer = await web.client.post(
