@@ -3,7 +3,8 @@
 It takes the steps of a worker, in its order and with its limits: the processor starts
 in its sandbox, photos are cleaned, ``params`` are checked, the job runs, and its
 outputs are verified. Each step is a line of JSON on standard output; ``tryon processor
-check`` shows them.
+check`` shows them. What the processor prints goes to standard error: it may print part
+of a line, and a step behind that would be no line of its own.
 """
 
 from __future__ import annotations
@@ -77,6 +78,12 @@ class Failed(Exception):
 def misused(name: str, text: str, mend: str = "") -> Failed:
     """Return the failure of a step that the arguments of the trial have caused."""
     return Failed(Step(name, False, text, mend=mend), status=USAGE)
+
+
+def claim_stdout() -> None:
+    """Keep standard output for this process; its children write to standard error."""
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    os.dup2(2, 1)
 
 
 def say(line: Step | Moved) -> None:
@@ -296,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"tryon: {error}", file=sys.stderr)
         return USAGE
+    claim_stdout()
     pairs = [each.partition("=") for each in asked.photo]
     photos = [(role, Path(name)) for role, _, name in pairs]
     try:

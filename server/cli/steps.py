@@ -38,11 +38,7 @@ class Steps:
     def show(self, lines: Iterable[str]) -> None:
         """Show each line as it comes."""
         for text in lines:
-            try:
-                line = msgspec.json.decode(text, type=Line)
-            except msgspec.MsgspecError:  # what the processor prints itself
-                self._stream.write(text)
-                continue
+            line = msgspec.json.decode(text, type=Line)
             if not line.name:
                 self._screen.move(line.stage or "running", line.progress)
                 continue
