@@ -114,6 +114,14 @@ class Feed:
         found: SessionWithEvents = await until(there, seconds=seconds)
         return found
 
+    async def queued(self, session: Session) -> bool:
+        """Return whether the session has a job.
+
+        The queue's length says less: the reconciler of a worker that starts may enqueue
+        a session again whose job was just taken.
+        """
+        return session.id in await self.services.queue.order(1000)
+
     async def workers(self, wanted: int = 1) -> None:
         """Wait until this number of workers is present."""
 
