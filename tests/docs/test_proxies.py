@@ -78,6 +78,7 @@ async def test_plain_nginx_passes_all_but_sockets(config: MakeConfig, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["nginx", "caddy", "haproxy"])
+@pytest.mark.usefixtures("patient_limits")
 async def test_uploads_behind_the_proxy_count_by_client(
     config: MakeConfig, tmp_path: Path, photos: Path, kind: str
 ) -> None:

@@ -77,6 +77,7 @@ async def test_admitted_stranger_is_a_finding(web: Web) -> None:
     assert Kind.FOREIGN in {finding.kind for finding in check([answer]).findings}
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_person_waits_for_the_rate_limit(config: MakeConfig) -> None:
     """Upload all photos in the end, however often a 429 is answered."""
     async with running_web(config(upload_rate=UploadRate(1, 1))) as web:

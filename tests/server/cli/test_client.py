@@ -316,6 +316,7 @@ async def test_refused_photo_exits_with_four(typist: Typist, tmp_path: Path) -> 
     assert (status, json.loads(err)["part"]) == (4, "image")
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_rate_limit_says_how_long_to_wait(config: MakeConfig, tmp_path: Path) -> None:
     """In seconds, on the line after the refusal."""
     async with running_web(config(upload_rate=UploadRate(1, 60))) as web:

@@ -142,6 +142,8 @@ async def test_redis_forgets_when_it_is_back(config: MakeConfig, start_valkey: S
     valkey = start_valkey(persistent=True)
     async with running_web(config(redis_url=valkey.url)) as web:
         session, token = await rendering(web)
+        await rewritten_at_start(web)  # a kill in the middle would leave either file
+        await until(lambda: files_with(valkey.folder, [session.id.encode()]))
         valkey.kill()
         await deleted(web, session, token)
         assert files_with(valkey.folder, [session.id.encode()])

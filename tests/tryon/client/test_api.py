@@ -129,6 +129,7 @@ async def test_refused_upload_names_code_and_status(tryon: AsyncTryOn) -> None:
     assert not (await tryon.list()).sessions
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_rate_limited_upload_names_the_pause(config: MakeConfig) -> None:
     """Raise at once where the server names a longer pause than a call waits for."""
     async with (

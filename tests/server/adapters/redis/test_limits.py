@@ -33,6 +33,7 @@ async def taken(limiter: RedisLimiter, address: str = "192.0.2.1") -> bool:
     return verdict.allowed
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_limit_allows_exactly_its_count_per_window(redis_url: str) -> None:
     """Refuse the request after the last allowed one."""
     async with limiter(redis_url, UploadRate(3, 60)) as limit:
@@ -42,12 +43,14 @@ async def test_limit_allows_exactly_its_count_per_window(redis_url: str) -> None
         assert all(v and 55 <= v.reset_seconds <= 60 for v in verdicts)
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_limit_off_allows_everything(redis_url: str) -> None:
     """Return no verdict at all."""
     async with limiter(redis_url, None) as limit:
         assert [await limit.take("192.0.2.1") for _ in range(20)] == [None] * 20
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_addresses_are_counted_separately(redis_url: str) -> None:
     """Refuse one address while another may pass."""
     async with limiter(redis_url, UploadRate(1, 60)) as limit:
@@ -55,22 +58,20 @@ async def test_addresses_are_counted_separately(redis_url: str) -> None:
         assert [await taken(limit, f"192.0.2.{n}") for n in range(5)] == [False] * 5
 
 
-async def test_processes_share_one_count(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("patient_limits")
+async def test_processes_share_one_count(redis_url: str) -> None:
     """Allow exactly the limit over concurrent processes."""
-    monkeypatch.setattr("server.adapters.redis.limits.LIMIT_SECONDS", 30)
-    monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 30)
     async with limiter(redis_url, UploadRate(10, 60)) as one, limiter(redis_url, UploadRate(10, 60)) as other:
         answers = await asyncio.gather(*(taken(each) for each in (one, other) for _ in range(50)))
         assert sum(answers) == 10
 
 
-async def test_window_slides_without_a_burst(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("patient_limits")
+async def test_window_slides_without_a_burst(redis_url: str) -> None:
     """Allow at most ``limit`` in any second.
 
     A fixed window would allow twice that around its edge.
     """
-    monkeypatch.setattr("server.adapters.redis.limits.LIMIT_SECONDS", 30)
-    monkeypatch.setattr("server.adapters.redis.connect.CALL_SECONDS", 30)
     async with limiter(redis_url, UploadRate(5, 1)) as limit:
         allowed: list[float] = []
         end = time.monotonic() + 2.3
@@ -83,6 +84,7 @@ async def test_window_slides_without_a_burst(redis_url: str, monkeypatch: pytest
             assert sixth - first >= 0.99  # measured before the call, so a little less than Redis saw
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_redis_holds_only_an_expiring_hash(redis_url: str) -> None:
     """Store no address, and its hash no longer than the window."""
     async with limiter(redis_url, UploadRate(5, 1)) as limit:
@@ -136,6 +138,7 @@ async def test_local_counts_are_dropped_after_the_window(start_valkey: StartValk
         assert len(limit._local) <= 2
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_local_counts_keep_the_latest_addresses(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evict the address not seen for longest.
 

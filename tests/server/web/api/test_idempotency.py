@@ -131,6 +131,7 @@ async def test_refused_photo_frees_its_key(web: Web, photo: bytes) -> None:
     assert (await upload(web, photo, token=token)).status_code == 201
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_replay_counts_against_rate_limit(start_web: StartWeb, photo: bytes) -> None:
     """A replay takes a place in the window as an upload does."""
     web = await start_web(upload_rate=UploadRate(2, 60))

@@ -167,6 +167,7 @@ async def test_parallel_retries_make_one_session(start_web: StartWeb, database_u
     assert len(files_of(here)) == before + 2  # the losers' copies are gone
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_retry_counts_against_rate_limit(start_web: StartWeb) -> None:
     """A retry is an upload to the limiter, and so is its repetition."""
     web = await start_web(upload_rate=UploadRate(2, 60))

@@ -54,6 +54,7 @@ def test_slots_limit_bytes_by_address_and_process(tmp_path: Path) -> None:
     assert repr(slots) == "<UploadSlots 0 uploads, 0 bytes>"
 
 
+@pytest.mark.usefixtures("patient_limits")
 async def test_upload_beyond_the_share_of_its_address_is_refused(start_web: StartWeb) -> None:
     """The third at once gets 429 before its body, costs no rate, and others go on."""
     web = await start_web(
