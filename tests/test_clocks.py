@@ -96,6 +96,7 @@ def by_ticket(session: dict[str, Any]) -> str:
     return str(session["links"]["ws"]).replace("/ws?", "?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", ["web", "worker"])
 async def test_machines_two_days_apart_agree(
     config: MakeConfig, postgres_url: str, photos: Path, own_clock: dict[str, str], ahead: str
@@ -140,6 +141,7 @@ async def test_machines_two_days_apart_agree(
         assert [name[:36] for name in left] == [session["session_id"]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", ["+", "-"])
 async def test_set_clock_takes_no_session_from_its_worker(
     config: MakeConfig, sqlite_url: str, photos: Path, own_clock: dict[str, str], tmp_path: Path, sign: str

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from testkit.fixtures import StartStack
 from testkit.processes import ROOT, run_program
@@ -32,6 +33,7 @@ REACHED: Final = {
 """Answers that must have come at least once: a run of nothing but 404 shows nothing."""
 
 
+@pytest.mark.slow
 async def test_answers_match_openapi_document(stack: StartStack, tmp_path: Path) -> None:
     """Each made-up request gets an answer that the document describes."""
     running = await stack(TRYON_MOCK_SECONDS="0.05", TRYON_MOCK_FAILURE_RATE="0.5", TRYON_MOCK_SEED="7")

@@ -337,7 +337,7 @@ ROWS: Final[dict[str, Row]] = {
     "workers-all-killed": Row("All workers are killed, none comes back", all_killed),
     "worker-killed-again": Row("Every worker that takes a session is killed", killed_again),
     "worker-zombie": Row("A worker freezes until its leases have lapsed, and wakes up", zombie),
-    "worker-terminated": Row("A worker is stopped (SIGTERM) with short and long jobs", terminated, sample=True),
+    "worker-terminated": Row("A worker is stopped (SIGTERM) with short and long jobs", terminated),
     "worker-killed-unclaimed": Row(
         "A worker is killed between taking a job and claiming its session", killed_before_its_claim
     ),

@@ -23,6 +23,7 @@ def impatiently(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "SETTLE_SECONDS", 1.0)
 
 
+@pytest.mark.slow
 async def test_hostile_inputs_do_nothing(request: pytest.FixtureRequest) -> None:
     """Two thousand inputs: no crash, no 5xx, no leak."""
     note(request, "Valkey")

@@ -88,6 +88,7 @@ async def test_cut_connection_recovers_before_the_eyes(watching: Visitor) -> Non
     await expect(page.locator("#chip")).to_have_attribute("aria-expanded", "false")
 
 
+@pytest.mark.slow
 async def test_refused_sockets_leave_an_event_stream(watching: Visitor) -> None:
     """The page finds the next way, stays live, and returns when it may."""
     panel = watching.page.get_by_role("region", name="Behind the scenes")
@@ -104,6 +105,7 @@ async def test_refused_sockets_leave_an_event_stream(watching: Visitor) -> None:
     await expect(panel.locator(".behind-recovery")).to_contain_text("3 times so far", timeout=DONE_MS)
 
 
+@pytest.mark.slow
 async def test_code_runs_as_it_is_copied(chromium: Browser, product: Stack, photos: Path, tmp_path: Path) -> None:
     """Each language follows the session to its end; only Copy has the token."""
     if shutil.which("curl") is None:

@@ -57,6 +57,7 @@ async def set_clock(page: Page, ms: int) -> None:
     await page.evaluate(SET, ms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ping_seconds", [0.2])
 @pytest.mark.parametrize("ms", [-HOUR_MS, HOUR_MS], ids=["back", "forward"])
 async def test_silent_connection_ends_when_clock_is_set(start: Start, monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
@@ -94,6 +95,7 @@ async def test_woken_stream_reopens_when_clock_goes_back(start: Start) -> None:
     await play.ends_whole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["ws", "sse", "long-poll"])
 async def test_thawed_tab_catches_up_when_clock_stopped(start: Start, transport: str) -> None:
     """Its connection is dead, and it cannot tell by the time that it was frozen.
@@ -112,6 +114,7 @@ async def test_thawed_tab_catches_up_when_clock_stopped(start: Start, transport:
     await play.ends_whole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ms", [-HOUR_MS, HOUR_MS], ids=["back", "forward"])
 async def test_page_keeps_times_when_clock_is_set(elsewhere: Visitor, stack: StartStack, ms: int) -> None:
     """The time to the end and to the erasure follow the server."""

@@ -43,6 +43,7 @@ async def test_failed_session_can_be_retried(elsewhere: Visitor, stack: StartSta
     assert [urlsplit(request.url).path for request in elsewhere.uploads] == [SESSIONS, f"{SESSIONS}/{first}/retry"]
 
 
+@pytest.mark.slow
 async def test_refused_retry_counts_down(elsewhere: Visitor, stack: StartStack) -> None:
     """The failed session stays on the page."""
     elsewhere.expected.append("429")

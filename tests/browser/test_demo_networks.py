@@ -37,6 +37,7 @@ async def test_page_is_live_without_sockets(visitor: Visitor) -> None:
     assert [request for request in visitor.requests if urlsplit(request.url).path.endswith("/events")]
 
 
+@pytest.mark.slow
 async def test_chip_says_polling_without_push(elsewhere: Visitor, stack: StartStack) -> None:
     """The result comes all the same."""
     elsewhere.expected.append("503")
@@ -50,6 +51,7 @@ async def test_chip_says_polling_without_push(elsewhere: Visitor, stack: StartSt
     await expect(elsewhere.page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("^[1-9]"))
 
 
+@pytest.mark.slow
 async def test_silent_socket_is_given_up(visitor: Visitor) -> None:
     """A socket without a snapshot is replaced in time."""
 
@@ -123,6 +125,7 @@ async def test_missed_event_is_filled_by_snapshot(visitor: Visitor) -> None:
     assert {"type": "sync", "since": 1} in asked
 
 
+@pytest.mark.slow
 async def test_erased_session_is_shown_as_gone(elsewhere: Visitor, stack: StartStack) -> None:
     """While the page watches it."""
     elsewhere.url = (await stack(TRYON_MOCK_SECONDS="30", TRYON_DRAIN_SECONDS="0", TRYON_RETENTION_SECONDS="2")).url

@@ -23,6 +23,7 @@ async def loaded(page: Any, url: str) -> dict[str, int]:
     return {each["name"]: each["transferSize"] for each in await page.evaluate(LOADED)}
 
 
+@pytest.mark.slow
 async def test_second_visit_loads_no_file_again(chromium: Browser, product: Stack) -> None:
     """Each script comes once, under a name that lasts, also where modules import it."""
     context = await chromium.new_context()

@@ -107,6 +107,7 @@ async def test_readme_commands_do_what_it_says(reader: Reader) -> None:
     assert (reader.folder / "out.jpg").read_bytes()[:2] == b"\xff\xd8"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wscat")
 async def test_quick_start_commands_do_what_it_says(reader: Reader) -> None:
     """The same for the quick start, to the erased session."""
@@ -135,6 +136,7 @@ async def test_quick_start_commands_do_what_it_says(reader: Reader) -> None:
     await read_page("docs/quick-start.md", reader, checks)
 
 
+@pytest.mark.slow
 async def test_chaos_page_commands_find_nothing(stack: StartStack, tmp_path: Path) -> None:
     """A run of the page and its verdict have no finding."""
 
@@ -146,6 +148,7 @@ async def test_chaos_page_commands_find_nothing(stack: StartStack, tmp_path: Pat
     await read_page("docs/chaos.md", reader, {"chaos": nothing_found, "verdict": nothing_found})
 
 
+@pytest.mark.slow
 async def test_command_line_page_makes_pictures(stack: StartStack, tmp_path: Path) -> None:
     """Every block runs in its order, and the pictures are there."""
     reader = Reader(await stack(), tmp_path)
@@ -171,6 +174,7 @@ def test_command_line_page_names_every_command() -> None:
     assert all(f"| {status.value} |" in text for status in Exit)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("chromium")
 async def test_page_link_opens_session_in_browser(stack: StartStack, chromium: Browser, tmp_path: Path) -> None:
     """The link with a ticket shows the result of the submitted photo."""

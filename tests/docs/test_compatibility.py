@@ -80,6 +80,7 @@ async def test_each_program_follows_its_session(reader: Reader) -> None:
         assert "completed" in lines.splitlines()[-1], (client, lines)
 
 
+@pytest.mark.slow
 async def test_each_following_command_sees_the_end(reader: Reader) -> None:
     """Every way to follow prints the snapshot first and the end last."""
     reader.session = json.loads(await reader.types(UPLOADING[0][1]))

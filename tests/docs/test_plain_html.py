@@ -41,6 +41,7 @@ async def opened(browser: Browser, server: str, folder: Path) -> AsyncIterator[P
             await context.close()
 
 
+@pytest.mark.slow
 async def test_plain_page_shows_bar_and_result(
     stack: StartStack, chromium: Browser, photos: Path, tmp_path: Path
 ) -> None:

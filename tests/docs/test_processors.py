@@ -96,6 +96,7 @@ def test_page_has_every_example() -> None:
 BLOCKS: Final = {name: block for kind, name, block in marked(PAGE) if kind == "run"}
 
 
+@pytest.mark.slow
 async def test_twenty_lines_are_checked_and_used(folder: Path, stack: StartStack) -> None:
     """The commands of the page, to the grey picture of the running product."""
     run(folder, BLOCKS["check"])

@@ -230,6 +230,7 @@ async def processing(reader: Reader) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_wscat_session_is_what_any_client_sees(reader: Reader) -> None:
     """The same frames come to a client in Python."""
     address = re.search(r'"(ws://\S+)"', wscat_block())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from server.config.settings import Config
 from testkit.fixtures import StartValkey
 from testkit.proxy import running_proxy
@@ -15,6 +17,7 @@ OpenFeed = Callable[[Config], Awaitable[Feed]]
 MakeConfig = Callable[..., Config]
 
 
+@pytest.mark.slow
 async def test_worker_outlives_a_vanished_redis(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
 ) -> None:

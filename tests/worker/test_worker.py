@@ -149,6 +149,7 @@ async def test_worker_crashes_when_asked_in_demo_mode(
         assert (await feed.reaches(session.id)).session.status is Status.COMPLETED
 
 
+@pytest.mark.slow
 async def test_redis_restart_costs_no_session(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, start_valkey: StartValkey
 ) -> None:

@@ -216,6 +216,7 @@ SPOILERS: list[tuple[Callable[[Records, int], Records], type[Any], set[Kind]]] =
 ]
 
 
+@pytest.mark.slow
 @given(good_histories(), st.data())
 @settings(max_examples=400)
 def test_any_spoilt_history_is_found(history: SessionHistory, data: st.DataObject) -> None:

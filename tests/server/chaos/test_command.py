@@ -32,6 +32,7 @@ async def tryon(*arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.slow
 async def test_run_finds_nothing_when_workers_die(stack: StartStack, tmp_path: Path) -> None:
     """Find nothing while workers are killed; find a remnant in the record."""
     up = await stack(TRYON_LEASE_SECONDS="1")
@@ -62,6 +63,7 @@ async def test_run_finds_nothing_when_workers_die(stack: StartStack, tmp_path: P
     assert "remains: : file inputs/a.jpg" in worse
 
 
+@pytest.mark.slow
 async def test_rate_limit_is_awaited_and_counted(stack: StartStack) -> None:
     """Wait for as long as the target's rate limit says."""
     up = await stack(TRYON_UPLOAD_RATE="3/second")
@@ -72,6 +74,7 @@ async def test_rate_limit_is_awaited_and_counted(stack: StartStack) -> None:
     assert int(limited[1]) >= 5
 
 
+@pytest.mark.slow
 async def test_failed_fault_stops_the_run(stack: StartStack) -> None:
     """Exit with 2 when a fault cannot be brought about."""
     up = await stack()
@@ -81,6 +84,7 @@ async def test_failed_fault_stops_the_run(stack: StartStack) -> None:
     assert (status, err) == (2, "tryon: 'exit 3' ended with status 3\n")
 
 
+@pytest.mark.slow
 async def test_run_without_a_fault_fails(stack: StartStack) -> None:
     """Exit with 2 when every session ended before the first fault."""
     up = await stack()

@@ -89,6 +89,7 @@ def typist(web: Web, tmp_path: Path) -> Typist:
     return Typist(tmp_path, f"http://127.0.0.1:{web.port}")
 
 
+@pytest.mark.slow
 async def test_submit_watches_and_saves_the_picture(stack: StartStack, tmp_path: Path) -> None:
     """One line from the photo to the picture; then list, show, share and delete it."""
     typist = Typist(tmp_path, (await stack()).url)
@@ -154,6 +155,7 @@ def terminal() -> Iterator[Terminal]:
         yield opened
 
 
+@pytest.mark.slow
 async def test_progress_moves_on_a_terminal(stack: StartStack, tmp_path: Path, terminal: Terminal) -> None:
     """The line is drawn again in its place, without colours, and is gone at the end."""
     typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="0.6")).url)

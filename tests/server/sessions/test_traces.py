@@ -193,6 +193,7 @@ async def test_redis_rewrites_its_file_after_refusing_writes(
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
 async def test_failed_rewrite_is_started_again(config: MakeConfig, start_valkey: StartValkey) -> None:
     """Start a rewrite once more that was killed, or lost with a killed Redis."""
     valkey = start_valkey(persistent=True, options=("--rdb-key-save-delay", "1000000"))

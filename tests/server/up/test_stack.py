@@ -82,6 +82,7 @@ async def test_photo_goes_through_the_stack(stack: StartStack, photos: Path) -> 
     assert open_to_others(socket_path.parent) == []
 
 
+@pytest.mark.slow
 async def test_web_processes_share_the_port(stack: StartStack) -> None:
     """Run several web and worker processes behind one port."""
     up = await stack(TRYON_WEB_PROCESSES="2", TRYON_WORKER_PROCESSES="2")
@@ -240,6 +241,7 @@ async def test_killed_program_comes_back(stack: StartStack, kind: str) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_killed_web_process_keeps_its_counters(stack: StartStack) -> None:
     """Count on after a kill -9, in the same files: nothing steps back or grows."""
     up = await stack()
@@ -300,6 +302,7 @@ async def test_programs_stop_in_order(stack: StartStack) -> None:
     assert await up.wait(STOP_SECONDS) == 0
 
 
+@pytest.mark.slow
 async def test_hanging_program_is_killed(stack: StartStack) -> None:
     """Kill a program that does not stop in its time."""
     up = await stack(TRYON_DRAIN_SECONDS="0.2")
@@ -340,6 +343,7 @@ async def test_signal_during_start_stops_it(stack: StartStack) -> None:
     assert not any(process.is_running() for process in running)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("sys.platform != 'linux'", reason="needs PR_SET_PDEATHSIG")
 async def test_killed_stack_leaves_no_orphan(stack: StartStack) -> None:
     """End every program with a killed stack, and start again on its folder."""
@@ -351,6 +355,7 @@ async def test_killed_stack_leaves_no_orphan(stack: StartStack) -> None:
     assert await again.stop(seconds=STOP_SECONDS) == 0
 
 
+@pytest.mark.slow
 async def test_valkey_data_survives_restart(stack: StartStack) -> None:
     """Keep the embedded Valkey's data, but no file that it did not finish."""
     from redis.asyncio import Redis

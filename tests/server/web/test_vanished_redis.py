@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import pytest
+
 from server.config.settings import Config
 from server.domain.stored_files import NewFile
 from server.services import open_services
@@ -16,6 +18,7 @@ from testkit.running import running_web, until
 MakeConfig = Callable[..., Config]
 
 
+@pytest.mark.slow
 async def test_web_process_outlives_a_vanished_redis(config: MakeConfig, start_valkey: StartValkey) -> None:
     """Deliver transitions, let clients join, recover whole, and stop within seconds."""
     valkey = start_valkey(tcp=True)

@@ -291,6 +291,7 @@ async def test_dropping_the_generator_disconnects(web: Web, network: HttpNetwork
     await until(lambda: not web.hub.followers_of(session.id))
 
 
+@pytest.mark.slow
 async def test_following_outlives_a_killed_server() -> None:
     """Resume at the cursor after a kill, while a worker ran the session."""
     settings: dict[str, Any] = {"upload_rate": "off", "mock_seconds": 0.1, "mock_failure_rate": 0}

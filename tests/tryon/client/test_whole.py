@@ -95,6 +95,7 @@ async def test_import_needs_the_clients_dependencies_alone(alone: Path, tmp_path
         await run_alone(alone, "import starlette", tmp_path)
 
 
+@pytest.mark.slow
 async def test_every_example_of_the_guide_runs(alone: Path, stack: StartStack, tmp_path: Path) -> None:
     """Run each block of the guide as it stands, in the client's own environment."""
     url = (await stack()).url
@@ -137,6 +138,7 @@ async def test_sync_client_does_everything(stack: StartStack) -> None:
     await asyncio.to_thread(use)
 
 
+@pytest.mark.slow
 async def test_sync_follower_may_be_left_open(stack: StartStack) -> None:
     """End the thread with a follower that was not read to its end."""
     url = (await stack(TRYON_MOCK_SECONDS="30")).url

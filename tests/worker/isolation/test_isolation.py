@@ -45,6 +45,7 @@ def family(worker: Stack) -> list[psutil.Process]:
     return [*servers, *(child for server in servers for child in server.children(recursive=True))]
 
 
+@pytest.mark.slow
 async def test_ten_sessions_end_each_its_own_way(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
     """Crashes, limits, errors and pictures at once: each session has its own end."""
     # A machine that is busy with other tests must lapse no lease and pass no deadline,

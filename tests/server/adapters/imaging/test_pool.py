@@ -61,6 +61,7 @@ async def test_loop_is_cut_off(start: Start) -> None:
     assert await outcome(imaging.clean(photo())) == "100"
 
 
+@pytest.mark.slow
 @LINUX
 async def test_loop_meets_cpu_limit(start: Start) -> None:
     """A decoder that loops ends by its own limit of CPU time, too."""

@@ -44,6 +44,7 @@ async def test_film_comes_back_verified(start: Start) -> None:
         assert films.SECRET not in shown.data
 
 
+@pytest.mark.slow
 async def test_hostile_result_is_refused_and_next_passes(start: Start) -> None:
     """Text, another type, a crash, a loop and too much memory end their own file."""
     imaging = start(LIMITS, work_seconds=5.0)

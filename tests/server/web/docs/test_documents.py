@@ -74,6 +74,7 @@ async def test_docs_page_runs_only_own_scripts(stack: StartStack) -> None:
     assert not re.search(r"<script(?![^>]*(\bsrc=|importmap))|\bon\w+=", page.text), "an inline script"
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("chromium")
 async def test_docs_page_lets_a_socket_be_tried(stack: StartStack, chromium: Browser) -> None:
     """Axe finds nothing in either colour scheme; a second visit loads no file again."""
