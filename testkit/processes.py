@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -23,6 +24,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 START_SECONDS: Final = 30.0
 """Longest start of a program; it takes a second or two on an idle machine."""
+
+SERVER_PORTS: Final = range(12_000, 32_000)
+"""Ports for servers that need a number before they listen; Linux chooses from 32768."""
 
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -111,11 +115,16 @@ async def listening(port: int, process: asyncio.subprocess.Process) -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port of the loopback address that is free at this moment.
+
+    It is below those that Linux gives to connections and to servers that name none, so
+    that no other test gets it before the server listens, or while it restarts.
+    """
+    while True:
+        port = secrets.choice(SERVER_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def reserved_port() -> socket.socket:

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+from testkit.processes import free_port
+
 CHUNK_BYTES = 65536
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -58,8 +60,9 @@ class Proxy:
         return f"<Proxy {self.port} -> {self._to} open={len(self._pairs)}>"
 
     async def start(self) -> None:
+        """Listen, again on the same port after :meth:`refuse`."""
+        self.port = self.port or free_port()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         await self.refuse()
