@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from server.adapters.redis.bus import RedisBus
+from testkit.fixtures import PATIENT_SECONDS
 from tests.server.adapters.redis.listening import publisher
 
 AT = "2026-11-22T09:00:00.000Z"
@@ -14,5 +15,5 @@ AT = "2026-11-22T09:00:00.000Z"
 
 @pytest.fixture
 async def bus(redis_url: str) -> AsyncIterator[RedisBus]:
-    async with publisher(redis_url) as bus:
+    async with publisher(redis_url, socket_seconds=PATIENT_SECONDS) as bus:
         yield bus

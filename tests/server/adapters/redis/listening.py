@@ -55,8 +55,8 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def publisher(url: str) -> AsyncIterator[RedisBus]:
-    redis = Redis(connection_pool=connection_pool(url, socket_seconds=0.3))
+async def publisher(url: str, *, socket_seconds: float = 0.3) -> AsyncIterator[RedisBus]:
+    redis = Redis(connection_pool=connection_pool(url, socket_seconds=socket_seconds))
     try:
         yield RedisBus(redis, key_prefix="tryon:")
     finally:
