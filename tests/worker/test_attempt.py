@@ -81,7 +81,7 @@ async def test_person_learns_that_upstream_is_busy(feed: Feed) -> None:
 async def test_busy_code_is_kept_at_deadline(config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upstream that is busy until the deadline fails the session with its code."""
     monkeypatch.setattr(attempt, "EARLY_SECONDS", 0.1)
-    async with open_services(config(deadline_seconds=1.0)) as services:
+    async with open_services(config(deadline_seconds=3.0)) as services:
         script, attempts = busy_for(99, 0.2)
         session, _ = await play(Feed(services, photos), script)
     assert len(attempts) > 1
@@ -94,7 +94,7 @@ async def test_busy_code_is_recorded_before_the_reconciler_says_timeout(
     config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session whose upstream is busy, then silent, ends before its deadline."""
-    monkeypatch.setattr(attempt, "EARLY_SECONDS", 2.5)
+    monkeypatch.setattr(attempt, "EARLY_SECONDS", 4.0)
     refused = False
 
     async def script(job: Job, report: Report) -> Result:
@@ -104,7 +104,7 @@ async def test_busy_code_is_recorded_before_the_reconciler_says_timeout(
         refused = True
         raise ProcessorError("backend_busy", retry_after=0.0)
 
-    async with open_services(config(deadline_seconds=3.0)) as services:
+    async with open_services(config(deadline_seconds=6.0)) as services:
         session, _ = await play(Feed(services, photos), script)
     assert (session.status, session.error_code) == (Status.FAILED, "backend_busy")
     assert session.updated_at < session.deadline_at
@@ -187,7 +187,7 @@ class Cold(Scripted):
 
 async def test_cold_start_is_none_of_the_deadline(config: MakeConfig, photos: Path) -> None:
     """A session that waits for its processor longer than its deadline still runs."""
-    async with open_services(config(deadline_seconds=1.0)) as services:
+    async with open_services(config(deadline_seconds=3.0)) as services:
         feed, processor = Feed(services, photos), Cold(done)
         session = await feed.submit()
         running = asyncio.create_task(SessionRunner(services, Chain([processor]), "w1", Trusting()).run(session.id))
@@ -218,7 +218,7 @@ class Restarting(Scripted):
 
 async def test_later_start_is_none_of_the_deadline(config: MakeConfig, photos: Path) -> None:
     """A process that is started again after a crash costs its session no time."""
-    async with open_services(config(deadline_seconds=1.0)) as services:
+    async with open_services(config(deadline_seconds=3.0)) as services:
         feed, processor = Feed(services, photos), Restarting(done)
         session = await feed.submit()
         running = asyncio.create_task(SessionRunner(services, Chain([processor]), "w1", Trusting()).run(session.id))
@@ -241,6 +241,6 @@ async def test_cold_start_without_end_meets_the_deadline(
 ) -> None:
     """A processor that never becomes ready fails its session in the end."""
     monkeypatch.setattr(attempt, "COLD_SECONDS", 0.3)
-    async with open_services(config(deadline_seconds=1.0)) as services:
+    async with open_services(config(deadline_seconds=3.0)) as services:
         session, processor = await play(Feed(services, photos), done, processor=Cold(done))
     assert (session.status, session.error_code, processor.jobs) == (Status.FAILED, "backend_cold", [])

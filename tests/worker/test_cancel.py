@@ -79,7 +79,7 @@ async def test_delete_stops_run_and_its_files(
     await feed.services.sessions.erasure.delete(session.id, OWNER)
     await process.line(f"stopped {session.id}")
 
-    assert milliseconds(asked) < 2000
+    assert milliseconds(asked) < 15_000  # 30 on an idle machine; the next heartbeat comes after 20 s
     assert (await feed.services.files.list_page()).entries == []
     assert await feed.services.database.reader.get(session.id) is None
     assert process.process.returncode is None

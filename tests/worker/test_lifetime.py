@@ -139,7 +139,7 @@ async def test_failed_start_stops_worker(
 ) -> None:
     """A processor that cannot start stops the worker, and burns no attempt."""
     write_slow_starter(tmp_path)
-    settings = config(processor="starter:SlowStarter", drain_seconds=10)
+    settings = config(processor="starter:SlowStarter", drain_seconds=60, lease_seconds=60)
     feed = await feeds(settings)
     process = await worker(settings)
     sessions = [await feed.submit() for _ in range(3)]
@@ -150,7 +150,7 @@ async def test_failed_start_stops_worker(
     verdict.write_text("cold")
     verdict.rename(tmp_path / "verdicts/verdict")
 
-    assert await process.wait(5) == 2
+    assert await process.wait() == 2
     [line] = [line for line in process.errors if line.startswith("tryon: ")]
     assert line.startswith(
         "tryon: TRYON_PROCESSOR: 'starter:SlowStarter' did not start (RuntimeError: no weights, starter.py:"
@@ -266,7 +266,7 @@ async def test_idle_worker_stops_at_once(
     seconds = time.monotonic() - asked
     with capsys.disabled():
         print(f"\nSIGTERM -> gone, no work: {seconds:.2f} s")
-    assert seconds < 5  # 0.1 on an idle machine; the drain would take 30
+    assert seconds < 20  # 0.1 on an idle machine; the drain would take 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -387,7 +387,7 @@ async def test_repeated_claim_does_not_keep_worker(
 
         asked = time.monotonic()
         assert await process.stop() == 0
-        assert time.monotonic() - asked < 10
+        assert time.monotonic() - asked < 20  # 0.5 on an idle machine; the drain would take 30
 
 
 async def test_stopping_worker_takes_no_job(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:

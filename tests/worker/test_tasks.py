@@ -14,7 +14,7 @@ import pytest
 
 from server.config.settings import Config
 from server.services import Services, open_services
-from tests.worker.conftest import Feed
+from tests.worker.conftest import Feed, until
 from tests.worker.scripted import Play, Scripted, Trusting, done, forever, play, raising
 from tryon.processor import Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import StorageFull, Unavailable
@@ -116,8 +116,9 @@ async def test_requeued_error_burns_attempts(feed: Feed, monkeypatch: pytest.Mon
     assert (session.status, session.error_code) == (Status.FAILED, "gpu_gone"), "the last code is kept"
 
 
-async def test_requeue_waits_a_moment(feed: Feed) -> None:
+async def test_requeue_waits_a_moment(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queued again at once, all attempts would be burnt within milliseconds."""
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 60.0)
     session = await feed.submit()
     processor = Scripted(raising(ProcessorError("gpu_gone", requeue=True)))
     running = asyncio.create_task(SessionRunner(feed.services, Chain([processor]), "w1", Trusting()).run(session.id))
@@ -305,22 +306,23 @@ async def test_full_storage_is_retried_then_fails(
 
 async def test_deadline_ends_run(config: MakeConfig, photos: Path) -> None:
     """A run that reaches the deadline is cancelled and fails as a timeout."""
-    async with open_services(config(deadline_seconds=1.0)) as services:
+    async with open_services(config(deadline_seconds=3.0)) as services:
         session, processor = await play(Feed(services, photos), forever)
     assert processor.cancelled
     assert (session.status, session.error_code) == (Status.FAILED, "timeout")
 
 
-async def test_lease_is_renewed_during_run(feed: Feed) -> None:
-    """A run that takes several leases keeps its claim."""
+async def test_lease_is_renewed_during_run(config: MakeConfig, photos: Path) -> None:
+    """A run that takes longer than its lease keeps its claim."""
+    async with open_services(config(lease_seconds=3.0)) as services:
 
-    async def longer_than_the_lease(job: Job, report: Report) -> Result:
-        await asyncio.sleep(1.0)
-        await feed.services.reconciling.reconciler.maintain()  # finds nothing lapsed
-        return Output(b"late")
+        async def longer_than_the_lease(job: Job, report: Report) -> Result:
+            await asyncio.sleep(3.5)
+            await services.reconciling.reconciler.maintain()  # finds nothing lapsed
+            return Output(b"late")
 
-    session, _ = await play(feed, longer_than_the_lease)
-    assert (session.status, session.attempt) == (Status.COMPLETED, 1)
+        session, _ = await play(Feed(services, photos), longer_than_the_lease)
+        assert (session.status, session.attempt) == (Status.COMPLETED, 1)
 
 
 async def test_replaced_worker_changes_nothing(feed: Feed) -> None:
@@ -383,9 +385,11 @@ async def test_invalid_progress_harms_nothing(feed: Feed) -> None:
     seen = []
 
     async def chatty(job: Job, report: Report) -> Result:
+        async def published() -> Any:
+            return (await feed.services.bus.last_progress([job.session_id])).get(job.session_id)
+
         await report(0.25, "rendering", 3.0)
-        await asyncio.sleep(0.05)
-        seen.append((await feed.services.bus.last_progress([job.session_id]))[job.session_id])
+        seen.append(await until(published))
         await report(float("nan"), None)
         await report("half", object())  # type: ignore[arg-type]
         return Output(b"x")
