@@ -65,6 +65,7 @@ class Elsewhere:
         await report.preview(b"x" * (5 * 2**20), "image/png")
         await report.usage(credits=1, gpu_seconds=float("nan"))
         await report.log("it goes on elsewhere")
+        await report.checkpoint({"id": "words"})  # answered when the words have been passed on
         await asyncio.sleep(0.5)
         await report.preview(b"last", "image/webp")
         await report.usage(credits=2.5, cost_usd=0.01, gpu_seconds=-1)

@@ -74,7 +74,7 @@ class Faulty:
 
     async def report(self, job: Job, report: Report) -> bytes:
         await report(0.25, "rendering", 3)
-        await asyncio.sleep(0.1)
+        await report.checkpoint({})  # answered when the report has been passed on
         nonsense: tuple[Any, ...] = (float("nan"), "half", object(), 10**400)
         for value in nonsense:
             await report(value, value, value)
@@ -199,10 +199,12 @@ class Faulty:
             self.kept.append(filled(16 * 2**20))
 
     async def spin(self, job: Job, report: Report) -> None:
+        await report(0.5, "began")
         while True:
             pass
 
     async def spin_in_c(self, job: Job, report: Report) -> None:
+        await report(0.5, "began")
         hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
 
     async def spin_in_threads(self, job: Job, report: Report) -> None:
@@ -211,6 +213,7 @@ class Faulty:
     # -- that do not end ---------------------------------------------------------------
 
     async def never(self, job: Job, report: Report) -> None:
+        await report(0.5, "began")
         await asyncio.Event().wait()
 
     async def with_a_program(self, job: Job, report: Report) -> None:
@@ -218,6 +221,7 @@ class Faulty:
         await asyncio.Event().wait()
 
     async def stubborn(self, job: Job, report: Report) -> None:
+        await report(0.5, "began")
         while True:
             try:
                 await asyncio.Event().wait()
@@ -225,7 +229,9 @@ class Faulty:
                 continue
 
     async def in_a_thread(self, job: Job, report: Report) -> None:
-        await asyncio.to_thread(time.sleep, 60)
+        thread = asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+        await report(0.5, "began")
+        await thread
 
     async def report_for_ever(self, job: Job, report: Report) -> None:
         while True:

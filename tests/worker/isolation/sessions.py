@@ -15,10 +15,13 @@ from tryon.processor import Job, ProcessorError
 from tryon.processor.conformance import Reports
 from worker.isolation.errors import RaisedInChild
 from worker.isolation.pool import ProcessPool
+from worker.isolation.timing import Timing
 
 LINUX = pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc")
 MEGABYTE = 2**20
 Start = Callable[..., Any]
+PATIENT = Timing(status_seconds=30.0)
+"""A fork server says how a child has ended, however busy the machine."""
 
 
 def job(do: str = "pid", **params: Any) -> Job:
@@ -28,7 +31,7 @@ def job(do: str = "pid", **params: Any) -> Job:
 async def run(pool: ProcessPool, do: str = "pid", **params: Any) -> str:
     """Return what the processor returned, or the code that the session failed with."""
     try:
-        [output] = await asyncio.wait_for(pool.run(job(do, **params), Reports()), 60)
+        [output] = await asyncio.wait_for(pool.run(job(do, **params), Reports()), 120)
     except ProcessorError as error:
         return error.code
     except RaisedInChild:

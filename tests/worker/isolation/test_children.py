@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from tests.worker.conftest import gone
-from tests.worker.isolation.sessions import LINUX, Start, job, run
+from tests.worker.isolation.sessions import LINUX, PATIENT, Start, job, run
 from tryon.processor import ProcessorError
 from tryon.processor.conformance import Reports
 from worker.isolation.errors import NotStarted
+from worker.isolation.timing import Timing
 
 CRASHES = [
     ("segfault", "was killed by SIGSEGV"),
@@ -35,7 +36,8 @@ async def test_crash_ends_its_own_session(
     start: Start, neighbours: Any, caplog: pytest.LogCaptureFixture, do: str, how: str
 ) -> None:
     """However a child is lost, its session fails and its neighbours go on."""
-    pool = await start()
+    ended = how.startswith(("was killed", "ended"))  # else the fork server has nothing to say
+    pool = await start(timing=PATIENT if ended else Timing())
     end_neighbours = await neighbours(pool)
     before = set(pool.pids)
 
@@ -53,7 +55,7 @@ async def test_spinning_child_meets_cpu_limit(
     start: Start, neighbours: Any, caplog: pytest.LogCaptureFixture, do: str
 ) -> None:
     """A loop ends as a timeout when the CPU time is used up, in C or threads too."""
-    pool = await start(processor_cpu_seconds=1.0)
+    pool = await start(processor_cpu_seconds=1.0, timing=PATIENT)
     end_neighbours = await neighbours(pool)
     assert await run(pool, do) == "timeout"
     assert "TRYON_PROCESSOR_CPU_SECONDS allows (1)" in caplog.text
@@ -101,7 +103,7 @@ async def test_forked_processor_answers_once(start: Start) -> None:
 async def test_crash_while_warming_is_not_started(start: Start, tmp_path: Path) -> None:
     """Sessions that wait for a processor that crashes are not blamed for it."""
     cold: list[Exception] = []
-    pool = await start(processor="tests.worker.faulty:Slow", on_start_error=cold.append)
+    pool = await start(processor="tests.worker.faulty:Slow", on_start_error=cold.append, timing=PATIENT)
     running = [asyncio.create_task(pool.run(job(), Reports())) for _ in range(3)]
     await asyncio.sleep(0)
     (tmp_path / "new").write_text("crash")

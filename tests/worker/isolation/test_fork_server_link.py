@@ -119,7 +119,7 @@ async def test_crash_is_noticed_without_fork_server(
 
 async def test_hanging_fork_server_is_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork server that does not answer is killed, and another one started."""
-    pool = await start(timing=Timing(fork_seconds=0.2))
+    pool = await start(timing=Timing(fork_seconds=2.0))
     server = pool.fork_server_pid
     assert server is not None
     os.kill(server, signal.SIGSTOP)

@@ -9,6 +9,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -40,8 +41,11 @@ ENDS = {
 
 def family(worker: Stack) -> list[psutil.Process]:
     """Return the fork server and the children, without the image processes."""
-    children = psutil.Process(worker.process.pid).children()
-    servers = [each for each in children if any("forkserver" in word for word in each.cmdline())]
+    servers = []
+    for each in psutil.Process(worker.process.pid).children():
+        with suppress(psutil.Error):  # an image process that has just ended
+            if any("forkserver" in word for word in each.cmdline()):
+                servers.append(each)
     return [*servers, *(child for server in servers for child in server.children(recursive=True))]
 
 
@@ -81,25 +85,26 @@ async def test_killed_worker_leaves_no_process(
     for session in [await feed.submit(params={"do": do}) for do in dos]:
         await feed.reaches(session.id, Status.PROCESSING)
 
+    def folders() -> list[Path]:
+        return list((tmp_path / "temporary").glob("tryon-processor-*"))
+
     async def all_there() -> bool:
-        return len(family(process)) == 1 + len(dos)
+        return len(family(process)) == 1 + len(dos) == 1 + len(folders())
 
     program = await process.line(r"started (\d+)")
     await until(all_there)
     left = [int(program[1]), *(each.pid for each in family(process))]
 
-    assert len(list((tmp_path / "temporary").glob("tryon-processor-*"))) == len(dos)
-
     process.process.kill()
 
     for pid in left:
         await gone(pid)
-    assert list((tmp_path / "temporary").glob("tryon-processor-*")) == []
+    assert folders() == []
 
 
 async def test_killed_fork_server_costs_no_session(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
     """Running and new sessions complete at the first attempt."""
-    settings = config(mock_seconds=1.5)
+    settings = config(mock_seconds=4.0)
     feed = await feeds(settings)
     process = await worker(settings)
     sessions = [await feed.submit() for _ in range(3)]
@@ -119,7 +124,7 @@ async def test_killed_fork_server_costs_no_session(config: MakeConfig, worker: S
 
 async def test_sigterm_to_all_drains_worker(config: MakeConfig, worker: StartWorker, feeds: OpenFeed) -> None:
     """As a service manager sends it: sessions that end within the drain do."""
-    settings = config(mock_seconds=1.0, drain_seconds=10)
+    settings = config(mock_seconds=2.0, drain_seconds=60)
     feed = await feeds(settings)
     process = await worker(settings)
     session = await feed.submit()
@@ -137,7 +142,7 @@ async def test_sigterm_hands_stubborn_session_back(
     config: MakeConfig, worker: StartWorker, feeds: OpenFeed, do: str
 ) -> None:
     """A session whose processor ignores its cancellation is handed back unburnt."""
-    settings = config(processor=FAULTY, drain_seconds=0.2)
+    settings = config(processor=FAULTY, drain_seconds=0.2, lease_seconds=60)
     feed = await feeds(settings)
     process = await worker(settings)
     session = await feed.submit(params={"do": do})
@@ -147,7 +152,7 @@ async def test_sigterm_hands_stubborn_session_back(
     asked = time.monotonic()
     assert await process.stop() == 0
 
-    assert time.monotonic() - asked < 10  # 0.2 + 0.3 + 0.1 on an idle machine
+    assert time.monotonic() - asked < 20  # 0.2 + 0.3 + 0.1 on an idle machine
     story = await feed.story(session.id)
     assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
     assert story.events[-1].data == {"reason": "drained"}
@@ -168,7 +173,7 @@ async def test_worker_stops_while_loading_processor(
 
     await until(loading)
     [server] = family(process)
-    assert await asyncio.wait_for(process.stop(number), 10) == status
+    assert await asyncio.wait_for(process.stop(number), 30) == status
     await gone(server.pid)
     assert "Traceback" not in process.output
 
