@@ -20,7 +20,7 @@ from server.reconciler import expiry, timing
 from server.reconciler.expiry import FAILURES_IN_A_ROW
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
-from testkit.running import PHOTO, new_session, running_web, until
+from testkit.running import new_session, running_web, until
 from tests.server.reconciler.conftest import MakeConfig, Start, submitted
 from tests.server.sessions.conftest import files, row
 from tryon.protocol.errors import Unavailable
@@ -30,15 +30,17 @@ from tryon.protocol.states import GoneReason
 async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     """Erase an expired session while it runs, and notify its connected client."""
     caplog.set_level(logging.INFO, "tryon")
-    async with start(retention_seconds=1.0) as web:
+    async with start() as web:
         session, token = await web.submit()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             claim = await web.begin(session)
             await web.services.sessions.claims.report(claim, 0.5, "rendering")
             await client.next("progress")
+            expired_at = web.database.clock.now()
+            await expire(web.services, session)
             assert await client.rest(30) == 4510
-            late = web.database.clock.now() - session.expires_at.timestamp()
+            late = web.database.clock.now() - expired_at
             assert client.frames[-1]["reason"] == "expired"
         assert late < 10  # 1 on an idle machine
         await until(lambda: not files(web.services), seconds=30)  # its client was notified first
@@ -65,20 +67,21 @@ async def test_expired_session_leaves_nothing(start: Start, caplog: pytest.LogCa
 async def test_completed_session_expires_with_its_result(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     """Delete photo and result when a completed session expires."""
     caplog.set_level(logging.INFO, "tryon")
-    async with start(retention_seconds=1.0) as web:
+    async with start() as web:
         session, _ = await web.submit()
         await web.complete(await web.begin(session))
         assert len(files(web.services)) == 2
+        await expire(web.services, session)
         await until(lambda: not files(web.services), seconds=30)
         await until(lambda: f"Deleted output file: outputs/{session.id}-1-result-0.jpg" in caplog.messages)
 
 
 async def test_expired_session_is_unreadable_before_erasure(config: MakeConfig, database_url: str) -> None:
     """Hide an expired session at its time, while its files still exist."""
-    async with open_services(config(retention_seconds=1.0)) as services:  # no maintenance runs here
-        session = await services.sessions.submissions.submit(owner="o" * 64, inputs=[PHOTO], params={}, request_id=None)
+    async with open_services(config()) as services:  # no maintenance runs here
+        session = await submitted(services)
         assert await services.database.reader.get(session.id) is not None
-        await until(lambda: time.time() > session.expires_at.timestamp() + 0.05)
+        await expire(services, session)
         assert await services.database.reader.get(session.id) is None
         assert await services.sessions.claims.begin(session.id, worker="w") is None
         assert files(services), "stored, but unreadable"
@@ -120,13 +123,15 @@ def undeletable(path: Path) -> None:
 
 async def test_expired_clients_are_notified_when_storage_cannot_delete(start: Start, config: MakeConfig) -> None:
     """Its client learns of the end in time; the files go in whichever process lives."""
-    async with start(retention_seconds=1.0) as web:
+    async with start() as web:
         session, token = await web.submit()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             undeletable(web.config.uploads_dir / session.inputs[0].key)
+            expired_at = web.database.clock.now()
+            await expire(web.services, session)
             assert await client.rest(30) == 4510
-            assert web.database.clock.now() - session.expires_at.timestamp() < 10  # 1 on an idle machine
+            assert web.database.clock.now() - expired_at < 10  # 1 on an idle machine
             assert client.frames[-1]["reason"] == "expired"
         assert await web.database.reader.ids_among([session.id]) == {session.id}, "it remembers the files"
     async with open_services(config()) as later:  # the first process is gone
@@ -167,7 +172,8 @@ async def test_silent_storage_delays_no_pass(
                 late = await services.database.writer.insert(new_session(deadline_seconds=-1))
                 await reconciler.maintain()
                 assert (await row(services, late)).error_code == "timeout"
-            assert hanging.is_set()
+            async with asyncio.timeout(10):
+                await hanging.wait()
             ended = [reason for _, reason in (await services.database.feed.page(since)).tombstones]
             assert ended == [GoneReason.EXPIRED] * 2, "each once"
             await reconciler.stop()
@@ -276,11 +282,12 @@ async def test_deleted_session_is_never_called_expired(start: Start) -> None:
 async def test_expiry_needs_no_redis(config: MakeConfig, start_valkey: StartValkey) -> None:
     """Erase a session and notify its client while Redis is down."""
     valkey = start_valkey()
-    async with running_web(config(redis_url=valkey.url, retention_seconds=1.5)) as web:
+    async with running_web(config(redis_url=valkey.url)) as web:
         session, token = await web.submit()
         async with web.follow(session.id, token) as client:
             await client.next("snapshot")
             valkey.kill()
+            await expire(web.services, session)
             assert await client.rest(30) == 4510
             assert client.frames[-1]["reason"] == "expired"
         await until(lambda: not files(web.services), seconds=30)

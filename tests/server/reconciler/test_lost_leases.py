@@ -68,10 +68,10 @@ async def test_lapsed_lease_requeues_then_fails(start: Start) -> None:
 
 async def test_heartbeat_keeps_the_lease(start: Start) -> None:
     """Leave a session with a worker that renews its lease."""
-    async with start(lease_seconds=0.5) as web:
+    async with start(lease_seconds=2.0) as web:
         session, _ = await web.submit()
         claim = await web.begin(session)
-        end = time.monotonic() + 1.5
+        end = time.monotonic() + 2.5
         while time.monotonic() < end:
             assert await web.services.sessions.claims.renew(claim) == "held"
             await asyncio.sleep(0.1)

@@ -219,9 +219,10 @@ async def test_silent_receiver_delays_only_its_own(
             await ended(services, webhook=silent.url)
         first = await ended(services)
         sending = asyncio.create_task(services.reconciling.webhooks.deliver())
-        await receiver.wait_for(1, seconds=5)
+        await silent.wait_for(2)
+        await receiver.wait_for(1)
         second = await ended(services)  # while the silent ones are still in flight
-        found = await receiver.wait_for(2, seconds=5)
+        found = await receiver.wait_for(2)
         sending.cancel()
         await asyncio.wait({sending})
         assert len(silent.received) == 2

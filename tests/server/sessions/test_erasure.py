@@ -206,10 +206,10 @@ async def test_rest_of_chain_is_erased_after_interruption(services: Services, mo
 
 async def test_deletion_waits_briefly_for_a_listing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The storage is silent while a session runs: its client is answered in time."""
-    monkeypatch.setattr("server.sessions.erasure.LISTING_SECONDS", 0.01)
     session = await submit(services)
     await begin(services, session)
     with monkeypatch.context() as silent:
+        silent.setattr("server.sessions.erasure.LISTING_SECONDS", 0.01)
         silent.setattr(services.files, "outputs_of", lambda session_ids: asyncio.Event().wait())
         with pytest.raises(Unavailable) as refused:
             await services.sessions.erasure.delete(session.id, session.owner)
