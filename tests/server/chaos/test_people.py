@@ -80,7 +80,7 @@ async def test_admitted_stranger_is_a_finding(web: Web) -> None:
 @pytest.mark.usefixtures("patient_limits")
 async def test_person_waits_for_the_rate_limit(config: MakeConfig) -> None:
     """Upload all photos in the end, however often a 429 is answered."""
-    async with running_web(config(upload_rate=UploadRate(1, 1))) as web:
+    async with running_web(config(upload_rate=UploadRate(1, 2))) as web:
         record = Recorder()
         world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(1), patience=30, clock=SystemClock())
         people = plans(1)

@@ -77,7 +77,7 @@ async def test_no_fault_begins_after_the_people() -> None:
 
 async def test_endless_fault_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kill a command that ignores SIGTERM, and its children."""
-    monkeypatch.setattr(run, "FAULT_SECONDS", 0.5)
+    monkeypatch.setattr(run, "FAULT_SECONDS", 2.0)
     monkeypatch.setattr(run, "END_SECONDS", 0.2)
     stubborn = f"trap '' TERM; (trap '' TERM; sleep 600) & echo $! > {tmp_path}/child; sleep 600"
     with pytest.raises(FaultFailed, match="did not end within"):

@@ -78,24 +78,24 @@ async def test_delete_is_repeated_after_the_servers_refusal(chance: random.Rando
 
 @pytest.fixture
 async def slow_calls() -> AsyncIterator[Calls]:
-    """Return calls of one second to a server that needs longer for a body."""
+    """Return calls of two seconds to a server that needs longer for a body."""
 
     async def slow(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if head.startswith(b"POST"):
             for _ in range(6):
                 await reader.readexactly(65_536)
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.4)
             writer.write(OK)
             return
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
         for _ in range(6):
             writer.write(b"x")
             await writer.drain()
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.4)
 
     async with raw_server(slow) as url:
         network = HttpNetwork(url, trust_env=False)
-        yield Calls(network, "t", attempts=1, seconds=1, chance=random.Random())
+        yield Calls(network, "t", attempts=1, seconds=2, chance=random.Random())
         await network.close()
 
 

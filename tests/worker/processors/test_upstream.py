@@ -305,7 +305,7 @@ async def test_slow_upstream_is_left_in_time() -> None:
 
     async with serving(Reply(stream=drip())) as server, upstream(server.url) as model:
         with pytest.raises(ProcessorError, match="backend_unreachable"):
-            await model.call("GET", "/", seconds=0.2)
+            await model.call("GET", "/", seconds=1.0)
         await asyncio.wait_for(ended.wait(), 10)
 
 

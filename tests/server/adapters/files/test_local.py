@@ -357,7 +357,7 @@ async def test_write_that_comes_too_late_is_discarded(files: LocalFiles, monkeyp
         go_on.wait()
         return os_open(*what, **more)
 
-    monkeypatch.setattr(threads, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(threads, "ANSWER_SECONDS", 1.0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", slow)
         with pytest.raises(Unavailable):

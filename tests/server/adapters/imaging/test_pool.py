@@ -52,7 +52,7 @@ async def test_crash_refuses_its_own_photo(start: Start) -> None:
 
 async def test_loop_is_cut_off(start: Start) -> None:
     """A decoder that loops is ended in time, while other photos go on."""
-    imaging = start(work_seconds=2.0)
+    imaging = start(work_seconds=5.0)
     await asyncio.gather(*(imaging.clean(photo()) for _ in range(4)))  # both processes are there
     looping = asyncio.ensure_future(outcome(imaging.clean(io.BytesIO(b"loop"))))
     assert [await outcome(imaging.clean(photo())) for _ in range(5)] == ["100"] * 5
@@ -141,7 +141,7 @@ async def test_process_killed_while_idle_costs_nothing(start: Start) -> None:
 
 async def test_stopped_process_is_replaced(start: Start) -> None:
     """A process that was stopped by a signal is ended in time."""
-    imaging = start(workers=1, work_seconds=0.5)
+    imaging = start(workers=1, work_seconds=2.0)
     pid = await pid_of(imaging)
     os.kill(pid, signal.SIGSTOP)
     assert await outcome(imaging.clean(photo())) == "unreadable_image"
@@ -204,7 +204,7 @@ asyncio.run(main())
 
 async def test_processes_follow_the_demand(start: Start) -> None:
     """Processes start when photos wait; of the idle ones, one is kept."""
-    imaging = start(idle_seconds=0.5)
+    imaging = start(idle_seconds=2.0)
     assert imaging.pids == []
     imaging.warm()
     imaging.warm()
@@ -349,7 +349,7 @@ async def test_cancelled_work_spares_the_process(start: Start, gate: Gate) -> No
 
 async def test_cancelled_loop_holds_no_process(start: Start) -> None:
     """Work without an end is ended although its caller was cancelled."""
-    imaging = start(workers=1, work_seconds=0.5)
+    imaging = start(workers=1, work_seconds=2.0)
     pid = await pid_of(imaging)
     working = asyncio.ensure_future(imaging.clean(io.BytesIO(b"loop")))
     await asyncio.sleep(0)

@@ -43,7 +43,7 @@ def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
 
 async def test_silent_name_server_holds_one_thread(name_server: NameServer) -> None:
     """Attempts end in time; asyncio's own threads and other names go on."""
-    sender = WebhookSender(private_allowed=True, seconds=0.1)
+    sender = WebhookSender(private_allowed=True, seconds=0.5)
     url = parse_webhook_url("https://silent.example/")
     attempts = await asyncio.gather(*(sender.post(url, {}, b"{}") for _ in range(50)), return_exceptions=True)
     assert {str(each) for each in attempts} == {"no answer in time"}
