@@ -158,7 +158,7 @@ def terminal() -> Iterator[Terminal]:
 @pytest.mark.slow
 async def test_progress_moves_on_a_terminal(stack: StartStack, tmp_path: Path, terminal: Terminal) -> None:
     """The line is drawn again in its place, without colours, and is gone at the end."""
-    typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="0.6")).url)
+    typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="3")).url)
     process = await typist.start("submit", "me.jpg", "--watch", err=terminal.theirs)
     terminal.close_theirs()
     lines = (await terminal.draws()).split("\r\x1b[K")
@@ -171,7 +171,7 @@ async def test_progress_moves_on_a_terminal(stack: StartStack, tmp_path: Path, t
 @pytest.mark.slow
 async def test_narrow_terminal_without_utf8_loses_nothing_but_its_bar(stack: StartStack, tmp_path: Path) -> None:
     """Lines fit 40 columns; other characters are escapes; JSON stays UTF-8."""
-    typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="0.6")).url)
+    typist = Typist(tmp_path, (await stack(TRYON_MOCK_SECONDS="3")).url)
     typist.environment |= {"PYTHONIOENCODING": "latin-1", "NO_COLOR": "1", "TERM": "xterm"}
     with contextlib.closing(Terminal(columns=40)) as narrow:
         process = await typist.start("submit", "me.jpg", "--param", "c=服", "--watch", err=narrow.theirs)
@@ -235,7 +235,8 @@ async def test_watch_gives_up_without_a_connection(
     web: Web, typist: Typist, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A short loss is borne, a long one is a problem; the session goes on."""
-    monkeypatch.setattr(verbs, "LOST_SECONDS", 0.5)
+    monkeypatch.setattr(verbs, "LOST_SECONDS", 2.0)
+    monkeypatch.setattr("tryon.client.ladder.FIRST_SECONDS", 0.01)  # the short loss is shorter
     async with running_proxy(web.port) as proxy:
         target = Target(f"http://127.0.0.1:{proxy.port}", typist.folder / "token", as_json=False)
         async with target.open() as tryon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from testkit.fixtures import StartStack
-from testkit.processes import START_SECONDS
+from testkit.processes import START_SECONDS, free_port
 from testkit.stack import Stack
 
 RESTART_SECONDS = 15.0  # 1.5 on an idle machine; 5 promised for a killed child
@@ -26,8 +27,9 @@ def children(stack: Stack) -> dict[str, psutil.Process]:
     marks = {"web": "--reuse-port", "worker": "arq worker.Settings", "valkey": "valkey-server"}
     found = {}
     for process in psutil.Process(stack.process.pid).children():
-        line = " ".join(process.cmdline())
-        found[next((kind for kind, mark in marks.items() if mark in line), line)] = process
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            line = " ".join(process.cmdline())
+            found[next((kind for kind, mark in marks.items() if mark in line), line)] = process
     return found
 
 
@@ -103,14 +105,20 @@ async def test_metrics_add_up_over_processes(stack: StartStack, photos: Path) ->
     for _ in range(30):  # each on a connection of its own: the kernel deals them out to both
         async with httpx.AsyncClient(base_url=up.url) as client:
             assert (await client.get("/api/docs")).status_code == 200
-    assert await counted('tryon_http_requests_total{method="GET",route="/api/docs",status="200"}') == 30
+    asked = 'tryon_http_requests_total{method="GET",route="/api/docs",status="200"}'
+    async with asyncio.timeout(20):  # a request is counted after its answer was sent
+        while await counted(asked) < 30:
+            await asyncio.sleep(0.05)
+    assert await counted(asked) == 30
     async with httpx.AsyncClient(base_url=up.url) as client:
         made = await client.post("/api/tryon/sessions", files={"image": (photos / "photo.jpg").read_bytes()})
         assert made.status_code == 201
     async with asyncio.timeout(20):  # what the worker counts is there too
         while not await counted('tryon_transitions_total{event="completed"}'):
             await asyncio.sleep(0.05)  # as a scraper does, only more often
-    assert await counted("tryon_bus_up") == 2
+    async with asyncio.timeout(20):
+        while await counted("tryon_bus_up") != 2:
+            await asyncio.sleep(0.05)
 
 
 async def test_configured_redis_replaces_embedded_one(stack: StartStack, redis_url: str) -> None:
@@ -320,7 +328,7 @@ async def test_second_signal_stops_at_once(stack: StartStack) -> None:
     family["worker"].suspend()
     up.process.send_signal(signal.SIGINT)
     await ended([family["web"]], STOP_SECONDS)
-    assert await up.stop(signal.SIGINT, seconds=2) == 0
+    assert await up.stop(signal.SIGINT, seconds=STOP_SECONDS) == 0
     assert not any(process.is_running() for process in family.values())
 
 
@@ -350,7 +358,7 @@ async def test_killed_stack_leaves_no_orphan(stack: StartStack) -> None:
     up = await stack()
     family = psutil.Process(up.process.pid).children(recursive=True)
     up.process.kill()
-    await ended(family, 5)
+    await ended(family, STOP_SECONDS)
     again = await stack(TRYON_DATA_DIR=str(up.data_dir))  # and nothing it left behind is in the way
     assert await again.stop(seconds=STOP_SECONDS) == 0
 
@@ -374,8 +382,7 @@ async def test_valkey_data_survives_restart(stack: StartStack) -> None:
 
 async def test_parts_run_alone(stack: StartStack, redis_url: str, tmp_path: Path) -> None:
     """Run migrate, serve and worker each by itself."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     env: dict[str, Any] = {
         "TRYON_REDIS_URL": redis_url,
         "TRYON_DATA_DIR": str(tmp_path / "parts"),
