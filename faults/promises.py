@@ -75,7 +75,8 @@ class Promises:
         ]
         self.expect(bool(times), "nothing was pushed during the fault")
         latest = max(times, default=0.0)
-        self.within(latest, limit, "the latest push of a commit during the fault", most_slack=1.25)
+        most_slack = 1 + 1.5 / limit  # no more, or a push after a short fault would do
+        self.within(latest, limit, "the latest push of a commit during the fault", most_slack=most_slack)
         self.outcome.notes.append(f"{len(times)} pushes during the fault, the latest after {latest:.2f} s")
 
     def nothing_stale(self, limit: float = 5.0) -> None:
