@@ -351,9 +351,10 @@ async def test_silent_doorbell_is_replaced(start_valkey: StartValkey, monkeypatc
             return bool((await bench.redis.pubsub_numsub("t:cancel"))[0][1] == 2)  # Redis knows nothing of the death
 
         await until(subscribed_again)
-        await bench.queue.ring_cancel("s1")
         async with asyncio.timeout(10):
-            await heard.wait()
+            while not heard.is_set():  # one may come while a busy machine subscribes once more
+                await bench.queue.ring_cancel("s1")
+                await asyncio.sleep(0.05)
         await bench.put("s1")
         assert await bench.next() == "s1"
 

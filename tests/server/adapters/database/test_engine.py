@@ -125,11 +125,12 @@ async def test_cut_postgres_connections_are_replaced(postgres_url: str) -> None:
 
 
 async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.adapters.database.engine.READ_SECONDS", 0.2)
     async with opened(postgres_url) as database:
-        with pytest.raises(Unavailable):
-            async with asyncio.timeout(9), database.connections.read() as connection:
-                await connection.execute(text("SELECT pg_sleep(10)"))
+        with monkeypatch.context() as impatient:
+            impatient.setattr("server.adapters.database.engine.READ_SECONDS", 0.2)
+            with pytest.raises(Unavailable):
+                async with asyncio.timeout(9), database.connections.read() as connection:
+                    await connection.execute(text("SELECT pg_sleep(10)"))
         await database.reader.check()
 
 
@@ -173,14 +174,14 @@ async def test_standby_is_unavailable_until_promoted() -> None:
 
 async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that stops within a transaction must not lock its rows for long."""
-    monkeypatch.setattr("server.adapters.database.engine.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("server.adapters.database.engine.IDLE_SECONDS", 1.5)
     async with opened(postgres_url) as frozen, opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
         moved = None
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back
             async with frozen.connections.write() as connection:
                 await connection.execute(text("UPDATE tryon_sessions SET seq = 9"))
-                async with asyncio.timeout(8):
+                async with asyncio.timeout(15):
                     moved = await change(database, session, Event.COMPLETED)
         assert moved is not None and moved.session.seq == 3
         with contextlib.suppress(Unavailable):
@@ -194,7 +195,7 @@ async def test_transaction_without_bind_is_ended_by_postgres(
     """End the transaction of a client that was lost in the middle of a statement."""
     async with opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
-        monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 0.2)
+        monkeypatch.setattr("server.adapters.database.engine.TRANSACTION_SECONDS", 1.5)
         moved = None
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back
             async with opened(postgres_url) as lost, lost.connections.write() as connection:
@@ -202,7 +203,7 @@ async def test_transaction_without_bind_is_ended_by_postgres(
                 driver = (await connection.get_raw_connection()).driver_connection
                 assert driver is not None
                 await driver.prepare("SELECT 1 WHERE $1 = 5")
-                async with asyncio.timeout(10):  # before its own write is given up
+                async with asyncio.timeout(15):  # before its own write is given up
                     moved = await change(database, session, Event.COMPLETED)
         assert moved is not None and moved.session.seq == 3
 

@@ -185,10 +185,11 @@ async def test_later_work_is_done_although_all_threads_are_held(hanging: Hanging
 
 async def test_later_work_that_hangs_holds_its_thread(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts as an abandoned call, so that other calls are refused at once."""
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
     threads = StorageThreads(1)
-    threads.run_later(hanging.call)
-    await until(lambda: "held=1" in repr(threads))
+    with monkeypatch.context() as impatient:
+        impatient.setattr(module, "ANSWER_SECONDS", 0.05)
+        threads.run_later(hanging.call)
+        await until(lambda: "held=1" in repr(threads))
     with pytest.raises(Unavailable):
         await threads.run(abs, -1)
     hanging.released.set()
