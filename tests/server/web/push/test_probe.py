@@ -112,7 +112,7 @@ async def test_deaf_connection_is_replaced(
         connections = hub._subscriber.connections
         proxy.deafen()
         assert all([await step(others, page, Event.PROCESSING) for page in pages])
-        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
+        await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=20)
         await until(lambda: hub._subscriber.connections > connections and hub.delivers)
         assert all([await step(others, page, Event.COMPLETED) for page in pages])
         await until(lambda: all(page.seqs == [1, 2, 3] for page in pages))
@@ -125,7 +125,7 @@ async def test_forgotten_connection_is_replaced(
     async with behind_a_proxy(config, start_valkey, monkeypatch) as (proxy, hub, pages, publisher):
         connections = hub._subscriber.connections
         proxy.cut_from_redis()
-        await until(lambda: hub._subscriber.connections > connections and hub.delivers, seconds=5)
+        await until(lambda: hub._subscriber.connections > connections and hub.delivers, seconds=20)
         async with open_services(publisher) as others:
             assert all([await step(others, page, Event.PROCESSING) for page in pages])
         await until(lambda: all(page.seqs == [1, 2] for page in pages))
@@ -142,7 +142,7 @@ async def test_events_arrive_while_redis_is_frozen(
         valkey.pause()
         try:
             assert not any(await asyncio.gather(*(step(services, page, Event.PROCESSING) for page in pages)))
-            await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=5)
+            await until(lambda: all(page.seqs == [1, 2] for page in pages), seconds=20)
         finally:
             valkey.resume()
         await until(lambda: hub.delivers)

@@ -131,7 +131,7 @@ async def test_events_arrive_without_redis_and_after_its_return(config: MakeConf
         valkey.kill()
         await until(lambda: not hub.delivers)
         assert not any([await step(services, page, Event.REQUEUED) for page in pages])
-        await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=5)
+        await until(lambda: all(page.seqs == [1, 2, 3] for page in pages), seconds=20)
         valkey.start()
         await until(lambda: hub.delivers)
         assert all([await step(services, page, Event.PROCESSING) for page in pages])
@@ -415,7 +415,7 @@ async def test_failed_sweep_is_tried_again_soon(config: MakeConfig, monkeypatch:
         assert session is not None
         await move(services, session, Event.PROCESSING)  # its publish is lost
         hub.recovery._sweep_wanted.set()
-        await until(lambda: page.seqs == [1, 2], seconds=5)
+        await until(lambda: page.seqs == [1, 2], seconds=20)
 
 
 async def test_no_read_begins_when_the_hub_has_stopped(services: Services) -> None:
