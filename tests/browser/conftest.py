@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext
+from playwright.async_api import Browser, BrowserContext, expect
 
 from server.config.settings import Config
 from testkit.fixtures import StartStack
@@ -15,7 +15,9 @@ from testkit.running import Web, running_web
 from testkit.stack import Stack
 from tests.browser.gate import open_gate
 from tests.browser.play import SPY, Play, Start, open_page
-from tests.browser.visitor import Visitor, open_visitor
+from tests.browser.visitor import DONE_MS, Visitor, open_visitor
+
+expect.set_options(timeout=DONE_MS)  # a busy machine may need more than Playwright's five seconds
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,13 @@ async def elsewhere(chromium: Browser, stack: StartStack, photos: Path) -> Async
     """
     async for someone in open_visitor(chromium, "", photos):
         yield someone
+
+
+@pytest.fixture
+async def unhurried(elsewhere: Visitor, stack: StartStack) -> Visitor:
+    """Open a visitor whose sessions last: a busy browser sees them before their end."""
+    elsewhere.url = (await stack(TRYON_MOCK_SECONDS="4")).url
+    return elsewhere
 
 
 @pytest.fixture

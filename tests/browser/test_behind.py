@@ -194,7 +194,7 @@ async def test_killed_worker_is_said_result_comes(chromium: Browser, tmp_path: P
     env = {
         "TRYON_PORT": "0",
         "TRYON_DEMO": "yes",
-        "TRYON_MOCK_SECONDS": "4",
+        "TRYON_MOCK_SECONDS": "8",
         "TRYON_MOCK_FAILURE_RATE": "0",
         "TRYON_LEASE_SECONDS": "2",
     }
@@ -213,7 +213,9 @@ async def test_killed_worker_is_said_result_comes(chromium: Browser, tmp_path: P
                 "The worker is killed. Another one starts your try-on again.", timeout=DONE_MS
             )
             await started.line("SIGKILL")
-            await visitor.says("Interrupted, starting again (2 of 3)")
+            await page.wait_for_function(
+                "() => headlines.some(([words]) => words === 'Interrupted, starting again (2 of 3)')", timeout=DONE_MS
+            )
             await visitor.sees_result()
             headlines = await page.evaluate("headlines")
             at = [words for words, _ in headlines].index("Interrupted, starting again (2 of 3)")

@@ -31,22 +31,22 @@ pytestmark = pytest.mark.xdist_group("chromium")
 # --- the main job ---------------------------------------------------------------------
 
 
-async def test_photo_is_followed_live_to_result(visitor: Visitor, tmp_path: Path) -> None:
+async def test_photo_is_followed_live_to_result(unhurried: Visitor, tmp_path: Path) -> None:
     """The chip, the steps and the headline follow every event."""
-    await visitor.arrive()
-    await expect(visitor.page).to_have_title("TryOn Push")
-    await visitor.try_on()
-    await visitor.sees_result()
+    await unhurried.arrive()
+    await expect(unhurried.page).to_have_title("TryOn Push")
+    await unhurried.try_on()
+    await unhurried.sees_result()
 
-    seen = await visitor.seen()
+    seen = await unhurried.seen()
     assert seen["said"][:2] == ["Your photo is added. Ready.", "Uploading your photo"]
     assert seen["said"][-1] == "Your result is ready"
     assert len(seen["said"]) > 3, "the stages between are said too"
     assert seen["steps"] == ["created", "processing", "completed"]
     assert [state for state in seen["chip"] if state != "Connecting"] == ["Live", "Finished"]
 
-    async with visitor.page.expect_download() as download:
-        await visitor.page.get_by_role("link", name="Save").click()
+    async with unhurried.page.expect_download() as download:
+        await unhurried.page.get_by_role("link", name="Save").click()
     saved = tmp_path / "result"
     await (await download.value).save_as(saved)
     with Image.open(saved) as picture:
@@ -142,17 +142,17 @@ async def test_result_says_when_it_is_erased(visitor: Visitor) -> None:
 # --- coming back ----------------------------------------------------------------------
 
 
-async def test_reload_resumes_running_session(visitor: Visitor) -> None:
+async def test_reload_resumes_running_session(unhurried: Visitor) -> None:
     """No second upload is made."""
-    await visitor.arrive()
-    await visitor.try_on()
-    await expect(visitor.page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
-    before = (await visitor.session_id(), await visitor.token())
-    await visitor.page.reload()
-    await visitor.sees_result()
-    assert (await visitor.session_id(), await visitor.token()) == before
-    assert len(visitor.uploads) == 1
-    await expect(visitor.page.get_by_role("img", name="Your photo")).to_be_visible()
+    await unhurried.arrive()
+    await unhurried.try_on()
+    await expect(unhurried.page.locator("#chip-text")).to_have_text("Live", timeout=DONE_MS)
+    before = (await unhurried.session_id(), await unhurried.token())
+    await unhurried.page.reload()
+    await unhurried.sees_result()
+    assert (await unhurried.session_id(), await unhurried.token()) == before
+    assert len(unhurried.uploads) == 1
+    await expect(unhurried.page.get_by_role("img", name="Your photo")).to_be_visible()
 
 
 async def test_back_and_reload_do_what_people_expect(visitor: Visitor) -> None:
@@ -223,7 +223,7 @@ async def test_changed_hash_shows_other_session(visitor: Visitor) -> None:
 
 async def test_waiting_session_shows_place_and_cancel(elsewhere: Visitor, stack: StartStack) -> None:
     """The place in the queue, the time to the end, and a button."""
-    elsewhere.url = (await stack(TRYON_MOCK_SECONDS="2", TRYON_WORKER_JOBS="1", TRYON_DRAIN_SECONDS="0")).url
+    elsewhere.url = (await stack(TRYON_MOCK_SECONDS="5", TRYON_WORKER_JOBS="1", TRYON_DRAIN_SECONDS="0")).url
     await elsewhere.arrive()
     await elsewhere.try_on()
     await elsewhere.sees_result()  # from here on the server knows how long it takes

@@ -16,6 +16,7 @@ from testkit.stack import Stack
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
+    from testkit.fixtures import StartStack
 
 from tests.browser.visitor import DONE_MS, Visitor, open_visitor
 
@@ -54,7 +55,7 @@ async def test_keyboard_alone_is_enough(visitor: Visitor) -> None:
         await page.keyboard.press("Enter")
     await tab_to("new")
     await page.keyboard.press("Enter")
-    assert await page.evaluate("document.activeElement.id") == "photo-input"
+    await expect(page.locator("#photo-input")).to_be_focused()
 
 
 NAMELESS = """
@@ -89,11 +90,11 @@ async def test_controls_have_names_and_changes_are_announced(visitor: Visitor) -
     await expect(page.get_by_role("log").locator("p").last).to_have_text("Your result is ready")
 
 
-async def test_page_fits_dark_phone_without_motion(chromium: Browser, product: Stack, photos: Path) -> None:
+async def test_page_fits_dark_phone_without_motion(chromium: Browser, stack: StartStack, photos: Path) -> None:
     """Nothing overflows, nothing moves."""
     async for someone in open_visitor(
         chromium,
-        product.url,
+        (await stack(TRYON_MOCK_SECONDS="4")).url,  # a busy browser is live before the end
         photos,
         viewport={"width": 375, "height": 720},
         is_mobile=True,

@@ -26,15 +26,15 @@ async def refuse(socket: WebSocketRoute) -> None:
     await socket.close(code=4053)
 
 
-async def test_page_is_live_without_sockets(visitor: Visitor) -> None:
+async def test_page_is_live_without_sockets(unhurried: Visitor) -> None:
     """Server-Sent Events take over."""
-    await visitor.page.route_web_socket(SOCKET, refuse)
-    await visitor.arrive()
-    await visitor.try_on()
-    await visitor.sees_result()
-    seen = await visitor.seen()
+    await unhurried.page.route_web_socket(SOCKET, refuse)
+    await unhurried.arrive()
+    await unhurried.try_on()
+    await unhurried.sees_result()
+    seen = await unhurried.seen()
     assert [state for state in seen["chip"] if state != "Connecting"] == ["Live", "Finished"]
-    assert [request for request in visitor.requests if urlsplit(request.url).path.endswith("/events")]
+    assert [request for request in unhurried.requests if urlsplit(request.url).path.endswith("/events")]
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ async def test_silent_socket_is_given_up(visitor: Visitor) -> None:
     await visitor.sees_result()
 
 
-async def test_page_reconnects_after_dropped_connection(visitor: Visitor) -> None:
+async def test_page_reconnects_after_dropped_connection(unhurried: Visitor) -> None:
     """The chip says so meanwhile."""
     joins: list[str] = []
 
@@ -81,13 +81,13 @@ async def test_page_reconnects_after_dropped_connection(visitor: Visitor) -> Non
 
         server.on_message(pass_on)
 
-    await visitor.page.route_web_socket(SOCKET, cut_the_first)
-    await visitor.arrive()
-    await visitor.try_on()
-    await visitor.sees_result()
+    await unhurried.page.route_web_socket(SOCKET, cut_the_first)
+    await unhurried.arrive()
+    await unhurried.try_on()
+    await unhurried.sees_result()
     assert len(joins) >= 2
     assert parse_qs(urlsplit(joins[1]).query)["since"] == ["2"], "it resumes from what it has seen"
-    seen = await visitor.seen()
+    seen = await unhurried.seen()
     assert seen["steps"] == ["created", "processing", "completed"], "no step back"
     assert "Reconnecting" in seen["chip"]
 
