@@ -74,7 +74,7 @@ async def test_upload_is_checked_before_sending(visitor: Visitor) -> None:
     await page.get_by_label("Steps").fill("0")
     await page.get_by_text("Options").click()
     await visitor.go()
-    assert await page.evaluate("document.activeElement.id") == "param-steps"
+    await expect(page.locator("#param-steps")).to_be_focused()
     await page.get_by_label("Steps").fill("2")
     await visitor.go()
     await expect(page.get_by_role("alert")).to_contain_text("The pictures are too large together")

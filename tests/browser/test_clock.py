@@ -67,7 +67,7 @@ async def test_silent_connection_ends_when_clock_is_set(start: Start, monkeypatc
     await play.follow()
     await play.on("ws")
     await play.page.evaluate("look('visible')")
-    await until(lambda: len(play.said) == 1)
+    await until(lambda: play.said)  # a busy page may ask twice
     play.gate.swallow()  # nor does a ping say the time again
     await set_clock(play.page, ms)
     now, offset = await play.page.evaluate("[following.now(), following.clockOffset]")

@@ -151,7 +151,7 @@ async def test_broken_garment_is_named_photo_kept(context: BrowserContext, web: 
     await page.get_by_role("button", name="Choose another garment").click()
     await expect(page.get_by_alt_text("Chosen: your photo")).to_be_visible()
     await expect(page.get_by_alt_text("Chosen: the garment")).to_be_hidden()
-    assert await page.evaluate("document.activeElement.id") == "garment-input"
+    await expect(page.locator("#garment-input")).to_be_focused()
     await page.set_input_files("#garment-input", photos / "garment.png")
     async with page.expect_response(lambda answer: answer.request.method == "POST") as sent:
         await expect(page.locator("#go")).to_have_attribute("aria-disabled", "false")
@@ -191,7 +191,7 @@ async def test_processor_names_slots_and_options(visitor: Visitor) -> None:
     await expect(page.get_by_alt_text("Chosen: your photo")).to_be_visible()
     await expect(page.locator("#go")).to_have_text("Now add the garment")
     await page.locator("#go").click(force=True)
-    assert await page.evaluate("document.activeElement.id") == "garment-input"
+    await expect(page.locator("#garment-input")).to_be_focused()
     await visitor.choose("garment.png", "#garment-input")
     await visitor.choose("garment.png", "[data-role=shoes] input[accept*=webp]")
 
@@ -244,7 +244,7 @@ async def test_samples_and_clipboard_fill_slots(visitor: Visitor) -> None:
     await expect(page.get_by_alt_text("Chosen: the garment")).to_be_visible()
     await garment.get_by_role("button", name="Remove the garment").click()
     await expect(page.get_by_alt_text("Chosen: the garment")).to_be_hidden()
-    assert await page.evaluate("document.activeElement.id") == "garment-input"
+    await expect(page.locator("#garment-input")).to_be_focused()
     await garment.get_by_role("button", name="Use sample 1: garment").click()
     await visitor.go()
     await visitor.sees_result()
