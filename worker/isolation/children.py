@@ -206,9 +206,17 @@ class Children:
     # -- the fork server ---------------------------------------------------------------
 
     def fork_server_lost(self) -> None:
-        """End idle children: another fork server's are fresher. The others work on."""
+        """End idle children: another fork server's are fresher. The others work on.
+
+        So does no process that was forked, but whose number was not told: it could not
+        be killed, and nothing would notice its end.
+        """
         for child in list(self._all):
-            if child.has_timer and child.pid:
+            if not child.pid and child.ready.done():
+                self.lose(child, "crashed", "lost its fork server before its number was known")
+            elif not child.pid:
+                child.disconnect()
+            elif child.has_timer:
                 self._over(child, None)  # nothing will report how it ended
         for child in self.idle.all():
             if child.pid:

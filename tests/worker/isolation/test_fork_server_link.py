@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.worker.conftest import gone
-from tests.worker.isolation.sessions import Start, job, run
+from tests.worker.conftest import gone, until
+from tests.worker.isolation.sessions import Start, Waiting, job, run
+from tryon.processor import ProcessorError
 from tryon.processor.conformance import Reports
 from worker.isolation import fork_server_link
 from worker.isolation.child_link import ChildLink
@@ -32,6 +33,52 @@ async def test_killed_fork_server_is_replaced(start: Start, neighbours: Any) -> 
     assert (await run(pool)).isdigit()  # by a child of the next one
     assert pool.fork_server_pid not in (None, killed)
     await end_neighbours()
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Lose the number of each forked process, until this is undone.
+
+    So it is when a fork server is killed after the fork, before it tells.
+    """
+    monkeypatch.setattr(fork_server_link.ForkServer, "_forked", lambda *_: None)
+    return monkeypatch
+
+
+async def kill_fork_server(pool: Any) -> None:
+    server = pool.fork_server_pid
+    os.kill(server, signal.SIGKILL)
+    await gone(server)
+
+
+async def test_session_on_a_process_without_a_number_ends(start: Start, untold: pytest.MonkeyPatch) -> None:
+    """Without its fork server it could not be killed, nor its end be noticed."""
+    pool = await start()
+    session = Waiting(pool)
+    await session.reached()
+    untold.undo()
+    await kill_fork_server(pool)
+    with pytest.raises(ProcessorError, match="processor_crashed"):
+        await asyncio.wait_for(session.outcome, 60)
+    assert (await run(pool)).isdigit()
+
+
+async def test_session_that_waits_for_a_process_without_a_number_gets_another(
+    start: Start, tmp_path: Path, untold: pytest.MonkeyPatch
+) -> None:
+    """The first one ends, although it is about to be ready."""
+    pool = await start(processor="tests.worker.faulty:Slow")
+    running = asyncio.create_task(run(pool))
+
+    async def begun() -> str | None:
+        return next((each.name.partition("-")[2] for each in tmp_path.glob("closed-*")), None)
+
+    first = await until(begun)
+    untold.undo()
+    await kill_fork_server(pool)
+    (tmp_path / "warm").touch()
+    assert await running != first
+    await gone(int(first))
 
 
 def _failing(times: int) -> Callable[..., ForkServerLink]:
