@@ -301,7 +301,7 @@ HARMS: Final = {
 
 async def processor_harms(pace: Pace) -> Outcome:
     """Crash, eat memory, spin and hang in processors, beside others that behave."""
-    deadline = 10 if pace.slack > 1 else 30
+    deadline = 20 if pace.slack > 1 else 30
     async with running_scene(
         pace,
         worker_jobs=SESSIONS + len(HARMS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import re
 from collections import Counter
 from pathlib import Path
@@ -103,7 +104,20 @@ STABLE_LINES: Final = (
 
 @functools.cache
 def texts() -> frozenset[str]:
-    """Return every string of the product's code, pieces of f-strings too."""
+    """Return every string of the product's code, pieces of f-strings too.
+
+    No garbage is collected meanwhile: a greenlet that ends in the middle of a parse
+    leaves Python's count of recursions wrong, which is a SystemError.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        return _texts()
+    finally:
+        gc.enable()
+
+
+def _texts() -> frozenset[str]:
     found: set[str] = set()
     for package in architecture.PRODUCT:
         for path in (ROOT / package).rglob("*.py"):
