@@ -234,6 +234,7 @@ async def deleted_session_is_gone(scene: Scene, transport: str) -> None:
     id = await scene.upload()
     followed = scene.client.follow(id, transports=[transport])
     await followed.reaches(1)
+    await until(lambda: transport not in PUSHED or scene.web.hub.followers_of(id))
     receipt = await scene.make_client(scene.client.token).call("remove", session=id)
     assert (receipt["session_id"], receipt["reason"]) == (id, "deleted")
     assert await followed.gone() == ("deleted" if transport in PUSHED else "erased")
@@ -299,8 +300,7 @@ async def run_is_refused_as_an_upload(scene: Scene) -> None:
 @story()
 async def deleted_run_is_rejected(scene: Scene) -> None:
     """Reject a run whose session is deleted meanwhile."""
-    run = scene.client.run(image=small())
-    await run.reaches(1)
+    await (run := scene.client.run(image=small())).reaches(1)
     id = run.sessions[0]["session_id"]
     await until(lambda: scene.web.hub.followers_of(id))  # a run shows its upload before it follows
     await scene.client.call("remove", session=id)

@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
         except asyncio.CancelledError:
             if not self.should_exit:
                 raise
-            log.info("Stopped before all parts were open")
+            log.debug("Stopped before all parts were open")
         finally:
             self._starting = None
 
