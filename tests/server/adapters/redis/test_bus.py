@@ -121,6 +121,6 @@ async def test_silent_redis_delays_one_call_only(start_valkey: StartValkey) -> N
         finally:
             valkey.resume()
         async with asyncio.timeout(10):  # a busy machine may need several tries
-            while await bus.probe("probe", b"") != 0:  # nobody listens; but it answered
+            while await bus.probe("probe", b"") != 0:  # no process listens, but Redis answered
                 pass
         assert await bus.publish("a", b"x"), "an answer ends the silence"
