@@ -66,6 +66,11 @@ class Followed:
         await until(lambda: self.seen >= seq or self.outcome.done(), seconds=SECONDS)
         assert self.seen >= seq, self.outcome
 
+    async def connected(self) -> None:
+        """Wait until a transport is known; a session may have been read before that."""
+        await until(lambda: bool(self.transports) or self.outcome.done(), seconds=SECONDS)
+        assert self.transports, self.outcome
+
     async def ended(self) -> View:
         """Return the session at its end. Raises Refused."""
         async with asyncio.timeout(SECONDS):

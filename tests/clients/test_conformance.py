@@ -96,7 +96,7 @@ async def each_transition_comes_once(scene: Scene, transport: str) -> None:
     """Show created, processing and completed, in order, over one transport alone."""
     id = await scene.upload()
     followed = scene.client.follow(id, transports=[transport])
-    await followed.reaches(1)
+    await followed.connected()
     claim = await scene.begin(id)
     await followed.reaches(2)
     await scene.web.complete(claim)
@@ -137,7 +137,7 @@ async def refused_upgrades_lead_to_the_next_transport(scene: Scene) -> None:
     scene.proxy.forbid(upgrades)
     id = await scene.upload()
     followed = scene.client.follow(id)
-    await followed.reaches(1)
+    await followed.connected()
     await scene.complete(id)
     assert (await followed.ended())["status"] == "completed"
     assert followed.seqs == [1, 2, 3]
