@@ -13,7 +13,9 @@ import asyncpg
 async def write_locked(database_url: str) -> AsyncIterator[None]:
     """Let no session be written for the block; reads go on."""
     if database_url.startswith("sqlite"):
-        with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)) as other:
+        with contextlib.closing(
+            sqlite3.connect(database_url.partition(":///")[2], timeout=60, isolation_level=None)
+        ) as other:
             other.execute("BEGIN IMMEDIATE")
             yield
     else:

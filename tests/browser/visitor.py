@@ -112,7 +112,7 @@ async def open_visitor(browser: Browser, url: str, photos: Path, **context: Any)
         yield visitor
     finally:
         await profile.close()
-    assert visitor.unexpected() == []
+    assert visitor.unexpected() == [], visitor.unexpected()
 
 
 async def session(visitor: Visitor) -> Any:

@@ -93,7 +93,9 @@ async def ends_well(web: Web, photo: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(sqlite_url: str) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(sqlite_url.partition(":///")[2], isolation_level=None)) as other:
+    with contextlib.closing(
+        sqlite3.connect(sqlite_url.partition(":///")[2], timeout=60, isolation_level=None)
+    ) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
 

@@ -40,7 +40,9 @@ async def test_locked_sqlite_file_is_unavailable(sqlite_url: str, monkeypatch: p
     monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 0.05)
     async with opened(sqlite_url) as database:
         session = await database.writer.insert(new_session())
-        with contextlib.closing(sqlite3.connect(sqlite_url.partition(":///")[2], isolation_level=None)) as other:
+        with contextlib.closing(
+            sqlite3.connect(sqlite_url.partition(":///")[2], timeout=60, isolation_level=None)
+        ) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(Unavailable):
                 await database.writer.insert(new_session())

@@ -39,7 +39,7 @@ async def dump_of(database_url: str) -> str:
     """Return all rows of all tables as text."""
     names = ("tryon_sessions", "tryon_files", "tryon_events", "tryon_cleanups", "tryon_gone", "tryon_leases")
     if database_url.startswith("sqlite"):
-        with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2])) as connection:
+        with contextlib.closing(sqlite3.connect(database_url.partition(":///")[2], timeout=60)) as connection:
             return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in names])
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
