@@ -98,7 +98,10 @@ async def test_erased_session_leaves_nothing(stage: Stage) -> None:
     assert (bye["code"], bye["reason"]) == (4510, "deleted")
     assert (await product.client.get(f"{SESSIONS}/{session_id}")).status_code == 404
     await stage.opened.idle()
-    async with asyncio.timeout(2 * WAIT_SECONDS):  # one that fails is tried again
-        while product.cleanups() or product.remains(session_id):
-            await asyncio.sleep(0.1)
+    try:
+        async with asyncio.timeout(2 * WAIT_SECONDS):  # one that fails is tried again
+            while product.cleanups() or product.remains(session_id):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"{product.cleanups()}, {product.remains(session_id)}\n{product.stack.output}") from None
     assert all(psutil.pid_exists(worker.pid) for worker in product.workers())
