@@ -6,28 +6,29 @@ The only module that constructs adapters, use cases and the reconciler.
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
-from server.adapters.database.database import Database, open_database
-from server.adapters.files.local import LocalFiles
-from server.adapters.files.port import Files
+from server.adapters.database.database import open_database
+from server.adapters.files.measured import MeasuredFiles
+from server.adapters.files.opening import open_files
 from server.adapters.files.threads import StorageThreads
+from server.adapters.identity.verifier import TokenVerifier
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.connect import open_redis
+from server.adapters.redis.exhausted import ExhaustedSubjects
 from server.adapters.redis.limits import RedisLimiter
+from server.adapters.redis.presence import Presence
 from server.adapters.redis.queue import ArqQueue
 from server.adapters.webhooks.sender import WebhookSender
-from server.config.settings import Config, make_data_dir
-from server.domain.allowance import Allowance
+from server.config.operator_settings import WRONG_OPERATORS
+from server.config.settings import Config
+from server.config.sources import make_data_dir
+from server.domain.identities import OwnerIds
 from server.domain.sealing import Sealer
-from server.domain.tokens import Signer
+from server.domain.tokens import SecretKey, Signer
+from server.parts import Adapters, Reconciling, Services, Sessions
 from server.reconciler.chores import Chores
 from server.reconciler.cleanup import Cleanup
 from server.reconciler.disturbances import Disturbances
@@ -37,17 +38,21 @@ from server.reconciler.lost_jobs import LostJobs
 from server.reconciler.lost_leases import LostLeases
 from server.reconciler.maintenance import Maintenance
 from server.reconciler.reconciler import Reconciler
+from server.reconciler.usage import UsageReports
 from server.reconciler.webhooks import Webhooks
 from server.sessions.access import AccessIssuer
+from server.sessions.allowances import allowance_of, plans_of
 from server.sessions.cancelling import Cancelling
 from server.sessions.checkpoints import Checkpoints
 from server.sessions.claims import Claims
 from server.sessions.crashing import Crashing
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.erasure import Erasure
+from server.sessions.operating import Operating
 from server.sessions.processors import ProcessorDirectory
 from server.sessions.queue_places import QueuePlaces
 from server.sessions.queueing import Queueing
+from server.sessions.quotas import Quotas
 from server.sessions.reads import SessionReads
 from server.sessions.requeueing import Requeueing
 from server.sessions.shared_reads import SharedReads
@@ -56,81 +61,8 @@ from server.sessions.transitions import Transitions
 from server.sessions.upstream_cleaning import UpstreamCleaning
 from server.system.clock import Clock, SystemClock
 from server.system.randomness import Randomness, SystemRandomness
-from tryon.protocol.errors import TryOnError
 
-log = logging.getLogger("tryon.services")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sessions:
-    """The use cases: everything that can happen to a session, one part per noun.
-
-    Each changes the database first (one transaction), then publishes once, after the
-    commit. Web and worker call the same parts; neither knows SQL, Redis or file paths.
-    """
-
-    access: AccessIssuer
-    reads: SessionReads
-    queue_places: QueuePlaces
-    submissions: Submissions
-    queueing: Queueing
-    transitions: Transitions
-    claims: Claims
-    requeueing: Requeueing
-    cancelling: Cancelling
-    crashing: Crashing
-    erasure: Erasure
-    cleaning: UpstreamCleaning
-    erased_bytes: ErasedBytes
-    processors: ProcessorDirectory
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reconciling:
-    """Everything that happens by the clock alone."""
-
-    reconciler: Reconciler
-    disturbances: Disturbances
-    lost_jobs: LostJobs
-    expiry: Expiry
-    cleanup: Cleanup
-    webhooks: Webhooks
-    chores: Chores
-    maintenance: Maintenance
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """The parts that a web or worker process is made of."""
-
-    config: Config
-    clock: Clock
-    randomness: Randomness
-    database: Database
-    files: Files
-    storage_threads: StorageThreads
-    redis: Redis
-    bus: RedisBus
-    queue: ArqQueue
-    limiter: RedisLimiter
-    signer: Signer
-    sessions: Sessions
-    reconciling: Reconciling
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Adapters:
-    """The parts below the use cases, which do not know each other."""
-
-    config: Config
-    clock: Clock
-    randomness: Randomness
-    database: Database
-    files: Files
-    bus: RedisBus
-    queue: ArqQueue
-    crashes: RedisLimiter
-    signer: Signer
+__all__ = ["Services", "Sessions", "open_services"]
 
 
 @contextlib.asynccontextmanager
@@ -145,30 +77,28 @@ async def open_services(
     make_data_dir(config.data_dir)
     clock, randomness = clock or SystemClock(), randomness or SystemRandomness()
     async with contextlib.AsyncExitStack() as stack:
-        database = open_database(config.database, clock=clock)
+        database = open_database(config.database, clock=clock, settings=config)
         stack.push_async_callback(database.close)
         redis = open_redis(config.redis)
         stack.push_async_callback(redis.connection_pool.disconnect)
-        queue = ArqQueue(config.redis, config.queue_name, config.key_prefix, clock=clock)
+        queue = ArqQueue(config.queue_redis, config.queue_name, config.key_prefix, clock=clock)
         stack.push_async_callback(queue.close)
         storage_threads = StorageThreads()
-        files = LocalFiles(config.uploads_dir, storage_threads)
-        try:
-            await files.make_folders()
-        except TryOnError as error:
-            log.warning("The storage in %s cannot be used now: %s", files.root, error.__cause__ or error.detail)
-        adapters = _Adapters(
+        adapters = Adapters(
             config=config,
             clock=clock,
             randomness=randomness,
             database=database,
-            files=files,
+            files=MeasuredFiles(await open_files(config, storage_threads)),
             bus=RedisBus(redis, key_prefix=config.key_prefix),
             queue=queue,
             crashes=RedisLimiter(redis, config.crash_rate, key_prefix=config.key_prefix, clock=clock, counts="crashes"),
+            exhausted=ExhaustedSubjects(redis, key_prefix=config.key_prefix),
             signer=Signer(config.signing_keys()),
         )
         sessions = _sessions(adapters)
+        verifier = _verifier(config, clock)
+        stack.push_async_callback(verifier.close)
         yield Services(
             config=config,
             clock=clock,
@@ -180,13 +110,32 @@ async def open_services(
             bus=adapters.bus,
             queue=queue,
             limiter=RedisLimiter(redis, config.upload_rate, key_prefix=config.key_prefix, clock=clock),
+            wrong_operators=RedisLimiter(
+                redis, WRONG_OPERATORS, key_prefix=config.key_prefix, clock=clock, counts="wrong-operators"
+            ),
+            presence=Presence(redis, key_prefix=config.key_prefix),
             signer=adapters.signer,
+            verifier=verifier,
             sessions=sessions,
             reconciling=_reconciling(adapters, sessions),
         )
 
 
-def _sessions(adapters: _Adapters) -> Sessions:
+def _verifier(config: Config, clock: Clock) -> TokenVerifier:
+    """Return the judge of users' tokens, which asks no issuer before the first one."""
+    own_key = None if config.owner_key is None else config.owner_key.encode()
+    return TokenVerifier(
+        issuers=config.jwt_issuer,
+        key_urls=config.jwt_jwks_url,
+        audiences=config.jwt_audience,
+        algorithms=config.jwt_algorithms,
+        scope=config.jwt_scope,
+        owner_ids=OwnerIds(own_key or SecretKey.of(config.signing_keys()[0]).subkey("owner")),
+        clock=clock,
+    )
+
+
+def _sessions(adapters: Adapters) -> Sessions:
     config, database, bus, queue = adapters.config, adapters.database, adapters.bus, adapters.queue
     access = AccessIssuer(
         signer=adapters.signer,
@@ -198,15 +147,56 @@ def _sessions(adapters: _Adapters) -> Sessions:
         queue=queue, processor=config.processors[0], queue_limit=config.queue_limit, worker_jobs=config.worker_jobs
     )
     queueing = Queueing(queue=queue, reader=database.reader)
-    transitions = Transitions(writer=database.writer, bus=bus, access=access)
     checkpoints = _checkpoints(adapters)
+    transitions = Transitions(
+        writer=database.writer, bus=bus, access=access, checkpoints=checkpoints, prices=dict(config.usage_prices)
+    )
     requeueing = Requeueing(
         transitions=transitions, queueing=queueing, checkpoints=checkpoints, max_attempts=config.max_attempts
     )
     erased_bytes = ErasedBytes()
     processors = ProcessorDirectory(rows=database.processors, setting=config.processor, clock=adapters.clock)
     cleaning = UpstreamCleaning(cleanups=database.cleanups, checkpoints=checkpoints, queue=queue, processors=processors)
-    reads = SessionReads(
+    reads = _reads(adapters, access, queue_places)
+    submissions = _submissions(adapters, queueing, queue_places)
+    cancelling = Cancelling(
+        reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
+    )
+    erasure = _erasure(adapters, erased_bytes, cleaning)
+    return Sessions(
+        access=access,
+        reads=reads,
+        queue_places=queue_places,
+        submissions=submissions,
+        queueing=queueing,
+        transitions=transitions,
+        claims=_claims(adapters, access, transitions, requeueing),
+        requeueing=requeueing,
+        cancelling=cancelling,
+        crashing=Crashing(reader=database.reader, queue=queue, limiter=adapters.crashes, demo=config.demo),
+        erasure=erasure,
+        cleaning=cleaning,
+        erased_bytes=erased_bytes,
+        processors=processors,
+        quotas=_quotas(adapters),
+        operating=Operating(
+            reader=database.overview,
+            writer=database.writer,
+            actions=database.operator_actions,
+            queue=queue,
+            signer=adapters.signer,
+            queueing=queueing,
+            requeueing=requeueing,
+            submissions=submissions,
+            cancelling=cancelling,
+            erasure=erasure,
+        ),
+    )
+
+
+def _reads(adapters: Adapters, access: AccessIssuer, queue_places: QueuePlaces) -> SessionReads:
+    database, bus = adapters.database, adapters.bus
+    return SessionReads(
         reader=database.reader,
         shared_reads=SharedReads(reader=database.reader, bus=bus),
         bus=bus,
@@ -215,60 +205,30 @@ def _sessions(adapters: _Adapters) -> Sessions:
         signer=adapters.signer,
         database_clock=database.clock,
     )
-    return Sessions(
-        access=access,
-        reads=reads,
-        queue_places=queue_places,
-        submissions=_submissions(adapters, queueing, queue_places),
-        queueing=queueing,
-        transitions=transitions,
-        claims=_claims(adapters, access, transitions, requeueing),
-        requeueing=requeueing,
-        cancelling=Cancelling(
-            reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
-        ),
-        crashing=Crashing(reader=database.reader, queue=queue, limiter=adapters.crashes, demo=config.demo),
-        erasure=_erasure(adapters, erased_bytes, cleaning),
-        cleaning=cleaning,
-        erased_bytes=erased_bytes,
-        processors=processors,
-    )
 
 
-def _submissions(adapters: _Adapters, queueing: Queueing, queue_places: QueuePlaces) -> Submissions:
+def _submissions(adapters: Adapters, queueing: Queueing, queue_places: QueuePlaces) -> Submissions:
     return Submissions(
         files=adapters.files,
         writer=adapters.database.writer,
         reader=adapters.database.reader,
         commits=adapters.database.commits,
+        bus=adapters.bus,
         queueing=queueing,
         queue_places=queue_places,
         clock=adapters.clock,
         randomness=adapters.randomness,
         signer=adapters.signer,
-        allowance=_allowance(adapters.config),
+        allowance=allowance_of(adapters.config),
         processor=adapters.config.processors[0],
         deadline_seconds=adapters.config.deadline_seconds,
         retention_seconds=adapters.config.retention_seconds,
         webhook="" if adapters.config.webhook_url else None,
+        metered=adapters.config.usage_webhook_url is not None,
     )
 
 
-def _allowance(config: Config) -> Allowance:
-    """Return what one owner and one address may have; a share is one place at least."""
-
-    def places(share: float | None) -> int | None:
-        return None if share is None else max(1, math.ceil(share * config.queue_limit))
-
-    return Allowance(
-        owner_bytes=config.stored_bytes_per_owner,
-        owner_waiting=places(config.queue_share_per_owner),
-        address_bytes=config.stored_bytes_per_address,
-        address_waiting=places(config.queue_share_per_address),
-    )
-
-
-def _claims(adapters: _Adapters, access: AccessIssuer, transitions: Transitions, requeueing: Requeueing) -> Claims:
+def _claims(adapters: Adapters, access: AccessIssuer, transitions: Transitions, requeueing: Requeueing) -> Claims:
     return Claims(
         reader=adapters.database.reader,
         writer=adapters.database.writer,
@@ -285,7 +245,18 @@ def _claims(adapters: _Adapters, access: AccessIssuer, transitions: Transitions,
     )
 
 
-def _checkpoints(adapters: _Adapters) -> Checkpoints:
+def _quotas(adapters: Adapters) -> Quotas:
+    return Quotas(
+        plans=plans_of(adapters.config),
+        counts=adapters.database.quotas,
+        exhausted=adapters.exhausted,
+        signer=adapters.signer,
+        database_clock=adapters.database.clock,
+        processor=adapters.config.processors[0],
+    )
+
+
+def _checkpoints(adapters: Adapters) -> Checkpoints:
     return Checkpoints(
         attempts=adapters.database.attempts,
         sealer=Sealer(adapters.config.signing_keys()),
@@ -293,10 +264,11 @@ def _checkpoints(adapters: _Adapters) -> Checkpoints:
     )
 
 
-def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamCleaning) -> Erasure:
+def _erasure(adapters: Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamCleaning) -> Erasure:
     return Erasure(
         reader=adapters.database.reader,
         writer=adapters.database.writer,
+        connections=adapters.database.connections,
         files=adapters.files,
         bus=adapters.bus,
         queue=adapters.queue,
@@ -307,7 +279,7 @@ def _erasure(adapters: _Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamC
     )
 
 
-def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
+def _reconciling(adapters: Adapters, sessions: Sessions) -> Reconciling:
     config, clock, database = adapters.config, adapters.clock, adapters.database
     disturbances = _disturbances(adapters)
     failure_guard = FailureGuard(reader=database.reader, disturbances=disturbances)
@@ -340,18 +312,14 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         cleaning=sessions.cleaning,
     )
     cleanup = _cleanup(adapters, sessions)
-    webhooks = _webhooks(adapters, sessions)
-    chores = Chores(
-        leases=database.chore_leases,
-        database_clock=database.clock,
-        disturbances=disturbances,
-        process_name=f"{socket.gethostname()}:{os.getpid()}:{adapters.randomness.bytes(2).hex()}",
-    )
+    webhooks, usage = _webhooks(adapters, sessions), _usage(adapters)
+    chores = _chores(adapters, disturbances)
     maintenance = Maintenance(
         chores=chores,
         reconciler=reconciler,
         cleanup=cleanup,
         webhooks=webhooks,
+        usage=usage,
         submissions=sessions.submissions,
         queueing=sessions.queueing,
         erased_bytes=sessions.erased_bytes,
@@ -364,13 +332,15 @@ def _reconciling(adapters: _Adapters, sessions: Sessions) -> Reconciling:
         expiry=expiry,
         cleanup=cleanup,
         webhooks=webhooks,
+        usage=usage,
         chores=chores,
         maintenance=maintenance,
     )
 
 
-def _disturbances(adapters: _Adapters) -> Disturbances:
+def _disturbances(adapters: Adapters) -> Disturbances:
     return Disturbances(
+        connections=adapters.database.connections,
         writer=adapters.database.writer,
         database_clock=adapters.database.clock,
         clock=adapters.clock,
@@ -380,7 +350,7 @@ def _disturbances(adapters: _Adapters) -> Disturbances:
     )
 
 
-def _webhooks(adapters: _Adapters, sessions: Sessions) -> Webhooks:
+def _webhooks(adapters: Adapters, sessions: Sessions) -> Webhooks:
     return Webhooks(
         deliveries=adapters.database.deliveries,
         reader=adapters.database.reader,
@@ -392,10 +362,32 @@ def _webhooks(adapters: _Adapters, sessions: Sessions) -> Webhooks:
     )
 
 
-def _cleanup(adapters: _Adapters, sessions: Sessions) -> Cleanup:
+def _usage(adapters: Adapters) -> UsageReports:
+    return UsageReports(
+        outbox=adapters.database.usage_outbox,
+        sender=WebhookSender(private_allowed=adapters.config.webhook_private),
+        database_clock=adapters.database.clock,
+        url=adapters.config.usage_webhook_url,
+        secrets=adapters.config.webhook_secrets,
+        keep_seconds=adapters.config.usage_days * 86400,
+    )
+
+
+def _chores(adapters: Adapters, disturbances: Disturbances) -> Chores:
+    return Chores(
+        leases=adapters.database.chore_leases,
+        database_clock=adapters.database.clock,
+        disturbances=disturbances,
+        process_name=f"{socket.gethostname()}:{os.getpid()}:{adapters.randomness.bytes(2).hex()}",
+    )
+
+
+def _cleanup(adapters: Adapters, sessions: Sessions) -> Cleanup:
     return Cleanup(
         reader=adapters.database.reader,
         upkeep=adapters.database.upkeep,
+        quotas=adapters.database.quotas,
+        operator_actions=adapters.database.operator_actions,
         files=adapters.files,
         bus=adapters.bus,
         queue=adapters.queue,

@@ -7,7 +7,7 @@
  */
 "use client";
 
-import { useEffect, useState, useSyncExternalStore } from "react";
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { Problem, TryOn, randomText } from "./tryon.js";
 
 const IDLE = { session: null, preview: null, error: null, connection: null, uploaded: null };
@@ -178,8 +178,17 @@ function photosOf(inputs) {
   return inputs instanceof Blob ? { image: inputs } : inputs;
 }
 
-/** One try-on at a time, for this component. Its functions keep their identity until `base` or `token` change. */
-export function useTryOn({ base, token, fetch, WebSocket } = {}) {
+/**
+ * One try-on at a time, for this component. Its functions keep their identity until `base` or `token` change; of a `token` that is
+ * a function always the one of the last render is asked.
+ */
+export function useTryOn({ base, token: given, fetch, WebSocket } = {}) {
+  const latest = useRef(given);
+  useEffect(() => {
+    latest.current = given;
+  });
+  const [ask] = useState(() => () => latest.current());
+  const token = typeof given === "function" ? ask : given;
   const make = () => ({ base, token, store: new Store(new TryOn({ base, token, fetch, WebSocket })) });
   const [made, setMade] = useState(make);
   if (made.base !== base || made.token !== token) setMade(make()); // React renders again at once

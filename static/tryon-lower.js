@@ -14,6 +14,7 @@ const HOLDING = new Set(["sse", "long-poll"]); // rungs that keep one of the few
 const CLIMB_MS = { first: 15000, most: 300000 }; // until better rungs are tried again
 const WAIT_SECONDS = 25; // of a long poll: below the 30 s after which proxies like to cut
 const POLL_MS = 2000; // unless Retry-After says otherwise
+const RESYNC = 4001; // a connection that left a hole is opened again at once
 
 export class LowerRungs {
   #following;
@@ -30,6 +31,7 @@ export class LowerRungs {
   }
 
   async launch(link) {
+    if (link.rung === "sse" && (await this.#join(link))) return;
     if (this.#slots && HOLDING.has(link.rung) && !(await this.#takeSlot(link))) return;
     if (link.rung === "sse") this.#stream(link);
     else this.#poll(link);
@@ -114,18 +116,47 @@ export class LowerRungs {
     this.#queued = null;
   }
 
+  /** Lets the link hear through the stream that tabs share; false where it needs one of its own. */
+  async #join(link) {
+    const following = this.#following;
+    const { api, id, ticket } = following;
+    if (!this.#slots || !id || ticket || api.renews) return false;
+    const early = [];
+    let hear = (text) => early.push(text);
+    const lost = (moved) => {
+      if (moved && link === following.link) following.connect(link.rung); // it is as live as before
+      else following.lost(link, { code: RESYNC });
+    };
+    try {
+      const { sharedFor } = await import("./tryon-shared.js");
+      const shared = link.over ? null : await sharedFor(api);
+      const gone = (reason) => following.gone(reason);
+      const member = { id, signal: link.abort.signal, hear: (text) => hear(text), lost, gone };
+      if (link.over || !(await shared?.join(member))) return link.over;
+    } catch {
+      return link.over; // it could not be loaded
+    }
+    link.slot?.release();
+    Object.assign(link, { slot: null, shared: true });
+    if (!(await this.#look(link))) return true;
+    hear = (text) => following.receive(link, text);
+    following.up(link);
+    early.forEach(hear);
+    return true;
+  }
+
   // --- connections --------------------------------------------------------------------------------------------------
 
   /** A plain look first: it shows that the server is there, and this way to it is the one that fails. */
   async #stream(link) {
     if (!(await this.#look(link))) return;
     const following = this.#following;
-    const { id, ticket, cursor } = following;
+    const { path, ticket, cursor } = following;
     following.watch(link, OPEN_MS);
     let retry = null;
     try {
-      const options = { query: { since: cursor }, ticket, headers: { Accept: "text/event-stream" }, signal: link.abort.signal };
-      const { body } = await following.api.request("GET", `/${id}${SSE}`, { ...options, stream: true });
+      const options = { root: path, query: { since: cursor }, ticket, headers: { Accept: "text/event-stream" }, stream: true };
+      const { body } = await following.api.request("GET", SSE, { ...options, signal: link.abort.signal });
       for await (const [field, value] of fields(body)) {
         if (field === "data") following.receive(link, value);
         else if (field === "retry") retry = Number(value);
@@ -152,17 +183,13 @@ export class LowerRungs {
   /** Reads the session as a part of this link; null if the link is lost or over. */
   async #look(link, wait = null) {
     const following = this.#following;
-    const { api, id, cursor, ticket } = following;
     following.watch(link, OPEN_MS + 1000 * wait);
     try {
-      const options = { query: { since: cursor, wait }, ticket, etag: link.etag, signal: link.abort.signal };
-      const answer = await api.request("GET", `/${id}`, options);
+      const answer = await following.look(link, wait);
       if (link.over) return null;
       following.heard(link);
       Object.assign(link, { looked: true, etag: answer.etag });
-      const { missed, ...session } = answer.body ?? {};
-      if (answer.body) following.take(session, missed);
-      return link.over ? null : answer;
+      return answer;
     } catch (error) {
       this.#failed(link, error);
       return null;

@@ -9,23 +9,24 @@ export type Connection = "connecting" | "live" | "polling" | "reconnecting" | "o
 /** Codes of a refused call, and of a session that is gone. */
 export type RefusalCode =
   | "bad_multipart" | "bad_request" | "bad_idempotency_key" | "invalid_token" | "invalid_ticket" | "token_required"
-  | "not_found" | "method_not_allowed" | "not_acceptable" | "too_slow" | "not_finished" | "not_completed"
-  | "not_running" | "idempotency_in_flight" | "deleted" | "expired" | "body_too_large" | "not_multipart"
-  | "unsupported_encoding" | "unsupported_image" | "range_not_satisfiable" | "missing_image" | "unknown_input"
-  | "unreadable_image" | "too_many_pixels" | "image_too_small" | "image_too_large" | "bad_params" | "bad_webhook"
-  | "idempotency_needs_token" | "idempotency_mismatch" | "rate_limited" | "internal_error" | "unavailable"
-  | "queue_full" | "storage_full";
+  | "insufficient_scope" | "processor_not_allowed" | "not_found" | "method_not_allowed" | "not_acceptable" | "too_slow"
+  | "not_finished" | "not_completed" | "not_running" | "idempotency_in_flight" | "deleted" | "expired"
+  | "body_too_large" | "not_multipart" | "unsupported_encoding" | "unsupported_image" | "range_not_satisfiable"
+  | "missing_image" | "unknown_input" | "unreadable_image" | "too_many_pixels" | "image_too_small" | "image_too_large"
+  | "bad_params" | "bad_webhook" | "idempotency_needs_token" | "idempotency_mismatch" | "rate_limited" | "over_quota"
+  | "internal_error" | "unavailable" | "queue_full" | "storage_full";
 /** Codes of a failed session. A processor may add its own. */
 export type FailureCode =
   | "mock_failure" | "person_not_found" | "pose_not_supported" | "garment_not_found" | "unreadable_image"
   | "moderated_input" | "moderated_output" | "input_lost" | "backend_busy" | "backend_cold" | "backend_unreachable"
   | "backend_auth" | "quota_exceeded" | "processor_error" | "processor_crashed" | "worker_lost" | "timeout"
   | "storage_full" | "internal";
-/** Limits that `rate_limited` speaks of, called like their settings. */
+/** Limits of `rate_limited`, called like their settings, and of `over_quota`, the fields of a plan. */
 export type LimitName =
-  | "upload_rate" | "crash_rate" | "uploads_per_address" | "spooled_bytes_per_address" | "spooled_bytes_per_process"
-  | "connections_per_address" | "sockets_per_address" | "sockets_per_session" | "queue_share_per_owner"
-  | "queue_share_per_address" | "stored_bytes_per_owner" | "stored_bytes_per_address";
+  | "upload_rate" | "crash_rate" | "ops_tokens" | "uploads_per_address" | "spooled_bytes_per_address"
+  | "spooled_bytes_per_process" | "connections_per_address" | "sockets_per_address" | "sockets_per_session"
+  | "sockets_per_owner" | "queue_share_per_owner" | "queue_share_per_address" | "stored_bytes_per_owner"
+  | "stored_bytes_per_address" | "uploads_per_day" | "concurrent_sessions" | "stored_bytes";
 // </made>
 
 /** A code of the list, or one of the processor's own. */
@@ -184,6 +185,8 @@ export interface Limits {
   max_attempts: number;
   /** True if a worker may be killed, to show how its session recovers. */
   demo: boolean;
+  /** Whether clients may upload without being users of the integrator. */
+  anonymous: boolean;
 }
 
 /** Shows the result alone, without any other credential. */
@@ -273,7 +276,7 @@ export class Problem extends Error {
   /** Seconds. */
   retryAfter: number | null;
   requestId: string | null;
-  /** With `rate_limited`: the limit, called like its setting. */
+  /** With `rate_limited` the limit, called like its setting; with `over_quota` the field of the plan. */
   limit: LimitName | (string & {}) | null;
   /** The part of the upload that was refused. */
   part: string | null;
@@ -284,8 +287,9 @@ export class Problem extends Error {
 export interface TryOnOptions {
   /** Where the server is, for a page from elsewhere; needed outside a browser. Default: where the page is from. */
   base?: string;
-  /** The owner's. Default: in a browser the one in its localStorage, made on first use; elsewhere a new one for each client. */
-  token?: string | null;
+  /** The owner's. Default: in a browser the one in its localStorage, made on first use; elsewhere a new one for each client. Or a function
+   * that returns a user's JWT: it is asked before the first request, and once more when the server refuses its last answer. */
+  token?: string | (() => string | Promise<string>) | null;
   /** Instead of the global one, for every request. */
   fetch?: typeof fetch | null;
   /** Instead of the global one. Without any, as in Node 20, sessions are followed over the other transports. */
@@ -296,6 +300,7 @@ export interface TryOnOptions {
 export class TryOn {
   constructor(options?: TryOnOptions);
   readonly base: string;
+  /** Of a function: the last one that it returned, empty before the first. */
   readonly token: string;
   /** `upload()`, then `follow()`, in one call. */
   run(options?: RunOptions): Run;

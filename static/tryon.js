@@ -1,6 +1,7 @@
 /**
  * The JavaScript client: upload a photo, follow its session to the end. For browsers, Node and edge runtimes. No dependencies,
- * no build step. What most pages never need is in modules of its own, loaded when it is: tryon-lower.js, tryon-progress.js.
+ * no build step. What most pages never need is in modules of its own: tryon-lower.js and tryon-progress.js, loaded when they
+ * are needed, and tryon-watch.js, for all sessions of an owner.
  *
  *     const tryon = new TryOn({ base: "https://tryon.example" });
  *     const run = tryon.run({ image: file });
@@ -71,20 +72,35 @@ function newToken() {
 
 export class TryOn {
   #token;
+  #source = null; // a function that gives tokens
+  #asking = null;
   #fetch;
   #WebSocket;
 
   constructor({ base = "", token, fetch, WebSocket } = {}) {
     const here = globalThis.location;
     this.base = (base && here ? new URL(base, here).href : base).replace(/\/+$/, "");
-    this.#token = token;
+    if (typeof token === "function") this.#source = token;
+    else this.#token = token;
     this.#fetch = fetch;
     this.#WebSocket = WebSocket;
   }
 
   /** Made on first use, kept in localStorage. Its holder owns the sessions. */
   get token() {
-    return (this.#token ??= newToken());
+    return this.#source ? (this.#token ?? "") : (this.#token ??= newToken());
+  }
+
+  /** @internal Whether the token comes from a function. */
+  get renews() {
+    return this.#source !== null;
+  }
+
+  /** @internal The token, from a function another one than `refused`; calls at the same time ask it once. */
+  async credential(refused) {
+    if (!this.#source || (this.#token && this.#token !== refused)) return this.token;
+    this.#asking ??= (async () => this.#source())().finally(() => (this.#asking = null));
+    return (this.#token = await this.#asking);
   }
 
   /**
@@ -193,11 +209,12 @@ export class TryOn {
 
   /** @internal One call; a 304 has no body. Rejects with a Problem, or with the reason of its signal. */
   async request(method, path, options = {}) {
-    const { root = SESSIONS, query, headers, body, ticket, etag, onProgress, stream, signal } = options;
+    const { root = SESSIONS, query, headers, body, ticket, etag, onProgress, stream, signal, refused } = options;
     signal?.throwIfAborted();
     const url = this.url(root + path, { ...query, ticket });
     const all = { Accept: "application/json", ...headers };
-    if (!ticket && root === SESSIONS) all.Authorization = `Bearer ${this.token}`;
+    const token = ticket || root === PROCESSOR || root === LIMITS ? null : this.#source ? await this.credential(refused) : this.token;
+    if (token) all.Authorization = `Bearer ${token}`;
     if (etag) all["If-None-Match"] = etag;
     const init = { method, headers: all, body, signal, ...(globalThis.location && { cache: "no-store", credentials: "omit" }) };
     let send = this.#fetch ?? fetch;
@@ -219,6 +236,9 @@ export class TryOn {
     const seconds = Number.parseFloat(told.get("Retry-After"));
     const retryAfter = seconds >= 0 ? seconds : null;
     if (status === 304 || (ok && answer)) return { body: answer, etag: told.get("ETag"), retryAfter };
+    if (token && this.#source && !refused && answer?.code === "invalid_token") {
+      return this.request(method, path, { ...options, refused: token });
+    }
     const retryable = status >= 500 || status === 429;
     throw new Problem({ retryable, requestId: answer?.request_id ?? told.get("X-Request-ID"), ...answer, status, retryAfter });
   }
@@ -252,11 +272,12 @@ export class TryOn {
   }
 }
 
-/** One session, followed. Made by `TryOn.follow()`. */
-class Following {
-  // Also of the lower rungs, which are in a module of their own:
+/** One session, followed. Made by `TryOn.follow()`. @internal */
+export class Following {
+  // Also of the lower rungs, and of all sessions of an owner, which are in modules of their own:
   api;
   id;
+  path;
   ticket;
   rungs;
   link = null; // the connection that counts: { rung, live, … }
@@ -268,6 +289,7 @@ class Following {
   #done = resolvers();
   #abort = new AbortController(); // of the listeners
   #notBefore = 0; // the server said so
+  #refused; // the token that was refused last: another one is tried once
   #failures = 0; // in a row, without a steady connection in between
   #tries = {}; // rung: attempts in a row that brought nothing
   #proven = new Set(); // rungs that have worked
@@ -284,7 +306,7 @@ class Following {
   constructor(api, id, session, { ticket, since = 0, transports = RUNGS, signal, ...tell }) {
     api.url("/"); // throws where the server's place is not known
     const rungs = RUNGS.filter((rung) => transports.includes(rung));
-    Object.assign(this, { api, id, session, ticket, cursor: since, rungs });
+    Object.assign(this, { api, id, path: `${SESSIONS}/${id}`, session, ticket, cursor: since, rungs });
     this.#tell = tell;
     this.#done.promise.catch(() => {}); // a caller that wants the error awaits `done`
     const on = (target, name, act) => target?.addEventListener?.(name, act, { signal: this.#abort.signal });
@@ -345,7 +367,16 @@ class Following {
     this.heard(link);
     link.abort = new AbortController();
     this.watch(link);
-    if (link.rung === "ws") return this.#socket(link);
+    if (link.rung === "ws") {
+      if (this.api.renews && !this.ticket) {
+        try {
+          link.token = await this.api.credential(this.#refused);
+        } catch (problem) {
+          return this.lost(link, { problem });
+        }
+      }
+      return link.over || this.#socket(link);
+    }
     try {
       if (!this.#lower) await this.#load(link);
     } catch (problem) {
@@ -355,17 +386,26 @@ class Following {
   }
 
   /** Loads the lower rungs, from a server that is there: some browsers never ask again for a module that they did not get. */
-  async #load({ abort }) {
-    this.take(await this.api.read(this.id, { ticket: this.ticket, signal: abort.signal }));
+  async #load(link) {
+    await this.look(link);
     const { LowerRungs } = await import("./tryon-lower.js");
     this.#lower ??= new LowerRungs(this);
   }
 
+  /** Reads the session as a part of this link. */
+  async look(link, wait) {
+    const options = { root: this.path, query: { since: this.cursor, wait }, ticket: this.ticket, etag: link.etag };
+    const answer = await this.api.request("GET", "", { ...options, signal: link.abort.signal });
+    const { missed, ...session } = answer.body ?? {};
+    if (answer.body && !link.over) this.take(session, missed);
+    return answer;
+  }
+
   #socket(link) {
-    const url = this.api.url(`${SESSIONS}/${this.id}${WS}`, { since: this.cursor, ticket: this.ticket });
+    const url = this.api.url(this.path + WS, { since: this.cursor, ticket: this.ticket });
     url.protocol = url.protocol.replace("http", "ws");
     try {
-      const socket = this.api.socket(url, this.ticket ? [SUBPROTOCOL] : [SUBPROTOCOL, BEARER + this.api.token]);
+      const socket = this.api.socket(url, this.ticket ? [SUBPROTOCOL] : [SUBPROTOCOL, BEARER + (link.token ?? this.api.token)]);
       link.close = () => socket.close();
       link.send = (frame) => socket.send(JSON.stringify(frame));
       socket.onmessage = ({ data }) => this.receive(link, data);
@@ -382,9 +422,11 @@ class Following {
       link.worked = true;
       this.#proven.add(link.rung);
       this.#tries[link.rung] = 0;
+      this.#refused = undefined;
     }
     if (link.live) return;
     Object.assign(link, { live: true, since: clock() });
+    this.heard(link);
     this.#lower?.up(link);
     this.report(link.rung === "ws" || link.rung === "sse" ? "live" : "polling");
   }
@@ -401,8 +443,12 @@ class Following {
     if (link.over || this.over) return;
     const { rung, live, worked, refusal } = link;
     this.drop(link);
+    if (CLOSED[code] === "invalid_token" && link.token && !this.#refused) {
+      this.#refused = link.token;
+      return this.connect(rung);
+    }
     if ((code >= STOP.first && code <= STOP.last) || [401, 404].includes(problem?.status)) {
-      this.#gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
+      this.gone(refusal ?? bye?.reason ?? problem?.code ?? CLOSED[code] ?? `closed_${code}`);
       return;
     }
     if (BROKEN.has(code) && this.rungs.length > 1) this.rungs = this.rungs.filter((other) => other !== rung);
@@ -455,8 +501,10 @@ class Following {
     link.slot = null;
   }
 
+  /** Notes a sign of life; a live link may then be silent from ping to ping. */
   heard(link) {
     link.heard = instant();
+    if (link.live) this.watch(link, this.#pingMs * WATCHDOG_PERIODS, () => this.doubt(link));
   }
 
   /** The link's one timer: without a word by then it counts as lost. */
@@ -471,22 +519,22 @@ class Following {
     if (link.over) return;
     const frame = this.api.parsed(text);
     if (!frame) return;
-    link.heard = instant();
     if (frame.type !== "event" && Date.parse(frame.at)) this.#server = Date.parse(frame.at) - clock();
-    if (frame.type === "snapshot") {
-      this.#pingMs = (frame.ping_seconds || 25) * 1000;
+    if (frame.ping_seconds) {
+      this.#pingMs = frame.ping_seconds * 1000;
       this.up(link);
-      this.take(frame.session, frame.missed);
-    } else if (frame.type === "event") {
-      this.#event(link, frame);
-    } else if (frame.type === "progress") {
-      this.#progress(link, frame);
-    } else if (frame.type === "error") {
-      link.refusal = frame.code;
-    } else if (frame.type === "bye") {
-      this.lost(link, { code: frame.code, bye: frame });
     }
-    if (link.live) this.watch(link, this.#pingMs * WATCHDOG_PERIODS, () => this.#doubt(link));
+    if (frame.type === "error") link.refusal = frame.code;
+    else if (frame.type === "bye") this.lost(link, { code: frame.code, bye: frame });
+    else this.hear(link, frame);
+    this.heard(link);
+  }
+
+  /** A frame about the session. */
+  hear(link, frame) {
+    if (frame.type === "snapshot") this.take(frame.session, frame.missed);
+    else if (frame.type === "event") this.#event(link, frame);
+    else if (frame.type === "progress") this.#progress(link, frame);
   }
 
   /** A whole session, with the events that led to it. */
@@ -516,7 +564,7 @@ class Following {
   }
 
   #event(link, frame) {
-    if (frame.seq > this.cursor + 1) this.#doubt(link);
+    if (frame.seq > this.cursor + 1) this.doubt(link);
     const known = this.session;
     if (!this.#pass(frame) || !known) return;
     if (frame.seq <= known.seq) return this.#settle();
@@ -529,14 +577,14 @@ class Following {
 
   #progress(link, frame) {
     const known = this.session;
-    if (frame.seq > this.cursor) this.#doubt(link);
+    if (frame.seq > this.cursor) this.doubt(link);
     if (!known || known.terminal || frame.seq !== known.seq) return;
     const { type, at, preview, ...news } = frame;
     this.#show({ ...known, ...QUIET, ...news, preview: preview ? shown(preview, known.preview) : known.preview });
   }
 
   /** It was silent for too long, or has left a hole: a socket is asked for a snapshot, anything else opened again. */
-  #doubt(link) {
+  doubt(link) {
     if (link.send) this.#sync(link);
     else this.lost(link, { code: RESYNC });
   }
@@ -553,7 +601,7 @@ class Following {
 
   // --- the end ------------------------------------------------------------------------------------------------------
 
-  #gone(code) {
+  gone(code) {
     if (code === "not_found" && this.session) code = "erased"; // it was there
     this.#end(() => {
       say(this.#tell.onGone, code);
@@ -588,8 +636,8 @@ class Following {
   }
 }
 
-/** Calls a callback; an error in it is reported, and stops nothing. */
-function say(callback, ...news) {
+/** @internal Calls a callback; an error in it is reported, and stops nothing. */
+export function say(callback, ...news) {
   try {
     callback?.(...news);
   } catch (error) {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from testkit.processes import ROOT
-from tryon.protocol.errors import CODES, FAILURES, LIMITS
+from tryon.protocol.errors import CODES, FAILURES, LIMITS, QUOTAS
 
 TYPES: Final = ROOT / "static" / "tryon.d.ts"
 BEGIN, END = "// <made by python -m testkit.declarations>\n", "// </made>\n"
@@ -38,7 +38,11 @@ def section() -> str:
         (
             union("RefusalCode", "Codes of a refused call, and of a session that is gone.", CODES),
             union("FailureCode", "Codes of a failed session. A processor may add its own.", FAILURES),
-            union("LimitName", "Limits that `rate_limited` speaks of, called like their settings.", LIMITS),
+            union(
+                "LimitName",
+                "Limits of `rate_limited`, called like their settings, and of `over_quota`, the fields of a plan.",
+                (*LIMITS, *QUOTAS),
+            ),
         )
     )
 

@@ -1,8 +1,8 @@
 """Virtual environments of programs whose packages must not mix with the project's own.
 
-Each has a lock file with hashes, ``tests/processors/NAME/requirements.lock``, and is
-made below ``.venv`` on first use. ``python -m testkit.environments`` makes all of them,
-as ``./test`` does, so that no test waits for an installation.
+Each has a lock file with hashes, ``tests/FOLDER/NAME/requirements.lock``, and is made
+below ``.venv`` on first use. ``python -m testkit.environments`` makes all of them, as
+``./test`` does, so that no test waits for an installation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-LOCK: Final = "tests/processors/{}/requirements.lock"
-"""Path of the lock file, by the environment's name."""
+LOCK: Final = "tests/*/{}/requirements.lock"
+"""Pattern of the lock file's path, by the environment's name."""
 
 INSTALL_SECONDS: Final = 540.0
 """Longest installation; it takes half a minute on an idle machine."""
@@ -31,7 +31,7 @@ def python_of(name: str) -> Path:
 
     Blocks while another process makes it. Raises :class:`EnvironmentMissing`.
     """
-    lock = ROOT / LOCK.format(name)
+    [lock] = ROOT.glob(LOCK.format(name))
     home = ROOT / ".venv" / "environments" / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(f"{home}\n{sys.version}\n{lock.read_text()}".encode()).hexdigest()
     python, stamp = home / "bin" / "python", home / "tryon-stamp"

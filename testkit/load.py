@@ -264,6 +264,10 @@ def form(image: bytes) -> bytes:
 # -- sessions without an upload --------------------------------------------------------
 
 
+OWNER: Final = "0" * 64
+"""Owner of all of them."""
+
+
 @dataclass(slots=True)
 class Held:
     """A session in ``processing`` that no worker works on; callers make its events."""
@@ -301,7 +305,7 @@ async def queue(services: Services, count: int) -> list[tuple[Session, str]]:
     queued: list[tuple[Session, str]] = []
     for number in range(count):
         made = await services.sessions.submissions.submit(
-            owner="0" * 64, inputs=[photo], params={"n": number}, request_id=None
+            owner=OWNER, inputs=[photo], params={"n": number}, request_id=None
         )
         ticket = services.signer.ticket(made.id, expires=expires)
         queued.append((made, f"{SESSIONS}/{made.id}/ws?ticket={ticket}"))

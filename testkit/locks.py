@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -14,9 +15,9 @@ async def write_locked(database_url: str) -> AsyncIterator[None]:
     """Let no session be written for the block; reads go on."""
     if database_url.startswith("sqlite"):
         with contextlib.closing(
-            sqlite3.connect(database_url.partition(":///")[2], timeout=60, isolation_level=None)
+            sqlite3.connect(database_url.partition(":///")[2], timeout=0, isolation_level=None)
         ) as other:
-            other.execute("BEGIN IMMEDIATE")
+            await _begin(other)
             yield
     else:
         connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
@@ -26,3 +27,15 @@ async def write_locked(database_url: str) -> AsyncIterator[None]:
                 yield
         finally:
             await connection.close()
+
+
+async def _begin(connection: sqlite3.Connection) -> None:
+    """Take SQLite's write lock; its holder may need this event loop to release it."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                await asyncio.sleep(0.005)
+            else:
+                return

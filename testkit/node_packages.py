@@ -1,8 +1,8 @@
-"""The npm packages that tests of the JavaScript client need, and that client as one.
+"""The npm packages that tests need, and the JavaScript client as one.
 
-They are locked with their hashes in ``tests/static/packages`` and installed below
-``.venv`` on first use. ``python -m testkit.node_packages`` installs them, as ``./test``
-does, so that no test waits for it.
+They are locked with their hashes and installed below ``.venv`` on first use: those for
+tests of the client, and apart from them a storage server's. ``python -m
+testkit.node_packages`` installs them, as ``./test`` does, so that no test waits for it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,34 @@ from typing import Final
 from testkit.environments import INSTALL_SECONDS, EnvironmentMissing
 from testkit.processes import ROOT
 
-LOCKED: Final = ROOT / "tests" / "static" / "packages"
+CLIENT_TESTS: Final = "node"
+AZURITE: Final = "azurite"
+
+LOCKED: Final = {
+    CLIENT_TESTS: ROOT / "tests/static/packages",
+    AZURITE: ROOT / "tests/server/adapters/files/packages",
+}
+"""Folders of the lock files, by the name of the environment."""
+
 CLIENT: Final = "tryon-push"
 
 
-def node_packages() -> Path:
+def node_packages(name: str = CLIENT_TESTS) -> Path:
     """Return ``node_modules`` with the locked packages, made if it is missing or stale.
 
     Blocks while another process makes it. Raises :class:`EnvironmentMissing`.
     """
-    home = ROOT / ".venv" / "environments" / "node"
-    digest = hashlib.sha256((LOCKED / "package-lock.json").read_bytes()).hexdigest()
+    locked = LOCKED[name]
+    home = ROOT / ".venv" / "environments" / name
+    digest = hashlib.sha256((locked / "package-lock.json").read_bytes()).hexdigest()
     stamp = home / "tryon-stamp"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with (home.parent / "node.making").open("w") as making:
+    with (home.parent / f"{name}.making").open("w") as making:
         fcntl.flock(making, fcntl.LOCK_EX)  # ends with this process
         if not (stamp.exists() and stamp.read_text() == digest):
             shutil.rmtree(home, ignore_errors=True)
-            home.mkdir()
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(LOCKED / name, home)
-            _npm("ci", "--ignore-scripts", folder=home)
+            shutil.copytree(locked, home)
+            _npm("ci", "--ignore-scripts", "--prefer-offline", folder=home)
             stamp.write_text(digest)
     return home / "node_modules"
 
@@ -84,12 +91,14 @@ def _npm(*arguments: str, folder: Path) -> str:
 
 def main() -> int:
     """Install the packages; return 1 if they cannot be had, after saying why."""
-    try:
-        node_packages()
-    except EnvironmentMissing as error:
-        print(f"Missing: {error}", file=sys.stderr)
-        return 1
-    return 0
+    failed = 0
+    for name in LOCKED:
+        try:
+            node_packages(name)
+        except EnvironmentMissing as error:
+            print(f"Missing: {error}", file=sys.stderr)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import functools
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -114,17 +117,40 @@ async def listening(port: int, process: asyncio.subprocess.Process) -> None:
     raise SystemExit(f"process {process.pid} does not listen on port {port} (status {process.returncode})")
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback address that is free at this moment.
+@functools.cache
+def _port_claims() -> int:
+    """Return the file whose byte N is locked by the process that was given port N."""
+    return os.open(Path(tempfile.gettempdir(), f"tryon-test-ports-{os.getuid()}"), os.O_RDWR | os.O_CREAT, 0o600)
 
-    It is below those that Linux gives to connections and to servers that name none, so
-    that no other test gets it before the server listens, or while it restarts.
+
+MOST_TRIES: Final = 10_000
+
+_given_ports: Final[set[int]] = set()
+"""Ports of this process; its own locks do not keep it from taking them again."""
+
+
+def free_port(*offsets: int, among: Sequence[int] = SERVER_PORTS) -> int:
+    """Return a TCP port of the loopback address that no other test is given.
+
+    So are the ports that lie ``offsets`` above it. They stay this process's until it
+    ends, also before its server listens and while it restarts. They are below those
+    that Linux gives to connections and to servers that name none. Raises RuntimeError
+    if there is none.
     """
-    while True:
-        port = secrets.choice(SERVER_PORTS)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
+    for _ in range(MOST_TRIES):
+        first = secrets.choice(among)
+        ports = {first, *(first + offset for offset in offsets)}
+        if ports & _given_ports:
+            continue
+        with contextlib.suppress(OSError), contextlib.ExitStack() as claims, contextlib.ExitStack() as probes:
+            for port in ports:
+                fcntl.lockf(_port_claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                claims.callback(fcntl.lockf, _port_claims(), fcntl.LOCK_UN, 1, port)
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            claims.pop_all()
+            _given_ports.update(ports)
+            return first
+    raise RuntimeError(f"no port of {among} is free")
 
 
 def reserved_port() -> socket.socket:

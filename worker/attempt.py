@@ -21,6 +21,7 @@ from server.domain.stored_files import NewFile, StoredFile
 from server.domain.upstream import UpstreamWork
 from server.sessions.claims import Claim, Claims
 from server.system.memory_files import memory_file, path_of
+from server.telemetry import tracing
 from tryon.processor import Input, Job, Output, ProcessorError, Reference, Result
 from tryon.processor.validation import outputs_of
 from tryon.protocol.errors import TryOnError, Unavailable
@@ -49,7 +50,8 @@ WARM_SECONDS: Final = 2.0
 
 EARLY_SECONDS: Final = 0.5
 """Time before its deadline at which a session ends that waits for a busy or cold model:
-at the deadline the reconciler would fail it with ``timeout``, which says less.
+at the deadline the reconciler would fail it with ``timeout``, which says less. So does
+one that has used something: the reconciler knows no more than its last checkpoint.
 """
 
 BUSY_STAGE: Final = "waiting for the model"
@@ -105,12 +107,13 @@ class Attempt:
     def pause(self) -> float:
         """Return the seconds until the deadline must be looked at again; 0: it is over.
 
-        That is :data:`EARLY_SECONDS` before it, and the deadline itself.
+        That is :data:`EARLY_SECONDS` before it, and the deadline itself. The first one
+        ends an attempt that has more to say of its end than the reconciler.
         """
         left = self.deadline - asyncio.get_running_loop().time()
         if left > EARLY_SECONDS:
             return left - EARLY_SECONDS
-        return 0.0 if self.busy is not None else max(0.0, left)
+        return 0.0 if self.busy is not None or self.claim.usage else max(0.0, left)
 
     async def work(self) -> tuple[NewFile, ...]:
         """Read the photos, run the processor, and return its verified outputs.
@@ -148,8 +151,8 @@ class Attempt:
     async def _starting(self, ready: asyncio.Future[Any]) -> float:
         """Wait until a processor is ready; that time is none of the deadline's.
 
-        Once it has taken :data:`COLD_SECONDS`, the deadline holds again. It is returned
-        in Unix seconds.
+        Once it has taken :data:`COLD_SECONDS`, or the session expires before a later
+        deadline, the deadline holds again. It is returned in Unix seconds.
         """
         loop, busy = asyncio.get_running_loop(), self.busy
         seconds_left, cold_until = self.deadline - loop.time(), loop.time() + COLD_SECONDS
@@ -157,8 +160,10 @@ class Attempt:
         while not ready.done() and loop.time() < cold_until:
             await self.report(None, "warming")
             with contextlib.suppress(Unavailable):
-                await self._claims.hold_deadline(self.claim, seconds_left)
-                self.deadline = loop.time() + seconds_left
+                held = await self._claims.hold_deadline(self.claim, seconds_left)
+                if held:
+                    self.deadline = loop.time() + seconds_left
+                self.busy = busy if held else ProcessorError("backend_cold")
             await asyncio.wait({ready}, timeout=min(WARM_SECONDS, seconds_left / 4))
         self.busy = busy if ready.done() else ProcessorError("backend_cold")
         await asyncio.wait({ready})
@@ -251,6 +256,7 @@ class Attempt:
             params=dict(session.params),
             seed=session.seed,
             deadline_at=self._deadline_at,
+            trace=tracing.current() or session.trace,
             attempts_left=max(0, self._max_attempts - session.burnt - 1),
         )
 

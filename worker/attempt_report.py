@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -109,8 +108,7 @@ class AttemptReport:
         showing, self._showing = self._showing, None
         if showing is not None:
             showing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await showing
+            await asyncio.wait({showing})  # `await showing` could not tell its cancel from ours
 
     async def _show(self) -> None:
         while self._preview is not None:

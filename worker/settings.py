@@ -11,6 +11,7 @@ import functools
 import gc
 import logging
 import os
+import platform
 import re
 import signal
 import socket
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn
 
 from arq import func
-from arq.connections import RedisSettings
 
+from server import __version__
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
-from server.adapters.redis.queue import CLEANUP_FUNCTION, FUNCTION, ArqQueue, deserialize, serialize
-from server.adapters.redis.start_check import check_redis_url
+from server.adapters.redis.queue import CLEANUP_FUNCTION, FUNCTION, ArqQueue, arq_settings, deserialize, serialize
+from server.adapters.redis.rights import Role
+from server.adapters.redis.start_check import check_redis_urls
 from server.config.settings import Config, ConfigError
 from server.domain.outputs import output_limits
 from server.services import open_services
@@ -35,11 +37,13 @@ from server.startup import check_start
 from server.system.clock import SystemClock
 from server.system.processes import make_files_private
 from server.system.randomness import SystemRandomness
-from server.telemetry import logs
+from server.telemetry import logs, metrics
+from server.telemetry.reporting import start_reporting
 from worker.chain import Chain
 from worker.cleaning import Cleaner, run_cleanup
 from worker.isolation.errors import NotStartedAgain
 from worker.isolation.pool import ProcessPool
+from worker.metrics_page import metrics_page
 from worker.pickup import DoorbellRedis
 from worker.publishing import Publisher
 from worker.tasks import SessionRunner, run_session
@@ -54,10 +58,18 @@ HEALTH_SECONDS: Final = 5.0
 reads.
 """
 
+REPORTING_SECONDS: Final = 0.2
+"""Time for the last traces and errors of a worker that ends."""
+
 EXIT_SECONDS: Final = 0.5
 """Time for a worker to close its connections after its sessions were handed back.
 
 Then the process ends, even if a server does not answer.
+"""
+
+MARGIN_SECONDS: Final = 60.0
+"""Time that arq gives a job beyond the one in which it must end by itself. Of a
+clean-up it bounds the start of its processor as well.
 """
 
 POLL_DELAY_SECONDS: Final = 0.002
@@ -70,12 +82,15 @@ full worker stays empty. Looking for one costs a full worker 2.6 % of a core
 
 
 def _read() -> tuple[Config, str]:
-    """Return the settings and the URL of Redis; end the process if they are wrong."""
+    """Return the settings and the URL of the queue's Redis.
+
+    End the process if they are wrong.
+    """
     make_files_private()  # arq runs this module without the `tryon` command
     try:
         config = Config.load()
-        check_redis_url(config.redis)
-        return config, config.redis
+        check_redis_urls(config)
+        return config, config.queue_redis
     except ConfigError as error:
         _refuse(error)
 
@@ -107,7 +122,7 @@ def _worth_logging(record: logging.LogRecord) -> bool:
 config, redis_url = _read()
 if config.start_check:  # what is said before the log is set up is said again by the check, in one line
     logging.getLogger("tryon").addHandler(logging.NullHandler())
-redis_settings = RedisSettings.from_dsn(redis_url)
+redis_settings = arq_settings(redis_url)
 logging.getLogger("arq.worker").addFilter(_worth_logging)  # a level would be reset by arq's own logging configuration
 
 
@@ -159,6 +174,9 @@ class Lifetime:
                 directory = services.sessions.processors
                 publisher = Publisher(directory, worker_id, pools[0].described, on_error=_stop)
                 await stack.enter_async_context(publisher.running())
+                stack.enter_context(metrics_page(config))
+                metrics.note_process("worker", __version__, platform.python_version())
+                metrics.slots.set(config.worker_jobs)
                 chain = Chain(pools)
                 self._ready.set_result(
                     (SessionRunner(services, chain, worker_id, imaging), Cleaner(services.sessions.cleaning, chain))
@@ -241,8 +259,9 @@ async def startup(ctx: dict[Any, Any]) -> None:
     logging.getLogger("arq").handlers.clear()  # arq has just given itself one; all lines go through ours
     logs.setup_logging(log_format=config.log_format, log_level=config.log_level)
     try:
+        ctx["report_the_rest"] = start_reporting(config, "worker")
         if config.start_check:
-            await check_start(config)
+            await check_start(config, Role.WORKER)
         lifetime = ctx["lifetime"] = Lifetime()
         ctx["runner"], ctx["cleaner"] = await lifetime.open()
         ctx["redis"].on_cancel = ctx["runner"].hurry
@@ -264,6 +283,8 @@ async def shutdown(ctx: dict[Any, Any]) -> None:
     await ctx["redis"].hang_up()
     if "lifetime" in ctx:
         await ctx["lifetime"].close()
+    if "report_the_rest" in ctx:
+        await asyncio.to_thread(ctx["report_the_rest"], REPORTING_SECONDS)
     if _failures:
         raise SystemExit(MISCONFIGURED)
     gc.freeze()  # the interpreter's last collections would take 0.2 s of CPU to free memory that ends with the process
@@ -286,6 +307,15 @@ def _on_stop_signal(*calls: Callable[[], None]) -> None:
         signal.siginterrupt(number, False)  # as asyncio has it
 
 
+def _longest_session(config: Config) -> float:
+    """Return the seconds after which arq cancels the run of a session: never.
+
+    ``tasks`` watches the deadline, which moves while the processor starts, at most to
+    the expiry. arq would count that start, and its cancel looks like a worker's stop.
+    """
+    return max(config.deadline_seconds, config.retention_seconds) + MARGIN_SECONDS
+
+
 class Settings:
     """The settings that arq reads.
 
@@ -294,8 +324,8 @@ class Settings:
     """
 
     functions: ClassVar = [
-        func(run_session, name=FUNCTION, max_tries=1_000_000),
-        func(run_cleanup, name=CLEANUP_FUNCTION, max_tries=1_000_000),
+        func(run_session, name=FUNCTION, max_tries=1_000_000, timeout=_longest_session(config)),
+        func(run_cleanup, name=CLEANUP_FUNCTION, max_tries=1_000_000, timeout=config.deadline_seconds + MARGIN_SECONDS),
     ]
     redis_pool: ClassVar = DoorbellRedis(redis_url, config.queue_name, config.key_prefix)
     redis_settings: ClassVar = redis_settings  # only `arq --check` reads it
@@ -303,7 +333,6 @@ class Settings:
     job_serializer: ClassVar = serialize
     job_deserializer: ClassVar = deserialize
     max_jobs: ClassVar = config.worker_jobs
-    job_timeout: ClassVar = config.deadline_seconds + 60  # never reached: `tasks` watches the deadline
     job_completion_wait: ClassVar = config.drain_seconds
     keep_result: ClassVar = 0
     retry_jobs: ClassVar = False

@@ -24,12 +24,13 @@ from server.domain.stored_files import NewFile
 from server.services import Services
 from server.sessions.claims import Claim
 from server.sessions.transitions import failure
-from server.telemetry import logs
+from server.telemetry import logs, metrics, tracing
 from tryon.processor import AttemptLost, ProcessorError
 from tryon.protocol.errors import StorageFull, Unavailable
+from tryon.protocol.states import Event as Transition
 from worker.attempt import RETRY_SECONDS, Attempt, Verifies
 from worker.chain import Chain
-from worker.isolation.errors import NotStarted
+from worker.isolation.errors import Evicted, NotStarted
 
 log = logging.getLogger("tryon.worker")
 
@@ -81,10 +82,12 @@ class SessionRunner:
         """
         hurry = asyncio.Event()
         self._hurries[hurry] = session_id  # before the claim: a cancel may follow it closely
+        metrics.running.set(len(self._hurries))
         try:
             await self._run(session_id, hurry)
         finally:
             del self._hurries[hurry]
+            metrics.running.set(len(self._hurries))
 
     async def _run(self, session_id: str, hurry: asyncio.Event) -> None:
         # A task of its own: a cancel that strikes while the claim is being committed
@@ -98,7 +101,14 @@ class SessionRunner:
             raise asyncio.CancelledError
         if (claim := beginning.result()) is not None:
             logs.request_id.set(claim.session.request_id)
-            stopping = await self._hold(claim, hurry, stopping=stopping)
+            session = claim.session
+            about: tracing.Attributes = {
+                "tryon.session_id": session.id,
+                "tryon.attempt": claim.attempt,
+                "tryon.processor": session.processor,
+            }
+            with tracing.span("run session", "consumer", session.trace, about):
+                stopping = await self._hold(claim, hurry, stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
 
@@ -247,11 +257,14 @@ class SessionRunner:
                 return lambda: self._complete(claim, work.result())
             case AttemptLost():
                 return _nothing
+            case Evicted():  # its processor is well, and may have begun work upstream
+                return self._hand_back(claim, "not_started")
             case NotStarted():  # not the session's fault: it costs no attempt, and another worker may be warm
                 return self._hand_back(claim, "not_started", processor=self._chain.first.name)
             case ProcessorError() if error.requeue or attempt.successor is not None:
                 log.warning("Requeueing session %s: %s", claim.session.id, error)
                 last = failure(error.code, error.message, error.retryable)
+                tracing.note({"tryon.outcome": Transition.REQUEUED, "tryon.reason": error.code}, failed=True)
                 return lambda: self._sessions.claims.requeue(
                     claim, burnt=error.requeue, reason=error.code, error=last, processor=attempt.successor
                 )
@@ -267,9 +280,11 @@ class SessionRunner:
         self, claim: Claim, reason: str = "drained", *, processor: str | None = None
     ) -> Callable[[], Awaitable[bool]]:
         """Return the call that requeues a session at no cost to it."""
+        tracing.note({"tryon.outcome": Transition.REQUEUED, "tryon.reason": reason})
         return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason, processor=processor)
 
     def _fail(self, claim: Claim, error: ProcessorError) -> Callable[[], Awaitable[bool]]:
+        tracing.note({"tryon.outcome": Transition.FAILED, "error.type": error.code}, failed=True)
         return lambda: self._sessions.claims.fail(claim, error.code, error.message, retryable=error.retryable)
 
     async def _complete(self, claim: Claim, outputs: tuple[NewFile, ...]) -> bool:
@@ -277,6 +292,7 @@ class SessionRunner:
         for delay in (*STORE_DELAYS, None):
             try:
                 if await self._sessions.claims.complete(claim, outputs):
+                    tracing.note({"tryon.outcome": Transition.COMPLETED})
                     return True
                 break
             except StorageFull:

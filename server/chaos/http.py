@@ -143,6 +143,23 @@ class Network:
         except (OSError, TimeoutError) as error:
             raise NoAnswer(f"no connection: {error or type(error).__name__}") from None
 
+    def leading_to(self, link: str) -> tuple[Network, str]:
+        """Return the network that a link leads to, and the path there.
+
+        A whole URL leads to another server, as presigned links do. Its connections can
+        be cut like all others. Raises NoAnswer for a URL of no server.
+        """
+        if not link.startswith(("http://", "https://")):
+            return self, link
+        scheme, _, rest = link.partition("://")
+        authority, _, path = rest.partition("/")
+        try:
+            other = Network(f"{scheme}://{authority}")
+        except ValueError as error:
+            raise NoAnswer(f"a link to no server: {error}") from None
+        other._open = self._open
+        return other, f"/{path}"
+
     def head(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
         """Return the head of a request, with the empty line that ends it."""
         lines = {"Host": self._authority, "Connection": "close", "Accept": "application/json", **headers}
@@ -187,14 +204,16 @@ class Line:
     ) -> AsyncIterator[Exchange]:
         """Send a request and return its answer, whose head arrives within ``seconds``.
 
+        ``path`` may be a whole URL, which is asked from any address of this machine.
         ``cut_after``: break the connection after that many bytes of the body. Raises
         NoAnswer, also inside the block if the connection breaks.
         """
-        reader, writer = await self._network.connect(self._source, seconds)
-        with self._network.holding(writer.transport):
+        network, path = self._network.leading_to(path)
+        reader, writer = await network.connect(self._source if network is self._network else None, seconds)
+        with network.holding(writer.transport):
             exchange = Exchange(reader)
             try:
-                writer.write(self._network.head(method, path, headers, body) + body[:cut_after])
+                writer.write(network.head(method, path, headers, body) + body[:cut_after])
                 if cut_after is not None:
                     await writer.drain()
                     reset(writer.transport)
@@ -226,6 +245,15 @@ class Line:
                     return await exchange.rest()
         except TimeoutError:
             raise NoAnswer("silent") from None
+
+    async def behind(self, link: str) -> Answer:
+        """Return what a link shows; one that leads to the bucket is followed once.
+
+        Raises NoAnswer.
+        """
+        answer = await self.request("GET", link)
+        bucket = answer.headers.get("location", "") if answer.status == 302 else ""
+        return await self.request("GET", bucket) if bucket else answer
 
     @contextlib.asynccontextmanager
     async def socket(self, path: str, *, subprotocols: Sequence[str], seconds: float) -> AsyncIterator[WebSocket]:

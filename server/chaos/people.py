@@ -236,7 +236,7 @@ class Person:
             )
         self._world.record(Closed(t=self._world.clock.wall(), client=client, session=session_id, code=look.status))
         with contextlib.suppress(NoAnswer):
-            photo = await self._line.request("GET", session["links"]["input"])
+            photo = await self._line.behind(session["links"]["input"])
             if photo.status == 200:
                 self._world.record(Remains(t=self._world.clock.wall(), what="link", name=session["links"]["input"]))
 
@@ -261,7 +261,7 @@ class Person:
     async def _look_at(self, session_id: str, role: str, link: str, own: tuple[int, int] | None) -> None:
         for _ in range(3):
             with contextlib.suppress(NoAnswer):
-                answer = await self._line.request("GET", link)
+                answer = await self._line.behind(link)
                 if answer.status not in (429, 503):
                     size = picture_size(answer.body) if answer.status == 200 else None
                     result = Result(

@@ -71,15 +71,21 @@ def submit(**options: Any) -> None:
 
 @click.command()
 @click.argument("session", metavar="[ID]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Follow all of your sessions, until you stop it.")
 @_OUTPUT
 @_client
-def watch(**options: Any) -> None:
+def watch(*, everything: bool, **options: Any) -> None:
     """Follow a session to its end; without an ID the newest.
 
-    Exit status 0 if it completed, 1 if it did not.
+    Exit status 0 if it completed, 1 if it did not. With --all a line for each change
+    of each session, over one connection, until you stop it.
     """
     from server.cli import connecting, verbs
 
+    if everything:
+        if options.pop("session") is not None or options.pop("output") is not None:
+            raise click.UsageError("--all takes neither an ID nor an output.")
+        connecting.run(verbs.watch_all, **options)
     connecting.run(verbs.watch, **options)
 
 

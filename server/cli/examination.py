@@ -23,6 +23,7 @@ from server import __version__
 from server.adapters.database.database import open_database
 from server.adapters.database.start_check import check_database, describe_database
 from server.adapters.files.local import LocalFiles
+from server.adapters.files.opening import check_storage
 from server.adapters.files.threads import StorageThreads
 from server.adapters.redis.delivery import try_delivery
 from server.adapters.redis.errors import UNAVAILABLE
@@ -32,6 +33,7 @@ from server.config.authorities import served_name
 from server.config.database_url import parse_database_url
 from server.config.parsing import private_token
 from server.config.settings import Config, ConfigError
+from server.config.users import callers_without_limit
 from server.sessions.processors import ProcessorDirectory
 from server.system import sandbox
 from server.system.clock import SystemClock
@@ -144,12 +146,11 @@ async def _redis(config: Config) -> Finding:
         text = "TRYON_REDIS_URL is not set, and no `tryon up` runs on this data folder"
         return Finding("redis", "warning", text, "`tryon up` starts one of its own; else set TRYON_REDIS_URL.")
     try:
-        url = config.redis
-        await check_redis(url)
-        delivery = await try_delivery(url, config.key_prefix)
+        await check_redis(config)
+        delivery = await try_delivery(config.redis, config.key_prefix)
     except ConfigError as error:
-        mend = "Is the server up, and are address and password in TRYON_REDIS_URL right?"
-        return Finding("redis", "broken", str(error), mend)
+        mend = f"Is the server up, and are address and password in {str(error).partition(':')[0]} right?"
+        return Finding("redis", "broken", str(error), "" if "docs/redis.md" in str(error) else mend)
     except UNAVAILABLE as error:
         return Finding(
             "redis", "broken", f"it refuses to be used: {error}", "Look at its log, its memory and its disk."
@@ -157,15 +158,33 @@ async def _redis(config: Config) -> Finding:
     if delivery.seconds is None:
         mend = "Is it a proxy or a cluster that does not pass pub/sub on? Clients are served every few seconds only."
         return Finding("redis", "broken", f"{delivery.server} delivers no published message", mend)
-    text = f"{delivery.server} delivers in {delivery.seconds * 1000:.1f} ms"
+    text = f"{delivery.server}{delivery.form} delivers in {delivery.seconds * 1000:.1f} ms"
+    if config.queue_redis != config.redis:
+        text += "; the queue has another one"
     if delivery.eviction not in ("", "noeviction"):
         return Finding(
             "redis", "warning", f"{text}, but evicts keys ({delivery.eviction})", "Set maxmemory-policy noeviction."
         )
+    if delivery.keeps_file:
+        text += ", but keeps an append-only file, where ids of erased sessions stay until Redis rewrites it"
+        return Finding("redis", "warning", text, "Set appendonly no at each node: the cluster holds news alone.")
     return Finding("redis", "ok", text)
 
 
+async def _bucket(config: Config) -> Finding:
+    assert config.storage_url is not None
+    try:
+        await check_storage(config)
+    except ConfigError as error:
+        text = str(error).removeprefix("TRYON_STORAGE_URL: ")
+        return Finding("storage", "broken", text, "docs/storage.md names the rights and variables that it needs.")
+    links = "results are read from the bucket" if config.presigned else "results are read through the web processes"
+    return Finding("storage", "ok", f"{config.storage_url} can be written; {links}")
+
+
 async def _storage(config: Config) -> Finding:
+    if config.storage_url is not None:
+        return await _bucket(config)
     mend = "TRYON_DATA_DIR: give this user a folder with room that it may write, the same on every machine."
     if not _is_there(config.uploads_dir):
         folder = config.data_dir.absolute()
@@ -192,7 +211,7 @@ async def _clock(config: Config) -> Finding:
     if parse_database_url(config.database).sqlite:
         return Finding("clock", "ok", "the database uses this machine's")
     clock = SystemClock()
-    database = open_database(config.database, clock=clock)
+    database = open_database(config.database, clock=clock, settings=config)
     try:
         await database.clock.synchronize()
         ahead = clock.wall() - database.clock.now()
@@ -217,6 +236,12 @@ async def _limits(config: Config) -> Finding:
         mend = "docs/operations.md, Isolation, says which kernel and which rights have it."
         return Finding("limits", "warning", f"{text}; for the sandbox this machine lacks {lacking}", mend)
     return Finding("limits", "ok", text)
+
+
+async def _quotas(config: Config) -> Finding:
+    if unlimited := callers_without_limit(config):
+        return Finding("quotas", "warning", unlimited, "Add it; one without limits if this is meant: docs/quotas.md.")
+    return Finding("quotas", "ok", f"plans: {', '.join(plan.name for plan in config.quotas) or 'none'}")
 
 
 async def _processor(config: Config) -> Finding:
@@ -248,16 +273,14 @@ def _paths() -> list[str]:
 
 
 async def _published(config: Config) -> Finding:
-    database = open_database(config.database, clock=SystemClock())
+    database = open_database(config.database, clock=SystemClock(), settings=config)
     found = f"{config.processor} can be loaded"
     try:
-        try:
-            if _missing_file(config):
-                return Finding("processor", "ok", found)
-        except OSError:  # the check of the database says so
-            return Finding("processor", "ok", found)
+        await check_database(config.database)
         directory = ProcessorDirectory(rows=database.processors, setting=config.processor, clock=SystemClock())
         current = await directory.current()
+    except (ConfigError, OSError):  # the check of the database says so
+        return Finding("processor", "ok", found)
     except TryOnError as error:
         return Finding(
             "processor", "warning", f"{found}; {error.detail}", "Start a worker: `tryon up` or `tryon worker`."
@@ -309,6 +332,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("redis", _redis),
     ("storage", _storage),
     ("limits", _limits),
+    ("quotas", _quotas),
     ("processor", _processor),
     ("server", _server),
 )

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from server import __version__
-from server.cli import chaos, client, completion, doctor, operator, overlay, processor, samples, serve
+from server.cli import chaos, client, completion, doctor, operator, overlay, probe, processor, samples, serve, top
 from server.cli.exits import Exit
 from server.cli.failing import fail
 from server.config.settings import ConfigError
@@ -62,7 +62,7 @@ def cli() -> None:
     """
 
 
-_GROUPS: Final = (serve, client, doctor, processor, samples, operator, overlay, chaos, completion)
+_GROUPS: Final = (serve, client, doctor, probe, processor, samples, operator, top, overlay, chaos, completion)
 
 for _group in _GROUPS:
     for _command in _group.COMMANDS:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from server.config.settings import Config
+
+if TYPE_CHECKING:
+    from server.adapters.redis.rights import Role
 
 
 @click.command()
@@ -50,6 +53,7 @@ def _open(url: str) -> None:
 @click.option("--reuse-port", is_flag=True, help="Share the port with other web processes (SO_REUSEPORT).")
 def serve(reuse_port: bool) -> None:
     """Run one web process."""
+    from server.adapters.redis.rights import Role
     from server.system.clock import SystemClock
     from server.system.randomness import SystemRandomness
     from server.up import check_port
@@ -60,7 +64,7 @@ def serve(reuse_port: bool) -> None:
     config = Config.load()
     if not reuse_port:
         check_port(config.host, config.port)
-    _check(config)
+    _check(config, Role.WEB)
     static_files()  # the lifespan would print a trace if they could not be read
     run(create_app(config, clock=SystemClock(), randomness=SystemRandomness()), config, reuse_port=reuse_port)
 
@@ -87,7 +91,7 @@ def migrate(then_check: bool) -> None:
         _check(config)
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, role: Role | None = None) -> None:
     """Raise ConfigError, one line, if this process could not do its work."""
     from server.startup import check_folder, check_start
 
@@ -95,7 +99,7 @@ def _check(config: Config) -> None:
     config.signing_keys()
     config.redis  # noqa: B018  # raises ConfigError
     if config.start_check:
-        asyncio.run(check_start(config))
+        asyncio.run(check_start(config, role))
 
 
 COMMANDS: Final = (up, serve, worker, migrate)

@@ -27,6 +27,7 @@ from server.domain.session import valid_session_id
 from tryon.client.api import AsyncTryOn
 from tryon.client.problems import Problem
 from tryon.client.requests import SessionPage
+from tryon.client.watching import Erased
 from tryon.protocol.states import Status
 from tryon.protocol.views import FileView, HistoryEvent, Receipt, SessionView
 
@@ -103,6 +104,18 @@ async def watch(target: Target, *, session: str | None, output: Path | None) -> 
         if session is None:
             target.say(f"Following {found.session_id}")
         return await _watched(target, tryon, found, output)
+
+
+async def watch_all(target: Target) -> Exit:
+    """Show each change of each session of this owner, until it is interrupted."""
+    async with target.open() as tryon, aclosing(tryon.watch_all()) as changes:
+        async for change in changes:
+            if isinstance(change, Erased):
+                target.answer(change, f"{change.session_id}  {change.reason}")
+            elif target.as_json or change.event is not None:
+                word = "" if change.event is None else change.event.event.value
+                target.answer(change.session, f"{change.session.session_id}  {word}")
+    return Exit.DONE
 
 
 async def _watched(target: Target, tryon: AsyncTryOn, session: SessionView, output: Path | None) -> Exit:

@@ -16,11 +16,9 @@ from urllib.parse import urlsplit
 
 from server.config.authorities import ANY, parse_host_pattern, parse_origin
 from server.config.database_url import parse_database_url
+from server.config.redis_url import Form, parse_redis_url
 from server.config.webhook_url import parse_webhook_url
 from tryon.protocol.numbers import decimal, whole_number
-
-_DATABASE: Final = re.compile(r"/?[0-9]*", re.ASCII)
-"""The path of a Redis URL: the number of a database, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +78,18 @@ def seconds(low: float = 0.01, high: float = 10 * 365 * 86400) -> Callable[[str]
 def or_off(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a parser that also takes ``off``, which means None."""
     return lambda text: None if text == "off" else parse(text)
+
+
+def prices(value: str) -> tuple[tuple[str, float], ...]:
+    """Parse ``unit=price`` and ``processor:unit=price``, separated by commas."""
+    found: dict[str, float] = {}
+    for part in words(value):
+        unit, equals, price = part.partition("=")
+        amount = decimal(price)
+        if not re.fullmatch(r"(?:[^:=]+:)?[a-z][a-z0-9_]{0,31}", unit) or not equals or amount is None or unit in found:
+            raise ValueError("must look like gpu_seconds=0.0008,cog:credits=0.04, each once")
+        found[unit] = amount
+    return tuple(found.items())
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
@@ -160,6 +170,20 @@ def private_paths(text: str) -> str:
     return text
 
 
+OPERATOR_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{22,512}", re.ASCII)
+"""A token of an operator: 22 characters in base64url hold 128 random bits."""
+
+
+def operator_tokens(text: str) -> tuple[str, ...]:
+    """Parse the tokens of operators, separated by commas or white space."""
+    tokens = words(text)
+    if not tokens or not all(OPERATOR_TOKEN.fullmatch(token) for token in tokens):
+        raise ValueError(
+            "each token needs at least 22 characters of A-Z a-z 0-9 . _ ~ -; `openssl rand -hex 32` makes one"
+        )
+    return tokens
+
+
 def private_token(rule: str | None) -> str | None:
     """Return the token that opens private paths, if the rule asks for one."""
     return None if rule in (None, OPEN, LOOPBACK) else rule
@@ -172,17 +196,53 @@ def database_url(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Parse the URL of a Redis or Valkey server."""
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
+    """Parse the URL of a Redis or Valkey server, of Sentinels or of a cluster."""
+    parse_redis_url(text)
+    return text
+
+
+def queue_redis_url(text: str) -> str:
+    """Parse the URL of a Redis that can hold the queue: no cluster."""
+    if parse_redis_url(text).form is Form.CLUSTER:
+        raise ValueError("must be a single server or Sentinels: arq uses commands over several keys")
+    return text
+
+
+def on_or_off(text: str) -> bool:
+    """Parse ``on`` or ``off``."""
+    return choice("on", "off")(text) == "on"
+
+
+def http_url(text: str) -> str:
+    """Return an http or https URL without a user name."""
     try:
         parts = urlsplit(text)
-        fits = bool(parts.path) if parts.scheme == "unix" else parts.port != 0 and _DATABASE.fullmatch(parts.path)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
     except ValueError:  # its words may show the password
         fits = False
     if not fits:
-        raise ValueError("must look like redis://host:6379/0 or unix:///path")
+        raise ValueError("must be an http or https URL, without a user name")
     return text
+
+
+def sentry_dsn(text: str) -> str:
+    """Parse the address of a project of Sentry: ``https://KEY@HOST/PROJECT``."""
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname and parts.username and parts.path.strip("/"))
+    except ValueError:  # its words may show the key
+        fits = False
+    if not fits:
+        raise ValueError("must look like https://KEY@HOST/PROJECT")
+    return text
+
+
+def headers(text: str) -> tuple[tuple[str, str], ...]:
+    """Return header fields that are written as ``Name=value, Name=value``."""
+    found = tuple((name.strip(), value.strip()) for name, _, value in (each.partition("=") for each in text.split(",")))
+    if not all(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name, re.ASCII) and value for name, value in found):
+        raise ValueError("must be Name=value, several separated by commas")
+    return found
 
 
 def yes_or_no(text: str) -> bool:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from server.config.settings import Config, default_text, variable
+from server.config.settings import default_text, table, variable
 
 
 def rows() -> list[tuple[str, str, str]]:
     """Return variable, default and meaning of every setting."""
-    return [
-        (variable(row), _default(row), row.metadata["meaning"].removesuffix(".")) for row in dataclasses.fields(Config)
-    ]
+    return [(variable(row), _default(row), row.metadata["meaning"].removesuffix(".")) for row in table()]
 
 
 def _default(row: dataclasses.Field[object]) -> str:
@@ -44,7 +42,7 @@ def env_file() -> str:
     """
     head = "# Copy to .env and change what you need. The environment wins over this file.\n"
     parts = [head]
-    for row in dataclasses.fields(Config):
+    for row in table():
         name, text = variable(row), default_text(row)
         try:
             row.metadata["parse"](text)

@@ -11,49 +11,34 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
-import stat
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dotenv import dotenv_values
-
-from server.config import parsing, secret_file
+from server.config import parsing
+from server.config.contradictions import find_contradiction
 from server.config.database_url import sqlite_url
+from server.config.errors import ConfigError
 from server.config.parsing import UploadRate
+from server.config.rows import setting
+from server.config.sources import generated_keys, noted_address, variables_of
+from server.config.storage_settings import StorageSettings
+from server.config.users import UserSettings, find_fault
 
-
-class ConfigError(Exception):
-    """A malformed, unknown or missing setting, in one line that names it."""
-
-
-def setting(
-    default: Any,
-    meaning: str,
-    parse: Callable[[str], Any] = parsing.text,
-    *,
-    unit: str = "",
-    shown: str | None = None,
-    may_be_empty: bool = True,
-) -> Any:
-    """Return one row of the table.
-
-    ``shown``: the default as the documentation writes it. ``may_be_empty``: whether an
-    empty text counts as unset; else it is malformed.
-    """
-    return field(
-        default=default,
-        metadata={"meaning": meaning, "parse": parse, "unit": unit, "shown": shown, "may_be_empty": may_be_empty},
-    )
+__all__ = ["SECRET_VARIABLES", "Config", "ConfigError", "default_text", "table", "variable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(StorageSettings, UserSettings):
     """The settings of a process. Build it with :meth:`load`; tests may construct it."""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(8000, "Port to listen on.", parsing.integer(0, 65535))
+    port: int = setting(
+        8000,
+        "Port to listen on. Without it PORT counts, which hosting platforms set.",
+        parsing.integer(0, 65535),
+    )
     data_dir: Path = setting(
         Path("data"),
         "Folder of the SQLite file, uploads, the embedded Valkey's append-only file and the generated secret.",
@@ -69,9 +54,15 @@ class Config:
     )
     redis_url: str | None = setting(
         None,
-        "Redis or Valkey: redis://, rediss:// or unix://.",
+        "Redis or Valkey: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, docs/redis.md.",
         parsing.redis_url,
         shown="the embedded Valkey of `tryon up`",
+    )
+    queue_redis_url: str | None = setting(
+        None,
+        "Redis of the queue, if it is another one: as TRYON_REDIS_URL, but no cluster.",
+        parsing.queue_redis_url,
+        shown="TRYON_REDIS_URL",
     )
     secret_keys: tuple[str, ...] = setting(
         (),
@@ -148,6 +139,20 @@ class Config:
         parsing.private_paths,
         shown="open when listening on loopback, else loopback",
     )
+    worker_metrics_port: int | None = setting(
+        None,
+        "Port of TRYON_HOST on which workers that were started alone serve /metrics, for TRYON_PRIVATE_PATHS; or off. "
+        "Those of `tryon up` are in the web processes' own.",
+        parsing.or_off(parsing.integer(1, 65535)),
+        shown="off",
+    )
+    usage_prices: tuple[tuple[str, float], ...] = setting(
+        (),
+        "US dollars for a unit of what processors say that they use, for tryon_cost_usd: gpu_seconds=0.0008, or "
+        "cog:credits=0.04 for one processor; separated by commas.",
+        parsing.prices,
+        shown="none",
+    )
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = setting(
         (),
         "Networks whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host count.",
@@ -201,64 +206,11 @@ class Config:
     drain_seconds: float = setting(
         5.0, "How long a stopping worker lets running sessions end.", parsing.seconds(0), unit="seconds"
     )
-    queue_limit: int = setting(1000, "Waiting sessions beyond which uploads are refused.", parsing.integer(1))
-    queue_share_per_owner: float | None = setting(
-        0.05,
-        "Share of TRYON_QUEUE_LIMIT that the waiting sessions of one client token may have; or off.",
-        parsing.or_off(parsing.number(float, 0, 1)),
-    )
-    queue_share_per_address: float | None = setting(
-        0.1,
-        "Share of TRYON_QUEUE_LIMIT that the waiting sessions of one client address may have; or off.",
-        parsing.or_off(parsing.number(float, 0, 1)),
-    )
-    stored_bytes_per_owner: int | None = setting(
-        2 * 2**30,
-        "Photos and results of one client token, until they are erased; or off.",
-        parsing.or_off(parsing.integer(1, 2**50)),
-        unit="bytes",
-    )
-    stored_bytes_per_address: int | None = setting(
-        8 * 2**30,
-        "Photos and results of one client address, until they are erased; or off.",
-        parsing.or_off(parsing.integer(1, 2**50)),
-        unit="bytes",
-    )
     ping_seconds: float = setting(
         25.0, "Time between the JSON pings of a socket.", parsing.seconds(0.05, 3600), unit="seconds"
     )
     ticket_seconds: int = setting(900, "Life of a ticket.", parsing.integer(1), unit="seconds")
     link_seconds: int = setting(300, "Life of a signed file link.", parsing.integer(1), unit="seconds")
-    image_max_bytes: int = setting(10 * 2**20, "Largest image file.", parsing.integer(1024), unit="bytes")
-    body_max_bytes: int = setting(22 * 2**20, "Largest upload body.", parsing.integer(2048), unit="bytes")
-    image_min_side: int = setting(64, "Shortest side of an image.", parsing.integer(1), unit="pixels")
-    image_max_side: int = setting(8192, "Longest side of an image.", parsing.integer(1, 65535), unit="pixels")
-    image_max_pixels: int = setting(40_000_000, "Most pixels of an image.", parsing.integer(1), unit="pixels")
-    uploads_per_address: int = setting(32, "Uploads at once per client address.", parsing.integer(1))
-    spooled_bytes_per_address: int = setting(
-        256 * 2**20,
-        "Bytes that the unfinished uploads of a client address may hold.",
-        parsing.integer(2048, 2**50),
-        unit="bytes",
-    )
-    spooled_bytes_per_process: int = setting(
-        2**30,
-        "Bytes that the unfinished uploads to a web process may hold, in memory and in anonymous files.",
-        parsing.integer(2048, 2**50),
-        unit="bytes",
-    )
-    sockets_per_address: int = setting(200, "Open sockets per client address.", parsing.integer(1))
-    sockets_per_session: int = setting(20, "Open sockets per session.", parsing.integer(1))
-    sockets_per_process: int = setting(20000, "Open sockets per web process.", parsing.integer(1))
-    connections_per_address: int = setting(
-        250, "HTTP connections per address of a peer; those of trusted proxies have no limit.", parsing.integer(1)
-    )
-    connections_per_process: int | None = setting(
-        None,
-        "Connections per web process, sockets included.",
-        parsing.integer(1),
-        shown="the limit of open files less 512",
-    )
     socket_seconds: float = setting(
         14400.0,
         "Oldest a socket or stream may get; then it is asked to come back.",
@@ -266,7 +218,7 @@ class Config:
         unit="seconds",
     )
     sweep_seconds: float = setting(
-        4.0,
+        3.0,
         "How often transitions are read from the database, in case Redis lost their news.",
         parsing.seconds(0.05, 60),
         unit="seconds",
@@ -290,15 +242,19 @@ class Config:
         """Read ``.env``, then the environment, then ``overrides``; later ones win.
 
         ``.env`` is that of the working directory. ``TRYON_SECRET_KEY`` is the variable
-        of ``secret_keys``. Raises :class:`ConfigError`.
+        of ``secret_keys``. Without ``TRYON_PORT``, ``PORT`` is the port. Raises
+        :class:`ConfigError`.
         """
         values: dict[str, str] = {}
         if env_file is not None:
-            values |= _of_file(env_file)
+            values |= variables_of(env_file)
         values |= os.environ if environ is None else environ
-        found = _parsed(values)
+        found = _platform_port(values) | _parsed(values)
         config = cls(**{**found, **{name: value for name, value in overrides.items() if value is not None}})
-        _check_webhooks(config)
+        if fault := find_fault(config):
+            raise ConfigError(fault)
+        if contradiction := find_contradiction(config):
+            raise ConfigError(contradiction)
         return config
 
     @property
@@ -319,7 +275,12 @@ class Config:
         """
         if self.redis_url:
             return self.redis_url
-        return _noted_address(self.redis_address_file)
+        return noted_address(self.redis_address_file)
+
+    @property
+    def queue_redis(self) -> str:
+        """Return the URL of the queue's Redis: the other one unless set."""
+        return self.queue_redis_url or self.redis
 
     @property
     def redis_address_file(self) -> Path:
@@ -336,64 +297,39 @@ class Config:
 
         Raises :class:`ConfigError` if the one in the data folder cannot be used.
         """
-        if self.secret_keys:
-            return self.secret_keys
-        path = self.data_dir / "secret.key"
-        try:
-            return parsing.secret_keys(secret_file.read_or_make(path))
-        except OSError as error:
-            raise ConfigError(f"TRYON_SECRET_KEY: cannot use {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigError(f"TRYON_SECRET_KEY: cannot use {path}: {error}") from None
+        return self.secret_keys or generated_keys(self.data_dir / "secret.key")
 
 
 SECRET_VARIABLES: Final = frozenset(
     {
-        *("TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL", "TRYON_PRIVATE_PATHS"),
+        *("TRYON_SECRET_KEY", "TRYON_DATABASE_URL", "TRYON_REDIS_URL", "TRYON_QUEUE_REDIS_URL"),
+        *("TRYON_PRIVATE_PATHS", "TRYON_OPS_TOKEN"),
         "TRYON_PROCESSOR_OPTIONS",  # may hold an upstream's key
-        *("TRYON_WEBHOOK_URL", "TRYON_WEBHOOK_SECRET"),
+        "TRYON_STORAGE_URL",  # holds no key, and a mistake may have put one there
+        *("TRYON_WEBHOOK_URL", "TRYON_WEBHOOK_SECRET", "TRYON_OWNER_KEY", "TRYON_USAGE_WEBHOOK_URL"),
+        *("TRYON_TRACES_URL", "TRYON_TRACES_HEADERS", "TRYON_SENTRY_DSN"),  # a URL may hold a key
+        *("TRYON_JWT_ISSUER", "TRYON_JWT_JWKS_URL"),
     }
 )
 
 
-def make_data_dir(data_dir: Path) -> None:
-    """Make the data folder if it is missing. Raises :class:`ConfigError`."""
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"TRYON_DATA_DIR: cannot use {data_dir}: {error.strerror}") from None
+def _platform_port(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the port in ``PORT``, where one is; raise ConfigError.
 
-
-def _noted_address(note: Path) -> str:
-    try:
-        return parsing.redis_url(note.read_text().strip())
-    except FileNotFoundError:
-        raise ConfigError(
-            "TRYON_REDIS_URL is not set and no `tryon up` runs on this data folder; set it, or start `tryon up`"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"TRYON_DATA_DIR: cannot read {note}: {error.strerror}") from None
-    except ValueError:
-        raise ConfigError(f"TRYON_DATA_DIR: {note} holds no address; stop `tryon up` and start it again") from None
-
-
-def _of_file(env_file: Path) -> dict[str, str]:
-    """Return the variables of a ``.env`` file; none if it is missing."""
-    try:
-        if not stat.S_ISREG(env_file.stat().st_mode):  # a folder: of another program
-            return {}
-        return {name: text for name, text in dotenv_values(env_file).items() if text is not None}
-    except FileNotFoundError:
+    Railway, Render, Cloud Run and Heroku choose the port and pass it so.
+    """
+    text = values.get("PORT", "").strip()
+    if not text or values.get("TRYON_PORT", "").strip():
         return {}
-    except OSError as error:
-        raise ConfigError(f"cannot read {env_file.absolute()}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"cannot read {env_file.absolute()}: it is not UTF-8") from None
+    try:
+        return {"port": parsing.integer(0, 65535)(text)}
+    except ValueError as error:
+        raise ConfigError(f"PORT: {error} (found {text!r}); TRYON_PORT would win over it") from None
 
 
 def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings among these variables, by field; raise ConfigError."""
-    settings = {variable(f): f for f in dataclasses.fields(Config)}
+    settings = {variable(row): row for row in table()}
     found: dict[str, Any] = {}
     for name, text in values.items():
         if not name.startswith("TRYON_"):
@@ -411,17 +347,16 @@ def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _check_webhooks(config: Config) -> None:
-    """Raise :class:`ConfigError` if the settings of webhooks contradict each other."""
-    if (config.webhook_url or config.webhook_hosts) and not config.webhook_secrets:
-        raise ConfigError(
-            "TRYON_WEBHOOK_SECRET must be set where there are webhooks; `openssl rand -base64 32` makes one"
-        )
-    if (config.webhook_url or "").startswith("http:") and not config.webhook_private:
-        raise ConfigError("TRYON_WEBHOOK_URL: http needs TRYON_WEBHOOK_PRIVATE=yes")
+_NAMED: Final = {
+    "secret_keys": "TRYON_SECRET_KEY",
+    "webhook_secrets": "TRYON_WEBHOOK_SECRET",
+    "ops_tokens": "TRYON_OPS_TOKEN",
+}
 
 
-_NAMED: Final = {"secret_keys": "TRYON_SECRET_KEY", "webhook_secrets": "TRYON_WEBHOOK_SECRET"}
+def table() -> list[dataclasses.Field[Any]]:
+    """Return the rows of all settings, those of the parts behind the others."""
+    return sorted(dataclasses.fields(Config), key=lambda row: row.name not in Config.__annotations__)
 
 
 def variable(row: dataclasses.Field[Any]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
+
 from server.domain.session import AuditEvent, Progress, timestamp
 from server.domain.stored_files import StoredFile
 from tryon.protocol.frames import EventFrame, ProgressFrame
@@ -43,9 +45,11 @@ def files_data(files: Iterable[StoredFile]) -> list[EventData]:
 
 
 def signed_data(data: EventData, link: LinkFile) -> EventData:
-    """Return an event's data with its file keys replaced by links."""
+    """Return an event's data, links in place of file keys, without its trace."""
     signed = {}
     for name, value in data.items():
+        if name == "trace":
+            continue
         if name in FILE_FIELDS and value:
             value = link(value)
         elif name in FILE_LISTS:
@@ -70,6 +74,7 @@ def event_frame(event: AuditEvent, link: LinkFile) -> EventFrame:
         terminal=event.status.terminal,
         at=timestamp(event.at),
         data=signed_data(event.data, link),
+        trace=event.data.get("trace", msgspec.UNSET),
     )
 
 

@@ -21,6 +21,9 @@ from tryon.protocol.views import EventData, Params
 MAX_SEED: Final = 2**31 - 1
 """The largest seed of a session."""
 
+MAX_SEQ: Final = 2**31 - 1
+"""Larger than any seq; both databases hold it in an integer."""
+
 
 def session_id_of(at: float, random: bytes) -> str:
     """Return a UUIDv7 (RFC 9562 section 5.7), which sorts by creation.
@@ -88,6 +91,8 @@ class Session:
     expires_at: datetime
     delivered_at: datetime | None = None
     """When a client was first sent the terminal event; None before that."""
+    trace: str | None = None
+    """W3C ``traceparent`` of the upload."""
 
     @property
     def inputs(self) -> list[StoredFile]:

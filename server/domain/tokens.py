@@ -153,6 +153,10 @@ class Signer:
         """
         return hmac.digest(self._address, address.encode(), "sha256").hex()[:32]
 
+    def subject_hash(self, subject: str) -> str:
+        """Return what a quota is counted under, 32 hex digits."""
+        return hmac.digest(self._address, f"quota.{subject}".encode(), "sha256").hex()[:32]
+
     def sign_receipt(self, body: bytes) -> tuple[str, str]:
         """Return the key's id and the Ed25519 signature (RFC 8032) of a receipt.
 

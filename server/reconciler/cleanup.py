@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import logging
 
+from server.adapters.database.operator_actions import OperatorActions
+from server.adapters.database.quotas import QuotaCounts
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.upkeep import Upkeep
 from server.adapters.files.port import PAGE_KEYS, Entry, Files
 from server.adapters.redis.bus import RedisBus
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.queue import ArqQueue
+from server.domain.operator import ACTION_DAYS
 from server.domain.session import valid_session_id
 from server.reconciler import timing
 from server.sessions.erased_bytes import ErasedBytes
@@ -37,6 +40,8 @@ class Cleanup:
         *,
         reader: SessionReader,
         upkeep: Upkeep,
+        quotas: QuotaCounts,
+        operator_actions: OperatorActions,
         files: Files,
         bus: RedisBus,
         queue: ArqQueue,
@@ -46,6 +51,8 @@ class Cleanup:
     ) -> None:
         self._reader = reader
         self._upkeep = upkeep
+        self._quotas = quotas
+        self._operator_actions = operator_actions
         self._files = files
         self._bus = bus
         self._queue = queue
@@ -66,6 +73,9 @@ class Cleanup:
             unavailable = error
         if strays := await self._upkeep.delete_stray_events():
             log.info("Deleted %d events without a session", strays)
+        if old := await self._operator_actions.delete_old(days=ACTION_DAYS):
+            log.info("Deleted %d old actions of operators", old)
+        await self._quotas.delete_old()
         await self._clean_up_redis()
         self._erased_bytes.note()
         if unavailable is not None:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.engine import Connections
 from server.adapters.database.writing import SessionWriter
 from server.domain.disturbances import Disturbance, Use, disturbance
 from server.reconciler import timing
@@ -41,6 +42,7 @@ class Disturbances:
     def __init__(
         self,
         *,
+        connections: Connections,
         writer: SessionWriter,
         database_clock: DatabaseClock,
         clock: Clock,
@@ -49,13 +51,20 @@ class Disturbances:
         retention_seconds: float,
     ) -> None:
         self._lease_seconds = lease_seconds
+        self.patience_seconds = lease_seconds / 3
+        """Longest wait of a write after which a lapsed lease means a dead worker."""
         self._deadline_seconds = deadline_seconds
         self._retention_seconds = retention_seconds
+        self._connections = connections
         self._writer = writer
         self._database_clock = database_clock
         self._clock = clock
         self._last_use: Use | None = None
         self._failed = False
+        self._outages = 0
+        """Value of ``Connections.outages`` at the last use."""
+        self._granted_at = float("-inf")
+        """When this process last extended the leases."""
         self._pending: tuple[Disturbance, float] | None = None
         """The last disturbance and when this process noticed it; until it has extended
         the leases, or a whole lease has passed.
@@ -86,20 +95,30 @@ class Disturbances:
     def timing_write(self) -> Iterator[None]:
         """Note a write that took so long that a heartbeat would have come too late."""
         began = self._clock.monotonic()
-        yield
-        # A heartbeat had to wait as long: with short leases, longer than one lasts.
-        self._failed |= self._clock.monotonic() - began > self._lease_seconds / 3
+        try:
+            yield
+        finally:
+            # A heartbeat had to wait as long: with short leases, longer than one lasts.
+            self._failed |= self._clock.monotonic() - began > self.patience_seconds
 
     def note_use(self) -> None:
-        """Note a successful use of the database; judge the time since the last one."""
+        """Note a successful use of the database; judge the time since the last one.
+
+        An outage that any other use in this process has met counts, too: it may be over
+        before the next pass, and yet longer than a worker could wait. Unless the leases
+        were extended a moment ago: then they last, and the sessions of a dead worker
+        must not wait once more.
+        """
         now = Use(self._clock.monotonic(), self._database_clock.now())
+        outages = self._connections.outages
+        met = outages != self._outages and now.at - self._granted_at > self._lease_seconds / 3
         found = disturbance(
             self._last_use,
             now,
-            failed=self._failed,
+            failed=self._failed or met,
             calm_seconds=max(self._lease_seconds / 3, 2 * timing.RECONCILE_SECONDS),  # a heartbeat may be this late
         )
-        self._last_use, self._failed = now, False
+        self._last_use, self._failed, self._outages = now, False, outages
         if found is not None:
             self._pending = (found, now.at)
         elif self._pending is not None and now.at - self._pending[1] > self._lease_seconds:
@@ -121,6 +140,7 @@ class Disturbances:
             await self._writer.bound_ends(
                 deadline_seconds=self._deadline_seconds, retention_seconds=self._retention_seconds
             )
+        self._granted_at = self._clock.monotonic()
         granted, ends = await self._writer.renew_all(lease_seconds=self._lease_seconds, but=self._granted)
         if self._pending is pending:  # else a newer one was noticed during the writes, which need not cover it
             self._pending = None

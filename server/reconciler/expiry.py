@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -15,6 +15,7 @@ from server.domain.session import Session
 from server.reconciler import timing
 from server.reconciler.budget import Budget
 from server.reconciler.failure_guard import FailureGuard
+from server.reconciler.steps import Steps
 from server.sessions.erasure import Erasure
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.system.clock import Clock
@@ -23,9 +24,14 @@ from tryon.protocol.states import GoneReason
 
 log = logging.getLogger("tryon.reconciler")
 
-EXPIRED_AT_ONCE: Final = 1000
-"""Expired sessions of a page; a pass reads two pages at most, however many wait for
-their removal.
+EXPIRED_AT_ONCE: Final = 100
+"""Expired sessions of a page, which is made of them in some 3 ms; a pass reads two
+pages at most, however many wait for their removal.
+"""
+
+MAX_ENDED: Final = 5000
+"""Maximum sessions remembered between their end and their removal, some 3 KB each. The
+rows remember the others: a later pass finds them.
 """
 
 FAILURES_IN_A_ROW: Final = 10
@@ -55,9 +61,10 @@ class Expiry:
     """Ends expired sessions, then removes them.
 
     The two don't wait for each other: a storage that fails, or answers nothing, delays
-    no notification and no pass. State: the sessions that have ended and are not removed
-    yet, the removal that is under way, and how far the expired sessions were read. The
-    rows remember them, too, for the process that comes after this one.
+    no notification and no pass. Both go in small steps (:mod:`.steps`). State: sessions
+    that have ended and are not removed yet, the removal that is under way, and how far
+    the expired sessions were read. The rows remember them, too, for the process that
+    comes after this one, and beyond :data:`MAX_ENDED`.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class Expiry:
         self._failure_guard = failure_guard
         self._clock = clock
         self._ended: dict[str, _Ended] = {}
+        self._ending_steps, self._removing_steps = Steps(), Steps()
         self._removing: asyncio.Task[bool] | None = None
         self._walked: Session | None = None
         """The last session of the page that was read in the last pass; None if that was
@@ -115,16 +123,28 @@ class Expiry:
         """Notify the clients of sessions that expired; return whether some are left."""
         ended = set(self._ended)  # before the reading: a row that it finds may be removed before its end
         expired, full = await self._read_expired()
-        new = [each for each in expired if each.id not in ended]
+        async for some in self._ending_steps.over([each for each in expired if each.id not in ended]):
+            self._ending_steps.note_held(await self._end(some))
+            self._failure_guard.note_success()
+        return full
+
+    async def _end(self, sessions: Sequence[Session]) -> float:
+        """Notify the clients of sessions that expired, unless that was done before.
+
+        By the tombstones: a client has deleted the session, an earlier process has
+        ended it, or so has this one, and did not remember it. Return the seconds for
+        which the database served no other writer.
+        """
+        held = 0.0
+        reasons = await self._erasure.reasons_among(sessions)
+        new = [each for each in sessions if each.id not in reasons]
         if new:
             log.info("Found %d expired sessions to clean up", len(new))
-            deleted = await self._erasure.deleted_among(new)  # their tombstones are left already
-            await self._erasure.expire([each for each in new if each.id not in deleted])
-            now = asyncio.get_running_loop().time()
-            for each in new:
-                reason = GoneReason.DELETED if each.id in deleted else GoneReason.EXPIRED
-                self._ended[each.id] = _Ended(each, reason, now)
-        return full
+            held = await self._erasure.expire(new)
+        now = asyncio.get_running_loop().time()
+        for each in sessions[: max(0, MAX_ENDED - len(self._ended))]:
+            self._ended[each.id] = _Ended(each, reasons.get(each.id, GoneReason.EXPIRED), now)
+        return held
 
     async def _read_expired(self) -> tuple[list[Session], bool]:
         """Read expired sessions; return them, and whether more are to be read at once.
@@ -151,14 +171,14 @@ class Expiry:
     def _due_for_removal(self) -> list[_Ended]:
         """Return the sessions whose removal is to be tried now, new ones first.
 
-        Those that failed before must not keep the others waiting.
+        Those that failed before must not keep the others waiting; those of one reason
+        can be removed together.
         """
         now = asyncio.get_running_loop().time()
-        return sorted(
-            (each for each in self._ended.values() if each.try_at <= now), key=lambda each: each.delay_seconds
-        )
+        due = (each for each in self._ended.values() if each.try_at <= now)
+        return sorted(due, key=lambda each: (each.delay_seconds, each.reason))
 
-    async def _remove(self, due: Collection[_Ended]) -> bool:
+    async def _remove(self, due: Sequence[_Ended]) -> bool:
         """Remove sessions; return whether the budget ended before the work did.
 
         Those whose files cannot be deleted are tried again later and later, at most
@@ -167,19 +187,46 @@ class Expiry:
         outputs = await self._unnamed_outputs([each.session for each in due])
         budget = Budget(self._clock)  # begins after the reading: else a large system would only ever read
         failures = 0
-        for each in due:
-            removing = self._erasure.remove(each.session, each.reason, outputs=outputs.get(each.session.id))
-            if await self._failure_guard.run(each.session, removing):
-                self._ended.pop(each.session.id, None)
-                failures = 0
-            else:
-                each.delay_seconds = min(each.delay_seconds * 2, timing.STUCK_SECONDS)
-                each.try_at = asyncio.get_running_loop().time() + each.delay_seconds
-                failures += 1
-                if failures == FAILURES_IN_A_ROW:
-                    return False
+        async for some in self._removing_steps.over(due):
+            if failures or not await self._remove_together(some, outputs):
+                for each in some:
+                    failures = 0 if await self._remove_alone(each, outputs) else failures + 1
+                    if failures == FAILURES_IN_A_ROW:
+                        return False
             if budget.used_up:
                 return True
+        return False
+
+    async def _remove_together(self, some: Sequence[_Ended], outputs: Mapping[str, Sequence[str]]) -> bool:
+        """Remove sessions in one step; return False if it failed, for whatever reason.
+
+        A session that another transaction is changing is left to a later pass.
+        """
+        if len({each.reason for each in some}) > 1:
+            return False
+        sessions = [each.session for each in some]
+        keys = [key for each in sessions for key in outputs.get(each.id, ())]
+        if any(each.id not in outputs and may_have_unnamed_outputs(each) for each in sessions):
+            return False
+        try:
+            held = await self._erasure.remove_all(sessions, some[0].reason, keys)
+        except Exception:  # it is told by the calls for each session alone
+            log.debug("Some expired sessions could not be removed together", exc_info=True)
+            return False
+        self._removing_steps.note_held(held)
+        self._failure_guard.note_success()
+        for each in sessions:
+            self._ended.pop(each.id, None)
+        return True
+
+    async def _remove_alone(self, each: _Ended, outputs: Mapping[str, list[str]]) -> bool:
+        """Remove a session; return False if it is to be tried again."""
+        removing = self._erasure.remove(each.session, each.reason, outputs=outputs.get(each.session.id))
+        if await self._failure_guard.run(each.session, removing):
+            self._ended.pop(each.session.id, None)
+            return True
+        each.delay_seconds = min(each.delay_seconds * 2, timing.STUCK_SECONDS)
+        each.try_at = asyncio.get_running_loop().time() + each.delay_seconds
         return False
 
     async def _unnamed_outputs(self, sessions: Collection[Session]) -> dict[str, list[str]]:

@@ -33,5 +33,9 @@ class FailureGuard:
             log.warning("Session %s is left to a later pass: %s", session.id, error, exc_info=None if known else error)
             await self._reader.check()
             return False
-        self._disturbances.note_use()
+        self.note_success()
         return True
+
+    def note_success(self) -> None:
+        """Note that the database is used: long work must not look like an outage."""
+        self._disturbances.note_use()

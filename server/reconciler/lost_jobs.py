@@ -6,6 +6,7 @@ The enqueue failed, Redis lost the job, or a worker took it and died before its 
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from server.adapters.database.due import DueSessions
 from server.adapters.database.writing import SessionWriter
@@ -17,6 +18,11 @@ from server.reconciler.disturbances import Disturbances
 from server.sessions.queueing import Queueing
 from server.system.clock import Clock
 from server.telemetry import metrics
+
+COUNTED_AT_ONCE: Final = 50
+"""Number of sessions whose enqueue is counted in one commit: on SQLite it may have to
+wait for all other writers.
+"""
 
 
 class LostJobs:
@@ -75,17 +81,15 @@ class LostJobs:
             self._queue_lost = True
             return False
         budget = Budget(self._clock)
-        for session_id, seq, enqueues in waiting:
-            if session_id in queued:
-                continue
-            again = await self._writer.count_enqueue(session_id, seq=seq, enqueues=enqueues)
-            if again is not None:
+        lost = [each for each in waiting if each.session_id not in queued]
+        for start in range(0, len(lost), COUNTED_AT_ONCE):
+            for again in await self._writer.count_enqueues(lost[start : start + COUNTED_AT_ONCE]):
                 if not await self._queueing.enqueue_again(again):
                     self._queue_lost = True
                     return False
                 metrics.reconciled.labels("queued_again").inc()
+                if budget.used_up:  # the next pass finds those that are counted and have no job
+                    self._next_at = float("-inf")
+                    return True
             self._disturbances.note_use()
-            if budget.used_up:
-                self._next_at = float("-inf")
-                return True
         return False

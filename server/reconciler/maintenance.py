@@ -10,6 +10,7 @@ from server.reconciler import timing
 from server.reconciler.chores import Chore, Chores
 from server.reconciler.cleanup import Cleanup
 from server.reconciler.reconciler import Reconciler
+from server.reconciler.usage import UsageReports
 from server.reconciler.webhooks import Webhooks
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.queueing import Queueing
@@ -27,6 +28,7 @@ class Maintenance:
         reconciler: Reconciler,
         cleanup: Cleanup,
         webhooks: Webhooks,
+        usage: UsageReports,
         submissions: Submissions,
         queueing: Queueing,
         erased_bytes: ErasedBytes,
@@ -36,6 +38,7 @@ class Maintenance:
         self._reconciler = reconciler
         self._cleanup = cleanup
         self._webhooks = webhooks
+        self._usage = usage
         self._submissions = submissions
         self._queueing = queueing
         self._erased_bytes = erased_bytes
@@ -49,6 +52,7 @@ class Maintenance:
             Chore("reconcile", reconciler.maintain, every, reconciler.until_due),
             Chore("cleanup", self._cleanup.clean_up, self._cleanup_seconds),
             Chore("webhooks", self._webhooks.deliver, every),
+            Chore("usage", self._usage.deliver, every),
             Chore("traces", self._cleanup.forget_traces, timing.TRACES_SECONDS, shared=False),
             Chore("discard", self._submissions.clean_up_failed_uploads, every, shared=False),
             Chore("enqueue", self._queueing.retry_enqueues, timing.ENQUEUE_SECONDS, shared=False),

@@ -55,7 +55,7 @@ from datetime import UTC, datetime
 
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.due import DueSessions
-from server.adapters.database.upkeep import Upkeep
+from server.adapters.database.upkeep import TOMBSTONES_AT_ONCE, Upkeep
 from server.reconciler import timing
 from server.reconciler.disturbances import Disturbances
 from server.reconciler.expiry import Expiry
@@ -133,5 +133,6 @@ class Reconciler:
         now = asyncio.get_running_loop().time()
         if now - self._tombstones_at >= timing.TOMBSTONE_PERIOD_SECONDS:
             self._tombstones_at = now
-            await self._upkeep.delete_old_tombstones()
+            while await self._upkeep.delete_old_tombstones() == TOMBSTONES_AT_ONCE:
+                await asyncio.sleep(timing.CHORE_PAUSE_SECONDS)
             await self._cleaning.remove_overdue()

@@ -36,6 +36,9 @@ CLOCK_SECONDS: Final = 0.1
 STUCK_SECONDS: Final = 30.0
 """Maximum delay until a session whose files cannot be deleted is tried again."""
 
+CHORE_PAUSE_SECONDS: Final = 0.01
+"""Pause between two of many small deletions: other writers have their turn."""
+
 TOMBSTONE_PERIOD_SECONDS: Final = 10.0
 """Period in which old tombstones are deleted."""
 

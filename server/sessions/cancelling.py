@@ -47,10 +47,11 @@ class Cancelling:
         self._queue = queue
         self._reads = reads
 
-    async def cancel(self, session_id: str, owner: str | None) -> Cancelled:
+    async def cancel(self, session_id: str, owner: str | None, *, actor: str = "client") -> Cancelled:
         """Cancel a waiting session at once, or ask the worker of a running one to stop.
 
-        A session that has ended stays as it is. Raises NotFound; Unavailable if the
+        A session that has ended stays as it is. ``actor``: as the audit trail names the
+        caller. Raises NotFound; Unavailable if the
         session moved on each time it was tried.
         """
         for _ in range(10):  # the session may move on between reading and acting
@@ -61,7 +62,7 @@ class Cancelling:
                         session_id=session.id,
                         outcome=Cancel(),
                         from_status=Status.CREATED,
-                        actor="client",
+                        actor=actor,
                         seq=session.seq,
                     )
                 )

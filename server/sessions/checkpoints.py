@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from server.adapters.database.attempts import AttemptWriter
+from server.adapters.database.changes import Usage
 from server.domain.sealing import NONCE_BYTES, Sealer
 from server.domain.upstream import MAX_CHECKPOINT_BYTES, UpstreamWork
 from server.system.randomness import Randomness
@@ -46,6 +47,19 @@ class Checkpoints:
         """
         sealed = await self._attempts.checkpoint(session_id)
         return None if sealed is None else self.opened(sealed)
+
+    def usage(self, sealed: str, attempt: int) -> Usage | None:
+        """Return what an attempt had used when it saved this encrypted checkpoint.
+
+        None: it is another attempt's, or cannot be read. That must not keep a session
+        from its end, and others that end in the same transaction.
+        """
+        try:
+            work = self.opened(sealed)
+        except msgspec.DecodeError as error:  # another version's
+            log.error("The usage of a checkpoint cannot be read: %s", error)
+            return None
+        return work.usage if work is not None and work.attempt == attempt else None
 
     def opened(self, sealed: str) -> UpstreamWork | None:
         """Return the work of an encrypted checkpoint; None if its key is gone."""

@@ -33,17 +33,17 @@ from server.sessions.file_keys import output_key, preview_key
 from server.sessions.progress import ProgressReports
 from server.sessions.requeueing import Requeueing
 from server.sessions.transitions import Transitions, failure
-from server.telemetry import logs
+from server.telemetry import logs, metrics
 from server.telemetry.once import Once
 from tryon.protocol.errors import TryOnError
-from tryon.protocol.states import Status
+from tryon.protocol.states import Event, Status
 
 log = logging.getLogger("tryon.sessions")
 
 
 @dataclass(slots=True)
 class _Notes:
-    """What a claim has done so far."""
+    """The progress of a claim."""
 
     work: UpstreamWork | None
     """The work upstream that its last checkpoint, or that of an attempt before, finds.
@@ -67,6 +67,11 @@ class Claim:
     def work(self) -> UpstreamWork | None:
         """The work upstream that was begun, by this attempt or an earlier one."""
         return self.notes.work
+
+    @property
+    def usage(self) -> Usage | None:
+        """Return the usage of the attempt so far, as its processor has said it."""
+        return self.notes.usage
 
     @property
     def processor(self) -> str:
@@ -197,8 +202,14 @@ class Claims:
             claim.notes.previews += 1
             key = preview_key(session_id, claim.attempt, claim.notes.previews, picture.extension)
             (file,) = await describe([replace(picture, role="preview")], Direction.PREVIEW, lambda *_: key)
-            await self._files.put(key, picture.data)
-            replaced = await self._attempts.replace_preview(session_id, attempt=claim.attempt, file=file)
+            try:
+                await self._files.put(key, picture.data)
+                replaced = await self._attempts.replace_preview(session_id, attempt=claim.attempt, file=file)
+            except BaseException:
+                # Above all a cancel, because the session was deleted: its erasure has
+                # listed the files by then, and would never see this one.
+                await asyncio.shield(self._discard(session_id, [key]))
+                raise
             if replaced is None:
                 await asyncio.shield(self._discard(session_id, [key]))
                 return False
@@ -245,8 +256,9 @@ class Claims:
     def note_usage(self, claim: Claim, usage: Usage) -> None:
         """Note what the attempt has used so far, in place of what was noted before.
 
-        It stands in the event that ends the attempt. If its worker is lost, that event
-        has what was noted before the last checkpoint.
+        It stands in the event that ends the attempt. If its worker is not the one that
+        ends it (lost, past the deadline, redriven by an operator), that event has what
+        was noted before the last checkpoint.
         """
         claim.notes.usage = usage
 
@@ -305,7 +317,7 @@ class Claims:
         the same. Return False if the claim was lost.
         """
         await claim.reports.end()
-        return await self._requeueing.requeue(
+        requeued = await self._requeueing.requeue(
             claim.session,
             actor=claim.actor,
             burnt=burnt,
@@ -314,6 +326,9 @@ class Claims:
             usage=claim.notes.usage,
             processor=processor,
         )
+        if requeued:
+            self._observe_run(claim, Event.REQUEUED, self._database_clock.now())
+        return requeued
 
     async def _unanswered(self, session_id: str, owner: str, processors: Collection[str] | None) -> Moved | None:
         """Return the claim that an earlier call of this run committed, or None.
@@ -343,7 +358,7 @@ class Claims:
 
         ``strict``: only within the deadline and uncancelled.
         """
-        return await self._transitions.apply(
+        moved = await self._transitions.apply(
             Change(
                 session_id=claim.session.id,
                 outcome=outcome,
@@ -356,3 +371,10 @@ class Claims:
                 usage=claim.notes.usage,
             )
         )
+        if moved is not None:
+            self._observe_run(claim, moved.event.event, moved.event.at.timestamp())
+        return moved
+
+    def _observe_run(self, claim: Claim, outcome: str, at: float) -> None:
+        ran = metrics.run_seconds.labels(claim.processor, outcome)
+        ran.observe(max(0.0, at - claim.session.updated_at.timestamp()))

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from server.adapters.database.clock import DatabaseClock
+from server.adapters.database.engine import Connections
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files
@@ -34,6 +35,7 @@ from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.sessions.ownership import owned_session
 from server.sessions.upstream_cleaning import UpstreamCleaning
+from server.telemetry import metrics
 from tryon.protocol.errors import NotFound, Unavailable
 from tryon.protocol.states import GoneReason
 from tryon.protocol.views import ErasedFile, Receipt, ReceiptBody
@@ -65,6 +67,7 @@ class Erasure:
         *,
         reader: SessionReader,
         writer: SessionWriter,
+        connections: Connections,
         database_clock: DatabaseClock,
         signer: Signer,
         files: Files,
@@ -75,6 +78,7 @@ class Erasure:
     ) -> None:
         self._reader = reader
         self._writer = writer
+        self._connections = connections
         self._database_clock = database_clock
         self._signer = signer
         self._files = files
@@ -124,24 +128,27 @@ class Erasure:
         except TimeoutError:
             raise Unavailable(retry_after=LISTING_SECONDS) from None
 
-    async def expire(self, sessions: Collection[Session]) -> None:
+    async def expire(self, sessions: Collection[Session]) -> float:
         """Leave tombstones of expired sessions, then notify connected clients.
 
-        :meth:`remove` does the rest. Raises Unavailable.
+        :meth:`remove` does the rest. Return the seconds for which the database
+        served no other writer. Raises Unavailable.
         """
         await self._writer.leave_tombstones(
             [self._signer.tombstone_hash(session.id) for session in sessions], GoneReason.EXPIRED
         )
+        held = self._connections.turn_seconds
         await self._notify(sessions, GoneReason.EXPIRED)
+        return held
 
-    async def deleted_among(self, expired: Collection[Session]) -> set[str]:
-        """Return the ids of the sessions that a client deleted.
+    async def reasons_among(self, expired: Collection[Session]) -> dict[str, GoneReason]:
+        """Return why sessions are gone, by the ids of those that have a tombstone.
 
-        :meth:`delete` has made them unreadable, and then was slow or died; the other
-        ones have simply expired.
+        :meth:`delete` has made them unreadable, and then was slow or died, or
+        :meth:`expire` was here before; the other ones have just expired.
         """
         ids = {hashed: each.id for each in expired for hashed in self._signer.tombstone_hashes(each.id)}
-        return {ids[hashed] for hashed in await self._reader.deleted_among(ids)}
+        return {ids[hashed]: reason for hashed, reason in (await self._reader.reasons_among(ids)).items()}
 
     async def remove(self, session: Session, reason: GoneReason, *, outputs: list[str] | None = None) -> None:
         """Remove everything of a session whose tombstone was left.
@@ -153,18 +160,30 @@ class Erasure:
             outputs = await self._files.outputs_of([session.id]) if may_have_unnamed_outputs(session) else []
         await self._remove([session], reason, outputs)
 
-    async def _remove(self, sessions: Collection[Session], reason: GoneReason, outputs: Collection[str]) -> None:
+    async def remove_all(self, sessions: Collection[Session], reason: GoneReason, outputs: Collection[str]) -> float:
+        """Remove everything of these expired sessions, as :meth:`remove`.
+
+        ``outputs``: all their result files. A session whose row another transaction is
+        changing keeps its row. Return the seconds for which the database
+        served no other writer. Raises Unavailable.
+        """
+        return await self._remove(sessions, reason, outputs, skip_locked=True)
+
+    async def _remove(
+        self, sessions: Collection[Session], reason: GoneReason, outputs: Collection[str], *, skip_locked: bool = False
+    ) -> float:
         """Remove everything of these sessions; each step is one call for all of them.
 
         ``outputs``: result files, from which those of other sessions are left out.
-        Raises Unavailable.
+        Return the seconds of the transaction. Raises Unavailable.
         """
-        ids = [session.id for session in sessions]
+        ids = {session.id for session in sessions}
         own = (key for key in outputs if session_of(key) in ids)
         keys = dict.fromkeys([*(key for session in sessions for key in session.file_keys), *own])
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", key.partition("s/")[0], key)
-        erased = await self._writer.erase(ids)
+        erased = await self._writer.erase(ids, skip_locked=skip_locked)
+        held = self._connections.turn_seconds
         self._erased_bytes.note()
         # An output that was completed between the two steps is named only by the row
         # that was just removed.
@@ -172,10 +191,12 @@ class Erasure:
         if not await self._forget(erased):
             room = MAX_UNFORGOTTEN - len(self._unforgotten)
             self._unforgotten |= {row.id: row for row in erased[: max(0, room)]}
+        metrics.erased.labels(reason.value).inc(len(erased))
         for row in erased:
             log.info(
                 "Cleaned up expired session: %s" if reason is GoneReason.EXPIRED else "Deleted session: %s", row.id
             )
+        return held
 
     async def retry_forgetting(self) -> bool:
         """Delete the keys that Redis could not delete before.

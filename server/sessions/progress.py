@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Final
 
 import msgspec
@@ -64,8 +63,7 @@ class ProgressReports:
         timer, self.timer = self.timer, None
         if timer is not None:
             timer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await timer
+            await asyncio.wait({timer})  # neither its cancel nor its error is the caller's
 
     async def _publish(self) -> None:
         loop = asyncio.get_running_loop()

@@ -59,8 +59,8 @@ class QueuePlaces:
                         self._queue.workers(),
                     )
                 except QueueUnavailable:
-                    order, self._run_seconds, workers = [], None, 0
-                self._slots = workers * self._worker_jobs
+                    order, self._run_seconds, workers = [], None, {}
+                self._slots = len(workers) * self._worker_jobs
                 self._places = self._joined | {id: self._place(n) for n, id in enumerate(order, 1)}
                 self._read_at = loop.time()
             return self._places

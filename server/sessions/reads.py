@@ -95,6 +95,14 @@ class SessionReads:
             raise NotFound
         return await self._as_seen(reading, until)
 
+    async def living(self, owner: str, *, limit: int) -> list[str]:
+        """Return the ids of an owner's sessions that have not ended, newest first."""
+        return await self._reader.unfinished_of_owner(owner, limit=limit)
+
+    async def ended_lately(self, owner: str, *, created_seconds: float, limit: int) -> list[str]:
+        """Return the ids of an owner's new sessions that have ended, newest first."""
+        return await self._reader.finished_of_owner(owner, created_seconds=created_seconds, limit=limit)
+
     async def view_of(self, session: Session) -> SessionView:
         """Return its owner's view of a session that was just read or made."""
         return (await self._views([session]))[0]
@@ -126,20 +134,21 @@ class SessionReads:
         session = await owned_session(self._reader, session_id, owner)
         return share(session, signer=self._signer, now=self._database_clock.now())
 
-    async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> StoredFile:
-        """Return the file that a signed link opens.
+    async def file(self, key: str, *, expires: str, key_id: str, signature: str) -> tuple[StoredFile, int]:
+        """Return the file that a signed link opens, and the seconds left of the link.
 
         Raises NotFound for a bad link, and if no living session names the file.
         """
         now = self._database_clock.now()
-        if self._signer.check_link(key, expires=expires, key_id=key_id, signature=signature, now=now) is None:
+        until = self._signer.check_link(key, expires=expires, key_id=key_id, signature=signature, now=now)
+        if until is None:
             raise NotFound
         session_id = session_of(key)
         session = await self._reader.get(session_id) if valid_session_id(session_id) else None
         file = next((file for file in session.files if file.key == key), None) if session else None
         if file is None:
             raise NotFound
-        return file
+        return file, max(1, int(until - now))
 
     async def _read_as(self, session_id: str, credential: Credential, since: int | None) -> tuple[Reading, int | None]:
         """Return the reading, and the end of the client's ticket (None for a token).

@@ -6,9 +6,11 @@ This is a change in the database; :mod:`.queueing` then puts the job into Redis.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 
-from server.adapters.database.changes import Cancel, Change, Fail, Outcome, Requeue, Usage
+from server.adapters.database.changes import Cancel, Change, Fail, Moved, Outcome, Requeue, SavedUsage, Usage
 from server.domain.session import Session
 from server.sessions.checkpoints import Checkpoints
 from server.sessions.queueing import Queueing
@@ -36,7 +38,6 @@ class Requeueing:
         actor: str,
         burnt: bool,
         reason: str,
-        lease_lapsed: bool = False,
         error: Fail | None = None,
         usage: Usage | None = None,
         processor: str | None = None,
@@ -45,49 +46,98 @@ class Requeueing:
 
         The end is failed if its last attempt is burnt, and cancelled if a client
         requested that. ``burnt``: the attempt counts against the limit.
-        ``lease_lapsed``: only if the worker's lease has ended. ``error``: the end if
-        this was the last attempt; None stands for ``worker_lost``. ``usage``: what the
-        attempt has used. ``processor``: that of the next attempt; None: the same.
+        ``error``: the end if this was the last attempt; None stands for
+        ``worker_lost``. ``usage``: what the attempt has used. ``processor``: that of
+        the next attempt; None: the same.
         Return False if a condition no longer held.
         """
+        change = self._change(
+            session,
+            actor=actor,
+            burnt=burnt,
+            reason=reason,
+            error=error,
+            usage=usage,
+            processor=processor,
+        )
+        return await self._apply([change]) == [True]
+
+    async def take_back(self, sessions: Sequence[Session], *, patience: float | None = None) -> list[bool]:
+        """Requeue or end sessions whose worker let its lease lapse, in one commit.
+
+        False stands for a session whose worker renewed it in time, or that another
+        transaction is changing, and for all if the database let this wait for more than
+        ``patience`` seconds: then no worker could renew its lease meanwhile, and it
+        lapsed for that reason alone. What the attempt had used when it saved its last
+        checkpoint counts. Raises Unavailable.
+        """
+        usage = self._checkpoints.usage
+        changes = [
+            self._change(each, actor="reconciler", burnt=True, reason="lease_lost", usage=usage) for each in sessions
+        ]
+        return await self._apply([replace(each, lease_lapsed=True) for each in changes], patience=patience)
+
+    async def take_away(self, session: Session, *, actor: str, reason: str) -> bool:
+        """Take a running session from its worker, at no cost to it, for another.
+
+        What the attempt had used when it saved its last checkpoint counts. Return False
+        if a condition no longer held. Raises Unavailable.
+        """
+        change = self._change(session, actor=actor, burnt=False, reason=reason, usage=self._checkpoints.usage)
+        return await self._apply([change]) == [True]
+
+    def _change(
+        self,
+        session: Session,
+        *,
+        actor: str,
+        burnt: bool,
+        reason: str,
+        error: Fail | None = None,
+        usage: Usage | SavedUsage | None = None,
+        processor: str | None = None,
+    ) -> Change:
         lost = session.burnt + burnt
         if lost >= self._max_attempts:
             outcome: Outcome = replace(error or failure("worker_lost"), burnt=lost)
         else:
             outcome = Requeue(reason=reason, burnt=lost, enqueues=session.enqueues + 1, processor=processor)
-        change = Change(
+        return Change(
             session_id=session.id,
             outcome=outcome,
             from_status=Status.PROCESSING,
             actor=actor,
             attempt=session.attempt,
             cancelled=False,
-            lease_lapsed=lease_lapsed,
             usage=usage,
         )
-        moved = await self._transitions.apply(change) or await self._transitions.apply(
-            replace(change, outcome=Cancel(), cancelled=True)
-        )
-        if moved is None:
-            return False
+
+    async def _apply(self, changes: Sequence[Change], *, patience: float | None = None) -> list[bool]:
+        """Make each change, or cancel its session where a client requested that."""
+        began = time.monotonic()
+        moved = await self._try(changes, patience)
+        if patience is not None:
+            patience -= time.monotonic() - began
+            if patience < 0:
+                return moved
+        left = [n for n, done in enumerate(moved) if not done]
+        cancels = [replace(changes[n], outcome=Cancel(), cancelled=True) for n in left]
+        for n, done in zip(left, await self._try(cancels, patience), strict=True):
+            moved[n] = done
+        return moved
+
+    async def _try(self, changes: Sequence[Change], patience: float | None) -> list[bool]:
+        moved = await self._transitions.apply_each(changes, patience=patience)
+        for each in moved:
+            if each is not None:
+                await self._follow_up(each)
+        return [each is not None for each in moved]
+
+    async def _follow_up(self, moved: Moved) -> None:
+        session = moved.session
         if moved.event.event is Event.REQUEUED:
-            await self._queueing.enqueue(moved.session)
+            await self._queueing.enqueue(session)
+        elif moved.event.event is Event.CANCELLED:
+            log.info("Session %s was cancelled", session.id)
         else:
-            log.info(
-                "Session %s %s",
-                session.id,
-                "was cancelled" if moved.event.event is Event.CANCELLED else f"failed: {moved.session.error_code}",
-            )
-        return True
-
-    async def take_back(self, session: Session) -> bool:
-        """Requeue or end a session whose worker let its lease lapse.
-
-        Return False if the worker renewed it in time. What the attempt had used when it
-        saved its last checkpoint counts. Raises Unavailable.
-        """
-        work = await self._checkpoints.load(session.id)
-        usage = work.usage if work is not None and work.attempt == session.attempt else None
-        return await self.requeue(
-            session, actor="reconciler", burnt=True, reason="lease_lost", lease_lapsed=True, usage=usage
-        )
+            log.info("Session %s failed: %s", session.id, session.error_code)

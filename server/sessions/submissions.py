@@ -1,9 +1,10 @@
 """New sessions: an upload, its replay by idempotency key, and a retry of an old one.
 
 Order of a submission: files, then the row with its first event in one transaction,
-then, after the commit, the queue. A failure before the commit leaves neither file nor
-row; a failure after it is repaired by the reconciler. If the commit was not confirmed,
-the files stay until it is certain that no row of theirs will appear.
+then, after the commit, the queue and the owner's channel. A failure before the commit
+leaves neither file nor row; a failure after it is repaired by the reconciler. If the
+commit was not confirmed, the files stay until it is certain that no row of theirs will
+appear.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from server.adapters.database.errors import Taken
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.writing import SessionWriter
 from server.adapters.files.port import Files, MissingFile
+from server.adapters.redis.bus import RedisBus
 from server.domain.allowance import Allowance
 from server.domain.outputs import EXTENSIONS
+from server.domain.quotas import Quota
 from server.domain.session import MAX_SEED, Session, session_id_of
 from server.domain.stored_files import Direction, NewFile, StoredFile
 from server.domain.tokens import Signer
@@ -36,7 +39,7 @@ from server.sessions.queue_places import QueuePlaces
 from server.sessions.queueing import Queueing
 from server.system.clock import Clock
 from server.system.randomness import Randomness
-from server.telemetry import metrics
+from server.telemetry import metrics, tracing
 from tryon.protocol import errors
 from tryon.protocol.errors import NotFound
 from tryon.protocol.states import Event, Status
@@ -50,6 +53,10 @@ commit may still go through.
 """
 
 
+def _key_hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Idempotency:
     """A hashed Idempotency-Key, and the fingerprint of the request that carried it."""
@@ -60,7 +67,7 @@ class Idempotency:
     @classmethod
     def of(cls, key: str, fingerprint: str) -> Idempotency:
         """Return the value for a client's key as it was sent."""
-        return cls(hashlib.sha256(key.encode()).hexdigest(), fingerprint)
+        return cls(_key_hash(key), fingerprint)
 
 
 @dataclass(slots=True)
@@ -88,6 +95,7 @@ class Submissions:
         writer: SessionWriter,
         reader: SessionReader,
         commits: Commits,
+        bus: RedisBus,
         queueing: Queueing,
         queue_places: QueuePlaces,
         clock: Clock,
@@ -98,8 +106,10 @@ class Submissions:
         deadline_seconds: float,
         retention_seconds: float,
         webhook: str | None = None,
+        metered: bool = False,
     ) -> None:
         self._webhook = webhook
+        self._metered = metered
         self._signer = signer
         self._allowance = None if allowance.unlimited else allowance
         self._processor = processor
@@ -109,6 +119,7 @@ class Submissions:
         self._writer = writer
         self._reader = reader
         self._commits = commits
+        self._bus = bus
         self._queueing = queueing
         self._queue_places = queue_places
         self._clock = clock
@@ -132,6 +143,7 @@ class Submissions:
         original: Session | None = None,
         webhook: str | None = None,
         idempotency: Idempotency | None = None,
+        quota: Quota | None = None,
     ) -> Session:
         """Store the photos, commit the session with its first event, then enqueue it.
 
@@ -159,9 +171,12 @@ class Submissions:
             seed_chosen=seed_chosen,
             files=files,
             request_id=request_id,
+            trace=tracing.current(),
             deadline_seconds=self._deadline_seconds,
             retention_seconds=self._retention_seconds,
             address_hash=self._hash(address),
+            metered=self._metered,
+            quota=quota,
             allowance=self._allowance,
             expires_at=original.expires_at if original else None,
             copy_of=original.id if original else None,
@@ -183,6 +198,10 @@ class Submissions:
         if fingerprint != idempotency.fingerprint:
             raise errors.Unprocessable("idempotency_mismatch")
         return session
+
+    async def was_used(self, owner: str, key: str) -> bool:
+        """Return whether this Idempotency-Key made a session that lives."""
+        return await self._reader.by_idempotency_key(owner, _key_hash(key)) is not None
 
     async def inputs_of(
         self, session_id: str, owner: str | None, *, judge: Callable[[Session], Sequence[StoredFile]]
@@ -210,6 +229,7 @@ class Submissions:
         request_id: str | None,
         address: str | None = None,
         judge: Callable[[Session, int | None], tuple[Params, int | None]] | None = None,
+        quota: Quota | None = None,
     ) -> tuple[Session, bool]:
         """Run a failed or cancelled session again, over its own copy of the inputs.
 
@@ -229,14 +249,7 @@ class Submissions:
         chosen = original.seed if await self._seed_was_chosen(original.id) else None
         params, seed = (original.params, chosen) if judge is None else judge(original, chosen)
         new_id = self._new_id()
-        files = tuple(
-            msgspec.structs.replace(file, key=input_key(new_id, file.role, file.index, EXTENSIONS[file.type]))
-            for file in original.inputs
-        )
-        try:
-            contents = [await self._files.get(file.key) for file in original.inputs]
-        except MissingFile:
-            raise NotFound from None
+        files, contents = await self._copied(original, new_id)
         new = NewSession(
             id=new_id,
             owner=original.owner,
@@ -246,9 +259,12 @@ class Submissions:
             seed_chosen=chosen is not None,
             files=files,
             request_id=request_id,
+            trace=tracing.current(),
             deadline_seconds=self._deadline_seconds,
             retention_seconds=self._retention_seconds,
             address_hash=self._hash(address),
+            metered=self._metered,
+            quota=quota,
             allowance=self._allowance,
             expires_at=original.expires_at,
             retry_of=original.id,
@@ -260,6 +276,17 @@ class Submissions:
             if successor is None:  # it was erased in between, with the original
                 raise NotFound from None
             return successor, True
+
+    async def _copied(self, original: Session, new_id: str) -> tuple[tuple[StoredFile, ...], list[bytes]]:
+        """Return the photos of a retry, and their contents. Raises NotFound."""
+        files = tuple(
+            msgspec.structs.replace(file, key=input_key(new_id, file.role, file.index, EXTENSIONS[file.type]))
+            for file in original.inputs
+        )
+        try:
+            return files, [await self._files.get(file.key) for file in original.inputs]
+        except MissingFile:
+            raise NotFound from None
 
     async def _seed_was_chosen(self, session_id: str) -> bool:
         """Return whether the client chose a session's seed, as its trail says."""
@@ -300,6 +327,7 @@ class Submissions:
         metrics.transitions.labels(Event.CREATED).inc()
         if position := await self._queueing.enqueue(session):
             self._queue_places.join(session.id, position)
+        await self._bus.announce(session.owner, session.id)
         return session
 
     async def _discard(self, session_id: str) -> None:

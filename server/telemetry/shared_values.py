@@ -16,13 +16,14 @@ import mmap
 import os
 import struct
 import time
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
 from server.system.disk_space import allocate
-from server.telemetry.metric_files import EMPTY, FOLDER_VARIABLE, NAME_VARIABLE
+from server.telemetry.metric_files import EMPTY, FOLDER_VARIABLE, NAME_VARIABLE, take_name
 
 FILE_BYTES: Final = 256 * 2**10
 """First size of a file: three times what the histograms of every route take."""
@@ -117,7 +118,7 @@ def share_values() -> None:
     if FOLDER_VARIABLE not in os.environ:
         return
     main = os.getpid()
-    main_name = os.environ.get(NAME_VARIABLE) or str(main)
+    main_name = os.environ.get(NAME_VARIABLE) or _own_name(Path(os.environ[FOLDER_VARIABLE]), main)
 
     def process_name() -> str:
         pid = os.getpid()
@@ -125,3 +126,10 @@ def share_values() -> None:
 
     values.MmapedDict = SharedValues  # type: ignore[attr-defined,assignment]  # the one way
     values.ValueClass = values.MultiProcessValue(process_name)  # type: ignore[no-untyped-call]  # no annotation there
+
+
+def _own_name(folder: Path, pid: int) -> str:
+    try:
+        return take_name(folder)
+    except OSError:  # it counts in memory: a folder without room, or that cannot be written
+        return str(pid)

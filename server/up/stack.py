@@ -145,6 +145,7 @@ class Stack:
         webs = [f"web {number}" for number in range(1, self._config.web_processes + 1)]
         workers = [f"worker {number}" for number in range(1, self._config.worker_processes + 1)]
         asked = python_environment(os.environ) | settings
+        settings["TRYON_WORKER_METRICS_PORT"] = "off"  # the web processes count the workers, too
         settings["TRYON_START_CHECK"] = "no"  # one that is started again later meets an outage, no wrong setting
         settings[metric_files.FOLDER_VARIABLE] = str(self._metrics)
         metric_files.prepare(self._metrics, [name.replace(" ", "") for name in (*webs, *workers)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator
+import platform
+from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,25 +16,32 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from server import __version__
 from server.adapters.imaging.pool import Imaging
-from server.adapters.redis.subscriber import RedisSubscriber
+from server.adapters.redis.subscribing import Subscriber, make_subscriber
 from server.config.settings import Config
 from server.domain.images import Limits
 from server.services import Services, open_services
 from server.system.clock import Clock
 from server.system.randomness import Randomness
+from server.telemetry import metrics
 from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
 from server.web.api.limits import LimitsEndpoint
+from server.web.api.metrics_page import MetricsEndpoint
 from server.web.api.operation import Endpoints, Http, Operation, Socket
 from server.web.api.operations import OPERATIONS
 from server.web.api.pages import PageEndpoints
 from server.web.api.processor import ProcessorEndpoint
+from server.web.api.quota import QuotaEndpoint
 from server.web.api.sessions import SessionEndpoints
 from server.web.api.static_files import static_files
 from server.web.api.submit import SubmitEndpoints
+from server.web.common.credentials import identify
 from server.web.common.problems import deny, on_http_exception, on_refusal
 from server.web.docs.documents import GeneratedDocuments
+from server.web.ops.endpoints import OperatorEndpoints
+from server.web.ops.operations import OPERATIONS as OPERATOR_OPERATIONS
 from server.web.push.hub import Hub
 from server.web.serving.admission import AdmissionMiddleware
 from server.web.serving.cors import OriginMiddleware
@@ -43,6 +51,7 @@ from server.web.serving.unanswered import Unanswered
 from server.web.transports.connection_limits import ConnectionLimits
 from server.web.transports.joining import Joining
 from server.web.transports.long_poll import Polls
+from server.web.transports.owners import OwnerSockets, OwnerStreams, Watching
 from server.web.transports.sse import Streams
 from server.web.transports.websocket import Sockets
 from tryon.protocol.errors import NotFound, TryOnError
@@ -84,8 +93,12 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
             hub = make_hub(config, services)
             app.state.hub = hub
             app.state.services = services
-            running.start(make_endpoints(config, services, imaging, hub))
-            async with hub.running(), services.reconciling.maintenance.running():
+            operators = OperatorEndpoints(services, hub, static_files()) if config.ops_tokens else None
+            running.start(make_endpoints(config, services, imaging, hub, operators))
+            metrics.note_process("web", __version__, platform.python_version())
+            async with hub.running(), services.reconciling.maintenance.running(), contextlib.AsyncExitStack() as more:
+                if operators is not None:
+                    await more.enter_async_context(operators.running())
                 yield
 
     cors, unanswered = Middleware(OriginMiddleware, config.origins), Unanswered()
@@ -93,7 +106,7 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
         RequestMiddleware, config=config, cors=cors, unanswered=unanswered, clock=clock, randomness=randomness
     )
     app = Starlette(
-        routes=make_routes(running),
+        routes=make_routes(running, operators=bool(config.ops_tokens)),
         lifespan=lifespan,
         middleware=[
             outermost,
@@ -112,7 +125,7 @@ def create_app(config: Config, *, clock: Clock, randomness: Randomness) -> Starl
 # -- the parts -------------------------------------------------------------------------
 
 
-def make_hub(config: Config, services: Services, *, subscriber: type[RedisSubscriber] = RedisSubscriber) -> Hub:
+def make_hub(config: Config, services: Services, *, subscriber: Callable[..., Subscriber] = make_subscriber) -> Hub:
     """Return the hub between Redis and the clients of this process."""
     return Hub(
         config=config,
@@ -126,22 +139,32 @@ def make_hub(config: Config, services: Services, *, subscriber: type[RedisSubscr
     )
 
 
-def make_endpoints(config: Config, services: Services, imaging: Imaging, hub: Hub) -> Endpoints:
+def make_endpoints(
+    config: Config, services: Services, imaging: Imaging, hub: Hub, operators: OperatorEndpoints | None
+) -> Endpoints:
     """Return the parts that answer requests; all transports share the limits."""
     limits = ConnectionLimits(config)
-    joining = Joining(config=config, hub=hub, reads=services.sessions.reads, limits=limits)
+    reads = services.sessions.reads
+    joining = Joining(config=config, hub=hub, reads=reads, limits=limits)
+    watching = Watching(config=config, hub=hub, reads=reads, limits=limits, database_clock=services.database.clock)
     return Endpoints(
+        verifier=services.verifier,
         submit=SubmitEndpoints(services, imaging),
         sessions=SessionEndpoints(services),
         files=FileEndpoints(services),
         processor=ProcessorEndpoint(services),
         limits=LimitsEndpoint(config),
+        quota=QuotaEndpoint(services),
         health=HealthEndpoints(services, hub),
+        metrics=MetricsEndpoint(services, hub),
         polls=Polls(services, hub, limits, joining),
         streams=Streams(services, hub, limits, joining),
         sockets=Sockets(services, hub, limits, joining),
+        owner_streams=OwnerStreams(services, hub, limits, watching),
+        owner_sockets=OwnerSockets(services, hub, limits, joining, watching),
         pages=PageEndpoints(static_files(), config),
         documents=GeneratedDocuments(),
+        ops=operators,
     )
 
 
@@ -172,16 +195,26 @@ class Follow:
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._handler.pick(self._running.endpoints)(WebSocket(scope, receive, send))
+        endpoints, socket = self._running.endpoints, WebSocket(scope, receive, send)
+        await identify(socket, endpoints.verifier)
+        await self._handler.pick(endpoints)(socket)
 
 
-def make_routes(running: Running) -> list[BaseRoute]:
-    """Return a route for each operation.
+def make_routes(running: Running, *, operators: bool) -> list[BaseRoute]:
+    """Return a route for each operation; ``operators``: those of their page, too.
 
     Sockets are matched first, since thousands of clients may connect at once.
     """
-    rows = sorted(OPERATIONS, key=lambda row: isinstance(row.handler, Http))
-    return [_route(row, running) for row in rows]
+    rows = sorted(
+        OPERATIONS + (OPERATOR_OPERATIONS if operators else ()), key=lambda row: isinstance(row.handler, Http)
+    )
+    sockets = [row.route for row in rows if isinstance(row.handler, Socket)]
+    return [_route(row, running) for row in rows] + [Route(path, _no_handshake, methods=["GET"]) for path in sockets]
+
+
+async def _no_handshake(request: Request) -> Response:
+    """Answer a request to a socket's path that asks for no socket."""
+    raise NotFound
 
 
 def _route(row: Operation, running: Running) -> BaseRoute:
@@ -190,6 +223,8 @@ def _route(row: Operation, running: Running) -> BaseRoute:
         return WebSocketRoute(row.route, Follow(handler, running), name=row.name)
 
     async def endpoint(request: Request) -> Response:
+        if row.identifies:
+            await identify(request, running.endpoints.verifier)
         return await handler.pick(running.endpoints)(request)
 
     return Route(row.route, endpoint, methods=[row.method], name=row.name)

@@ -25,7 +25,6 @@ import * as chip from "./chip.js";
 import * as choose from "./choose.js";
 import { $, age, attribute, clock, instant, part, show, text } from "./dom.js";
 import { card } from "./errors.js";
-import * as mine from "./history.js";
 import { NOT_LOADED, failureWords } from "./words.js";
 
 const TITLE = document.title;
@@ -83,6 +82,7 @@ let shown = null; // run.js, once it is loaded
 let loading = null;
 let waiting = null; // what this run does once run.js is there
 let shownLost = null;
+let mine = null; // history.js, once it is loaded
 
 const api = {
   tryon,
@@ -232,6 +232,7 @@ function watch(session, { ticket = null } = {}) {
       else gone(code);
     },
   });
+  api.wire.relay(following);
   render();
 }
 
@@ -399,7 +400,7 @@ function enter() {
 function render() {
   const { phase, session } = state;
   const run = phase !== "idle";
-  if (!run && $.choose.hidden) mine.read(api);
+  if (!run && $.choose.hidden) readMine();
   const focused = document.activeElement;
   show($.choose, !run);
   show($.run, run);
@@ -483,6 +484,18 @@ async function use(name, act) {
   }
 }
 
+/** Shows this browser's try-ons; one that never made any loads and asks nothing. */
+async function readMine() {
+  let known = true;
+  try {
+    known = localStorage.getItem("tryon.token") !== null;
+  } catch {
+    // blocked: the token lives as long as the page
+  }
+  if (known) mine ??= await part("history").catch(() => null); // without it the page does all the rest
+  mine?.read(api);
+}
+
 function speak(words) {
   if (words !== spoken) announce(words);
   spoken = words;
@@ -491,7 +504,6 @@ function speak(words) {
 // --- wiring ---------------------------------------------------------------------------------------------------------
 
 choose.mount(api);
-mine.mount(api);
 
 for (const link of [$.home, $.own]) {
   link.addEventListener("click", (event) => {
@@ -507,7 +519,7 @@ addEventListener("online", () => {
 });
 addEventListener("offline", () => api.set({ online: false }));
 document.addEventListener("visibilitychange", () => {
-  if (document.visibilityState === "visible" && state.phase === "idle" && mine.stale()) mine.read(api);
+  if (document.visibilityState === "visible" && state.phase === "idle" && mine?.stale()) mine.read(api);
 });
 setInterval(() => shown?.tick(api), 250);
 
@@ -518,5 +530,5 @@ function learn() {
 }
 
 enter();
-mine.read(api);
+readMine();
 learn();

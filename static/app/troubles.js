@@ -36,18 +36,22 @@ const PROBLEMS = {
   bad_params: ["The options do not fit"],
   unreadable_image: ["That photo is damaged"],
   rate_limited: ["One moment, please", "Too many photos in a short time. You can go on in a little while."],
+  over_quota: ["Your plan grants no more of this"],
   queue_full: ["Very busy right now", "Many people are waiting already. Please try again in a little while."],
   unavailable: ["Not available right now", "The service cannot take photos right now. Please try again in a little while."],
   storage_full: ["No room right now", "There is no room for your photo at the moment. Please try again later."],
   invalid_token: ["This browser is not recognised", "Reload the page and try again."],
 };
 
-/** A `rate_limited` with one of these limits is not about a short time. */
+/** A refusal with one of these limits is not about a short time; the last three are the fields of a plan. */
 const LIMITS = {
   queue_share_per_owner: ["One moment, please", "Many of your photos are waiting already. You can go on when some are done."],
   queue_share_per_address: ["One moment, please", "Many photos from your network are waiting already. You can go on when some are done."],
   stored_bytes_per_owner: ["No room for more photos", "Delete some of your try\u2011ons, or wait until they are erased by themselves."],
   stored_bytes_per_address: ["No room for more photos", "Delete some of your try\u2011ons, or wait until others from your network are erased."],
+  uploads_per_day: ["No more try\u2011ons today", "All try\u2011ons of today that your plan grants are used."],
+  concurrent_sessions: ["One moment, please", "Your plan grants no more try\u2011ons at once. You can go on when one of yours has ended."],
+  stored_bytes: ["No room for more photos", "Your plan grants no more. Delete some of your try\u2011ons, or wait until they are erased by themselves."],
 };
 
 /** The same refusals of a picture that is not the photo. */

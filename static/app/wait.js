@@ -2,11 +2,12 @@
 
 import { $, attribute, clock, show, text } from "./dom.js";
 import { trouble } from "./troubles.js";
-import { duration, interruptedWords, range, remaining, sessionHeadline } from "./words.js";
+import { duration, interruptedWords, moment, range, remaining, sessionHeadline } from "./words.js";
 
 const FREEZE_MS = 3000; // a time to the end that is older than this is not counted down
 const LATE = { factor: 1.5, seconds: 5 }; // over what was expected at first
 const UNKNOWN_SECONDS = 60; // expected where nothing is known
+const COUNTED_SECONDS = 100; // a longer wait is a time of day
 const LATE_WORDS = "Taking longer than usual. You can close this page.";
 
 let expected = { key: "", at: 0, seconds: 0 }; // of the state that the session is in
@@ -101,7 +102,12 @@ function countdown({ phase, retryAt }) {
   const left = Math.ceil((retryAt - clock()) / 1000);
   const waiting = phase === "refused" && left > 0;
   attribute($.again, "aria-disabled", waiting); // stays in the tab order, unlike `disabled`
-  text($.again, waiting ? `Try again in ${left} s` : "Try again");
+  text($.again, waiting ? againWords(left, Date.now()) : "Try again");
+}
+
+/** "Try again in 12 s", "Try again today at 17:05"; `left` in s, `now` in ms. */
+export function againWords(left, now) {
+  return left < COUNTED_SECONDS ? `Try again in ${left} s` : `Try again ${moment(new Date(now + left * 1000), now)}`;
 }
 
 /** The time beside the headline. */

@@ -21,7 +21,7 @@ export function masked(name, value) {
 }
 
 /**
- * Returns `{ frames, counted(session), on(fn), mark(), forget(session), cut(), refuse(yes), refused, ask() }`. A frame is `{ number,
+ * Returns `{ frames, counted(session), on(fn), mark(), forget(session), relay(following), cut(), refuse(yes), refused, ask() }`. A frame is `{ number,
  * session, at, way, via, type, seq, bytes, text, body }`: `number` counts from 1; `session` is the id of the one that was followed;
  * `at` in ms of `now()`, a clock that cannot be set; `way` "in" or "out", or "note" for what is no frame ("open", "close",
  * "refused", and what `mark()` adds). The answer to a poll is a frame without a body.
@@ -31,9 +31,10 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
   const listeners = new Set();
   const counts = new Map(); // session: { in, out }
   let number = 0;
+  let relayed = null; // the newest following
   const counted = (session) => counts.get(session) ?? { in: 0, out: 0 };
   const mark = (type, text, session) => note({ way: "note", type, text, session });
-  const wire = { frames: [], refused: false, counted, on, mark, forget, cut, refuse, ask };
+  const wire = { frames: [], refused: false, counted, on, mark, forget, relay, cut, refuse, ask };
   const Socket = host.WebSocket;
   const plain = host.fetch.bind(host);
   const followed = (url) => FOLLOWED.exec(new URL(url, host.location?.href).pathname)?.[1] ?? null;
@@ -69,6 +70,16 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
   function forget(session) {
     wire.frames = wire.frames.filter((frame) => frame.session !== session);
     counts.delete(session);
+  }
+
+  /** Notes the frames of a following that come through the stream of another tab, or of all sessions. */
+  function relay(following) {
+    relayed = following;
+    const receive = following.receive.bind(following);
+    following.receive = (link, text) => {
+      if (link.shared && !link.over) read("in", "sse", following.id, text);
+      receive(link, text);
+    };
   }
 
   /** Keeps a connection until its end. `lose` breaks it, so that its owner learns of it at once. */
@@ -175,7 +186,13 @@ export function wires(host = globalThis, { now = () => performance.now(), base =
 
   /** Loses every open connection, as a network does: no farewell, the client learns of it at once. Returns their number. */
   function cut(words = "cut") {
-    return lose(words, () => true);
+    const link = relayed?.link;
+    const shared = Boolean(link?.shared && link.live);
+    if (shared) {
+      note({ session: relayed.id, way: "note", via: "sse", type: "close", text: words });
+      relayed.lost(link);
+    }
+    return lose(words, () => true) + shared;
   }
 
   function lose(words, which) {

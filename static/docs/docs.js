@@ -76,7 +76,7 @@ function labelled(text, field, hint = "") {
 
 /** The form that follows a session over a WebSocket. */
 function trial(spec) {
-  const examples = Object.values(spec.components.messages).filter((body) => body.payload.$ref.includes("/Client"));
+  const examples = spec.operations.say.messages.map(({ $ref }) => spec.components.messages[$ref.split("/").pop()]);
   const choice = element("select", { name: "message" });
   for (const { examples: [{ payload }] } of examples) choice.append(element("option", JSON.stringify(payload)));
   const root = element(
@@ -107,21 +107,17 @@ function trial(spec) {
 }
 
 function socket(document) {
-  const channel = document.channels.session;
-  const sides = Object.values(document.operations).map((operation) =>
-    element(
-      "div",
-      element("h3", words(operation.summary)),
-      ...operation.messages.map((reference) => {
-        const name = reference.$ref.split("/").pop();
-        return message(document, name, document.components.messages[name]);
-      }),
-    ),
-  );
+  const seen = new Set(); // both channels have most messages in common
+  const sides = Object.values(document.operations).map((operation) => {
+    const names = operation.messages.map((reference) => reference.$ref.split("/").pop()).filter((name) => !seen.has(name));
+    for (const name of names) seen.add(name);
+    const messages = names.map((name) => message(document, name, document.components.messages[name]));
+    return element("div", element("h3", words(operation.summary)), ...messages);
+  });
   const shared = Object.entries(document.components.schemas).filter(([name]) => !/Frame$|^Client/.test(name));
   return [
     element("h2", { id: "socket-title" }, "WebSocket, tryon.v1"),
-    element("p", element("code", `GET ${channel.address}`)),
+    ...Object.values(document.channels).map(({ address, title }) => element("p", element("code", `GET ${address}`), ` ${title}`)),
     element("p", words(document.info.description)),
     element("h3", "Try it"),
     ...trial(document),

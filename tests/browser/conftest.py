@@ -11,10 +11,12 @@ from playwright.async_api import Browser, BrowserContext, expect
 
 from server.config.settings import Config
 from testkit.fixtures import StartStack
+from testkit.nginx import Nginx, running_nginx
 from testkit.running import Web, running_web
 from testkit.stack import Stack
 from tests.browser.gate import open_gate
 from tests.browser.play import SPY, Play, Start, open_page
+from tests.browser.tabs import OpenTab, tab_opener
 from tests.browser.visitor import DONE_MS, Visitor, open_visitor
 
 expect.set_options(timeout=DONE_MS)  # a busy machine may need more than Playwright's five seconds
@@ -96,3 +98,15 @@ async def start(context: BrowserContext, web: Web) -> AsyncIterator[Start]:
             return Play(page, gate, web.services, session, token, **noted)
 
         yield begin
+
+
+@pytest.fixture
+async def nginx(web: Web, tmp_path: Path) -> AsyncIterator[Nginx]:
+    async with running_nginx(web.port, tmp_path / "nginx") as running:
+        yield running
+
+
+@pytest.fixture
+async def open_tab(context: BrowserContext, web: Web, nginx: Nginx) -> OpenTab:
+    """Open a tab that follows a new session through nginx."""
+    return tab_opener(context, web, nginx)

@@ -227,7 +227,7 @@ async def test_guide_example_works(context: BrowserContext, config: Callable[...
 
 def test_guide_names_every_option_and_call() -> None:
     """Of the types."""
-    types = (ROOT / "static" / "tryon.d.ts").read_text()
+    types = "".join((ROOT / "static" / name).read_text() for name in ("tryon.d.ts", "tryon-watch.d.ts"))
     for name in (
         "TryOnOptions",
         "UploadOptions",
@@ -235,6 +235,8 @@ def test_guide_names_every_option_and_call() -> None:
         "Run",
         "FollowOptions",
         "Following",
+        "WatchOptions",
+        "Watching",
         "Problem",
         "TryOn",
     ):
@@ -252,9 +254,11 @@ def test_script_imports_only_its_own_modules() -> None:
     """The core imports the rest when it needs it."""
     imports = {
         "tryon.js": ["./tryon-lower.js", "./tryon-progress.js"],
-        "tryon-lower.js": ["./tryon-tabs.js"],
+        "tryon-lower.js": ["./tryon-shared.js", "./tryon-tabs.js"],
         "tryon-progress.js": [],
+        "tryon-shared.js": ["./tryon-watch.js"],
         "tryon-tabs.js": [],
+        "tryon-watch.js": ["./tryon.js"],
     }
     code = {name: (ROOT / "static" / name).read_text() for name in imports}
     found = {name: re.findall(r'(?:from |import\()"(.*?)"', text) for name, text in code.items()}

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -236,6 +236,21 @@ class Node:
         async with asyncio.timeout(SECONDS):
             await self._process.wait()
             await self._reader
+
+
+@contextlib.asynccontextmanager
+async def one_node() -> AsyncIterator[Callable[[], Awaitable[Node]]]:
+    """Yield a function that starts Node at its first call; it ends with the block."""
+    async with contextlib.AsyncExitStack() as stack:
+        started: list[Node] = []
+
+        async def node() -> Node:
+            if not started:
+                started.append(await Node.start())
+                stack.push_async_callback(started[0].close)
+            return started[0]
+
+        yield node
 
 
 def _error_of(problem: View) -> Exception:

@@ -11,8 +11,10 @@ from tryon import AsyncTryOn, TryOn
 TYPES: Final = (ROOT / "static" / "tryon.d.ts").read_text()
 GUIDES: Final = {name: (ROOT / "docs" / f"{name}-client.md").read_text() for name in ("python", "browser")}
 
-PYTHON_ALONE: Final = {"get", "delete", "wait", "result", "download", "url", "close"}
-"""Other names of ``read`` and ``remove``, and what a page does by its own means."""
+PYTHON_ALONE: Final = {"get", "delete", "wait", "result", "download", "url", "close", "watch_all"}
+"""Other names of ``read`` and ``remove``, what a page does by its own means, and the
+connection of an owner.
+"""
 
 
 def public(cls: type) -> set[str]:

@@ -132,9 +132,13 @@ EXPECTED: Final[Mapping[str, Mapping[str, int]]] = {
     "history": statuses(404, ticket=401) | READING,
     "socket": statuses(4504, broken=4501, ticket=4501) | {"the ticket, to write": 101},
     "events": statuses(404, ticket=401) | READING,
+    "owner_socket": statuses(4501, broken=4501)
+    | dict.fromkeys((*STRANGERS, "a ticket beside a stranger's token"), 101),
+    "owner_events": statuses(401) | dict.fromkeys((*STRANGERS, "a ticket beside a stranger's token"), 200),
     "receipt_key": OPEN,
     "processor": OPEN,
     "limits": OPEN,
+    "quota": statuses(200),
     "file": dict.fromkeys(CREDENTIALS, 404) | GRANTED,
     "health": OPEN,
     "live": OPEN,
@@ -160,20 +164,35 @@ def path_of(operation: Operation, victim: Victim) -> str:
     return operation.path.format(session_id=victim.session.id, key=victim.session.inputs[0].key, path="tryon.js")
 
 
-async def socket_status(url: str, credential: Shown) -> int:
-    """Return 101 for a socket that shows the session, else the code that closed it."""
+async def socket_status(url: str, credential: Shown) -> tuple[int, str]:
+    """Return 101 for a socket that shows something, else the code that closed it.
+
+    With the frames until then; those of an owner's socket end with ``synced``.
+    """
+    text = ""
     query = httpx.QueryParams(dict(credential.query))
     try:
         async with connect(f"{url}?{query}", additional_headers=dict(credential.headers), proxy=None) as socket:
-            frame = str(await socket.recv())
-            if '"snapshot"' in frame:
-                return 101
             with contextlib.suppress(ConnectionClosed):
                 while True:
-                    await socket.recv()
-            return socket.close_code or 0
+                    text += str(await socket.recv())
+                    if '"synced"' in text or ('"snapshot"' in text and "/sessions/" in url):
+                        return 101, text
+            return socket.close_code or 0, text
     except InvalidStatus as refused:
-        return refused.response.status_code
+        return refused.response.status_code, text
+
+
+async def stream_status(client: httpx.AsyncClient, path: str, credential: Shown) -> tuple[int, str]:
+    """Return the status of an owner's stream, and its frames until ``synced``."""
+    text = ""
+    query, headers = dict(credential.query), dict(credential.headers)
+    async with client.stream("GET", path, params=query, headers=headers) as answer:
+        async for piece in answer.aiter_text():
+            text += piece
+            if '"synced"' in text:
+                break
+    return answer.status_code, text
 
 
 async def answered(victim: Victim, operation: Operation, credential: Shown) -> tuple[int, str]:
@@ -181,7 +200,10 @@ async def answered(victim: Victim, operation: Operation, credential: Shown) -> t
     path = path_of(operation, victim)
     if isinstance(operation.handler, Socket):
         url = f"ws://127.0.0.1:{victim.web.port}{path}"
-        return await socket_status(url, credential), ""
+        status, text = await socket_status(url, credential)
+        return status, "" if operation.name == "socket" else text
+    if operation.name == "owner_events":
+        return await stream_status(victim.web.client, path, credential)
     answer = await victim.web.client.request(
         operation.method, path, params=dict(credential.query), headers=dict(credential.headers)
     )
@@ -220,6 +242,5 @@ async def test_owner_is_told_from_strangers(web: Web) -> None:
             continue
         victim = await make_victim(web)
         status, _ = await answered(victim, operation, shown({"X-Client-Token": victim.token}))
-        assert status == {"socket": 101, "retry": 409, "share": 201, "crash": 404}.get(operation.name, 200), (
-            operation.name
-        )
+        others = {"socket": 101, "owner_socket": 101, "retry": 409, "share": 201, "crash": 404}
+        assert status == others.get(operation.name, 200), operation.name

@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import secrets
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 from websockets.asyncio.client import connect
 
 from testkit.stack import Stack
+from testkit.stored_rows import stored_rows
 from tests.processors.backends import Params
 from tryon.protocol.paths import SESSIONS
 
@@ -127,23 +127,19 @@ class Product:
         children = psutil.Process(self.stack.process.pid).children()
         return [each for each in children if "arq worker.Settings" in " ".join(each.cmdline())]
 
-    def remains(self, session_id: str) -> list[str]:
+    async def remains(self, session_id: str) -> list[str]:
         """Return the files and rows that name a session."""
         folder = self.stack.data_dir
         found = [str(path) for path in (folder / "uploads").rglob("*") if session_id in path.name]
-        with contextlib.closing(sqlite3.connect(f"file:{folder / 'tryon.sqlite3'}?mode=ro", uri=True)) as database:
-            tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            for table in tables:
-                for row in database.execute(f"SELECT * FROM {table}"):
-                    if any(session_id in str(value) for value in row):
-                        found.append(table)
+        for table, rows in (await stored_rows(self.stack.database_url)).items():
+            found += [table for row in rows if any(session_id in str(value) for value in row)]
         return found
 
-    def cleanups(self) -> int:
-        """Return how much upstream work has yet to be deleted."""
-        path = self.stack.data_dir / "tryon.sqlite3"
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM tryon_cleanups").fetchone()[0])
+    async def cleaned_up(self) -> None:
+        """Wait until no upstream work has yet to be stopped or deleted."""
+        async with asyncio.timeout(2 * WAIT_SECONDS):  # one that fails is tried again
+            while (await stored_rows(self.stack.database_url))["tryon_cleanups"]:
+                await asyncio.sleep(0.1)
 
     async def close(self) -> None:
         """Stop the installation."""

@@ -11,6 +11,7 @@ import pytest
 from server.domain.images import MEDIA_TYPES
 from testkit.declarations import written
 from testkit.processes import ROOT
+from tryon.client.watching import PAGE, WATCH_TRANSPORTS
 from tryon.protocol import backoff, errors
 from tryon.protocol.close_codes import AT_ONCE, BROKEN, CloseCode, may_reconnect
 from tryon.protocol.credentials import TOKEN_PATTERN
@@ -18,7 +19,7 @@ from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL, ProgressFrame
 from tryon.protocol.limits import LimitsView, UploadsView
 from tryon.protocol.paths import API, LIMITS, PROCESSOR, RECEIPT_KEY, SESSIONS, SSE, WS
 from tryon.protocol.processors import ProcessorView, RoleView
-from tryon.protocol.states import Event, Status
+from tryon.protocol.states import Event, GoneReason, Status
 from tryon.protocol.views import (
     ErasedFile,
     History,
@@ -30,7 +31,7 @@ from tryon.protocol.views import (
     Share,
 )
 
-SCRIPTS: Final = ("tryon.js", "tryon-lower.js")
+SCRIPTS: Final = ("tryon.js", "tryon-lower.js", "tryon-watch.js")
 CLIENT: Final = "".join((ROOT / "static" / name).read_text() for name in SCRIPTS)
 TYPES: Final = (ROOT / "static" / "tryon.d.ts").read_text()
 
@@ -41,10 +42,10 @@ QUIET_FIELDS: Final = set(ProgressFrame.__struct_fields__) - {"session_id", "seq
 def constants() -> dict[str, Any]:
     """Return the client's one-line constants as JSON values, a set as a sorted list.
 
-    A constant that both scripts have is the same in both.
+    A constant that two scripts have is the same in both.
     """
     found: dict[str, Any] = {}
-    for name, text in re.findall(r"^const ([A-Z_]+) = (.*?);(?: //.*)?$", CLIENT, re.MULTILINE):
+    for name, text in re.findall(r"^(?:export )?const ([A-Z_]+) = (.*?);(?: //.*)?$", CLIENT, re.MULTILINE):
         if regular := re.fullmatch(r"/\^(.*)\$/", text):
             found[name] = regular[1]
             continue
@@ -62,6 +63,10 @@ def test_client_constants_are_the_protocol() -> None:
     """Every constant of the client is in the tables, with the same value."""
     assert constants() == {
         "API": f"{API}/",
+        "OWNER": API,
+        "ERASED": sorted(reason.value for reason in GoneReason),
+        "WATCH_RUNGS": list(WATCH_TRANSPORTS),
+        "PAGE": PAGE,
         "SESSIONS": SESSIONS,
         "PROCESSOR": PROCESSOR,
         "LIMITS": LIMITS,
@@ -114,7 +119,8 @@ def test_client_stops_on_protocol_codes() -> None:
 
 def test_client_repeats_no_protocol_literal() -> None:
     """Outside its constants the client names no close code, path or subprotocol."""
-    code = re.sub(r"^const [A-Z_]+ = .*$", "", CLIENT, flags=re.MULTILINE)
+    script = CLIENT + (ROOT / "static" / "tryon-shared.js").read_text()
+    code = re.sub(r"^(?:export )?const [A-Z_]+ = .*$", "", script, flags=re.MULTILINE)
     code = re.sub(r"(?s:/\*\*.*?\*/)|//.*$", "", code, flags=re.MULTILINE)
     assert "class LowerRungs" in code
     assert re.findall(r"\b4[05]\d\d\b|/api/|tryon\.v1|tryon\.bearer", code) == []
@@ -194,8 +200,11 @@ def test_page_words_name_known_codes() -> None:
     words = (ROOT / "static" / "app" / "troubles.js").read_text()
     (problems,) = re.findall(r"^const PROBLEMS = \{\n(.*?)^\};", words, re.MULTILINE | re.DOTALL)
     (gone,) = re.findall(r"^const GONE = \{\n(.*?)^\};", words, re.MULTILINE | re.DOTALL)
+    (limits,) = re.findall(r"^const LIMITS = \{\n(.*?)^\};", words, re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"^  (\w+):", problems + gone, re.MULTILINE))
     assert named <= set(errors.CODES) | {"network", "erased"}
+    named = set(re.findall(r"^  (\w+):", limits, re.MULTILINE))
+    assert set(errors.QUOTAS) <= named <= {*errors.LIMITS, *errors.QUOTAS}
     (statuses,) = re.findall(r"^const BY_STATUS = \{(.*)\};$", words, re.MULTILINE)
     for status, code in re.findall(r'(\d+): "(\w+)"', statuses):
         assert errors.CODES[code].status == int(status)

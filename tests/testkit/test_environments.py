@@ -15,7 +15,7 @@ from testkit.environments import EnvironmentMissing, python_of
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a lock file without packages, in a checkout of its own."""
     monkeypatch.setattr(environments, "ROOT", tmp_path)
-    path = tmp_path / environments.LOCK.format("empty")
+    path = tmp_path / "tests/processors/empty/requirements.lock"
     path.parent.mkdir(parents=True)
     path.write_text("# no packages\n")
     return path

@@ -126,7 +126,7 @@ class Feed:
         """Wait until this number of workers is present."""
 
         async def counted() -> bool:
-            return await self.services.queue.workers() == wanted
+            return len(await self.services.queue.workers()) == wanted
 
         await until(counted)
 

@@ -50,6 +50,20 @@ class Faulty:
     async def pid(self, job: Job, report: Report) -> int:
         return os.getpid()
 
+    async def unspeakable(self, job: Job, report: Report) -> str:
+        """Fail in a way that cannot be passed on."""
+
+        class Unspeakable(ProcessorError):
+            @property
+            def code(self) -> str:
+                raise ValueError("no code")
+
+            @code.setter
+            def code(self, code: str) -> None:
+                pass
+
+        raise Unspeakable("moderated_input")
+
     async def secrets(self, job: Job, report: Report) -> str:
         """Return the environment, and every match of the pattern in memory."""
         return repr((dict(os.environ), matches_in_memory(SECRET)))
@@ -303,6 +317,16 @@ class Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
+
+
+class Making(Faulty):
+    """A processor whose constructor waits for a file."""
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__()
+        (Path(folder) / "making").touch()
+        while not (Path(folder) / "made").exists():
+            time.sleep(0.01)
 
 
 class Drawing(Faulty):

@@ -110,6 +110,24 @@ async def test_busy_code_is_recorded_before_the_reconciler_says_timeout(
     assert session.updated_at < session.deadline_at
 
 
+async def test_usage_is_recorded_before_the_reconciler_says_timeout(
+    config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that has used something ends before its deadline, and says what."""
+    monkeypatch.setattr(attempt, "EARLY_SECONDS", 4.0)
+
+    async def costly(job: Job, report: Report) -> Result:
+        await report.usage(credits=2)
+        return await forever(job, report)
+
+    async with open_services(config(deadline_seconds=6.0)) as services:
+        feed = Feed(services, photos)
+        session, _ = await play(feed, costly)
+        last = (await feed.story(session.id)).events[-1]
+    assert (session.status, session.error_code, last.data["usage"]) == (Status.FAILED, "timeout", {"credits": 2})
+    assert session.updated_at < session.deadline_at
+
+
 async def test_wait_beyond_deadline_fails_at_once(feed: Feed) -> None:
     """An upstream that asks for more time than is left is not waited for."""
     script, attempts = busy_for(1, 86400)
@@ -242,5 +260,19 @@ async def test_cold_start_without_end_meets_the_deadline(
     """A processor that never becomes ready fails its session in the end."""
     monkeypatch.setattr(attempt, "COLD_SECONDS", 0.3)
     async with open_services(config(deadline_seconds=3.0)) as services:
+        session, processor = await play(Feed(services, photos), done, processor=Cold(done))
+    assert (session.status, session.error_code, processor.jobs) == (Status.FAILED, "backend_cold", [])
+
+
+async def test_cold_start_moves_no_deadline_that_the_database_holds(
+    config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that expires before its new deadline ends by the one that it has."""
+
+    async def refused(*what: Any) -> bool:
+        return False
+
+    async with open_services(config(deadline_seconds=3.0)) as services:
+        monkeypatch.setattr(services.sessions.claims, "hold_deadline", refused)
         session, processor = await play(Feed(services, photos), done, processor=Cold(done))
     assert (session.status, session.error_code, processor.jobs) == (Status.FAILED, "backend_cold", [])

@@ -14,14 +14,16 @@ from server.adapters.database import tables
 from server.adapters.database.cleanups import CleanupKind
 from server.config.settings import Config
 from server.domain.session import Session
+from server.domain.stored_files import NewFile
 from server.services import Services, open_services
 from tests.worker.conftest import Feed, until
 from tests.worker.scripted import Play, Scripted, Trusting, done, play
-from tryon.processor import AttemptLost, Job, ProcessorError, Report, Result
+from tryon.processor import AttemptLost, Job, Output, ProcessorError, Report, Result
 from tryon.processor.conformance import sample_photo
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import Event, Status
 from worker import attempt, attempt_report
+from worker.attempt_report import AttemptReport
 from worker.chain import Chain
 from worker.tasks import SessionRunner
 
@@ -239,3 +241,37 @@ async def test_preview_that_cannot_be_shown_harms_nothing(feed: Feed) -> None:
     await SessionRunner(feed.services, Chain([Scripted(show)]), "w1", Refusing()).run(session.id)
     ended = (await feed.story(session.id)).session
     assert (ended.status, ended.preview) == (Status.COMPLETED, None)
+
+
+async def test_cancel_reaches_an_attempt_that_stores_a_preview(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt whose run has returned hears its cancel while a preview goes away."""
+    storing, cleared, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def discard() -> None:
+        cleared.set()
+        await released.wait()
+
+    async def preview(*what: Any) -> bool:
+        try:
+            storing.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(discard())
+        raise AssertionError
+
+    async def verified(output: Output) -> NewFile:
+        return NewFile(output.data, output.type, 1, 1, output.role)
+
+    claim = await feed.services.sessions.claims.begin((await feed.submit()).id, worker="w1", processors=["mock"])
+    assert claim is not None
+    claims = feed.services.sessions.claims
+    monkeypatch.setattr(claims, "preview", preview)
+    report = AttemptReport(claim, claims=claims, verified=verified, deletable=lambda: True)
+    await report.preview(b"a picture")
+    await asyncio.wait_for(storing.wait(), 10)
+    closing = asyncio.create_task(report.close())
+    await asyncio.wait_for(cleared.wait(), 10)
+    closing.cancel()
+    await asyncio.wait({closing}, timeout=10)
+    released.set()
+    assert closing.cancelled()

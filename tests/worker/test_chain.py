@@ -19,7 +19,7 @@ from tryon.processor import Info, Job, ProcessorError, Report, Result, Role
 from tryon.protocol.states import Event, Status
 from worker import attempt
 from worker.chain import Chain, accepts
-from worker.isolation.errors import NotStarted
+from worker.isolation.errors import Evicted, NotStarted
 from worker.tasks import SessionRunner
 
 MakeConfig = Callable[..., Config]
@@ -123,6 +123,22 @@ async def test_processor_that_cannot_start_hands_back_to_the_first(feed: Feed) -
     assert [event.data.get("processor") for event in events if event.event is Event.PROCESSING] == ["one", "two", "one"]
     assert events[-1].event is Event.COMPLETED
     assert (await feed.story(events[0].session_id)).session.burnt == 1
+
+
+async def test_session_of_an_ended_child_stays_with_its_processor(feed: Feed) -> None:
+    """The next attempt resumes the work that this processor has begun upstream."""
+    resumed: list[int] = []
+
+    async def began(job: Job, report: Report) -> Result:
+        if resumed:
+            return await done(job, report)
+        resumed.append(job.attempt)
+        await report.checkpoint({"id": job.key})
+        raise Evicted
+
+    events = await fall_over(feed, raising(DOWN), began, runs=3)
+    assert [event.data.get("processor") for event in events if event.event is Event.PROCESSING] == ["one", "two", "two"]
+    assert events[-1].event is Event.COMPLETED
 
 
 def test_accepts_judges_inputs_and_params() -> None:

@@ -230,7 +230,7 @@ async def test_sigterm_hands_sessions_back(config: MakeConfig, worker: StartWork
         assert story.events[-1].event is Event.REQUEUED
         assert story.events[-1].data == {"reason": "drained"}
         assert await feed.queued(session)  # for the next worker, at once
-    assert await feed.services.queue.workers() == 0
+    assert await feed.services.queue.workers() == {}
     assert "Traceback" not in process.output
 
 

@@ -19,6 +19,8 @@ from tryon.client.problems import NotCompleted, Problem
 from tryon.client.requests import Requests, SessionOrId, id_of
 from tryon.client.run import Run
 from tryon.client.state import Update
+from tryon.client.tokens import TokenSource
+from tryon.client.watching import WATCH_TRANSPORTS, Erased, Watching
 from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.states import Status
 from tryon.protocol.views import Params, SessionView
@@ -43,7 +45,7 @@ class AsyncTryOn(Requests):
         self,
         url: str = DEFAULT_URL,
         *,
-        token: str | None = None,
+        token: TokenSource | None = None,
         attempts: int = 3,
         timeout: float = 15.0,
         trust_env: bool = True,
@@ -52,11 +54,13 @@ class AsyncTryOn(Requests):
         """Make a client; nothing is sent yet.
 
         ``token``: the owner's, 22 to 128 characters of ``A-Z a-z 0-9 _ -``; made if
-        left out. Keep it: it is the only way back to the sessions. ``attempts``: per
-        call, while there is no answer or a refusal that passes within 5 seconds.
-        ``timeout``: of each attempt, in seconds; an upload has a second more for each
-        64 KiB, a download that long for each piece. ``trust_env``: honour HTTPS_PROXY
-        and NO_PROXY. ``ssl_context``: instead of the usual certificate authorities.
+        left out. Keep it: it is the only way back to the sessions. Or a function, sync
+        or async, that returns a user's JWT: it is asked before the first request, and
+        once more when the server refuses its last answer. ``attempts``: per call, while
+        there is no answer or a refusal that passes within 5 seconds. ``timeout``: of
+        each attempt, in seconds; an upload has a second more for each 64 KiB, a
+        download that long for each piece. ``trust_env``: honour HTTPS_PROXY and
+        NO_PROXY. ``ssl_context``: instead of the usual certificate authorities.
         """
         network = HttpNetwork(url, trust_env=trust_env, ssl_context=ssl_context)
         self._chance = random.Random()
@@ -148,13 +152,29 @@ class AsyncTryOn(Requests):
         following = Following(
             self._network,
             id_of(session),
-            Access(ticket=ticket) if ticket else Access(token=self.token),
+            Access(ticket=ticket) if ticket else Access(),
+            tokens=None if ticket else self._calls.tokens,
             since=since,
             session=known,
             transports=transports,
             chance=self._chance,
         )
         return following.updates()
+
+    def watch_all(self, *, transports: Sequence[str] = WATCH_TRANSPORTS) -> AsyncGenerator[Update | Erased, None]:
+        """Yield each change of every session of this owner, over one connection.
+
+        First the transitions of the sessions that have not ended, then all that comes,
+        for as long as the caller asks; sessions that are made later are among them.
+        :class:`~tryon.client.watching.Erased` stands for one that was erased before its
+        end. Every transition of a session comes once and in order, also when
+        connections are lost. The server follows 200 living sessions at a time. Raises
+        Problem when it refuses this client. Leave the loop inside
+        ``contextlib.aclosing`` to close the connection at once.
+        """
+        tokens = self._calls.tokens
+        watching = Watching(self._network, Access(), transports=transports, tokens=tokens, chance=self._chance)
+        return watching.updates()
 
     async def wait(self, session: SessionOrId) -> SessionView:
         """Return the session once it has ended, completed or not."""

@@ -13,6 +13,7 @@ import msgspec
 
 from tryon.client.network import Answer, Network, NoAnswer, whole_answer
 from tryon.client.problems import Problem, problem_of
+from tryon.client.tokens import Tokens, TokenSource
 from tryon.protocol.backoff import FIRST_SECONDS, doubled
 from tryon.protocol.paths import SESSIONS
 
@@ -49,10 +50,12 @@ class Calls:
     carry an Idempotency-Key. Only the answer to DELETE exists once.
     """
 
-    __slots__ = ("_attempts", "_chance", "_network", "_seconds", "token")
+    __slots__ = ("_attempts", "_chance", "_network", "_seconds", "tokens")
 
-    def __init__(self, network: Network, token: str, *, attempts: int, seconds: float, chance: random.Random) -> None:
-        self.token = token
+    def __init__(
+        self, network: Network, token: TokenSource, *, attempts: int, seconds: float, chance: random.Random
+    ) -> None:
+        self.tokens = Tokens(token)
         self._network = network
         self._attempts = attempts
         self._seconds = seconds
@@ -71,10 +74,31 @@ class Calls:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> T:
-        """Return the answer below ``/api/tryon/sessions``. Raises Problem."""
+        """Return the answer below ``/api/tryon/sessions``.
+
+        A refused token is renewed once, if it comes from a function. Raises Problem.
+        """
+        token = await self.tokens.current()
+        try:
+            return await self._authorized(token, answers, method, path, query, headers, body)
+        except Problem as problem:
+            if problem.code != "invalid_token" or not await self.tokens.renew(token):
+                raise
+        return await self._authorized(self.tokens.last, answers, method, path, query, headers, body)
+
+    async def _authorized(
+        self,
+        token: str,
+        answers: type[T],
+        method: str,
+        path: str,
+        query: Mapping[str, str | int | None] | None,
+        headers: Mapping[str, str] | None,
+        body: bytes,
+    ) -> T:
         asked = {name: value for name, value in (query or {}).items() if value is not None}
         whole = SESSIONS + path + (f"?{urlencode(asked)}" if asked else "")
-        sent = {"Authorization": f"Bearer {self.token}", **(headers or {})}
+        sent = {"Authorization": f"Bearer {token}", **(headers or {})}
         seconds = self._seconds + len(body) / SLOWEST_BYTES_PER_SECOND
         answer = await self._repeated(
             method, lambda: self._network.request(method, whole, headers=sent, body=body, seconds=seconds)
@@ -89,13 +113,22 @@ class Calls:
         return _decoded(answer, answers)
 
     async def file(self, path: str) -> bytes:
-        """Return the content behind a signed link. Raises Problem."""
+        """Return the content behind a signed link, or behind the one it leads to.
+
+        Raises Problem.
+        """
 
         async def download() -> Answer:
-            async with self._network.stream("GET", path, headers={"Accept": "*/*"}, seconds=self._seconds) as stream:
-                return await whole_answer(stream, self._seconds)
+            answer = await self._whole(path)
+            bucket = answer.headers.get("location", "") if answer.status == 302 else ""
+            return await self._whole(bucket) if bucket.startswith(("http://", "https://")) else answer
 
         return (await self._repeated("GET", download)).body
+
+    async def _whole(self, path: str) -> Answer:
+        """Return what is behind a link; it carries no token, also not to a bucket."""
+        async with self._network.stream("GET", path, headers={"Accept": "*/*"}, seconds=self._seconds) as stream:
+            return await whole_answer(stream, self._seconds)
 
     async def _repeated(self, method: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
         for attempt in range(1, self._attempts + 1):

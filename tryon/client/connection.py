@@ -134,6 +134,15 @@ class Connection(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._session_id} since={self._cursor()}>"
 
+    @property
+    def token(self) -> str | None:
+        """Return the token that this connection shows."""
+        return self._access.token
+
+    def show(self, token: str) -> None:
+        """Show this token; call it before :meth:`received`."""
+        self._access = Access(token=token)
+
     @abstractmethod
     def received(self) -> AsyncGenerator[Received, None]:
         """Yield frames or answers until the connection is lost. Raises Lost."""

@@ -27,6 +27,7 @@ from tryon.client.ladder import Ladder, is_final
 from tryon.client.network import Network
 from tryon.client.problems import Problem
 from tryon.client.state import FollowedSession, Update
+from tryon.client.tokens import Tokens
 from tryon.protocol.backoff import TRANSPORTS, WATCHDOG_PERIODS
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import ByeFrame, ErrorFrame, EventFrame, ProgressFrame, SnapshotFrame
@@ -96,15 +97,24 @@ class Following:
         since: int = 0,
         session: SessionView | None = None,
         transports: Sequence[str] = TRANSPORTS,
+        tokens: Tokens | None = None,
         chance: random.Random,
     ) -> None:
         """``since``: seq of the last event seen. ``session``: its state, if known.
+
+        ``tokens``: what each connection shows, in place of ``access``; refused, it is
+        renewed once before the session counts as refused.
 
         Raises ValueError without a known transport.
         """
         self._network = network
         self._session_id = session_id
         self._access = access
+        self._tokens = tokens
+        self._renewed = False
+        """Whether the token was renewed since a connection was last answered."""
+        self._shown = ""
+        """The token that the last connection has shown."""
         self._state = FollowedSession(since, session)
         self._seen = session is not None
         self._ladder = Ladder(transports, chance)
@@ -143,19 +153,27 @@ class Following:
 
     # -- connections -------------------------------------------------------------------
 
-    def _open(self, transport: str, pause: float) -> _Link:
+    def _open(self, transport: str, pause: float, *, refused: Lost | None = None) -> _Link:
         connection = CONNECTIONS[transport](self._network, self._session_id, self._access, lambda: self._state.cursor)
         link = _Link(connection)
-        link.task = asyncio.create_task(self._read(link, pause), name=f"{transport} {self._session_id}")
+        link.task = asyncio.create_task(self._read(link, pause, refused), name=f"{transport} {self._session_id}")
         self._tasks.add(link.task)
         link.task.add_done_callback(self._tasks.discard)
         return link
 
-    async def _read(self, link: _Link, pause: float) -> None:
-        """Hand everything that a connection yields to the inbox, and its end."""
+    async def _read(self, link: _Link, pause: float, refused: Lost | None) -> None:
+        """Hand everything that a connection yields to the inbox, and its end.
+
+        ``refused``: the refusal of the last token; it is the end if there is no other.
+        """
         end: Exception = Lost(CloseCode.ABNORMAL)
         try:
             await asyncio.sleep(pause)
+            if self._tokens is not None:
+                if refused is not None and not await self._tokens.renew(self._shown):
+                    raise refused
+                self._shown = await self._tokens.current()
+                link.connection.show(self._shown)
             async with aclosing(link.connection.received()) as items:
                 async for item in items:
                     self._inbox.put_nowait((link, item))
@@ -197,6 +215,7 @@ class Following:
         """Note that a connection was answered; a probe takes over."""
         if worked and not link.worked:
             link.worked = True
+            self._renewed = False
             self._ladder.worked(link.transport)
         if link.live_at is not None:
             return
@@ -227,6 +246,15 @@ class Following:
         """Open the next connection. Raises Problem if none can help."""
         self._drop(link)
         self._state.behind = False
+        if self._tokens is not None and not self._renewed and lost.code in (401, CloseCode.UNAUTHORIZED):
+            self._renewed = True
+            again = self._open(link.transport, 0.0, refused=lost)
+            again.refusal = link.refusal
+            if link is self._probe:
+                self._probe = again
+            else:
+                self._link = again
+            return
         if is_final(link.transport, lost):
             raise self._gone(
                 link.refusal or lost.reason or _CODES.get(lost.code, f"closed_{lost.code}"), lost

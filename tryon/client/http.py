@@ -94,7 +94,8 @@ class HttpNetwork:
     ) -> AsyncIterator[HttpStream]:
         """Return a stream whose head arrives within ``seconds``. Raises NoAnswer."""
         try:
-            request = self._client.build_request(method, self.url + path, headers=dict(headers))
+            url = path if path.startswith(("http://", "https://")) else self.url + path
+            request = self._client.build_request(method, url, headers=dict(headers))
             async with asyncio.timeout(seconds):
                 response = await self._client.send(request, stream=True)
         except TimeoutError:

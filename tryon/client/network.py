@@ -143,7 +143,7 @@ class Network(Protocol):
     ) -> AbstractAsyncContextManager[Stream]:
         """Return a stream whose head arrives within ``seconds``.
 
-        The body may take longer.
+        The body may take longer. ``path`` may be a whole URL: where a link leads.
         """
 
     def socket(self, path: str, *, subprotocols: Sequence[str], seconds: float) -> AbstractAsyncContextManager[Socket]:

@@ -47,9 +47,9 @@ class Problem(Exception):
     a call without an answer, "closed" for one that the client's close ended;
     ``detail`` is safe to show; ``retryable``: the same call may succeed later;
     ``retry_after``: in seconds, if the server named them; ``request_id``: finds the
-    call in the server's log; ``limit``: the limit that "rate_limited" speaks of;
-    ``part``: the part of the upload that was refused; ``pointer``: the place in its
-    params (RFC 6901).
+    call in the server's log; ``limit``: the one that "rate_limited" or "over_quota"
+    speaks of; ``part``: the part of the upload that was refused; ``pointer``: the
+    place in its params (RFC 6901).
     """
 
     def __init__(

@@ -44,8 +44,11 @@ class Requests:
 
     @property
     def token(self) -> str:
-        """Return the owner's token, which opens all of its sessions."""
-        return self._calls.token
+        """Return the owner's token, which opens all of its sessions.
+
+        Of a function: the last one that it gave, empty before the first.
+        """
+        return self._calls.tokens.last
 
     async def get(self, session: SessionOrId) -> SessionView:
         """Return a session as it is now, with fresh links."""

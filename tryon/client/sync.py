@@ -15,6 +15,8 @@ from tryon.client.requests import SessionOrId
 from tryon.client.run import Run
 from tryon.client.state import Update
 from tryon.client.sync_requests import SyncRequests
+from tryon.client.tokens import TokenSource
+from tryon.client.watching import WATCH_TRANSPORTS, Erased
 from tryon.protocol.backoff import TRANSPORTS
 from tryon.protocol.views import Params, SessionView
 
@@ -65,7 +67,7 @@ class TryOn(SyncRequests):
         self,
         url: str = DEFAULT_URL,
         *,
-        token: str | None = None,
+        token: TokenSource | None = None,
         attempts: int = 3,
         timeout: float = 15.0,
         trust_env: bool = True,
@@ -153,6 +155,10 @@ class TryOn(SyncRequests):
         """
         updates = self._client.follow(session, since=since, ticket=ticket, transports=transports)
         return self._loop.iterate(updates)
+
+    def watch_all(self, *, transports: Sequence[str] = WATCH_TRANSPORTS) -> Iterator[Update | Erased]:
+        """Yield each change of every session of this owner, over one connection."""
+        return self._loop.iterate(self._client.watch_all(transports=transports))
 
     def wait(self, session: SessionOrId) -> SessionView:
         """Return the session once it has ended, completed or not."""

@@ -22,6 +22,8 @@ class ErrorCode(StrEnum):
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code
     INVALID_TICKET = "invalid_ticket"
     TOKEN_REQUIRED = "token_required"  # noqa: S105
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    PROCESSOR_NOT_ALLOWED = "processor_not_allowed"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_ACCEPTABLE = "not_acceptable"
@@ -48,6 +50,7 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_NEEDS_TOKEN = "idempotency_needs_token"  # noqa: S105
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     RATE_LIMITED = "rate_limited"
+    OVER_QUOTA = "over_quota"
     INTERNAL_ERROR = "internal_error"
     UNAVAILABLE = "unavailable"
     QUEUE_FULL = "queue_full"

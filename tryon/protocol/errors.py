@@ -4,6 +4,7 @@
     +-- BadRequest        400  bad_multipart, bad_request, bad_idempotency_key
     +-- Unauthorized      401  invalid_token, invalid_ticket, token_required
     |                          (4501)
+    +-- Forbidden         403  insufficient_scope, processor_not_allowed (4501)
     +-- NotFound          404  not_found (4504)
     +-- MethodNotAllowed  405  method_not_allowed
     +-- NotAcceptable     406  not_acceptable
@@ -18,7 +19,7 @@
     |                          too_many_pixels, image_too_small, image_too_large,
     |                          bad_params, bad_webhook, idempotency_needs_token,
     |                          idempotency_mismatch
-    +-- RateLimited       429  rate_limited (4029)
+    +-- RateLimited       429  rate_limited, over_quota (4029)
     +-- InternalError     500  internal_error (4001)
     +-- Unavailable       503  unavailable, queue_full (4053)
     +-- StorageFull       507  storage_full (4053)
@@ -105,6 +106,17 @@ class Unauthorized(TryOnError):
     }
 
 
+class Forbidden(TryOnError):
+    """A valid credential that does not grant this."""
+
+    status = 403
+    close_code = CloseCode.UNAUTHORIZED
+    codes = {
+        "insufficient_scope": Code("Insufficient scope", "The token lacks the scope that this service asks for."),
+        "processor_not_allowed": Code("Processor not allowed", "Your plan does not include this try-on."),
+    }
+
+
 class NotFound(TryOnError):
     """An unknown path or session; also a session without a credential for it."""
 
@@ -166,7 +178,9 @@ class UnsupportedMedia(TryOnError):
         "unsupported_encoding": Code(
             "Unsupported encoding", "The body has a Content-Encoding; send it without compression."
         ),
-        "unsupported_image": Code("Unsupported image", "The file is not a JPEG, PNG or WebP image."),
+        "unsupported_image": Code(
+            "Unsupported image", "The file is not an image of a supported format, such as JPEG, PNG or WebP."
+        ),
     }
 
 
@@ -196,12 +210,15 @@ class Unprocessable(TryOnError):
 class RateLimited(TryOnError):
     """More than one client may have; ``limit`` says of what.
 
-    The detail is that of the limit in :data:`LIMITS`.
+    The detail is that of the limit in :data:`LIMITS` or :data:`QUOTAS`.
     """
 
     status = 429
     close_code = CloseCode.RATE_LIMITED
-    codes = {"rate_limited": Code("Rate limited", "Too many requests from this address; wait a little.", True)}
+    codes = {
+        "rate_limited": Code("Rate limited", "Too many requests from this address; wait a little.", True),
+        "over_quota": Code("Over quota", "Your plan grants no more of this now.", True),
+    }
 
     def __init__(
         self,
@@ -211,7 +228,7 @@ class RateLimited(TryOnError):
         retry_after: float | None = None,
         limit: str | None = None,
     ) -> None:
-        super().__init__(code, detail or LIMITS.get(limit or ""), retry_after=retry_after)
+        super().__init__(code, detail or LIMITS.get(limit or "") or QUOTAS.get(limit or ""), retry_after=retry_after)
         self.limit = limit
 
 
@@ -239,7 +256,7 @@ class StorageFull(TryOnError):
 
 
 ERRORS: Final[tuple[type[TryOnError], ...]] = (
-    BadRequest, Unauthorized, NotFound, MethodNotAllowed, NotAcceptable, TooSlow, Conflict, Gone, TooLarge,
+    BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, NotAcceptable, TooSlow, Conflict, Gone, TooLarge,
     UnsupportedMedia, BadRange, Unprocessable, RateLimited, InternalError, Unavailable, StorageFull,
 )  # fmt: skip
 
@@ -248,12 +265,14 @@ CODES: Final[dict[str, type[TryOnError]]] = {code: error for error in ERRORS for
 LIMITS: Final[dict[str, str]] = {
     "upload_rate": "Too many requests from this address; wait a little.",
     "crash_rate": "Too many crashes were asked for from this address; wait a little.",
+    "ops_tokens": "Too many wrong tokens came from this address; wait a little.",
     "uploads_per_address": "Too many uploads at once from this address.",
     "spooled_bytes_per_address": "The unfinished uploads of this address hold too many bytes.",
     "spooled_bytes_per_process": "The unfinished uploads of all addresses hold too many bytes; try again shortly.",
     "connections_per_address": "Too many HTTP connections from this address.",
     "sockets_per_address": "Too many open connections from this address.",
     "sockets_per_session": "Too many open connections to this session.",
+    "sockets_per_owner": "Too many connections that follow all of your sessions.",
     "queue_share_per_owner": "Too many of your sessions are waiting; wait until some have run.",
     "queue_share_per_address": "Too many sessions of this address are waiting; wait until some have run.",
     "stored_bytes_per_owner": "Your photos take too much room; delete some, or wait until they expire.",
@@ -263,6 +282,14 @@ LIMITS: Final[dict[str, str]] = {
 
 A limit has the name of its setting, in small letters and without ``TRYON_``.
 """
+
+
+QUOTAS: Final[dict[str, str]] = {
+    "uploads_per_day": "You have made all try-ons of today that your plan grants; the next ones tomorrow.",
+    "concurrent_sessions": "All try-ons at once that your plan grants are under way; wait until one has ended.",
+    "stored_bytes": "Your photos take all the room that your plan grants; delete some, or wait until they expire.",
+}
+"""Limits that ``over_quota`` names in ``limit``: the fields of a plan."""
 
 
 @dataclass(frozen=True, slots=True)

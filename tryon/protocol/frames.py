@@ -23,7 +23,8 @@ BEARER_SUBPROTOCOL: Final = "tryon.bearer."
 class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
     """One transition.
 
-    ``data`` depends on the event: the attempt, signed links, the error.
+    ``data`` depends on the event: the attempt, signed links, the error. ``trace`` (W3C
+    ``traceparent``) is there where the server's settings say so.
     """
 
     session_id: str
@@ -34,6 +35,7 @@ class EventFrame(msgspec.Struct, frozen=True, tag_field="type", tag="event"):
     terminal: bool
     at: str
     data: EventData
+    trace: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class SnapshotFrame(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
@@ -67,6 +69,29 @@ class ProgressFrame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
     steps: int | None = None
     upstream_position: int | None = None
     preview: str | None = None
+
+
+class EndedFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ended"):
+    """The end of one session on a connection that follows all of an owner's.
+
+    ``reason``: the status it ended in, or why it was erased (``deleted``, ``expired``).
+    """
+
+    session_id: str
+    reason: str
+
+
+class SyncedFrame(msgspec.Struct, frozen=True, tag_field="type", tag="synced"):
+    """The end of the snapshots on a connection that follows all sessions of an owner.
+
+    ``sessions``: how many living ones it follows. ``more``: there are older ones that
+    it does not; each gets its snapshot when there is room. Sent again when ``more``
+    changes, and after the snapshots that answer a ``sync``.
+    """
+
+    sessions: int
+    more: bool
+    ping_seconds: int | float
 
 
 class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
@@ -110,6 +135,10 @@ def bye(code: int, reason: str | None = None, *, retry_after_ms: int | None = No
 
 
 Frame = SnapshotFrame | EventFrame | ProgressFrame | PingFrame | PongFrame | ErrorFrame | ByeFrame
+"""A frame on a connection that follows one session."""
+
+OwnerFrame = Frame | EndedFrame | SyncedFrame
+"""A frame on a connection that follows all sessions of an owner."""
 
 
 class ClientPing(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
@@ -123,6 +152,16 @@ class ClientSync(msgspec.Struct, frozen=True, tag_field="type", tag="sync"):
     """
 
     since: int = 0
+
+
+class ClientSyncAll(msgspec.Struct, frozen=True, tag_field="type", tag="sync"):
+    """A request for new snapshots of all living sessions of the owner.
+
+    ``since``: the last seq seen of each session; one that it does not name has all of
+    its events in ``missed``. The server answers one a second.
+    """
+
+    since: dict[str, int] = {}
 
 
 _encoder = msgspec.json.Encoder()

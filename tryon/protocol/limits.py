@@ -20,7 +20,8 @@ class LimitsView(msgspec.Struct, frozen=True):
     ``retention_seconds``: life of a session and its photos. ``deadline_seconds``: from
     creation to the latest end. ``link_seconds``: life of a signed link.
     ``max_attempts``: lost workers after which a session fails. ``demo``: whether an
-    owner may crash the worker of a session.
+    owner may crash the worker of a session. ``anonymous``: whether clients may upload
+    without being users of the integrator.
     """
 
     formats: list[str]
@@ -36,3 +37,4 @@ class LimitsView(msgspec.Struct, frozen=True):
     link_seconds: int
     max_attempts: int
     demo: bool
+    anonymous: bool = True

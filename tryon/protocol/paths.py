@@ -15,6 +15,12 @@ WS: Final = "/ws"
 SSE: Final = "/events"
 """Below a session's path: Server-Sent Events."""
 
+OWNER_SOCKET: Final = API + WS
+"""The WebSocket of all sessions of an owner."""
+
+OWNER_EVENTS: Final = API + SSE
+"""The same as Server-Sent Events."""
+
 SESSION: Final = f"{SESSIONS}/{{session_id}}"
 SOCKET: Final = SESSION + WS
 EVENTS: Final = SESSION + SSE
@@ -27,6 +33,7 @@ FILES: Final = f"{API}/files"
 FILE: Final = f"{FILES}/{{key}}"
 PROCESSOR: Final = f"{API}/processor"
 LIMITS: Final = f"{API}/limits"
+QUOTA: Final = f"{API}/quota"
 RECEIPT_KEY: Final = f"{API}/receipt-key"
 
 HEALTH: Final = "/api/health"

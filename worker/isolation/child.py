@@ -285,6 +285,7 @@ class _Child:
         context.run(_run_number.set, number)
         report = ChildReport(number, self._send)
         task = self._loop.create_task(self._run(number, files, work), name="processor", context=context)
+        task.add_done_callback(_end_if_broken)
         self._runs[number] = _Running(task, report)
 
     async def _run(self, number: int, files: list[int], work: Work) -> None:
@@ -380,6 +381,13 @@ class _Child:
                 return Raised(**common, trace=_trace(error))
 
 
+def _end_if_broken(task: asyncio.Task[None]) -> None:
+    """End the process if a run has not answered: its session would wait in vain."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logging.getLogger("tryon.processor").error("A run could not be answered", exc_info=error)
+        os._exit(BROKEN)
+
+
 Work: TypeAlias = Callable[[ChildReport], Awaitable[tuple[Output, ...]]]
 
 
@@ -394,7 +402,7 @@ class _Running:
 
     def cancel(self) -> None:
         self.cancelled = True
-        self.task.cancel()
+        asyncio.get_running_loop().call_soon(self.task.cancel)  # after its first step, or it would never answer
 
 
 class _ToWorker(logging.Handler):

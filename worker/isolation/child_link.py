@@ -233,16 +233,17 @@ class ChildLink:
         del self._files[:count]
         return True
 
-    def begin(self, run: SessionRun) -> None:
-        """Give it a job.
+    def begin(self, run: SessionRun) -> bool:
+        """Give it a job; return False if it does not take it.
 
-        Raises OSError: the child has ended, or no memory or descriptor is left.
+        Raises OSError: no memory or descriptor is left.
         """
         message = run.open()
         if not self.send(message, run.files):
-            raise BrokenPipeError("the child does not take the job")
+            return False
         self.runs[run.number] = run
         self.state = State.BUSY
+        return True
 
     @property
     def has_room(self) -> bool:

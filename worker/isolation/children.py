@@ -55,10 +55,6 @@ class Children:
     def __iter__(self) -> Iterator[ChildLink]:
         return iter(self._all)
 
-    def at_work(self) -> list[ChildLink]:
-        """Return the children that have a session."""
-        return [child for child in self._all if child.runs]
-
     # -- more of them ------------------------------------------------------------------
 
     def add(self) -> ChildLink:
@@ -78,8 +74,12 @@ class Children:
 
         The new connection tells the processes apart.
         """
-        with child.connect(self._readable) as theirs:
-            self._fork_server.ask(child, theirs)
+        try:
+            with child.connect(self._readable) as theirs:
+                self._fork_server.ask(child, theirs)
+        except OSError as error:  # no memory or descriptor is left, or too many wait: for a moment only
+            log.warning("A child could not be asked for: %s", error)
+            child.set_timer(self._timing.restart_seconds, self._ask, child)
 
     def not_forked(self, child: ChildLink, reason: str) -> None:
         if child.state is State.GONE:
@@ -123,12 +123,23 @@ class Children:
 
     # -- how they end ------------------------------------------------------------------
 
+    def refused(self, child: ChildLink) -> None:
+        """Act on a child that did not take a job: what it said before counts first.
+
+        One that has ended is left to the report of how; a stuck one is ended.
+        """
+        while child.state is not State.GONE and self._readable(child):
+            pass
+        if not child.retiring:
+            self.end(child)
+
     def _hung_up(self, child: ChildLink) -> None:
         """Kill a child that has closed its connection.
 
-        The fork server will report how it ended.
+        The fork server will report how it ended. It takes no session until then.
         """
         child.stop_reading()
+        child.retiring = True
         if not child.pid:
             return  # its fork server has ended, or will report at once what became of it
         kill_family(child.pid)
@@ -192,10 +203,13 @@ class Children:
         """Take a child out, and kill it with its process group.
 
         Sessions that wait for it to become ready fail with ``error``, or as not
-        started.
+        started; those that it still runs are handed back.
         """
         if child.state is State.GONE:
             return
+        if left := [run for run in child.runs.values() if run.answer is None]:
+            log.warning("A child was ended; %d of its sessions are handed back", len(left))
+            child.settle_runs(Loss("evicted", "was ended"))
         self._all.discard(child)
         child.state = State.GONE
         child.disconnect()
@@ -232,5 +246,4 @@ class Children:
         """Fail every session that waits for a process, and those to come."""
         for child in [child for child in self._all if not child.pid]:
             self._give_up(child, error)
-        if self._startup.built:
-            self._startup.give_up(error)
+        self._startup.give_up(error)

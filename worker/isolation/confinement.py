@@ -17,9 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
 from server.config.database_url import parse_database_url
 from server.config.settings import Config
+from server.config.storage_url import credential_names
 from server.system import landlock, sandbox
 from server.system.sandbox import Policy, Sandbox
 from tryon.processor import Needs
@@ -54,7 +56,11 @@ def hidden_paths(config: Config) -> list[str]:
         paths.append(str(options.resolve()))
     if database := parse_database_url(config.database).path:
         paths += [f"{Path(database).resolve()}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")]
-    return paths
+    # Files of keys: those that the storage's variables name, and those of Redis's TLS.
+    named = [os.environ[name] for name in credential_names(config.storage_url, os.environ)]
+    for url in filter(None, (config.redis_url, config.queue_redis_url)):
+        named += parse_qs(urlsplit(url).query).get("ssl_keyfile", [])
+    return paths + [str(Path(each).resolve()) for each in named if each.startswith("/") and Path(each).is_file()]
 
 
 def code_paths(

@@ -3,6 +3,7 @@
 ::
 
     NotStarted       no processor could be started: not the session's fault
+    Evicted          this worker ended the child of a session: neither is that
     NotStartedAgain  of a worker: its processor has worked, and cannot be started now
     RaisedInChild    the processor raised; the text is the traceback in the child
     Loss             a value, not an exception: the child ended before it answered
@@ -18,8 +19,8 @@ Reason = Literal["crashed", "memory", "cpu", "evicted"]
 LOSS_CODES: Final[dict[Reason, str]] = {"crashed": "processor_crashed", "memory": "processor_crashed", "cpu": "timeout"}
 """The code that a session fails with, by the reason why its child was lost.
 
-A session that was evicted, because its child was ended for another session's sake, does
-not fail: it is handed back.
+A session that was evicted, because this worker ended its child, does not fail: it is
+handed back.
 """
 
 
@@ -28,6 +29,10 @@ class NotStarted(Exception):
 
     It cannot be made, its ``start()`` failed, or no process could be started for it.
     """
+
+
+class Evicted(NotStarted):
+    """The child of a session was ended for another reason than this session."""
 
 
 class NotStartedAgain(Exception):

@@ -108,13 +108,20 @@ class ForkServerLink:
         return self._socket.fileno()
 
     def ask(self, child: ChildLink, theirs: socket.socket) -> None:
-        """Ask for a process for the child; ``theirs`` is its end of the connection."""
+        """Ask for a process for the child; ``theirs`` is its end of the connection.
+
+        Raises BlockingIOError: more requests wait than fit into the connection.
+        """
         child.generation = self.number
+        try:
+            send(self._socket, Fork(), [theirs.fileno()])
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # it has ended, which is noticed by itself
         self._asked.append((child, []))
         if self.loaded:
             self._expect_answers()
-        with contextlib.suppress(OSError):  # it has ended, which is noticed by itself
-            send(self._socket, Fork(), [theirs.fileno()])
 
     def answered(self) -> ChildLink:
         """Return the child that the oldest request was for."""
@@ -253,10 +260,10 @@ class ForkServer:
             self._listener.fork_server_failed(ConfigError(link.refusal))
             return
         how = exit_text(link.process.returncode)
-        if not self._startup.built:
+        if not self._startup.built and not link.loaded:
             self._listener.fork_server_failed(unusable(self._setup.processor, f"the process that loads it {how}"))
             return
-        self._failures = 0 if link.loaded else self._failures + 1
+        self._failures = 0 if link.loaded and self._startup.built else self._failures + 1
         reason: Exception = RaisedInChild(f"The fork server {how}")
         start_at = link.started_at + self._timing.restart_seconds
         while self._failures < START_TRIES:

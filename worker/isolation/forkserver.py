@@ -151,8 +151,8 @@ class _Server:
                 if pid in self._children:  # or a process that the processor's code started when it was loaded
                     folder = self._children.pop(pid)
                     processes.kill_group(pid)  # or one that it has left behind writes there again
+                    self._tell(Ended(pid, os.waitstatus_to_exitcode(status)))  # before what may take a while
                     temporary.remove(folder)
-                    self._tell(Ended(pid, os.waitstatus_to_exitcode(status)))
 
     def _tell(self, message: FromServer) -> None:
         try:

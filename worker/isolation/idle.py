@@ -30,7 +30,7 @@ class IdleChildren:
 
     def take(self) -> ChildLink | None:
         """Return the child that worked last, rather than one that still warms up."""
-        idle = self.all()
+        idle = [child for child in self.all() if not child.retiring]
         if not idle:
             return None
         child = next((each for each in reversed(idle) if each.state is State.READY), idle[-1])

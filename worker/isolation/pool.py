@@ -57,18 +57,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from server.config.settings import Config
+from server.config.storage_url import credential_names
 from tryon.processor import Checkpoint, Info, Job, Options, Output, ProcessorError, Reference, Report
 from tryon.processor.validation import checkpoint_text
 from worker.isolation import temporary
 from worker.isolation.child_link import ChildLink, State
 from worker.isolation.children import Children
 from worker.isolation.confinement import hidden_paths
-from worker.isolation.errors import Loss
+from worker.isolation.errors import NotStarted
 from worker.isolation.fork_server_link import PROGRAM, REAP_SECONDS, ForkServer
 from worker.isolation.messages import Answer, Cancel, CleanUp, Setup
 from worker.isolation.session_run import Cleaning, SessionRun, Work
@@ -82,6 +84,9 @@ log = logging.getLogger("tryon.worker")
 
 Starting: TypeAlias = Callable[[asyncio.Future[None]], Awaitable[float]]
 """Waits for a processor; returns its job's deadline from then on, in Unix seconds."""
+
+RETRY_SECONDS: Final = 1.0
+"""Time after which a session that found no memory or descriptor is tried again."""
 
 NICENESS: Final = 5
 """Niceness, as of the image processes: a push must not wait for a processor."""
@@ -116,7 +121,10 @@ class ProcessPool:
             cpu_seconds=config.processor_cpu_seconds,
             niceness=niceness,
             hidden=hidden_paths(config),
-            withheld=registry.secrets_of_others(config, self.name),
+            withheld=[
+                *registry.secrets_of_others(config, self.name),
+                *credential_names(config.storage_url, os.environ),
+            ],
             temporary=temporary.prefix(),
         )
         self._temporary = setup.temporary
@@ -133,7 +141,7 @@ class ProcessPool:
         self._watch = MemoryWatch(
             config.processor_memory_bytes,
             watch_seconds=timing.watch_seconds,
-            at_work=self._children.at_work,
+            children=self._children,
             lose=self._children.lose,
         )
         self._runs = 0
@@ -193,7 +201,8 @@ class ProcessPool:
         else as :class:`~worker.isolation.errors.RaisedInChild`. If the child is lost: a
         :class:`ProcessorError` with a code of
         :data:`~worker.isolation.errors.LOSS_CODES`. If there can be no child:
-        :class:`~worker.isolation.errors.NotStarted`.
+        :class:`~worker.isolation.errors.NotStarted`; if this pool ended it for another
+        reason than this session: :class:`~worker.isolation.errors.Evicted`.
         """
         return await self._run(Work(job), report, starting)
 
@@ -216,16 +225,9 @@ class ProcessPool:
 
     async def _run(self, order: Work, report: Report, starting: Starting | None) -> tuple[Output, ...]:
         run = self._new_run(order)
-        child = (
-            _with_room(self._children, self._fork_server.generation)
-            or self._children.idle.take()
-            or self._children.add()
-        )
+        while (child := await self._begun(run, order, report, starting)) is None:
+            pass  # the child ended at that moment: another one
         try:
-            if starting is not None and not child.ready.done():
-                run.order = order.until(await starting(child.ready))
-            await _wait_ready(child, report)
-            self._begin(child, run)
             return await run.outcome(report, child.send)
         except asyncio.CancelledError:
             if run.number in child.runs and run.answer is None and child.send(Cancel(run.number)):
@@ -235,19 +237,39 @@ class ProcessPool:
             run.close()
             self._release(child, run)
 
+    async def _begun(self, run: SessionRun, order: Work, report: Report, starting: Starting | None) -> ChildLink | None:
+        """Return a child that has begun the run; None if the chosen one has ended."""
+        child = (
+            _with_room(self._children, self._fork_server.generation)
+            or self._children.idle.take()
+            or self._children.add()
+        )
+        try:
+            if starting is not None and not child.ready.done():
+                run.order = order.until(await starting(child.ready))
+            await _wait_ready(child, report)
+            return child if self._begin(child, run) else None
+        finally:
+            if run.number not in child.runs:
+                run.close()
+                self._release(child, run)
+
     async def _clean_up(self, method: Literal["cancel", "forget"], job: Reference, checkpoint: Checkpoint) -> None:
         message = CleanUp(number=0, method=method, key=job.key, checkpoint=checkpoint_text(checkpoint))
         run = self._new_run(Cleaning(message))
         child = self._children.add()
         try:
             await _wait_ready(child, Silence())
+            child.retiring = True  # it ends with this: no session may share it
             async with asyncio.timeout(self._timing.clean_up_seconds):
-                self._begin(child, run)
+                if not self._begin(child, run):
+                    raise NotStarted
                 await run.outcome(Silence(), child.send)
         finally:
             run.close()
             child.take_run(run)
             self._children.end(child)
+            self._children.keep_one()
 
     def _new_run(self, order: Work | Cleaning) -> SessionRun:
         if self._startup.error is not None:
@@ -268,49 +290,35 @@ class ProcessPool:
         await self._fork_server.close()
         await asyncio.to_thread(temporary.remove_all, self._temporary)
 
-    def _begin(self, child: ChildLink, run: SessionRun) -> None:
+    def _begin(self, child: ChildLink, run: SessionRun) -> bool:
+        """Give a child the run; return False if it does not take it."""
         try:
-            child.begin(run)
+            begun = child.begin(run)
         except OSError as error:
-            # No memory or descriptor is left, or the child ended at this moment: no
-            # fault of the session's, and not for ever.
+            # No memory or descriptor is left: no fault of the session's, nor for ever.
             log.warning("Session %s could not be handed to a child: %s", run.order.name, error)
-            _evict(self._children, child, "took no other session")
-            raise ProcessorError("unavailable", requeue=True) from error
-        self._watch.start()
+            raise ProcessorError("unavailable", retry_after=RETRY_SECONDS) from error
+        if begun:
+            self._watch.start()
+        else:
+            self._children.refused(child)
+        return begun
 
     def _release(self, child: ChildLink, run: SessionRun) -> None:
         """Let a child wait for the next session, or replace it."""
         begun = run.number in child.runs
         child.take_run(run)
         if child.state is not State.GONE:
-            child.retiring |= begun and not self._fits_next(child, run)
+            fresh = child.generation == self._fork_server.generation and self._watch.fits_next(child)
+            child.retiring |= begun and not (fresh and _left_nothing(run))
             if begun and run.answer is None:  # it is stuck, and what else it runs with it
-                _evict(self._children, child, "was stuck")
+                self._children.end(child)
             elif not child.runs:
                 if child.retiring:
                     self._children.end(child)
                 else:
                     self._children.idle.put(child)
         self._children.keep_one()
-
-    def _fits_next(self, child: ChildLink, run: SessionRun) -> bool:
-        """Return whether the next session may have the child.
-
-        A session must not pay for the remains of another one.
-        """
-        return (
-            isinstance(run.answer, Answer)
-            and not run.answer.left_over
-            and child.generation == self._fork_server.generation
-            and self._watch.fits_next(child)
-        )
-
-
-def _evict(children: Children, child: ChildLink, how: str) -> None:
-    """End a child; the sessions that it still runs are handed back."""
-    child.settle_runs(Loss("evicted", how))
-    children.end(child)
 
 
 async def _wait_ready(child: ChildLink, report: Report) -> None:
@@ -321,6 +329,11 @@ async def _wait_ready(child: ChildLink, report: Report) -> None:
             await report(None, "warming")
         await asyncio.wait({child.ready})
     child.ready.result()
+
+
+def _left_nothing(run: SessionRun) -> bool:
+    """Return whether no session after this one would pay for its remains."""
+    return isinstance(run.answer, Answer) and not run.answer.left_over
 
 
 def _with_room(children: Children, generation: int) -> ChildLink | None:

@@ -21,7 +21,7 @@ from server.system.memory_files import is_memory_file, read_all
 from server.telemetry import metrics
 from tryon.processor import AttemptLost, Job, Output, ProcessorError, Report
 from tryon.processor.validation import MAX_OUTPUT_BYTES, MAX_PREVIEW_BYTES, is_preview, outputs_of
-from worker.isolation.errors import LOSS_CODES, Loss, NotStarted, RaisedInChild
+from worker.isolation.errors import LOSS_CODES, Evicted, Loss, RaisedInChild
 from worker.isolation.messages import Answer, Checkpoint, CleanUp, Committed, Done, Failed, File, Preview, Raised, Run
 from worker.isolation.messages import Report as Progress
 from worker.isolation.messages import Usage as Used
@@ -157,7 +157,7 @@ class SessionRun:
 
         Raises :class:`ProcessorError` as the processor raised it, or with a code of
         :data:`LOSS_CODES`; :class:`RaisedInChild`; TypeError, ValueError for outputs
-        that are none; :class:`NotStarted` if the child was ended for another's sake.
+        that are none; :class:`Evicted` if this worker ended the child.
         """
         while self.answer is None:
             await self._changed.wait()
@@ -172,7 +172,7 @@ class SessionRun:
             case Raised(trace=trace):
                 raise RaisedInChild(trace)
             case Loss(reason="evicted"):
-                raise NotStarted
+                raise Evicted
             case Loss(reason=reason, how=how):
                 log.error("The process of session %s %s", self.order.name, how)
                 metrics.processors_lost.labels(reason).inc()

@@ -26,12 +26,12 @@ class MemoryWatch:
         max_bytes: int | None,
         *,
         watch_seconds: float,
-        at_work: Callable[[], Iterable[ChildLink]],
+        children: Iterable[ChildLink],
         lose: Callable[[ChildLink, Reason, str], None],
     ) -> None:
         self._max_bytes = max_bytes
         self._watch_seconds = watch_seconds
-        self._at_work = at_work
+        self._children = children
         self._lose = lose
         self._timer: asyncio.TimerHandle | None = None
 
@@ -57,7 +57,7 @@ class MemoryWatch:
 
     def _look(self) -> None:
         self._timer = None
-        at_work = list(self._at_work())
+        at_work = [child for child in self._children if child.runs]
         if self._max_bytes is None or sys.platform != "linux" or not at_work:
             return
         for child in at_work:

@@ -6,12 +6,13 @@ and into the event's data.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
 
 from server.domain.allowance import Allowance
+from server.domain.quotas import Quota
 from server.domain.session import AuditEvent, Session
 from server.domain.stored_files import StoredFile
 from tryon.protocol.states import Event, Status
@@ -19,6 +20,11 @@ from tryon.protocol.views import Params
 
 Usage: TypeAlias = Mapping[str, float]
 """Amounts by their names: ``credits``, ``cost_usd``, ``gpu_seconds``."""
+
+SavedUsage: TypeAlias = Callable[[str, int], Usage | None]
+"""Returns what an attempt had used when it saved its encrypted checkpoint, and None for
+the checkpoint of another attempt; it raises nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,8 @@ class NewSession:
     """HMAC of the client's address; None: unknown."""
     allowance: Allowance | None = None
     """The most that its owner and its address may have; None: no limit."""
+    trace: str | None = None
+    """W3C ``traceparent`` of the request."""
     idempotency_key: str | None = None
     """Hash of the client's key; unique per owner."""
     idempotency_fingerprint: str | None = None
@@ -54,6 +62,10 @@ class NewSession:
     """Id of the session whose photos it has copied."""
     webhook: str | None = None
     """Address that is called when it ends; empty: that of the settings; None: none."""
+    quota: Quota | None = None
+    """Its owner's plan; None: no limit."""
+    metered: bool = False
+    """Whether its end is told to the integrator's accounts."""
     expires_at: datetime | None = None
     """Expiry in place of ``retention_seconds``: a retry lives no longer than the photo
     it shares.
@@ -135,8 +147,10 @@ class Change:
     cancelled: bool | None = None
     """Required value of the cancel flag; None accepts either."""
     lease_lapsed: bool = False
-    usage: Usage | None = None
-    """Usage of the attempt that ends, for the audit trail."""
+    usage: Usage | SavedUsage | None = None
+    """Usage of the attempt that ends, for the audit trail; a call returns it by the
+    checkpoint of the row that is changed.
+    """
 
 
 @dataclass(frozen=True, slots=True)

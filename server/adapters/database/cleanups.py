@@ -23,6 +23,9 @@ from server.adapters.database.tables import UtcDateTime, database_time, statemen
 LEAST_SECONDS: Final = 3600.0
 """Minimum time for a cleanup: a session that expires by itself has none left."""
 
+OVERDUE_AT_ONCE: Final = 500
+"""Maximum cleanups given up in one transaction; the next ones follow seconds later."""
+
 _c: Final = tables.cleanups.c
 
 
@@ -82,12 +85,13 @@ class Cleanups:
     async def begin(self, cleanup: Cleanup, *, pause_seconds: float) -> bool:
         """Count an attempt before its job is enqueued; the next is due after the pause.
 
-        Return False if another process has counted it, or it is done.
+        Return False if another process counts it, or has, or it is done.
         """
+        own = select(_c.id).where(_c.id == cleanup.id, _c.attempts == cleanup.attempts)
         async with self._connections.write() as connection:
             result = await connection.execute(
                 update(tables.cleanups)
-                .where(_c.id == cleanup.id, _c.attempts == cleanup.attempts)
+                .where(_c.id.in_(own.with_for_update(skip_locked=True)))
                 .values(attempts=cleanup.attempts + 1, next_at=database_time(pause_seconds))
             )
         return result.rowcount == 1
@@ -125,13 +129,19 @@ class Cleanups:
             await connection.execute(delete(tables.cleanups).where(_c.id == cleanup_id))
 
     async def remove_overdue(self) -> int:
-        """Remove the cleanups whose time is over, and return how many."""
+        """Remove cleanups whose time is over, :data:`OVERDUE_AT_ONCE` at most.
+
+        Return how many. Those that a worker or another process has locked are left.
+        """
+        overdue = select(_c.id).where(_c.until <= statement_time()).limit(OVERDUE_AT_ONCE)
         async with self._connections.read() as connection:
-            overdue = list((await connection.execute(select(_c.id).where(_c.until <= statement_time()))).scalars())
-        if overdue:
-            async with self._connections.write() as connection:
-                await connection.execute(delete(tables.cleanups).where(_c.id.in_(overdue)))
-        return len(overdue)
+            if (await connection.execute(overdue.limit(1))).first() is None:
+                return 0
+        async with self._connections.write() as connection:
+            result = await connection.execute(
+                delete(tables.cleanups).where(_c.id.in_(overdue.with_for_update(skip_locked=True)))
+            )
+        return result.rowcount
 
 
 def _cleanup(row: Sequence[Any]) -> Cleanup:

@@ -14,12 +14,17 @@ from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.commits import Commits
 from server.adapters.database.deliveries import Deliveries
 from server.adapters.database.due import DueSessions
-from server.adapters.database.engine import Connections, create_engine
+from server.adapters.database.engine import DEFAULTS, Connections, create_engine
 from server.adapters.database.feed import Feed
+from server.adapters.database.operator_actions import OperatorActions
+from server.adapters.database.overview import OverviewReader
 from server.adapters.database.processors import Processors
+from server.adapters.database.quotas import QuotaCounts
 from server.adapters.database.reading import SessionReader
 from server.adapters.database.upkeep import Upkeep
+from server.adapters.database.usage_events import UsageOutbox
 from server.adapters.database.writing import SessionWriter
+from server.config.database_settings import DatabaseSettings
 from server.system.clock import Clock
 
 
@@ -39,16 +44,20 @@ class Database:
     upkeep: Upkeep
     commits: Commits
     deliveries: Deliveries
+    usage_outbox: UsageOutbox
+    quotas: QuotaCounts
     processors: Processors
+    overview: OverviewReader
+    operator_actions: OperatorActions
 
     async def close(self) -> None:
         """Close all connections, those in use when they are given back."""
         await self.connections.close()
 
 
-def open_database(database_url: str, *, clock: Clock) -> Database:
+def open_database(database_url: str, *, clock: Clock, settings: DatabaseSettings = DEFAULTS) -> Database:
     """Build all parts over one pool of connections, which connects when first used."""
-    connections = Connections(create_engine(database_url))
+    connections = Connections(create_engine(database_url, settings))
     database_clock = DatabaseClock(connections, clock=clock)
     return Database(
         connections=connections,
@@ -63,5 +72,9 @@ def open_database(database_url: str, *, clock: Clock) -> Database:
         upkeep=Upkeep(connections),
         commits=Commits(connections),
         deliveries=Deliveries(connections),
+        usage_outbox=UsageOutbox(connections),
+        quotas=QuotaCounts(connections, clock=database_clock),
         processors=Processors(connections),
+        overview=OverviewReader(connections),
+        operator_actions=OperatorActions(connections),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-from sqlalchemy import and_, insert, literal, select, update
+from sqlalchemy import insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.adapters.database import tables
@@ -81,11 +81,13 @@ class Deliveries:
 
         Return False if another process makes this one.
         """
-        own = and_(_d.session_id == delivery.session_id, _d.attempts == delivery.attempts, _d.delivered_at.is_(None))
+        own = select(_d.session_id).where(
+            _d.session_id == delivery.session_id, _d.attempts == delivery.attempts, _d.delivered_at.is_(None)
+        )
         async with self._connections.write() as connection:
             result = await connection.execute(
                 update(tables.deliveries)
-                .where(own)
+                .where(_d.session_id.in_(own.with_for_update(skip_locked=True)))
                 .values(attempts=delivery.attempts + 1, next_at=database_time(pause_seconds))
             )
         return result.rowcount == 1

@@ -25,6 +25,16 @@ class Queued(NamedTuple):
     enqueues: int
 
 
+class Backlog(NamedTuple):
+    """The unfinished sessions of one status and processor."""
+
+    status: Status
+    processor: str
+    sessions: int
+    oldest: datetime
+    """The time at which the oldest of them was created."""
+
+
 # Every process asks these every few seconds, also when nothing happens: built once.
 _BEGINNING: Final = datetime.fromtimestamp(0, UTC)
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
@@ -62,6 +72,16 @@ _WAITING: Final = (
     select(_s.processor, func.count().label("waiting"))
     .where(_s.status == Status.CREATED.value, LIVING)
     .group_by(_s.processor)
+)
+
+
+_BACKLOG: Final = (
+    select(_s.status, _s.processor, func.count(), func.min(_s.created_at))
+    .where(UNFINISHED, LIVING)
+    .group_by(_s.status, _s.processor)
+)
+_OVERDUE: Final = select(func.count()).select_from(
+    select(_s.id).where(_s.expires_at <= statement_time()).limit(bindparam("most", type_=Integer)).subquery()
 )
 
 
@@ -119,6 +139,17 @@ class DueSessions:
         async with self._connections.read() as connection:
             rows = await connection.execute(_WAITING)
             return {row.processor: row.waiting for row in rows}
+
+    async def backlog(self) -> list[Backlog]:
+        """Return how many sessions wait and run, by status and processor."""
+        async with self._connections.read() as connection:
+            rows = await connection.execute(_BACKLOG)
+            return [Backlog(Status(status), *rest) for status, *rest in rows.all()]
+
+    async def count_expired(self, most: int) -> int:
+        """Return how many expired sessions have their row yet; at most ``most``."""
+        async with self._connections.read() as connection:
+            return int((await connection.execute(_OVERDUE, {"most": most})).scalar_one())
 
     async def next_due(self, after: datetime | None = None) -> datetime | None:
         """Return the time at which the next lease, deadline or expiry ends, or None.

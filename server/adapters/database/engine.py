@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from server.adapters.database.errors import disk_is_full, mapped_errors
+from server.adapters.database.errors import disk_is_full, mapped_errors, server_lost
 from server.adapters.database.lost_connections import LostConnections
+from server.adapters.database.measuring import Measured
+from server.config.database_settings import DatabaseSettings
 from server.config.database_url import SQLITE, DatabaseUrl, parse_database_url
 from server.system.disk_space import Reserve
 from tryon.protocol.errors import StorageFull, Unavailable
@@ -37,17 +40,13 @@ idle one.
 WRITE_SECONDS: Final = 5.0
 """The same for a transaction that writes, which may have to wait for another's lock."""
 
-COMMAND_SECONDS: Final = 10.0
-"""Maximum duration of one statement of a migration on PostgreSQL."""
+MIGRATION_SECONDS: Final = 3600.0
+"""Maximum duration of one statement of a migration on PostgreSQL, or of the wait for
+another process that migrates: an index over ten million sessions takes some 10 s.
+"""
 
 CLOSE_SECONDS: Final = 1.0
 """Maximum time to say goodbye to PostgreSQL; then connections are aborted."""
-
-IDLE_SECONDS: Final = 10.0
-"""Maximum pause within a transaction on PostgreSQL: a process that is stopped in the
-middle of one (frozen, cut off) must not lock its rows for longer. SQLite has no such
-limit: while such a process is stopped, no other can write.
-"""
 
 TRANSACTION_SECONDS: Final = 15.0
 """Maximum duration of a transaction but a migration, from PostgreSQL 17. A client that
@@ -58,8 +57,13 @@ would lock its rows until TCP gives the connection up. Older servers find out by
 
 _KNOWS_LIMIT: Final = "current_setting('transaction_timeout', true) IS NOT NULL"
 
-UNLIMIT_TRANSACTION: Final = f"SELECT set_config('transaction_timeout', '0', true) WHERE {_KNOWS_LIMIT}"
-"""Statement that frees the transaction it runs in from :data:`TRANSACTION_SECONDS`."""
+UNLIMIT_TRANSACTION: Final = (
+    "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), "
+    f"CASE WHEN {_KNOWS_LIMIT} THEN set_config('transaction_timeout', '0', true) END"
+)
+"""Statement that frees the transaction it runs in from all limits of time."""
+
+DEFAULTS: Final = DatabaseSettings()
 
 KEEPALIVE: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 3, "tcp_keepalives_count": 3}
 """Probes that PostgreSQL sends to a silent client: a lost one is found in 19 s."""
@@ -83,44 +87,51 @@ stops no statement.
 """
 
 
-def create_engine(database_url: str) -> AsyncEngine:
+def create_engine(database_url: str, settings: DatabaseSettings = DEFAULTS) -> AsyncEngine:
     """Return an engine that behaves the same on both databases.
 
     It connects when it is first used. The values of a statement never reach an error's
-    text, and so no log.
+    text, and so no log. ``settings``: those of PostgreSQL.
     """
     url = parse_database_url(database_url)
-    return _create_sqlite_engine(url.path) if url.sqlite else _create_postgresql_engine(url)
+    return _create_sqlite_engine(url.path) if url.sqlite else _create_postgresql_engine(url, settings)
 
 
-def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
+def _create_postgresql_engine(url: DatabaseUrl, settings: DatabaseSettings) -> AsyncEngine:
     # Without names and caches each statement is parsed in the message that runs it, so
     # that it does not matter which of its connections a pooler picks for it.
     unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
     engine = create_async_engine(
         make_url(url.address),
-        pool_size=10,
-        max_overflow=10,
-        pool_timeout=5,
+        pool_size=settings.database_connections,
+        max_overflow=settings.database_burst,
+        pool_timeout=settings.database_wait_seconds,
         # A connection to a standby would stay in the pool after a fail-over: it reads
         # what is old, and refuses every write.
         connect_args={
             "dsn": url.driver_url,
             "timeout": url.connect_seconds or CONNECT_SECONDS,
-            "command_timeout": COMMAND_SECONDS,
+            "command_timeout": MIGRATION_SECONDS,  # reads and writes are bounded by Connections
             "target_session_attrs": "primary",
             "server_settings": dict(url.server),
         }
         | (unnamed if url.pooled else {}),
         hide_parameters=True,
     )
-    if url.pooled:
-        return engine
+    if not url.pooled:
+        _limit_time(engine, settings, said=url.server.get("options", ""))
+    return engine
+
+
+def _limit_time(engine: AsyncEngine, settings: DatabaseSettings, *, said: str) -> None:
+    """Set the server's limits on each new connection, but those that its URL sets."""
     limits = {
-        "idle_in_transaction_session_timeout": IDLE_SECONDS,
+        "statement_timeout": settings.database_statement_seconds,
+        "lock_timeout": settings.database_lock_seconds,
+        "idle_in_transaction_session_timeout": settings.database_idle_seconds,
         "client_connection_check_interval": ABANDONED_SECONDS,
     }
-    values = {name: int(seconds * 1000) for name, seconds in limits.items()} | KEEPALIVE
+    values = {name: int(seconds * 1000) for name, seconds in limits.items() if name not in said} | KEEPALIVE
     set_limits = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in values.items())
     limit_transactions = f"set_config('transaction_timeout', '{int(TRANSACTION_SECONDS * 1000)}', false)"
     set_limits += f", CASE WHEN {_KNOWS_LIMIT} THEN {limit_transactions} END"
@@ -133,8 +144,6 @@ def _create_postgresql_engine(url: DatabaseUrl) -> AsyncEngine:
         cursor.execute(f"SELECT {set_limits}")
         cursor.close()
         connection.commit()
-
-    return engine
 
 
 def _create_sqlite_engine(path: str | None) -> AsyncEngine:
@@ -189,6 +198,15 @@ class Connections:
         self._lost = None if self.sqlite else LostConnections(engine)
         path = engine.url.database if self.sqlite else None
         self._reserve = Reserve(Path(path)) if path and path != ":memory:" else None
+        self.outages = 0
+        """Number of uses that found PostgreSQL gone. Always 0 on SQLite: a write that
+        times out has only waited for other writers.
+        """
+        self.turn_seconds = 0.0
+        """Duration of the last writer's turn on SQLite, from its lock to its commit:
+        every other writer waited for it. Always 0 on PostgreSQL: writers wait for rows.
+        Of the caller's own write until its next await.
+        """
 
     def __repr__(self) -> str:
         return f"<Connections {self.engine.dialect.name} {self.engine.pool.status()}>"
@@ -196,8 +214,9 @@ class Connections:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection that reads; each statement sees all commits before it."""
-        with mapped_errors():
+        with Measured("read") as measured, self._counted_errors():
             async with self._bounded(READ_SECONDS), self._reader.connect() as connection:
+                measured.connected()
                 yield connection
 
     @contextlib.asynccontextmanager
@@ -209,17 +228,31 @@ class Connections:
         for everything but what lets the database grow without end: ``grows`` raises
         StorageFull then.
         """
-        async with self.writers_turn():
-            if not self.make_room() and grows:
-                raise StorageFull
-            try:
-                with mapped_errors():
-                    async with self._bounded(seconds or WRITE_SECONDS), self.engine.begin() as connection:
-                        yield connection
-            except Unavailable as error:
-                if self._reserve is not None and disk_is_full(error.__cause__):
-                    self._reserve.release()
-                raise
+        with Measured("write") as measured:
+            async with self.writers_turn():
+                if not self.make_room() and grows:
+                    raise StorageFull
+                try:
+                    with self._counted_errors():
+                        async with self._bounded(seconds or WRITE_SECONDS), self.engine.begin() as connection:
+                            measured.connected()
+                            locked_at = time.perf_counter()
+                            yield connection
+                    if self.sqlite:
+                        self.turn_seconds = time.perf_counter() - locked_at
+                except Unavailable as error:
+                    if self._reserve is not None and disk_is_full(error.__cause__):
+                        self._reserve.release()
+                    raise
+
+    @contextlib.contextmanager
+    def _counted_errors(self) -> Iterator[None]:
+        try:
+            with mapped_errors():
+                yield
+        except Unavailable as error:
+            self.outages += not self.sqlite and server_lost(error.__cause__)
+            raise
 
     def make_room(self) -> bool:
         """Keep room on SQLite's disk; return whether the database may grow.

@@ -25,6 +25,7 @@ from typing import Final
 
 from sqlalchemy import exc
 
+from server.telemetry import metrics
 from tryon.protocol.errors import StorageFull, Unavailable
 
 RETRY_AFTER_SECONDS: Final = 2
@@ -34,6 +35,13 @@ TRANSIENT_STATES: Final = ("08", "25006", "40", "53", "55", "57", "58")
 """SQLSTATE prefixes of transient failures (PostgreSQL's manual, appendix A): no
 connection, read-only after a fail-over, deadlock, out of resources or connections, in
 recovery, shutting down or starting up, input/output. SQLAlchemy has no class for them.
+"""
+
+_LOST_STATES: Final = ("08", "25006", "57P")
+"""Transient states in which the server cannot be reached, or was restarted."""
+
+_BOUNDS: Final = {"57014": "statement", "55P03": "lock"}
+"""The time-outs of PostgreSQL's own, by SQLSTATE (query_canceled, lock_not_available).
 """
 
 DISK_FULL: Final = "53100"
@@ -58,10 +66,10 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.InternalError, OSError) as error:
-        raise _unavailable() from error
+        raise _unavailable(error) from error
     except exc.DBAPIError as error:
         if error.connection_invalidated or _sqlstate(error).startswith(TRANSIENT_STATES):
-            raise _unavailable() from error
+            raise _unavailable(error) from error
         raise
 
 
@@ -87,8 +95,30 @@ def reason(error: BaseException) -> str:
     return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
-def _unavailable() -> Unavailable:
+def _unavailable(error: BaseException) -> Unavailable:
+    metrics.database_refusals.labels(_bound_met(error)).inc()
     return Unavailable(detail="The database cannot be used right now.", retry_after=RETRY_AFTER_SECONDS)
+
+
+def _bound_met(error: BaseException) -> str:
+    """Return the bound that a call has met; ``lost``: the database itself failed."""
+    if isinstance(error, exc.TimeoutError):
+        return "pool"
+    if isinstance(error, TimeoutError):
+        return "time"
+    return _BOUNDS.get(_sqlstate(error), "lost") if isinstance(error, exc.DBAPIError) else "lost"
+
+
+def server_lost(error: BaseException | None) -> bool:
+    """Return whether the server could not be reached, or cut the connection.
+
+    Not so a bound of the server that was met while it served others: a lock, a full
+    disk, or the pool. A time-out of ours is none of these: a server that says nothing
+    may be gone.
+    """
+    if isinstance(error, exc.DBAPIError):
+        return error.connection_invalidated or _sqlstate(error).startswith(_LOST_STATES)
+    return isinstance(error, OSError)
 
 
 def _sqlstate(error: exc.DBAPIError) -> str:

@@ -45,9 +45,9 @@ follower reports the hole and reads what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import BigInteger, Integer, Row, Select, any_, bindparam, func, select, union_all
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -63,12 +63,16 @@ from server.domain.session import AuditEvent
 from tryon.protocol.states import GoneReason
 
 PAGE_ROWS: Final = 1000
-"""Events of a page, and its tombstones; making the events takes some 10 ms.
+"""Events of a page, and its tombstones; making the events takes up to 10 ms.
 
 On PostgreSQL no transaction is divided, and those that were open at the last page come
 on top. One has at most 100 events (a page of time-outs) or 1,000 tombstones (a pass of
 the expiry).
 """
+
+
+Follows: TypeAlias = Callable[[str], bool]
+"""Returns whether a reader follows the session with this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,12 @@ class FeedPage:
     """The events and tombstones committed behind a cursor, or a part of them."""
 
     events: list[AuditEvent]
-    """In commit order within each session, from page to page on SQLite alone."""
+    """In commit order within each session, from page to page on SQLite alone.
+
+    Those of sessions that the reader follows.
+    """
+    created: list[str]
+    """Sessions whose first event is on the page, followed or not."""
     tombstones: list[tuple[str, GoneReason]]
     """Pairs of (hash of the id, reason)."""
     cursor: Cursor
@@ -158,15 +167,20 @@ class Feed:
             end = select(func.coalesce(last_event, 0), func.coalesce(last_tombstone, 0))
             return Cursor(*(await connection.execute(end)).one())
 
-    async def page(self, cursor: Cursor) -> FeedPage:
-        """Return what was committed since ``cursor``, oldest first, and the new one."""
+    async def page(self, cursor: Cursor, *, follows: Follows | None = None) -> FeedPage:
+        """Return what was committed since ``cursor``, oldest first, and the new one.
+
+        ``follows``: whether the reader wants the events of a session; None: of all.
+        Every web process reads every row, and making the events is the larger part of
+        that.
+        """
         async with self._connections.read() as connection:
             if self._sqlite:
-                return await _page_of_sqlite(connection, cursor)
-            return await _page_of_postgresql(connection, cursor)
+                return await _page_of_sqlite(connection, cursor, follows)
+            return await _page_of_postgresql(connection, cursor, follows)
 
 
-async def _page_of_sqlite(connection: AsyncConnection, cursor: Cursor) -> FeedPage:
+async def _page_of_sqlite(connection: AsyncConnection, cursor: Cursor, follows: Follows | None) -> FeedPage:
     after = {"position": cursor.event_position, "most": PAGE_ROWS}
     events = (await connection.execute(_EVENTS_SQLITE, after)).all()
     after = {"position": cursor.tombstone_position, "most": PAGE_ROWS}
@@ -175,10 +189,10 @@ async def _page_of_sqlite(connection: AsyncConnection, cursor: Cursor) -> FeedPa
         event_position=events[-1].position if events else cursor.event_position,
         tombstone_position=tombstones[-1].position if tombstones else cursor.tombstone_position,
     )
-    return _to_page(events, tombstones, behind, more=max(len(events), len(tombstones)) >= PAGE_ROWS)
+    return _to_page(events, tombstones, behind, follows, more=max(len(events), len(tombstones)) >= PAGE_ROWS)
 
 
-async def _page_of_postgresql(connection: AsyncConnection, cursor: Cursor) -> FeedPage:
+async def _page_of_postgresql(connection: AsyncConnection, cursor: Cursor, follows: Follows | None) -> FeedPage:
     now = await _snapshot(connection)  # each statement here is a transaction of its own
     wanted = {
         "ended": sorted(set(cursor.open).difference(now.open)),
@@ -192,7 +206,7 @@ async def _page_of_postgresql(connection: AsyncConnection, cursor: Cursor) -> Fe
     ends = [end for end in (_end(events, cursor), _end(tombstones, cursor)) if end is not None]
     from_xact = min((now.from_xact, *ends))
     behind = Cursor(from_xact=from_xact, open=tuple(xact for xact in now.open if xact < from_xact))
-    return _to_page(events, tombstones, behind, more=bool(ends))
+    return _to_page(events, tombstones, behind, follows, more=bool(ends))
 
 
 def _end(rows: Sequence[Row[Any]], cursor: Cursor) -> int | None:
@@ -201,9 +215,20 @@ def _end(rows: Sequence[Row[Any]], cursor: Cursor) -> int | None:
     return max(begun_since) + 1 if len(begun_since) >= PAGE_ROWS else None
 
 
-def _to_page(events: Sequence[Row[Any]], tombstones: Sequence[Row[Any]], cursor: Cursor, *, more: bool) -> FeedPage:
+def _to_page(
+    events: Sequence[Row[Any]],
+    tombstones: Sequence[Row[Any]],
+    cursor: Cursor,
+    follows: Follows | None,
+    *,
+    more: bool,
+) -> FeedPage:
     return FeedPage(
-        [to_event(row) for row in events], [(row.id_hash, GoneReason(row.reason)) for row in tombstones], cursor, more
+        [to_event(row) for row in events if follows is None or follows(row.session_id)],
+        [row.session_id for row in events if row.seq == 1],
+        [(row.id_hash, GoneReason(row.reason)) for row in tombstones],
+        cursor,
+        more,
     )
 
 

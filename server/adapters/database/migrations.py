@@ -18,7 +18,8 @@ from sqlalchemy import Connection, exc, text
 from server.adapters.database.engine import UNLIMIT_TRANSACTION, create_engine
 from server.adapters.database.errors import CANNOT_CONNECT, reason
 from server.config.database_url import parse_database_url
-from server.config.settings import Config, ConfigError, make_data_dir
+from server.config.settings import Config, ConfigError
+from server.config.sources import make_data_dir
 from server.system.disk_space import Reserve
 
 LOCK_KEY: Final = 0x7472796F6E

@@ -12,7 +12,16 @@ from sqlalchemy.sql import ColumnElement
 
 from server.adapters.database import tables
 from server.adapters.database.engine import Connections
-from server.adapters.database.rows import EVENT_COLUMNS, LIVING, SESSION_COLUMNS, family_of, to_event, to_session
+from server.adapters.database.rows import (
+    EVENT_COLUMNS,
+    LIVING,
+    SESSION_COLUMNS,
+    UNFINISHED,
+    family_of,
+    to_event,
+    to_session,
+)
+from server.adapters.database.tables import statement_time
 from server.domain.session import AuditEvent, Session
 from tryon.protocol.states import GoneReason, Status
 
@@ -122,6 +131,36 @@ class SessionReader:
         async with self._connections.read() as connection:
             return [to_session(row) for row in (await connection.execute(query)).all()]
 
+    async def unfinished_of_owner(self, owner: str, *, limit: int) -> list[str]:
+        """Return the ids of an owner's sessions that wait or run, newest first."""
+        table = tables.sessions.c
+        query = select(table.id).where(table.owner == owner, UNFINISHED, LIVING)
+        query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit)
+        async with self._connections.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def finished_of_owner(self, owner: str, *, created_seconds: float, limit: int) -> list[str]:
+        """Return the ids of an owner's sessions that have ended, newest first.
+
+        Of those alone that were created within the last ``created_seconds``.
+        """
+        table = tables.sessions.c
+        lately = table.created_at > statement_time(-created_seconds)
+        query = select(table.id).where(table.owner == owner, lately, table.finished_at.is_not(None), LIVING)
+        query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit)
+        async with self._connections.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def owners_of(self, session_ids: Collection[str]) -> dict[str, str]:
+        """Return the owner of each session, without the unknown and expired ones."""
+        table = tables.sessions.c
+        found: dict[str, str] = {}
+        for some in _chunks(session_ids):
+            async with self._connections.read() as connection:
+                rows = await connection.execute(select(table.id, table.owner).where(table.id.in_(some), LIVING))
+                found.update((row[0], row[1]) for row in rows.all())
+        return found
+
     async def by_idempotency_key(self, owner: str, key: str) -> tuple[Session, str] | None:
         """Return the living session of this key, and the fingerprint of its request."""
         table = tables.sessions.c
@@ -150,10 +189,19 @@ class SessionReader:
         """Return the ids among these that have a row, living or expired."""
         return await self._among(tables.sessions.c.id, session_ids)
 
-    async def deleted_among(self, hashes: Collection[str]) -> set[str]:
-        """Return the hashes among these that have a ``deleted`` tombstone."""
-        deleted = tables.tombstones.c.reason == GoneReason.DELETED.value
-        return await self._among(tables.tombstones.c.id_hash, hashes, deleted)
+    async def reasons_among(self, hashes: Collection[str]) -> dict[str, GoneReason]:
+        """Return the reasons of the tombstones among these hashes.
+
+        Where there are several, that of a deletion.
+        """
+        table, found = tables.tombstones.c, dict[str, GoneReason]()
+        for some in _chunks(hashes):
+            query = select(table.id_hash, table.reason).where(table.id_hash.in_(some))
+            async with self._connections.read() as connection:
+                for id_hash, reason in await connection.execute(query):
+                    if found.get(id_hash) is not GoneReason.DELETED:
+                        found[id_hash] = GoneReason(reason)
+        return found
 
     async def _among(
         self, column: ColumnElement[str], values: Collection[str], *conditions: ColumnElement[bool]

@@ -3,8 +3,9 @@
 ``tryon_sessions`` is the truth about every session, ``tryon_files`` names its files,
 ``tryon_events`` is its audit trail and event log, ``tryon_gone`` holds the tombstones
 of erased sessions for two minutes, ``tryon_deliveries`` the webhooks of sessions,
+``tryon_usage`` what ended ones have used, ``tryon_quotas`` a day's uploads,
 ``tryon_leases`` lets one process at a time do a chore, ``tryon_processors`` holds what
-workers say of their processors.
+workers say of their processors, ``tryon_operator_actions`` what operators did.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-REVISION: Final = "0009"
+REVISION: Final = "0014"
 """The migration that these tables need: the newest one."""
 
 
@@ -148,6 +149,7 @@ sessions: Final = Table(
     Column("retry_of", Uuid(as_uuid=False)),
     Column("copy_of", Uuid(as_uuid=False)),
     Column("request_id", String(64)),
+    Column("trace", String(55)),  # traceparent of the upload
     Column("idempotency_key", String(64)),  # hash of the key
     Column("idempotency_fingerprint", String(64)),
     Column("created_at", UtcDateTime, nullable=False),
@@ -158,11 +160,12 @@ sessions: Final = Table(
     Column("delivered_at", UtcDateTime),
     Column("stored_bytes", BigInteger, nullable=False, server_default="0"),  # of all its files
     Column("address_hash", String(32)),  # HMAC of the client's address
+    Column("metered", Integer, nullable=False, server_default="0"),  # see usage_events
     Index("ix_tryon_sessions_owner_created", "owner", "created_at", "id"),
     Index("ix_tryon_sessions_owner_bytes", "owner", "stored_bytes"),
     Index("ix_tryon_sessions_address_bytes", "address_hash", "stored_bytes"),
     Index("ix_tryon_sessions_status_lease", "status", "lease_expires_at"),
-    Index("ix_tryon_sessions_expires", "expires_at"),
+    Index("ix_tryon_sessions_expires", "expires_at", "id"),
     Index("ix_tryon_sessions_deadline", "deadline_at", **_WHERE_UNFINISHED),
     Index("ix_tryon_sessions_copy_of", "copy_of"),
     UniqueConstraint("retry_of", name="uq_tryon_sessions_retry_of"),
@@ -216,6 +219,7 @@ tombstones: Final = Table(
     Column("reason", String(16), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     Index("ix_tryon_gone_at", "at"),
+    Index("ix_tryon_gone_hash", "id_hash"),
     Index("ix_tryon_gone_xact", "xact").ddl_if(dialect="postgresql"),
     sqlite_autoincrement=True,
 )
@@ -231,6 +235,26 @@ deliveries: Final = Table(
     Index("ix_tryon_deliveries_next", "next_at", **_WHERE_UNDELIVERED),
 )
 
+usage_events: Final = Table(
+    "tryon_usage",
+    metadata,
+    Column("id", String(64), primary_key=True),  # follows from the session's
+    Column("body", Text, nullable=False),  # JSON
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Index("ix_tryon_usage_next", "next_at"),
+)
+
+quotas: Final = Table(
+    "tryon_quotas",
+    metadata,
+    Column("subject", String(32), primary_key=True),  # HMAC of an owner or an address
+    Column("day", Integer, primary_key=True, autoincrement=False),  # from 1970, in UTC
+    Column("uploads", Integer, nullable=False),
+    Index("ix_tryon_quotas_day", "day"),
+)
+
 cleanups: Final = Table(
     "tryon_cleanups",
     metadata,
@@ -241,6 +265,7 @@ cleanups: Final = Table(
     Column("next_at", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False),
     Index("ix_tryon_cleanups_next", "next_at"),
+    Index("ix_tryon_cleanups_until", "until"),
 )
 
 leases: Final = Table(
@@ -259,6 +284,21 @@ processors: Final = Table(
     Column("description", Text, nullable=False),  # JSON
     Column("published_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),  # of the worker's lease
+)
+
+
+operator_actions: Final = Table(
+    "tryon_operator_actions",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("operator", String(8), nullable=False),  # of the token's hash
+    Column("action", String(16), nullable=False),
+    Column("session_hash", String(64), nullable=False),  # HMAC of the id, as in tryon_gone
+    Column("outcome", String(64), nullable=False),
+    Column("request_id", String(64)),
+    Index("ix_tryon_operator_actions_at", "at"),
+    sqlite_autoincrement=True,
 )
 
 

@@ -20,8 +20,10 @@ TOMBSTONE_SECONDS: Final = 120.0
 """Minimum age at which a tombstone is dropped: every process has read it by then."""
 
 
+_INSERT: Final = insert(tables.tombstones).values(at=database_time(), xact=current_xact())
+
+
 async def add_tombstones(connection: AsyncConnection, hashes: Sequence[str], reason: GoneReason) -> None:
     """Leave a tombstone for each of these hashes, within the caller's transaction."""
     if hashes:
-        row = {"reason": reason.value, "at": database_time(), "xact": current_xact()}
-        await connection.execute(insert(tables.tombstones).values([row | {"id_hash": each} for each in hashes]))
+        await connection.execute(_INSERT, [{"id_hash": each, "reason": reason.value} for each in hashes])

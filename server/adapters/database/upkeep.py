@@ -15,13 +15,17 @@ SCRUB_BUSY_MS: Final = 100
 the scrub is tried again later.
 """
 
-EVENTS_A_SEARCH: Final = 50_000
-"""Events among which strays are searched at a time; takes some 60 ms."""
+EVENTS_A_SEARCH: Final = 20_000
+"""Events among which strays are searched at a time; takes some 25 ms."""
 
 STRAYS_A_STATEMENT: Final = 500
 """Maximum events deleted in one statement; both databases have limits."""
 
+TOMBSTONES_AT_ONCE: Final = 500
+"""Maximum tombstones deleted in one transaction, which takes some milliseconds."""
+
 _e: Final = tables.events
+_t: Final = tables.tombstones.c
 
 
 class Upkeep:
@@ -37,15 +41,18 @@ class Upkeep:
         """Empty SQLite's write-ahead log, which holds pages from before an erasure.
 
         Return False if a reader was using it: try again. PostgreSQL recycles its log by
-        its own rules; there this returns True at once.
+        its own rules; there this returns True at once. Writers wait for the last pages
+        alone: the log is copied, and the disk waited for, beside them before.
         """
         if not self._connections.sqlite:
             return True
-        async with self._connections.writers_turn(), self._connections.read() as connection:
+        async with self._connections.read() as connection:
+            (await connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")).close()
             await connection.exec_driver_sql(f"PRAGMA busy_timeout={SCRUB_BUSY_MS}")
             try:
-                busy = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
-                self._connections.make_room()  # at once: the blocks of the log are free now
+                async with self._connections.writers_turn():
+                    busy = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one()
+                    self._connections.make_room()  # at once: the blocks of the log are free now
             finally:
                 if not connection.invalidated:  # else the pool drops it
                     await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(engine.BUSY_SECONDS * 1000)}")
@@ -82,9 +89,18 @@ class Upkeep:
             return list((await connection.execute(strays)).scalars())
 
     async def delete_old_tombstones(self) -> int:
-        """Delete tombstones older than ``TOMBSTONE_SECONDS``, and return how many."""
+        """Delete tombstones older than ``TOMBSTONE_SECONDS``, and return how many.
+
+        The oldest, and not more than :data:`TOMBSTONES_AT_ONCE`: call it again while it
+        returns as many. Those that another process deletes meanwhile are left to it.
+        """
+        old = (
+            select(_t.position)
+            .where(_t.at <= statement_time(-tombstones.TOMBSTONE_SECONDS))
+            .order_by(_t.at)
+            .limit(TOMBSTONES_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
         async with self._connections.write() as connection:
-            result = await connection.execute(
-                delete(tables.tombstones).where(tables.tombstones.c.at <= statement_time(-tombstones.TOMBSTONE_SECONDS))
-            )
+            result = await connection.execute(delete(tables.tombstones).where(_t.position.in_(old)))
         return result.rowcount

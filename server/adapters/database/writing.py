@@ -30,7 +30,10 @@ differ agree on which lease has lapsed.
 
 Locks. SQLite has one writer at a time, so nothing deadlocks. On PostgreSQL a statement
 that locks several sessions locks them in the order of their ids (``mark_deleted``,
-``note_delivered``) or skips the locked ones (``time_out``).
+``erase``, ``note_delivered``) or skips the locked ones (``time_out``, ``erase`` by the
+expiry, ``renew_all``, ``count_enqueues``, and ``transition_each`` of several).
+``bound_ends`` changes deadlines and expiries in any order; a deadlock is Unavailable,
+and the reconciler tries again.
 
 Erasing is two commits. :meth:`SessionWriter.mark_deleted` expires a session with all
 retries of the same photo and leaves their tombstones: from then on none of them can be
@@ -44,20 +47,25 @@ original, and ``mark_deleted`` looks for the family again until it stops growing
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Float, and_, bindparam, delete, func, insert, not_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.adapters.database import engine, tables
-from server.adapters.database.changes import Begin, Change, Deleted, Fail, Moved, NewSession
+from server.adapters.database.changes import Begin, Change, Deleted, Fail, Moved, NewSession, SavedUsage
 from server.adapters.database.cleanups import CleanupKind, add_cleanups
 from server.adapters.database.clock import DatabaseClock
 from server.adapters.database.deliveries import add_delivery
+from server.adapters.database.due import Queued
 from server.adapters.database.engine import Connections
 from server.adapters.database.errors import mapped_insert_errors
+from server.adapters.database.new_sessions import created_event, session_values
+from server.adapters.database.quotas import take_quota
 from server.adapters.database.rows import (
     FILE_COLUMNS,
     LIVING,
@@ -67,19 +75,17 @@ from server.adapters.database.rows import (
     add_files,
     family_of,
     to_file,
-    to_json,
     to_session,
 )
 from server.adapters.database.tables import database_time, statement_time
 from server.adapters.database.tombstones import add_tombstones
 from server.adapters.database.transitions import add_event, move
 from server.adapters.database.usage import usage_of
-from server.domain.frames import files_data
-from server.domain.session import AuditEvent, Session
+from server.adapters.database.usage_events import METERED, TOLD, add_usage_events, cut_short
+from server.domain.session import Session
 from server.domain.stored_files import StoredFile
 from tryon.protocol.errors import NotFound
-from tryon.protocol.states import TRANSITIONS, Event, GoneReason, Status
-from tryon.protocol.views import EventData
+from tryon.protocol.states import TRANSITIONS, GoneReason, Status
 
 # Built once: building a statement takes as long as running it.
 _INSERT_SESSION: Final = (
@@ -97,9 +103,6 @@ _INSERT_SESSION: Final = (
 )
 _s: Final = tables.sessions.c
 _PROCESSING: Final = _s.status == Status.PROCESSING.value
-
-TOMBSTONES_A_STATEMENT: Final = 500
-"""Maximum tombstones in one statement; SQLite limits its parameters."""
 
 
 class SessionWriter:
@@ -121,7 +124,8 @@ class SessionWriter:
 
         Raises :class:`~server.adapters.database.errors.Taken`; NotFound for a retry
         whose original is deleted or expired; StorageFull if the disk is full;
-        RateLimited if its owner or its address has all that ``new.allowance`` grants.
+        RateLimited if its owner or its address has all that ``new.allowance`` or
+        ``new.quota`` grants.
         """
         with mapped_insert_errors():
             return await self._insert(new)
@@ -137,77 +141,62 @@ class SessionWriter:
             if new.allowance is not None:
                 usage = await usage_of(connection, owner=new.owner, address_hash=new.address_hash)
                 new.allowance.judge(usage, sum(file.bytes for file in new.files))
-            row = await connection.execute(_INSERT_SESSION, _values(new))
+            row = await connection.execute(_INSERT_SESSION, session_values(new))
             session = replace(to_session(row.one()), files=new.files)
+            if new.quota is not None:
+                await take_quota(connection, new, new.quota, now=self._clock.now())
             await add_files(connection, session.id, new.files)
             await add_delivery(connection, new)
-            event = AuditEvent(
-                session_id=session.id,
-                seq=1,
-                event=Event.CREATED,
-                from_status=None,
-                status=Status.CREATED,
-                at=session.created_at,
-                attempt=0,
-                actor="client",
-                data=_created_data(session, seed_chosen=new.seed_chosen),
-            )
-            await add_event(connection, event)
+            await add_event(connection, created_event(session, seed_chosen=new.seed_chosen))
         return session
 
     async def transition(self, change: Change) -> Moved | None:
         """Try one transition.
 
-        Return None, with nothing changed, if the table of transitions forbids it or one
-        of its conditions does not hold.
+        Return None, with nothing changed, if the table of transitions or one of its
+        conditions forbids it.
         """
-        if (change.from_status, change.outcome.event) not in TRANSITIONS:
-            return None
-        conditions = [_s.id == change.session_id, _s.status == change.from_status.value]
-        if change.seq is not None:
-            conditions.append(_s.seq == change.seq)
-        if change.attempt is not None:
-            conditions.append(_s.attempt == change.attempt)
-        if change.within_deadline:
-            conditions.append(_s.deadline_at > database_time())
-            conditions.append(LIVING)
-        if change.cancelled is not None:
-            conditions.append(_s.cancel_requested.is_(change.cancelled))
-        if change.lease_lapsed:
-            conditions.append(_s.lease_expires_at <= database_time())
-        if isinstance(change.outcome, Begin) and change.outcome.processors is not None:
-            conditions.append(_s.processor.in_(sorted(change.outcome.processors)))
-        # A claim on a lost connection is given up early: its session waits meanwhile.
-        seconds = engine.READ_SECONDS if isinstance(change.outcome, Begin) else None
-        async with self._connections.write(seconds=seconds) as connection:
-            moved = await move(
-                connection,
-                and_(*conditions),
-                change.from_status,
-                change.outcome,
-                actor=change.actor,
-                usage=change.usage,
-            )
-        return moved[0] if moved else None
+        return (await self.transition_each([change]))[0]
 
-    async def time_out(self, session_ids: Collection[str], outcome: Fail, *, actor: str) -> list[Moved]:
+    async def transition_each(self, changes: Sequence[Change], *, patience: float | None = None) -> list[Moved | None]:
+        """Try one transition of each of some sessions, in one commit.
+
+        The conditions of each are its own; an error undoes all. Change nothing if the
+        database let this wait for more than ``patience`` seconds. A session that
+        another transaction is changing is skipped, but for one alone without patience.
+        """
+        moved: list[Moved | None] = [None] * len(changes)
+        allowed = [n for n, change in enumerate(changes) if (change.from_status, change.outcome.event) in TRANSITIONS]
+        if allowed:
+            claims = any(isinstance(change.outcome, Begin) for change in changes)
+            seconds, began = engine.READ_SECONDS if claims else None, time.monotonic()  # a claim's session waits
+            async with self._connections.write(seconds=seconds) as connection:
+                if patience is not None and time.monotonic() - began > patience:
+                    return moved
+                wanted = {changes[n].session_id for n in allowed}
+                waits = len(wanted) == 1 and patience is None  # then its own statement waits for the row
+                free = wanted if waits else await _lock_free(connection, wanted)
+                for n in allowed:
+                    if changes[n].session_id in free:
+                        moved[n] = await _move_one(connection, changes[n])
+        return moved
+
+    async def time_out(
+        self, session_ids: Collection[str], outcome: Fail, *, actor: str, usage: SavedUsage | None = None
+    ) -> list[Moved]:
         """Fail the sessions among these that have not ended by their deadline.
 
-        A row that another transaction is changing is skipped, for the next time.
+        ``usage``: returns what the attempts that run have used. A row that another
+        transaction is changing is skipped, for the next time.
         """
-        overdue = (
-            select(_s.id, _s.status)
-            .where(_s.id.in_(sorted(session_ids)), UNFINISHED, _s.deadline_at <= database_time())
-            .with_for_update(skip_locked=True)
-        )
         moved = []
         async with self._connections.write() as connection:
-            found = (await connection.execute(overdue)).all()
+            found = await _lock_overdue(connection, session_ids)
             for before in (Status.CREATED, Status.PROCESSING):
                 ids = [session_id for session_id, status in found if status == before.value]
                 if ids:
                     rows = and_(_s.id.in_(ids), _s.status == before.value)
-                    moved += await move(connection, rows, before, outcome, actor=actor)
+                    moved += await move(connection, rows, before, outcome, actor=actor, usage=usage)
         return moved
 
     async def claim(
@@ -256,14 +245,17 @@ class SessionWriter:
     ) -> tuple[int, tuple[datetime, datetime] | None]:
         """Extend every lease, after a time in which no worker could.
 
-        Leases that end between two of the times in ``but`` are left alone. Return how
+        Leases that end between two of the times in ``but`` are left alone, and those in
+        rows that another transaction is changing: as a rule it renews them. Return how
         many were extended, and the earliest and latest time at which they end now.
         """
         lease = _s.lease_expires_at
+        free = select(_s.id).where(_PROCESSING, *(not_(lease.between(*times)) for times in but))
+        free = free.order_by(_s.id).with_for_update(skip_locked=True)
         async with self._connections.write() as connection:
             result = await connection.execute(
                 update(tables.sessions)
-                .where(_PROCESSING, *(not_(lease.between(*times)) for times in but))
+                .where(_s.id.in_(free))
                 .values(lease_expires_at=database_time(lease_seconds))
                 .returning(lease)
             )
@@ -314,18 +306,19 @@ class SessionWriter:
             result = await connection.execute(
                 update(tables.sessions)
                 .where(_s.id.in_(family), LIVING)
-                .values(expires_at=database_time(), checkpoint=None)
-                .returning(*SESSION_COLUMNS)
+                .values(expires_at=database_time(), checkpoint=None, metered=_s.metered * TOLD)
+                .returning(*SESSION_COLUMNS, _s.metered, _s.stored_bytes)
             )
-            deleted = [to_session(row) for row in result.all()]
+            rows = [(to_session(row), row[-2] == TOLD, row[-1]) for row in result.all()]
+            deleted = [session for session, _, _ in rows]
+            await add_usage_events(connection, cut_short(rows, GoneReason.DELETED))
             await add_tombstones(connection, [id_hash(each.id) for each in deleted], GoneReason.DELETED)
         return Deleted(deleted, cleanups)
 
     async def leave_tombstones(self, hashes: Sequence[str], reason: GoneReason) -> None:
         """Leave a tombstone of each session that has just become unreadable."""
         async with self._connections.write() as connection:
-            for start in range(0, len(hashes), TOMBSTONES_A_STATEMENT):
-                await add_tombstones(connection, hashes[start : start + TOMBSTONES_A_STATEMENT], reason)
+            await add_tombstones(connection, hashes, reason)
 
     async def note_delivered(self, handed: Mapping[str, float]) -> dict[str, datetime]:
         """Write the time at which each ended session was first handed to a client.
@@ -351,38 +344,49 @@ class SessionWriter:
                 )
         return ended
 
-    async def count_enqueue(self, session_id: str, *, seq: int, enqueues: int) -> Session | None:
-        """Count one more enqueue of a waiting session: the n of its next job id.
+    async def count_enqueues(self, waiting: Sequence[Queued]) -> list[Session]:
+        """Count one more enqueue of each of some sessions, the n of its next job id.
 
-        Return None if another process counted it, or the session moved on.
+        Return those that count: none that moved on, that another process counted, or
+        that another transaction is changing.
         """
+        counted = []
         async with self._connections.write() as connection:
-            result = await connection.execute(
-                update(tables.sessions)
-                .where(_s.id == session_id, _s.seq == seq, _s.enqueues == enqueues, LIVING)
-                .values(enqueues=enqueues + 1)
-                .returning(*SESSION_COLUMNS)
-            )
-            row = result.one_or_none()
-        return None if row is None else to_session(row)
+            free = await _lock_free(connection, {each.session_id for each in waiting})
+            for each in [each for each in waiting if each.session_id in free]:
+                result = await connection.execute(
+                    update(tables.sessions)
+                    .where(_s.id == each.session_id, _s.seq == each.seq, _s.enqueues == each.enqueues, LIVING)
+                    .values(enqueues=each.enqueues + 1)
+                    .returning(*SESSION_COLUMNS)
+                )
+                counted += [to_session(row) for row in result.all()]
+        return counted
 
-    async def erase(self, session_ids: Collection[str]) -> list[Session]:
+    async def erase(self, session_ids: Collection[str], *, skip_locked: bool = False) -> list[Session]:
         """Remove sessions with all rows about them; return the rows of the sessions.
 
         Their tombstones were left before, when they became unreadable. What an upstream
-        keeps of them is to be forgotten.
+        keeps of them is to be forgotten. ``skip_locked``: leave those whose rows
+        another transaction of PostgreSQL has locked, instead of waiting for it.
         """
         if not session_ids:
             return []
         async with self._connections.write() as connection:
-            result = await connection.execute(
-                delete(tables.sessions).where(_s.id.in_(sorted(session_ids))).returning(*ROW_COLUMNS, _s.checkpoint)
-            )
+            locked: Sequence[str] = sorted(session_ids)
+            if not self._connections.sqlite:
+                lock = select(_s.id).where(_s.id.in_(locked)).order_by(_s.id)
+                locked = (await connection.execute(lock.with_for_update(skip_locked=skip_locked))).scalars().all()
+            removal = delete(tables.sessions).where(_s.id.in_(locked))
+            columns = (*ROW_COLUMNS, _s.checkpoint, _s.metered, _s.stored_bytes)
+            result = await connection.execute(removal.returning(*columns))
             found = result.all()
             if not found:
                 return []
             rows = [to_session(row) for row in found]
-            await add_cleanups(connection, CleanupKind.FORGET, [(row[-1], row.expires_at) for row in found])
+            await add_cleanups(connection, CleanupKind.FORGET, [(row[-3], row.expires_at) for row in found])
+            untold = [(session, row[-2] == METERED, row[-1]) for session, row in zip(rows, found, strict=True)]
+            await add_usage_events(connection, cut_short(untold, GoneReason.EXPIRED))
             ids = [session.id for session in rows]
             # A statement of its own: it sees what was committed while the first waited
             # for a lock.
@@ -398,45 +402,43 @@ class SessionWriter:
         return [replace(session, files=tuple(sorted(files.get(session.id, ())))) for session in rows]
 
 
-def _created_data(session: Session, *, seed_chosen: bool) -> EventData:
-    """Return the data of a session's first event; files are named by their keys."""
-    inputs = session.inputs
-    named = {
-        "input": next((file.key for file in inputs), None),
-        "garment": next((file.key for file in inputs if file.role == "garment"), None),
-        "inputs": files_data(inputs),
-        "params": session.params,
-        "seed": session.seed,
-        "seed_chosen": seed_chosen or None,
-        "retry_of": session.retry_of,
-        "copy_of": session.copy_of,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+async def _lock_free(connection: AsyncConnection, session_ids: Collection[str]) -> set[str]:
+    """Lock those of some sessions whose rows are free; return them."""
+    chosen = select(_s.id).where(_s.id.in_(sorted(session_ids))).order_by(_s.id).with_for_update(skip_locked=True)
+    return set((await connection.execute(chosen)).scalars())
 
 
-def _values(new: NewSession) -> dict[str, Any]:
-    """Return the values of a new session that are not times."""
-    return {
-        "id": new.id,
-        "owner": new.owner,
-        "status": Status.CREATED.value,
-        "seq": 1,
-        "attempt": 0,
-        "burnt": 0,
-        "enqueues": 1,
-        "cancel_requested": False,
-        "processor": new.processor,
-        "params": to_json(new.params),
-        "seed": new.seed,
-        "error_retryable": False,
-        "request_id": new.request_id,
-        "idempotency_key": new.idempotency_key,
-        "idempotency_fingerprint": new.idempotency_fingerprint,
-        "retry_of": new.retry_of,
-        "copy_of": new.copy_of,
-        "stored_bytes": sum(file.bytes for file in new.files),
-        "address_hash": new.address_hash,
-        "deadline_seconds": new.deadline_seconds,
-        "retention_seconds": new.retention_seconds,
-        "fixed_expires_at": new.expires_at,
-    }
+async def _lock_overdue(connection: AsyncConnection, session_ids: Collection[str]) -> list[tuple[str, str]]:
+    """Lock those of some sessions that are overdue and free; return id and state."""
+    overdue = (
+        select(_s.id, _s.status)
+        .where(_s.id.in_(sorted(session_ids)), UNFINISHED, _s.deadline_at <= database_time())
+        .with_for_update(skip_locked=True)
+    )
+    return [(row[0], row[1]) for row in await connection.execute(overdue)]
+
+
+async def _move_one(connection: AsyncConnection, change: Change) -> Moved | None:
+    conditions = [_s.id == change.session_id, _s.status == change.from_status.value]
+    if change.seq is not None:
+        conditions.append(_s.seq == change.seq)
+    if change.attempt is not None:
+        conditions.append(_s.attempt == change.attempt)
+    if change.within_deadline:
+        conditions.append(_s.deadline_at > database_time())
+        conditions.append(LIVING)
+    if change.cancelled is not None:
+        conditions.append(_s.cancel_requested.is_(change.cancelled))
+    if change.lease_lapsed:
+        conditions.append(_s.lease_expires_at <= database_time())
+    if isinstance(change.outcome, Begin) and change.outcome.processors is not None:
+        conditions.append(_s.processor.in_(sorted(change.outcome.processors)))
+    moved = await move(
+        connection,
+        and_(*conditions),
+        change.from_status,
+        change.outcome,
+        actor=change.actor,
+        usage=change.usage,
+    )
+    return moved[0] if moved else None

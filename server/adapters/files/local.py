@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from server.adapters.files.errors import storage_error, unavailable
-from server.adapters.files.port import FOLDERS, KEY, PAGE_KEYS, Entry, MissingFile, Page
+from server.adapters.files.port import FOLDERS, KEY, PAGE_KEYS, Entry, LinkMethod, MissingFile, Page
 from server.adapters.files.threads import Lent, StorageThreads
 from server.system.disk_space import require_room
 from tryon.protocol.errors import Unavailable
@@ -189,7 +189,7 @@ class LocalFiles:
                     found.append(key)
         return found
 
-    def link(self, key: str, *, seconds: int) -> str | None:
+    async def link(self, key: str, *, method: LinkMethod, seconds: int) -> None:
         """Return None: the web process serves these files."""
         return None
 

@@ -24,13 +24,16 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 FOLDERS: Final = ("inputs", "outputs", "previews")
 """First segments of a key, in the order in which listings return them."""
 
 KEY: Final = re.compile(r"(?:inputs|outputs|previews)/[0-9A-Za-z][0-9A-Za-z_-]{0,127}\.[a-z0-9]{1,8}", re.ASCII)
 """Syntax of a key: at most 145 characters, none of which leads out of its folder."""
+
+LinkMethod: TypeAlias = Literal["GET", "HEAD"]
+"""Method of the requests that a link to the storage is for."""
 
 PAGE_KEYS: Final = 10_000
 """Default number of entries per page of a listing."""
@@ -136,12 +139,12 @@ class Files(Protocol):
         Unavailable.
         """
 
-    def link(self, key: str, *, seconds: int) -> str | None:
+    async def link(self, key: str, *, method: LinkMethod, seconds: int) -> str | None:
         """Return an absolute URL at which the storage itself serves the object.
 
-        None: it cannot; the web process serves it. The link works for ``seconds``. No
-        caller asks yet: the web serves every file itself until the first implementation
-        that returns a link.
+        None: it does not; the web process serves it. The link works for ``seconds`` and
+        for requests by ``method`` alone, while the object exists. Raises Unavailable,
+        ValueError.
         """
 
     async def free_bytes(self) -> int | None:

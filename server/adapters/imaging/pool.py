@@ -33,6 +33,7 @@ from server.domain.images import CleanImage, ImageFormat, Limits
 from server.domain.outputs import EXTENSIONS, VerifiedOutput
 from server.system import sandbox
 from server.system.memory_files import LARGE_BYTES
+from server.telemetry import metrics
 from tryon.protocol.errors import Unavailable, Unprocessable, UnsupportedMedia
 
 log = logging.getLogger("tryon.imaging")
@@ -64,6 +65,9 @@ wake-ups are late by 1 ms at 0, by 0.03 ms at 5 and at 10; p99 is 8 to 10 ms at 
 5, 1 to 6 at 10, which starves photos.
 """
 PROGRAM: Final = ("-m", "server.adapters.imaging.template")
+
+_CLEANING: Final = metrics.image_seconds.labels("clean")
+_VERIFYING: Final = metrics.image_seconds.labels("verify")
 
 _ANSWER_BYTES: Final = 4096
 
@@ -151,7 +155,8 @@ class Imaging:
         ``image_too_large``, ``image_too_small``, ``body_too_large`` or, when too many
         photos are waiting or no process can be started, ``unavailable``.
         """
-        data, kind, width, height = await self._work(PhotoJob(source, address))
+        with _CLEANING.time():
+            data, kind, width, height = await self._work(PhotoJob(source, address))
         return CleanImage(data, ImageFormat[kind], width, height)
 
     async def verify(self, source: BinaryIO, type: str, *, generated: bool, address: str = "") -> VerifiedOutput:
@@ -169,7 +174,8 @@ class Imaging:
         if type not in EXTENSIONS:
             raise UnsupportedMedia("unsupported_image", f"{type[:64]!r} is no type of a result.")
         request = f"{VERIFY} {type} {int(generated)}"
-        data, kind, width, height = await self._work(PhotoJob(source, address, request=request, kinds=EXTENSIONS))
+        with _VERIFYING.time():
+            data, kind, width, height = await self._work(PhotoJob(source, address, request=request, kinds=EXTENSIONS))
         digest = await asyncio.to_thread(_sha256, data) if len(data) > LARGE_BYTES else _sha256(data)
         return VerifiedOutput(data=data, type=kind, width=width, height=height, sha256=digest)
 

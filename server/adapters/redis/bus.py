@@ -8,7 +8,6 @@ may have missed an event reads it there (:mod:`server.web.push.hub`).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import re
 from collections.abc import Collection
@@ -19,8 +18,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from server.adapters.redis.breaker import Breaker
-from server.adapters.redis.connect import shared_pool
+from server.adapters.redis.cluster import ClusterRedis
 from server.adapters.redis.errors import UNAVAILABLE, refused_for_good
+from server.adapters.redis.names import Names
+from server.adapters.redis.pools import shared_pool
 from server.domain.session import Progress, valid_session_id
 from server.telemetry import metrics
 
@@ -44,6 +45,8 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1
 """
+
+_SHARDED_PROGRESS: Final = _PROGRESS_SCRIPT.replace("'PUBLISH'", "'SPUBLISH'")
 
 # An erasure during the rewrite has deleted the mark: then it stays deleted.
 _REWRITTEN_SCRIPT: Final = """
@@ -94,28 +97,32 @@ class RedisBus:
     def __init__(self, redis: Redis, *, key_prefix: str) -> None:
         self._redis = redis
         self._prefix = key_prefix
-        self._breaker = Breaker(PUBLISH_SECONDS, on_silence=shared_pool(redis).give_up)
-        self._progress_script = redis.register_script(_PROGRESS_SCRIPT)
+        self._sharded = isinstance(redis, ClusterRedis)
+        self._names = Names(key_prefix, sharded=self._sharded)
+        self._breaker = Breaker(PUBLISH_SECONDS, on_silence=shared_pool(redis).give_up, part="bus")
+        self._progress_script = redis.register_script(_SHARDED_PROGRESS if self._sharded else _PROGRESS_SCRIPT)
         self._rewritten_script = redis.register_script(_REWRITTEN_SCRIPT)
         self._file_key = f"{key_prefix}file"
         """State of the append-only file: absent, being rewritten, or clean.
 
         A full Redis accepts deletes alone, so an erasure deletes it.
         """
-        self._may_rewrite = True
+        self._may_rewrite = not self._sharded
+        """Whether to ask for rewrites; a cluster holds news alone and needs no file."""
 
     def __repr__(self) -> str:
         return f"<RedisBus {self._prefix} {self._breaker!r}>"
 
     def channel(self, session_id: str) -> str:
         """Return the name of a session's channel."""
-        return f"{self._prefix}session:{session_id}"
+        return self._names.channel(session_id)
 
-    def _progress_key(self, session_id: str) -> str:
-        return f"{self._prefix}progress:{session_id}"
+    def owner_channel(self, owner: str) -> str:
+        """Return the name of the channel on which an owner's new sessions are named.
 
-    def _erased_key(self, session_id: str) -> str:
-        return f"{self._prefix}erased:{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
+        ``owner``: the hash of the owner's credential.
+        """
+        return self._names.owner(owner)
 
     async def publish(self, session_id: str, message: bytes) -> bool:
         """Publish one bus message on the session's channel.
@@ -125,6 +132,19 @@ class RedisBus:
         try:
             async with self._breaker.call():
                 await self._redis.publish(self.channel(session_id), message)
+        except UNAVAILABLE:
+            metrics.publish_failures.inc()
+            return False
+        return True
+
+    async def announce(self, owner: str, session_id: str) -> bool:
+        """Publish the id of a new session on its owner's channel.
+
+        As :meth:`publish` otherwise; the sweep finds the session if this is lost.
+        """
+        try:
+            async with self._breaker.call():
+                await self._redis.publish(self.owner_channel(owner), session_id.encode())
         except UNAVAILABLE:
             metrics.publish_failures.inc()
             return False
@@ -155,7 +175,7 @@ class RedisBus:
         try:
             async with self._breaker.call():
                 stored = await self._progress_script(
-                    keys=[self._progress_key(session_id), self.channel(session_id), self._erased_key(session_id)],
+                    keys=[self._names.progress(session_id), self.channel(session_id), self._names.erased(session_id)],
                     args=[progress.attempt, progress.seq, msgspec.json.encode(progress), message, PROGRESS_SECONDS],
                 )
         except UNAVAILABLE:
@@ -173,7 +193,7 @@ class RedisBus:
         try:
             async with self._breaker.call(), self._redis.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
-                    pipe.hget(self._progress_key(session_id), "progress")
+                    pipe.hget(self._names.progress(session_id), "progress")
                 for session_id, held in zip(session_ids, await pipe.execute(), strict=True):
                     if held:
                         found[session_id] = _decode_progress(held)
@@ -193,9 +213,13 @@ class RedisBus:
         try:
             async with self._breaker.call(), self._redis.pipeline(transaction=False) as pipe:
                 for session_id in session_ids:
-                    pipe.set(self._erased_key(session_id), 1, ex=ERASED_SECONDS)
-                    pipe.delete(self._progress_key(session_id))
-                pipe.delete(self._file_key)
+                    pipe.set(self._names.erased(session_id), 1, ex=ERASED_SECONDS)
+                progress = [self._names.progress(session_id) for session_id in session_ids]
+                if self._sharded:  # each key has a slot of its own
+                    for key in progress:
+                        pipe.delete(key)
+                else:
+                    pipe.delete(*progress, self._file_key)
                 await pipe.execute()
         except UNAVAILABLE:
             return False
@@ -206,11 +230,11 @@ class RedisBus:
 
         Scans every key. Empty while Redis is unavailable.
         """
-        prefix = self._progress_key("")
+        prefix = self._names.progress_prefix()
         found: set[str] = set()
         with contextlib.suppress(*UNAVAILABLE):
             async for key in self._redis.scan_iter(match=f"{glob_escape(prefix)}*", count=1000):
-                found.add(str(key, "utf-8", "replace").removeprefix(prefix))
+                found.add(self._names.session_of(str(key, "utf-8", "replace")))
         return {id for id in found if valid_session_id(id)}
 
     async def rewrite_log(self) -> bool:

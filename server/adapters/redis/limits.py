@@ -17,8 +17,8 @@ from typing import Final
 from redis.asyncio import Redis
 
 from server.adapters.redis.breaker import Breaker
-from server.adapters.redis.connect import shared_pool
 from server.adapters.redis.errors import UNAVAILABLE
+from server.adapters.redis.pools import shared_pool
 from server.config.parsing import UploadRate
 from server.system.clock import Clock
 from server.telemetry import metrics
@@ -41,13 +41,15 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
 local count = redis.call('ZCARD', KEYS[1])
 local allowed = 0
 if count < limit then
-  redis.call('ZADD', KEYS[1], now, t[1] .. '.' .. t[2] .. '.' .. count)
-  redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
   allowed = 1
-  count = count + 1
+  if ARGV[3] == '1' then
+    redis.call('ZADD', KEYS[1], now, t[1] .. '.' .. t[2] .. '.' .. count)
+    redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
+    count = count + 1
+  end
 end
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-return {allowed, limit - count, oldest[2] + window - now}
+return {allowed, limit - count, (oldest[2] or now) + window - now}
 """
 
 
@@ -77,15 +79,18 @@ class RedisLimiter:
         self._rate = rate
         self._prefix = f"{key_prefix}{counts}:"
         self._script = redis.register_script(_SCRIPT)
-        self._breaker = Breaker(LIMIT_SECONDS, on_silence=shared_pool(redis).give_up)
+        self._breaker = Breaker(LIMIT_SECONDS, on_silence=shared_pool(redis).give_up, part="limits")
         self._local: OrderedDict[str, deque[float]] = OrderedDict()
         """Times counted without Redis, by address; the address seen last is last."""
 
     def __repr__(self) -> str:
         return f"<RedisLimiter {self._rate} local={len(self._local)}>"
 
-    async def take(self, address: str) -> Verdict | None:
-        """Count one request of this address; return None if there is no limit."""
+    async def take(self, address: str, *, count: bool = True) -> Verdict | None:
+        """Count one request of this address; return None if there is no limit.
+
+        ``count``: False only looks whether one more is allowed.
+        """
         if self._rate is None:
             return None
         # The address is personal data: Redis holds only a hash of it, and that no
@@ -93,13 +98,15 @@ class RedisLimiter:
         key = self._prefix + hashlib.sha256(address.encode()).hexdigest()[:32]
         try:
             async with self._breaker.call():
-                allowed, remaining, reset = await self._script(keys=[key], args=[self._rate.seconds, self._rate.limit])
+                allowed, remaining, reset = await self._script(
+                    keys=[key], args=[self._rate.seconds, self._rate.limit, int(count)]
+                )
         except UNAVAILABLE:
             metrics.limiter_local.inc()
-            return self._take_locally(key, self._rate)
+            return self._take_locally(key, self._rate, count)
         return Verdict(bool(allowed), self._rate, int(remaining), max(1, math.ceil(int(float(reset)) / 1e6)))
 
-    def _take_locally(self, key: str, rate: UploadRate) -> Verdict:
+    def _take_locally(self, key: str, rate: UploadRate, count: bool) -> Verdict:
         now = self._clock.monotonic()
         taken = self._local.pop(key, None) or deque()
         while self._local and (
@@ -110,7 +117,10 @@ class RedisLimiter:
         while taken and taken[0] <= now - rate.seconds:
             taken.popleft()
         allowed = len(taken) < rate.limit
-        if allowed:
+        if allowed and count:
             taken.append(now)
+        if not taken:
+            del self._local[key]
+            return Verdict(allowed, rate, rate.limit, rate.seconds)
         reset = math.ceil(taken[0] + rate.seconds - now)
         return Verdict(allowed, rate, rate.limit - len(taken), max(1, reset))

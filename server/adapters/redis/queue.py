@@ -17,13 +17,16 @@ from statistics import median
 from typing import Any, Final
 
 import msgspec
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
 from arq.jobs import serialize_job
+from redis.asyncio.connection import parse_url
 
 from server.adapters.redis.breaker import Breaker
 from server.adapters.redis.connect import CALL_SECONDS, connection_pool
 from server.adapters.redis.errors import UNAVAILABLE, QueueUnavailable
+from server.adapters.redis.tls import tls_defaults
+from server.config.redis_url import Form, parse_redis_url
 from server.system.clock import Clock
 
 FUNCTION: Final = "run_session"
@@ -68,9 +71,35 @@ redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
-_COUNT_SCRIPT: Final = """
-return redis.call('ZCOUNT', KEYS[1], '(' .. (redis.call('TIME')[1] - ARGV[1]), '+inf')
+_SEEN_SCRIPT: Final = """
+local now = tonumber(redis.call('TIME')[1])
+return {now, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')}
 """
+
+
+def arq_settings(redis_url: str) -> RedisSettings:
+    """Return arq's own settings of Redis, which only ``arq --check`` reads.
+
+    arq knows no TLS options beside Sentinels.
+    """
+    url = parse_redis_url(redis_url)
+    options: dict[str, Any] = dict(parse_url(url.first()))
+    host: Any = list(url.nodes) if url.form is Form.SENTINEL else options.get("host", "localhost")
+    return RedisSettings(
+        host=host,
+        port=options.get("port", 6379),
+        unix_socket_path=options.get("path"),
+        database=options.get("db", 0),
+        username=options.get("username"),
+        password=options.get("password"),
+        ssl=url.encrypted,
+        sentinel=url.form is Form.SENTINEL,
+        sentinel_master=url.master,
+        **(tls_defaults(url) | {name: value for name, value in options.items() if name in _TLS_OPTIONS}),
+    )
+
+
+_TLS_OPTIONS: Final = ("ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname")
 
 
 def serialize(job: dict[str, Any]) -> bytes:
@@ -148,11 +177,11 @@ class ArqQueue:
         self._redis = ArqRedis(
             self._pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=queue_name
         )
-        self._breaker = Breaker(QUEUE_SECONDS, on_silence=self._pool.give_up)
+        self._breaker = Breaker(QUEUE_SECONDS, on_silence=self._pool.give_up, part="queue")
         self._depth = _KnownDepth()
         self._add = self._redis.register_script(_ADD_SCRIPT)
         self._note = self._redis.register_script(_NOTE_SCRIPT)
-        self._count = self._redis.register_script(_COUNT_SCRIPT)
+        self._seen = self._redis.register_script(_SEEN_SCRIPT)
 
     def __repr__(self) -> str:
         return f"<ArqQueue {self._name}>"
@@ -296,10 +325,17 @@ class ArqQueue:
         async with self._bounded():
             await self._redis.zrem(self._workers, worker_id)
 
-    async def workers(self) -> int:
-        """Return the number of workers seen in the last :data:`WORKER_SECONDS`."""
+    async def workers(self) -> dict[str, float]:
+        """Return the workers seen in the last :data:`WORKER_SECONDS`.
+
+        With the seconds since each was seen last.
+        """
         async with self._bounded():
-            return int(await self._count(keys=[self._workers], args=[WORKER_SECONDS]))
+            now, seen = await self._seen(keys=[self._workers])
+        ages = {
+            str(worker, "utf-8", "replace"): now - float(at) for worker, at in zip(seen[::2], seen[1::2], strict=True)
+        }
+        return {worker: max(0.0, seconds) for worker, seconds in ages.items() if seconds < WORKER_SECONDS}
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[None]:

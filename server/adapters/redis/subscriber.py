@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import hiredis
-from redis.exceptions import RedisError
 
-from server.adapters.redis.connect import Login, login_of, open_stream
+from server.adapters.redis.connect import login_of, open_stream
+from server.adapters.redis.subscriber_connection import Greeting, SubscriberConnection
+from server.config.redis_url import Node
 from server.system.randomness import Randomness
 from server.telemetry import metrics
 
@@ -28,140 +29,8 @@ CONFIRM_SECONDS: Final = 0.2
 CONNECT_SECONDS: Final = 1.0
 """Bound on a new subscriber connection and the first answer on it."""
 
-LOAD_RATE: Final = 4000.0
-"""Messages per second above which reads are batched."""
-
-GATHER_SECONDS: Final = 0.002
-"""Minimum time between two reads under that load.
-
-A wake-up costs as much as passing on half a message; 40 messages share one at 20,000/s.
-Below the load no message is delayed.
-"""
-
-LOAD_SECONDS: Final = 0.01
-"""Time over which the load is measured, so that two messages at once are no load."""
-
-_RESTORED: Final = b"restored"
-
-
-class Load:
-    """Decision whether messages arrive so fast that batched reads pay."""
-
-    __slots__ = ("_count", "_since", "high")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._since = 0.0
-        self.high = False
-
-    def __repr__(self) -> str:
-        return f"<Load {'high' if self.high else 'low'}>"
-
-    def note(self, count: int, now: float) -> bool:
-        """Count messages received by ``now`` (seconds) and decide on the load.
-
-        Return whether it is high; the decision is renewed every :data:`LOAD_SECONDS`.
-        """
-        self._count += count
-        if (passed := now - self._since) >= LOAD_SECONDS:
-            self.high = self._count >= LOAD_RATE * passed
-            self._count, self._since = 0, now
-        return self.high
-
-
-class _Connection(asyncio.Protocol):
-    """One subscriber connection: bytes in, parsed by hiredis, replies out.
-
-    No per-message task, no per-message JSON.
-    """
-
-    def __init__(self, on_reply: Callable[[Any], None], on_lost: Callable[[_Connection], None]) -> None:
-        self._reader = hiredis.Reader()
-        self._on_reply = on_reply
-        self._on_lost = on_lost
-        self._load = Load()
-        self._loop = asyncio.get_running_loop()
-        self.transport: asyncio.Transport | None = None
-
-    def __repr__(self) -> str:
-        return f"<_Connection {'open' if self.transport and not self.transport.is_closing() else 'closed'}>"
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are no subclasses of asyncio's
-
-    def data_received(self, data: bytes) -> None:
-        gets, on_reply = self._reader.gets, self._on_reply
-        count = 0
-        try:
-            self._reader.feed(data)
-            while (reply := gets()) is not False:
-                count += 1
-                try:
-                    on_reply(reply)
-                except Exception:
-                    log.exception("Failed to handle a message from Redis")
-        except hiredis.ProtocolError:
-            log.exception("Received malformed RESP from Redis")
-            self.abort()
-        if self._load.note(count, self._loop.time()):
-            self._gather()
-
-    def _gather(self) -> None:
-        """Pause reading, so that messages of the next moment share one read.
-
-        The pause is measured from the start of this turn of the loop: a loop that is
-        busy anyway does not pause.
-        """
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self._loop.call_later(GATHER_SECONDS, self._read_on)
-
-    def _read_on(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._on_lost(self)
-
-    def send(self, *commands: tuple[Any, ...]) -> None:
-        if self.transport is not None:
-            self.transport.write(b"".join(hiredis.pack_command(command) for command in commands))
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-
-class _Greeting:
-    """The first exchange on a connection: name, credentials, and a first answer."""
-
-    def __init__(self, connection: _Connection, login: Login) -> None:
-        self.connection = connection
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", "tryon-subscriber"), ("PING",)]
-        if login.password:
-            given = (login.username, login.password) if login.username else (login.password,)
-            commands.insert(0, ("AUTH", *given))
-        self._waiting_for = [command[0] for command in commands]
-        connection.send(*commands)
-
-    def __repr__(self) -> str:
-        return f"<_Greeting waiting for {self._waiting_for}>"
-
-    def reply(self, reply: Any) -> None:
-        command = self._waiting_for.pop(0) if self._waiting_for else "PING"
-        if self.answered.done():
-            return
-        # A refused CLIENT SETNAME is no error: the name only helps an operator, and a
-        # user of Redis may lack the right to it.
-        if isinstance(reply, hiredis.ReplyError) and command != "CLIENT":
-            self.answered.set_exception(RedisError(str(reply)))
-        elif not self._waiting_for:
-            self.answered.set_result(None)
-
-    def lost(self) -> None:
-        if not self.answered.done():
-            self.answered.set_exception(ConnectionResetError("Redis closed the connection"))
+RESTORED: Final = b"restored"
+"""The text of a PING that follows the subscriptions of a new connection."""
 
 
 class RedisSubscriber:
@@ -189,8 +58,10 @@ class RedisSubscriber:
         on_message: Callable[[bytes, bytes], None],
         on_restored: Callable[[], None],
         randomness: Randomness,
+        node: Node | None = None,
     ) -> None:
         self._url = redis_url
+        self._node = node
         self._randomness = randomness
         self._on_message = on_message
         self._on_restored = on_restored
@@ -206,8 +77,8 @@ class RedisSubscriber:
         """channel -> subscribe (True) or unsubscribe, to be sent at the end of this
         tick
         """
-        self._connection: _Connection | None = None
-        self._greeting: _Greeting | None = None
+        self._connection: SubscriberConnection | None = None
+        self._greeting: Greeting | None = None
         self._lost = asyncio.Event()
         self._delay = 0.0
         self._complained = False
@@ -237,7 +108,7 @@ class RedisSubscriber:
                 await self._task
         if self._connection is not None:
             self._connection.abort()
-        _settle(self._wanted.values())
+        settle(self._wanted.values())
 
     def subscribe(self, channel: bytes) -> asyncio.Future[None]:
         """Subscribe to a channel and return a future for the confirmation.
@@ -256,7 +127,7 @@ class RedisSubscriber:
         """Give a channel up."""
         future = self._wanted.pop(channel, None)
         if future is not None:
-            _settle((future,))
+            settle((future,))
             if future is not self._confirmed and channel not in self._outgoing and self._connection is not None:
                 self._stale[channel] = self._stale.get(channel, 0) + 1
             self._later(channel, False)
@@ -279,16 +150,21 @@ class RedisSubscriber:
         subscribe = [channel for channel, wanted in outgoing.items() if wanted]
         unsubscribe = [channel for channel, wanted in outgoing.items() if not wanted]
         if unsubscribe:
-            self._connection.send((b"UNSUBSCRIBE", *unsubscribe))
+            self._connection.send(*self._commands(unsubscribe, subscribe=False))
         if subscribe:
-            self._connection.send((b"SUBSCRIBE", *subscribe))
+            self._connection.send(*self._commands(subscribe))
+
+    def _commands(self, channels: Sequence[bytes], *, subscribe: bool = True) -> Iterator[tuple[bytes, ...]]:
+        """Return the commands that subscribe to channels, or unsubscribe."""
+        for start in range(0, len(channels), self.BATCH):
+            yield (b"SUBSCRIBE" if subscribe else b"UNSUBSCRIBE", *channels[start : start + self.BATCH])
 
     def _settle_later(self, channels: Iterable[bytes]) -> None:
         asked = [
             future for channel in channels if (future := self._wanted.get(channel)) is not None and not future.done()
         ]
         if asked:
-            asyncio.get_running_loop().call_later(CONFIRM_SECONDS, _settle, asked)
+            asyncio.get_running_loop().call_later(CONFIRM_SECONDS, settle, asked)
 
     def _reply(self, reply: Any) -> None:
         if type(reply) is list and len(reply) == 3:
@@ -297,13 +173,16 @@ class RedisSubscriber:
                 self._on_message(reply[1], reply[2])
             elif kind == b"subscribe":
                 self._confirm(reply[1])
-        elif type(reply) is list and reply[:2] == [b"pong", _RESTORED]:
+        elif type(reply) is list and reply[:2] == [b"pong", RESTORED]:
             self._on_restored()
         elif self._greeting is not None:
             self._greeting.reply(reply)
         elif isinstance(reply, hiredis.ReplyError):
-            self._complain("Redis refused a command of the subscriber, reconnecting: %s", reply)
-            self.reconnect()
+            self._refused(reply)
+
+    def _refused(self, reply: hiredis.ReplyError) -> None:
+        self._complain("Redis refused a command of the subscriber, reconnecting: %s", reply)
+        self.reconnect()
 
     def _confirm(self, channel: bytes) -> None:
         """Settle the future of a channel, if it is its SUBSCRIBE that was confirmed.
@@ -314,10 +193,10 @@ class RedisSubscriber:
             if stale > 1:
                 self._stale[channel] = stale - 1
         elif (future := self._wanted.get(channel)) is not None:
-            _settle((future,))
+            settle((future,))
             self._wanted[channel] = self._confirmed
 
-    def _connection_lost(self, connection: _Connection) -> None:
+    def _connection_lost(self, connection: SubscriberConnection) -> None:
         if connection is self._connection:
             self._connection = None
             metrics.bus_up.set(0)
@@ -350,7 +229,7 @@ class RedisSubscriber:
         log.log(logging.DEBUG if self._complained else logging.WARNING, text, *values)
         self._complained = True
 
-    def _adopt(self, connection: _Connection) -> None:
+    def _adopt(self, connection: SubscriberConnection) -> None:
         """Use a new connection and subscribe to every wanted channel.
 
         A plain function: no subscription may slip in between.
@@ -361,23 +240,22 @@ class RedisSubscriber:
         self._stale.clear()
         channels = list(self._wanted)
         self._settle_later(channels)
-        for start in range(0, len(channels), self.BATCH):
-            connection.send((b"SUBSCRIBE", *channels[start : start + self.BATCH]))
         if channels:  # of the first connection too: it may have come late
-            connection.send((b"PING", _RESTORED))  # answered after the last confirmation
+            # The PING is answered after the last confirmation.
+            connection.send(*self._commands(channels), (b"PING", RESTORED))
         self.connections += 1
         if connection.transport is None or connection.transport.is_closing():
             self._connection_lost(connection)
 
-    async def _connect(self) -> _Connection:
-        def protocol() -> _Connection:
-            return _Connection(self._reply, self._connection_lost)
+    async def _connect(self) -> SubscriberConnection:
+        def protocol() -> SubscriberConnection:
+            return SubscriberConnection(self._reply, self._connection_lost)
 
-        connection: _Connection | None = None
+        connection: SubscriberConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                connection = await open_stream(self._url, protocol)
-                self._greeting = _Greeting(connection, login_of(self._url))
+                connection = await open_stream(self._url, protocol, node=self._node)
+                self._greeting = Greeting(connection, login_of(self._url))
                 await self._greeting.answered
         except BaseException:
             if connection is not None:
@@ -388,7 +266,7 @@ class RedisSubscriber:
         return connection
 
 
-def _settle(futures: Iterable[asyncio.Future[None]]) -> None:
+def settle(futures: Iterable[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)

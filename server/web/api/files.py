@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.adapters.files.port import MissingFile, OpenFile
+from server.adapters.files.port import LinkMethod, MissingFile, OpenFile
+from server.domain.stored_files import Direction
 from server.services import Services
 from server.web.common.fields import query
 from server.web.common.ranges import RangedFileResponse
@@ -24,6 +25,13 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
 """Headers of every stored file: nothing in it may run, and no cache may keep it."""
+
+REDIRECT_HEADERS: Final = {
+    "Cache-Control": "private, no-store",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+"""Headers of an answer that leads to the bucket."""
 
 
 class StoredFileResponse(RangedFileResponse):
@@ -61,18 +69,22 @@ class FileEndpoints:
         self._files = services.files
 
     async def file(self, request: Request) -> Response:
-        """Answer with a photo or a result.
+        """Answer with a photo or a result, or lead to a result in the bucket.
 
         Raises NotFound for a link that was altered or has expired, and for an erased
         file.
         """
         parameters = query(request.scope)
-        stored = await self._reads.file(
+        stored, seconds = await self._reads.file(
             request.path_params["key"],
             expires=parameters.get("expires", ""),
             key_id=parameters.get("key", ""),
             signature=parameters.get("signature", ""),
         )
+        if stored.direction is not Direction.INPUT:
+            method: LinkMethod = "HEAD" if request.method == "HEAD" else "GET"
+            if link := await self._files.link(stored.key, method=method, seconds=seconds):
+                return Response(status_code=302, headers=REDIRECT_HEADERS | {"Location": link})
         try:
             opened = await self._files.open(stored.key)
         except MissingFile:

@@ -1,4 +1,4 @@
-"""Liveness, readiness, the whole picture of the service, and its metrics."""
+"""Liveness, readiness and the whole picture of the service."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.adapters.redis.errors import QueueUnavailable
 from server.services import Services
 from server.system import sandbox
-from server.telemetry import metrics
 from server.web.api.private_paths import PrivatePaths
 from server.web.api.shared_check import SharedCheck
 from server.web.common.answers import json_response
@@ -116,15 +114,6 @@ class HealthEndpoints:
         checks = {"database": database, "storage": storage, "redis": redis}
         return json_response(encode(Health(status, checks)), 503 if down else 200)
 
-    async def metrics(self, request: Request) -> Response:
-        """Answer with all metrics in Prometheus's text format.
-
-        Raises as :meth:`health`.
-        """
-        self._private.check(request.scope)
-        self._hub.meter.flush()
-        return Response(metrics.render_metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
     async def _check(self, call: Callable[[], Awaitable[Any]]) -> Check:
         begin = self._clock.monotonic()
         try:
@@ -143,7 +132,7 @@ class HealthEndpoints:
 
     async def _check_workers(self) -> Check:
         try:
-            seen = await self._queue.workers()
+            seen = len(await self._queue.workers())
         except QueueUnavailable:
             return Check("degraded", detail="Redis is unavailable.")
         return Check("ok" if seen else "degraded", count=seen, detail=None if seen else "No worker was seen lately.")

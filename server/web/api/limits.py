@@ -40,4 +40,5 @@ def limits(config: Config) -> LimitsView:
         link_seconds=config.link_seconds,
         max_attempts=config.max_attempts,
         demo=config.demo,
+        anonymous=config.anonymous,
     )

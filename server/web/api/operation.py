@@ -12,14 +12,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from server.adapters.identity.verifier import TokenVerifier
 from server.web.api.files import FileEndpoints
 from server.web.api.health import HealthEndpoints
 from server.web.api.limits import LimitsEndpoint
+from server.web.api.metrics_page import MetricsEndpoint
 from server.web.api.pages import PageEndpoints
 from server.web.api.processor import ProcessorEndpoint
+from server.web.api.quota import QuotaEndpoint
 from server.web.api.sessions import SessionEndpoints
 from server.web.api.submit import SubmitEndpoints
 from server.web.transports.long_poll import Polls
+from server.web.transports.owners import OwnerSockets, OwnerStreams
 from server.web.transports.sse import Streams
 from server.web.transports.websocket import Sockets
 
@@ -31,21 +35,51 @@ class Documents(Protocol):
     async def asyncapi(self, request: Request) -> Response: ...
 
 
+class OperatorPages(Protocol):
+    """The endpoints of the operator's page, which stand above the API."""
+
+    async def page(self, request: Request) -> Response: ...
+    async def login(self, request: Request) -> Response: ...
+    async def logout(self, request: Request) -> Response: ...
+    async def events(self, request: Request) -> Response: ...
+    async def overview(self, request: Request) -> Response: ...
+    async def session(self, request: Request) -> Response: ...
+    async def redrive(self, request: Request) -> Response: ...
+    async def cancel(self, request: Request) -> Response: ...
+    async def erase(self, request: Request) -> Response: ...
+    async def openapi(self, request: Request) -> Response: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
-    """The parts of a running web process that answer requests."""
+    """The parts of a running web process that answer requests.
 
+    ``ops``: None where there are no operators.
+    """
+
+    verifier: TokenVerifier
     submit: SubmitEndpoints
     sessions: SessionEndpoints
     files: FileEndpoints
     processor: ProcessorEndpoint
     limits: LimitsEndpoint
+    quota: QuotaEndpoint
     health: HealthEndpoints
+    metrics: MetricsEndpoint
     polls: Polls
     streams: Streams
     sockets: Sockets
+    owner_streams: OwnerStreams
+    owner_sockets: OwnerSockets
     pages: PageEndpoints
     documents: Documents
+    ops: OperatorPages | None = None
+
+    @property
+    def operator(self) -> OperatorPages:
+        """Return the endpoints of the operator's page, whose routes exist with it."""
+        assert self.ops is not None, "its routes need TRYON_OPS_TOKEN"
+        return self.ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +133,11 @@ class Operation:
     errors: tuple[str, ...] = ()
     error_headers: tuple[str, ...] = ()
     documented: bool = True
+
+    @property
+    def identifies(self) -> bool:
+        """Return whether a request may show a token."""
+        return "bearer" in self.security
 
     @property
     def route(self) -> str:

@@ -17,19 +17,21 @@ from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.frames import BEARER_SUBPROTOCOL, SUBPROTOCOL
 from tryon.protocol.limits import LimitsView
 from tryon.protocol.processors import ProcessorView
+from tryon.protocol.quotas import QuotaView
 from tryon.protocol.views import History, Receipt, Share
 
 TOKEN: Final = ("bearer", "client_token")
 TOKEN_OR_TICKET: Final = (*TOKEN, "ticket")
 MAY_SEND_TOKEN: Final = (*TOKEN, "")
 
-_OWNER_ERRORS: Final = ("invalid_token", "not_found", "unavailable")
-_LOOK_ERRORS: Final = ("invalid_token", "invalid_ticket", "not_found", "unavailable")
+_OWNER_ERRORS: Final = ("invalid_token", "insufficient_scope", "not_found", "unavailable")
+_LOOK_ERRORS: Final = ("invalid_token", "insufficient_scope", "invalid_ticket", "not_found", "unavailable")
 _UPLOAD_ERRORS: Final = (
-    "bad_multipart", "bad_idempotency_key", "invalid_token", "idempotency_in_flight", "body_too_large", "too_slow",
+    "bad_multipart", "bad_idempotency_key", "invalid_token", "token_required", "insufficient_scope",
+    "idempotency_in_flight", "body_too_large", "too_slow",
     "not_multipart", "unsupported_encoding", "unsupported_image", "missing_image", "unreadable_image", "too_many_pixels",
     "image_too_small", "image_too_large", "bad_params", "bad_webhook", "not_found",
-    "idempotency_needs_token", "idempotency_mismatch", "rate_limited",
+    "idempotency_needs_token", "idempotency_mismatch", "rate_limited", "over_quota", "processor_not_allowed",
     "queue_full", "unavailable", "storage_full",
 )  # fmt: skip
 _PRIVATE_ERRORS: Final = ("token_required", "not_found")
@@ -73,7 +75,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         parameters=("limit", "cursor"),
         security=TOKEN,
         answers={200: Answer(text="A page of sessions.", body=SessionList)},
-        errors=("bad_request", "invalid_token", "token_required", "unavailable"),
+        errors=("bad_request", "invalid_token", "insufficient_scope", "token_required", "unavailable"),
     ),
     Operation(
         method="GET",
@@ -147,7 +149,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                 headers=("Location", "Idempotent-Replay", *_RATE_HEADERS),
             )
         },
-        errors=(*_OWNER_ERRORS, "not_finished", "rate_limited", "queue_full", "storage_full"),
+        errors=(
+            *_OWNER_ERRORS,
+            "token_required",
+            "processor_not_allowed",
+            "not_finished",
+            "rate_limited",
+            "over_quota",
+            "queue_full",
+            "storage_full",
+        ),
         error_headers=_RATE_HEADERS,
     ),
     Operation(
@@ -226,7 +237,39 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             200: Answer(text="The stream.", media="text/event-stream"),
             204: Answer(text="The client has seen the end: it must not reconnect."),
         },
-        errors=("invalid_token", "invalid_ticket", "not_found"),
+        errors=("invalid_token", "insufficient_scope", "invalid_ticket", "not_found"),
+    ),
+    Operation(
+        method="GET",
+        path=paths.OWNER_SOCKET,
+        name="owner_socket",
+        handler=Socket(lambda web: web.owner_sockets.endpoint),
+        tag="sessions",
+        summary="Follow all sessions of an owner over WebSocket",
+        text="A snapshot of each living session, then `synced`, then the frames of all; a new session appears as a "
+        "snapshot, an end is `ended`, and `bye` closes the connection only. Otherwise as the socket of one session; "
+        f"[the AsyncAPI document]({paths.ASYNCAPI}) has the frames. A ticket is not enough.",
+        parameters=("since_all",),
+        security=TOKEN,
+        answers={
+            101: Answer(text="The socket."),
+            403: Answer(text="Pages of that origin may not connect.", media="text/plain"),
+        },
+        errors=("not_found", "unavailable"),
+    ),
+    Operation(
+        method="GET",
+        path=paths.OWNER_EVENTS,
+        name="owner_events",
+        handler=Http(lambda web: web.owner_streams.endpoint),
+        tag="sessions",
+        summary="Follow all sessions of an owner as Server-Sent Events",
+        text="The frames of the owner's socket, each as one event: `data` is the frame, `id` the cursor of all sessions. "
+        "EventSource cannot send a token, so read it with fetch. Overload is a stream of one `retry` line.",
+        parameters=("since_all", "last_event_id_all"),
+        security=TOKEN,
+        answers={200: Answer(text="The stream; it ends after `bye`.", media="text/event-stream")},
+        errors=("invalid_token", "token_required", "insufficient_scope", "unavailable"),
     ),
     Operation(
         method="GET",
@@ -259,6 +302,18 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         text="Formats, sizes and rates by which uploads are judged, and how long things are kept. A role of the processor may "
         "allow less.",
         answers={200: Answer(text="The limits.", body=LimitsView)},
+    ),
+    Operation(
+        method="GET",
+        path=paths.QUOTA,
+        name="quota",
+        handler=Http(lambda web: web.quota.quota),
+        tag="sessions",
+        summary="Read your plan, and what is left of it",
+        text="With a user's JWT that user's, else that of anonymous clients, who are counted by their address.",
+        security=MAY_SEND_TOKEN,
+        answers={200: Answer(text="The plan, its limits and their use.", body=QuotaView)},
+        errors=("invalid_token", "insufficient_scope", "unavailable"),
     ),
     Operation(
         method="GET",
@@ -312,7 +367,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=paths.METRICS,
         name="metrics",
-        handler=Http(lambda web: web.health.metrics),
+        handler=Http(lambda web: web.metrics.metrics),
         tag="service",
         summary="Read metrics for Prometheus",
         text="`TRYON_PRIVATE_PATHS` says who may read them.",

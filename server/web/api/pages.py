@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from starlette.requests import Request
@@ -26,6 +27,7 @@ class PageEndpoints:
         self._config = config
         self._page = files.page("index.html")
         self._docs = files.page("docs/index.html")
+        self._bucket = config.storage_url.public_origin(os.environ) if config.presigned and config.storage_url else ""
         self._public = [origin for text in config.origins if (origin := parse_origin(text))]
 
     async def page(self, request: Request) -> Response:
@@ -56,6 +58,9 @@ class PageEndpoints:
         named = [] if own is None else [Origin(scheme, own.host, own.port) for scheme in DEFAULT_PORTS]
         sources = dict.fromkeys(source for origin in [*named, *self._public] if (source := socket_source(origin)))
         policy = page.headers[POLICY].replace("connect-src 'self'", " ".join(["connect-src 'self'", *sources]))
+        if self._bucket:  # where redirects of results lead
+            for kind in ("img-src 'self'", "media-src 'self'", "connect-src 'self'"):
+                policy = policy.replace(kind, f"{kind} {self._bucket}")
         return await page.answer(request, cache_control=REVALIDATED, more={POLICY: policy})
 
 

@@ -6,13 +6,11 @@ others. Liveness and readiness say less, are shared and stay open.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 
 from starlette.types import Scope
 
-from server.config.authorities import is_loopback
-from server.config.parsing import LOOPBACK, OPEN
+from server.config.private_rule import PrivateRule
 from server.config.settings import Config
 from server.web.common.fields import field
 from server.web.common.forwarding import peer_address, plain
@@ -25,22 +23,18 @@ class PrivatePaths:
     __slots__ = ("_rule",)
 
     def __init__(self, config: Config) -> None:
-        self._rule = config.private_paths or (OPEN if is_loopback(config.host) else LOOPBACK)
+        self._rule = PrivateRule(config)
 
     def __repr__(self) -> str:
-        return f"<PrivatePaths {self._rule if self._rule in (OPEN, LOOPBACK) else 'token'}>"
+        return f"<PrivatePaths {self._rule.name}>"
 
     def check(self, scope: Scope) -> None:
         """Raise NotFound or Unauthorized unless the request may read a private path."""
-        if self._rule == OPEN:
-            return
-        if self._rule == LOOPBACK:
-            if not from_this_machine(scope):
+        match self._rule.judge(field(scope, b"authorization") or "", lambda: from_this_machine(scope)):
+            case "hidden":
                 raise NotFound
-            return
-        scheme, _, given = (field(scope, b"authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._rule.encode()):
-            raise Unauthorized("token_required", "This path needs the bearer token that TRYON_PRIVATE_PATHS names.")
+            case "token_required":
+                raise Unauthorized("token_required", "This path needs the bearer token that TRYON_PRIVATE_PATHS names.")
 
 
 def from_this_machine(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""What the processor says of itself, and the rules for uploads that follow from it."""
+"""The processor's own description, and the rules for uploads that follow from it."""
 
 from __future__ import annotations
 

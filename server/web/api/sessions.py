@@ -16,9 +16,9 @@ from starlette.responses import Response
 from server.domain.session import valid_session_id
 from server.services import Services
 from server.web.common.answers import json_response, session_answer
-from server.web.common.credentials import client_address, counted, credential_of
+from server.web.common.credentials import client_address, counted, credential_of, owner_of
 from server.web.common.fields import query
-from tryon.protocol.errors import BadRequest, Unauthorized
+from tryon.protocol.errors import BadRequest
 from tryon.protocol.frames import encode
 from tryon.protocol.numbers import whole_number
 from tryon.protocol.views import SessionView
@@ -72,9 +72,7 @@ class SessionEndpoints:
         Raises Unauthorized without a token, BadRequest for a malformed ``limit`` or
         ``cursor``.
         """
-        owner = credential_of(request).owner
-        if owner is None:
-            raise Unauthorized("token_required")
+        owner = owner_of(request)
         views, following = await self._reads.mine(
             owner, limit=_limit(query(request.scope).get("limit")), before=_position(query(request.scope).get("cursor"))
         )

@@ -16,12 +16,16 @@ from server.adapters.database.errors import Taken
 from server.adapters.imaging.pool import Imaging
 from server.adapters.redis.errors import QueueUnavailable
 from server.adapters.redis.limits import Verdict
+from server.config.settings import Config
 from server.config.webhook_url import parse_webhook_url
+from server.domain.identities import Identity
 from server.domain.images import judge_pixels
+from server.domain.quotas import Quota
 from server.domain.session import Session
 from server.domain.stored_files import NewFile
 from server.domain.tokens import new_token, token_hash
 from server.services import Services
+from server.sessions.processors import CurrentProcessor
 from server.sessions.roles import Roles
 from server.sessions.submissions import Idempotency
 from server.telemetry import logs, metrics
@@ -32,15 +36,17 @@ from server.web.api.processor import roles_of
 from server.web.api.upload_slots import UploadSlot, UploadSlots
 from server.web.api.uploads import Upload, UploadedImage, read_upload
 from server.web.common.answers import json_response, session_answer
-from server.web.common.credentials import client_address, counted, credential_of, token_of
+from server.web.common.credentials import client_address, counted, identity_of
 from server.web.common.problems import problem
 from tryon.processor.params import ParamsSchema
 from tryon.protocol.errors import (
     BadRequest,
     Conflict,
+    Forbidden,
     RateLimited,
     TooLarge,
     TryOnError,
+    Unauthorized,
     Unavailable,
     Unprocessable,
     UnsupportedMedia,
@@ -58,6 +64,7 @@ class _Wish:
 
     owner: str
     address: str
+    quota: Quota | None
     upload: Upload
     roles: Roles
     schema: ParamsSchema
@@ -80,6 +87,7 @@ class SubmitEndpoints:
         self._database = services.database.reader
         self._reads = services.sessions.reads
         self._submissions = services.sessions.submissions
+        self._quotas = services.sessions.quotas
         self._imaging = imaging
         self._slots = UploadSlots(services.config)
         self._in_flight = KeysInFlight()
@@ -100,7 +108,8 @@ class SubmitEndpoints:
     ) -> Response:
         """Count the request against the address's limits, then answer with ``accept``.
 
-        Refused photos and replays count against the rate, too; a 429 consumes nothing.
+        A request beyond the rate adds nothing to it. All others count, refused ones
+        too: photos, replays, and what another limit or a plan refuses.
         """
         headers: dict[str, str] = {}
         address = counted(client_address(request, self._config))
@@ -116,12 +125,14 @@ class SubmitEndpoints:
             return problem(error, headers)
 
     async def _upload(self, request: Request, slot: UploadSlot, headers: dict[str, str]) -> Response:
-        token = token_of(request)
+        identity = self._uploader(request)
         key = _idempotency_key(request)
-        if key is not None and token is None:
+        if key is not None and identity is None:
             raise Unprocessable("idempotency_needs_token")
-        made = None if token is not None else new_token()
-        owner = token_hash(token or made or "")
+        made = None if identity is not None else new_token()
+        owner = identity.owner if identity is not None else token_hash(made or "")
+        quota = self._quotas.of(identity, slot.address)
+        await self._check_quota(quota, owner, key)
         await self._check_queue()
         judge = await self._processors.current()
         roles = roles_of(judge.view, self._config)
@@ -135,17 +146,41 @@ class SubmitEndpoints:
             fingerprint=key is not None,
         )
         with contextlib.closing(upload):
-            wish = _Wish(owner, slot.address, upload, roles, judge.params)
+            wish = _Wish(owner, slot.address, quota, upload, roles, judge.params)
             if key is None:
                 session, replayed = await self._submit(wish, None), False
             else:
                 session, replayed = await self._submit_once(wish, Idempotency.of(key, upload.fingerprint))
         return await self._created(session, headers, replayed=replayed, made=made)
 
+    async def _check_quota(self, quota: Quota | None, owner: str, key: str | None) -> None:
+        """Refuse an upload that the plan does not grant, before the body is read.
+
+        A replay is answered whatever the plan grants: ``key`` is looked up after the
+        refusal, so it is found if its first request has taken the last upload. Raises
+        RateLimited, Forbidden.
+        """
+        try:
+            await self._quotas.check(quota)
+        except (RateLimited, Forbidden):
+            if key is None or not await self._submissions.was_used(owner, key):
+                raise
+
+    def _uploader(self, request: Request) -> Identity | None:
+        """Return the identity of a client that may upload; None for a new one.
+
+        Raises Unauthorized if only users may.
+        """
+        identity = identity_of(request)
+        if not self._config.anonymous and (identity is None or identity.anonymous):
+            raise Unauthorized("token_required", "Only users who are signed in may upload here.")
+        return identity
+
     async def _created(
         self, session: Session, headers: dict[str, str], *, replayed: bool, made: str | None = None
     ) -> Response:
         """Answer 201 with the session as it is now, and mark a replay as such."""
+        metrics.uploads.labels("replayed" if replayed else "created").inc()
         now = await self._reads.view_of(session)
         more = {"Location": f"{SESSIONS}/{session.id}"} | ({"Idempotent-Replay": "true"} if replayed else {})
         return json_response(session_answer(now, client_token=made), 201, headers | more)
@@ -160,7 +195,7 @@ class SubmitEndpoints:
                 wish.upload.original, wish.owner, judge=lambda found: wish.roles.copied(found.inputs, sent=sent)
             )
         cleaned = await self._cleaned(wish)
-        return await self._submissions.submit(
+        submitted = self._submissions.submit(
             owner=wish.owner,
             inputs=wish.roles.in_order([*cleaned, *copies]),
             params=resolved.params,
@@ -171,7 +206,9 @@ class SubmitEndpoints:
             original=original,
             webhook=webhook,
             idempotency=idempotency,
+            quota=wish.quota,
         )
+        return await self._quotas.noting(wish.quota, submitted)
 
     def _webhook(self, text: str) -> str | None:
         """Return an upload's own webhook; None without one.
@@ -202,31 +239,37 @@ class SubmitEndpoints:
             if (session := await self._submissions.replay(wish.owner, idempotency)) is not None:
                 return session, True
             try:
+                await self._quotas.check(wish.quota)
                 return await self._submit(wish, idempotency), False
-            except Taken:
+            except (Taken, RateLimited) as refused:  # perhaps by what the same request took in another process
                 session = await self._submissions.replay(wish.owner, idempotency)
-                if session is None:  # its session has expired and is not erased yet
-                    raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
-                return session, True
+                if session is not None:
+                    return session, True
+                if isinstance(refused, RateLimited):
+                    raise
+                # Its session has expired and is not erased yet.
+                raise Conflict("idempotency_in_flight", retry_after=IN_FLIGHT_SECONDS) from None
 
     async def _retry(self, request: Request, slot: UploadSlot, headers: dict[str, str]) -> Response:
-        owner = credential_of(request).owner
+        identity = self._uploader(request)
+        owner = None if identity is None else identity.owner
         await self._check_queue()
-        current = await self._processors.current()
-        roles = roles_of(current.view, self._config)
+        again = judge_again(await self._processors.current(), self._config)
+        quota = self._quotas.of(identity, slot.address)
 
         def judge(original: Session, chosen: int | None) -> tuple[Params, int | None]:
-            roles.copied(original.inputs)
-            resolved = resolve_again(original.params, chosen, current.params)
-            return resolved.params, resolved.seed
+            self._quotas.judge_processor(quota)  # not for a retry that was answered before
+            return again(original, chosen)
 
-        session, replayed = await self._submissions.retry(
+        retried = self._submissions.retry(
             request.path_params["session_id"],
             owner,
             request_id=logs.request_id.get(),
             address=slot.address,
             judge=judge,
+            quota=quota,
         )
+        session, replayed = await self._quotas.noting(quota, retried)
         return await self._created(session, headers, replayed=replayed)
 
     async def _cleaned(self, wish: _Wish) -> list[NewFile]:
@@ -266,6 +309,24 @@ class SubmitEndpoints:
             pass
         if await self._database.count_waiting() >= limit:
             raise Unavailable("queue_full", retry_after=10)
+
+
+def judge_again(
+    current: CurrentProcessor, config: Config
+) -> Callable[[Session, int | None], tuple[Params, int | None]]:
+    """Return the judge of sessions that this processor is to try again.
+
+    It returns the params and the seed of the new one, and raises Unprocessable if the
+    processor does not take the old one any more.
+    """
+    roles = roles_of(current.view, config)
+
+    def judge(original: Session, chosen: int | None) -> tuple[Params, int | None]:
+        roles.copied(original.inputs)
+        resolved = resolve_again(original.params, chosen, current.params)
+        return resolved.params, resolved.seed
+
+    return judge
 
 
 def _idempotency_key(request: Request) -> str | None:

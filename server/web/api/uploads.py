@@ -115,7 +115,7 @@ async def read_upload(
         image_max_bytes=config.image_max_bytes,
         fingerprint=fingerprint,
     )
-    folder = config.uploads_dir
+    folder = config.uploads_dir if config.storage_url is None else config.data_dir  # for nameless files
     parsed = 0
     try:
         async for chunk in _chunks(request, clock, config.body_max_bytes):

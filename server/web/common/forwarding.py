@@ -1,4 +1,4 @@
-"""What proxies say of a request: its client, its scheme and its host.
+"""The headers in which proxies describe a request: its client, its scheme and its host.
 
 Only a peer in ``TRYON_TRUSTED_PROXIES`` is believed; every other client may write what
 it likes into these fields. In each of them the last value counts, which the nearest

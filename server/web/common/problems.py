@@ -48,7 +48,16 @@ ACCEPTED: Final[dict[str, dict[str, str]]] = {
     "not_multipart": {"Accept": "multipart/form-data"},
     "unsupported_encoding": {"Accept-Encoding": "identity"},
 }
-"""What a 415 says would have been accepted (RFC 9110 section 15.5.16), by its code."""
+"""Types that would have been accepted, by the code of a 415 (RFC 9110, 15.5.16)."""
+
+
+CHALLENGES: Final[dict[str, str]] = {
+    "invalid_token": 'Bearer error="invalid_token"',
+    "invalid_ticket": "Bearer",
+    "token_required": "Bearer",
+    "insufficient_scope": 'Bearer error="insufficient_scope"',
+}
+"""``WWW-Authenticate`` (RFC 9110 section 11.6.1, RFC 6750 section 3), by the code."""
 
 
 def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Response:
@@ -68,6 +77,8 @@ def problem(error: TryOnError, headers: dict[str, str] | None = None) -> Respons
     extra = ACCEPTED.get(error.code, {}) | (headers or {})
     if error.status == TooSlow.status:  # the rest of the request is not waited for (RFC 9110 section 15.5.9)
         extra["Connection"] = "close"
+    if (challenge := CHALLENGES.get(error.code)) is not None:
+        extra["WWW-Authenticate"] = challenge
     if error.retry_after is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return Response(

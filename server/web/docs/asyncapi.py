@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from server.web.api.operations import TOKEN_OR_TICKET
-from server.web.docs.examples import CLIENT_MESSAGES, FRAMES, SESSION_ID, plain
+from server.web.docs.examples import (
+    CLIENT_MESSAGES,
+    FRAMES,
+    OWNER_FRAMES,
+    OWNER_MESSAGES,
+    SESSION_ID,
+    plain,
+)
 from server.web.docs.openapi import INFO
 from server.web.docs.schemas import JSON, PARAMETERS, SECURITY, Schema, markdown, ref, schemas
 from server.web.transports.inbound import INBOUND_LIMIT, INBOUND_SECONDS
@@ -25,6 +32,8 @@ SAY: Final = (
     "Frames that a client may send; any other is ignored. "
     f"{INBOUND_LIMIT} messages in {INBOUND_SECONDS:g} seconds at most, then {CloseCode.MISUSE}."
 )
+
+SAY_TO_ALL: Final = "The same where a connection follows all sessions of an owner; a `sync` names them."
 
 
 def _errors_closed_with(code: int) -> list[str]:
@@ -44,16 +53,17 @@ def _message(struct: type, example: Any) -> tuple[str, Schema]:
     }
 
 
-def _handshake() -> Schema:
+_SINCE: Final = {"since": PARAMETERS["since"], "ticket": {"schema": {"type": "string"}} | SECURITY["ticket"]}
+_SINCE_ALL: Final = {"since": PARAMETERS["since_all"]}
+
+
+def _handshake(parameters: dict[str, Schema]) -> Schema:
     """Return the query and the headers of the opening request."""
     query = {
         "type": "object",
         "properties": {
             name: {"type": schema["schema"]["type"], "description": schema["description"]}
-            for name, schema in (
-                ("since", PARAMETERS["since"]),
-                ("ticket", {"schema": {"type": "string"}} | SECURITY["ticket"]),
-            )
+            for name, schema in parameters.items()
         },
     }
     offered = {
@@ -68,12 +78,12 @@ def _handshake() -> Schema:
     return {"method": "GET", "query": query, "headers": offered, "bindingVersion": "0.1.0"}
 
 
-def _operation(action: str, summary: str, messages: Iterable[str]) -> Schema:
+def _operation(action: str, summary: str, messages: Iterable[str], channel: str = "session") -> Schema:
     return {
         "action": action,
-        "channel": {"$ref": "#/channels/session"},
+        "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
-        "messages": [{"$ref": f"#/channels/session/messages/{name}"} for name in messages],
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
     }
 
 
@@ -89,11 +99,17 @@ def _close_codes() -> list[Schema]:
     ]
 
 
+def _received(messages: dict[type, Any]) -> dict[str, Schema]:
+    return {f"client_{tag}": body for tag, body in (_message(s, e) for s, e in messages.items())}
+
+
 @functools.cache
 def asyncapi() -> Schema:
     """Return the AsyncAPI 3 document of the socket."""
     sent = dict(_message(struct, example) for struct, example in FRAMES.items())
-    received = {f"client_{tag}": body for tag, body in (_message(s, e) for s, e in CLIENT_MESSAGES.items())}
+    received = _received(CLIENT_MESSAGES)
+    sent_to_all = sent | dict(_message(struct, example) for struct, example in OWNER_FRAMES.items())
+    received_of_all = {name.replace("sync", "sync_all"): body for name, body in _received(OWNER_MESSAGES).items()}
     return {
         "asyncapi": "3.0.0",
         "info": {"title": f"TryOn Push: the socket, {SUBPROTOCOL}", "description": ABOUT} | INFO,
@@ -114,16 +130,29 @@ def asyncapi() -> Schema:
                     "session_id": {"description": "From the answer to the upload.", "examples": [SESSION_ID]}
                 },
                 "messages": {name: ref("messages", name) for name in (*sent, *received)},
-                "bindings": {"ws": _handshake()},
-            }
+                "bindings": {"ws": _handshake(_SINCE)},
+            },
+            "owner": {
+                "address": paths.OWNER_SOCKET,
+                "title": "All sessions of an owner",
+                "messages": {name: ref("messages", name) for name in (*sent_to_all, *received_of_all)},
+                "bindings": {"ws": _handshake(_SINCE_ALL)},
+            },
         },
         "operations": {
             "follow": _operation("send", "Frames that the server sends.", sent),
             "say": _operation("receive", SAY, received),
+            "follow_all": _operation(
+                "send",
+                "Frames that the server sends besides, where a connection follows all sessions of an owner.",
+                sent_to_all,
+                "owner",
+            ),
+            "say_all": _operation("receive", SAY_TO_ALL, received_of_all, "owner"),
         },
         "components": {
-            "schemas": schemas([*FRAMES, *CLIENT_MESSAGES]),
-            "messages": sent | received,
+            "schemas": schemas([*FRAMES, *OWNER_FRAMES, *CLIENT_MESSAGES, *OWNER_MESSAGES]),
+            "messages": sent_to_all | received | received_of_all,
             "securitySchemes": {
                 "bearer": SECURITY["bearer"],
                 "client_token": SECURITY["client_token"] | {"type": "httpApiKey"},

@@ -18,18 +18,23 @@ from tryon.protocol.frames import (
     ByeFrame,
     ClientPing,
     ClientSync,
+    ClientSyncAll,
+    EndedFrame,
     ErrorFrame,
     EventFrame,
     Frame,
+    OwnerFrame,
     PingFrame,
     PongFrame,
     ProgressFrame,
     SnapshotFrame,
+    SyncedFrame,
     encode,
 )
 from tryon.protocol.limits import LimitsView, UploadsView
 from tryon.protocol.paths import FILES, SESSIONS
 from tryon.protocol.processors import OutputRoleView, ProcessorView, RoleView
+from tryon.protocol.quotas import QuotaAmount, QuotaView
 from tryon.protocol.states import Event, GoneReason, Status
 from tryon.protocol.views import ErasedFile, FileView, History, HistoryEvent, Links, Receipt, SessionView, Share
 
@@ -148,6 +153,14 @@ _LIMITS: Final = LimitsView(
     max_attempts=3,
     demo=False,
 )
+_QUOTA: Final = QuotaView(
+    "basic",
+    QuotaAmount(20, 3, 17),
+    QuotaAmount(2, 1, 1),
+    QuotaAmount(None, 618204, None),
+    None,
+    "2026-11-23T00:00:00.000Z",
+)
 _RECEIPT_KEYS: Final = ReceiptKeys([ReceiptKey("4365b6f1", "Xy7b0mQ2c4D6e8F0g2H4i6J8k0L2m4N6o8P0q2R4s6U")])
 _HEALTH: Final = Health(
     "ok",
@@ -218,6 +231,7 @@ ANSWERS: Final[dict[tuple[str, int], dict[str, Any]]] = {
     ("receipt_key", 200): {"one": plain(_RECEIPT_KEYS)},
     ("processor", 200): {"a model": plain(_PROCESSOR)},
     ("limits", 200): {"defaults": plain(_LIMITS)},
+    ("quota", 200): {"a plan": plain(_QUOTA)},
     ("health", 200): {"ok": plain(_HEALTH)},
 }
 """Examples by operation and status: the name of each, and the JSON that is sent."""
@@ -236,4 +250,14 @@ FRAMES: Final[dict[type, Any]] = {
 CLIENT_MESSAGES: Final[dict[type, Any]] = {ClientPing: ClientPing(), ClientSync: ClientSync(since=2)}
 """Frames that a client may send, each with an example."""
 
+OWNER_FRAMES: Final[dict[type, Any]] = {
+    EndedFrame: EndedFrame(SESSION_ID, Status.COMPLETED),
+    SyncedFrame: SyncedFrame(1, False, 25),
+}
+"""Further frames of a connection that follows all sessions of an owner."""
+
+OWNER_MESSAGES: Final[dict[type, Any]] = {ClientPing: ClientPing(), ClientSyncAll: ClientSyncAll({SESSION_ID: 2})}
+"""Frames that a client of such a connection may send, each with an example."""
+
 assert set(FRAMES) == set(get_args(Frame))
+assert set(FRAMES) | set(OWNER_FRAMES) == set(get_args(OwnerFrame))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -155,30 +155,36 @@ def _failure_table() -> list[Schema]:
     ]
 
 
-def _structs() -> list[type[msgspec.Struct]]:
+def _structs(rows: Sequence[Operation]) -> list[type[msgspec.Struct]]:
     """Return the structs that answers carry, in the order of the rows, and Problem."""
-    bodies = [answer.body for row in DOCUMENTED for answer in row.answers.values() if answer.body is not None]
+    bodies = [answer.body for row in rows for answer in row.answers.values() if answer.body is not None]
     return [*dict.fromkeys(bodies), Problem]
 
 
 @functools.cache
 def openapi() -> Schema:
-    """Return the OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document of the API."""
+    return document(DOCUMENTED, title="TryOn Push", about=ABOUT, tags=TAGS) | {
+        "x-error-codes": _error_table(),
+        "x-failure-codes": _failure_table(),
+    }
+
+
+def document(rows: Sequence[Operation], *, title: str, about: str, tags: Mapping[str, str]) -> Schema:
+    """Return an OpenAPI 3.1 document of these rows."""
     paths: defaultdict[str, Schema] = defaultdict(dict)
-    for row in DOCUMENTED:
+    for row in rows:
         paths[row.path][row.method.lower()] = _operation(row)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "TryOn Push", "description": ABOUT} | INFO,
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "info": {"title": title, "description": about} | INFO,
+        "tags": [{"name": name, "description": text} for name, text in tags.items()],
         "paths": dict(paths),
         "components": {
-            "schemas": schemas(_structs()),
+            "schemas": schemas(_structs(rows)),
             "parameters": PARAMETERS,
             "headers": HEADERS,
             "requestBodies": BODIES,
             "securitySchemes": SECURITY,
         },
-        "x-error-codes": _error_table(),
-        "x-failure-codes": _failure_table(),
     }

@@ -18,9 +18,9 @@ from server.web.api.sessions import LIMIT, MAX_LIMIT
 from server.web.docs.examples import SESSION_ID
 from server.web.transports.long_poll import MAX_WAIT_SECONDS
 from tryon.protocol.credentials import TOKEN_PATTERN
-from tryon.protocol.errors import CODES, LIMITS
+from tryon.protocol.errors import CODES, LIMITS, QUOTAS
 from tryon.protocol.paths import ASYNCAPI, PROCESSOR, RECEIPT_KEY
-from tryon.protocol.states import GoneReason
+from tryon.protocol.states import GoneReason, Status
 
 Schema = dict[str, Any]
 
@@ -30,6 +30,8 @@ _TIME: Final[Schema] = {"format": "date-time"}
 _WHOLE: Final[Schema] = {"minimum": 0}
 _LINK: Final[Schema] = {"format": "uri-reference"}
 _SECONDS: Final[Schema] = {"minimum": 0, "description": "In seconds."}
+
+_ENDS: Final = (*(status.value for status in Status if status.terminal), *(reason.value for reason in GoneReason))
 
 FIELDS: Final[dict[str, Schema]] = {
     "session_id": {"format": "uuid"},
@@ -72,7 +74,10 @@ FIELDS: Final[dict[str, Schema]] = {
     "Problem.status": {"minimum": 400, "maximum": 599},
     "Problem.type": {"description": "Always `about:blank`; programs read `code`."},
     "Problem.code": {"enum": sorted(CODES)},
-    "Problem.limit": {"enum": sorted(LIMITS), "description": "The limit that `rate_limited` speaks of."},
+    "Problem.limit": {
+        "enum": sorted({*LIMITS, *QUOTAS}),
+        "description": "The limit that `rate_limited` or `over_quota` speaks of.",
+    },
     "Problem.retryable": {"description": "Whether the same request may succeed later."},
     "Health.status": {"enum": ["ok", "degraded", "down"]},
     "Check.status": {"enum": ["ok", "degraded", "down"]},
@@ -113,6 +118,10 @@ FIELDS: Final[dict[str, Schema]] = {
     "Problem.pointer": {"description": "With `bad_params`: the place in `params` (RFC 6901); empty: all of it."},
     "Share.link": _LINK | {"description": "Opens the first output without a credential."},
     "Share.expires_at": _TIME | {"description": "The end of the link: after 24 hours, or with the session."},
+    "QuotaAmount.limit": _WHOLE,
+    "QuotaAmount.used": _WHOLE,
+    "QuotaAmount.remaining": _WHOLE,
+    "resets_at": _TIME | {"description": "The next midnight in UTC, when `uploads_per_day` begins anew."},
     "UploadsView.count": {"minimum": 1},
     "UploadsView.seconds": {"minimum": 1},
     "LimitsView.formats": {"description": "Media types of photos; they are judged by their content."},
@@ -152,6 +161,7 @@ FIELDS: Final[dict[str, Schema]] = {
         "description": "Seconds between two `ping` frames; reconnect after two periods without one.",
     },
     "ByeFrame.code": {"minimum": 1000, "maximum": 4999, "description": "The close code that follows."},
+    "EndedFrame.reason": {"enum": [*_ENDS]},
     "ByeFrame.reason": {"description": "The final status, an error code, or a reason listed with the close code."},
     "ByeFrame.retry_after_ms": _WHOLE
     | {"description": "Milliseconds to wait before reconnecting; null: reconnect at once, then back off."},
@@ -279,6 +289,20 @@ PARAMETERS: Final[dict[str, Schema]] = {
         "description": "Sent by a browser that reconnects: the last seq it has seen. It takes precedence over `since`.",
         "schema": {"type": "string"},
     },
+    "since_all": {
+        "name": "since",
+        "in": "query",
+        "description": "The cursor of all sessions: pairs `<id>.<seq>`, joined by `~`; ids in 36 characters, or their 16 bytes "
+        "in 22 of base64url. Each snapshot's `missed` holds the events after it; a session without a pair has all of them.",
+        "schema": {"type": "string"},
+        "example": f"{SESSION_ID}.2",
+    },
+    "last_event_id_all": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The last `id` that the client has read, which is such a cursor. It takes precedence over `since`.",
+        "schema": {"type": "string"},
+    },
     "idempotency_key": {
         "name": "Idempotency-Key",
         "in": "header",
@@ -334,7 +358,7 @@ SECURITY: Final[dict[str, Schema]] = {
         "type": "http",
         "scheme": "bearer",
         "description": "The client token: 22 to 128 characters of A-Z a-z 0-9 _ and -, made by the client from at least 128 "
-        "random bits, or by the server at the first upload.",
+        "random bits, or by the server at the first upload. Or the JWT of a user, if the server has `TRYON_JWT_ISSUER`.",
     },
     "client_token": {
         "type": "apiKey",
@@ -359,7 +383,7 @@ _UPLOAD_PARTS: Final[Schema] = {
         "person": {
             "type": "string",
             "format": "binary",
-            "description": "The photo of a person: JPEG, PNG or WebP, judged by its content. At most 10 MiB and "
+            "description": "The photo of a person: JPEG, PNG, WebP or AVIF, judged by its content. At most 10 MiB and "
             "40 megapixels, 64 to 8192 pixels a side, unless configured otherwise. `image` is another name of this part.",
         },
         "garment": {"type": "string", "format": "binary", "description": "The photo of a garment; the same limits."},

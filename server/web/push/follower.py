@@ -8,6 +8,7 @@ delivery are one step, so nothing can come between them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import msgspec
 
@@ -29,6 +30,9 @@ class Follower(ABC):
     new snapshot. ``admitted``: the follower has been released once, so its client may
     see the session. ``slot`` and ``joined_at`` belong to the ping wheel.
     """
+
+    alone: ClassVar[bool] = True
+    """Whether the client follows this session alone, over a connection of its own."""
 
     __slots__ = ("_held", "admitted", "joined_at", "seq", "session_id", "slot")
 

@@ -10,6 +10,8 @@ follower of that session; nothing is decoded or encoded again. The parts:
 * :mod:`~server.web.push.follower`: the rule of "no gap, no repeat, no step back", with
   one cursor per client (``seq``).
 * :mod:`~server.web.push.followers`: the registry, by channel.
+* :mod:`~server.web.push.owners`, :mod:`~server.web.push.watch`: connections that
+  follow all sessions of an owner, with a follower for each.
 * :mod:`~server.web.push.recovery`: reads from the database what pub/sub did not bring.
 * :mod:`~server.web.push.probe`: finds out whether the connection delivers at all.
 * :mod:`~server.web.push.pings`, :mod:`~server.web.push.queue_news`,
@@ -54,7 +56,7 @@ from typing import Final, Protocol
 
 from server.adapters.database.database import Database
 from server.adapters.redis.bus import RedisBus
-from server.adapters.redis.subscriber import RedisSubscriber
+from server.adapters.redis.subscribing import Subscriber
 from server.config.settings import Config
 from server.domain.bus_message import EVENT, PREFIX_BYTES, TERMINAL, WAITING, parse_prefix
 from server.domain.session import Session
@@ -67,6 +69,7 @@ from server.web.push.deliveries import DeliveryLog
 from server.web.push.follower import Follower
 from server.web.push.followers import Followers
 from server.web.push.meter import PushMeter
+from server.web.push.owners import Owners
 from server.web.push.pings import PingWheel
 from server.web.push.probe import DeliveryProbe
 from server.web.push.queue_news import QueueNews
@@ -92,7 +95,7 @@ class MakeSubscriber(Protocol):
 
     def __call__(
         self, *, on_message: Callable[[bytes, bytes], None], on_restored: Callable[[], None]
-    ) -> RedisSubscriber: ...
+    ) -> Subscriber: ...
 
 
 class Hub:
@@ -134,6 +137,9 @@ class Hub:
         self.probe = DeliveryProbe(
             bus=bus, subscriber=self._subscriber, key_prefix=config.key_prefix, clock=clock, randomness=randomness
         )
+        self.owners = Owners(
+            channel=bus.owner_channel, subscriber=self._subscriber, pings=self.pings, reader=database.reader
+        )
         self.recovery = Recovery(
             sweep_seconds=config.sweep_seconds,
             sweep_wanted=sweep_wanted,
@@ -143,6 +149,7 @@ class Hub:
             feed=database.feed,
             access=sessions.access,
             followers=self.registry,
+            owners=self.owners,
             probe=self.probe,
             queue_news=self.queue_news,
             deliveries=self.deliveries,
@@ -156,15 +163,16 @@ class Hub:
 
     @property
     def followers(self) -> int:
-        """The number of followers of all sessions."""
-        return len(self.registry)
+        """The number of followers of all sessions, and of all owners."""
+        return len(self.registry) + len(self.owners)
 
     def followers_of(self, session_id: str) -> int:
         """Return how many admitted followers a session has.
 
-        A follower that waits for the first read of its session does not count.
+        A follower that waits for the first read of its session does not count, nor does
+        one on a connection that follows all sessions of the owner.
         """
-        return sum(follower.admitted for follower in self.registry.of(session_id))
+        return sum(follower.admitted and follower.alone for follower in self.registry.of(session_id))
 
     @property
     def delivers(self) -> bool:
@@ -176,6 +184,7 @@ class Hub:
         """Keep the connection to Redis and the chores running."""
         chores = (
             self.recovery.next_check,
+            self.owners.next_check,
             self.probe.next_probe,
             self.pings.next_turn,
             self.queue_news.next_places,
@@ -213,10 +222,16 @@ class Hub:
 
         It is done when Redis has confirmed, or has not in time.
         """
-        channel = self.registry.add(follower)
         self.pings.add(follower)
         _followers(transport).inc()
-        return self._subscriber.subscribe(channel)
+        return self.attach(follower)
+
+    def attach(self, follower: Follower) -> asyncio.Future[None]:
+        """Register one session of a connection that follows several, then subscribe.
+
+        As :meth:`join`, but the connection itself is pinged and counted elsewhere.
+        """
+        return self._subscriber.subscribe(self.registry.add(follower))
 
     async def confirmation(self, confirmed: asyncio.Future[None]) -> None:
         """Wait for a subscription: for a short time, which the subscriber bounds."""
@@ -225,14 +240,17 @@ class Hub:
 
     def leave(self, follower: Follower, *, transport: str) -> None:
         """Forget a follower; do nothing if that was done before."""
+        if self.detach(follower):
+            _followers(transport).dec()
+            self.pings.remove(follower)
+
+    def detach(self, follower: Follower) -> bool:
+        """Undo :meth:`attach`; return False if that was done before."""
         remaining = self.registry.remove(follower)
-        if remaining is None:
-            return
-        _followers(transport).dec()
-        self.pings.remove(follower)
-        if not remaining:
+        if remaining == 0:
             self.queue_news.forget(follower.session_id)
             self._subscriber.unsubscribe(self.registry.channel(follower.session_id))
+        return remaining is not None
 
     def release(self, follower: Follower, session: Session) -> None:
         """Deliver what was held, then events as they come.
@@ -263,6 +281,8 @@ class Hub:
         if followers is None:
             if channel == self.probe.channel:
                 self.probe.receive(message)
+            else:
+                self.owners.receive(channel, message)
             return
         try:
             kind, seq = parse_prefix(message)
@@ -302,7 +322,7 @@ class Hub:
         refused and then waits by its own back-off.
         """
         self.draining = True
-        everybody = self.registry.all()
+        everybody = [*(each for each in self.registry.all() if each.alone), *self.owners.lines()]
         spread_ms = max(1000.0, 0.5 * len(everybody))
         turns = itertools.count()
         self.registry.notify(

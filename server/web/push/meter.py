@@ -61,8 +61,11 @@ class PushMeter:
         metrics.push_seconds.observe(max(0.0, self._database_clock.now() - _unix(frame)))
 
     async def next_flush(self) -> None:
-        """Wait for :data:`FLUSH_SECONDS`, then flush."""
+        """Wait for :data:`FLUSH_SECONDS`, measure by how much that was late, flush."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + FLUSH_SECONDS
         await asyncio.sleep(FLUSH_SECONDS)
+        metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
         self.flush()
 
     def flush(self) -> None:

@@ -12,9 +12,10 @@ import logging
 from typing import Final
 
 from server.adapters.redis.bus import RedisBus
-from server.adapters.redis.subscriber import RedisSubscriber
+from server.adapters.redis.subscribing import Subscriber
 from server.system.clock import Clock
 from server.system.randomness import Randomness
+from server.telemetry import metrics
 
 log = logging.getLogger("tryon.hub")
 
@@ -31,7 +32,7 @@ class DeliveryProbe:
     __slots__ = ("_bus", "_clock", "_last", "_randomness", "_subscriber", "channel", "delay_seconds")
 
     def __init__(
-        self, *, bus: RedisBus, subscriber: RedisSubscriber, key_prefix: str, clock: Clock, randomness: Randomness
+        self, *, bus: RedisBus, subscriber: Subscriber, key_prefix: str, clock: Clock, randomness: Randomness
     ) -> None:
         self._bus = bus
         self._subscriber = subscriber
@@ -56,6 +57,7 @@ class DeliveryProbe:
         """Take a probe that came back."""
         self._last = message
         self.delay_seconds = self._clock.monotonic() - float(message.split()[1])
+        metrics.probe_seconds.observe(self.delay_seconds)
 
     async def next_probe(self) -> None:
         """Publish a probe, wait, and replace the connection if it is deaf."""
@@ -67,6 +69,7 @@ class DeliveryProbe:
         if sent and self._last == probe:
             return
         self.delay_seconds = None
+        metrics.probes_lost.inc()
         if sent is not None and self._subscriber.up and connection == self._subscriber.connections:
             log.warning("Redis subscriber receives nothing, reconnecting")
             self._subscriber.reconnect()

@@ -66,6 +66,7 @@ from server.web.push.deliveries import DeliveryLog
 from server.web.push.follower import Follower
 from server.web.push.followers import Followers
 from server.web.push.meter import PushMeter
+from server.web.push.owners import Owners
 from server.web.push.probe import DeliveryProbe
 from server.web.push.queue_news import QueueNews
 from tryon.protocol.errors import Unavailable
@@ -88,6 +89,9 @@ CHECK_PARTS: Final = 16
 CHECK_BATCH: Final = 100
 """Sessions per statement of a check; 400 keep the loop busy for 7 ms."""
 
+_SWEPT: Final = metrics.sweeps.labels("done")
+_SWEEP_FAILED: Final = metrics.sweeps.labels("failed")
+
 
 class Recovery:
     """The position in the database's feed, and the reads that are under way."""
@@ -104,6 +108,7 @@ class Recovery:
         "_followers",
         "_holes",
         "_meter",
+        "_owners",
         "_probe",
         "_queue_news",
         "_reader",
@@ -124,6 +129,7 @@ class Recovery:
         feed: Feed,
         access: AccessIssuer,
         followers: Followers,
+        owners: Owners,
         probe: DeliveryProbe,
         queue_news: QueueNews,
         deliveries: DeliveryLog,
@@ -139,6 +145,7 @@ class Recovery:
         self._database_feed = feed
         self._access = access
         self._followers = followers
+        self._owners = owners
         self._probe = probe
         self._queue_news = queue_news
         self._deliveries = deliveries
@@ -171,6 +178,7 @@ class Recovery:
             return
         self._holes.add(session_id)
         if session_id not in self._catching_up:
+            metrics.gaps.inc()
             task = asyncio.create_task(self._read_missing(session_id), name=f"catch-up {session_id}")
             self._catching_up[session_id] = task
 
@@ -233,7 +241,9 @@ class Recovery:
             rest_seconds = self._sweep_seconds
             try:
                 await self._sweep()
+                _SWEPT.inc()
             except Exception as error:
+                _SWEEP_FAILED.inc()
                 rest_seconds = min(rest_seconds, FAILED_SWEEP_SECONDS)
                 if isinstance(error, Unavailable):
                     log.warning("The sweep could not read the database: %s", error.detail)
@@ -264,9 +274,12 @@ class Recovery:
             cursor = await self._database_feed.cursor()
             for batch in _batches(self._followers.session_ids()):  # earlier commits lie before the cursor
                 await self._check(batch)
+            await self._owners.check_all()
             self._cursor = cursor
             return
-        page = await self._database_feed.page(self._cursor)
+        # A session that gets its first follower meanwhile is read by its own join.
+        page = await self._database_feed.page(self._cursor, follows=self._followers.follows)
+        await self._owners.created(page.created)
         link = self._access.issue().file
         for event in page.events:
             if self._followers.follows(event.session_id):
@@ -310,7 +323,7 @@ class Recovery:
             seqs = [follower.seq for follower in followers if follower.seq is not None]
             seq = newest.get(session_id)
             if seq is None:
-                self._end(session_id, self._probable_reason(session_id))
+                self._end(session_id, self.probable_reason(session_id))
                 continue
             if len(seqs) < len(followers):
                 seqs.append(seq - 1)  # of the ones that are not released yet
@@ -322,7 +335,7 @@ class Recovery:
                 for event in story.events:
                     self._feed(session_id, event_message(event, link))
 
-    def _probable_reason(self, session_id: str) -> GoneReason:
+    def probable_reason(self, session_id: str) -> GoneReason:
         """Return why a session without a tombstone was erased, by the age in its id.
 
         The id is a UUIDv7 (RFC 9562 section 5.7). A retry expires with its original, so

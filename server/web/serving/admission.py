@@ -8,15 +8,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from server.config.authorities import ServedHosts
+from server.config.parsing import private_token
 from server.config.settings import Config
 from server.web.common.fields import excess
 from server.web.common.forwarding import host_of
 from server.web.common.problems import deny, problem
 from tryon.protocol.errors import BadRequest, TryOnError
-from tryon.protocol.paths import LIVE, READY
+from tryon.protocol.paths import HEALTH, LIVE, METRICS, READY
 
 ANY_HOST: Final = frozenset({LIVE, READY})
 """Paths that are served under any name: probes ask by an address of their own."""
+
+GUARDED: Final = frozenset({METRICS, HEALTH})
+"""Paths that are served under any name where a token guards them.
+
+Monitoring asks each process by an address that no setting can list beforehand. A page
+that rebinds its own name to this server (the reason for TRYON_HOSTS) has no token.
+"""
 
 
 class _Misdirected(BadRequest):
@@ -48,7 +56,8 @@ def refusal(scope: Scope, config: Config, served: ServedHosts) -> TryOnError | N
     host = host_of(scope, config.trusted_proxies)
     if host is None and hosts:
         return BadRequest("bad_request", "The host is malformed.")
-    if path not in ANY_HOST and not (served.serves(host) if host else served.any):
+    guarded = path in GUARDED and private_token(config.private_paths) is not None
+    if not guarded and path not in ANY_HOST and not (served.serves(host) if host else served.any):
         return _Misdirected("bad_request", "This host is not served here; TRYON_HOSTS lists those that are.")
     return None
 

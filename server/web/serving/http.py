@@ -41,7 +41,7 @@ from server.web.serving.exchange import HIGH_WATER_BYTES, Exchange
 from server.web.serving.handshake import Handshake, accept_of, hand_over
 from server.web.serving.heads import Head
 from server.web.serving.incoming import Incoming
-from server.web.serving.pace import FLOOR_BYTES, Pace, kernel_bytes
+from server.web.serving.pace import FLOOR_BYTES, Pace, has_left, kernel_bytes
 from server.web.serving.phases import Phase, PhaseTimer
 from server.web.serving.refusals import TooLate, refusal
 from server.web.transports.wire import NOWHERE
@@ -68,6 +68,9 @@ UNREAD_SECONDS: Final = 0.01
 
 STOPPED_SECONDS: Final = 2
 """``Retry-After`` of a request that came too late: another process listens by then."""
+
+UNHEARD_METHODS: Final = frozenset({"GET", "HEAD"})
+"""Methods that change nothing: without a client there is no reason to answer them."""
 
 HEALTH_PATHS: Final = frozenset(path.encode() for path in (HEALTH, LIVE, READY))
 """Paths that are answered although there are too many connections."""
@@ -233,7 +236,10 @@ class HttpProtocol(asyncio.Protocol):
     # -- a request ---------------------------------------------------------------------
 
     def _begin(self, head: Head) -> bool:
-        """Let the application answer; return whether the connection is handed on.
+        """Let the application answer; return whether the connection is gone from here.
+
+        A reading request whose client has left is not begun: a process that is behind
+        would spend its time on clients that no longer listen, and fall further behind.
 
         Raises BadRequest for an invalid upgrade, and the error of a reserved place.
         """
@@ -241,6 +247,9 @@ class HttpProtocol(asyncio.Protocol):
         error = self._place.error if self._place is not None else None
         if error is not None and (head.websocket or head.path not in HEALTH_PATHS):
             raise error
+        if head.method in UNHEARD_METHODS and has_left(self._transport):
+            self._end()
+            return True
         path = head.path.decode("ascii")
         scope: Scope = {
             **self._base,

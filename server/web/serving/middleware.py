@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import uuid
@@ -18,13 +19,13 @@ from starlette.websockets import WebSocket
 from server.config.settings import Config
 from server.system.clock import Clock
 from server.system.randomness import Randomness
-from server.telemetry import logs, metrics
+from server.telemetry import logs, metrics, tracing
 from server.web.common.credentials import client_address
 from server.web.common.fields import fields
 from server.web.common.problems import deny, internal_error, out_of_descriptors, problem
 from server.web.serving.unanswered import Unanswered
 from tryon.protocol.errors import InternalError, Unavailable
-from tryon.protocol.paths import HEALTH, LIVE, METRICS, PROCESSOR, READY
+from tryon.protocol.paths import API, HEALTH, LIVE, METRICS, PROCESSOR, READY, SSE
 
 log = logging.getLogger("tryon.web")
 
@@ -73,7 +74,8 @@ class RequestMiddleware:
         token = logs.request_id.set(rid)
         try:
             if scope["type"] == "http":
-                await self._http(scope, receive, send, rid)
+                with _traced(scope):
+                    await self._http(scope, receive, send, rid)
             else:
                 await self._websocket(scope, receive, send, rid)
         finally:
@@ -128,6 +130,8 @@ class RequestMiddleware:
         route = route_name(scope)
         metrics.http_requests.labels(method if route != "unknown" else "any", route, str(status)).inc()
         metrics.http_seconds.labels(route).observe(seconds)
+        answer: tracing.Attributes = {"http.route": route, "http.response.status_code": status}
+        tracing.note(answer, name=f"{method} {route}", failed=status >= 500)
         log.log(level, "[%s] Completed %d in %.3fs", rid, status, seconds, extra={"status": status, "seconds": seconds})
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, rid: str) -> None:
@@ -172,6 +176,18 @@ async def _failed(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
     await problem(Unavailable(retry_after=RETRY_SECONDS))(scope, receive, send)
+
+
+def _traced(scope: Scope) -> contextlib.AbstractContextManager[None]:
+    """Return the span of a call, in the trace that its client names.
+
+    Pages and probes have none, nor have event streams, which last for hours.
+    """
+    path = scope["path"]
+    if not path.startswith(API) or path.endswith(SSE):
+        return contextlib.nullcontext()
+    parent = tracing.parsed(next(iter(fields(scope, b"traceparent")), None))
+    return tracing.span(scope["method"], "server", parent, {"http.request.method": scope["method"]})
 
 
 def route_name(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""What a connection waits for, and for how long."""
+"""The phases of a connection: each waits for one thing, for a bounded time."""
 
 from __future__ import annotations
 

@@ -19,8 +19,10 @@ from starlette.applications import Starlette
 
 from server.config.authorities import is_loopback
 from server.config.settings import Config
+from server.config.users import callers_without_limit
 from server.system.processes import raise_file_limit
 from server.telemetry import logs
+from server.telemetry.reporting import start_reporting
 from server.web.push.hub import Hub
 from server.web.serving.connections import Connections
 from server.web.serving.handshake import Handshake
@@ -38,6 +40,9 @@ STOP_SECONDS: Final = 2.5
 
 CANCEL_SECONDS: Final = 0.5
 """Seconds for the tasks of refused requests to end."""
+
+REPORTING_SECONDS: Final = 0.3
+"""Seconds for the last traces and errors of a process that ends."""
 
 EXIT_SECONDS: Final = 4.3
 """Seconds after a signal when the process ends, whatever still blocks; five at most are
@@ -58,6 +63,8 @@ class Server(uvicorn.Server):
         self._application = app
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[object] | None = None
+        self.report_the_rest: Callable[[float], None] | None = None
+        """Sends the last traces and errors, for at most so many seconds."""
 
     # -- signals -----------------------------------------------------------------------
 
@@ -116,6 +123,8 @@ class Server(uvicorn.Server):
         await self._refuse_unanswered()
         if not self.force_exit:
             await self.lifespan.shutdown()
+        if self.report_the_rest is not None:
+            await asyncio.to_thread(self.report_the_rest, REPORTING_SECONDS)
 
     async def _stop_listening(self, listeners: Sequence[socket.socket]) -> None:
         """Accept the connections that clients have already; take no other ones."""
@@ -202,4 +211,7 @@ def run(app: Starlette, config: Config, *, reuse_port: bool = False) -> None:
     log.log(level, "Listening on http://%s:%d", host, port)
     if not config.hosts and not is_loopback(config.host):
         log.warning("TRYON_HOSTS is not set: only IP addresses, localhost and this machine's name are served")
+    if unlimited := callers_without_limit(config):
+        log.warning(unlimited)
+    server.report_the_rest = start_reporting(config, "web")
     server.run(sockets=[listener])

@@ -18,10 +18,18 @@ RESERVED_FILES: Final = 512
 class ConnectionLimits:
     """The open connections of one process, counted by client address."""
 
-    __slots__ = ("_limit", "_open", "_per_address", "_sockets_per_address", "_sockets_per_session")
+    __slots__ = (
+        "_limit",
+        "_open",
+        "_per_address",
+        "_sockets_per_address",
+        "_sockets_per_owner",
+        "_sockets_per_session",
+    )
 
     def __init__(self, config: Config) -> None:
         self._sockets_per_address = config.sockets_per_address
+        self._sockets_per_owner = config.sockets_per_owner
         self._sockets_per_session = config.sockets_per_session
         self._per_address: Counter[str] = Counter()
         self._open = 0
@@ -53,6 +61,11 @@ class ConnectionLimits:
         """
         if followers >= self._sockets_per_session:
             raise RateLimited(limit="sockets_per_session", retry_after=5)
+
+    def check_owner(self, connections: int) -> None:
+        """Raise RateLimited if an owner with this many connections may have no more."""
+        if connections >= self._sockets_per_owner:
+            raise RateLimited(limit="sockets_per_owner", retry_after=5)
 
     def take(self, address: str) -> None:
         """Count one more connection of this address."""

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from server.adapters.database.clock import DatabaseClock
 from server.domain.session import timestamp
 from server.system.clock import Clock
-from server.web.transports.inbound import Answer, InboundState
+from server.telemetry import metrics
+from server.web.transports.inbound import Answer
 from server.web.transports.joining import Joining
 from server.web.transports.listener import Listener
 from tryon.protocol.close_codes import CloseCode
@@ -35,7 +36,7 @@ class Conversation:
         """Count a message and answer a ping; return whether to call :meth:`resync`."""
         state = listener.inbound
         if state is None:
-            state = listener.inbound = InboundState()
+            state = listener.inbound = listener.inbound_state()
         answer = state.receive(text, self._clock.monotonic(), admitted=listener.seq is not None)
         if answer is Answer.PONG:
             listener.put(encode(PongFrame(self._now())))
@@ -51,6 +52,7 @@ class Conversation:
         """
         state = listener.inbound
         assert state is not None
+        metrics.resyncs.inc()
         try:
             await self._joining.show_again(listener, since=state.sync_since)
         except Unavailable:

@@ -7,11 +7,13 @@ but counts.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from server.domain.client_json import BadJson, decode_json
+from server.domain.owner_cursor import checked_cursor
+from server.domain.session import MAX_SEQ
 
 INBOUND_LIMIT: Final = 100
 """Maximum messages of one client in :data:`INBOUND_SECONDS`; more is misuse."""
@@ -25,13 +27,15 @@ SYNC_SECONDS: Final = 1.0
 MAX_DEPTH: Final = 16
 """Maximum depth of a message; a deeper one is ignored like any other nonsense."""
 
-MAX_SEQ: Final = 2**31 - 1
-"""Larger than any seq; both databases hold it in an integer."""
-
 
 class _Message(msgspec.Struct):
     type: str = ""
     since: int = 0
+
+
+class _MessageToAll(msgspec.Struct):
+    type: str = ""
+    since: dict[str, int] = {}
 
 
 class Answer(Enum):
@@ -47,6 +51,8 @@ class InboundState:
     """The recent messages of one client; made when it sends its first one."""
 
     __slots__ = ("_last_sync", "_times", "sync_since", "syncing")
+
+    message: ClassVar[type[_Message | _MessageToAll]] = _Message
 
     def __init__(self) -> None:
         self._times: list[float] = []
@@ -73,14 +79,35 @@ class InboundState:
         if not admitted and not self.syncing:
             return Answer.NOTHING
         try:
-            message = decode_json(text, _Message, max_depth=MAX_DEPTH)
+            message = decode_json(text, self.message, max_depth=MAX_DEPTH)
         except BadJson:
             return Answer.NOTHING
         if message.type == "ping":
             return Answer.PONG
         if message.type == "sync" and not self.syncing and now - self._last_sync >= SYNC_SECONDS:
             self._last_sync = now
-            self.sync_since = min(max(0, message.since), MAX_SEQ)
+            self.keep(message.since)
             self.syncing = True  # one at a time: a slow read's snapshot must not follow a quick one's
             return Answer.SYNC
         return Answer.NOTHING
+
+    def keep(self, since: Any) -> None:
+        """Remember the cursor of a ``sync``, brought into its range."""
+        self.sync_since = min(max(0, since), MAX_SEQ)
+
+
+class OwnerInboundState(InboundState):
+    """The same for a client that follows all sessions of its owner."""
+
+    __slots__ = ("sync_seqs",)
+
+    message = _MessageToAll
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sync_seqs: dict[str, int] = {}
+        """The cursor of the ``sync`` that is being answered: a seq per session."""
+
+    def keep(self, since: Any) -> None:
+        """Remember the cursor of a ``sync``: the pairs that can be ones."""
+        self.sync_seqs = checked_cursor(since)

@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from server.config.settings import Config
-from server.domain.session import valid_session_id
+from server.domain.session import MAX_SEQ, valid_session_id
 from server.sessions.reads import Credential, SessionRead, SessionReads
 from server.telemetry import metrics
 from server.web.push.follower import Follower
 from server.web.push.hub import Hub
 from server.web.transports.connection_limits import ConnectionLimits
-from server.web.transports.inbound import MAX_SEQ
 from server.web.transports.listener import Listener
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.frames import SnapshotFrame, encode
@@ -34,7 +33,7 @@ class Joining:
         self._hub = hub
         self._reads = reads
         self._limits = limits
-        self._ping_seconds = _whole(config.ping_seconds)
+        self._ping_seconds = whole(config.ping_seconds)
 
     def __repr__(self) -> str:
         return f"<Joining {self._hub!r}>"
@@ -112,6 +111,6 @@ def cursor_of(text: str | None) -> int | None:
     return seq if seq is not None and seq <= MAX_SEQ else 0
 
 
-def _whole(seconds: float) -> int | float:
+def whole(seconds: float) -> int | float:
     """Return 25 for 25.0, as the snapshot shows it."""
     return int(seconds) if seconds == int(seconds) else seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Final
+from typing import ClassVar, Final
 
 from server.web.push.follower import Follower
 from server.web.transports.inbound import InboundState
@@ -22,6 +22,8 @@ class Listener(Follower):
     """
 
     __slots__ = ("inbound", "until")
+
+    inbound_state: ClassVar[type[InboundState]] = InboundState
 
     def __init__(self, session_id: str) -> None:
         super().__init__(session_id)

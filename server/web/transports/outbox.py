@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import ClassVar, Final
 
+from server.telemetry import metrics
 from server.web.transports.listener import TOO_SLOW, Listener
 from tryon.protocol.frames import ByeFrame
 
@@ -19,11 +20,16 @@ OUTBOX_FRAMES: Final = 256
 SEND_SECONDS: Final = 10.0
 """Maximum time for one frame; a client that takes longer is closed as too slow."""
 
+_REPLACED: Final = metrics.frames_dropped.labels("progress")
+_LOST: Final = metrics.frames_dropped.labels("event")
+
 
 class Outbox(Listener):
     """The unsent frames in order; at most one progress or ping waits, the newest."""
 
-    __slots__ = ("_frames", "_last_is_replaceable", "_news", "bye")
+    __slots__ = ("_frames", "_last_is_replaceable", "_news", "bye", "sending")
+
+    max_frames: ClassVar[int] = OUTBOX_FRAMES
 
     def __init__(self, session_id: str) -> None:
         super().__init__(session_id)
@@ -32,6 +38,8 @@ class Outbox(Listener):
         self._last_is_replaceable = False
         self.bye: ByeFrame | None = None
         """Why nothing more comes; the first reason counts."""
+        self.sending: asyncio.Timeout | None = None
+        """Of an event stream: bounds the write that waits for the client to read."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session_id} seq={self.seq} unsent={len(self._frames)} bye={self.bye}>"
@@ -46,8 +54,9 @@ class Outbox(Listener):
         if self.bye is not None:
             self.seq = None  # the client was not given this
             return
-        if len(self._frames) >= OUTBOX_FRAMES:
+        if len(self._frames) >= self.max_frames:
             self.seq = None  # the client was not given this
+            _LOST.inc()
             self.close(TOO_SLOW)
             return
         self._frames.append(frame)
@@ -58,6 +67,7 @@ class Outbox(Listener):
         """Append a frame, in place of the last one of its kind if that is unsent."""
         if self._last_is_replaceable and self._frames:
             self._frames.pop()
+            _REPLACED.inc()
         self.put(frame)
         self._last_is_replaceable = True
 

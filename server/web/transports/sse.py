@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from server.services import Services
+from server.system.randomness import Randomness
 from server.web.common.credentials import client_address, counted, credential_of
 from server.web.common.fields import query
 from server.web.push.hub import Hub
@@ -46,15 +47,10 @@ RETRY_MS: Final = 1000
 """Time after which a browser reconnects when the stream was cut."""
 
 
-class _Stream(Outbox):
+class Stream(Outbox):
     """An outbox whose frames are ready to be written: one event each."""
 
-    __slots__ = ("sending",)
-
-    def __init__(self, session_id: str) -> None:
-        super().__init__(session_id)
-        self.sending: asyncio.Timeout | None = None
-        """Bounds the write that waits for the client to read."""
+    __slots__ = ()
 
     def drain(self, retry_after_ms: int) -> None:
         """Say goodbye, and cut a client that does not read it within LAST_SECONDS.
@@ -108,8 +104,8 @@ class Streams:
             await self._reads.read(session_id, credential_of(request))
             return Response(headers=HEADERS)
         if self._hub.draining or self._limits.refusal(address) is not None:
-            return self._come_back_later()
-        stream = _Stream(session_id)
+            return come_back_later(self._randomness)
+        stream = Stream(session_id)
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._limits.taken(address))
             try:
@@ -117,18 +113,20 @@ class Streams:
                     self._joining.joined(stream, credential_of(request), since=since, transport="sse")
                 )
             except (RateLimited, Unavailable) as error:
-                return self._come_back_later(error.retry_after)
+                return come_back_later(self._randomness, error.retry_after)
             if read.session.status.terminal and since is not None and since >= read.session.seq:
                 return Response(status_code=204)
             self._joining.show(stream, read)
-            return _FollowingResponse(stream, stack.pop_all())
+            return FollowingResponse(stream, stack.pop_all())
         raise AssertionError("unreachable")
 
-    def _come_back_later(self, seconds: float | None = None) -> Response:
-        return Response(_retry(int(1000 * (seconds or self._randomness.uniform(1, 5)))), headers=HEADERS)
+
+def come_back_later(randomness: Randomness, seconds: float | None = None) -> Response:
+    """Return a stream of one ``retry`` line; after a random time if none is given."""
+    return Response(_retry(int(1000 * (seconds or randomness.uniform(1, 5)))), headers=HEADERS)
 
 
-async def _frames(stream: _Stream) -> AsyncIterator[bytes]:
+async def _frames(stream: Stream) -> AsyncIterator[bytes]:
     while (frame := await stream.next()) is not None:
         yield frame
     if (bye := stream.bye) is not None:
@@ -136,13 +134,13 @@ async def _frames(stream: _Stream) -> AsyncIterator[bytes]:
         yield again + b"data: %s\n\n" % encode(bye)
 
 
-class _FollowingResponse(StreamingResponse):
+class FollowingResponse(StreamingResponse):
     """A stream that stays registered for as long as the answer lasts.
 
     A client that does not read is cut.
     """
 
-    def __init__(self, stream: _Stream, registration: contextlib.AsyncExitStack) -> None:
+    def __init__(self, stream: Stream, registration: contextlib.AsyncExitStack) -> None:
         super().__init__(_frames(stream), headers=HEADERS)
         self._stream = stream
         self._registration = registration

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.services import Services
-from server.sessions.reads import SessionRead
 from server.web.common.credentials import client_address, counted, credential_of, offered_subprotocols
 from server.web.common.fields import query
 from server.web.common.origins import origin_allowed
@@ -29,6 +29,7 @@ from server.web.transports import asgi_socket
 from server.web.transports.connection_limits import ConnectionLimits
 from server.web.transports.conversation import Conversation, refuse
 from server.web.transports.joining import Joining, cursor_of
+from server.web.transports.outbox import Outbox
 from server.web.transports.wire import EXTENSION, WireSocket
 from tryon.protocol.close_codes import CloseCode
 from tryon.protocol.errors import BadRequest, TryOnError, Unavailable
@@ -67,17 +68,39 @@ class Sockets:
         refusal = self._limits.refusal(address)
         self._limits.take(address)
         if (detach := (socket.scope.get("extensions") or {}).get(EXTENSION)) is not None:
-            wire = WireSocket(socket.path_params["session_id"], self, address, self._clock)
-            await self._detached(socket, wire, detach["detach"], refusal)
+            await self._detached(socket, self._wire(socket, address), detach["detach"], refusal)
         else:
             try:
                 with contextlib.suppress(WebSocketDisconnect, TimeoutError, OSError):
-                    await _accept(socket)
-                    await asgi_socket.serve(
-                        socket, joining=self._joining, conversation=self._conversation, refusal=refusal
-                    )
+                    await accept(socket)
+                    await self._attached(socket, refusal)
             finally:
                 self._limits.give_back(address)
+
+    def _wire(self, socket: WebSocket, address: str) -> WireSocket:
+        """Return the client of a socket that can be detached."""
+        return WireSocket(socket.path_params["session_id"], self, address, self._clock)
+
+    async def _attached(self, socket: WebSocket, refusal: TryOnError | None) -> None:
+        """Serve an accepted socket over ASGI."""
+        outbox = Outbox(socket.path_params["session_id"])
+
+        async def heard(text: str) -> None:
+            if self._conversation.receive(outbox, text):
+                await self._conversation.resync(outbox)
+
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                if refusal is not None:
+                    raise refusal
+                since = cursor_of(query(socket.scope).get("since"))
+                joined = self._joining.joined(outbox, credential_of(socket), since=since, transport="ws")
+                read = await stack.enter_async_context(joined)
+                outbox.until = read.access.until
+                self._joining.show(outbox, read)
+            except TryOnError as error:
+                refuse(outbox, error)
+            await asgi_socket.serve(socket, outbox, heard)
 
     async def _detached(
         self, socket: WebSocket, wire: WireSocket, detach: Callable[[WireSocket], bool], refusal: TryOnError | None
@@ -88,13 +111,13 @@ class Sockets:
         """
         adopted = False
         try:
-            read = await self._join(socket, wire, refusal)
-            await _accept(socket)
+            show = await self._join(socket, wire, refusal)
+            await accept(socket)
             if adopted := detach(wire):
-                self._joining.show(wire, read)
+                show()
         except TryOnError as error:
             with contextlib.suppress(WebSocketDisconnect, OSError):
-                await _accept(socket)
+                await accept(socket)
                 if adopted := detach(wire):
                     refuse(wire, error)
         except (WebSocketDisconnect, OSError):
@@ -109,13 +132,14 @@ class Sockets:
             elif self._hub.draining:  # the others were notified while this one could not be
                 wire.drain(self._hub.return_ms())
 
-    async def _join(self, socket: WebSocket, wire: WireSocket, refusal: TryOnError | None) -> SessionRead:
+    async def _join(self, socket: WebSocket, wire: WireSocket, refusal: TryOnError | None) -> Callable[[], None]:
+        """Return a plain function that shows the client what was read."""
         if refusal is not None:
             raise refusal
         since = cursor_of(query(socket.scope).get("since"))
         read = await self._joining.join(wire, credential_of(socket), since=since, transport="ws")
         wire.until = read.access.until
-        return read
+        return functools.partial(self._joining.show, wire, read)
 
     def heard(self, wire: WireSocket, text: str) -> None:
         """Take a message from a detached client."""
@@ -130,5 +154,6 @@ class Sockets:
         self._limits.give_back(wire.address)
 
 
-async def _accept(socket: WebSocket) -> None:
+async def accept(socket: WebSocket) -> None:
+    """Accept a handshake; the token is never echoed."""
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered_subprotocols(socket) else None)

@@ -43,7 +43,7 @@ Writes to a closed connection are harmless: ``transport`` is then :data:`NOWHERE
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, Protocol, cast
+from typing import Any, ClassVar, Final, Protocol, cast
 
 from server.system.clock import Clock
 from server.telemetry import metrics
@@ -51,6 +51,7 @@ from server.web.transports.listener import TOO_SLOW, Listener
 from server.web.transports.ws_frames import (
     CLOSE,
     MAX_FRAMES,
+    MAX_MESSAGE_BYTES,
     NO_STATUS,
     PING,
     PING_FRAME,
@@ -84,6 +85,9 @@ MAX_AFTER_CLOSE_BYTES: Final = 64 * 1024
 
 EXTENSION: Final = "tryon.detach"
 
+_REPLACED: Final = metrics.frames_dropped.labels("progress")
+_LOST: Final = metrics.frames_dropped.labels("event")
+
 
 class Keeper(Protocol):
     """The maker of a socket, called in plain functions."""
@@ -113,6 +117,9 @@ class WireSocket(Listener, asyncio.Protocol):
         "transport",
     )
 
+    max_message_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
+    max_unsent_bytes: ClassVar[int] = MAX_UNSENT_BYTES
+
     def __init__(self, session_id: str, keeper: Keeper, address: str, clock: Clock) -> None:
         super().__init__(session_id)
         self.transport: asyncio.Transport = NOWHERE
@@ -139,6 +146,7 @@ class WireSocket(Listener, asyncio.Protocol):
             return
         if self._paused_at is not None and self._stalled():
             self.seq = None  # the client was not given this
+            _LOST.inc()
             self.close(TOO_SLOW)
             return
         self.transport.write(text_frame(frame))
@@ -159,6 +167,8 @@ class WireSocket(Listener, asyncio.Protocol):
         elif self._stalled():
             self.close(TOO_SLOW)
         else:
+            if self._latest is not None:
+                _REPLACED.inc()
             self._latest = frame
 
     def ping(self, frame: bytes) -> None:
@@ -179,7 +189,7 @@ class WireSocket(Listener, asyncio.Protocol):
 
     def _stalled(self) -> bool:
         unsent = self.transport.get_write_buffer_size()
-        return unsent > MAX_UNSENT_BYTES or self._clock.monotonic() - (self._paused_at or 0.0) > STALLED_SECONDS
+        return unsent > self.max_unsent_bytes or self._clock.monotonic() - (self._paused_at or 0.0) > STALLED_SECONDS
 
     def pause_writing(self) -> None:
         """Note that the client does not read (asyncio's callback)."""
@@ -266,7 +276,7 @@ class WireSocket(Listener, asyncio.Protocol):
         try:
             rest = self._rest + data if self._rest else bytes(data)
             while True:
-                frames, rest = parse_frames(rest)
+                frames, rest = parse_frames(rest, self.max_message_bytes)
                 for frame in frames:
                     self._receive(frame)
                 if len(frames) < MAX_FRAMES:
@@ -305,7 +315,7 @@ class WireSocket(Listener, asyncio.Protocol):
             if asked and not payload:  # our pings carry none
                 return
         else:
-            self._fragments, text = assemble(self._fragments, frame)
+            self._fragments, text = assemble(self._fragments, frame, self.max_message_bytes)
         if self._keeper is not None:
             self._keeper.heard(self, text)
 

@@ -1,8 +1,8 @@
 """WebSocket only: builds and parses frames as bytes (RFC 6455 section 5).
 
 Pure and small: no extensions, no compression, messages of at most
-:data:`MAX_MESSAGE_BYTES`. What breaks the protocol raises :class:`FrameError` with the
-close code to answer with.
+:data:`MAX_MESSAGE_BYTES` unless the caller sets another bound. What breaks the protocol
+raises :class:`FrameError` with the close code to answer with.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def pong_frame(payload: bytes) -> bytes:
     return _header(0x80 | PONG, len(payload)) + payload
 
 
-def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
+def parse_frames(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[list[Inbound], bytes]:
     """Return the whole frames in ``data`` and the bytes behind them.
 
     At most :data:`MAX_FRAMES`. Raises :class:`FrameError` as soon as a header shows
@@ -116,7 +116,7 @@ def parse_frames(data: bytes) -> tuple[list[Inbound], bytes]:
                 raise FrameError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
         elif length == 127:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
-        if length > MAX_MESSAGE_BYTES:
+        if length > max_bytes:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         if end - start < 4 + length:
             break
@@ -133,7 +133,7 @@ def _unmask(payload: bytes, key: bytes) -> bytes:
     return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(length, "big")
 
 
-def assemble(fragments: bytes | None, frame: Inbound) -> tuple[bytes | None, str]:
+def assemble(fragments: bytes | None, frame: Inbound, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[bytes | None, str]:
     """Add a data frame to an unfinished message (RFC 6455 section 5.4).
 
     ``fragments``: the message's opcode and the payload so far, None if there is none.
@@ -144,7 +144,7 @@ def assemble(fragments: bytes | None, frame: Inbound) -> tuple[bytes | None, str
     if opcode == CONTINUATION:
         if fragments is None:
             raise FrameError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
-        if len(fragments) + len(payload) > MAX_MESSAGE_BYTES + 1:
+        if len(fragments) + len(payload) > max_bytes + 1:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         opcode, payload = fragments[0], fragments[1:] + payload
     elif fragments is not None:

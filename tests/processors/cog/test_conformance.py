@@ -11,6 +11,7 @@ from tryon.processor import Processor
 from tryon.processor.conformance import ProcessorConformance
 from worker.isolation.confined import Confined
 from worker.processors.cog import CogProcessor
+from worker.processors.cog import server as cog_server
 
 pytestmark = pytest.mark.xdist_group("cog")
 
@@ -39,6 +40,10 @@ class _Cog(ProcessorConformance):
 
 class TestCog(_Cog):
     """The processor in the process of the tests."""
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cog_server, "OVERTAKEN_SECONDS", (0.01,))
 
     def make(self) -> Processor:
         return CogProcessor(**self.options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -16,8 +17,10 @@ from server.chaos.records import Recorder, Refused, Result, Stranger
 from server.chaos.verdict import Kind
 from server.config.parsing import UploadRate
 from server.config.settings import Config
+from server.config.storage_url import parse_storage_url
 from server.domain.tokens import new_token
 from server.system.clock import SystemClock
+from testkit.object_store import S3Server
 from testkit.running import Web, running_web, until
 
 MakeConfig = Callable[..., Config]
@@ -46,6 +49,34 @@ async def test_person_notices_a_foreign_picture(web: Web) -> None:
         assert any(isinstance(each, Result) and each.role == "input" for each in record.records)
         kinds = {finding.kind for finding in check(record.records).findings}
         assert kinds - {Kind.UNSERVED, Kind.LOST} == found
+
+
+@pytest.mark.xdist_group("s3")
+async def test_person_sees_a_result_in_the_bucket(
+    config: MakeConfig, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Follow a presigned link to the picture, and notice a foreign one there too."""
+    for name, value in s3.environ.items():
+        monkeypatch.setenv(name, value)
+    prefix = f"test-{secrets.token_hex(6)}"
+    async with running_web(config(storage_url=parse_storage_url(s3.storage_url(prefix)), presigned=True)) as web:
+        record = Recorder()
+        world = World(Network(f"http://127.0.0.1:{web.port}"), record, photos(2), patience=5, clock=SystemClock())
+        person = Person(world, next(plans(1)))
+        made = await person._upload()
+        assert made
+        claim = await web.services.sessions.claims.begin(made["session_id"], worker="test")
+        assert claim
+        await web.complete(claim)
+        for shown, expected in ((person._photo, set()), (world.photos[1], {Kind.FOREIGN})):
+            key = next(each for each in s3.keys(prefix) if each.startswith("outputs/"))
+            await web.services.files.put(key, shown)
+            record.records.clear()
+            await person._look_at_pictures(made["session_id"])
+            (result,) = [each for each in record.records if isinstance(each, Result) and each.role == "output"]
+            assert result.status == 200
+            kinds = {finding.kind for finding in check(record.records).findings}
+            assert kinds - {Kind.UNSERVED, Kind.LOST} == expected
 
 
 async def test_strangers_learn_nothing_by_any_door(web: Web) -> None:

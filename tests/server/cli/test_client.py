@@ -32,6 +32,7 @@ from testkit.terminals import Terminal
 from tests.server.web.api.calls import do
 from tests.tryon.client.network_contract import raw_server, sending
 from tryon.client.problems import Problem
+from tryon.protocol.errors import UnsupportedMedia
 from tryon.protocol.views import FileView
 
 MakeConfig = Callable[..., Config]
@@ -313,7 +314,7 @@ async def test_refused_photo_exits_with_four(typist: Typist, tmp_path: Path) -> 
     status, out, err = await typist.types("submit", "me.jpg", "--garment", "notes.txt")
     assert (status, out) == (4, "")
     refusal, advice = err.splitlines()[-2:]
-    assert refusal == "tryon: The file is not a JPEG, PNG or WebP image. (garment)  [unsupported_image]"
+    assert refusal == f"tryon: {UnsupportedMedia('unsupported_image').detail} (garment)  [unsupported_image]"
     assert advice.startswith("  notes.txt was not sent. Taken are JPEG, PNG, WEBP")
     status, _, err = await typist.types("submit", "notes.txt", "--json")
     assert (status, json.loads(err)["part"]) == (4, "image")

@@ -15,8 +15,8 @@ import pytest
 from server.cli.main import cli
 from testkit.fixtures import StartStack
 
-WITHOUT_JSON = {"up", "serve", "worker", "migrate", "completion"}
-"""Commands that answer nothing: they serve, and log, or print a script."""
+WITHOUT_JSON = {"up", "serve", "worker", "migrate", "completion", "probe"}
+"""Commands that answer nothing: they serve, and log, print a script, or exit."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,7 @@ def readable_by_others(folder: Path) -> list[str]:
     return [str(path) for path in (folder, *folder.rglob("*")) if stat.S_IMODE(path.lstat().st_mode) & 0o077]
 
 
+@pytest.mark.sqlite
 async def test_migrate_alone_makes_a_private_database(stack: StartStack, tmp_path: Path) -> None:
     """The folder and the database are readable by their owner alone."""
     data = tmp_path / "data"
@@ -41,6 +42,7 @@ async def test_migrate_alone_makes_a_private_database(stack: StartStack, tmp_pat
     assert readable_by_others(data) == []
 
 
+@pytest.mark.sqlite
 async def test_migrate_closes_a_database_that_others_can_read(stack: StartStack, tmp_path: Path) -> None:
     """A database of an earlier release, and the log that SQLite keeps beside it."""
     data = tmp_path / "data"

@@ -11,6 +11,7 @@ import pytest
 
 from testkit.fixtures import StartStack
 from testkit.photos import small
+from tryon.protocol.errors import UnsupportedMedia
 
 SEPIA = '''
 from tryon.processor import Info, Output
@@ -66,7 +67,11 @@ MISUSES = (
 """Arguments that are wrong, and what is said of them."""
 
 FAILURES = {
-    "a text": (["sepia:Sepia", "notes.txt"], 2, "photos       notes.txt: The file is not a JPEG, PNG or WebP image."),
+    "a text": (
+        ["sepia:Sepia", "notes.txt"],
+        2,
+        f"photos       notes.txt: {UnsupportedMedia('unsupported_image').detail}",
+    ),
     "an unknown role": (["sepia:Sepia", "me.jpg", "--input", "hat=me.jpg"], 2, "photos       it has no role 'hat'"),
     "params": (["sepia:Sized", "me.jpg", "--params", '{"size": "L"}'], 2, "params       /size: "),
     "options": (

@@ -28,6 +28,13 @@ async def test_up_takes_its_options_and_opens_the_page(stack: StartStack, tmp_pa
     assert [line for line in (*up.lines, *up.errors) if "ready at" not in line] == []
 
 
+async def test_start_warns_of_callers_without_limit(stack: StartStack) -> None:
+    """The log says so once; a plan `default` without limits says that it is meant."""
+    up = await stack("up", TRYON_QUOTAS='{"pro": {"scope": "tryon:pro"}}')
+    said = "TRYON_QUOTAS does not limit clients without a JWT: it has no plan default"
+    assert [line for line in (*up.lines, *up.errors) if said in line]
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has a screen, as far as a program can see")
 def test_page_is_named_without_a_screen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -36,6 +36,17 @@ def test_empty_value_means_the_default() -> None:
     assert load(TRYON_PORT="", TRYON_DATABASE_URL="  ").port == 8000
 
 
+def test_port_of_platform_counts_without_a_setting() -> None:
+    """Listen where Railway or Render says, unless ``TRYON_PORT`` says otherwise."""
+    assert load(PORT="8123").port == 8123
+    assert load(PORT="8123", TRYON_PORT="8124").port == 8124
+    assert load(PORT="8123", TRYON_PORT="").port == 8123
+    assert load(PORT="").port == 8000
+    with pytest.raises(ConfigError, match=r"^PORT: must be a number \(found 'tcp'\); TRYON_PORT would win over it$"):
+        load(PORT="tcp")
+    assert load(PORT="tcp", TRYON_PORT="8124").port == 8124
+
+
 def test_environment_wins_over_the_dotenv_file(tmp_path: Path) -> None:
     """Prefer the environment's value."""
     (tmp_path / ".env").write_text("TRYON_PORT=1000\nTRYON_HOST=0.0.0.0\nOTHER=1\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,12 +12,15 @@ import pytest
 from server.config.settings import Config
 from server.domain.session import Session
 from server.reconciler import timing
-from server.services import Services
+from server.services import Services, open_services
+from testkit.receivers import Receiver, receiving
 from testkit.running import PHOTO, Web, running_web
 from tests.server.sessions.conftest import row
 from tryon.protocol.states import Status
 
 MakeConfig = Callable[..., Config]
+Process = Callable[..., contextlib.AbstractAsyncContextManager[Services]]
+SECRETS = (b"new" * 8, b"old" * 8)
 Start = Callable[..., contextlib.AbstractAsyncContextManager[Web]]
 
 
@@ -49,6 +52,27 @@ def start(config: MakeConfig, database_url: str) -> Start:
         return running_web(config(**settings))
 
     return begin
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+def calling(config: MakeConfig, setting: str, receiver: Receiver) -> Process:
+    """Return what opens the parts of a process that calls the receiver.
+
+    ``setting``: the one that takes the receiver's address.
+    """
+
+    @contextlib.asynccontextmanager
+    async def open_process(**settings: Any) -> AsyncIterator[Services]:
+        usual = {setting: receiver.url, "webhook_secrets": SECRETS, "webhook_private": True}
+        async with open_services(config(**(usual | settings))) as services:
+            yield services
+
+    return open_process
 
 
 async def until_status(services: Services, session: Session, status: Status, *, seconds: float = 8) -> Session:

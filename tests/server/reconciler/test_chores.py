@@ -34,10 +34,10 @@ async def test_ending_process_drops_its_leases(config: MakeConfig, database_url:
     async with open_services(config(cleanup_seconds=3600.0)) as services:
         chores, leases = services.reconciling.chores, services.database.chore_leases
         async with services.reconciling.maintenance.running():
-            await until(lambda: chores._held == {"reconcile", "cleanup", "webhooks"})
+            await until(lambda: chores._held == {"reconcile", "cleanup", "webhooks", "usage"})
             await leases.take("cleanup", owner=chores.process_name, seconds=60)
             assert not await leases.take("cleanup", owner="another", seconds=60)
-        for chore in ("reconcile", "cleanup", "webhooks"):
+        for chore in ("reconcile", "cleanup", "webhooks", "usage"):
             assert await leases.take(chore, owner="another", seconds=60)
 
 

@@ -34,7 +34,7 @@ async def test_cleanup_deletes_events_and_keys_without_session(config: MakeConfi
         lost = new_session_id()
         for each in (living.id, lost):
             await services.queue.enqueue(each, 1, 2, score_ms=1)
-            await admin.hset(services.bus._progress_key(each), "at", "1")
+            await admin.hset(services.bus._names.progress(each), "at", "1")
         elsewhere = {f"arq:job:{new_session_id()}:0:1": "of another installation", "a-b-:progress:x": "hers"}
         await services.redis.mset(elsewhere)
         async with services.database.connections.write() as connection:
@@ -160,6 +160,8 @@ def in_pages(services: Services, page_keys: int) -> Cleanup:
     return Cleanup(
         reader=services.database.reader,
         upkeep=services.database.upkeep,
+        quotas=services.database.quotas,
+        operator_actions=services.database.operator_actions,
         files=services.files,
         bus=services.bus,
         queue=services.queue,

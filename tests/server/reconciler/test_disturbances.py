@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import exc, text, update
 
 from server.adapters.database import tables
 from server.adapters.database.tables import database_time
@@ -33,9 +34,9 @@ async def lapsed(services: Services) -> Session:
     return claim.session
 
 
-async def fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+async def fail_once(services: Services) -> None:
     """Run one pass during which the database is unavailable."""
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
 
         async def unavailable(**_: Any) -> Any:
             raise Unavailable
@@ -43,6 +44,13 @@ async def fail_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None
         patch.setattr(services.database.due, "due", unavailable)
         with pytest.raises(Unavailable):
             await services.reconciling.reconciler.maintain()
+
+
+async def lose_connection(services: Services, use: str = "read") -> None:
+    """Let PostgreSQL cut a connection that another part of the process uses."""
+    with pytest.raises(Unavailable):
+        async with getattr(services.database.connections, use)() as connection:
+            await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 
 class Times:
@@ -82,9 +90,7 @@ def pending(services: Services) -> bool:
 
 
 @pytest.mark.parametrize("disturbance", ["outage", "late", "clock ahead", "clock back"])
-async def test_disturbance_extends_every_lease_once(
-    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch, disturbance: str
-) -> None:
+async def test_disturbance_extends_every_lease_once(config: MakeConfig, database_url: str, disturbance: str) -> None:
     """Extend a lapsed lease once after a disturbance, then take the session back."""
     async with open_services(config(lease_seconds=20)) as services:
         times = times_of(services)
@@ -92,7 +98,7 @@ async def test_disturbance_extends_every_lease_once(
         session = await lapsed(services)
         match disturbance:
             case "outage":
-                await fail_once(services, monkeypatch)
+                await fail_once(services)
             case "late":
                 times.pass_by(seconds=60, clock_seconds=60)
             case "clock ahead":
@@ -117,21 +123,73 @@ async def test_disturbance_extends_every_lease_once(
         assert again.updated_at >= ends
 
 
-async def test_unused_extension_is_not_repeated(
-    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("use", ["read", "write"])
+async def test_outage_met_by_another_part_extends_every_lease(config: MakeConfig, postgres_url: str, use: str) -> None:
+    """An outage may be over before the next pass, and too long for a worker."""
+    async with open_services(config(lease_seconds=20, database_url=postgres_url)) as services:
+        times_of(services)
+        await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        await lose_connection(services, use)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, session)).status is Status.PROCESSING
+
+
+async def test_outage_just_after_an_extension_needs_no_other(config: MakeConfig, postgres_url: str) -> None:
+    """Leases last for a while; the sessions of a dead worker must not wait for ever."""
+    async with open_services(config(lease_seconds=21, database_url=postgres_url)) as services:
+        times = times_of(services)
+        await services.reconciling.reconciler.maintain()
+        await lose_connection(services)
+        await services.reconciling.reconciler.maintain()
+        dead = await lapsed(services)
+        times.pass_by(seconds=6, clock_seconds=6)
+        await lose_connection(services)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, dead)).status is Status.CREATED
+        later = await lapsed(services)
+        times.pass_by(seconds=3, clock_seconds=3)
+        await lose_connection(services)
+        await services.reconciling.reconciler.maintain()
+        assert (await row(services, later)).status is Status.PROCESSING
+
+
+async def test_met_bound_is_no_outage(config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool is used up, or a row or all of SQLite is locked: others are served."""
+    async with open_services(config()) as services:
+        connections = services.database.connections
+        with pytest.raises(Unavailable):
+            async with connections.write():
+                raise exc.TimeoutError
+        locked = tables.sessions.c.id == (await submitted(services)).id
+        change = update(tables.sessions).where(locked).values(burnt=0)
+        monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", 0.05)
+
+        async def meet_lock() -> None:
+            async with connections.write() as connection:
+                await connection.execute(text("SET LOCAL lock_timeout = '50ms'"))
+                await connection.execute(change)
+
+        async with connections.write() as holder:
+            await holder.execute(change)
+            with pytest.raises(Unavailable):
+                await meet_lock()
+        assert connections.outages == 0
+
+
+async def test_unused_extension_is_not_repeated(config: MakeConfig, database_url: str) -> None:
     """Take back the session of a dead worker however often the database goes down."""
     async with open_services(config(lease_seconds=0.6)) as services:
         times_of(services)
         await services.reconciling.reconciler.maintain()
         dead, alive = await lapsed(services), await lapsed(services)
-        await fail_once(services, monkeypatch)
+        await fail_once(services)
         await services.reconciling.reconciler.maintain()
         assert await services.database.writer.renew(alive.id, attempt=1, lease_seconds=60) is False
         ends = (await row(services, dead)).lease_expires_at
         assert ends is not None
         await until(lambda: time.time() > ends.timestamp() + 0.05)
-        await fail_once(services, monkeypatch)
+        await fail_once(services)
         await services.reconciling.reconciler.maintain()
         await services.reconciling.reconciler.maintain()
         assert (await row(services, dead)).status is Status.CREATED
@@ -203,6 +261,37 @@ async def test_slow_write_counts_as_disturbance(config: MakeConfig, monkeypatch:
         assert await services.reconciling.chores.hold("reconcile", seconds=60)
         await services.reconciling.reconciler.maintain()
         assert (await row(services, session)).status is Status.PROCESSING
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("busy_seconds", [60.0, 0.05])
+async def test_take_back_that_waits_takes_nothing(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, busy_seconds: float
+) -> None:
+    """Its living worker had to wait as long, also where the reconciler gave up."""
+    async with open_services(config(lease_seconds=0.6)) as services:
+        await services.reconciling.reconciler.maintain()
+        session = await lapsed(services)
+        monkeypatch.setattr("server.adapters.database.engine.BUSY_SECONDS", busy_seconds)
+        transition_each, waits = services.database.writer.transition_each, [True]
+
+        async def late(*what: Any, **more: Any) -> Any:
+            if not waits:
+                return await transition_each(*what, **more)
+            waits.clear()
+            async with services.database.connections.writers_turn():
+                writing = asyncio.create_task(transition_each(*what, **more))
+                await asyncio.sleep(0.25)  # longer than a third of the lease
+            return await writing
+
+        monkeypatch.setattr(services.database.writer, "transition_each", late)
+        with contextlib.suppress(Unavailable):
+            await services.reconciling.reconciler.maintain()
+        assert not waits and (await row(services, session)).status is Status.PROCESSING
+        await services.reconciling.reconciler.maintain()
+        extended = await row(services, session)
+        assert extended.lease_expires_at is not None
+        assert extended.lease_expires_at.timestamp() > session.updated_at.timestamp() + 0.5, "one period more"
 
 
 async def test_successor_extends_leases_after_an_outage(config: MakeConfig, database_url: str) -> None:

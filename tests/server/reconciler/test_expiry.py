@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from server.adapters.database import tables
+from server.adapters.database import tables, writing
+from server.adapters.database.engine import Connections
 from server.adapters.database.tables import database_time
 from server.domain.session import Session
 from server.reconciler import expiry, timing
 from server.reconciler.expiry import FAILURES_IN_A_ROW
+from server.reconciler.steps import FEWEST_ITEMS, HELD_SECONDS
 from server.services import Services, open_services
 from testkit.fixtures import StartValkey
 from testkit.running import new_session, running_web, until
@@ -352,3 +354,86 @@ async def test_pass_reads_few_of_many_sessions_that_wait_for_removal(
         async with asyncio.timeout(10):
             while not await removed(services, sessions[0].id):
                 pass
+
+
+async def test_few_ended_sessions_are_remembered(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of ten ends once, and none is lost, though only three are remembered."""
+    monkeypatch.setattr(expiry, "MAX_ENDED", 3)
+    async with open_services(config()) as services:
+        reconciler, ending = services.reconciling.reconciler, services.reconciling.expiry
+        sessions = [await submitted(services) for _ in range(10)]
+        for each in sessions:
+            await expire(services, each)
+        since = await services.database.feed.cursor()
+
+        async def failing(keys: Iterable[str]) -> list[str]:
+            raise Unavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services.files, "delete", failing)
+            for _ in range(3):
+                await reconciler.maintain()
+                assert len(ending._ended) == 3
+        assert len((await services.database.feed.page(since)).tombstones) == 10
+        ending._ended.clear()  # else each waits for its next try
+        async with asyncio.timeout(30):
+            while await services.database.reader.ids_among([each.id for each in sessions]):
+                await reconciler.maintain()
+        assert files(services) == []
+        assert len((await services.database.feed.page(since)).tombstones) == 10
+
+
+async def test_locked_session_is_left_to_a_later_pass(postgres_url: str, config: MakeConfig) -> None:
+    """The expiry waits for no row that another transaction has locked."""
+    async with open_services(config(database_url=postgres_url)) as services:
+        held, free = await submitted(services), await submitted(services)
+        for each in (held, free):
+            await expire(services, each)
+        async with services.database.connections.write() as connection:
+            locking = select(tables.sessions.c.id).where(tables.sessions.c.id == held.id).with_for_update()
+            await connection.execute(locking)
+            await services.reconciling.reconciler.maintain()
+            assert await services.database.reader.ids_among([held.id, free.id]) == {held.id}
+        async with asyncio.timeout(10):
+            while await services.database.reader.ids_among([held.id]):
+                await services.reconciling.reconciler.maintain()
+
+
+async def test_steps_shrink_while_others_cannot_write(
+    config: MakeConfig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What both transactions of an expiry hold fits the size of their steps."""
+    async with open_services(config()) as services:
+        expiring = services.reconciling.expiry
+        for _ in range(2):
+            await expire(services, await submitted(services))
+        held = property(lambda _: HELD_SECONDS * 2, lambda *_: None)
+        monkeypatch.setattr(Connections, "turn_seconds", held, raising=False)
+        await services.reconciling.reconciler.maintain()
+        assert files(services) == []
+        assert (expiring._ending_steps.items, expiring._removing_steps.items) == (FEWEST_ITEMS, FEWEST_ITEMS)
+
+
+async def test_removal_delays_no_other_session(
+    postgres_url: str, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claim a living session while the transaction that removes others is open."""
+    async with open_services(config(database_url=postgres_url)) as services:
+        living, expired = await submitted(services), await submitted(services)
+        await expire(services, expired)
+        locked, release = asyncio.Event(), asyncio.Event()
+
+        async def held(*_: Any) -> dict[str, str]:
+            locked.set()
+            await release.wait()
+            return {}
+
+        monkeypatch.setattr(writing, "add_cleanups", held)
+        removing = asyncio.create_task(services.reconciling.reconciler.maintain())
+        async with asyncio.timeout(10):
+            await locked.wait()
+            assert await services.database.writer.claim(living.id, worker="w", lease_seconds=60, actor="w")
+        assert not removing.done()
+        release.set()
+        await removing
+        assert await services.database.reader.ids_among([living.id, expired.id]) == {living.id}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from server.adapters.database import tables
 from server.adapters.database.tables import database_time
+from server.domain.session import Session
 from server.services import open_services
 from testkit.fixtures import StartValkey
 from testkit.running import PHOTO, running_web, until
-from tests.server.reconciler.conftest import MakeConfig, Start, until_status
+from tests.server.reconciler.conftest import MakeConfig, Start, submitted, until_status
 from tests.server.sessions.conftest import row
+from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import Status
 
 
@@ -123,3 +128,49 @@ async def test_silent_redis_delays_no_deadline(
             valkey.resume()
     late = [(each.finished_at - each.deadline_at).total_seconds() for each in ended if each.finished_at is not None]
     assert len(late) == 40 and max(late) < 10  # 1 on an idle machine; 12 if each publish waited
+
+
+async def test_session_that_cannot_be_taken_back_delays_no_other(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others of its page go on without it."""
+    async with start(lease_seconds=0.3) as web:
+        sessions = [(await web.submit())[0] for _ in range(3)]
+        requeueing = web.services.sessions.requeueing
+        take_back = requeueing.take_back
+
+        async def failing(some: Sequence[Session], **options: Any) -> list[bool]:
+            if sessions[0].id in {each.id for each in some}:
+                raise ValueError("planted")
+            return await take_back(some, **options)
+
+        monkeypatch.setattr(requeueing, "take_back", failing)
+        for each in sessions:
+            await web.begin(each)
+        for each in sessions[1:]:
+            assert (await until_status(web.services, each, Status.CREATED)).burnt == 1
+        assert (await row(web.services, sessions[0])).status is Status.PROCESSING
+        assert f"{sessions[0].id} is left to a later pass" in caplog.text
+
+
+async def test_locked_session_delays_no_other(postgres_url: str, config: MakeConfig) -> None:
+    """Sessions of a dead worker are taken back at once if their rows are free."""
+    async with open_services(config(database_url=postgres_url)) as services:
+        sessions = [await submitted(services) for _ in range(3)]
+        for each in sessions:
+            assert await services.sessions.claims.begin(each.id, worker="dead", processors=["mock"])
+            assert await services.database.writer.renew(each.id, attempt=1, lease_seconds=-0.1) is False
+        held, *free = sessions
+        async with services.database.connections.write() as connection:
+            mine = tables.sessions.c.id == held.id
+            await connection.execute(update(tables.sessions).where(mine).values(burnt=0))
+            await services.reconciling.reconciler.maintain()
+            assert [(await row(services, each)).status for each in free] == [Status.CREATED] * 2
+            await services.reconciling.reconciler.maintain()  # the locked one alone
+            with contextlib.suppress(Unavailable), services.reconciling.disturbances.using_database():
+                raise Unavailable
+            await services.reconciling.reconciler.maintain()  # would extend its lease
+            assert (await row(services, held)).status is Status.PROCESSING
+        async with asyncio.timeout(10):
+            while (await row(services, held)).status is Status.PROCESSING:
+                await services.reconciling.reconciler.maintain()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,17 +17,15 @@ from server.adapters.database.deliveries import Delivery
 from server.domain.session import Session
 from server.domain.tokens import token_hash
 from server.reconciler import webhooks
-from server.services import Services, open_services
+from server.services import Services
 from testkit.documents import text_of
 from testkit.receivers import Received, Receiver, receiving
-from tests.server.reconciler.conftest import MakeConfig
+from tests.server.reconciler.conftest import SECRETS, MakeConfig, Process, calling
 from tests.server.sessions.conftest import MINE, TOKEN, submit
 from tryon.protocol.errors import Unavailable
 from tryon.protocol.states import Status
 
-SECRETS = (b"new" * 8, b"old" * 8)
 BUSY = b"HTTP/1.1 503 Busy\r\n\r\n"
-Process = Callable[..., contextlib.AbstractAsyncContextManager[Services]]
 
 
 @pytest.fixture(autouse=True)
@@ -39,22 +36,9 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def process(config: MakeConfig, database_url: str, receiver: Receiver) -> Process:
     """Open the parts of a process that calls the receiver, on every database."""
-
-    @contextlib.asynccontextmanager
-    async def open_process(**settings: Any) -> AsyncIterator[Services]:
-        usual = {"webhook_url": receiver.url, "webhook_secrets": SECRETS, "webhook_private": True}
-        async with open_services(config(**(usual | settings))) as services:
-            yield services
-
-    return open_process
+    return calling(config, "webhook_url", receiver)
 
 
 def verifier() -> Callable[..., None]:

@@ -126,8 +126,8 @@ class Unanswered:
         call = getattr(services.database.writer, name)
         write = services.database.connections.write
 
-        async def lost(change: Any) -> Any:
-            self._writing = asyncio.create_task(call(change))
+        async def lost(change: Any, **options: Any) -> Any:
+            self._writing = asyncio.create_task(call(change, **options))
             await self._changed.wait()
             raise Unavailable
 

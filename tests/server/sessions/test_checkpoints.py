@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy
 
 from server.domain.sealing import Sealer
+from server.domain.session import Session
 from server.services import Services, open_services
 from tests.server.sessions.conftest import MakeConfig, begin, row, submit
 from tryon.protocol.states import Status
@@ -16,6 +17,13 @@ FOUND_BY = {"id": "upstream-of-the-photo", "queue": 3}
 async def requeued(services: Services, claim: object, **more: object) -> None:
     """Hand a claim back as a worker that stops does."""
     assert await services.sessions.claims.requeue(claim, **{"burnt": True, "reason": "lost"} | more)  # type: ignore[arg-type]
+
+
+async def usage_in_trail(services: Services, session: Session) -> list[object]:
+    """Return what each event of a session says of usage."""
+    found = await services.database.reader.with_events(session.id, 0)
+    assert found is not None
+    return [event.data.get("usage") for event in found.events]
 
 
 async def test_checkpoint_is_there_for_the_next_attempt(services: Services) -> None:
@@ -101,15 +109,8 @@ async def test_usage_stands_in_the_event_that_ends_the_attempt(services: Service
     second = await begin(services, session)
     claims.note_usage(second, {"cost_usd": 0.25})
     assert await claims.fail(second, "processor_error")
-    found = await services.database.reader.with_events(session.id, 0)
-    assert found is not None
-    assert [event.data.get("usage") for event in found.events] == [
-        None,
-        None,
-        {"credits": 2, "gpu_seconds": 1.5},
-        None,
-        {"cost_usd": 0.25},
-    ]
+    told = [None, None, {"credits": 2, "gpu_seconds": 1.5}, None, {"cost_usd": 0.25}]
+    assert await usage_in_trail(services, session) == told
     assert (await row(services, session)).status is Status.FAILED
 
 
@@ -124,11 +125,40 @@ async def test_usage_of_a_lost_worker_is_what_its_checkpoint_has(services: Servi
     for _ in range(2):  # the second attempt resumes the work, and uses nothing more
         async with services.database.connections.write() as connection:
             await connection.execute(sqlalchemy.text("UPDATE tryon_sessions SET lease_expires_at = created_at"))
-        assert await services.sessions.requeueing.take_back(await row(services, session))
+        assert await services.sessions.requeueing.take_back([await row(services, session)]) == [True]
         await begin(services, session)
-    found = await services.database.reader.with_events(session.id, 0)
-    assert found is not None
-    assert [event.data.get("usage") for event in found.events] == [None, None, {"credits": 2}, None, None, None]
+    assert await usage_in_trail(services, session) == [None, None, {"credits": 2}, None, None, None]
+
+
+async def test_usage_of_timed_out_attempt_is_what_its_checkpoint_has(services: Services) -> None:
+    """The reconciler ends it; what was told of an earlier attempt is not told again."""
+    claims = services.sessions.claims
+    running, waiting, bare = [await submit(services) for _ in range(3)]
+    for session in (running, waiting):
+        claim = await begin(services, session)
+        claims.note_usage(claim, {"credits": 2})
+        assert await claims.checkpoint(claim, FOUND_BY)
+        if session is waiting:
+            await requeued(services, claim)
+    await begin(services, bare)
+    async with services.database.connections.write() as connection:
+        await connection.execute(sqlalchemy.text("UPDATE tryon_sessions SET deadline_at = created_at"))
+    ids = [each.id for each in (running, waiting, bare)]
+    assert await services.sessions.transitions.time_out(ids) == set(ids)
+    assert await usage_in_trail(services, running) == [None, None, {"credits": 2}]
+    assert await usage_in_trail(services, waiting) == [None, None, {"credits": 2}, None]
+    assert await usage_in_trail(services, bare) == [None, None, None]
+
+
+async def test_checkpoint_of_another_form_delays_no_deadline(services: Services) -> None:
+    """One that another version has saved counts no usage."""
+    session = await submit(services)
+    await begin(services, session)
+    sealed = Sealer(services.config.signing_keys()).seal(b'{"usage": 7}', nonce=bytes(12))
+    assert await services.database.attempts.save_checkpoint(session.id, attempt=1, checkpoint=sealed)
+    async with services.database.connections.write() as connection:
+        await connection.execute(sqlalchemy.text("UPDATE tryon_sessions SET deadline_at = created_at"))
+    assert await services.sessions.transitions.time_out([session.id]) == {session.id}
 
 
 async def test_processor_of_an_attempt_stands_in_the_trail(services: Services) -> None:

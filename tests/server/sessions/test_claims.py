@@ -57,7 +57,7 @@ async def test_unanswered_claim_belongs_to_its_run(services: Services) -> None:
     session, claiming = await submit(services), Unanswered()
     claims = services.sessions.claims
     async with published_about(services, session.id) as published:
-        with claiming.losing(services, "transition"), pytest.raises(Unavailable):
+        with claiming.losing(services, "transition_each"), pytest.raises(Unavailable):
             await claims.begin(session.id, worker="w1", run=1)
         trying = asyncio.gather(*(claims.begin(session.id, worker="w1", run=run) for run in (2, 1)))
         for _ in range(20):
@@ -93,7 +93,7 @@ async def test_claim_leaves_a_session_to_the_workers_of_its_processor(
 async def test_claim_is_repeated_when_its_commit_failed(services: Services) -> None:
     """Claim a session again whose first claim was rolled back."""
     session, claiming = await submit(services), Unanswered()
-    with claiming.losing(services, "transition"), pytest.raises(Unavailable):
+    with claiming.losing(services, "transition_each"), pytest.raises(Unavailable):
         await services.sessions.claims.begin(session.id, worker="w1", run=1)
     await claiming.roll_back()
     claim = await services.sessions.claims.begin(session.id, worker="w1", run=1)
@@ -134,7 +134,7 @@ async def test_result_stays_while_its_commit_may_go_through(services: Services) 
     """Keep a result that is named only after its worker has given up."""
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
-    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+    with complete.losing(services, "transition_each"), pytest.raises(Unavailable):
         await services.sessions.claims.complete(claim, [NewFile(b"result")])
     await complete.commit()
     assert (await row(services, session)).outputs[0].key == f"outputs/{session.id}-1-result-0.jpg"
@@ -147,7 +147,7 @@ async def test_refused_retry_waits_for_the_unconfirmed_commit(services: Services
     """Keep a result that the first try names after the second one was refused."""
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
-    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+    with complete.losing(services, "transition_each"), pytest.raises(Unavailable):
         await services.sessions.claims.complete(claim, [NewFile(b"result")])
     discarding = asyncio.create_task(
         services.sessions.claims._discard(session.id, [f"outputs/{session.id}-1-result-0.jpg"])
@@ -163,7 +163,7 @@ async def test_refused_retry_deletes_an_unconfirmed_result(services: Services) -
     """Leave no result of a session that was cancelled between two tries."""
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
-    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+    with complete.losing(services, "transition_each"), pytest.raises(Unavailable):
         await services.sessions.claims.complete(claim, [NewFile(b"result")])
     await complete.roll_back()
     assert await services.database.writer.request_cancel(session.id, seq=claim.session.seq)
@@ -175,7 +175,7 @@ async def test_unconfirmed_result_goes_with_its_session(services: Services) -> N
     """Erase a result that no row names, because its commit was not made."""
     session = await submit(services)
     claim, complete = await begin(services, session), Unanswered()
-    with complete.losing(services, "transition"), pytest.raises(Unavailable):
+    with complete.losing(services, "transition_each"), pytest.raises(Unavailable):
         await services.sessions.claims.complete(claim, [NewFile(b"result")])
     await complete.roll_back()
     assert await services.sessions.claims.fail(claim, "timeout")

@@ -165,7 +165,7 @@ async def test_long_chain_is_deleted_in_few_steps(services: Services, monkeypatc
     assert {file.sha256 for file in receipt.files} == {hashlib.sha256(PHOTO.data).hexdigest()}
     assert steps["ring_cancel"] == 1
     assert max(steps.values()) <= 4, steps  # a few for each hundred sessions
-    assert used < 0.5, f"{used:.3f} s of CPU"
+    assert used < 1.5, f"{used:.3f} s of CPU"  # 0.1 on an idle machine
     assert files(services) == [others[0].inputs[0].key]
     left = [each.decode() for each in await services.redis.zrange(services.config.queue_name, 0, -1)]
     assert [each.partition(":")[0] for each in left] == [others[0].id]

@@ -115,3 +115,31 @@ async def test_preview_beside_erasure_leaves_nothing(services: Services) -> None
         )
         await show(services, claim, SECOND)
         assert files(services) == []
+
+
+async def test_cancelled_preview_leaves_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session is erased, and its run cancelled, while a preview is being named."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    naming = asyncio.Event()
+
+    async def stalled(*args: object, **options: object) -> None:
+        naming.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(services.database.attempts, "replace_preview", stalled)
+    showing = asyncio.create_task(services.sessions.claims.preview(claim, FIRST))
+    await naming.wait()
+    # the erasure listed the results before this one was stored
+    monkeypatch.setattr(services.files, "outputs_of", _no_outputs)
+    await services.sessions.erasure.delete(session.id, session.owner)
+    assert [key.partition("/")[0] for key in files(services)] == ["previews"]
+    showing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await showing
+    assert files(services) == []
+
+
+async def _no_outputs(session_ids: Iterable[str]) -> list[str]:
+    """Return the listing of a storage without results."""
+    return []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
+from server.adapters.redis.bus import RedisBus
+from server.domain.session import Progress
 from server.domain.stored_files import NewFile
 from server.services import Services
+from server.sessions.progress import ProgressReports
 from testkit.running import until
 from tests.server.sessions.conftest import MINE, begin, published_about, submit
 
@@ -40,6 +44,41 @@ async def test_progress_is_bounded_and_rounded(
         await services.sessions.claims.report(claim, given, "stage")
         await until(lambda: published.progress)
         assert published.progress == [published_as]
+
+
+class SlowBus:
+    """A bus whose publication takes a while to hear its cancel, and then fails."""
+
+    def __init__(self) -> None:
+        self.began, self.cancelled, self.released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def publish_progress(self, *what: Any) -> bool:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            await self.released.wait()
+            raise ConnectionError("planted") from None
+        raise AssertionError
+
+
+async def test_end_hears_its_cancel_and_no_error_of_the_bus(services: Services) -> None:
+    """A claim that waits for its last publication can be cancelled; else it goes on."""
+    for cancelled in (True, False):
+        bus = SlowBus()
+        reports = ProgressReports("session", cast(RedisBus, bus), services.sessions.access)
+        reports.add(Progress(seq=1, attempt=1, at="now"))
+        await asyncio.wait_for(bus.began.wait(), 10)
+        ending = asyncio.create_task(reports.end())
+        await asyncio.wait_for(bus.cancelled.wait(), 10)
+        if cancelled:
+            ending.cancel()
+            await asyncio.wait({ending}, timeout=10)
+        bus.released.set()
+        await asyncio.wait({ending})
+        assert ending.cancelled() is cancelled
+        assert cancelled or ending.exception() is None
 
 
 async def test_no_progress_is_published_after_the_end(services: Services) -> None:

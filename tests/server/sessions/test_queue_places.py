@@ -34,9 +34,9 @@ class FakeQueue:
         """Return the usual duration of a session."""
         return 10.0
 
-    async def workers(self) -> int:
-        """Return the number of workers."""
-        return 1
+    async def workers(self) -> dict[str, float]:
+        """Return one worker, and when it was last heard, in Unix seconds."""
+        return {"one": 0.0}
 
 
 def places_of(queue: Any) -> QueuePlaces:

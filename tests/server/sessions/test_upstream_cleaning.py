@@ -125,9 +125,9 @@ async def test_receipt_says_deleted_when_upstream_was_quicker(
     session, _ = await begun_upstream(services)
     erase = services.database.writer.erase
 
-    async def after_cleanup(session_ids: Any) -> Any:
+    async def after_cleanup(session_ids: Any, **options: Any) -> Any:
         await services.sessions.cleaning.done(await due(services))
-        return await erase(session_ids)
+        return await erase(session_ids, **options)
 
     monkeypatch.setattr(services.database.writer, "erase", after_cleanup)
     assert (await services.sessions.erasure.delete(session.id, session.owner)).upstream == "deleted"

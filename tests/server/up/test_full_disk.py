@@ -41,6 +41,7 @@ async def test_first_start_on_full_disk_is_one_line(stack: StartStack, disk: Pat
     assert refused.errors == [f"tryon: TRYON_DATA_DIR: cannot use {disk / 'data'}: No space left on device"]
 
 
+@pytest.mark.sqlite
 async def test_first_migration_on_full_disk_has_no_traceback(stack: StartStack, disk: Path, redis_url: str) -> None:
     """Report a database that has no room in one line."""
     fill(disk)
@@ -61,6 +62,7 @@ async def test_serving_on_full_disk_without_secret_has_no_traceback(
 
 
 @pytest.mark.slow
+@pytest.mark.sqlite  # two starts, one database in the data folder
 async def test_stack_starts_on_full_disk_and_recovers(stack: StartStack, disk: Path, photos: Path) -> None:
     """Start on the data of an earlier run: 507, DELETE works, 201 with room again."""
     data = str(disk / "data")

@@ -44,6 +44,7 @@ def open_to_others(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077]
 
 
+@pytest.mark.sqlite
 async def test_one_command_starts_everything(stack: StartStack) -> None:
     """Start Valkey, web and worker by one command, which prints the address."""
     up = await stack()

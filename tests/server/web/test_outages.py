@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from server.domain.stored_files import NewFile
 from server.reconciler import timing
 from testkit.disks import silent_disk
 from testkit.fixtures import disk_of
+from testkit.locks import write_locked
 from testkit.published import publish_description
 from testkit.running import StartWeb, Web, running_web, until
 from testkit.servers import PostgresServer
@@ -91,15 +91,6 @@ async def ends_well(web: Web, photo: bytes) -> None:
 # -- SQLite: another program holds the write lock --------------------------------------
 
 
-@contextlib.contextmanager
-def locked(sqlite_url: str) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(
-        sqlite3.connect(sqlite_url.partition(":///")[2], timeout=60, isolation_level=None)
-    ) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield other
-
-
 async def test_locked_sqlite_refuses_writes_and_serves_reads(
     start_web: StartWeb, sqlite_url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +101,7 @@ async def test_locked_sqlite_refuses_writes_and_serves_reads(
     claim = await web.begin(session)
     async with web.follow(session.id, token) as client:
         await client.next("snapshot")
-        with locked(sqlite_url):
+        async with write_locked(sqlite_url):
             begun = time.monotonic()
             answers = await asyncio.gather(*(upload(web, photo) for _ in range(16)))
             assert time.monotonic() - begun < 10, "nobody waits for all the others' turns"

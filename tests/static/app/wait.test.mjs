@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { clock } from "../../../static/app/dom.js";
-import { late, timeWords } from "../../../static/app/wait.js";
+import { againWords, late, timeWords } from "../../../static/app/wait.js";
 
 const session = { session_id: "a", status: "processing", attempt: 1, eta_seconds: 4 };
 
@@ -33,4 +33,11 @@ test("a time left is not counted down when the progress has stopped for three se
   assert.equal(said(2100), "about 18 s left");
   assert.equal(said(3000), "about 17 s left");
   assert.equal(said(15000), "about 17 s left");
+});
+
+test("a short wait is counted down, a long one is a time of day", () => {
+  const now = Date.parse("2026-11-27T13:00:00");
+  assert.equal(againWords(99, now), "Try again in 99 s");
+  assert.equal(againWords(600, now), "Try again today at 13:10");
+  assert.equal(againWords(39600, now), "Try again tomorrow at 00:00");
 });

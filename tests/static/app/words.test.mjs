@@ -72,3 +72,12 @@ test("a result that expires says so", () => {
   assert.equal(endingWords({ gone: "expired", ready: true }).title, "This result has expired");
   assert.equal(endingWords({ gone: "expired" }).title, "This try\u2011on has expired");
 });
+
+test("a refusal of a plan says which of its limits is reached", () => {
+  const said = (limit) => endingWords({ refused: { code: "over_quota", status: 429, limit, detail: "by the server" } });
+  assert.match(said("uploads_per_day").title, /today/);
+  assert.match(said("concurrent_sessions").text, /at once/);
+  assert.match(said("stored_bytes").text, /Delete/);
+  for (const limit of ["uploads_per_day", "concurrent_sessions", "stored_bytes"]) assert.match(said(limit).text, /your plan/i);
+  assert.equal(said("of a newer server").text, "by the server");
+});

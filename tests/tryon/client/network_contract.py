@@ -113,6 +113,25 @@ class NetworkContract:
         async with raw_server(sending(head)) as url, open_network(url) as network:
             assert (await network.request("GET", "/", headers={}, seconds=5)).status == 302
 
+    async def test_stream_of_a_whole_url_asks_its_server(self, open_network: OpenNetwork) -> None:
+        """Ask the server that a link leads to, by the path and query it names."""
+        seen: list[bytes] = []
+
+        async def answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(head)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nbucket")
+
+        async with (
+            raw_server(silence) as url,
+            raw_server(answer) as bucket,
+            open_network(url) as network,
+            network.stream("GET", f"{bucket}/a%2Fb?c=%3D", headers={}, seconds=5) as stream,
+        ):
+            assert (stream.status, await stream.piece()) == (200, b"bucket")
+        head = seen[0]
+        assert head.startswith(b"GET /a%2Fb?c=%3D HTTP/1.1\r\n")
+        assert f"host: {bucket.removeprefix('http://')}\r\n".encode() in head.lower()
+
     async def test_redirected_handshake_is_not_followed(self, open_network: OpenNetwork) -> None:
         """Refuse it: the other server would get the token among the subprotocols."""
         offered: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -107,3 +108,48 @@ async def test_slow_download_may_outlast_the_timeout(slow_calls: Calls) -> None:
 async def test_slow_upload_may_outlast_the_timeout(slow_calls: Calls) -> None:
     """Give a large body the time of a slow connection."""
     assert await slow_calls.session(dict, "POST", body=bytes(6 * 65_536)) == {}
+
+
+@asynccontextmanager
+async def leading(link: str = "") -> AsyncIterator[tuple[Calls, list[bytes]]]:
+    """Yield calls to a server whose links lead to a bucket, and what the bucket heard.
+
+    ``link``: where they lead instead.
+    """
+    heard: list[bytes] = []
+
+    async def bucket(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(head)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture")
+
+    async with raw_server(bucket) as other:
+        location = (link or f"{other}/tryon/x.jpg?X-Amz-Signature=1").encode()
+
+        async def server(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
+
+        async with raw_server(server) as url:
+            network = HttpNetwork(url, trust_env=False)
+            yield Calls(network, "the-token", attempts=1, seconds=5, chance=random.Random()), heard
+            await network.close()
+
+
+async def test_download_follows_a_link_to_the_bucket() -> None:
+    """Return the bucket's bytes; the token stays with the server."""
+    async with leading() as (calls, heard):
+        assert await calls.file("/api/tryon/files/x.jpg?signature=1") == b"picture"
+    assert len(heard) == 1
+    head = heard[0].lower()
+    assert head.startswith(b"get /tryon/x.jpg?x-amz-signature=1 ")
+    assert b"the-token" not in head
+    assert b"authorization" not in head
+
+
+@pytest.mark.parametrize("link", ["/api/tryon/files/y.jpg", "file:///etc/passwd", "ftp://bucket/x.jpg"])
+async def test_download_follows_no_other_redirect(link: str) -> None:
+    """Fail on a link that is no presigned one, and ask nothing."""
+    async with leading(link) as (calls, heard):
+        with pytest.raises(Problem) as raised:
+            await calls.file("/api/tryon/files/x.jpg")
+    assert raised.value.status == 302
+    assert heard == []

@@ -19,19 +19,22 @@ async def start(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
     """Start pools whose processor obeys its jobs; close all of them in the end."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def begin(*, processor: str = "tests.worker.faulty:Faulty", **settings: Any) -> ProcessPool:
+        async def begin(
+            *, processor: str = "tests.worker.faulty:Faulty", built: bool = True, **settings: Any
+        ) -> ProcessPool:
             options: dict[str, Any] = {
                 name: settings.pop(name) for name in ("on_start_error", "timing") if name in settings
             }
             if "options" in settings:
                 options["options"] = settings.pop("options")
-            elif processor.endswith((":Slow", ":Wrapped")):
+            elif processor.endswith((":Slow", ":Wrapped", ":Making")):
                 options["options"] = {"folder": str(tmp_path)}
             settings.setdefault("data_dir", tmp_path_factory.mktemp("data"))  # its parents close, too
             pool = ProcessPool(Config(processor=processor, **settings), **options)
             stack.push_async_callback(pool.close)
             pool.start()
-            await pool.built()
+            if built:
+                await pool.built()
             return pool
 
         yield begin

@@ -176,8 +176,7 @@ async def test_job_is_refused_when_child_has_ended() -> None:
     link.state = State.READY
     run = SessionRun(1, Work(job_of()))
     try:
-        with pytest.raises(OSError, match="does not take"):
-            link.begin(run)
+        assert not link.begin(run)
         assert link.state is State.READY
         assert not link.leave()
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from server.config.settings import Config
+from server.config.storage_url import parse_storage_url
 from server.system.sandbox import Policy, Sandbox
 from testkit.processes import ROOT
 from tests.server.system.attempts import need_layers, open_target, reached_without_sandbox
@@ -142,6 +143,19 @@ def test_hidden_paths_include_database(tmp_path: Path) -> None:
     """An SQLite file outside the data folder is hidden, and what lies beside it."""
     config = Config(data_dir=tmp_path / "data", database_url=f"sqlite+aiosqlite:///{tmp_path}/its.db")
     assert {str(tmp_path / each) for each in ("data", "its.db", "its.db-wal")} <= set(hidden_paths(config))
+
+
+def test_hidden_paths_include_files_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of a bucket lead to them, and Redis's URL does."""
+    for name in ("account.json", "client.key"):
+        (tmp_path / name).write_text("secret")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    config = Config(
+        data_dir=tmp_path / "data",
+        storage_url=parse_storage_url("gs://photos"),
+        redis_url=f"rediss://redis:6379/0?ssl_certfile={tmp_path}/client.pem&ssl_keyfile={tmp_path}/client.key",
+    )
+    assert {str(tmp_path / "account.json"), str(tmp_path / "client.key")} <= set(hidden_paths(config))
 
 
 def test_needs_are_attributes() -> None:

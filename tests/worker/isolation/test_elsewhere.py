@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
 import signal
 from typing import Any
 
+import psutil
 import pytest
 
+from testkit.running import until
 from tests.worker.conftest import gone
 from tests.worker.elsewhere import RUNS
 from tests.worker.isolation.sessions import Start, job
 from tryon.processor import ProcessorError, Reference
 from tryon.processor.conformance import Reports
 from tryon.processor.validation import MAX_CHECKPOINT_BYTES
-from worker.isolation.errors import NotStarted, RaisedInChild
+from worker.isolation.child_link import ChildLink
+from worker.isolation.errors import Evicted, RaisedInChild
 from worker.isolation.pool import ProcessPool
+from worker.isolation.session_run import Work
 from worker.isolation.timing import Timing
 
 ELSEWHERE = "tests.worker.elsewhere:Elsewhere"
@@ -168,6 +174,22 @@ async def test_clean_up_has_a_bound(start: Start) -> None:
     assert await said(pool, "say") == "said"
 
 
+async def test_clean_up_takes_no_session_along(start: Start) -> None:
+    """A session that begins beside a clean-up has a child that outlives it."""
+    pool = await start(processor=ELSEWHERE, timing=Timing(clean_up_seconds=1))
+    cleaning = asyncio.create_task(pool.forget(Reference(key="s1-2"), {"id": "slow"}))
+    await until(lambda: any(child.runs for child in pool._children))
+    report = Reports()
+    running = asyncio.create_task(said(pool, "never", report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    with pytest.raises(TimeoutError):
+        await cleaning
+    assert [len(child.runs) for child in pool._children] == [1]
+    assert await said(pool, "say") == "said"
+    running.cancel()
+    await asyncio.wait({running})
+
+
 async def test_processor_without_upstream_has_nothing_to_clean(start: Start) -> None:
     """A processor that has neither method has no work to end."""
     pool = await start()
@@ -221,10 +243,100 @@ async def test_stuck_run_hands_others_back(start: Start) -> None:
     for report in reports:
         await asyncio.wait_for(report.reported.wait(), 10)
     stuck.cancel()
-    with pytest.raises(NotStarted):
+    with pytest.raises(Evicted):
         await asyncio.wait_for(other, 10)
     await gone(pid)
     assert await said(pool, "say") == "said"
+
+
+async def test_child_that_is_taken_out_hands_its_runs_back(start: Start) -> None:
+    """Ending a child ends the wait of each session that it still runs."""
+    pool = await start(processor=ELSEWHERE)
+    report = Reports()
+    running = asyncio.create_task(pool.run(job("never"), report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    [child] = [each for each in pool._children if each.runs]
+    pool._children.end(child)
+    with pytest.raises(Evicted):
+        await asyncio.wait_for(running, 30)
+
+
+async def test_session_that_meets_a_dead_child_has_another_one(start: Start) -> None:
+    """The crash counts for the session that ran there; the next one pays nothing."""
+    pool = await start(processor=ELSEWHERE)
+    await said(pool, "say")
+    report = Reports()
+    crashed = asyncio.create_task(pool.run(job("never"), report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    [child] = [each for each in pool._children if each.runs]
+    os.kill(child.pid, signal.SIGKILL)
+    process = psutil.Process(child.pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            pass  # the loop must not learn of it before the next session comes
+    assert child.has_room
+    assert await said(pool, "say") == "said"
+    with pytest.raises(ProcessorError, match="processor_crashed"):
+        await asyncio.wait_for(crashed, 30)
+
+
+async def test_child_that_has_hung_up_is_given_no_session(start: Start) -> None:
+    """Nor while it is not known yet how the child has ended."""
+    pool = await start(processor=ELSEWHERE, timing=Timing(status_seconds=30.0))
+    await said(pool, "say")
+    report = Reports()
+    crashed = asyncio.create_task(pool.run(job("never"), report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    [child] = [each for each in pool._children if each.runs]
+    fork_server = psutil.Process(pool.fork_server_pid)
+    fork_server.suspend()
+    try:
+        os.kill(child.pid, signal.SIGKILL)
+        await until(lambda: child.retiring)
+        assert not child.has_room
+    finally:
+        fork_server.resume()
+    assert await said(pool, "say") == "said"
+    with pytest.raises(ProcessorError, match="processor_crashed"):
+        await asyncio.wait_for(crashed, 30)
+
+
+async def test_session_without_descriptors_is_tried_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its child and the sessions there are left alone."""
+    pool = await start(processor=ELSEWHERE)
+    await said(pool, "say")
+    report = Reports()
+    running = asyncio.create_task(pool.run(job("never"), report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "open", full)
+        with pytest.raises(ProcessorError) as refused:
+            await pool.run(job("say"), Reports())
+    assert (refused.value.code, refused.value.requeue, refused.value.retry_after) == ("unavailable", False, 1.0)
+    assert await said(pool, "say") == "said"
+    running.cancel()
+    await asyncio.wait({running})
+
+
+def full(*arguments: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def test_child_without_a_connection_is_asked_for_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment without descriptors costs a session that needs a new child a moment."""
+    pool = await start(processor=ELSEWHERE, timing=Timing(restart_seconds=0.05))
+    [pid] = pool.pids
+    connect, calls = ChildLink.connect, []
+
+    def once(child: ChildLink, on_readable: Any) -> Any:
+        calls.append(child)
+        return full() if len(calls) == 1 else connect(child, on_readable)
+
+    monkeypatch.setattr(ChildLink, "connect", once)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not pool.pids or pool.pids != [pid])
+    assert await said(pool, "say") == "said"
+    assert len(calls) >= 2
 
 
 async def test_ended_child_ends_all_its_runs(start: Start) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from tests.worker.conftest import gone, until
 from tests.worker.isolation.sessions import Start, Waiting, job, run
 from tryon.processor import ProcessorError
 from tryon.processor.conformance import Reports
-from worker.isolation import fork_server_link
+from worker.isolation import fork_server_link, messages
 from worker.isolation.child_link import ChildLink
 from worker.isolation.errors import NotStarted
 from worker.isolation.fork_server_link import ForkServerLink
+from worker.isolation.messages import Fork
 from worker.isolation.timing import Timing
 
 
@@ -173,3 +174,42 @@ async def test_hanging_fork_server_is_replaced(start: Start, monkeypatch: pytest
     assert await run(pool, "segfault") == "processor_crashed"
     assert (await run(pool)).isdigit()
     await gone(server)
+
+
+async def test_request_that_does_not_fit_is_made_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No later answer is taken for its own."""
+    pool = await start(timing=Timing(restart_seconds=0.05))
+    refused: list[Fork] = []
+    send = messages.send
+
+    def once(to: socket.socket, message: Any, files: Sequence[int] = ()) -> None:
+        if isinstance(message, Fork) and not refused:
+            refused.append(message)
+            raise BlockingIOError("it does not read")
+        send(to, message, files)
+
+    monkeypatch.setattr(fork_server_link, "send", once)
+    children = [pool._children.add() for _ in range(3)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(child.ready for child in children))
+    assert refused
+    assert len({child.pid for child in children}) == 3
+    for child in children:
+        pool._children.end(child)
+        await gone(child.pid)
+
+
+async def test_fork_server_lost_while_the_first_processor_is_made_is_replaced(start: Start, tmp_path: Path) -> None:
+    """The start of the worker goes on with another child."""
+    pool = await start(processor="tests.worker.faulty:Making", built=False)
+    async with asyncio.timeout(60):
+        while not (tmp_path / "making").exists():
+            await asyncio.sleep(0.01)
+    lost = pool.fork_server_pid
+    os.kill(lost, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while pool.fork_server_pid in (lost, None):
+            await asyncio.sleep(0.01)
+    (tmp_path / "made").touch()
+    await asyncio.wait_for(pool.built(), 60)
+    assert await run(pool) == str(pool.pids[0])

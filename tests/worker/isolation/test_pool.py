@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from server.config.settings import ConfigError
+from server.config.storage_url import parse_storage_url
 from testkit.jobs import input_of, job_of
 from tests.worker.conftest import gone
 from tests.worker.isolation.sessions import LINUX, MEGABYTE, PATIENT, Start, Waiting, job, run
@@ -135,13 +136,14 @@ async def test_log_lines_reach_worker(start: Start, caplog: pytest.LogCaptureFix
 
 async def test_child_holds_no_secret(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor the memory of a child has a secret of the product."""
-    for name in ("TRYON_SECRET_KEY", "TRYON_REDIS_URL", "TRYON_DATABASE_URL"):
+    for name in ("TRYON_SECRET_KEY", "TRYON_REDIS_URL", "TRYON_DATABASE_URL", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "hush-hush")
     monkeypatch.setenv("MODEL_HOME", "/models")
     pool = await start(
         secret_keys=("hush-hush" * 4,),
         redis_url="redis://:hush-hush@h",
         database_url="postgresql+asyncpg://hush-hush/x",
+        storage_url=parse_storage_url("s3://photos"),
     )
     said = await run(pool, "secrets")
     assert "hush" not in said
@@ -322,3 +324,10 @@ async def test_spinning_children_spare_event_loop(start: Start) -> None:
     for each in spinning:
         each.cancel()
     await asyncio.wait(spinning)
+
+
+async def test_error_that_cannot_be_passed_on_ends_the_session_at_once(start: Start) -> None:
+    """A child that cannot answer ends, before the deadline of its session."""
+    pool = await start()
+    assert await run(pool, "unspeakable") == "processor_crashed"
+    assert (await run(pool)).isdigit()

@@ -130,9 +130,9 @@ class CogProcessor:
         return await self.run(job, report) if end is None else await self._result(end, report)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
-        """Cancel the prediction; the server forgets it then."""
+        """Cancel the prediction, also one that arrives later; the server forgets it."""
         if "id" in checkpoint:  # else it has ended
-            await self._server.cancel(str(checkpoint["id"]))
+            await self._server.cancel(str(checkpoint["id"]), overtakes=True)
 
     async def forget(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Cancel the prediction: of one that has ended the server keeps nothing."""

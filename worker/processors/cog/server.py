@@ -10,6 +10,7 @@ prediction of this id runs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ inputs while it runs.
 SILENCE_SECONDS: Final = 45.0
 """Longest silence of a stream; the server writes a comment every 15 s."""
 HEALTH_SECONDS: Final = 4.0
+
+OVERTAKEN_SECONDS: Final = (0.25, 0.75, 2.0)
+"""Pauses between cancels of a prediction that the server does not know: together longer
+than a child goes on after its cancel, and its last request is under way.
+"""
 
 JsonObject: TypeAlias = Mapping[str, Any]
 
@@ -151,11 +157,18 @@ class CogServer:
             raise Ended
         return _object(answer.checked())
 
-    async def cancel(self, prediction_id: str) -> None:
-        """Cancel a prediction; return also if there is none any more."""
-        answer = await self._upstream.call("POST", f"{_path(prediction_id)}/cancel")
-        if answer.status != _NOT_FOUND:
-            answer.checked()
+    async def cancel(self, prediction_id: str, *, overtakes: bool = False) -> None:
+        """Cancel a prediction; return also if there is none any more.
+
+        ``overtakes``: it may still be on its way. The server does not know it before it
+        arrives, so it is asked again for a while.
+        """
+        for pause in (*(OVERTAKEN_SECONDS if overtakes else ()), 0.0):
+            answer = await self._upstream.call("POST", f"{_path(prediction_id)}/cancel")
+            if answer.status != _NOT_FOUND:
+                answer.checked()
+                return
+            await asyncio.sleep(pause)
 
     async def download(self, url: str) -> bytes:
         """Return the file that a link names; it must be on an allowed host."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import event
-
 from server.adapters.database.database import Database
+from testkit.plans import statements_of
 
 STEPS = 3
 """Steps of SQLite's virtual machine for each row of a scan."""
@@ -21,7 +20,7 @@ async def rows_examined(database: Database, call: Callable[[], Awaitable[object]
 
     On SQLite it is computed from the steps of its virtual machine.
     """
-    with _statements(database) as statements:
+    with statements_of(database) as statements:
         await call()
     assert statements
     if database.connections.sqlite:
@@ -33,23 +32,6 @@ async def rows_examined(database: Database, call: Callable[[], Awaitable[object]
             found = plan.scalar_one()
             rows += _rows((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
     return rows
-
-
-@contextlib.contextmanager
-def _statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """Collect the statements of a block, with parameters, as the driver gets them."""
-    statements: list[tuple[str, Any]] = []
-
-    def note(connection: Any, cursor: Any, sql: str, parameters: Any, context: Any, many: bool) -> None:
-        if not sql.startswith("INSERT"):  # looks for no row, and could not be run twice
-            statements.append((sql, parameters[0] if many else parameters))
-
-    engine = database.connections.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 def _rows(plan: dict[str, Any]) -> int:

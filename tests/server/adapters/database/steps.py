@@ -8,16 +8,23 @@ from typing import Any
 
 from server.adapters.database.changes import Change, Moved
 from server.adapters.database.database import Database, open_database
+from server.config.database_settings import DatabaseSettings
 from server.domain.session import AuditEvent, Session
 from server.system.clock import SystemClock
+from testkit.fixtures import PATIENT_DATABASE
 from testkit.running import new_session, outcome_of
 from tryon.protocol.states import TRANSITIONS, Event, Status
 
 
 @contextlib.asynccontextmanager
-async def opened(database_url: str) -> AsyncIterator[Database]:
-    """Open a further database over the same URL, as another process would."""
-    database = open_database(database_url, clock=SystemClock())
+async def opened(database_url: str, **settings: Any) -> AsyncIterator[Database]:
+    """Open a further database over the same URL, as another process would.
+
+    ``settings``: those of the connections to PostgreSQL.
+    """
+    database = open_database(
+        database_url, clock=SystemClock(), settings=DatabaseSettings(**PATIENT_DATABASE | settings)
+    )
     try:
         yield database
     finally:

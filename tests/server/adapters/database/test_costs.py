@@ -11,6 +11,7 @@ from sqlalchemy import text
 from server.adapters.database import upkeep
 from server.adapters.database.changes import Fail
 from server.adapters.database.database import Database
+from server.adapters.database.due import Queued
 from server.domain.allowance import Allowance
 from testkit.crowds import add_events, add_sessions
 from testkit.running import new_session
@@ -67,7 +68,7 @@ async def test_changes_of_a_session_examine_few_rows_of_many(database: Database)
         "renew": lambda: write.renew(running.id, attempt=1, lease_seconds=60),
         "request_cancel": lambda: write.request_cancel(running.id, seq=2),
         "transition": lambda: write.transition(asked(running, Event.COMPLETED)),
-        "count_enqueue": lambda: write.count_enqueue(waiting.id, seq=1, enqueues=1),
+        "count_enqueues": lambda: write.count_enqueues([Queued(waiting.id, 1, 1)]),
         "claim": lambda: write.claim(waiting.id, worker="w", lease_seconds=60, actor="w"),
         "time_out": lambda: write.time_out([late.id], timeout, actor="reconciler"),
         "note_delivered": lambda: write.note_delivered({ended.id: database.clock.now()}),
@@ -76,7 +77,7 @@ async def test_changes_of_a_session_examine_few_rows_of_many(database: Database)
         "retry_of": lambda: read.retry_of(failed.id),
         "family": lambda: read.family(failed.id),
         "mark_deleted": lambda: write.mark_deleted(failed.id, id_hash=str),
-        "deleted_among": lambda: read.deleted_among([failed.id]),
+        "reasons_among": lambda: read.reasons_among([failed.id]),
         "ids_among": lambda: read.ids_among([failed.id]),
         "erase": lambda: write.erase([failed.id, retry.id]),
         "insert": lambda: write.insert(new_session(address_hash="x", allowance=Allowance(owner_bytes=2**40))),

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import gc
 import sqlite3
+import time
 import traceback
 from pathlib import Path
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import event, text
 
 from server.adapters.database.database import Database
@@ -49,6 +51,34 @@ async def test_locked_sqlite_file_is_unavailable(sqlite_url: str, monkeypatch: p
             assert await database.reader.get(session.id) == session, "readers never wait for the writer"
             other.execute("ROLLBACK")
         await database.writer.insert(new_session())
+
+
+async def test_length_of_a_turn_is_known_on_sqlite(database: Database) -> None:
+    """From the lock to the commit, without the wait for it; 0 where rows are locked."""
+    connections, statement = database.connections, text("DELETE FROM tryon_leases")
+    asked = asyncio.Event()
+
+    async def write() -> tuple[float, float]:
+        began = time.perf_counter()
+        asked.set()
+        async with connections.write() as connection:
+            await connection.execute(statement)
+        return connections.turn_seconds, time.perf_counter() - began
+
+    async with connections.write() as connection:
+        waiting = asyncio.create_task(write())
+        await asked.wait()
+        began = time.perf_counter()
+        for _ in range(20):
+            await connection.execute(statement)
+        held = time.perf_counter() - began
+    first = connections.turn_seconds
+    second, seconds = await waiting
+    if connections.sqlite:
+        assert first >= held
+        assert 0 < second <= seconds - held
+    else:
+        assert (first, second) == (0.0, 0.0)
 
 
 async def test_cancelled_sqlite_write_frees_the_lock(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +166,50 @@ async def test_slow_postgres_statement_is_unavailable(postgres_url: str, monkeyp
         await database.reader.check()
 
 
+def refusals(bound: str) -> float:
+    """Return how many calls have met a bound so far."""
+    found = REGISTRY.get_sample_value("tryon_database_refusals_total", {"bound": bound})
+    return 0.0 if found is None else found
+
+
+async def test_exhausted_pool_is_unavailable_soon(postgres_url: str) -> None:
+    """A call that waits too long for a connection is refused and counted."""
+    before = refusals("pool")
+    pool = {"database_connections": 1, "database_burst": 1, "database_wait_seconds": 0.2}
+    async with opened(postgres_url, **pool) as database:
+        async with database.connections.read() as first, database.connections.write() as second:
+            with pytest.raises(Unavailable) as refused:
+                async with asyncio.timeout(15):
+                    await database.reader.check()
+            assert refused.value.retry_after
+            assert [await each.scalar(text("SELECT 1")) for each in (first, second)] == [1, 1]
+        await database.reader.check()
+    assert refusals("pool") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("bound", "statement"), [("statement", "SELECT pg_sleep(60)"), ("lock", "LOCK TABLE tryon_leases")]
+)
+async def test_postgres_ends_what_takes_too_long(postgres_url: str, bound: str, statement: str) -> None:
+    """The connection survives, which an abort by this process would not let it."""
+    before = refusals(bound)
+    limits = {"database_statement_seconds": 1.0, "database_lock_seconds": 0.2, "database_connections": 1}
+    locker = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+    try:
+        async with opened(postgres_url, **limits) as database, locker.transaction():
+            async with database.connections.read() as connection:
+                pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+            await locker.execute("LOCK TABLE tryon_leases")
+            with pytest.raises(Unavailable):
+                async with asyncio.timeout(15), database.connections.write() as connection:
+                    await connection.execute(text(statement))
+            async with database.connections.read() as connection:
+                assert await connection.scalar(text("SELECT pg_backend_pid()")) == pid
+    finally:
+        await locker.close()
+    assert refusals(bound) == before + 1
+
+
 async def test_abandoned_postgres_statements_do_not_pile_up(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads give up waiting for a lock; each would keep a connection of the server."""
     monkeypatch.setattr("server.adapters.database.engine.ABANDONED_SECONDS", 0.1)
@@ -174,10 +248,9 @@ async def test_standby_is_unavailable_until_promoted() -> None:
             await database.clock.synchronize()
 
 
-async def test_idle_transaction_is_ended_by_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_transaction_is_ended_by_postgres(postgres_url: str) -> None:
     """A process that stops within a transaction must not lock its rows for long."""
-    monkeypatch.setattr("server.adapters.database.engine.IDLE_SECONDS", 1.5)
-    async with opened(postgres_url) as frozen, opened(postgres_url) as database:
+    async with opened(postgres_url, database_idle_seconds=1.5) as frozen, opened(postgres_url) as database:
         session = await brought_to(database, Status.PROCESSING)
         moved = None
         with contextlib.suppress(Unavailable):  # its own transaction was rolled back

@@ -147,6 +147,18 @@ async def test_feed_is_empty_at_its_end(database: Database) -> None:
     assert (await database.feed.page(reader._cursor)).events == []
 
 
+async def test_feed_makes_events_of_followed_sessions_alone(database: Database) -> None:
+    """The ids of new sessions are named all the same, and the cursor passes both."""
+    start = await database.feed.cursor()
+    followed = await brought_to(database, Status.PROCESSING)
+    other = await brought_to(database, Status.PROCESSING)
+    page = await database.feed.page(start, follows=lambda session_id: session_id == followed.id)
+    assert [(event.session_id, event.seq) for event in page.events] == [(followed.id, 1), (followed.id, 2)]
+    assert sorted(page.created) == sorted([followed.id, other.id])
+    rest = await database.feed.page(page.cursor)
+    assert (rest.events, rest.created) == ([], [])
+
+
 async def test_feed_reads_each_event_once_beside_foreign_transaction(
     postgres: PostgresServer, postgres_url: str
 ) -> None:

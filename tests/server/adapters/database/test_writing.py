@@ -12,6 +12,7 @@ from sqlalchemy import text, update
 from server.adapters.database import tables
 from server.adapters.database.changes import Fail
 from server.adapters.database.database import Database
+from server.adapters.database.due import Queued
 from testkit.running import new_session
 from testkit.values import new_session_id
 from tests.server.adapters.database.steps import asked, brought_to, change, opened, trail
@@ -147,8 +148,9 @@ async def test_time_out_fails_all_overdue_sessions(database: Database) -> None:
 
 async def test_enqueue_is_counted_once_per_view(database: Database) -> None:
     session = await database.writer.insert(new_session())
-    assert await database.writer.count_enqueue(session.id, seq=1, enqueues=1)
-    assert not await database.writer.count_enqueue(session.id, seq=1, enqueues=1)
+    queued = Queued(session.id, 1, 1)
+    assert await database.writer.count_enqueues([queued])
+    assert not await database.writer.count_enqueues([queued])
     now = await database.reader.get(session.id)
     assert now is not None and now.enqueues == 2
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from redis.asyncio import Redis
 
 from server.adapters.redis.bus import RedisBus
-from server.adapters.redis.connect import connection_pool
+from server.adapters.redis.connect import connection_pool, open_redis
 from server.adapters.redis.subscriber import RedisSubscriber
+from server.adapters.redis.subscribing import make_subscriber
+from server.config.redis_url import Form, parse_redis_url
 from server.system.randomness import SystemRandomness
 from testkit.running import until
 
@@ -35,7 +38,7 @@ class Listener:
     def __init__(self, url: str) -> None:
         self.messages: list[tuple[str, bytes]] = []
         self.restored = 0
-        self.subscriber = RedisSubscriber(
+        self.subscriber: Any = make_subscriber(
             url, on_message=self._note, on_restored=self._note_restored, randomness=SystemRandomness()
         )
 
@@ -56,7 +59,11 @@ class Listener:
 
 @contextlib.asynccontextmanager
 async def publisher(url: str, *, socket_seconds: float = 0.3) -> AsyncIterator[RedisBus]:
-    redis = Redis(connection_pool=connection_pool(url, socket_seconds=socket_seconds))
+    redis: Redis
+    if parse_redis_url(url).form is Form.CLUSTER:
+        redis = open_redis(url)
+    else:
+        redis = Redis(connection_pool=connection_pool(url, socket_seconds=socket_seconds))
     try:
         yield RedisBus(redis, key_prefix="tryon:")
     finally:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.connection import parse_url
 from redis.exceptions import ReadOnlyError
 
-from server.adapters.redis import connect
 from server.adapters.redis.connect import Login, connection_pool, login_of, open_redis, open_stream
+from server.adapters.redis.tls import tls_context
+from server.config.redis_url import parse_redis_url
 from server.system import sockets
 from testkit.fixtures import StartValkey
 from testkit.proxy import running_proxy
@@ -39,12 +39,14 @@ def test_tls_follows_the_url() -> None:
     """Check the certificate of rediss:// alone, unless the URL says otherwise."""
 
     def tls(url: str) -> ssl.SSLContext | None:
-        return connect._tls(dict[str, Any](parse_url(url)))
+        return tls_context(parse_redis_url(url))
 
     assert tls("redis://localhost") is None
     checked, unchecked = tls("rediss://localhost"), tls("rediss://localhost?ssl_cert_reqs=none")
-    assert checked is not None and checked.verify_mode is ssl.CERT_REQUIRED
+    assert checked is not None and checked.verify_mode is ssl.CERT_REQUIRED and checked.check_hostname
     assert unchecked is not None and unchecked.verify_mode is ssl.CERT_NONE
+    unnamed = tls("rediss://localhost?ssl_check_hostname=no")
+    assert unnamed is not None and unnamed.verify_mode is ssl.CERT_REQUIRED and not unnamed.check_hostname
 
 
 async def test_stale_connection_is_replaced(redis_url: str) -> None:

@@ -134,9 +134,9 @@ async def test_local_counts_are_dropped_after_the_window(start_valkey: StartValk
     async with limiter(start_valkey().url, UploadRate(1, 60), clock=clock) as limit:
         rate = UploadRate(1, 60)
         for n in range(10_001):
-            limit._take_locally(f"address {n}", rate)
+            limit._take_locally(f"address {n}", rate, True)
         clock.advance(61)
-        limit._take_locally("one more", rate)
+        limit._take_locally("one more", rate, True)
         assert len(limit._local) <= 2
 
 
@@ -150,9 +150,11 @@ async def test_local_counts_keep_the_latest_addresses(redis_url: str, monkeypatc
     rate = UploadRate(1, 60)
     async with limiter(redis_url, rate) as limit:
         for n in range(1000):
-            assert limit._take_locally(f"address {n}", rate).allowed
+            assert limit._take_locally(f"address {n}", rate, True).allowed
             assert len(limit._local) <= 100
-        assert not limit._take_locally("address 999", rate).allowed
-        assert not limit._take_locally("address 900", rate).allowed
-        limit._take_locally("one more", rate)
-        assert not limit._take_locally("address 900", rate).allowed, "who has just asked is the last to be forgotten"
+        assert not limit._take_locally("address 999", rate, True).allowed
+        assert not limit._take_locally("address 900", rate, True).allowed
+        limit._take_locally("one more", rate, True)
+        assert not limit._take_locally("address 900", rate, True).allowed, (
+            "who has just asked is the last to be forgotten"
+        )

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from redis.asyncio import Redis
 
 from server.adapters.redis.bus import RedisBus
-from server.adapters.redis.subscriber import Load
+from server.adapters.redis.subscriber_connection import Load
 from testkit.damage import frozen_valkey
-from testkit.fixtures import StartValkey
+from testkit.fixtures import PATIENT_SECONDS, StartValkey
 from testkit.running import until
 from tests.server.adapters.redis.listening import Listener, open_subscriber, publisher
 
@@ -313,9 +313,10 @@ async def tls_before(socket_path: Path, certificate: Path, key: Path) -> AsyncIt
 
 
 async def test_tls_follows_the_options_of_the_url(
-    start_valkey: StartValkey, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    start_valkey: StartValkey, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trust the same certificates as redis-py does for the publishing side."""
+    monkeypatch.setattr("server.adapters.redis.subscriber.CONNECT_SECONDS", PATIENT_SECONDS)
     valkey = start_valkey()
     known, key = certificate(tmp_path, "redis.example")
     caplog.set_level(logging.WARNING, "tryon.bus")
@@ -324,7 +325,10 @@ async def test_tls_follows_the_options_of_the_url(
             f"ssl_check_hostname=false&ssl_ca_certs={known}",
             "ssl_check_hostname=false&ssl_cert_reqs=none",
         ):
-            async with Listener(f"rediss://127.0.0.1:{port}/0?{settings}") as listener, asyncio.timeout(5):
+            async with (
+                Listener(f"rediss://127.0.0.1:{port}/0?{settings}") as listener,
+                asyncio.timeout(PATIENT_SECONDS),
+            ):
                 await listener.subscriber.subscribe(b"tryon:session:a")
         assert not caplog.records
         for settings in (f"ssl_check_hostname=true&ssl_ca_certs={known}", "", "ssl_ca_certs=/nowhere"):
@@ -363,7 +367,7 @@ def test_load_ends_with_the_burst() -> None:
 
 async def test_batched_reads_keep_every_message_in_order(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deliver each message once, in order, while reads are batched."""
-    monkeypatch.setattr("server.adapters.redis.subscriber.LOAD_RATE", 100)  # which any machine reaches
+    monkeypatch.setattr("server.adapters.redis.subscriber_connection.LOAD_RATE", 100)  # which any machine reaches
     got: list[bytes] = []
 
     def note(channel: bytes, payload: bytes) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +14,7 @@ from sqlalchemy import text
 from server.config.parsing import UploadRate
 from server.domain.tokens import new_token
 from server.web.api import in_flight
+from testkit.locks import write_locked
 from testkit.running import StartWeb, Web, until
 
 SESSIONS: Final = "/api/tryon/sessions"
@@ -190,23 +189,11 @@ async def test_simultaneous_different_uploads_make_one_session(web: Web, photo: 
     assert (await sessions_in(web), len(inputs_in(web))) == (1, 1)
 
 
-@contextlib.contextmanager
-def locked_database(web: Web) -> Iterator[None]:
-    """Hold SQLite's write lock: an upload reaches its INSERT and waits there."""
-    path = web.config.database.removeprefix("sqlite+aiosqlite:///")
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            connection.execute("ROLLBACK")
-
-
 async def test_replay_is_409_when_first_is_slow(web: Web, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second request learns when to retry, and the first one goes on."""
     monkeypatch.setattr(in_flight, "IN_FLIGHT_SECONDS", 0.2)
     token = new_token()
-    with locked_database(web):
+    async with write_locked(web.config.database):
         first = asyncio.create_task(upload(web, photo, token=token))
         await until(lambda: inputs_in(web))  # its file is stored; its row is not
         second = await upload(web, photo, token=token)
@@ -224,7 +211,7 @@ async def test_replay_is_409_when_first_is_slow(web: Web, photo: bytes, monkeypa
 async def test_waiting_replay_returns_first_session(web: Web, photo: bytes) -> None:
     """A request that waits for the first one gets its session."""
     token = new_token()
-    with locked_database(web):
+    async with write_locked(web.config.database):
         first = asyncio.create_task(upload(web, photo, token=token))
         await until(lambda: inputs_in(web))
         second = asyncio.create_task(upload(web, photo, token=token))
@@ -236,7 +223,7 @@ async def test_key_does_not_wait_for_other_key(web: Web, photo: bytes, monkeypat
     """A replay is answered while an upload under another key is stuck."""
     token = new_token()
     session = (await upload(web, photo, token=token, key="done")).json()["session_id"]
-    with locked_database(web):
+    async with write_locked(web.config.database):
         first = asyncio.create_task(upload(web, photo, token=token, key="stuck"))
         await until(lambda: len(inputs_in(web)) == 2)
         assert (await upload(web, photo, token=token, key="done")).json()["session_id"] == session
@@ -247,7 +234,7 @@ async def test_key_does_not_wait_for_other_key(web: Web, photo: bytes, monkeypat
 async def test_disconnected_client_frees_its_key(web: Web, photo: bytes) -> None:
     """A phone that loses the network repeats its request under the same key."""
     token = new_token()
-    with locked_database(web):
+    async with write_locked(web.config.database):
         first = asyncio.create_task(upload(web, photo, token=token))
         await until(lambda: inputs_in(web))
         first.cancel()

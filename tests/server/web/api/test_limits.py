@@ -30,6 +30,7 @@ async def test_limits_are_those_of_the_settings(web: Web) -> None:
         "link_seconds": config.link_seconds,
         "max_attempts": config.max_attempts,
         "demo": False,
+        "anonymous": True,
     }
 
 

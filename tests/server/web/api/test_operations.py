@@ -17,7 +17,10 @@ from tryon.protocol import errors, paths
 
 
 def test_routes_are_the_operations() -> None:
-    """Each row makes one route with its method, and the application has no other."""
+    """Each row makes one route with its method, and the application has no other.
+
+    But for a GET beside each socket, that asks for none.
+    """
     routes, sockets = Counter[tuple[str, str]](), Counter[str]()
     for route in create_app(Config(), clock=SystemClock(), randomness=SystemRandomness()).routes:
         assert isinstance(route, Route | WebSocketRoute)
@@ -26,9 +29,9 @@ def test_routes_are_the_operations() -> None:
             sockets[path] += 1
         else:
             routes.update((method, path) for method in (route.methods or set()) - {"HEAD"})
-    assert routes == Counter((row.method, row.path) for row in OPERATIONS if isinstance(row.handler, Http))
+    assert routes == Counter((row.method if isinstance(row.handler, Http) else "GET", row.path) for row in OPERATIONS)
     assert sockets == Counter(row.path for row in OPERATIONS if isinstance(row.handler, Socket))
-    assert set(sockets) == {paths.SOCKET}
+    assert set(sockets) == {paths.SOCKET, paths.OWNER_SOCKET}
 
 
 def test_operation_names_are_unique() -> None:

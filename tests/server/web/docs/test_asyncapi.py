@@ -44,9 +44,9 @@ def test_asyncapi_examples_fit_payloads(frames: Any) -> None:
             validator(frames, message["payload"]).validate(example["payload"])
 
 
-def test_asyncapi_channel_is_the_socket(frames: Any) -> None:
-    """The document describes the one path that speaks WebSocket."""
-    assert {channel["address"] for channel in frames["channels"].values()} == {paths.SOCKET}
+def test_asyncapi_channels_are_the_sockets(frames: Any) -> None:
+    """The document describes the two paths that speak WebSocket."""
+    assert {channel["address"] for channel in frames["channels"].values()} == {paths.SOCKET, paths.OWNER_SOCKET}
 
 
 def test_asyncapi_lists_every_close_code(frames: Any) -> None:

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from server.adapters.database.feed import Cursor, FeedPage
+from server.adapters.database.feed import Cursor, FeedPage, Follows
 from server.adapters.database.reading import SessionWithEvents
 from server.domain.bus_message import event_message, gone_message
 from server.domain.queue_place import Waiting
@@ -136,7 +136,7 @@ class World:
                     feed=SimpleNamespace(cursor=self.cursor, page=self.page),
                 ),
             ),
-            bus=cast(Any, SimpleNamespace(channel=str, probe=self.probe)),
+            bus=cast(Any, SimpleNamespace(channel=str, owner_channel="owner:{}".format, probe=self.probe)),
             sessions=cast(
                 Any,
                 SimpleNamespace(
@@ -209,13 +209,15 @@ class World:
             cursor = Cursor(len(self.log), len(self.tombstones))
         return cursor
 
-    async def page(self, cursor: Cursor) -> FeedPage:
+    async def page(self, cursor: Cursor, *, follows: Follows | None = None) -> FeedPage:
         """Return a page of a few rows, with some again as PostgreSQL does."""
         async with self.reading():
             again, most = self.chance.randint(0, 3), self.chance.choice((2, 8, 50))
             end = min(len(self.log), cursor.event_position + most)
+            events = self.log[max(0, cursor.event_position - again) : end]
             page = FeedPage(
-                self.log[max(0, cursor.event_position - again) : end],
+                [event for event in events if follows is None or follows(event.session_id)],
+                [event.session_id for event in events if event.seq == 1],
                 self.tombstones[max(0, cursor.tombstone_position - again) :],
                 Cursor(end, len(self.tombstones)),
                 more=end - cursor.event_position == most,

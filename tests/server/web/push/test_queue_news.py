@@ -350,8 +350,8 @@ async def test_running_session_does_not_wait_when_its_beginning_is_swept(
     """A sweep has read `created`, and `processing` arrives before it is fed."""
     read, gate, reading = services.database.feed.page, asyncio.Event(), asyncio.Event()
 
-    async def gated(cursor: Any) -> Any:
-        page = await read(cursor)
+    async def gated(cursor: Any, **options: Any) -> Any:
+        page = await read(cursor, **options)
         reading.set()
         await gate.wait()
         return page

@@ -169,7 +169,7 @@ async def test_database_outage_only_delays_the_sweep(config: MakeConfig, monkeyp
     async with followed(config(sweep_seconds=0.1)) as (services, _, pages):
         news = services.database.feed.page
 
-        async def away(cursor: Any) -> Any:
+        async def away(cursor: Any, **options: Any) -> Any:
             raise Unavailable
 
         monkeypatch.setattr(services.database.feed, "page", away)
@@ -218,6 +218,12 @@ class Looks:
         return dict.fromkeys(session_ids, 1)
 
 
+class NoOwners:
+    """No client follows all sessions of an owner."""
+
+    async def check_all(self) -> None: ...
+
+
 @pytest.mark.parametrize("sessions", [1, 30, 3000])
 def test_first_check_is_a_minute_away_at_most(sessions: int) -> None:
     """Sessions join over two minutes; then each is looked at once in a minute."""
@@ -230,6 +236,7 @@ def test_first_check_is_a_minute_away_at_most(sessions: int) -> None:
         parts: dict[str, Any] = dict.fromkeys(
             ("sweep_wanted", "database_clock", "feed", "access", "probe", "queue_news", "deliveries", "meter", "clock")
         )
+        parts["owners"] = NoOwners()
         recovery = Recovery(
             sweep_seconds=4.0, retention_seconds=60.0, reader=cast(Any, looks), followers=followers, **parts
         )
@@ -405,12 +412,12 @@ async def test_failed_sweep_is_tried_again_soon(config: MakeConfig, monkeypatch:
         await without_sweeps(hub)
         read, failures = services.database.feed.page, 0
 
-        async def failing(cursor: Any) -> Any:
+        async def failing(cursor: Any, **options: Any) -> Any:
             nonlocal failures
             if failures < 2:
                 failures += 1
                 raise Unavailable
-            return await read(cursor)
+            return await read(cursor, **options)
 
         monkeypatch.setattr(services.database.feed, "page", failing)
         session = await services.database.reader.get(page.session_id)

@@ -102,6 +102,18 @@ async def test_request_has_one_host_and_at_most_one_origin(
             assert heard.startswith(b"HTTP/1.1 200 ")
 
 
+async def test_guarded_path_is_served_under_any_name(start_web: StartWeb) -> None:
+    """Monitoring asks each process by its address, and shows a token."""
+    token = "t" * 32
+    web = await start_web(hosts=("shop.example",), private_paths=token)
+    for path in ("/metrics", "/api/health"):
+        for authorization, status in ((f"Bearer {token}", 200), ("Bearer wrong", 401)):
+            fields = {"Host": "10.0.0.7:8000", "Authorization": authorization}
+            assert (await web.client.get(path, headers=fields)).status_code == status
+    open_to_all = await start_web(hosts=("shop.example",), private_paths="open")
+    assert_problem(await open_to_all.client.get("/metrics", headers={"Host": "10.0.0.7:8000"}), 421, "bad_request")
+
+
 async def test_unknown_host_is_misdirected(start_web: StartWeb) -> None:
     """421 for HTTP and sockets alike; liveness and readiness answer under any name."""
     web = await start_web(hosts=("shop.example", "*.shop.example"))

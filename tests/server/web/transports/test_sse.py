@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from server.domain.session import Session
-from server.web.transports.sse import _Stream
+from server.web.transports import sse
 from testkit.following import Block, blocks, parse_stream
 from testkit.running import StartWeb, Web, until
 
@@ -76,7 +76,7 @@ async def not_reading(web: Web, session: Session, token: str) -> socket.socket:
     while b'"snapshot"' not in said:
         said += await loop.sock_recv(made, 4096)
     (stream,) = web.hub.registry.of(session.id)
-    assert isinstance(stream, _Stream)
+    assert isinstance(stream, sse.Stream)
     while stream.sending is None:  # what is not the latest word of progress is not dropped
         stream.put(b": " + b"x" * 60_000 + b"\n\n")
         await asyncio.sleep(0.001)

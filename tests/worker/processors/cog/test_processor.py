@@ -16,10 +16,11 @@ import pytest
 
 from testkit.model_host import picture
 from testkit.proxy import Proxy, running_proxy
+from testkit.running import until
 from testkit.upstreams import Reply, Request, UpstreamServer
 from tests.processors.recording import Recorder, make_job
 from tryon.processor import Job, Output, ProcessorError, Reference
-from worker.processors.cog import CogProcessor, processor
+from worker.processors.cog import CogProcessor, processor, server
 
 SCHEMA = {
     "paths": {"/predictions": {"post": {"x-cog-streaming": True}}},
@@ -33,6 +34,9 @@ class FakeCog:
     def __init__(self) -> None:
         self.server = UpstreamServer(self._answer)
         self.away = False
+        self.taken = asyncio.Event()
+        """Unless set, submissions are under way: no prediction begins."""
+        self.taken.set()
         self.lost_files = 0
         """Downloads that fail from now on."""
         self.file_status = 200
@@ -60,6 +64,7 @@ class FakeCog:
             case "PUT", ["predictions", number]:
                 if number not in self.running and request.json()["input"]["person"] == {}:
                     return Reply.of({}, 422)
+                await self.taken.wait()
                 if number not in self.running:
                     self.begun.append(number)
                     self.running[number] = asyncio.Event()
@@ -131,6 +136,32 @@ async def test_prediction_is_followed_on_after_an_outage(job: Job) -> None:
         fake.end_all()
         assert await asyncio.wait_for(resumed, 10) == [Output(picture(), "image/jpeg", "result")]
         assert (len(fake.begun), fake.cancelled) == (1, [])
+
+
+async def test_cancel_that_overtakes_its_submission_is_repeated(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server knows no such prediction yet, and must not run what arrives."""
+    monkeypatch.setattr(server, "OVERTAKEN_SECONDS", (0.01,) * 1000)
+    async with cog() as (fake, made, _):
+        fake.taken.clear()
+        report = Recorder()
+        running = asyncio.create_task(made.run(job, report))
+        await until(lambda: fake.server.asked("PUT", "/predictions/"))
+        running.cancel()  # as its killed process does: the request stays under way
+        await asyncio.gather(running, return_exceptions=True)
+        cancelling = asyncio.create_task(made.cancel(Reference(key=job.key), report.checkpoints[-1]))
+        await until(lambda: fake.cancelled)
+        assert fake.begun == []
+        fake.taken.set()
+        await asyncio.wait_for(cancelling, 10)
+        assert (len(fake.begun), fake.running) == (1, {})
+
+
+async def test_cancel_of_an_ended_prediction_returns(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for a while whether one arrives, and no longer."""
+    monkeypatch.setattr(server, "OVERTAKEN_SECONDS", (0.01, 0.01))
+    async with cog() as (fake, made, _):
+        await made.forget(Reference(key=job.key), {"id": "x"})
+        assert fake.cancelled == ["x", "x", "x"]
 
 
 async def test_link_that_cannot_be_reached_is_fetched_later(job: Job) -> None:

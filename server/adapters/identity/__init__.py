@@ -1,0 +1,1 @@
+"""Users of the integrator: JWTs, judged by the keys that their issuers publish."""

@@ -1,0 +1,135 @@
+"""`/metrics` of workers that were started alone: ``TRYON_WORKER_METRICS_PORT``.
+
+The workers of one machine that share ``PROMETHEUS_MULTIPROC_DIR`` share the port, too
+(SO_REUSEPORT): whichever is asked adds up all of them, and the page stays when one of
+them dies. Without the folder a worker answers for itself, so the port is its own.
+
+It runs in threads: Prometheus is answered also while the event loop is busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server.config.private_rule import PrivateRule
+from server.config.settings import Config, ConfigError
+from server.telemetry import metrics
+from server.telemetry.metric_files import FOLDER_VARIABLE
+from tryon.protocol.paths import METRICS
+
+REQUEST_SECONDS: Final = 5.0
+"""Maximum time without a byte from the client of a connection."""
+
+MAX_AT_ONCE: Final = 8
+"""Maximum connections at once; more are closed unread."""
+
+
+@contextlib.contextmanager
+def metrics_page(config: Config) -> Iterator[None]:
+    """Serve the page for as long as this is open; nothing without the setting.
+
+    Raises ConfigError if the port cannot be used.
+    """
+    if config.worker_metrics_port is None:
+        yield
+        return
+    try:
+        server = _Server(config.host, config.worker_metrics_port, PrivateRule(config))
+    except OSError as error:
+        raise ConfigError(
+            f"TRYON_WORKER_METRICS_PORT: cannot listen on port {config.worker_metrics_port}: {error.strerror}"
+            + ("" if _shared() else f" (workers share a port when {FOLDER_VARIABLE} names a folder for all of them)")
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics page", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _shared() -> bool:
+    return FOLDER_VARIABLE in os.environ
+
+
+class _Server(ThreadingHTTPServer):
+    """A few threads that answer with the metrics."""
+
+    daemon_threads = True
+    block_on_close = False  # a client that reads nothing holds up no stop
+
+    def __init__(self, host: str, port: int, rule: PrivateRule) -> None:
+        self.rule = rule
+        self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self.allow_reuse_port = _shared()
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        self.address_family = family
+        super().__init__(address[:2], _Page)  # type: ignore[arg-type]  # a host and a port
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if there is room for one more."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, then make room."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has left: its trace would name its address."""
+
+
+class _Page(BaseHTTPRequestHandler):
+    """One request."""
+
+    timeout = REQUEST_SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer with all metrics in Prometheus's text format, or with a refusal."""
+        verdict = self.server.rule.judge(self.headers.get("Authorization", ""), self._local)
+        if self.path.partition("?")[0] != METRICS or verdict == "hidden":
+            self._answer(404, b"Not found\n", "text/plain")
+        elif verdict == "token_required":
+            self._answer(401, b"A bearer token is required\n", "text/plain")
+        else:
+            self._answer(200, metrics.render_metrics(), CONTENT_TYPE_LATEST)
+
+    def _local(self) -> bool:
+        """Return whether a program of this machine asks for itself, not as a proxy."""
+        if any(name.lower() == "forwarded" or name.lower().startswith("x-forwarded-") for name in self.headers):
+            return False
+        peer = ipaddress.ip_address(self.client_address[0])
+        mapped = getattr(peer, "ipv4_mapped", None) or peer
+        return bool(mapped.is_loopback) or self.client_address[0] == self.connection.getsockname()[0]
+
+    def _answer(self, status: int, body: bytes, media_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """Return the name in ``Server``: not Python's version."""
+        return "tryon"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: programs ask every few seconds."""
