@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import uvloop
 
@@ -11,13 +13,16 @@ from benchmarks import (
     chores,
     collecting,
     delivery,
+    expiring,
     fanout,
     holding,
     pickup,
+    rows,
     starting,
     uploads,
     waiting,
 )
+from benchmarks.scaling import command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -155,6 +160,59 @@ def chores_command(living: int, waiting: int, running: int, rounds: int, events:
     On SQLite and PostgreSQL.
     """
     uvloop.run(chores.main(living=living, waiting=waiting, running=running, rounds=rounds, events=events))
+
+
+@main.command("expiry")
+@click.option("--sessions", default=20_000, help="Sessions that have expired, with a photo each.")
+@click.option("--seconds", default=4.0, help="Length of a window, with the expiry and without it.")
+@click.option(
+    "--database",
+    "databases",
+    multiple=True,
+    type=click.Choice(["sqlite", "postgresql"]),
+    default=("sqlite", "postgresql"),
+)
+def expiry_command(sessions: int, seconds: float, databases: tuple[str, ...]) -> None:
+    """Measure what a transition waits for while many sessions expire.
+
+    In one process, on SQLite and PostgreSQL. Windows with the expiry and without it
+    take turns; the last line of each database is their difference.
+    """
+    uvloop.run(expiring.main(sessions=sessions, seconds=seconds, databases=databases))
+
+
+@main.command("rows")
+@click.option("--rows", "count", default=1_000_000, help="Sessions, each with an event and a file: 1 GB a million.")
+@click.option("--rounds", default=11, help="How often each statement is run; the median is printed.")
+def rows_command(count: int, rounds: int) -> None:
+    """Measure the statements that recur beside this many sessions, on PostgreSQL.
+
+    Ten million take some minutes and 10 GB.
+    """
+    uvloop.run(rows.main(rows=count, rounds=rounds))
+
+
+@main.command("scaling")
+@click.option("--part", "parts", multiple=True, type=click.Choice(command.PARTS), default=command.PARTS)
+@click.option("--repeats", default=3, help="How often each size is measured; medians are printed.")
+@click.option("--processes", multiple=True, default=(1, 2, 4), help="Web processes, each with its own clients.")
+@click.option("--sockets", multiple=True, default=(1000, 2000, 4000, 8000, 16_000, 32_000), help="Sockets.")
+@click.option("--queued", multiple=True, default=(10, 100, 1000, 10_000), help="Sessions that wait for a worker.")
+@click.option("--rows", multiple=True, default=tuple(10**n for n in range(3, 8)), help="Stored sessions.")
+@click.option("--clients", default=1000, help="Clients of each process while their number grows.")
+@click.option("--rate", default=2000.0, help="Frames a second: of each process, and of all sockets.")
+@click.option("--seconds", default=4.0, help="Length of each measurement of frames, and time between two pings.")
+@click.option("--swept", default=20_000, help="Transitions that all processes read.")
+@click.option(
+    "--submitted", default=50, help="Sessions that are submitted, and picked up, at each length of the queue."
+)
+@click.option("--few", default=100, help="Stored sessions that are due, wait or have expired.")
+def scaling_command(parts: tuple[str, ...], repeats: int, **sizes: Any) -> None:
+    """Measure how costs grow, and the exponent of each.
+
+    With processes, sockets, waiting sessions and stored sessions.
+    """
+    uvloop.run(command.main(parts, command.Sizes(**sizes), repeats=repeats))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How costs grow: with processes, sockets, queue and rows; each curve's exponent."""
