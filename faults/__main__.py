@@ -15,6 +15,7 @@ import uvloop
 
 from faults.soak.plan import Soak
 from faults.soak.run import main as run_soak
+from testkit.balancers import KINDS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -36,6 +37,8 @@ def main() -> None:
 @click.option("--stale-seconds", default=5.0, help="The latest that a connected client may be shown a transition.")
 @click.option("--stuck-seconds", default=30.0, help="The longest that a session may stand still before its end.")
 @click.option("--database", type=click.Choice(["sqlite", "postgresql"]), default="sqlite")
+@click.option("--production", type=click.Choice(KINDS), help="The production form behind this proxy.")
+@click.option("--calm", is_flag=True, help="No fault at all: the load alone.")
 @click.option("--only", multiple=True, help="This kind of fault alone, with underscores: web_killed.")
 @click.option(
     "--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the sights of all clients to this file."
@@ -54,7 +57,8 @@ def soak_command(database: str, **options: Any) -> None:
 @click.option("--seeds", default=1, help="How often each row is run; each time the load is another.")
 @click.option("--scaled", is_flag=True, help="Shorter faults and leases, as the tests run them.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows and the fault of each.")
-def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool) -> None:
+@click.option("--production", type=click.Choice(KINDS), help="The production form behind this proxy.")
+def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool, production: str | None) -> None:
     """Break one thing after the other under load.
 
     The table shows what clients see, how stale they get, and how long recovery takes.
@@ -62,8 +66,8 @@ def matrix_command(only: tuple[str, ...], seeds: int, scaled: bool, listed: bool
     from faults import matrix
 
     if listed:
-        click.echo(matrix.listing())
-    elif not uvloop.run(matrix.main(only=only, seeds=seeds, scaled=scaled)):
+        click.echo(matrix.listing(in_production=production is not None))
+    elif not uvloop.run(matrix.main(only=only, seeds=seeds, scaled=scaled, balancer=production)):
         raise SystemExit(1)
 
 

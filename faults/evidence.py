@@ -41,10 +41,7 @@ async def strangers(cluster: Cluster, known: Collection[str]) -> set[str]:
     """Return the rows of sessions that are not ``known``, and files without a row."""
     rows = await sessions(cluster)
     named = {key for session in rows for key in session.file_keys}
-    uploads = cluster.data / "uploads"
-    files = {
-        str(path.relative_to(uploads)) for folder in ("inputs", "outputs") for path in (uploads / folder).iterdir()
-    }
+    files = cluster.stored()
     return ({session.id for session in rows} - set(known)) | (files - named)
 
 

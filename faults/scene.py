@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from faults import evidence
+from faults import evidence, form
 from faults.clients import SETTLE_SECONDS, Clients, until
 from faults.outcome import POLLED, Outcome
 from faults.pace import Pace
@@ -102,23 +102,28 @@ class Scene:
         self.outcome.recovered_after(time.monotonic() - self._repaired)
 
     async def healthy(self, *checks: str, limit: float = SETTLE_SECONDS) -> None:
-        """Wait until these checks of ``/api/health`` say ok."""
+        """Wait until these checks of ``/api/health`` say ok.
+
+        Each web process behind a balancer must say so.
+        """
         async with asyncio.timeout(limit):
-            while True:
-                with contextlib.suppress(httpx.HTTPError, ValueError):
-                    answer = await self.http.get(f"{self.cluster.url}/api/health", timeout=5)
-                    answered = answer.json()["checks"]
-                    if all(answered[check]["status"] == "ok" for check in checks):
-                        return
+            while not (urls := self.cluster.inner_urls) or not all([await self._ok(url, checks) for url in urls]):
                 await asyncio.sleep(0.05)
 
+    async def _ok(self, url: str, checks: Collection[str]) -> bool:
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            answered = (await self.http.get(f"{url}/api/health", timeout=5)).json()["checks"]
+            return all(answered[check]["status"] == "ok" for check in checks)
+        return False
+
     async def metric(self, name: str) -> float:
-        """Return a metric of the web process that answers.
+        """Return a metric of the web process that answers, or of all behind a balancer.
 
         It is summed over all labels that the name does not choose.
         """
-        text = (await self.http.get(f"{self.cluster.url}/metrics")).text
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+        texts = [(await self.http.get(f"{url}/metrics")).text for url in self.cluster.inner_urls]
+        lines = [line for text in texts for line in text.splitlines()]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     # -- the end -----------------------------------------------------------------------
 
@@ -190,7 +195,7 @@ async def running_scene(pace: Pace, **cluster: Any) -> AsyncIterator[Scene]:
 
     Logs are shown when something was wrong.
     """
-    settings = FAULTS | {"processor": "testkit.paced:Paced"} | pace.settings | cluster
+    settings = FAULTS | {"processor": "testkit.paced:Paced"} | pace.settings | form.chosen() | cluster
     # A connection for each request: one that is kept may lose a request that is sent at
     # the very moment when a stopping server closes it, and HTTP/1.1 cannot help that
     # (RFC 9112, section 9.3.1).

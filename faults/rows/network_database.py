@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from typing import Any, Final
+from typing import Final
 
 from faults.outcome import Outcome, Row
 from faults.pace import Pace
@@ -31,8 +31,7 @@ def _lease_seconds(pace: Pace) -> float:
 
 async def failed_over(pace: Pace) -> Outcome:
     """Lose every open connection for good; new ones reach the database at once."""
-    cluster: dict[str, Any] = {"postgres": True, "database_proxy": True, "lease_seconds": _lease_seconds(pace)}
-    async with without_database(pace, felt_seconds=0.5, **cluster) as scene:
+    async with without_database(pace, felt_seconds=0.5, postgres=True, database_proxy=True) as scene:
         proxy = scene.cluster.database_proxy
         assert proxy is not None
         lost = proxy.black_hole(new=False)

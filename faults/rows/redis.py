@@ -37,12 +37,12 @@ up.
 
 
 @contextlib.asynccontextmanager
-async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any) -> AsyncIterator[Scene]:
+async def without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any) -> AsyncIterator[Scene]:
     """Load a cluster, break Redis in the block, and expect a good end.
 
     ``push_seconds``: transitions during the fault are on the screens within this time.
     The database is read every second as soon as Redis is known to be unavailable, and
-    every four seconds before.
+    every three seconds before.
     """
     async with running_scene(pace, **SLOTS, **cluster) as scene:
         await scene.healthy("redis", "workers")
@@ -66,7 +66,7 @@ async def _without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: An
 
 
 async def killed(pace: Pace) -> Outcome:
-    async with _without_redis(pace) as scene:
+    async with without_redis(pace) as scene:
         scene.cluster.valkey.kill()
         await scene.outage(pace.outage_seconds)
         await asyncio.to_thread(scene.cluster.valkey.start)
@@ -75,7 +75,7 @@ async def killed(pace: Pace) -> Outcome:
 
 
 async def frozen(pace: Pace) -> Outcome:
-    async with _without_redis(pace, push_seconds=5.0) as scene:
+    async with without_redis(pace, push_seconds=5.0) as scene:
         with frozen_valkey(scene.cluster.valkey):
             await scene.outage(pace.frozen_seconds)
         scene.repaired()
@@ -83,7 +83,7 @@ async def frozen(pace: Pace) -> Outcome:
 
 
 async def out_of_memory(pace: Pace) -> Outcome:
-    async with _without_redis(pace) as scene:
+    async with without_redis(pace) as scene:
         async with full_valkey(scene.cluster.valkey):
             await scene.outage(pace.outage_seconds)
         scene.repaired()
@@ -104,7 +104,7 @@ async def cut_off(pace: Pace) -> Outcome:
 
     Each cut loses the messages of that moment.
     """
-    async with _without_redis(pace) as scene:
+    async with without_redis(pace) as scene:
         cuts = 3
         async with _cutting(scene, cuts):
             for _ in range(cuts):
@@ -134,7 +134,7 @@ async def deaf(pace: Pace) -> Outcome:
 
     Subscriptions of new connections are not confirmed either; all else works.
     """
-    async with _without_redis(pace, push_seconds=5.0, proxy=True) as scene:
+    async with without_redis(pace, push_seconds=5.0, proxy=True) as scene:
         proxy = scene.cluster.proxy
         assert proxy is not None
         proxy.deafen(subscribes)
@@ -145,7 +145,7 @@ async def deaf(pace: Pace) -> Outcome:
 
 
 async def subscribers_killed(pace: Pace) -> Outcome:
-    async with _without_redis(pace) as scene:
+    async with without_redis(pace) as scene:
         cuts = 5
         async with _cutting(scene, cuts):
             for _ in range(cuts):
@@ -160,7 +160,7 @@ async def vanished(pace: Pace) -> Outcome:
 
     New connections are swallowed too, until it is back; the old ones stay dead.
     """
-    async with _without_redis(pace, push_seconds=5.0, proxy=True) as scene:
+    async with without_redis(pace, push_seconds=5.0, proxy=True) as scene:
         proxy = scene.cluster.proxy
         assert proxy is not None
         scene.expect(proxy.black_hole() > 2, "there were no connections to lose")

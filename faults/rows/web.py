@@ -253,7 +253,7 @@ async def upload_cut(pace: Pace) -> Outcome:
         with contextlib.suppress(TimeoutError):
             await scene.until(lambda: not _held_open(scene), 10)
         scene.expect(not (left := _held_open(scene)), f"still open: {left}")
-        scene.promises.still_running(scene.cluster.web)
+        scene.promises.still_running(*scene.cluster.webs)
         scene.note(f"{count} uploads cut off, nothing left of any")
     return scene.outcome
 
@@ -273,16 +273,18 @@ async def _cut(port: int, data: bytes, *, reset: bool) -> None:
 
 
 def _held_open(scene: Scene) -> list[str]:
-    """Return anonymous files and connections that the web process has open."""
+    """Return anonymous files and connections that web processes hold for clients."""
     import psutil
 
-    web = psutil.Process(scene.cluster.web.pid)
-    files = []
-    for descriptor in Path(f"/proc/{web.pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            files.append(os.readlink(descriptor))
-    connections = [each for each in web.net_connections("tcp") if each.laddr.port == scene.cluster.port]
-    return [name for name in files if "(deleted)" in name] + [str(each) for each in connections if each.raddr]
+    files, connections = [], []
+    for pid in (web.pid for web in scene.cluster.webs):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                files.append(os.readlink(descriptor))
+        connections += [each for each in psutil.Process(pid).net_connections("tcp") if each.raddr]
+    # A balancer has another port, and keeps its connections to the web processes.
+    held = [str(each) for each in connections if each.laddr.port == scene.cluster.port]
+    return [name for name in files if "(deleted)" in name] + held
 
 
 async def half_open(pace: Pace) -> Outcome:

@@ -31,13 +31,13 @@ async def killed(pace: Pace) -> Outcome:
             cluster = scene.cluster
             await scene.submit(seconds=0.1)
             await asyncio.gather(*(scene.submit(seconds=2.5) for _ in range(SESSIONS - 1)))
-            [unanswered] = await receiver.wait_for(1)
+            unanswered = (await receiver.wait_for(1))[0]
             scene.began()
             await cluster.web.kill()
             async with asyncio.timeout(10 * pace.slack):
                 while not all(each.status.terminal for each in await scene.sessions()):
                     await asyncio.sleep(0.05)
-            await cluster.start_web(cluster.make_web())
+            await cluster.start_web(cluster.web)
             scene.repaired()
             await receiver.wait_for(1 + SESSIONS, seconds=PROMISED_SECONDS * pace.slack)
             scene.recovered()

@@ -99,7 +99,7 @@ async def killed(pace: Pace) -> Outcome:
 async def all_killed(pace: Pace) -> Outcome:
     """Kill every worker; none comes back."""
     deadline = 3 * pace.lease_seconds
-    async with running_scene(pace, deadline_seconds=deadline) as scene:
+    async with running_scene(pace, workers=1, deadline_seconds=deadline) as scene:
         await _running(scene, seconds=60)
         for _ in range(4):
             await scene.submit()
@@ -124,7 +124,7 @@ async def killed_again(pace: Pace) -> Outcome:
 
     It is given up after the last attempt.
     """
-    async with running_scene(pace) as scene:
+    async with running_scene(pace, workers=1) as scene:
         (session_id,) = await _running(scene, seconds=60, count=1)
         for attempt in range(1, 4):
             await scene.until(lambda attempt=attempt: scene.screens[0].cursor >= 2 * attempt)  # type: ignore[misc]
@@ -150,7 +150,7 @@ async def zombie(pace: Pace) -> Outcome:
 
     Then it wakes up and goes on.
     """
-    async with running_scene(pace) as scene:
+    async with running_scene(pace, workers=1) as scene:
         ids = await _running(scene, seconds=max(2.5, pace.lease_seconds / 2))
         asleep = scene.cluster.worker
         await freeze(scene.cluster, asleep)
@@ -223,9 +223,9 @@ async def terminated(pace: Pace) -> Outcome:
 async def killed_before_its_claim(pace: Pace) -> Outcome:
     """Kill a worker that took jobs out of the queue and has not claimed their sessions.
 
-    It waits for the database's write lock, which the row holds.
+    It waits for SQLite's write lock, which the row holds.
     """
-    async with running_scene(pace) as scene, scene.cluster.services() as services:
+    async with running_scene(pace, workers=1, postgres=False) as scene, scene.cluster.services() as services:
         worker = await _frozen_before(scene, count=4)
         with locked_sqlite(scene.cluster):
             worker.thaw()
@@ -280,7 +280,7 @@ async def delivered_five_times(pace: Pace) -> Outcome:
 
 async def jobs_forgotten(pace: Pace) -> Outcome:
     """Empty the queue while sessions wait in it."""
-    async with running_scene(pace) as scene:
+    async with running_scene(pace, workers=1) as scene:
         worker = await _frozen_before(scene, count=4)
         await scene.cluster.valkey.command("DEL", "tryon:queue")
         worker.thaw()
@@ -304,6 +304,7 @@ async def processor_harms(pace: Pace) -> Outcome:
     deadline = 20 if pace.slack > 1 else 30
     async with running_scene(
         pace,
+        workers=1,
         worker_jobs=SESSIONS + len(HARMS),
         processor_cpu_seconds=3,
         processor_memory_bytes=2**30,

@@ -13,8 +13,10 @@ from typing import Final
 from faults.soak.plan import Soak
 from server.chaos.http import Network
 from server.chaos.run import FaultFailed
+from testkit.balancers import Balancer
 from testkit.cluster import Cluster
 from testkit.damage import frozen_valkey, full_disk, full_valkey, locked_sqlite, restart_postgres
+from testkit.object_store import S3Server
 from testkit.programs import Program
 
 EXIT_SECONDS: Final = 15.0
@@ -163,8 +165,57 @@ class ServerBreakages:
         return ""
 
 
+class BucketBreakages:
+    """Faults of the S3 server that keeps photos and results, likewise."""
+
+    def __init__(self, server: S3Server, soak: Soak) -> None:
+        self._server = server
+        self._soak = soak
+
+    def __repr__(self) -> str:
+        return f"<BucketBreakages of {self._server!r}>"
+
+    async def bucket_killed(self) -> str:
+        await asyncio.to_thread(self._server.kill)
+        await asyncio.sleep(self._soak.scale)
+        await asyncio.to_thread(self._server.start)
+        return "back with its objects"
+
+    async def bucket_frozen(self) -> str:
+        self._server.pause()
+        try:
+            await asyncio.sleep(3 * self._soak.scale)
+        finally:
+            self._server.resume()
+        return ""
+
+
+class ProxyBreakages:
+    """Faults of the proxy in front of the production form, likewise."""
+
+    def __init__(self, balancer: Balancer, soak: Soak) -> None:
+        self._balancer = balancer
+        self._soak = soak
+
+    def __repr__(self) -> str:
+        return f"<ProxyBreakages of {self._balancer!r}>"
+
+    async def proxy_killed(self) -> str:
+        await self._balancer.kill()
+        await asyncio.sleep(self._soak.scale)
+        await self._balancer.start()
+        return self._balancer.kind
+
+    async def proxy_reloaded(self) -> str:
+        await self._balancer.reload()
+        return self._balancer.kind
+
+
 KINDS: Final = tuple(
-    name for group in (ProgramBreakages, ServerBreakages) for name in vars(group) if not name.startswith("_")
+    name
+    for group in (ProgramBreakages, ServerBreakages, BucketBreakages, ProxyBreakages)
+    for name in vars(group)
+    if not name.startswith("_")
 )
 """Names of all faults, as methods."""
 
@@ -173,10 +224,15 @@ def breakages(
     cluster: Cluster, network: Network, choice: random.Random, soak: Soak
 ) -> Mapping[str, Callable[[], Awaitable[str]]]:
     """Return every fault that this cluster can have, by name."""
+    if soak.calm:
+        return {}
     without = {"postgresql_restarted"} if cluster.postgres is None else {"sqlite_locked"}
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or cluster.s3 is not None:
         without.add("disk_full")
-    programs = ProgramBreakages(cluster, choice, soak)
-    servers = ServerBreakages(cluster, network, choice, soak)
+    groups: list[object] = [ProgramBreakages(cluster, choice, soak), ServerBreakages(cluster, network, choice, soak)]
+    if cluster.s3 is not None:
+        groups.append(BucketBreakages(cluster.s3, soak))
+    if cluster.balancer is not None:
+        groups.append(ProxyBreakages(cluster.balancer, soak))
     chosen = [name for name in KINDS if name not in without and (not soak.only or name in soak.only)]
-    return {name.replace("_", " "): getattr(programs if hasattr(programs, name) else servers, name) for name in chosen}
+    return {name.replace("_", " "): getattr(group, name) for name in chosen for group in groups if hasattr(group, name)}

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from faults.soak.plan import Soak
 from server.adapters.database import tables
 from server.adapters.files.local import DRAFT_SUFFIX
+from server.adapters.files.object_store import PROBE_KEY
 from server.chaos.records import Accepted, AnyRecord, Fault, Remains
 from testkit.cluster import Cluster
 
@@ -31,11 +32,17 @@ left.
 
 SESSION_ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
+PROBE_PREFIX: Final = PROBE_KEY.partition("{")[0]
+"""Beginning of the names of objects that no session has; one may outlive a fault."""
+
 
 async def remains(cluster: Cluster, engine: AsyncEngine) -> list[Remains]:
     """Return the files, rows and keys that speak of any session."""
     now = time.time()
     found = []
+    if cluster.s3 is not None:
+        names = [name for name in cluster.s3.keys("cluster") if not name.startswith(PROBE_PREFIX)]
+        found = [Remains(t=now, what="file", name=f"uploads/{name}") for name in names]
     for path in sorted((cluster.data / "uploads").rglob("*")):
         if path.is_file():
             found.append(Remains(t=now, what="file", name=str(path.relative_to(cluster.data))))
@@ -56,7 +63,8 @@ async def leftovers(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: 
     """Wait until all sessions have expired; return the remains.
 
     A photo whose upload was killed, and half a file of a killed writer, are cleaned up
-    when they are an hour old: they are made older than that. No other file is excused.
+    when they are an hour old: they are made older than that, or in a bucket deleted. No
+    other file is excused.
     """
     end = time.monotonic() + soak.retention_seconds + GONE_SECONDS
     accepted = {each.session for each in records if isinstance(each, Accepted)}
@@ -64,6 +72,13 @@ async def leftovers(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: 
     orphans: set[str] = set()
     while (left := await remains(cluster, engine)) and time.monotonic() < end:
         for name in {each.name for each in left if each.what == "file"} - orphans:
+            if cluster.s3 is not None:
+                key = name.removeprefix("uploads/")
+                written = cluster.s3.written("cluster", key)
+                if written is not None and orphaned(name, written, accepted, kills):
+                    orphans.add(name)
+                    cluster.s3.delete("cluster", key)  # a bucket says itself how old its objects are
+                continue
             path = cluster.data / name
             with contextlib.suppress(FileNotFoundError):
                 if orphaned(name, path.stat().st_mtime, accepted, kills):
@@ -71,7 +86,8 @@ async def leftovers(cluster: Cluster, engine: AsyncEngine, soak: Soak, records: 
                     os.utime(path, (time.time() - 7200, time.time() - 7200))
         await asyncio.sleep(1)
     if orphans:
-        print(f"# {len(orphans)} files whose writer was killed were made two hours old")
+        done = "made two hours old" if cluster.s3 is None else "deleted"
+        print(f"# {len(orphans)} files whose writer was killed were {done}")
     return left
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testkit.production import FORM
 from testkit.profiles import UNSHARED
 
 
@@ -24,6 +25,9 @@ class Soak:
     stale_seconds: float = 5.0
     stuck_seconds: float = 30.0
     postgres: bool = False
+    production: str | None = None
+    """The proxy of the production form; None: the smallest form."""
+    calm: bool = False
     only: tuple[str, ...] = ()
     record: Path | None = None
 
@@ -47,6 +51,13 @@ class Soak:
             "log_level": "warning",
             "log_format": "text",
         }
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """Return what the installation is made of."""
+        if self.production is not None:
+            return FORM | {"balancer": self.production}
+        return {"webs": 2, "workers": 2, "postgres": self.postgres}
 
     @property
     def quiet_seconds(self) -> float:

@@ -40,19 +40,14 @@ async def run(soak: Soak, record: Recorder) -> None:
     heading(f"soak: {soak.sessions} sessions, {soak.rate:g} a second, seed {soak.seed}", soak.settings)
     disk = DISK_BYTES if os.geteuid() == 0 else None
     async with running_cluster(
-        webs=2,
-        workers=2,
-        postgres=soak.postgres,
-        disk_bytes=disk,
-        valkey_options=("--appendonly", "yes"),
-        **(FAULTS | soak.settings),
+        disk_bytes=disk, valkey_options=("--appendonly", "yes"), **(FAULTS | soak.settings | soak.form)
     ) as cluster:
         network = Network(cluster.url, sources=ADDRESSES)
         choice = random.Random(soak.seed)
         faults = breakages(cluster, network, choice, soak)
-        print(f"# {len(faults)} kinds of fault, one every {soak.every:g} s: {', '.join(faults)}")
+        print(f"# {len(faults)} kinds of fault, one every {soak.every:g} s: {', '.join(faults) or 'none'}")
         world = World(network, record, photos(soak.seed), patience=soak.deadline_seconds, clock=SystemClock())
-        engine = create_async_engine(_database(cluster))
+        engine = create_async_engine(_database(cluster), pool_pre_ping=True)  # PostgreSQL restarts
         people = come(world, plans(soak.seed), sessions=soak.sessions, rate=soak.rate)
         try:
             async with exporting(engine, record) as trail:

@@ -20,18 +20,21 @@ pytestmark = [
     pytest.mark.xdist_group("soak"),
 ]
 
-SECONDS = 175
+SECONDS = 220
 
 SMALL = (
-    "--sessions 270 --rate 6 --seed 5 --every 2.4 --lease-seconds 1.5 --stuck-seconds 20 "
-    "--deadline-seconds 25 --retention-seconds 30"
+    "--sessions 270 --rate 6 --seed 5 --every 2.4 --lease-seconds 1.5 --stuck-seconds 35 "
+    "--deadline-seconds 40 --retention-seconds 50"
 )
-"""45 s, of which a round of all kinds of fault takes 37, and half a minute until all
-has expired.
+"""45 s, of which a round of all kinds of fault takes 37, and 50 s until all expired.
+
+On a machine with a load of 8 a killed process needs 5 s to be back, and two faults in
+a row may hold a session for 25.
 """
 
 FAULTS = {name.replace("_", " ") for name in breakages.KINDS} - {
     "postgresql restarted",  # it runs on SQLite
+    *("proxy killed", "proxy reloaded", "bucket killed", "bucket frozen"),  # and has neither
     *(() if os.geteuid() == 0 else ("disk full",)),
 }
 
@@ -60,7 +63,7 @@ LEASE_OFF = """
 from server.reconciler.lost_leases import LostLeases
 
 
-async def nothing(self, session):
+async def nothing(self, sessions):
     pass
 
 
@@ -95,6 +98,7 @@ def findings(out: str) -> dict[str, int]:
     return {name: int(count) for name, count in (re.split("  +", row)[:2] for row in rows)}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(SECONDS + 5)
 async def test_soak_keeps_promises_while_everything_breaks(tmp_path: Path) -> None:
     """Nothing is lost, stuck, wrong or left over; each kind of fault happened."""
