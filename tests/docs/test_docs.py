@@ -16,6 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from server.chaos.verdict import KINDS
 from server.config import render
 from server.telemetry import metrics as telemetry_metrics
+from server.web.api.metrics_page import FACTS
 from server.web.api.operations import OPERATIONS
 from testkit import architecture
 from testkit.documents import PAGES, name_of, text_of
@@ -50,14 +51,17 @@ def test_state_diagram_is_generated() -> None:
 
 
 def test_operations_page_explains_every_metric() -> None:
-    """With its labels, and no metric that does not exist."""
-    metrics = {
-        metric._name: ", ".join(metric._labelnames)
+    """By its exported name, with type and labels, and no metric that does not exist."""
+    exported = {
+        f"{metric._name}{'_total' * (metric._type == 'counter')}": (metric._type, ", ".join(metric._labelnames))
         for metric in vars(telemetry_metrics).values()
         if isinstance(metric, MetricWrapperBase)
     }
-    explained = dict(re.findall(r"^\| `(tryon_\w+)` \| ([\w, ]*?) ?\|", text_of("docs/operations.md"), re.MULTILINE))
-    assert explained == metrics
+    exported |= {name: ("gauge, `max`", ", ".join(labels)) for name, (_, labels) in FACTS.items()}
+    row = r"^\| `(tryon_\w+)` \| ([\w, `]+) \| ([\w, ]*?) ?\|"
+    explained = {name: (kind, labels) for name, kind, labels in re.findall(row, text_of("docs/operations.md"), re.M)}
+    assert explained == exported
+    assert len(exported) >= 40
 
 
 def test_pages_name_only_existing_routes() -> None:
@@ -76,9 +80,10 @@ def test_decisions_are_listed_and_complete() -> None:
     listed = re.findall(r"^\d+\. \[.*\]\((\d{4}-[\w-]+\.md)\)$", (folder / "README.md").read_text(), re.MULTILINE)
     records = sorted(path.name for path in folder.glob("0*.md"))
     assert listed == records
-    for number, name in enumerate(records, 1):
+    assert len({name[:4] for name in records}) == len(records)
+    for name in records:
         text = (folder / name).read_text()
-        assert text.startswith(f"# {number}. "), name
+        assert text.startswith(f"# {int(name[:4])}. "), name
         for part in ("Context", "Decision", "Consequences", "Considered"):
             assert text.count(f"**{part}.** ") == 1, (name, part)
 

@@ -42,6 +42,18 @@ HELD: Final = {
     "docs/gradio.md": {"url = ": "test_examples_of_page_are_valid"},
     "docs/httpjob.md": {"url = ": "test_example_makes_a_processor", "preset = ": "test_example_makes_a_processor"},
     "docs/overlay.md": {".venv/bin/python -m pip": "`./test` and `./run` install the same, from the same lock file"},
+    "docs/containers.md": {
+        "docker build": "needs a container engine: test_image_runs_the_product follows the Dockerfile without one",
+        "cp deploy/compose.env.example": "needs a container engine: test_compose.py parses the file",
+        "helm install": "needs a cluster: test_kubernetes.py renders the chart",
+        "sudo useradd": "needs systemd as process 1: test_systemd.py has its own tools judge the units",
+    },
+    "docs/ops.md": {"$ export TRYON_OPS_TOKEN": "test_top_shows_sessions_live_and_quits"},
+    "docs/production.md": {".venv/bin/python -m testkit.production": "test_one_command_runs_the_whole_form"},
+    "docs/storage.md": {
+        ".venv/bin/pip install": "needs a bucket of your own: tests/test_object_storage.py runs the product on one",
+        "{": "rights and rules of a bucket of Amazon's, which no test has",
+    },
     "docs/performance.md": {'cd "$PUSH_BENCHMARK"': "needs the push benchmark, which is another project"},
     "docs/processors.md": {"TRYON_PROCESSOR=httpjob": "test_five_lines_reach_a_model"},
     "docs/python-client.md": {
@@ -49,7 +61,11 @@ HELD: Final = {
         "import asyncio": "test_every_example_of_the_guide_runs",
         "pip install": "test_wheel_holds_the_public_package_alone",
     },
-    "docs/quick-start.md": {"./run": "test_newcomer_sees_a_result_within_a_minute"},
+    "docs/quick-start.md": {"./run": "test_newcomer_sees_a_result"},
+    "docs/quotas.md": {
+        "[anonymous]": "test_plans_of_page_limit_an_upload",
+        "{": "test_plans_of_page_limit_an_upload",
+    },
     "docs/react.md": {"import { useTryOn }": "test_types_match_script_and_examples"},
     "docs/reliability.md": {".venv/bin/python -m faults matrix": "test_row_keeps_every_promise"},
     "docs/webhooks.md": {"TRYON_WEBHOOK_SECRET=": "test_webhook_settings_are_accepted"},

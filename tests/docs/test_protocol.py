@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 from server.web.api import in_flight
 from server.web.api.operations import OPERATIONS
 from server.web.docs.asyncapi import asyncapi
-from server.web.docs.examples import CLIENT_MESSAGES, FRAMES
+from server.web.docs.examples import CLIENT_MESSAGES, FRAMES, OWNER_FRAMES, OWNER_MESSAGES
 from server.web.transports import inbound
 from server.web.transports import long_poll as polls
 from testkit.documents import Reader, frames_in, keys_of
@@ -78,10 +78,16 @@ class Terminal(Protocol):
 class Wscat:
     """The real wscat, in a terminal of its own."""
 
-    def __init__(self, command: str, folder: Path) -> None:
+    def __init__(self, command: str, folder: Path, environment: dict[str, str] | None = None) -> None:
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
-            ["bash", "-euc", command], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+            ["bash", "-euc", command],
+            cwd=folder,
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
         )
         os.close(theirs)
         os.set_blocking(self._ours, False)
@@ -183,7 +189,7 @@ async def reader(stack: StartStack, tmp_path: Path) -> Reader:
     """Return a reader that has typed the commands of the page, up to wscat."""
     if shutil.which("curl") is None:
         missing("curl")
-    reader = Reader(await stack(TRYON_MOCK_SECONDS="5"), tmp_path)
+    reader = Reader(await stack(TRYON_MOCK_SECONDS="10"), tmp_path)
     for mark, block in blocks():
         if mark == "wscat":
             break
@@ -193,8 +199,8 @@ async def reader(stack: StartStack, tmp_path: Path) -> Reader:
     return reader
 
 
-def wscat_block() -> str:
-    (block,) = [block for mark, block in blocks() if mark == "wscat"]
+def wscat_block(mark: str = "wscat") -> str:
+    (block,) = [block for name, block in blocks() if name == mark]
     return block
 
 
@@ -240,10 +246,36 @@ async def test_wscat_session_is_what_any_client_sees(reader: Reader) -> None:
         await replay(wscat_block(), Library(connection))
 
 
+@pytest.mark.usefixtures("wscat")
+async def test_wscat_follows_an_owner_as_documented(reader: Reader) -> None:
+    """The connection for all sessions of an owner, typed into the real wscat."""
+    await processing(reader)
+    block = wscat_block("wscat: owner").replace("<id>", reader.session["session_id"])
+    command = reader.filled_in(block.splitlines()[0].removeprefix("$ "))
+    terminal = Wscat(command, reader.folder, reader.environment() | {"TOKEN": reader.kept["TOKEN"]})
+    try:
+        await replay(block, terminal)
+    finally:
+        terminal.close()
+        print(terminal.screen)
+
+
+@pytest.mark.slow
+async def test_any_client_follows_an_owner_as_documented(reader: Reader) -> None:
+    """The same frames come to a client in Python."""
+    await processing(reader)
+    block = wscat_block("wscat: owner").replace("<id>", reader.session["session_id"])
+    offered = ["tryon.v1", f"tryon.bearer.{reader.kept['TOKEN']}"]
+    url = f"{reader.stack.url.replace('http', 'ws', 1)}/api/tryon/ws"
+    async with connect(url, proxy=None, subprotocols=offered) as connection:  # type: ignore[arg-type]  # a NewType of str
+        await replay(block, Library(connection))
+
+
 async def test_receipt_verifies_as_documented(reader: Reader) -> None:
     """Both ways of the page accept a receipt; a changed one is refused."""
     rest = list(blocks())
     rest = rest[[mark for mark, _ in rest].index("wscat") + 1 :]
+    rest = [(mark, block) for mark, block in rest if not mark.startswith("wscat")]
     assert [mark for mark, _ in rest] == ["run", "python: verify", "run: openssl"]
     if shutil.which("openssl") is None:
         missing("openssl")
@@ -280,6 +312,13 @@ def test_client_frame_table_is_the_code() -> None:
     assert on_page == fields_by_tag(CLIENT_MESSAGES)
 
 
+def test_owner_frame_tables_are_the_code() -> None:
+    """The same for the frames that only a connection of an owner has."""
+    on_page = {names(row[0])[0]: names(row[1]) for row in table("Owner's frame")}
+    assert on_page == fields_by_tag(OWNER_FRAMES)
+    assert {names(row[0])[0]: names(row[1]) for row in table("Owner's message")} == fields_by_tag(OWNER_MESSAGES)
+
+
 def test_close_code_table_is_the_code() -> None:
     """Codes, meanings and reconnection, row by row."""
     assert table("Code") == [[str(row.code), row.meaning, row.reconnect.value] for row in CLOSE_CODES]
@@ -301,6 +340,11 @@ def test_error_tables_are_the_code() -> None:
 def test_limit_table_is_the_code() -> None:
     """Every limit that a refusal may name, with its message."""
     assert {names(limit)[0]: detail for limit, detail in table("`limit`")} == errors.LIMITS
+
+
+def test_plan_table_is_the_code() -> None:
+    """The same for what a plan limits."""
+    assert {names(limit)[0]: detail for limit, detail in table("Plan's `limit`")} == errors.QUOTAS
 
 
 def test_call_table_is_the_operations() -> None:

@@ -99,10 +99,11 @@ async def test_uploads_behind_the_proxy_count_by_client(
     assert codes == [201, 429, 201]
 
 
-async def get(port: int, target: str) -> tuple[int, str]:
+async def get(port: int, target: str, *headers: str) -> tuple[int, str]:
     """Return the status and the rest of an answer to this very target."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {target} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n".encode())
+    lines = (f"GET {target} HTTP/1.1", "Host: shop.example", "Connection: close", *headers)
+    writer.write("\r\n".join((*lines, "", "")).encode())
     answer = (await reader.read(-1)).decode(errors="replace")
     writer.close()
     return int(answer.split(" ", 2)[1]), answer
@@ -118,3 +119,12 @@ async def test_private_paths_are_denied(config: MakeConfig, tmp_path: Path, kind
             assert "tryon_" not in answer and '"checks"' not in answer, target
         for target in ("/", "/api/health/live", "/api/health/ready", "/api/openapi.json"):
             assert (await get(port, target))[0] == 200, target
+
+
+@pytest.mark.parametrize("kind", ["nginx", "caddy", "haproxy"])
+async def test_client_does_not_choose_the_host_it_came_by(config: MakeConfig, tmp_path: Path, kind: str) -> None:
+    """The proxy says which host was asked for, whatever the client writes there."""
+    settings = trusting(config, hosts=("shop.example",))
+    async with running_web(settings) as web, running_proxy(kind, web.port, tmp_path / kind) as port:
+        for forged in ("evil.example", "shop.example, evil.example"):
+            assert (await get(port, "/api/tryon/limits", f"X-Forwarded-Host: {forged}"))[0] == 200, forged
