@@ -30,6 +30,15 @@ class Pace:
     def rng(self) -> random.Random:
         return random.Random(self.seed)
 
+    @property
+    def steady_lease_seconds(self) -> float:
+        """Lease for rows in which no session may be taken back.
+
+        The scaled one lapses when the machine of the tests stands still for two
+        seconds. This one outlasts a renewal that fails, after 2 s, and the next one.
+        """
+        return max(6.0, self.lease_seconds)
+
 
 FULL: Final = Pace(
     settings={},

@@ -33,7 +33,8 @@ async def apart(pace: Pace) -> Outcome:
     """
     offset = f"{BUCKET_MINUTES}m" if "s3" in form.chosen() else f"{HOURS}h"
     clocks = [own_clock() | {"FAKETIME": f"{sign}{offset}"} for sign in "+-"]
-    async with running_scene(pace, webs=0, workers=0, postgres=True, cleanup_seconds=1) as scene:
+    lease = pace.steady_lease_seconds
+    async with running_scene(pace, webs=0, workers=0, postgres=True, cleanup_seconds=1, lease_seconds=lease) as scene:
         cluster = scene.cluster
         for clock in clocks:
             await cluster.make_worker(clock).start()
@@ -82,19 +83,20 @@ async def jumps(pace: Pace) -> Outcome:
     Sessions run meanwhile.
     """
     lasts = {"deadline_seconds": DAYS_SECONDS, "retention_seconds": DAYS_SECONDS}
-    async with running_scene(pace, webs=0, workers=0, **lasts) as scene:
+    lease = pace.steady_lease_seconds
+    async with running_scene(pace, webs=0, workers=0, lease_seconds=lease, **lasts) as scene:
         cluster = scene.cluster
         clock = own_clock() | {"FAKETIME_TIMESTAMP_FILE": str(cluster.folder / "clock")}
         _set_clock(cluster.folder, "+0")
         await cluster.make_worker(clock).start()
         await cluster.start_web(cluster.make_web(clock))
         await cluster.workers_seen(1)
-        made = await asyncio.gather(*(scene.clients.upload(seconds=pace.lease_seconds) for _ in range(8)))
+        made = await asyncio.gather(*(scene.clients.upload(seconds=lease) for _ in range(8)))
         screens = [scene.clients.follow(*each) for each in made if each is not None]
         await scene.until(lambda: all(each.cursor >= 2 for each in screens))
         for offset in (f"+{HOURS}h", "+0"):
             _set_clock(cluster.folder, offset)
-            await scene.outage(pace.lease_seconds / 3)
+            await scene.outage(lease / 3)
         await scene.submit()
         await scene.finish()
         trails = await scene.trails()

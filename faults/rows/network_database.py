@@ -24,11 +24,6 @@ STOP_SECONDS: Final = 5.0
 """Promised time from SIGTERM to the end of a process, whatever is unavailable."""
 
 
-def _lease_seconds(pace: Pace) -> float:
-    """Return leases that outlast a renewal which fails, after 2 s, and the next one."""
-    return max(6.0, pace.lease_seconds)
-
-
 async def failed_over(pace: Pace) -> Outcome:
     """Lose every open connection for good; new ones reach the database at once."""
     async with without_database(pace, felt_seconds=0.5, postgres=True, database_proxy=True) as scene:
@@ -59,7 +54,7 @@ async def worker_cut_off(pace: Pace) -> Outcome:
     No other process notices, so that none extends its leases: it must renew them over
     new connections itself.
     """
-    lease_seconds = _lease_seconds(pace)
+    lease_seconds = pace.steady_lease_seconds
     async with running_scene(pace, workers=0, postgres=True, lease_seconds=lease_seconds) as scene:
         postgres = scene.cluster.postgres
         assert postgres is not None

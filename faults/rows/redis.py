@@ -44,7 +44,7 @@ async def without_redis(pace: Pace, *, push_seconds: float = 2.0, **cluster: Any
     The database is read every second as soon as Redis is known to be unavailable, and
     every three seconds before.
     """
-    async with running_scene(pace, **SLOTS, **cluster) as scene:
+    async with running_scene(pace, **SLOTS, **cluster, lease_seconds=pace.steady_lease_seconds) as scene:
         await scene.healthy("redis", "workers")
         async with scene.clients.load(RATE, longest=2.0):
             await scene.until(lambda: len(scene.screens) >= 4)
@@ -172,7 +172,7 @@ async def vanished(pace: Pace) -> Outcome:
 
 async def stopped_without(pace: Pace) -> Outcome:
     """Stop web process and worker (SIGTERM) when Redis has vanished without an RST."""
-    async with running_scene(pace, proxy=True, drain_seconds=1) as scene:
+    async with running_scene(pace, proxy=True, drain_seconds=1, lease_seconds=pace.steady_lease_seconds) as scene:
         cluster = scene.cluster
         assert cluster.proxy is not None
         await scene.healthy("redis", "workers")
