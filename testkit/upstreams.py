@@ -96,7 +96,8 @@ class UpstreamServer:
         assert task is not None
         self._connections.add(task)
         try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            # Cancelled at the end alone: Python 3.11 would complain of it.
+            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
                 await self._serve(reader, writer)
         finally:
             self._connections.discard(task)
