@@ -13,7 +13,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import psutil
 
@@ -34,12 +34,35 @@ RELOAD_SECONDS: Final = 60.0
 SIGNAL_SECONDS: Final = 1.0
 
 
-class Balancer:
-    """A proxy that passes one port on to several; made with its configuration."""
+Certificate: TypeAlias = tuple[Path, Path]
+"""A certificate and its key, as :meth:`Authority.issue` writes them."""
 
-    def __init__(self, kind: str, targets: Sequence[int], folder: Path, *, port: int = 0) -> None:
+
+def _uncommented(text: str, *changes: tuple[str, object]) -> str:
+    """Return the file with its commented lines in force that name the first of a pair.
+
+    The second stands in its place.
+    """
+    for shown, given in changes:
+        text, count = re.subn(rf"^( *)# ?(.*){re.escape(shown)}", rf"\g<1>\g<2>{given}", text, flags=re.M)
+        count = count or text.count(shown)
+        assert count == 1, f"{shown} stands in {count} lines"
+        text = text.replace(shown, str(given))
+    return text
+
+
+class Balancer:
+    """A proxy that passes one port on to several; made with its configuration.
+
+    ``certificate``: it speaks TLS and HTTP/2, as its file shows in comments.
+    """
+
+    def __init__(
+        self, kind: str, targets: Sequence[int], folder: Path, *, port: int = 0, certificate: Certificate | None = None
+    ) -> None:
         assert kind in KINDS and len(targets) == len(NODES)
         self.kind = kind
+        self._certificate = certificate
         self.port = port or free_port()
         self.folder = folder
         self.log = folder.parent / "logs" / f"{kind}.log"
@@ -55,7 +78,7 @@ class Balancer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._certificate is None else 'https'}://127.0.0.1:{self.port}"
 
     def _text(self, targets: Sequence[int]) -> str:
         """Return the file of deploy/ with ports and folders of this run."""
@@ -63,19 +86,41 @@ class Balancer:
         for node, target in zip(NODES, targets, strict=True):
             assert node in text, f"{FILES[self.kind]} does not name {node}"
             text = text.replace(node, f"127.0.0.1:{target}")
+        plain = self.port
+        if self._certificate is not None:
+            plain = free_port()
+            text = self._secured(text, self._certificate)
         if self.kind == "nginx":
             text = text.replace("pid /run/nginx.pid;", f"pid {self.folder}/nginx.pid;")
-            text = text.replace(f"listen {PORT_OF_CONFIGURATION}", f"listen 127.0.0.1:{self.port}")
+            text = text.replace(f"listen {PORT_OF_CONFIGURATION}", f"listen 127.0.0.1:{plain}")
             temporary = "".join(
                 f"    {name}_temp_path {self.folder}/{name};\n"
                 for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
             )
             return text.replace("http {\n", "http {\n" + temporary, 1)
         if self.kind == "haproxy":
-            return text.replace(f"bind :{PORT_OF_CONFIGURATION}", f"bind 127.0.0.1:{self.port}")
+            return text.replace(f"bind :{PORT_OF_CONFIGURATION}", f"bind 127.0.0.1:{plain}")
         address = f"http://:{PORT_OF_CONFIGURATION} {{"
-        text = re.sub(rf"^{re.escape(address)}", f"http://:{self.port} {{\n    bind 127.0.0.1", text, flags=re.M)
+        text = re.sub(rf"^{re.escape(address)}", f"http://:{plain} {{\n    bind 127.0.0.1", text, flags=re.M)
         return text.replace(ADMIN, self._admin)
+
+    def _secured(self, text: str, certificate: Certificate) -> str:
+        """Return the file with its lines for TLS in force."""
+        public, private = certificate
+        if self.kind == "caddy":  # it would fetch a certificate for a name, and redirect from port 80
+            text = text.replace("{\n    admin", "{\n    auto_https disable_redirects\n    admin", 1)
+            secured = f"{self.url} {{\n    bind 127.0.0.1\n    tls {public} {private}\n"
+            return text.replace(f"http://:{PORT_OF_CONFIGURATION} {{\n", secured)
+        if self.kind == "haproxy":
+            both = self.folder / "both.pem"
+            both.write_bytes(public.read_bytes() + private.read_bytes())
+            return _uncommented(text, ("bind :443", f"bind 127.0.0.1:{self.port}"), ("/etc/ssl/shop.example.pem", both))
+        return _uncommented(
+            text,
+            ("listen 443", f"listen 127.0.0.1:{self.port}"),
+            ("/etc/ssl/shop.example.pem", public),
+            ("/etc/ssl/shop.example.key", private),
+        )
 
     def _command(self) -> tuple[str, ...]:
         found = shutil.which(self.kind, path=PLACES)
