@@ -46,6 +46,11 @@ class Place(NamedTuple):
     error: TryOnError | None = None
     """Why nothing but the health of the service is answered: the place is reserved."""
 
+    @property
+    def proxied(self) -> bool:
+        """Whether a trusted proxy is connected."""
+        return not self.address
+
 
 class Connections:
     """The connections of one process, counted by the address of the peer.

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.server import ServerState
 
 from server.web.serving.heads import Head, HeaderFields
-from server.web.serving.pace import Pace
+from server.web.serving.pace import FLOOR_BYTES, Pace
 from tryon.protocol.errors import InternalError, TryOnError
 
 log = logging.getLogger("tryon.web")
@@ -58,11 +58,15 @@ class Exchange:
         "_chunked",
         "_connection",
         "_content",
+        "_dropped_before",
         "_left",
         "_pace",
+        "_patient",
         "_server",
         "complete",
         "disconnected",
+        "dropped",
+        "dropping",
         "ended",
         "head",
         "keep_alive",
@@ -73,7 +77,15 @@ class Exchange:
     )
 
     def __init__(
-        self, connection: Connection, pace: Pace, server: ServerState, head: Head, scope: Scope, *, ended: bool
+        self,
+        connection: Connection,
+        pace: Pace,
+        server: ServerState,
+        head: Head,
+        scope: Scope,
+        *,
+        ended: bool,
+        patient: bool = False,
     ) -> None:
         self._connection = connection
         self._pace = pace
@@ -89,6 +101,13 @@ class Exchange:
         """Bytes of the body that wait for the application."""
         self.ended = ended
         """Whether the whole body has arrived."""
+        self._patient = patient
+        """Whether an answer waits for the rest of the body."""
+        self.dropping = False
+        """Whether nobody reads the rest of the body."""
+        self.dropped = 0
+        """Bytes of the connection that came since then."""
+        self._dropped_before = 0
         self._arrived = asyncio.Event()
         if ended:
             self._arrived.set()
@@ -117,14 +136,33 @@ class Exchange:
             if not self.complete and not self.disconnected:
                 self._connection.refuse(InternalError())
 
-    def body(self, content: bytes, *, ended: bool) -> None:
-        """Take a piece of the body; once the answer is complete it is dropped."""
+    def body(self, content: bytes, *, size: int, ended: bool) -> None:
+        """Take a piece of the body, which is dropped once the answer is known.
+
+        ``size``: bytes of the connection that it took.
+        """
         self.ended = ended
-        if not self.complete and content:
+        if self.dropping:
+            self.dropped += size
+        elif content:
             self.uninvited = False
             self._content.append(content)
             self.pending += len(content)
         self._arrived.set()
+
+    def is_slow(self) -> bool:
+        """Return whether too few bytes were dropped since the last call."""
+        before, self._dropped_before = self._dropped_before, self.dropped
+        return self.dropped - before < FLOOR_BYTES
+
+    def give_up_rest(self) -> bool:
+        """Wait no longer for the rest of a body that is too long or comes too slowly.
+
+        Returns whether the answer is complete.
+        """
+        self._patient = False
+        self._arrived.set()
+        return self.complete
 
     def disconnect(self) -> None:
         """Learn that the connection is lost."""
@@ -137,9 +175,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """Return what has arrived of the body, or the end of the connection."""
-        if self.uninvited and not self.started and not self.disconnected:
-            self.uninvited = False
-            self._pace.write(CONTINUE)
+        self._invite()
         if not self.disconnected and not self.complete:
             if not self.pending:
                 self._connection.advance()
@@ -152,9 +188,18 @@ class Exchange:
         self.pending = 0
         return {"type": "http.request", "body": content, "more_body": not self.ended}
 
+    def _invite(self) -> None:
+        if self.uninvited and not self.started and not self.disconnected:
+            self.uninvited = False
+            self._pace.write(CONTINUE)
+
     async def send(self, message: Message) -> None:
         """Write a part of the answer, as soon as the client has taken the last one."""
         await self._pace.drain()
+        if self._patient and not (self.started or self.ended):
+            self._invite()  # the proxy may have invited its client already
+            if self._connection.keeps(self):
+                await self._drop_rest()
         if self.disconnected:
             return
         if self.complete or (message["type"] == "http.response.start") == self.started:
@@ -163,6 +208,24 @@ class Exchange:
             self._start(message["status"], message.get("headers") or ())
         else:
             self._write(message.get("body", b""), last=not message.get("more_body", False))
+
+    async def _drop_rest(self) -> None:
+        """Wait for the end of the body, which nobody reads.
+
+        A proxy that gets an answer before it has passed the body on may cut the answer
+        off (Caddy 2.6), or give the body up and send the next client's request on the
+        connection, in the middle of the body (HAProxy 2.6 with HTTP/2).
+        """
+        self._drop()
+        self._connection.advance()
+        while self._patient and not (self.ended or self.disconnected):
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _drop(self) -> None:
+        self.dropping = True
+        self._content.clear()
+        self.pending = 0
 
     def _start(self, status: int, fields: HeaderFields | tuple[()]) -> None:
         """Write the head; the answer's length, chunks or the close end its body."""
@@ -181,7 +244,8 @@ class Exchange:
         if self._left is None and not self._bare:
             self._chunked = self.head.version == "1.1"
             self.keep_alive = self.keep_alive and self._chunked
-        self.keep_alive = not close and self.keep_alive and self._connection.keeps(self)
+        given_up = self.dropping and not self.ended
+        self.keep_alive = not close and not given_up and self.keep_alive and self._connection.keeps(self)
         if self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive and not close:
@@ -208,7 +272,7 @@ class Exchange:
                 self._pace.write(data)
         if last:
             self.complete = True
-            self._content.clear()
-            self.pending = 0
+            if not self.dropping:
+                self._drop()
             self._arrived.set()
             self._connection.answered()

@@ -41,7 +41,7 @@ from server.web.serving.exchange import HIGH_WATER_BYTES, Exchange
 from server.web.serving.handshake import Handshake, accept_of, hand_over
 from server.web.serving.heads import Head
 from server.web.serving.incoming import Incoming
-from server.web.serving.pace import FLOOR_BYTES, Pace, has_left, kernel_bytes
+from server.web.serving.pace import Pace, has_left, kernel_bytes
 from server.web.serving.phases import Phase, PhaseTimer
 from server.web.serving.refusals import TooLate, refusal
 from server.web.transports.wire import NOWHERE
@@ -104,10 +104,6 @@ class HttpProtocol(asyncio.Protocol):
         """The request until it is answered and its body has ended."""
         self._served = False
         """Whether there was a request on this connection."""
-        self._dropped = 0
-        """Bytes of an answered request's body."""
-        self._dropped_before = 0
-        """Bytes that came before the time of the phase began."""
         self._reading = True
         self._draining = False
 
@@ -179,11 +175,11 @@ class HttpProtocol(asyncio.Protocol):
             while incoming.waiting:
                 exchange = self._exchange
                 if exchange is not None and not incoming.body.done:
-                    self._dropped += incoming.waiting
-                    exchange.body(incoming.content(), ended=incoming.body.done)
+                    size = incoming.waiting
+                    exchange.body(incoming.content(), size=size, ended=incoming.body.done)
                     if exchange.complete and exchange.ended:
                         self._exchange = None
-                    elif exchange.complete and self._dropped > MAX_DROPPED_BYTES:
+                    elif exchange.dropped > MAX_DROPPED_BYTES and exchange.give_up_rest():
                         self._end(LINGER_SECONDS)
                         return
                 elif exchange is not None or self._pace.paused or (head := incoming.head()) is None:
@@ -203,10 +199,10 @@ class HttpProtocol(asyncio.Protocol):
             seconds = None
             if place is not None and place.error is not None:
                 seconds = RESERVED_SECONDS
-            elif place is not None and not place.address and not incoming.in_head:
+            elif place is not None and place.proxied and not incoming.in_head:
                 seconds = phases.PROXY_IDLE_SECONDS
             self._timer.enter(Phase.HEAD if incoming.in_head else Phase.IDLE, seconds=seconds)
-        elif exchange.complete:
+        elif exchange.dropping:
             self._timer.enter(Phase.REST)
         else:
             line = incoming.body.unfinished_line
@@ -223,11 +219,11 @@ class HttpProtocol(asyncio.Protocol):
         elif phase is Phase.IDLE:  # a long answer is still on its way
             self._pace.watch()
             self._wait()
-        elif phase is Phase.REST and self._dropped - self._dropped_before >= FLOOR_BYTES:
-            self._dropped_before = self._dropped
-            self._wait()
-        elif phase is Phase.REST:
-            self._end(LINGER_SECONDS)
+        elif phase is Phase.REST and (exchange := self._exchange) is not None:
+            if exchange.is_slow() and exchange.give_up_rest():
+                self._end(LINGER_SECONDS)
+            else:
+                self._wait()
         elif not self._reading:  # its rest waits in the kernel, for the application
             self._wait()
         else:
@@ -264,7 +260,8 @@ class HttpProtocol(asyncio.Protocol):
         if head.websocket:
             self._upgrade(head, scope)
             return True
-        self._exchange = Exchange(self, self._pace, self._state, head, scope, ended=self._incoming.body.done)
+        ended, proxied = self._incoming.body.done, self._place is not None and self._place.proxied
+        self._exchange = Exchange(self, self._pace, self._state, head, scope, ended=ended, patient=proxied)
         task = self._loop.create_task(self._exchange.run(self._config.loaded_app))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
@@ -314,7 +311,6 @@ class HttpProtocol(asyncio.Protocol):
         if not exchange.keep_alive:
             self._end(0.0 if self._incoming.body.done else LINGER_SECONDS)
             return
-        self._dropped = self._dropped_before = 0
         if self._incoming.body.done:
             self._exchange = None
         self.advance()

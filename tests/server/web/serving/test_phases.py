@@ -10,6 +10,7 @@ import ipaddress
 import pytest
 
 from server.web.serving import http, pace, phases
+from server.web.serving.exchange import Exchange
 from testkit.raw_http import LIVE, heard, raw
 from testkit.running import StartWeb, Web, until
 from tryon.protocol.paths import SESSIONS
@@ -23,6 +24,7 @@ UPLOAD = (
 )
 
 
+PROXY = (ipaddress.ip_network("127.0.0.0/8"),)
 PROMISED_SECONDS = 20.0
 LONGEST = (phases.IDLE_SECONDS, phases.HEAD_SECONDS + http.LINGER_SECONDS, pace.WINDOW_SECONDS + http.LINGER_SECONDS)
 
@@ -82,6 +84,18 @@ async def test_slow_request_is_closed(web: Web, monkeypatch: pytest.MonkeyPatch,
     assert statuses == expected.get(shape, [408] if "upload" in shape else [404])
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SLOW if shape.startswith("answered")])
+async def test_slow_body_from_proxy_is_answered_then_closed(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """The answer waits for the rest of a body, and not for ever."""
+    monkeypatch.setattr(phases, "IDLE_SECONDS", 30.0)
+    start, _ = SLOW[shape]
+    answers = await heard(await start_web(trusted_proxies=PROXY), start)
+    assert answers.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close\r\n" in answers.lower()
+
+
 @pytest.mark.parametrize("start", [b"", LIVE])
 async def test_proxy_may_keep_its_connection(
     start_web: StartWeb, monkeypatch: pytest.MonkeyPatch, start: bytes
@@ -89,7 +103,7 @@ async def test_proxy_may_keep_its_connection(
     """A trusted proxy's idle connection has a time of its own; its heads have not."""
     monkeypatch.setattr(phases, "IDLE_SECONDS", 0.01)
     monkeypatch.setattr(phases, "PROXY_IDLE_SECONDS", 0.4)
-    web = await start_web(trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))
+    web = await start_web(trusted_proxies=PROXY)
     loop = asyncio.get_running_loop()
     began = loop.time()
     answers = await heard(web, start)
@@ -106,6 +120,64 @@ async def test_body_that_comes_in_time_keeps_its_connection(web: Web, monkeypatc
         assert (await connection.answer())[0] == 404
         await connection.send(bytes(99_999) + LIVE)
         assert (await connection.answer())[0] == 200
+
+
+def exchange_of_test() -> Exchange | None:
+    """Return the request of the only connection."""
+    found = [one for one in gc.get_objects() if type(one) is http.HttpProtocol and one._exchange]
+    return found[0]._exchange if found else None
+
+
+async def test_proxy_gets_no_answer_before_it_has_passed_the_body_on(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal waits for the end of the body; then the next request is answered."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
+    async with raw(await start_web(trusted_proxies=PROXY), SIZED) as connection:
+        await until(lambda: (found := exchange_of_test()) is not None and found.dropping)
+        found = exchange_of_test()
+        assert found is not None
+        await connection.send(bytes(50_000))
+        await until(lambda: found.dropped >= 50_000)
+        assert not found.started
+        await connection.send(bytes(49_999) + LIVE)
+        assert (await connection.answer())[0] == 404
+        assert (await connection.answer())[0] == 200
+
+
+async def test_proxy_that_waits_to_be_invited_is(start_web: StartWeb) -> None:
+    """It may have invited its client already, whose body is then on its way."""
+    invited = NOWHERE + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    async with raw(await start_web(trusted_proxies=PROXY), invited) as connection:
+        assert (await connection.answer())[0] == 100
+        await connection.send(b"12345" + LIVE)
+        assert (await connection.answer())[0] == 404
+        assert (await connection.answer())[0] == 200
+
+
+async def test_proxy_is_answered_when_the_body_is_too_long(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends then: the body goes on, and no request follows it."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
+    monkeypatch.setattr(http, "MAX_DROPPED_BYTES", 100_000)
+    async with raw(await start_web(trusted_proxies=PROXY), CHUNKED) as connection:
+        await until(lambda: (found := exchange_of_test()) is not None and found.dropping)
+        for _ in range(11):
+            await connection.send(b"2710\r\n" + bytes(10_000) + b"\r\n")
+        answer = await connection.rest()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close\r\n" in answer.lower()
+
+
+async def test_proxy_that_breaks_a_body_off_gets_no_answer(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection ends, and the request with it."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
+    async with raw(await start_web(trusted_proxies=PROXY), SIZED):
+        await until(lambda: (found := exchange_of_test()) is not None and found.dropping)
+    await until(lambda: exchange_of_test() is None)
 
 
 async def test_answered_chunks_end_their_connection_when_they_are_many(
@@ -127,9 +199,11 @@ async def test_each_window_of_an_answered_body_has_its_floor(web: Web, monkeypat
     async with raw(web, SIZED) as connection:
         assert (await connection.answer())[0] == 404
         (protocol,) = [one for one in gc.get_objects() if type(one) is http.HttpProtocol and one._exchange]
+        exchange = protocol._exchange
+        assert exchange is not None
         for window in (1, 2):
             await connection.send(bytes(pace.FLOOR_BYTES))
-            await until(lambda: protocol._dropped >= window * pace.FLOOR_BYTES)  # noqa: B023  # called at once
+            await until(lambda: exchange.dropped >= window * pace.FLOOR_BYTES)  # noqa: B023  # called at once
             protocol._timer._end()
             assert protocol._timer.phase is phases.Phase.REST
         protocol._timer._end()
