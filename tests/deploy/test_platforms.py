@@ -18,6 +18,7 @@ import yaml
 from playwright.async_api import Browser, expect
 
 from server.config.settings import Config, variable
+from testkit.documents import text_of
 from testkit.fixtures import StartStack
 from testkit.processes import ROOT
 
@@ -58,6 +59,7 @@ def test_render_recipe_runs_the_product() -> None:
 def test_fly_recipe_runs_the_product() -> None:
     """A machine that sleeps would serve no socket."""
     recipe = tomllib.loads((FOLDER / "fly.toml").read_text())
+    assert (FOLDER / recipe["build"]["dockerfile"]).is_file()  # flyctl looks from the folder of the file
     assert {*recipe["processes"].values(), recipe["deploy"]["release_command"]} == COMMANDS
     assert recipe["http_service"]["auto_stop_machines"] == "off"
     config = Config.load(recipe["env"], env_file=None)
@@ -65,6 +67,22 @@ def test_fly_recipe_runs_the_product() -> None:
     assert recipe["kill_timeout"] >= 30
     named = re.findall(r"(\w+)=…", (FOLDER / "fly.toml").read_text())
     assert {name for name in named if not name.startswith("AWS_")} <= SETTINGS
+
+
+def test_every_recipe_names_hosts_and_proxies() -> None:
+    """The image listens on all addresses: unnamed, the public name gets 421."""
+    rows = re.findall(r"^\| \w[\w.]* \| `(deploy/platforms/[\w.]+)` \| .*", text_of("docs/containers.md"), re.MULTILINE)
+    assert {ROOT / each for each in rows} == {each for each in FOLDER.iterdir() if each.is_file()}
+    for name in rows:
+        (row,) = [line for line in text_of("docs/containers.md").splitlines() if f"`{name}`" in line]
+        said = row + (ROOT / name).read_text()
+        assert {"TRYON_HOSTS", "TRYON_TRUSTED_PROXIES"} <= set(re.findall(r"\bTRYON_[A-Z_]+", said)), name
+
+
+def test_railway_worker_finds_the_dockerfile() -> None:
+    """Its service does not read the JSON file."""
+    found = re.findall(r"RAILWAY_DOCKERFILE_PATH=([\w/]+)", text_of("docs/containers.md"))
+    assert found == [json.loads((FOLDER / "railway.json").read_text())["build"]["dockerfilePath"]]
 
 
 class _FrontEnd(http.server.SimpleHTTPRequestHandler):
