@@ -74,7 +74,7 @@ async def shell(folder: Path, **edits: str) -> AsyncIterator[Shell]:
 
 
 def test_settings_files_of_page_are_accepted(tmp_path: Path) -> None:
-    """Both examples of `.env` load, with comments behind the values."""
+    """Both examples of `.env` load."""
     for name, edits in (("one/.env", {}), (".env", {"at-least-32-characters-the-same-everywhere": SECRET})):
         text = FILES[name]
         for page, here in edits.items():

@@ -39,6 +39,12 @@ def test_pages_name_only_existing_settings() -> None:
         assert named <= known, (name_of(page), named - known)
 
 
+def test_settings_have_comments_on_lines_of_their_own() -> None:
+    """Docker and systemd take a comment behind a value for a part of it."""
+    for page in (*PAGES, ROOT / ".env.example", ROOT / "deploy/compose.env.example"):
+        assert re.findall(r"^TRYON_\w+=.* #.*$", page.read_text(), re.MULTILINE) == [], name_of(page)
+
+
 def test_chaos_page_explains_every_finding() -> None:
     """In the order and the words of the code."""
     explained = re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", text_of("docs/chaos.md"), re.MULTILINE)
