@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import pytest
+import yaml
 
 from server.config.settings import Config
+from testkit.documents import text_of
 from testkit.processes import ROOT
 from tests.deploy.tools import CHART, check
 
@@ -113,6 +116,43 @@ def test_settings_of_chart_are_settings_of_the_product() -> None:
     offered = json.loads(json.dumps(check("render", CHART, LEAST)))
     defaults = next(each["object"]["data"] for each in offered if each["object"]["kind"] == "ConfigMap")
     Config.load(defaults, env_file=None)
+
+
+def scaled_by(objects: dict[tuple[str, str], dict[str, Any]], part: str) -> dict[str, Any]:
+    """Return the first metric of a part's autoscaler."""
+    metrics = objects["HorizontalPodAutoscaler", f"demo-tryon-push-{part}"]["spec"]["metrics"]
+    found: dict[str, Any] = metrics[0]
+    return found
+
+
+def test_autoscaler_of_workers_selects_labels_that_monitors_keep() -> None:
+    """A label that Prometheus does not take from the pods selects no series."""
+    objects = render(MOST)
+    monitor = objects["PodMonitor", "demo-tryon-push-web"]["spec"]
+    labels = objects["Deployment", "demo-tryon-push-web"]["spec"]["template"]["metadata"]["labels"]
+    kept = {re.sub(r"\W", "_", name): labels[name] for name in monitor["podTargetLabels"]}
+    assert scaled_by(objects, "worker")["external"]["metric"]["selector"]["matchLabels"] == kept
+
+
+def test_adapter_has_the_metrics_of_the_autoscalers() -> None:
+    """Each web pod reports the whole queue: a sum would double it."""
+    (block,) = re.findall(r"```yaml\n(rules:.*?)```", text_of("docs/containers.md"), re.DOTALL)
+    rules = yaml.safe_load(block)["rules"]
+    objects = render(MOST)
+    for kind, metric, how in (
+        ("external", scaled_by(objects, "worker")["external"]["metric"], "max("),
+        ("custom", scaled_by(objects, "web")["pods"]["metric"], "sum("),
+    ):
+        (rule,) = rules[kind]
+        assert rule["seriesQuery"].partition("{")[0] == metric["name"]
+        assert rule["metricsQuery"].startswith(how)
+
+
+def test_alert_of_lost_targets_knows_the_jobs_of_the_monitors() -> None:
+    """The operator calls a job ``namespace/name``."""
+    names = [name for kind, name in render(MOST) if kind == "PodMonitor"]
+    (pattern,) = re.findall(r'up\{job=~"([^"]+)"\}', (ROOT / CHART / "files/alerts.yml").read_text())
+    assert [bool(re.fullmatch(pattern, f"shop/{name}")) for name in names] == [True, True]
 
 
 def test_worker_outlives_its_drain() -> None:
