@@ -5,10 +5,14 @@ The workers of one machine that share ``PROMETHEUS_MULTIPROC_DIR`` share the por
 them dies. Without the folder a worker answers for itself, so the port is its own.
 
 It runs in threads: Prometheus is answered also while the event loop is busy.
+
+``/api/health/live`` beside it asks the event loop for a turn. It says nothing of Redis
+or the database: a worker goes on through their outages, and a restart mends none.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import os
@@ -24,18 +28,23 @@ from server.config.private_rule import PrivateRule
 from server.config.settings import Config, ConfigError
 from server.telemetry import metrics
 from server.telemetry.metric_files import FOLDER_VARIABLE
-from tryon.protocol.paths import METRICS
+from tryon.protocol.paths import LIVE, METRICS
 
 REQUEST_SECONDS: Final = 5.0
 """Maximum time without a byte from the client of a connection."""
+
+LOOP_SECONDS: Final = 3.0
+"""Longest wait for a turn of the event loop; below the time-outs of health checks."""
 
 MAX_AT_ONCE: Final = 8
 """Maximum connections at once; more are closed unread."""
 
 
 @contextlib.contextmanager
-def metrics_page(config: Config) -> Iterator[None]:
+def metrics_page(config: Config, loop: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:
     """Serve the page for as long as this is open; nothing without the setting.
+
+    ``loop``: the event loop that must turn for the worker to be alive.
 
     Raises ConfigError if the port cannot be used.
     """
@@ -43,7 +52,7 @@ def metrics_page(config: Config) -> Iterator[None]:
         yield
         return
     try:
-        server = _Server(config.host, config.worker_metrics_port, PrivateRule(config))
+        server = _Server(config.host, config.worker_metrics_port, PrivateRule(config), loop)
     except OSError as error:
         raise ConfigError(
             f"TRYON_WORKER_METRICS_PORT: cannot listen on port {config.worker_metrics_port}: {error.strerror}"
@@ -68,13 +77,21 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a client that reads nothing holds up no stop
 
-    def __init__(self, host: str, port: int, rule: PrivateRule) -> None:
+    def __init__(self, host: str, port: int, rule: PrivateRule, loop: asyncio.AbstractEventLoop | None) -> None:
         self.rule = rule
+        self._loop = loop
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
         self.allow_reuse_port = _shared()
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
         super().__init__(address[:2], _Page)  # type: ignore[arg-type]  # a host and a port
+
+    def loop_turns(self) -> bool:
+        """Return whether the event loop takes a call in time."""
+        turned = threading.Event()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(turned.set)
+        return self._loop is None or turned.wait(LOOP_SECONDS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, if there is room for one more."""
@@ -102,6 +119,9 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with all metrics in Prometheus's text format, or with a refusal."""
+        if self.path == LIVE:
+            self._answer(*((200, b"alive\n") if self.server.loop_turns() else (503, b"hung\n")), "text/plain")
+            return
         verdict = self.server.rule.judge(self.headers.get("Authorization", ""), self._local)
         if self.path.partition("?")[0] != METRICS or verdict == "hidden":
             self._answer(404, b"Not found\n", "text/plain")

@@ -154,6 +154,8 @@ class Lifetime:
         worker_id = f"{socket.gethostname()}:{os.getpid()}:{randomness.bytes(2).hex()}"
         try:
             async with AsyncExitStack() as stack:
+                # First: it is asked for life while a model loads for minutes.
+                stack.enter_context(metrics_page(config, asyncio.get_running_loop()))
                 first, *others = config.processors
                 pools = [ProcessPool(config, processor=first, on_start_error=_stop)]
                 pools += [
@@ -174,7 +176,6 @@ class Lifetime:
                 directory = services.sessions.processors
                 publisher = Publisher(directory, worker_id, pools[0].described, on_error=_stop)
                 await stack.enter_async_context(publisher.running())
-                stack.enter_context(metrics_page(config))
                 metrics.note_process("worker", __version__, platform.python_version())
                 metrics.slots.set(config.worker_jobs)
                 chain = Chain(pools)

@@ -19,26 +19,32 @@ ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # n
 
 
 @click.command()
+@click.option("--worker", is_flag=True, help="Ask the worker at TRYON_WORKER_METRICS_PORT instead.")
 @click.option("--ready", is_flag=True, help="Ask whether requests may be sent to it, not whether it is alive.")
-def probe(ready: bool) -> None:
-    """Ask the web process of this machine whether it is alive.
+def probe(ready: bool, worker: bool) -> None:
+    """Ask the web process of this machine whether it is alive, or the worker.
 
     Exits with 0 if it is, 1 if it is not, 3 if nothing answers.
     """
     from http.client import HTTPConnection, HTTPException
 
     config = Config.load()
+    if worker and ready:
+        raise click.UsageError("--ready is about web processes: no request is sent to a worker")
+    port = config.worker_metrics_port if worker else config.port
+    if port is None:
+        raise click.UsageError("--worker needs TRYON_WORKER_METRICS_PORT")
     path = READY if ready else LIVE
-    connection = HTTPConnection(ANY_ADDRESS.get(config.host, config.host), config.port, timeout=SECONDS)
+    connection = HTTPConnection(ANY_ADDRESS.get(config.host, config.host), port, timeout=SECONDS)
     try:
         connection.request("GET", path, headers={"Host": "localhost", "Connection": "close"})
         status = connection.getresponse().status
     except (OSError, HTTPException) as error:
-        fail(f"{path} at port {config.port}: {error}", Exit.UNREACHABLE)
+        fail(f"{path} at port {port}: {error}", Exit.UNREACHABLE)
     finally:
         connection.close()
     if status != 200:
-        fail(f"{path} at port {config.port} answers {status}", Exit.FAILED)
+        fail(f"{path} at port {port} answers {status}", Exit.FAILED)
 
 
 COMMANDS: Final = (probe,)

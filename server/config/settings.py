@@ -141,7 +141,8 @@ class Config(StorageSettings, UserSettings):
     )
     worker_metrics_port: int | None = setting(
         None,
-        "Port of TRYON_HOST on which workers that were started alone serve /metrics, for TRYON_PRIVATE_PATHS; or off. "
+        "Port of TRYON_HOST on which workers that were started alone serve /metrics, for TRYON_PRIVATE_PATHS, and "
+        "/api/health/live; or off. "
         "Those of `tryon up` are in the web processes' own.",
         parsing.or_off(parsing.integer(1, 65535)),
         shown="off",

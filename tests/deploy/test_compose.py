@@ -73,6 +73,13 @@ def test_every_server_has_a_health_check(composed: dict[str, Any]) -> None:
             assert how["condition"] == ("service_healthy" if restarts else "service_completed_successfully")
 
 
+def test_worker_is_asked_itself_whether_it_is_alive(composed: dict[str, Any]) -> None:
+    """At the port that its settings open."""
+    worker = composed["services"]["worker"]
+    assert worker["healthcheck"]["test"] == ["CMD", "tryon", "probe", "--worker"]
+    assert worker["environment"]["TRYON_WORKER_METRICS_PORT"]
+
+
 def test_mounted_files_exist(composed: dict[str, Any]) -> None:
     """A missing one would be made as an empty folder by the engine."""
     raw = yaml.safe_load((ROOT / FILE).read_text())

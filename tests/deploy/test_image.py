@@ -71,6 +71,7 @@ async def containers(image: Image, tmp_path: Path, postgres_url: str, start_valk
         "TRYON_REDIS_URL": start_valkey(tcp=True).tcp_url,
         "TRYON_SECRET_KEY": "k" * 40,
         "TRYON_PORT": str(free_port()),
+        "TRYON_WORKER_METRICS_PORT": str(free_port()),
         "TRYON_MOCK_SECONDS": "0.2",
         "TRYON_MOCK_FAILURE_RATE": "0",
     }
@@ -109,7 +110,7 @@ async def test_image_runs_the_product(image: Image, containers: dict[str, str], 
             async with asyncio.timeout(60):
                 while await health(client) != "ok":
                     await asyncio.sleep(0.05)
-            for check in (image.stage.health, ["tryon", "probe", "--ready"], ["arq", "--check", "worker.Settings"]):
+            for check in (image.stage.health, ["tryon", "probe", "--ready"], ["tryon", "probe", "--worker"]):
                 status, said = await output(image, *check, settings=containers, volume=volume)
                 assert status == 0, said
             made = (await client.post("/api/tryon/sessions", files={"person": small()})).json()

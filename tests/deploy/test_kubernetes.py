@@ -13,6 +13,7 @@ from server.config.settings import Config
 from testkit.documents import text_of
 from testkit.processes import ROOT
 from tests.deploy.tools import CHART, check
+from tryon.protocol.paths import LIVE
 
 TOKEN: Final = "t" * 32
 LEAST: Final[dict[str, Any]] = {"image": {"repository": "registry.example/tryon-push"}, "existingSecret": "tryon"}
@@ -153,6 +154,16 @@ def test_alert_of_lost_targets_knows_the_jobs_of_the_monitors() -> None:
     names = [name for kind, name in render(MOST) if kind == "PodMonitor"]
     (pattern,) = re.findall(r'up\{job=~"([^"]+)"\}', (ROOT / CHART / "files/alerts.yml").read_text())
     assert [bool(re.fullmatch(pattern, f"shop/{name}")) for name in names] == [True, True]
+
+
+def test_worker_is_asked_itself_whether_it_is_alive() -> None:
+    """At the port that the settings open: no other worker's answer hides it."""
+    objects = render(MOST)
+    _, each = container(objects, "Deployment", "demo-tryon-push-worker")
+    asked = each["livenessProbe"]["httpGet"]
+    (port,) = [port["containerPort"] for port in each["ports"] if port["name"] == asked["port"]]
+    config = Config.load(objects["ConfigMap", "demo-tryon-push"]["data"], env_file=None)
+    assert (asked["path"], port) == (LIVE, config.worker_metrics_port)
 
 
 def test_worker_outlives_its_drain() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,9 @@ import pytest
 
 from server.config.settings import Config, ConfigError
 from server.telemetry.metric_files import FOLDER_VARIABLE
+from testkit.fixtures import StartValkey
 from testkit.processes import environment, reserved_port
+from tests.worker.conftest import StartWorker, until
 from worker.metrics_page import metrics_page
 
 TOKEN = "monitoring-monitoring-monitoring"
@@ -128,6 +131,51 @@ def test_loopback_page_is_hidden_from_proxies() -> None:
     with metrics_page(Config(host="0.0.0.0", worker_metrics_port=port, private_paths="loopback")):
         assert read(port).status_code == 200
         assert read(port, **{"X-Forwarded-For": "192.0.2.1"}).status_code == 404
+
+
+async def test_worker_is_alive_while_its_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked by any program; a loop that hangs is not, though its threads answer."""
+    monkeypatch.setattr("worker.metrics_page.LOOP_SECONDS", 0.5)
+    port = free_port()
+    with metrics_page(Config(worker_metrics_port=port, private_paths=TOKEN), asyncio.get_running_loop()):
+
+        def status() -> int:
+            return httpx.get(f"http://127.0.0.1:{port}/api/health/live", timeout=30).status_code
+
+        assert await asyncio.to_thread(status) == 200
+        assert status() == 503  # asked by the loop itself, which waits for the answer
+        assert await asyncio.to_thread(status) == 200
+
+
+async def test_worker_is_alive_while_redis_is_unavailable(
+    config: Callable[..., Config], worker: StartWorker, start_valkey: StartValkey, tmp_path: Path
+) -> None:
+    """And while its processor loads; a restart would mend neither."""
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(3600)\n")
+    valkey, port = start_valkey(), free_port()
+    process = await worker(
+        config(redis_url=valkey.url, processor="slow:Slow"),
+        TRYON_WORKER_METRICS_PORT=str(port),
+        PYTHONPATH=str(tmp_path),
+    )
+
+    async def probed() -> bool:
+        command = [sys.executable, "-m", "server", "probe", "--worker"]
+        settings = environment({"TRYON_WORKER_METRICS_PORT": str(port)})
+        done = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, env=settings, check=False)
+        return done.returncode == 0
+
+    await asyncio.wait_for(until(probed), 60)
+    valkey.pause()
+    try:
+        assert await probed()
+    finally:
+        valkey.resume()
+    os.kill(process.process.pid, signal.SIGSTOP)
+    try:
+        assert not await probed()
+    finally:
+        os.kill(process.process.pid, signal.SIGCONT)
 
 
 def test_silent_clients_leave_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,9 +37,17 @@ async def test_probe_finds_the_process_of_its_own_settings(config: Callable[...,
                 assert (status, said) == (0, "")
 
 
-@pytest.mark.parametrize("words", [(), ("--ready",)])
+@pytest.mark.parametrize("words", [("--worker",), ("--worker", "--ready")])
+def test_probe_of_worker_names_what_it_lacks(words: tuple[str, ...], tmp_path: Path) -> None:
+    """A worker without a port cannot be asked, and none is ever "ready"."""
+    assert probe(tmp_path, *words)[0] == 2
+
+
+@pytest.mark.parametrize("words", [(), ("--ready",), ("--worker",)])
 def test_probe_says_that_nothing_answers(words: tuple[str, ...], tmp_path: Path) -> None:
     """One line, and the status of a server that cannot be reached."""
-    status, said = probe(tmp_path, *words, TRYON_PORT=str(free_port()))
+    status, said = probe(
+        tmp_path, *words, **dict.fromkeys(("TRYON_PORT", "TRYON_WORKER_METRICS_PORT"), str(free_port()))
+    )
     assert status == 3
     assert said.startswith("tryon: /api/health/") and said.count("\n") == 1
