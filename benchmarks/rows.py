@@ -38,6 +38,9 @@ CHUNK_ROWS: Final = 500_000
 FILL_SECONDS: Final = 3600
 """Bound on one statement that fills the tables, or makes an index."""
 
+NO_SCANS: Final = "none"
+"""Figures of a statement that reads no whole table."""
+
 FEW: Final = 1000
 """Sessions of each rare kind, unless there are to be fewer."""
 
@@ -249,4 +252,4 @@ async def _measured(database: Database, call: Callable[[], Awaitable[object]], r
         await call()
         outside.append((time.perf_counter() - started) * 1000)
         inside.append((await explained(database, call)).milliseconds)
-    return Figures(min(inside), median(inside), min(outside), median(outside), ", ".join(found.scans) or "none")
+    return Figures(min(inside), median(inside), min(outside), median(outside), ", ".join(found.scans) or NO_SCANS)

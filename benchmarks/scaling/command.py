@@ -38,7 +38,11 @@ class Sizes:
 
 
 async def main(parts: Sequence[str], sizes: Sizes, *, repeats: int) -> None:
-    """Measure parts one after the other; print a table of each."""
+    """Measure parts one after the other; print a table of each.
+
+    Exits with 1 if a statement reads a whole table beside the most rows.
+    """
+    scans: list[str] = []
     raise_file_limit()
     heading(f"scaling of {', '.join(parts)}; medians of {repeats} repeats", {})
     for part in parts:
@@ -46,6 +50,9 @@ async def main(parts: Sequence[str], sizes: Sizes, *, repeats: int) -> None:
         curves = await _measured(part, sizes, repeats)
         table(columns(part, list(curves[0].repeats)), rows_of(curves))
         print(f"# {part}: {time.perf_counter() - started:.0f} s", flush=True)
+        scans += [f"{curve.cost} reads {curve.scans}" for curve in curves if curve.scans]
+    if scans:
+        raise SystemExit("\n".join(["whole tables are read:", *scans]))
 
 
 async def _measured(part: str, sizes: Sizes, repeats: int) -> list[Curve]:

@@ -1,7 +1,7 @@
 """A measured cost at growing sizes, and the exponent of its growth.
 
-A cost that grows as ``size ** e`` is a straight line of slope ``e`` on logarithmic
-paper. The line is fitted by least squares to the medians of the repeats. The slope of
+A cost that grows as ``size ** e`` is a straight line of slope ``e`` on log-log axes.
+The line is fitted by least squares to the medians of the repeats. The slope of
 the last step alone shows a bend that the line hides, and shows noise, too.
 """
 
@@ -45,6 +45,8 @@ class Curve:
     """The name of the cost, with its unit."""
     goal: Goal
     repeats: dict[int, list[float]] = field(default_factory=dict)
+    scans: str = ""
+    """Whole tables that a statement reads at the largest size, which is a failure."""
 
     def add(self, size: int, value: float) -> None:
         """Add what one repeat found at a size."""

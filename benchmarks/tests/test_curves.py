@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
 
+from benchmarks.rows import Figures
+from benchmarks.scaling.command import Sizes, main
 from benchmarks.scaling.curves import FLAT, LINEAR, Curve, Goal, exponent_of
+from benchmarks.scaling.stored import scans_of
+from server.adapters.database.upkeep import EVENTS_A_SEARCH
 
 
 @pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.7, 1.0, 2.0])
@@ -56,3 +61,34 @@ def test_curve_says_when_it_misses_its_goal(goal: Goal, exponent: float, verdict
     """In the last column."""
     curve = Curve("CPU us", goal, {size: [size**exponent] for size in (10, 1000)})
     assert curve.row()[-1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scans", "found"),
+    [
+        ("next due", 1_000, "none", ""),
+        ("next due", 1_000, "tryon_sessions: everything", "tryon_sessions: everything"),
+        ("cleanup: a part of the events", 10 * EVENTS_A_SEARCH - 1, "tryon_events: everything", ""),
+        ("cleanup: a part of the events", 10 * EVENTS_A_SEARCH, "tryon_events: everything", "tryon_events: everything"),
+    ],
+)
+def test_only_a_part_of_a_small_table_may_be_all_of_it(name: str, size: int, scans: str, found: str) -> None:
+    """Any other statement that reads a whole table is noted."""
+    assert scans_of(name, size, Figures(1, 1, 1, 1, scans)) == found
+
+
+@pytest.mark.parametrize("scans", ["", "tryon_sessions: everything"])
+async def test_part_fails_when_a_statement_reads_a_whole_table(
+    scans: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After its table, and by the name of the statement."""
+
+    async def measured(*_: object) -> list[Curve]:
+        return [Curve("PostgreSQL ms: next due", Goal.FLAT, {10: [1.0], 100: [1.0]}, scans)]
+
+    monkeypatch.setattr("benchmarks.scaling.command._measured", measured)
+    sizes = Sizes((), (), (), (), clients=0, rate=0, seconds=0, swept=0, submitted=0, few=0)
+    expected = pytest.raises(SystemExit, match="next due reads tryon_sessions") if scans else contextlib.nullcontext()
+    with expected:
+        await main(["rows"], sizes, repeats=1)
+    assert "PostgreSQL ms: next due" in capsys.readouterr().out
