@@ -31,7 +31,8 @@ def page(costs: Costs, assumed: Assumptions, prices: Prices) -> str:
     parts = [
         _table(("At the peak", *(each.load.name for each in found)), _quantities(found)),
         _table(
-            ("Part, the fullest first", *(each.load.name for each in found), "Split next into"), _bottlenecks(found)
+            ("Part (ordered for 10 M waiting)", *(each.load.name for each in found), "Split next into"),
+            _bottlenecks(found),
         ),
         _table(("Dollars a month", *(each.load.name for each in found)), _money(found)),
         *(

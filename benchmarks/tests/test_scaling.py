@@ -119,6 +119,27 @@ def test_costs_of_the_model_are_those_of_the_figures() -> None:
     assert COSTS.photo_us == pytest.approx(2e6 / figure(r"at (\d\.\d) photos a second"), rel=0.02)
 
 
+def test_prediction_is_that_of_the_model() -> None:
+    """From frames and pings; measured figures are those of docs/performance.md."""
+    found = re.search(r"<!-- predicted -->\n.*\n.*\n((?:\|.*\n)+)", PAGE)
+    assert found
+    rows = [row.strip("| ").split(" | ") for row in found[1].splitlines()]
+    minute_ms = figure(r"waiting client-minute, CPU .* \((\d\.\d) ms, ")
+    expected = [figure(r"idle CPU with 10,000 clients .* 1\.2-(\d\.\d) % of a core"), 500 * minute_ms / 600]
+    for rate, start in (
+        ("5,000", "CPU per message, 1,000 clients, 5,000/s"),
+        ("20,000", "20,000/s"),
+        ("80,000", "80,000/s"),
+    ):
+        expected.append(float(rate.replace(",", "")) * figure(rf"\n\| {start} \| (\d+\.\d) us") / 1e4)
+    for (_, frames, pings, model, measured, ratio, _), value in zip(rows, expected, strict=True):
+        rates = [float(each.replace(",", "")) for each in (frames, pings)]
+        predicted = (rates[0] * COSTS.frame_us + rates[1] * COSTS.ping_us) / 1e4
+        assert float(model) == pytest.approx(predicted, rel=0.03)
+        assert float(measured) == pytest.approx(value, rel=0.05)
+        assert float(ratio) == pytest.approx(value / predicted, abs=0.06)
+
+
 def test_commands_of_the_page_exist() -> None:
     """With the options that they are given."""
     named = re.findall(r"python -m benchmarks (scaling[^`]*)`", PAGE)
