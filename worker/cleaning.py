@@ -26,7 +26,7 @@ async def run_cleanup(ctx: dict[Any, Any], cleanup_id: str) -> None:
 
 
 class Cleaner:
-    """Does cleanups on one worker, each in a child of its own; stateless."""
+    """Does cleanups on one worker, each in a child; stateless."""
 
     def __init__(self, cleaning: UpstreamCleaning, chain: Chain) -> None:
         self._cleaning = cleaning

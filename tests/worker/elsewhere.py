@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+from pathlib import Path
 
 from tryon.processor import (
     AttemptLost,
@@ -105,3 +107,17 @@ class Elsewhere:
 
     async def busy(self, job: Job, report: Report) -> str:
         raise ProcessorError("backend_busy", retry_after=job.params["seconds"])
+
+
+class Heavy(Elsewhere):
+    """A processor whose model fits once into the machine's GPU."""
+
+    info = Info(name="heavy", outputs=Elsewhere.info.outputs)
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__()
+        self._gpu = Path(folder) / "gpu"
+
+    async def start(self) -> None:
+        self._weights = self._gpu.open("w")
+        fcntl.flock(self._weights, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -373,8 +373,9 @@ class Cancels(Protocol):
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
         """Stop the work that the checkpoint names; return if there is none any more.
 
-        Called in a child of its own for at most 30 s, after the run was stopped, and
-        again later if it raises.
+        Called for at most 30 s, after the run was stopped, and again later if it
+        raises: in an idle child, which may run other sessions meanwhile, or in a new
+        one.
         """
 
 

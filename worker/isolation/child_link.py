@@ -109,13 +109,16 @@ class ChildLink:
     """One child: its connection, its state, and the sessions that it runs."""
 
     __slots__ = (
-        *("built", "fresh_bytes", "generation", "idle_since", "info", "pid", "ready", "retiring", "runs", "state"),
+        *("built", "disposable", "fresh_bytes", "generation", "idle_since", "info"),
+        *("pid", "ready", "retiring", "runs", "state"),
         *("_files", "_inbox", "_socket", "_timer"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, disposable: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.state = State.STARTING
+        self.disposable = disposable
+        """It is for one clean-up, and ends with it."""
         self.pid = 0
         """0 as long as there is no process, or none any more."""
         self.generation = 0
@@ -251,6 +254,7 @@ class ChildLink:
         return (
             self.state is State.BUSY
             and not self.retiring
+            and not self.disposable
             and self.info is not None
             and len(self.runs) < self.info.concurrency
         )

@@ -57,9 +57,9 @@ class Children:
 
     # -- more of them ------------------------------------------------------------------
 
-    def add(self) -> ChildLink:
+    def add(self, *, disposable: bool = False) -> ChildLink:
         """Return a new child, whose process the fork server will give."""
-        child = ChildLink()
+        child = ChildLink(disposable=disposable)
         self._all.add(child)
         self._ask(child)
         return child
@@ -84,7 +84,7 @@ class Children:
     def not_forked(self, child: ChildLink, reason: str) -> None:
         if child.state is State.GONE:
             return
-        if self._startup.may_retry():
+        if not child.disposable and self._startup.may_retry():
             log.warning("A child could not be forked: %s", reason)
             child.set_timer(self._timing.restart_seconds, self._ask, child)
         else:
@@ -179,7 +179,7 @@ class Children:
         elif child.ready.done():
             self.end(child)
             log.warning("An idle child %s", how)
-        elif self._startup.may_retry():
+        elif not child.disposable and self._startup.may_retry():
             if child.pid:
                 kill_family(child.pid)
             self._ask(child)
@@ -187,8 +187,16 @@ class Children:
             self._give_up(child, RaisedInChild(f"the process {how}"))
 
     def _give_up(self, child: ChildLink, error: Exception) -> None:
-        """End a child that cannot have a processor."""
-        self.end(child, self._startup.give_up(error))
+        """End a child that cannot have a processor.
+
+        A disposable one says nothing of the others: there may be no room for its model
+        beside theirs.
+        """
+        if child.disposable:
+            log.warning("A child for a clean-up could not be started", exc_info=error)
+            self.end(child)
+        else:
+            self.end(child, self._startup.give_up(error))
 
     def let_go(self, child: ChildLink) -> bool:
         """End an idle child; return whether it has a moment to close its processor."""

@@ -60,11 +60,11 @@ class Confined:
             return await self._started.resume(copied, checkpoint, report)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
-        """Cancel in a child of its own."""
+        """Cancel in the child."""
         await self._started.cancel(job, checkpoint)
 
     async def forget(self, job: Reference, checkpoint: Checkpoint) -> None:
-        """Forget in a child of its own."""
+        """Forget in the child."""
         await self._started.forget(job, checkpoint)
 
     async def close(self) -> None:

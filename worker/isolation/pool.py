@@ -39,7 +39,9 @@ How it works:
 6. If the fork server ends, its children go on with their sessions, and another one is
    started. If this process ends, the fork server kills its children and itself; if both
    are killed, a child notices its closed socket, or meets its limit of CPU time.
-7. Work upstream is cancelled and forgotten in a child of its own, which then ends.
+7. Work upstream is cancelled and forgotten by an idle child: with a model in it, a GPU
+   may have no room for another one. Without an idle child a new one does it, which then
+   ends, and whose failure to start is that clean-up's alone.
 8. Failures before a processor is ready are
    :class:`~worker.isolation.startup.Startup`'s: no session is blamed for them. A wrong
    setting stops the worker at its start, the third failure in a row stops it later, by
@@ -213,7 +215,7 @@ class ProcessPool:
         return await self._run(Work(job, checkpoint_text(checkpoint)), report, starting)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
-        """Stop work upstream, in a child of its own; it has 30 s once that is ready.
+        """Stop work upstream, in an idle child or a new one; it has 30 s once it began.
 
         Raises as :meth:`run`, and TimeoutError.
         """
@@ -228,11 +230,7 @@ class ProcessPool:
         while (child := await self._begun(run, order, report, starting)) is None:
             pass  # the child ended at that moment: another one
         try:
-            return await run.outcome(report, child.send)
-        except asyncio.CancelledError:
-            if run.number in child.runs and run.answer is None and child.send(Cancel(run.number)):
-                await run.wait_for_answer(self._timing.stop_seconds)
-            raise
+            return await _outcome(child, run, report, self._timing.stop_seconds)
         finally:
             run.close()
             self._release(child, run)
@@ -257,19 +255,16 @@ class ProcessPool:
     async def _clean_up(self, method: Literal["cancel", "forget"], job: Reference, checkpoint: Checkpoint) -> None:
         message = CleanUp(number=0, method=method, key=job.key, checkpoint=checkpoint_text(checkpoint))
         run = self._new_run(Cleaning(message))
-        child = self._children.add()
+        child = self._children.idle.take() or self._children.add(disposable=True)
         try:
             await _wait_ready(child, Silence())
-            child.retiring = True  # it ends with this: no session may share it
             async with asyncio.timeout(self._timing.clean_up_seconds):
                 if not self._begin(child, run):
                     raise NotStarted
-                await run.outcome(Silence(), child.send)
+                await _outcome(child, run, Silence(), self._timing.stop_seconds)
         finally:
             run.close()
-            child.take_run(run)
-            self._children.end(child)
-            self._children.keep_one()
+            self._release(child, run)
 
     def _new_run(self, order: Work | Cleaning) -> SessionRun:
         if self._startup.error is not None:
@@ -314,7 +309,7 @@ class ProcessPool:
             if begun and run.answer is None:  # it is stuck, and what else it runs with it
                 self._children.end(child)
             elif not child.runs:
-                if child.retiring:
+                if child.retiring or child.disposable:
                     self._children.end(child)
                 else:
                     self._children.idle.put(child)
@@ -329,6 +324,19 @@ async def _wait_ready(child: ChildLink, report: Report) -> None:
             await report(None, "warming")
         await asyncio.wait({child.ready})
     child.ready.result()
+
+
+async def _outcome(child: ChildLink, run: SessionRun, report: Report, stop_seconds: float) -> tuple[Output, ...]:
+    """Return the run's outputs; stop it in its child if it is left before its answer.
+
+    A run that stops in time takes no neighbour on its child along.
+    """
+    try:
+        return await run.outcome(report, child.send)
+    except BaseException:
+        if run.number in child.runs and run.answer is None and child.send(Cancel(run.number)):
+            await run.wait_for_answer(stop_seconds)
+        raise
 
 
 def _left_nothing(run: SessionRun) -> bool:

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,12 +22,14 @@ from tryon.processor import ProcessorError, Reference
 from tryon.processor.conformance import Reports
 from tryon.processor.validation import MAX_CHECKPOINT_BYTES
 from worker.isolation.child_link import ChildLink
-from worker.isolation.errors import Evicted, RaisedInChild
+from worker.isolation.errors import Evicted, NotStarted, RaisedInChild
 from worker.isolation.pool import ProcessPool
 from worker.isolation.session_run import Work
+from worker.isolation.startup import START_TRIES
 from worker.isolation.timing import Timing
 
 ELSEWHERE = "tests.worker.elsewhere:Elsewhere"
+HEAVY = "tests.worker.elsewhere:Heavy"
 
 
 async def said(pool: ProcessPool, do: str, report: Reports | None = None, **params: Any) -> str:
@@ -155,8 +158,8 @@ async def test_retry_after_arrives(start: Start) -> None:
 # -- work upstream ---------------------------------------------------------------------
 
 
-async def test_clean_up_runs_in_child_of_its_own(start: Start) -> None:
-    """Cancel and forget are asked of a child that then ends; errors come through."""
+async def test_clean_up_runs_in_idle_child(start: Start) -> None:
+    """Cancel and forget are asked of the child that waits; errors come through."""
     pool = await start(processor=ELSEWHERE)
     [pid] = pool.pids
     with pytest.raises(ProcessorError) as busy:
@@ -164,6 +167,34 @@ async def test_clean_up_runs_in_child_of_its_own(start: Start) -> None:
     assert (busy.value.message, busy.value.retry_after) == ("s1-2 a", 2.5)
     await pool.forget(Reference(key="s1-2"), {"id": "a"})
     assert pool.pids == [pid]
+
+
+async def test_clean_up_needs_no_second_model(start: Start, tmp_path: Path) -> None:
+    """A model that fits once is there for the clean-up, and for the next session."""
+    errors: list[Exception] = []
+    pool = await start(processor=HEAVY, options={"folder": str(tmp_path)}, on_start_error=errors.append)
+    assert await said(pool, "say") == "said"
+    pids = pool.pids
+    await pool.forget(Reference(key="s1-2"), {"id": "a"})
+    assert await said(pool, "say") == "said"
+    assert (pool.pids, errors) == (pids, [])
+
+
+async def test_clean_up_without_room_fails_alone(start: Start, tmp_path: Path) -> None:
+    """Where no second model fits, a clean-up fails and the worker goes on."""
+    errors: list[Exception] = []
+    pool = await start(processor=HEAVY, options={"folder": str(tmp_path)}, on_start_error=errors.append)
+    report = Reports()
+    running = asyncio.create_task(said(pool, "never", report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    for _ in range(START_TRIES):
+        with pytest.raises(NotStarted):
+            await asyncio.wait_for(pool.forget(Reference(key="s1-2"), {"id": "a"}), 30)
+    assert len(pool.pids) == 1
+    running.cancel()
+    await asyncio.wait({running})
+    assert await said(pool, "say") == "said"
+    assert errors == []
 
 
 async def test_clean_up_has_a_bound(start: Start) -> None:
