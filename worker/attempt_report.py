@@ -10,12 +10,12 @@ from typing import Final
 from server.domain.stored_files import NewFile
 from server.sessions.claims import Claim, Claims
 from tryon.processor import AttemptLost, Checkpoint, Output, ProcessorError
-from tryon.protocol.errors import TryOnError, Unavailable
+from tryon.protocol.errors import StorageFull, TryOnError, Unavailable
 
 log = logging.getLogger("tryon.worker")
 
 RETRY_SECONDS: Final = 1.0
-"""Pause between attempts to commit a checkpoint while the database is unavailable."""
+"""Pause between attempts to commit a checkpoint while the database takes none."""
 
 
 class AttemptReport:
@@ -97,7 +97,7 @@ class AttemptReport:
                 if await change():
                     return
                 break
-            except Unavailable as error:
+            except (Unavailable, StorageFull) as error:
                 log.warning("Session %s could not save its checkpoint now: %s", self._claim.session.id, error.detail)
             await asyncio.sleep(RETRY_SECONDS)
         raise AttemptLost

@@ -33,7 +33,7 @@ class Checkpoints:
         """Commit a checkpoint of a running attempt, in place of the one before.
 
         Return False if the session is not this attempt's any more. Raises Unavailable,
-        and ValueError for a checkpoint that is too large.
+        StorageFull, and ValueError for a checkpoint that is too large.
         """
         if len(msgspec.json.encode(work.checkpoint)) > MAX_CHECKPOINT_BYTES:
             raise ValueError(f"a checkpoint has at most {MAX_CHECKPOINT_BYTES} bytes")

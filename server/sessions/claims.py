@@ -224,7 +224,7 @@ class Claims:
         It is the work of the checkpoint before, unless that was given up or forgotten.
         ``deletable``: whether the processor can delete what is kept there.
         Return False if the claim was lost: then nothing is kept. Raises Unavailable,
-        ValueError.
+        StorageFull, ValueError.
         """
         before = claim.work
         key = before.key if before is not None and before.checkpoint else f"{claim.session.id}-{claim.attempt}"

@@ -20,7 +20,7 @@ from tests.worker.conftest import Feed, until
 from tests.worker.scripted import Play, Scripted, Trusting, done, play
 from tryon.processor import AttemptLost, Job, Output, ProcessorError, Report, Result
 from tryon.processor.conformance import sample_photo
-from tryon.protocol.errors import Unavailable
+from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import Event, Status
 from worker import attempt, attempt_report
 from worker.attempt_report import AttemptReport
@@ -127,7 +127,10 @@ async def test_replaced_attempt_learns_it_at_its_checkpoint(feed: Feed) -> None:
     assert second.resumed == []
 
 
-async def test_checkpoint_waits_for_the_database(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [Unavailable, StorageFull])
+async def test_checkpoint_waits_for_the_database(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     """A checkpoint is committed before the run goes on, however long that takes."""
     monkeypatch.setattr(attempt_report, "RETRY_SECONDS", 0.01)
     checkpoint, left = feed.services.sessions.claims.checkpoint, 3
@@ -136,7 +139,7 @@ async def test_checkpoint_waits_for_the_database(feed: Feed, monkeypatch: pytest
         nonlocal left
         left -= 1
         if left >= 0:
-            raise Unavailable
+            raise error
         return await checkpoint(*what, **more)
 
     monkeypatch.setattr(feed.services.sessions.claims, "checkpoint", unavailable)

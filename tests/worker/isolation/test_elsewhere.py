@@ -121,6 +121,27 @@ async def test_checkpoint_waits_for_its_commit(start: Start) -> None:
     assert await running == "stored"
 
 
+async def test_checkpoint_that_cannot_be_kept_spares_neighbours(start: Start) -> None:
+    """A run that ends by its checkpoint is stopped in its child, beside the others."""
+    pool = await start(processor=ELSEWHERE, timing=Timing(stop_seconds=10))
+    await said(pool, "say")
+    reports = [Reports(), Reports()]
+    other = asyncio.create_task(pool.run(job("never"), reports[0]))
+    await asyncio.wait_for(reports[0].reported.wait(), 10)
+
+    async def refuse(checkpoint: Any) -> None:
+        raise ValueError("it cannot be kept")
+
+    reports[1].checkpoint = refuse  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="cannot be kept"):
+        await said(pool, "save", reports[1], checkpoints=[{"id": "a"}])
+    done, _ = await asyncio.wait({other}, timeout=0.1)
+    assert not done
+    assert len(pool.pids) == 1
+    other.cancel()
+    await asyncio.wait({other})
+
+
 async def test_lost_attempt_learns_it_at_its_checkpoint(start: Start) -> None:
     """A checkpoint that does not count any more raises AttemptLost in the run."""
     pool = await start(processor=ELSEWHERE)
