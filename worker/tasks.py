@@ -41,6 +41,11 @@ SETTLE_SECONDS: Final = 1.0
 """Time for a stopping worker to record how a session ended; then its lease will lapse.
 """
 
+HAND_BACK_SECONDS: Final = 0.3
+"""Time after that for a stopping worker to hand back a session whose end could not be
+recorded, for its output takes longer to be stored.
+"""
+
 CANCEL_SECONDS: Final = 0.1
 """Time for the tasks of a session to end in a stopping worker."""
 
@@ -164,7 +169,7 @@ class SessionRunner:
         seconds_left = (claim.session.deadline_at - claim.session.updated_at).total_seconds()
         deadline = asyncio.get_running_loop().time() + seconds_left
         if stopping:
-            await _see_out(asyncio.create_task(self._record(claim, self._hand_back(claim), deadline)), SETTLE_SECONDS)
+            await self._hand_back_soon(claim, deadline, SETTLE_SECONDS)
             return True
         beat = asyncio.create_task(self._beat(claim, hurry), name="heartbeat")
         attempt = Attempt(
@@ -192,7 +197,11 @@ class SessionRunner:
             end = self._hand_back(claim)
         stopping |= await self._stop(work)
         writing = asyncio.create_task(self._record(claim, end, deadline))
-        stopping |= await _see_out(writing, SETTLE_SECONDS if stopping else None)
+        interrupted = await _see_out(writing, SETTLE_SECONDS if stopping else None)
+        stopping |= interrupted
+        if interrupted and not writing.done():  # a large output is still being stored, perhaps
+            writing.cancel()
+            await self._hand_back_soon(claim, deadline, HAND_BACK_SECONDS)
         for task in (writing, beat):
             task.cancel()
             task.add_done_callback(_forget)
@@ -282,6 +291,16 @@ class SessionRunner:
         """Return the call that requeues a session at no cost to it."""
         tracing.note({"tryon.outcome": Transition.REQUEUED, "tryon.reason": reason})
         return lambda: self._sessions.claims.requeue(claim, burnt=False, reason=reason, processor=processor)
+
+    async def _hand_back_soon(self, claim: Claim, deadline: float, seconds: float) -> None:
+        """Requeue a session within a time, because the worker stops.
+
+        If another end of it was committed meanwhile, nothing changes.
+        """
+        writing = asyncio.create_task(self._record(claim, self._hand_back(claim), deadline))
+        await _see_out(writing, seconds)
+        writing.cancel()
+        writing.add_done_callback(_forget)
 
     def _fail(self, claim: Claim, error: ProcessorError) -> Callable[[], Awaitable[bool]]:
         tracing.note({"tryon.outcome": Transition.FAILED, "error.type": error.code}, failed=True)

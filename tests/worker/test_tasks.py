@@ -368,6 +368,29 @@ async def test_stopping_worker_hands_session_back(feed: Feed, moment: str) -> No
     assert story.events[-1].data == {"reason": "drained"}
 
 
+async def test_stopping_worker_hands_back_what_it_cannot_store(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops while an output is being stored burns no attempt."""
+    monkeypatch.setattr(tasks, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "HAND_BACK_SECONDS", 10.0)
+    storing = asyncio.Event()
+
+    async def put(key: str, data: bytes) -> None:
+        storing.set()
+        await asyncio.Event().wait()
+
+    session = await feed.submit()
+    monkeypatch.setattr(feed.services.files, "put", put)
+    runner = SessionRunner(feed.services, Chain([Scripted(done)]), "w1", Trusting())
+    running = asyncio.create_task(runner.run(session.id))
+    await asyncio.wait_for(storing.wait(), 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 20)
+    story = await feed.story(session.id)
+    assert (story.session.status, story.session.burnt) == (Status.CREATED, 0)
+    assert story.events[-1].data == {"reason": "drained"}
+
+
 async def test_ended_session_is_not_run(feed: Feed) -> None:
     """A job whose session is unknown or has ended does nothing."""
     session, _ = await play(feed, done)
