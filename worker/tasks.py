@@ -61,6 +61,7 @@ class SessionRunner:
     def __init__(self, services: Services, chain: Chain, worker_id: str, imaging: Verifies) -> None:
         self._files = services.files
         self._sessions = services.sessions
+        self._database_clock = services.database.clock
         self._lease_seconds = services.config.lease_seconds
         self._deadline_seconds = services.config.deadline_seconds
         self._max_attempts = services.config.max_attempts
@@ -95,6 +96,7 @@ class SessionRunner:
             metrics.running.set(len(self._hurries))
 
     async def _run(self, session_id: str, hurry: asyncio.Event) -> None:
+        asked_at = asyncio.get_running_loop().time()
         # A task of its own: a cancel that strikes while the claim is being committed
         # must not lose the claim.
         beginning = asyncio.create_task(self._claim(session_id, hurry))
@@ -113,7 +115,7 @@ class SessionRunner:
                 "tryon.processor": session.processor,
             }
             with tracing.span("run session", "consumer", session.trace, about):
-                stopping = await self._hold(claim, hurry, stopping=stopping)
+                stopping = await self._hold(claim, hurry, self._deadline(claim, asked_at), stopping=stopping)
         if stopping:
             raise asyncio.CancelledError
 
@@ -159,15 +161,22 @@ class SessionRunner:
         """Return whether a session runs here now."""
         return session_id in self._hurries.values()
 
-    async def _hold(self, claim: Claim, hurry: asyncio.Event, *, stopping: bool) -> bool:
+    def _deadline(self, claim: Claim, asked_at: float) -> float:
+        """Return the session's deadline on the loop's clock.
+
+        The claim may have been committed long before it was answered. Its age is
+        learnt from the database's clock as it is known here, which may be wrong: it is
+        never taken for older than ``asked_at``.
+        """
+        now, session = asyncio.get_running_loop().time(), claim.session
+        claim_age = min(max(0.0, self._database_clock.now() - session.updated_at.timestamp()), now - asked_at)
+        return now - claim_age + (session.deadline_at - session.updated_at).total_seconds()
+
+    async def _hold(self, claim: Claim, hurry: asyncio.Event, deadline: float, *, stopping: bool) -> bool:
         """Work under a heartbeat until there is an end to record, and record it.
 
         Returns whether the worker stops.
         """
-        # Both times are the database's, so its difference to this machine's clock does
-        # not matter.
-        seconds_left = (claim.session.deadline_at - claim.session.updated_at).total_seconds()
-        deadline = asyncio.get_running_loop().time() + seconds_left
         if stopping:
             await self._hand_back_soon(claim, deadline, SETTLE_SECONDS)
             return True
@@ -188,7 +197,6 @@ class SessionRunner:
                 await asyncio.wait({work, beat}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if not (work.done() or beat.done()):
                 raise TimeoutError
-            deadline = attempt.deadline
             end = self._end(attempt, work if work.done() else None, beat)
         except TimeoutError:
             end = self._fail(claim, attempt.busy or ProcessorError("timeout"))
@@ -196,12 +204,12 @@ class SessionRunner:
             stopping = True
             end = self._hand_back(claim)
         stopping |= await self._stop(work)
-        writing = asyncio.create_task(self._record(claim, end, deadline))
+        writing = asyncio.create_task(self._record(claim, end, attempt.deadline))
         interrupted = await _see_out(writing, SETTLE_SECONDS if stopping else None)
         stopping |= interrupted
         if interrupted and not writing.done():  # a large output is still being stored, perhaps
             writing.cancel()
-            await self._hand_back_soon(claim, deadline, HAND_BACK_SECONDS)
+            await self._hand_back_soon(claim, attempt.deadline, HAND_BACK_SECONDS)
         for task in (writing, beat):
             task.cancel()
             task.add_done_callback(_forget)

@@ -17,7 +17,7 @@ from tests.worker.scripted import Play, Scripted, Trusting, done, forever, play,
 from tryon.processor import Info, Job, Output, ProcessorError, Report, Result
 from tryon.protocol.errors import Unavailable, Unprocessable
 from tryon.protocol.states import Status
-from worker import attempt
+from worker import attempt, tasks
 from worker.chain import Chain, Starting
 from worker.isolation.errors import NotStarted
 from worker.tasks import SessionRunner
@@ -219,6 +219,36 @@ async def test_cold_start_is_none_of_the_deadline(config: MakeConfig, photos: Pa
         processor.ready.set()
         await asyncio.wait_for(running, 20)
         assert (await feed.story(session.id)).session.status is Status.COMPLETED
+
+
+async def test_end_during_cold_start_is_recorded_again(
+    config: MakeConfig, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond its first deadline a session's end is repeated up to the later one."""
+    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.0)
+    async with open_services(config(deadline_seconds=3.0)) as services:
+        feed, processor = Feed(services, photos), Cold(done)
+        session = await feed.submit()
+        requeue, left = services.sessions.claims.requeue, 1
+
+        async def unavailable_once(*what: Any, **more: Any) -> bool:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise Unavailable
+            return await requeue(*what, **more)
+
+        monkeypatch.setattr(services.sessions.claims, "requeue", unavailable_once)
+        running = asyncio.create_task(SessionRunner(services, Chain([processor]), "w1", Trusting()).run(session.id))
+
+        async def beyond() -> bool:
+            return services.database.clock.now() > session.deadline_at.timestamp() + 0.2
+
+        await until(beyond)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(running, 20)
+        assert (await feed.story(session.id)).session.status is Status.CREATED
 
 
 class Restarting(Scripted):

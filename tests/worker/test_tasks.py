@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +273,19 @@ async def test_stopping_worker_repeats_no_claim(feed: Feed, monkeypatch: pytest.
     await refused.wait()
     runner.claim_no_more()
     await asyncio.wait_for(running, 10)
+
+
+@pytest.mark.parametrize(("asked_ago", "age"), [(60.0, 10.0), (0.0, 0.0)])
+async def test_deadline_counts_from_the_claim(feed: Feed, asked_ago: float, age: float) -> None:
+    """An answer that came late costs its own time; a clock that is wrong costs none."""
+    claim = await feed.services.sessions.claims.begin((await feed.submit()).id, worker="w1")
+    assert claim is not None
+    made_at = claim.session.updated_at - timedelta(seconds=10)
+    session = replace(claim.session, updated_at=made_at, deadline_at=made_at + timedelta(seconds=300))
+    now = asyncio.get_running_loop().time()
+    runner = SessionRunner(feed.services, Chain([Scripted(done)]), "w1", Trusting())
+    deadline = runner._deadline(replace(claim, session=session), now - asked_ago)
+    assert deadline - now == pytest.approx(300 - age, abs=5)
 
 
 async def test_lost_photo_fails_session(feed: Feed) -> None:
