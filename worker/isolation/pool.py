@@ -21,11 +21,11 @@ How it works:
 
 1. The fork server starts with the worker and imports the processor's module, once. It
    makes no processor. A fork then costs 10 ms and shares the module's memory.
-2. A session takes a child at work whose processor may run one more (``concurrency``),
-   an idle child, one that is ready rather than one that warms up, or a new one. It
-   waits until the child's processor is ready (``warming``), hands the photos over as
-   descriptors of memory files, and passes on what the run says until there is an
-   answer. Outputs and previews come as descriptors of the child's own memory files.
+2. A session takes a child at work whose processor may run one more (``concurrency``)
+   and cancels none, an idle child, one that is ready rather than one that warms up, or
+   a new one. It waits until the child's processor is ready (``warming``), hands the
+   photos over as descriptors of memory files, and passes on what the run says until
+   there is an answer. Outputs and previews come as descriptors of the child's own memory files.
 3. A child that has answered, has no thread left at work, holds little memory and comes
    from the present fork server is idle again. Any other one is killed. One idle child
    is kept; more of them go after :attr:`~worker.isolation.timing.Timing.idle_seconds`.
@@ -237,11 +237,7 @@ class ProcessPool:
 
     async def _begun(self, run: SessionRun, order: Work, report: Report, starting: Starting | None) -> ChildLink | None:
         """Return a child that has begun the run; None if the chosen one has ended."""
-        child = (
-            _with_room(self._children, self._fork_server.generation)
-            or self._children.idle.take()
-            or self._children.add()
-        )
+        child = await _chosen(self._children, self._fork_server)
         try:
             if starting is not None and not child.ready.done():
                 run.order = order.until(await starting(child.ready))
@@ -344,6 +340,26 @@ def _left_nothing(run: SessionRun) -> bool:
     return isinstance(run.answer, Answer) and not run.answer.left_over
 
 
-def _with_room(children: Children, generation: int) -> ChildLink | None:
-    """Return a child at work that may run one more session, or None."""
-    return next((child for child in children if child.has_room and child.generation == generation), None)
+async def _chosen(children: Children, fork_server: ForkServer) -> ChildLink:
+    """Return a child for a session: one at work with room, an idle one, or a new one.
+
+    A child in which a run is being cancelled may be about to end: it is waited for, as
+    beside it there may be no room for another model.
+    """
+    while True:
+        roomy = [child for child in children if child.has_room and child.generation == fork_server.generation]
+        child = next((child for child in roomy if _ending(child) is None), None) or children.idle.take()
+        if child is not None:
+            return child
+        if not roomy:
+            return children.add()
+        if (ending := _ending(roomy[0])) is not None:
+            await ending.wait()
+
+
+def _ending(child: ChildLink) -> asyncio.Event | None:
+    """Return an event of a run that is being cancelled, or None.
+
+    When it is set, the child is free of the run, or is ended.
+    """
+    return next((run.ending for run in child.runs.values() if run.ending is not None), None)

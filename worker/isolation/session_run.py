@@ -92,7 +92,7 @@ class SessionRun:
 
     __slots__ = (
         *("_changed", "_checkpoints", "_preview", "_progress", "_results", "_usage"),
-        *("answer", "context", "files", "number", "order"),
+        *("answer", "context", "ending", "files", "number", "order"),
     )
 
     def __init__(self, number: int, order: Work | Cleaning) -> None:
@@ -101,6 +101,8 @@ class SessionRun:
         self.answer: Answer | Loss | None = None
         self.context = contextvars.copy_context()
         """Has the request id, for log lines that come from the child."""
+        self.ending: asyncio.Event | None = None
+        """Since it was cancelled in its child; set when it is closed."""
         self.files: list[int] = []
         self._progress: Progress | None = None
         self._preview: tuple[Preview, int] | None = None
@@ -182,6 +184,7 @@ class SessionRun:
 
     async def wait_for_answer(self, seconds: float) -> None:
         """Wait until a cancelled run has answered; count it as stuck if it does not."""
+        self.ending = asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.answer is None:
@@ -192,7 +195,9 @@ class SessionRun:
             metrics.processors_lost.labels("stuck").inc()  # and its process is not fit for another session
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; a cancel of the run is over."""
+        if self.ending is not None:
+            self.ending.set()
         self._drop_preview()
         for files in (self.files, self._results):
             while files:

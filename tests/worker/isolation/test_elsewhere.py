@@ -301,6 +301,24 @@ async def test_stuck_run_hands_others_back(start: Start) -> None:
     assert await said(pool, "say") == "said"
 
 
+async def test_session_waits_for_child_that_cancels_a_run(start: Start) -> None:
+    """A session joins no child that may be ended, and no second one is started."""
+    pool = await start(processor=ELSEWHERE, timing=Timing(stop_seconds=0.5))
+    await said(pool, "say")
+    [pid] = pool.pids
+    report = Reports()
+    stuck = asyncio.create_task(said(pool, "stubborn", report))
+    await asyncio.wait_for(report.reported.wait(), 10)
+    stuck.cancel()
+    await until(lambda: any(run.ending is not None for child in pool._children for run in child.runs.values()))
+    joining = asyncio.create_task(said(pool, "say"))
+    await asyncio.sleep(0)
+    assert [child.pid for child in pool._children] == [pid]
+    assert await joining == "said"
+    assert pid not in pool.pids
+    await asyncio.wait({stuck})
+
+
 async def test_child_that_is_taken_out_hands_its_runs_back(start: Start) -> None:
     """Ending a child ends the wait of each session that it still runs."""
     pool = await start(processor=ELSEWHERE)
