@@ -97,6 +97,15 @@ class Elsewhere:
         await asyncio.Event().wait()
         raise AssertionError
 
+    async def costly(self, job: Job, report: Report) -> str:
+        """Say at its cancellation what it has used."""
+        await report(0.5, "costly")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await report.usage(gpu_seconds=7)
+        raise AssertionError
+
     async def stubborn(self, job: Job, report: Report) -> str:
         await report(0.5, "stubborn")
         while True:

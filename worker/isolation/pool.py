@@ -332,6 +332,7 @@ async def _outcome(child: ChildLink, run: SessionRun, report: Report, stop_secon
     except BaseException:
         if run.number in child.runs and run.answer is None and child.send(Cancel(run.number)):
             await run.wait_for_answer(stop_seconds)
+        await run.pass_usage(report)  # what it has cost until its end
         raise
 
 

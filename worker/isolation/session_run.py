@@ -165,7 +165,7 @@ class SessionRun:
             await self._changed.wait()
             self._changed.clear()
             await self._pass_on(report, reply)
-        await self._pass_usage(report)
+        await self.pass_usage(report)
         match self.answer:
             case Done():
                 return await self._outputs(self.answer)
@@ -194,6 +194,12 @@ class SessionRun:
             log.warning("The processor of session %s ignores its cancellation", self.order.name)
             metrics.processors_lost.labels("stuck").inc()  # and its process is not fit for another session
 
+    async def pass_usage(self, report: Report) -> None:
+        """Pass on the usage that the run has said since the last call."""
+        usage, self._usage = self._usage, None
+        if usage is not None:
+            await report.usage(credits=usage.credits, cost_usd=usage.cost_usd, gpu_seconds=usage.gpu_seconds)
+
     def close(self) -> None:
         """Close the files; a cancel of the run is over."""
         if self.ending is not None:
@@ -209,7 +215,7 @@ class SessionRun:
             os.close(file)
 
     async def _pass_on(self, report: Report, reply: Callable[[Committed], object]) -> None:
-        await self._pass_usage(report)  # before the checkpoint, which keeps it
+        await self.pass_usage(report)  # before the checkpoint, which keeps it
         while self._checkpoints:
             checkpoint = self._checkpoints.popleft()
             lost = False
@@ -236,11 +242,6 @@ class SessionRun:
                 steps=progress.steps,
                 upstream_position=progress.upstream_position,
             )
-
-    async def _pass_usage(self, report: Report) -> None:
-        usage, self._usage = self._usage, None
-        if usage is not None:
-            await report.usage(credits=usage.credits, cost_usd=usage.cost_usd, gpu_seconds=usage.gpu_seconds)
 
     async def _outputs(self, done: Done) -> tuple[Output, ...]:
         outputs = [

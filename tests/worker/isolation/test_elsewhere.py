@@ -284,6 +284,17 @@ async def test_cancel_ends_one_run_of_child(start: Start) -> None:
     assert len(pool.pids) == 1
 
 
+async def test_usage_said_at_cancellation_arrives(start: Start) -> None:
+    """A run that is stopped says what it has cost; its attempt's end has that."""
+    pool = await start(processor=ELSEWHERE, timing=Timing(stop_seconds=10))
+    report = Reports()
+    running = asyncio.create_task(said(pool, "costly", report))
+    await asyncio.wait_for(report.reported.wait(), 30)
+    running.cancel()
+    await asyncio.wait({running})
+    assert [each["gpu_seconds"] for each in report.usages] == [7]
+
+
 async def test_stuck_run_hands_others_back(start: Start) -> None:
     """A run that ignores its cancellation takes its child along; others run again."""
     pool = await start(processor=ELSEWHERE, timing=Timing(stop_seconds=0.05))
