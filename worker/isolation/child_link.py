@@ -109,7 +109,7 @@ class ChildLink:
     """One child: its connection, its state, and the sessions that it runs."""
 
     __slots__ = (
-        *("built", "disposable", "fresh_bytes", "generation", "idle_since", "info"),
+        *("built", "disposable", "fresh_bytes", "generation", "hung_up", "idle_since", "info"),
         *("pid", "ready", "retiring", "runs", "state"),
         *("_files", "_inbox", "_socket", "_timer"),
     )
@@ -137,6 +137,8 @@ class ChildLink:
         """By their numbers."""
         self.retiring = False
         """It takes no other session, and ends when it has none any more."""
+        self.hung_up = False
+        """It has closed its connection: nothing more is read from it."""
         self.idle_since = loop.time()
         self._files: list[int] = []
         """Descriptors that came before the messages that they belong to."""
@@ -155,7 +157,7 @@ class ChildLink:
         self.state = State.STARTING
         self.pid = 0
         self._inbox = Inbox(FromChild)
-        self.retiring = False
+        self.retiring = self.hung_up = False
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         asyncio.get_running_loop().add_reader(self._socket, on_readable, self)

@@ -72,8 +72,12 @@ class Children:
     def _ask(self, child: ChildLink) -> None:
         """Ask for a process for the child; again, if it or the fork server has ended.
 
-        The new connection tells the processes apart.
+        The new connection tells the processes apart. Once no processor can be started,
+        the child is given up: perhaps there is no fork server any more.
         """
+        if self._startup.error is not None:
+            self._give_up(child, self._startup.error)
+            return
         try:
             with child.connect(self._readable) as theirs:
                 self._fork_server.ask(child, theirs)
@@ -139,7 +143,7 @@ class Children:
         The fork server will report how it ended. It takes no session until then.
         """
         child.stop_reading()
-        child.retiring = True
+        child.retiring = child.hung_up = True
         if not child.pid:
             return  # its fork server has ended, or will report at once what became of it
         kill_family(child.pid)
@@ -238,7 +242,7 @@ class Children:
                 self.lose(child, "crashed", "lost its fork server before its number was known")
             elif not child.pid:
                 child.disconnect()
-            elif child.has_timer:
+            elif child.has_timer or child.hung_up:
                 self._over(child, None)  # nothing will report how it ended
         for child in self.idle.all():
             if child.pid:

@@ -25,7 +25,8 @@ How it works:
    and cancels none, an idle child, one that is ready rather than one that warms up, or
    a new one. It waits until the child's processor is ready (``warming``), hands the
    photos over as descriptors of memory files, and passes on what the run says until
-   there is an answer. Outputs and previews come as descriptors of the child's own memory files.
+   there is an answer. Outputs and previews come as descriptors of the child's own
+   memory files.
 3. A child that has answered, has no thread left at work, holds little memory and comes
    from the present fork server is idle again. Any other one is killed. One idle child
    is kept; more of them go after :attr:`~worker.isolation.timing.Timing.idle_seconds`.

@@ -12,11 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
+from testkit.running import until
 from tests.worker.conftest import gone
 from tests.worker.isolation.sessions import LINUX, PATIENT, Start, job, run
 from tryon.processor import ProcessorError
 from tryon.processor.conformance import Reports
+from worker.isolation.child_link import ChildLink, State
 from worker.isolation.errors import NotStarted
+from worker.isolation.fork_server_link import ForkServer
 from worker.isolation.timing import Timing
 
 CRASHES = [
@@ -124,6 +127,41 @@ async def test_child_killed_while_warming_is_replaced(start: Start, tmp_path: Pa
     await gone(pid)
     (tmp_path / "warm").touch()
     assert (await running).isdigit()
+
+
+async def test_child_asked_for_too_late_is_not_started(start: Start) -> None:
+    """Once no processor can be started, a session that needs another child ends."""
+    pool = await start()
+    pool._children.fork_server_failed(RuntimeError("no memory"))
+    child = pool._children.add()
+    with pytest.raises(NotStarted):
+        await asyncio.wait_for(asyncio.shield(child.ready), 10)
+    assert child not in set(pool._children)
+
+
+@LINUX
+async def test_child_that_hung_up_before_its_number_came_is_replaced(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the fork server told its number, but is killed before it told its end."""
+    pool = await start(processor="tests.worker.faulty:Slow", timing=Timing(restart_seconds=0.05))
+    forked: list[tuple[ChildLink, int]] = []
+    sessions = [asyncio.create_task(run(pool))]  # in the idle child
+    with monkeypatch.context() as patched:
+        patched.setattr(ForkServer, "_forked", lambda server, child, pid: forked.append((child, pid)))
+        sessions.append(asyncio.create_task(run(pool)))
+        await until(lambda: bool(forked))
+    [(child, pid)] = forked
+    await until(lambda: child.state is State.WARMING)
+    server = psutil.Process(pool.fork_server_pid)
+    await until(lambda: server.status() == psutil.STATUS_SLEEPING)  # it has left its copy of the child's socket
+    server.suspend()
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: child.hung_up)
+    pool._fork_server._forked(child, pid)
+    server.kill()
+    (tmp_path / "warm").touch()
+    assert all(each.isdigit() for each in await asyncio.wait_for(asyncio.gather(*sessions), 30))
 
 
 async def test_killed_idle_child_is_replaced(start: Start) -> None:
