@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -53,6 +54,9 @@ EARLY_SECONDS: Final = 0.5
 at the deadline the reconciler would fail it with ``timeout``, which says less. So does
 one that has used something: the reconciler knows no more than its last checkpoint.
 """
+
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of a worker without a descriptor or memory, which other sessions give back."""
 
 BUSY_STAGE: Final = "waiting for the model"
 
@@ -118,10 +122,21 @@ class Attempt:
     async def work(self) -> tuple[NewFile, ...]:
         """Read the photos, run the processor, and return its verified outputs.
 
-        While the upstream is busy (``retry_after``) the session waits, under its lease,
-        as long as its deadline allows.
+        While the upstream is busy (``retry_after``), or no memory or descriptor is left
+        here, the session waits, under its lease, as long as its deadline allows.
         """
         self._imaging.warm()  # an idle worker has no image process; this one starts while the processor runs
+        while True:
+            try:
+                return await self._work()
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                log.warning("Session %s waits: %s", self.claim.session.id, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _work(self) -> tuple[NewFile, ...]:
+        """Do the work once; raise OSError if no memory or descriptor is left."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.report.close)
             await self._warm_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from server.config.settings import Config
 from server.domain.outputs import VerifiedOutput
 from server.services import Services, open_services
+from server.system.memory_files import memory_file
 from tests.worker.conftest import Feed, until
 from tests.worker.scripted import Play, Scripted, Trusting, done, forever, play, raising
 from tryon.processor import Info, Job, Output, ProcessorError, Report, Result
@@ -189,6 +191,23 @@ async def test_output_waits_for_image_process(feed: Feed, monkeypatch: pytest.Mo
     await SessionRunner(feed.services, Chain([processor]), "w1", Crowded()).run(session.id)
     assert (await feed.story(session.id)).session.status is Status.COMPLETED
     assert len(processor.jobs) == 1
+
+
+async def test_lack_of_descriptors_costs_no_attempt(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session waits while its photos cannot be handed over."""
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
+    left = 2
+
+    def scarce(content: bytes) -> int:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return memory_file(content)
+
+    monkeypatch.setattr("worker.attempt.memory_file", scarce)
+    session, processor = await play(feed, done)
+    assert (session.status, session.attempt, len(processor.jobs)) == (Status.COMPLETED, 1, 1)
 
 
 class Cold(Scripted):

@@ -22,7 +22,7 @@ from worker.isolation.child_link import Action, ChildLink, State
 from worker.isolation.errors import Loss, NotStarted, RaisedInChild, Reason
 from worker.isolation.fork_server_link import ForkServer
 from worker.isolation.idle import IdleChildren
-from worker.isolation.messages import BadMessage, FromChild, Ready, Refused, StartFailed
+from worker.isolation.messages import BadMessage, FromChild, LostFiles, Ready, Refused, StartFailed
 from worker.isolation.startup import Startup
 from worker.isolation.timing import Timing
 
@@ -105,6 +105,10 @@ class Children:
             return False
         except BadMessage as error:
             self.lose(child, "crashed", f"sent no message ({error})")
+            return False
+        except LostFiles as error:  # what it runs can be run again, here or elsewhere
+            log.warning("A child could not be heard: %s", error)
+            self.lose(child, "evicted", "could not be heard")
             return False
         if messages is None:
             return False

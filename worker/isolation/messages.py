@@ -275,6 +275,10 @@ class BadMessage(Exception):
     """Bytes that are no message of the expected kind."""
 
 
+class LostFiles(Exception):
+    """Descriptors that were sent, and for which this process has no room."""
+
+
 def send(to: socket.socket, message: msgspec.Struct, files: Sequence[int] = ()) -> None:
     """Send all of a message, with descriptors; raise OSError if that fails."""
     data = msgspec.json.encode(message)
@@ -290,16 +294,18 @@ def receive(connection: socket.socket, inbox: Inbox, files: list[int] | None = N
     """Return the messages that have arrived whole; None without new bytes.
 
     Descriptors that came with them are added to ``files``; without a list none is
-    accepted. Raises ConnectionError when the other end is closed, and
-    :class:`BadMessage`.
+    accepted. Raises ConnectionError when the other end is closed,
+    :class:`BadMessage`, and :class:`LostFiles`.
     """
     try:
         if files is None:
             data = connection.recv(_READ_BYTES)
         else:
             flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-            data, received, _, _ = socket.recv_fds(connection, _READ_BYTES, MAX_FILES, flags)
+            data, received, got, _ = socket.recv_fds(connection, _READ_BYTES, MAX_FILES, flags)
             files += received
+            if got & socket.MSG_CTRUNC and len(received) < MAX_FILES:
+                raise LostFiles("no descriptor is left")
     except BlockingIOError:
         return None
     except OSError as error:

@@ -19,6 +19,7 @@ from worker.isolation.timing import Timing
 
 LINUX = pytest.mark.skipif("sys.platform != 'linux'", reason="needs /proc")
 MEGABYTE = 2**20
+ELSEWHERE = "tests.worker.elsewhere:Elsewhere"
 Start = Callable[..., Any]
 PATIENT = Timing(status_seconds=30.0)
 """A fork server says how a child has ended, however busy the machine."""
@@ -36,6 +37,12 @@ async def run(pool: ProcessPool, do: str = "pid", **params: Any) -> str:
         return error.code
     except RaisedInChild:
         return "processor_error"
+    return output.data.decode()
+
+
+async def said(pool: ProcessPool, do: str, report: Reports | None = None, **params: Any) -> str:
+    """Return what a processor that is elsewhere returned; raise as the pool does."""
+    [output] = await asyncio.wait_for(pool.run(job(do, **params), report or Reports()), 30)
     return output.data.decode()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import AsyncIterator
 from typing import get_args
 
 import pytest
 
 from testkit.jobs import job_of
+from tests.worker.isolation.sessions import LINUX
 from tryon.processor import Info
 from worker.isolation.child_link import TRANSITIONS, Action, ChildLink, State
 from worker.isolation.messages import (
@@ -21,6 +23,7 @@ from worker.isolation.messages import (
     FromChild,
     Inbox,
     Log,
+    LostFiles,
     Made,
     Preview,
     Raised,
@@ -182,6 +185,23 @@ async def test_job_is_refused_when_child_has_ended() -> None:
     finally:
         run.close()
         link.disconnect()
+
+
+@LINUX
+async def test_files_without_room_are_lost() -> None:
+    """Descriptors that this process cannot take are told apart from bad messages."""
+    link = ChildLink()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with link.connect(lambda child: None) as theirs:
+        send(theirs, MESSAGES[Preview], [theirs.fileno()])
+        os.close(lowest := os.dup(theirs.fileno()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            with pytest.raises(LostFiles):
+                link.receive()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            link.disconnect()
 
 
 async def test_messages_are_read_whole() -> None:

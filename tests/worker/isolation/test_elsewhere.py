@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -17,24 +16,15 @@ import pytest
 from testkit.running import until
 from tests.worker.conftest import gone
 from tests.worker.elsewhere import RUNS
-from tests.worker.isolation.sessions import Start, job
+from tests.worker.isolation.sessions import ELSEWHERE, Start, job, said
 from tryon.processor import ProcessorError, Reference
 from tryon.processor.conformance import Reports
 from tryon.processor.validation import MAX_CHECKPOINT_BYTES
-from worker.isolation.child_link import ChildLink
 from worker.isolation.errors import Evicted, NotStarted, RaisedInChild
-from worker.isolation.pool import ProcessPool
-from worker.isolation.session_run import Work
 from worker.isolation.startup import START_TRIES
 from worker.isolation.timing import Timing
 
-ELSEWHERE = "tests.worker.elsewhere:Elsewhere"
 HEAVY = "tests.worker.elsewhere:Heavy"
-
-
-async def said(pool: ProcessPool, do: str, report: Reports | None = None, **params: Any) -> str:
-    [output] = await asyncio.wait_for(pool.run(job(do, **params), report or Reports()), 30)
-    return output.data.decode()
 
 
 # -- outputs and words -----------------------------------------------------------------
@@ -380,44 +370,6 @@ async def test_child_that_has_hung_up_is_given_no_session(start: Start) -> None:
     assert await said(pool, "say") == "said"
     with pytest.raises(ProcessorError, match="processor_crashed"):
         await asyncio.wait_for(crashed, 30)
-
-
-async def test_session_without_descriptors_is_tried_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its child and the sessions there are left alone."""
-    pool = await start(processor=ELSEWHERE)
-    await said(pool, "say")
-    report = Reports()
-    running = asyncio.create_task(pool.run(job("never"), report))
-    await asyncio.wait_for(report.reported.wait(), 30)
-    with monkeypatch.context() as patched:
-        patched.setattr(Work, "open", full)
-        with pytest.raises(ProcessorError) as refused:
-            await pool.run(job("say"), Reports())
-    assert (refused.value.code, refused.value.requeue, refused.value.retry_after) == ("unavailable", False, 1.0)
-    assert await said(pool, "say") == "said"
-    running.cancel()
-    await asyncio.wait({running})
-
-
-def full(*arguments: object) -> None:
-    raise OSError(errno.EMFILE, "Too many open files")
-
-
-async def test_child_without_a_connection_is_asked_for_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A moment without descriptors costs a session that needs a new child a moment."""
-    pool = await start(processor=ELSEWHERE, timing=Timing(restart_seconds=0.05))
-    [pid] = pool.pids
-    connect, calls = ChildLink.connect, []
-
-    def once(child: ChildLink, on_readable: Any) -> Any:
-        calls.append(child)
-        return full() if len(calls) == 1 else connect(child, on_readable)
-
-    monkeypatch.setattr(ChildLink, "connect", once)
-    os.kill(pid, signal.SIGKILL)
-    await until(lambda: not pool.pids or pool.pids != [pid])
-    assert await said(pool, "say") == "said"
-    assert len(calls) >= 2
 
 
 async def test_ended_child_ends_all_its_runs(start: Start) -> None:
