@@ -20,7 +20,11 @@ from server.domain.session import MAX_SEQ, valid_session_id
 from tryon.protocol.numbers import whole_number
 
 MAX_SESSIONS: Final = 200
-"""Maximum sessions of one connection, and of one cursor: the rest of it is ignored."""
+"""Maximum living sessions of one connection."""
+
+MAX_PAIRS: Final = MAX_SESSIONS + 1
+"""Maximum sessions of one cursor, with the newest that has ended; the rest is ignored.
+"""
 
 Seqs = Mapping[str, int]
 """The last seq that a client has seen, by session id."""
@@ -34,7 +38,7 @@ def write_cursor(seqs: Iterable[tuple[str, int]]) -> str:
 def read_cursor(text: str) -> dict[str, int]:
     """Return the seqs of a cursor; pairs that are malformed are left out."""
     found: dict[str, int] = {}
-    for pair in text.split("~", MAX_SESSIONS)[:MAX_SESSIONS]:
+    for pair in text.split("~", MAX_PAIRS)[:MAX_PAIRS]:
         name, _, number = pair.partition(".")
         session_id, seq = _long_id(name), whole_number(number)
         if session_id is not None and seq is not None:
@@ -45,7 +49,12 @@ def read_cursor(text: str) -> dict[str, int]:
 def checked_cursor(seqs: Seqs) -> dict[str, int]:
     """Return the cursor of a client's JSON: valid ids alone, seqs in their range."""
     pairs = [(name, seq) for name, seq in seqs.items() if valid_session_id(name)]
-    return {name: min(max(0, seq), MAX_SEQ) for name, seq in pairs[:MAX_SESSIONS]}
+    return {name: min(max(0, seq), MAX_SEQ) for name, seq in pairs[:MAX_PAIRS]}
+
+
+def newest_seen(seqs: Seqs) -> str | None:
+    """Return the newest session that the client has seen; None if it has seen none."""
+    return max((name for name, seq in seqs.items() if seq), default=None)
 
 
 def short_id(session_id: str) -> str:

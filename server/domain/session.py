@@ -37,6 +37,11 @@ def session_id_of(at: float, random: bytes) -> str:
     return str(uuid.UUID(int=value))
 
 
+def time_of_id(session_id: str) -> float:
+    """Return the Unix seconds of the milliseconds in a session's id."""
+    return uuid.UUID(session_id).int / 2**80 / 1000
+
+
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
 

@@ -58,8 +58,11 @@ class Host(Protocol):
     def cursor(self) -> str:
         """Return the client's cursor of all sessions."""
 
-    def ended(self, session_id: str, reason: str) -> None:
-        """Tell the client that nothing follows of a session, and leave it."""
+    def ended(self, session_id: str, reason: str, seq: int) -> None:
+        """Tell the client once that nothing follows of a session, and leave it.
+
+        ``seq``: the last that the client was given.
+        """
 
 
 class Member(Follower):
@@ -95,11 +98,11 @@ class Member(Follower):
 
     def end(self, status: str) -> None:
         """Leave the watch: the terminal event was delivered."""
-        self._host.ended(self.session_id, status)
+        self._host.ended(self.session_id, status, self.seq or 0)
 
     def gone(self, reason: GoneReason) -> None:
         """Leave the watch: the session was erased."""
-        self._host.ended(self.session_id, reason.value)
+        self._host.ended(self.session_id, reason.value, self.seq or self.since or 0)
 
     def too_old(self, retry_after_ms: int) -> None:
         """Ask the client to reconnect."""

@@ -43,7 +43,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
 from collections.abc import Collection
 from typing import Final
 
@@ -59,6 +58,7 @@ from server.domain.bus_message import (
     gone_message,
     parse_prefix,
 )
+from server.domain.session import time_of_id
 from server.sessions.access import AccessIssuer
 from server.system.clock import Clock
 from server.telemetry import metrics
@@ -341,7 +341,7 @@ class Recovery:
         The id is a UUIDv7 (RFC 9562 section 5.7). A retry expires with its original, so
         an expired one may be reported as deleted.
         """
-        age_seconds = self._database_clock.now() - uuid.UUID(session_id).int / 2**80 / 1000
+        age_seconds = self._database_clock.now() - time_of_id(session_id)
         return GoneReason.EXPIRED if age_seconds >= self._retention_seconds else GoneReason.DELETED
 
 

@@ -23,7 +23,10 @@ else happens in plain functions: :meth:`Watch.announce`, :meth:`Watch.ended`.
 *The cursor* of the client is a seq for each session. After a reconnect the sessions of
 the list are shown with the events that the client missed. A session that is in the
 cursor but not in the list has ended or was erased meanwhile: it is shown with its last
-events, or only named as ``ended``.
+events, or only named as ``ended``. An ended session that is newer than all of the
+cursor began and ended while the client was away: it is shown as well. So that a session
+which the client has seen to its end is not taken for one, the newest stays in the
+cursor after its end.
 
 *The bound.* A connection follows :data:`~server.domain.owner_cursor.MAX_SESSIONS`. If
 there are more, ``synced`` says so, and each time one ends the newest of the rest takes
@@ -38,8 +41,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from server.adapters.database.clock import DatabaseClock
-from server.domain.owner_cursor import MAX_SESSIONS, Seqs, short_id, write_cursor
-from server.domain.session import timestamp
+from server.domain.owner_cursor import MAX_SESSIONS, Seqs, newest_seen, short_id, write_cursor
+from server.domain.session import time_of_id, timestamp
 from server.sessions.reads import Credential, SessionRead, SessionReads
 from server.telemetry import metrics
 from server.web.push.hub import Hub
@@ -94,6 +97,8 @@ class Watch:
         self._owed: dict[str, int] = {}
         """The rest of the client's cursor: sessions that it was not shown yet."""
         self._ended: dict[str, None] = {}
+        self._newest = ("", 0)
+        """The newest session that has ended here, and its last seq."""
         self._more = False
         self._refill = False
         self._sync: Seqs | None = None
@@ -116,12 +121,13 @@ class Watch:
         self._sync = seqs
         self._wake.set()
 
-    def ended(self, session_id: str, reason: str) -> None:
-        """Tell the client that nothing follows of a session, and leave it."""
+    def ended(self, session_id: str, reason: str, seq: int) -> None:
+        """Tell the client once that nothing follows of a session, and leave it."""
         member = self._members.pop(session_id, None)
         if member is not None:
             self._hub.detach(member)
         self._owed.pop(session_id, None)
+        self._newest = max(self._newest, (session_id, seq))
         self._ended[session_id] = None
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -147,6 +153,9 @@ class Watch:
         seen = [(member, member.since if member.seq is None else member.seq) for member in self._members.values()]
         pairs = [(member.name, seq) for member, seq in seen if seq is not None]
         owed = [(short_id(name), seq) for name, seq in self._owed.items() if name not in self._members]
+        newest, seq = self._newest
+        if newest > max(self._members, default=""):
+            pairs.insert(0, (short_id(newest), seq))
         return write_cursor(pairs + owed)
 
     def _attach(self, session_id: str, since: int | None) -> bool:
@@ -178,16 +187,26 @@ class Watch:
         To be called when the watch is registered. ``seqs``: the client's cursor; None:
         a client that has seen nothing, and wants no past events. Raises Unavailable.
         """
-        await self._list(seqs)
+        living = await self._list(seqs)
+        newest = newest_seen(seqs or {})
+        age_seconds = 0.0 if newest is None else max(0.0, self._database_clock.now() - time_of_id(newest))
+        # Read second: a session that ends in between is in both, and counts as living.
+        names = await self._reads.ended_lately(
+            self.owner, created_seconds=age_seconds + ANNOUNCED_SECONDS, limit=REMEMBERED
+        )
+        ended = [name for name in names if name not in living and name not in self._owed and name not in self._members]
+        unseen = [name for name in ended if newest is not None and name > newest][: self._most]
+        self._ended |= dict.fromkeys(name for name in ended if name not in unseen)
+        self._due |= dict.fromkeys(unseen, 0)
         self._ready = await self._read_due()
 
-    async def _list(self, seqs: Seqs | None) -> None:
-        """Attach to the newest living sessions; let the cursor's be shown too."""
+    async def _list(self, seqs: Seqs | None) -> list[str]:
+        """Attach to the newest living sessions; let the cursor's be shown too.
+
+        Return the living sessions.
+        """
         self._owed = dict(seqs or {})
         living = await self._reads.living(self.owner, limit=self._most + 1)
-        # Read second: a session that ends in between is in both, and counts as living.
-        ended = await self._reads.ended_lately(self.owner, created_seconds=ANNOUNCED_SECONDS, limit=REMEMBERED)
-        self._ended |= dict.fromkeys(name for name in ended if name not in living and name not in self._owed)
         for session_id in living[: self._most]:
             if session_id not in self._members and session_id not in self._ended:
                 self._attach(session_id, 0)
@@ -195,6 +214,7 @@ class Watch:
             self._due[session_id] = None if seqs is None else seqs.get(session_id, 0)
         self._due |= self._owed
         self._note_more(len(living) > self._most)
+        return living
 
     async def _read_due(self) -> list[tuple[str, int | None, SessionRead | None]]:
         """Return the sessions that are due as their owner sees them, oldest first.
@@ -324,14 +344,14 @@ class Watch:
             return
         if session.status.terminal:
             self._hub.deliveries.note_shown(session)
-            self.ended(session_id, session.status.value)
+            self.ended(session_id, session.status.value, session.seq)
         elif member is not None:
             self._hub.release(member, session)
 
     def _show_erased(self, session_id: str, since: int | None) -> None:
         """Name a session that is not there as ended, if the client knows it."""
         if since:
-            self.ended(session_id, self._hub.recovery.probable_reason(session_id).value)
+            self.ended(session_id, self._hub.recovery.probable_reason(session_id).value, since)
             return
         member = self._members.pop(session_id, None)
         if member is not None:

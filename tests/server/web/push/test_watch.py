@@ -9,8 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from server.domain.session import Session
+from server.adapters.database import tables
+from server.domain.bus_message import gone_message
+from server.domain.owner_cursor import read_cursor
+from server.domain.session import Session, session_id_of
 from server.services import Services, open_services
 from server.web.push.hub import Hub
 from server.web.push.member import Line
@@ -33,6 +37,9 @@ class Screen(Line):
         self.cursors: list[str] = []
         self.reads = asyncio.Event()
         self.reads.set()
+        self.asked = asyncio.Event()
+        """Set once the watch waits for the client to read."""
+        self.watch: Watch
 
     def put(self, frame: bytes) -> None:
         self.frames.append(json.loads(frame))
@@ -49,6 +56,8 @@ class Screen(Line):
         return False
 
     async def taken(self) -> None:
+        if not self.reads.is_set():
+            self.asked.set()
         await self.reads.wait()
 
     def event(self, frame: bytes) -> None: ...
@@ -88,6 +97,9 @@ async def watched(services: Services, hub: Hub, *, most: int = 200, **seqs: Any)
         ping_seconds=25,
         most=most,
     )
+    screen.watch = watch
+    if not seqs.get("reads", True):
+        screen.reads.clear()
     await hub.confirmation(hub.owners.add(watch, transport="test"))
     for session_id in seqs.get("announced", ()):
         watch.announce(session_id)
@@ -180,6 +192,62 @@ async def test_session_that_begins_and_ends_unseen_is_shown(hub: Hub, services: 
         await until(lambda: screen.told() == [(session.id, 2), (session.id, "cancelled")])
         (snapshot,) = [frame for frame in screen.frames if frame["type"] == "snapshot"]
         assert [event["event"] for event in snapshot["missed"]] == ["created", "cancelled"]
+
+
+async def test_session_of_an_absence_is_shown_once(hub: Hub, services: Services) -> None:
+    """It began and ended while the client was away; the next cursor names it."""
+    living = await insert(services)
+    missed = await insert(services)
+    await move(services, missed, Event.CANCELLED)
+    async with watched(services, hub, seqs={living.id: 1}) as screen:
+        assert screen.told() == [(living.id, 1), (missed.id, 2), (missed.id, "cancelled")]
+        snapshot = screen.frames[1]
+        assert [event["event"] for event in snapshot["missed"]] == ["created", "cancelled"]
+        await hub.owners.created([missed.id])
+        cursor = read_cursor(screen.cursors[-1])
+    assert cursor == {living.id: 1, missed.id: 2}
+    async with watched(services, hub, seqs=cursor) as screen:
+        assert screen.told() == [(living.id, 1), (missed.id, "cancelled")]
+
+
+async def test_long_absence_hides_no_session(hub: Hub, services: Services) -> None:
+    """As long as the cursor is old, whatever the sweep may still announce."""
+    seen = session_id_of(services.database.clock.now() - 600, bytes(10))
+    missed = await insert(services)
+    await move(services, missed, Event.CANCELLED)
+    async with services.database.connections.write() as connection:
+        await connection.execute(update(tables.sessions).values(created_at=tables.database_time(-500.0)))
+    async with watched(services, hub, seqs={seen: 1}) as screen:
+        assert screen.told() == [(seen, "deleted"), (missed.id, 2), (missed.id, "cancelled")]
+
+
+async def test_end_that_was_followed_is_not_shown_again(hub: Hub, services: Services) -> None:
+    """The newest session stays in the cursor after its end, so it counts as seen."""
+    living = await insert(services)
+    ending = await insert(services)
+    async with watched(services, hub) as screen:
+        await step(services, await step(services, ending, Event.PROCESSING), Event.COMPLETED)
+        await until(lambda: (ending.id, "completed") in screen.told())
+        cursor = read_cursor(screen.cursors[-1])
+    assert cursor == {living.id: 1, ending.id: 3}
+    async with watched(services, hub, seqs=cursor) as screen:
+        assert screen.told() == [(living.id, 1), (ending.id, "completed")]
+        newer = await insert(services)
+        await hub.owners.created([newer.id])
+        await until(lambda: (newer.id, 1) in screen.told())
+        assert read_cursor(screen.cursors[-1]) == {living.id: 1, newer.id: 1}
+
+
+async def test_sync_hides_no_session_that_was_not_announced(hub: Hub, services: Services) -> None:
+    """It ends before the sweep finds it, and the client asks for all in between."""
+    living = await insert(services)
+    async with watched(services, hub) as screen:
+        missed = await insert(services)
+        await move(services, missed, Event.CANCELLED)
+        screen.watch.sync({living.id: 1})
+        await until(lambda: len(screen.synced()) == 2)
+        await hub.owners.created([missed.id])
+        await until(lambda: (missed.id, "cancelled") in screen.told())
 
 
 async def test_events_wait_for_a_client_that_does_not_read(hub: Hub, services: Services) -> None:
