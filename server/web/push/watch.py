@@ -126,6 +126,8 @@ class Watch:
         member = self._members.pop(session_id, None)
         if member is not None:
             self._hub.detach(member)
+        elif session_id in self._ended:
+            return
         self._owed.pop(session_id, None)
         self._newest = max(self._newest, (session_id, seq))
         self._ended[session_id] = None

@@ -250,6 +250,21 @@ async def test_sync_hides_no_session_that_was_not_announced(hub: Hub, services: 
         await until(lambda: (missed.id, "cancelled") in screen.told())
 
 
+async def test_end_before_an_erasure_is_the_only_one(hub: Hub, services: Services) -> None:
+    """Both are held while its snapshot waits for the client to read."""
+    async with watched(services, hub) as screen:
+        session = await insert(services)
+        screen.reads.clear()
+        await hub.owners.created([session.id])
+        await screen.asked.wait()
+        end = (await move(services, session, Event.CANCELLED)).event
+        for held in (message(services, end), gone_message(GoneReason.DELETED)):
+            hub.receive(hub.registry.channel(session.id), held)
+        screen.reads.set()
+        await until(lambda: (session.id, "cancelled") in screen.told())
+        assert screen.told() == [(session.id, 1), (session.id, 2), (session.id, "cancelled")]
+
+
 async def test_events_wait_for_a_client_that_does_not_read(hub: Hub, services: Services) -> None:
     """The snapshot is the one that was read; what came later follows it."""
     session = await insert(services)
