@@ -325,6 +325,8 @@ class Watch:
     def _show_one(self, session_id: str, since: int | None, read: SessionRead | None) -> None:
         """Show one session as it was read; what it was sent meanwhile follows."""
         member = self._members.get(session_id)
+        if session_id in self._due:
+            return  # it was announced meanwhile: it is read again, and this is older
         if session_id in self._ended and member is None:
             self._owed.pop(session_id, None)
             return  # it has ended while it was read

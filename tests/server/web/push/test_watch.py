@@ -265,6 +265,21 @@ async def test_end_before_an_erasure_is_the_only_one(hub: Hub, services: Service
         assert screen.told() == [(session.id, 1), (session.id, 2), (session.id, "cancelled")]
 
 
+async def test_session_is_shown_as_it_was_read_last(hub: Hub, services: Services) -> None:
+    """It lies beyond the bound, and is announced while its first reading waits."""
+    first = await insert(services)
+    newer = await insert(services)
+    seqs = {first.id: 1, newer.id: 1}
+    async with watched(services, hub, most=1, seqs=seqs, reads=False) as screen:
+        await screen.asked.wait()
+        screen.watch.ended(newer.id, "deleted", 1)
+        screen.watch.announce(first.id)
+        await step(services, first, Event.PROCESSING)
+        screen.reads.set()
+        await until(lambda: screen.synced() != [])
+        assert screen.told() == [(newer.id, "deleted"), (first.id, 2)]
+
+
 async def test_events_wait_for_a_client_that_does_not_read(hub: Hub, services: Services) -> None:
     """The snapshot is the one that was read; what came later follows it."""
     session = await insert(services)
