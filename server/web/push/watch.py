@@ -162,6 +162,8 @@ class Watch:
 
     def _attach(self, session_id: str, since: int | None) -> bool:
         """Register for a session, and let it be shown; return False without room."""
+        if self.closed:  # while the list was read: nothing would ever detach it
+            return False
         if len(self._members) >= self._most:
             self._note_more(True)
             return False

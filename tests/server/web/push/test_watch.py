@@ -280,6 +280,27 @@ async def test_session_is_shown_as_it_was_read_last(hub: Hub, services: Services
         assert screen.told() == [(newer.id, "deleted"), (first.id, 2)]
 
 
+async def test_nothing_is_followed_after_the_client_has_left(
+    hub: Hub, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves while the list is read to fill the place of an ended session."""
+    session, other = await insert(services), await insert(services)
+    living, asked, answers = services.sessions.reads.living, asyncio.Event(), asyncio.Event()
+
+    async def waits(*args: Any, **options: Any) -> Any:
+        asked.set()
+        await answers.wait()
+        return await living(*args, **options)
+
+    async with watched(services, hub, most=1) as screen:
+        monkeypatch.setattr(services.sessions.reads, "living", waits)
+        await step(services, other, Event.CANCELLED)
+        await asked.wait()
+        screen.watch.close()
+        answers.set()
+    assert not hub.registry.follows(session.id)
+
+
 async def test_events_wait_for_a_client_that_does_not_read(hub: Hub, services: Services) -> None:
     """The snapshot is the one that was read; what came later follows it."""
     session = await insert(services)
