@@ -25,12 +25,13 @@ export function watchAll(tryon, options = {}) {
 class Watching extends Following {
   #members = new Map(); // id: Member
   #tell;
+  #listed = false; // a list was read to its end: what is newer has come since
 
   constructor(api, { transports = WATCH_RUNGS, onGone, onConnection, signal, ...tell }) {
     const rungs = WATCH_RUNGS.filter((rung) => transports.includes(rung));
     super(api, undefined, null, { transports: rungs, onGone, onConnection, signal });
     this.path = OWNER;
-    this.cursor = new Cursor(this.#members);
+    this.cursor = new Cursor(this.#members); // what is newer than all of it began and ended unseen
     this.#tell = tell;
   }
 
@@ -61,8 +62,13 @@ class Watching extends Following {
     const answer = await this.api.request("GET", "", { query: { limit: link.rung === "poll" ? PAGE : 1 }, signal });
     if (link.rung !== "poll") return answer;
     const listed = new Map(answer.body.sessions.map((session) => [session.session_id, session]));
-    const living = [...listed.values()].filter(({ terminal }) => !terminal).map(({ session_id }) => session_id);
-    for (const id of new Set([...living.reverse(), ...this.#members.keys()])) await this.#poll(id, listed.get(id), link);
+    const seen = this.cursor.newest;
+    const shown = ({ terminal, session_id: id }) => !terminal || (id > seen && (seen || this.#listed));
+    const due = answer.body.sessions.filter(shown).map(({ session_id }) => session_id);
+    for (const id of new Set([...due.reverse(), ...this.#members.keys()])) await this.#poll(id, listed.get(id), link);
+    if (link.over) return answer;
+    this.#listed = true;
+    for (const { terminal, session_id, seq } of listed.values()) if (terminal) this.cursor.end(session_id, seq);
     return answer;
   }
 
@@ -93,6 +99,7 @@ class Watching extends Following {
     if (erased) member.gone(reason);
     else if (!member.over) return this.doubt(link); // it lacks events
     this.#members.delete(id);
+    this.cursor.end(id, member.cursor);
     member.close();
     say(this.#tell.onEnded, id, reason);
   }
@@ -116,20 +123,36 @@ class Member extends Following {
   }
 }
 
-/** The last seq of each session that is followed: as JSON an object, in an address text. */
+/** The last seq of each session that is followed, and of the newest after its end: as JSON an object, in an address text. */
 class Cursor {
   #members;
+  #ended = ["", 0];
 
   constructor(members) {
     this.#members = members;
   }
 
+  /** The id of the newest session that was shown. */
+  get newest() {
+    return [...this.#members.keys(), this.#ended[0]].sort().at(-1);
+  }
+
+  end(id, seq) {
+    if (id > this.#ended[0]) this.#ended = [id, seq];
+  }
+
+  get #pairs() {
+    const pairs = [...this.#members].map(([id, { cursor }]) => [id, cursor]);
+    const [id] = this.#ended;
+    return id && id === this.newest && !this.#members.has(id) ? [...pairs, this.#ended] : pairs;
+  }
+
   toJSON() {
-    return Object.fromEntries([...this.#members].map(([id, { cursor }]) => [id, cursor]));
+    return Object.fromEntries(this.#pairs);
   }
 
   toString() {
-    return [...this.#members].map(([id, { cursor }]) => `${short(id)}.${cursor}`).join("~") || "0";
+    return this.#pairs.map(([id, seq]) => `${short(id)}.${seq}`).join("~") || "0";
   }
 }
 

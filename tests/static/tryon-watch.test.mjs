@@ -62,7 +62,7 @@ test("a connection without sessions is live, and asks for everything", async () 
   watching.close();
 });
 
-test("a lost connection comes back with a seq for each living session", async () => {
+test("a lost connection comes back with a seq for each living session and the newest", async () => {
   mock.method(Math, "random", () => 0);
   const { watching, socket, events, ends } = await watched();
   socket.tell(snapshot(TWO, 1, [1]));
@@ -72,7 +72,8 @@ test("a lost connection comes back with a seq for each living session", async ()
   socket.tell({ type: "ended", session_id: TWO, reason: "completed" });
   socket.onclose({ code: 1006 });
   await until(() => Socket.made.length > 1);
-  assert.equal(Socket.made[1].url.searchParams.get("since"), "AZnJ4Kz4cAeHj0lkQmZsbg.2");
+  const since = "AZnJ4Kz4cAeHj0lkQmZsbg.2~AZnJ4Kz4cAeHj0lkQmZsbw.2"; // the newest also after its end
+  assert.equal(Socket.made[1].url.searchParams.get("since"), since);
   Socket.made[1].tell(snapshot(ONE, 3, [3], END));
   Socket.made[1].tell({ type: "ended", session_id: ONE, reason: "completed" });
   assert.deepEqual(events, [[TWO, 1], [ONE, 1], [ONE, 2], [TWO, 2], [ONE, 3]]);
@@ -158,4 +159,25 @@ test("over polls a session that was never shown has no end", async () => {
   assert.deepEqual([ends, seqs], [[], [[TWO, 1]]]);
   assert.ok(asked.some((each) => each.startsWith(ONE)), "it was asked for");
   assert.deepEqual(watching.sessions.map(({ session_id }) => session_id), [TWO]);
+});
+
+test("over polls a session that begins and ends between two is shown, and none that ended before", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const { session: older } = snapshot(ONE, 3, [], END);
+  const { session: newer } = snapshot(TWO, 2, [], END);
+  let listed = [older];
+  const answer = (path) => (path.endsWith(TWO) ? { ...newer, missed: [event(TWO, 1), event(TWO, 2, END)] } : { sessions: listed });
+  const { watching, ends, seqs, asked } = polled(answer);
+  const turn = async () => {
+    mock.timers.tick(3000);
+    await new Promise((next) => setImmediate(next));
+  };
+  while (asked.length < 2) await turn();
+  listed = [newer, older];
+  while (!ends.length) await turn();
+  const count = asked.length;
+  while (asked.length < count + 2) await turn();
+  watching.close();
+  assert.deepEqual([seqs, ends], [[[TWO, 2]], [[TWO, "completed"]]]);
+  mock.timers.reset();
 });
