@@ -122,6 +122,10 @@ class Watching:
         self._tokens = tokens
         self._ladder = Ladder(transports, chance)
         self._sessions: dict[str, FollowedSession] = {}
+        self._newest = ("", 0)
+        """The newest session that has ended, and its last seq."""
+        self._listed = False
+        """Whether a list was read to its end: what is newer has come since."""
         self._refusal: str | None = None
         self._worked = False
         self._live_at: float | None = None
@@ -132,8 +136,15 @@ class Watching:
 
     @property
     def cursor(self) -> str:
-        """Return the last seq of each living session, as the server takes it."""
-        return "~".join(f"{_short(name)}.{state.cursor}" for name, state in self._sessions.items()) or "0"
+        """Return the last seq of each living session, as the server takes it.
+
+        The newest session stays in it after its end: the server shows those that began
+        and ended since.
+        """
+        pairs = [(name, state.cursor) for name, state in self._sessions.items()]
+        if self._newest > max(pairs, default=("", 0)):
+            pairs.append(self._newest)
+        return "~".join(f"{_short(name)}.{seq}" for name, seq in pairs) or "0"
 
     async def updates(self) -> AsyncGenerator[Update | Erased, None]:
         """Yield each change of each session, for as long as the caller asks.
@@ -211,7 +222,7 @@ class Watching:
                 known = self._sessions.get(frame.session_id)
                 return [] if known is None else _over(transport, known.progress(frame))
             case EndedFrame():
-                known = self._sessions.pop(frame.session_id, None)
+                known = self._pop(frame.session_id)
                 if known is not None and frame.reason in ("deleted", "expired"):
                     return [Erased(frame.session_id, frame.reason)]
             case SyncedFrame():
@@ -227,6 +238,13 @@ class Watching:
                 pass
         return []
 
+    def _pop(self, session_id: str) -> FollowedSession | None:
+        """Forget a session that has ended, and return what was known of it."""
+        known = self._sessions.pop(session_id, None)
+        if known is not None:
+            self._newest = max(self._newest, (session_id, known.cursor))
+        return known
+
     # -- polls -------------------------------------------------------------------------
 
     async def _polls(self) -> AsyncGenerator[Update | Erased, None]:
@@ -235,13 +253,18 @@ class Watching:
         while asyncio.get_running_loop().time() < end:
             listed = _page.decode(await self._get(f"{SESSIONS}?limit={PAGE}") or b"")
             self._live("poll")
-            due = {view.session_id for view in listed.sessions if not view.terminal} | set(self._sessions)
+            seen = max(self._newest[0], *self._sessions, "")
+            due = set(self._sessions)
+            for view in listed.sessions:
+                # One that has ended is shown if it began after all that is known.
+                if not view.terminal or (view.session_id > seen and (seen or self._listed)):
+                    due.add(view.session_id)
             for session_id in sorted(due):
                 known = self._sessions.get(session_id)
                 since = 0 if known is None else known.cursor
                 answer = await self._get(f"{SESSIONS}/{session_id}?since={since}")
                 if answer is None:
-                    if self._sessions.pop(session_id, None) is not None:
+                    if self._pop(session_id) is not None:
                         yield Erased(session_id, ErrorCode.ERASED.value)
                     continue
                 session = _polled.decode(answer)
@@ -250,7 +273,10 @@ class Watching:
                 for update in _over("poll", state.snapshot(view, session.missed)):
                     yield update
                 if view.terminal:
-                    self._sessions.pop(session_id, None)
+                    self._pop(session_id)
+            self._listed = True
+            ended = [(view.session_id, view.seq) for view in listed.sessions if view.terminal]
+            self._newest = max([self._newest, *ended])
             await asyncio.sleep(POLL_SECONDS)
 
     async def _get(self, path: str) -> bytes | None:

@@ -104,6 +104,27 @@ async def test_lost_connections_lose_no_transition(web: Web, transport: str) -> 
         assert sorted(seen.ended) == sorted([one.id, two.id])
 
 
+@pytest.mark.parametrize("transport", WATCH_TRANSPORTS)
+async def test_session_of_an_absence_comes_whole(web: Web, transport: str) -> None:
+    """It begins and ends unseen by the client; the one before it comes once."""
+    token = new_token()
+    before, _ = await web.submit(token)
+    async with running_proxy(web.port) as proxy, watcher(proxy.port, token, transport) as seen:
+        await until(lambda: before.id in seen.seqs)
+        await web.complete(await web.begin(before))
+        await until(lambda: seen.ended == [before.id], seconds=30)
+        await proxy.refuse()
+        proxy.cut()
+        missed, _ = await web.submit(token)
+        await web.complete(await web.begin(missed))
+        await proxy.start()
+        await until(lambda: len(seen.ended) == 2, seconds=30)
+        after, _ = await web.submit(token)
+        await until(lambda: after.id in seen.seqs, seconds=30)
+        assert dict(seen.seqs) == {before.id: [1, 2, 3], missed.id: [1, 2, 3], after.id: [1]}
+        assert seen.ended == [before.id, missed.id]
+
+
 async def test_refused_client_raises_a_problem(web: Web) -> None:
     """A malformed token is refused for good."""
     network = HttpNetwork(f"http://127.0.0.1:{web.port}", trust_env=False)
