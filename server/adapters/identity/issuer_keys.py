@@ -10,7 +10,9 @@ began after the token came proves that no such key exists.
 
 Known keys go on while the issuer is unavailable (stale-if-error, RFC 5861), for a day;
 they are renewed in the background every FRESH_SECONDS, so a key that the issuer has
-withdrawn ends soon. Requests at the same time share one fetch.
+withdrawn ends soon. Where no token came for OLD_SECONDS, the first one waits for the
+keys: the issuer may have withdrawn its key long ago. In an outage it waits no more
+often than that. Requests at the same time share one fetch.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ log = logging.getLogger("tryon.identity")
 
 FRESH_SECONDS: Final = 300.0
 """Age at which keys are renewed in the background."""
+
+OLD_SECONDS: Final = 2 * FRESH_SECONDS
+"""Time since the last fetch after which a token waits for the next one."""
 
 PAUSE_SECONDS: Final = 10.0
 """Time from the beginning of a fetch to that of the next one, at least."""
@@ -58,6 +63,8 @@ class IssuerKeys:
         """Time of the last fetch that succeeded, by the monotonic clock."""
         self._began_at = -math.inf
         """Time at which the last fetch began."""
+        self._ended_at = -math.inf
+        """Time at which the last fetch ended, also one that failed."""
         self._fetching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -79,8 +86,13 @@ class IssuerKeys:
         if now - self._fetched_at >= STALE_SECONDS:
             self._keys = KeySet(())
         if (key := self._keys.find(kid, algorithm)) is not None:
-            if now - self._fetched_at >= FRESH_SECONDS:
-                self._begin(now)
+            old = now - self._ended_at >= OLD_SECONDS
+            fetching = self._begin(now) if now - self._fetched_at >= FRESH_SECONDS else None
+            if old and fetching is not None:
+                await asyncio.shield(fetching)  # if it fails, the keys are as they were
+                key = self._keys.find(kid, algorithm)
+            if key is None:
+                raise Unauthorized("invalid_token")  # withdrawn
             return key
         if kid is not None and self._keys.has(kid) and now - self._fetched_at < PAUSE_SECONDS:
             raise Unauthorized("invalid_token")  # it is known, and cannot sign like this
@@ -113,6 +125,7 @@ class IssuerKeys:
             metrics.issuer_key_fetches.labels("fetched").inc()
         finally:
             self._fetching = None
+            self._ended_at = self._clock.monotonic()
 
     async def _discovered(self) -> str:
         """Return the address of the keys by OpenID Connect Discovery 1.0, section 4.

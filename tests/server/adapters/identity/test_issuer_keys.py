@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.adapters.identity.fetching import MAX_BYTES, JsonFetcher
-from server.adapters.identity.issuer_keys import FRESH_SECONDS, PAUSE_SECONDS, STALE_SECONDS, IssuerKeys
+from server.adapters.identity.issuer_keys import FRESH_SECONDS, OLD_SECONDS, PAUSE_SECONDS, STALE_SECONDS, IssuerKeys
 from testkit.clocks import ManualClock
 from testkit.issuers import Issuer, issuing
 from testkit.running import until
@@ -125,6 +125,29 @@ async def test_withdrawn_key_ends_with_the_next_renewal(keys: IssuerKeys, issuer
     clock.advance(PAUSE_SECONDS)
     with pytest.raises(Unauthorized):
         await keys.find("first", "RS256")
+
+
+async def test_withdrawn_key_ends_at_once_after_a_rest(keys: IssuerKeys, issuer: Issuer, clock: ManualClock) -> None:
+    """No token came for a while, so the first one waits for the issuer's keys."""
+    await keys.find("first", "RS256")
+    issuer.rotate("second")
+    clock.advance(OLD_SECONDS)
+    refusals = await asyncio.gather(*(keys.find("first", "RS256") for _ in range(3)), return_exceptions=True)
+    assert [type(refusal) for refusal in refusals] == [Unauthorized] * 3
+    assert issuer.asked == [DISCOVERY, KEYS] * 2
+
+
+async def test_outage_holds_up_one_token_after_a_rest(keys: IssuerKeys, issuer: Issuer, clock: ManualClock) -> None:
+    """The next ones go on with the known keys while the issuer is asked again."""
+    await keys.find("first", "RS256")
+    issuer.documents[KEYS] = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"
+    clock.advance(OLD_SECONDS)
+    await keys.find("first", "RS256")
+    assert issuer.asked == [DISCOVERY, KEYS] * 2
+    clock.advance(PAUSE_SECONDS)
+    issuer.awaited = asyncio.Event()
+    await keys.find("first", "RS256")
+    issuer.awaited.set()
 
 
 def _answer(body: bytes, status: str = "200 OK", more: str = "") -> bytes:
