@@ -269,9 +269,10 @@ class Claims:
         """Store the outputs, then move the session to completed.
 
         ``outputs``: at least one, the most important one first. Return False if the
-        claim was lost; then its outputs are deleted again. Raises StorageFull,
-        Unavailable. The outputs stay when the commit was not confirmed: it may still go
-        through. The next try decides, or the session's erasure.
+        claim was lost; then its outputs are deleted again, as they are when one of them
+        was not stored. Raises StorageFull, Unavailable. The outputs stay when the
+        commit was not confirmed: it may still go through. The next try decides, or the
+        session's erasure.
         """
         await claim.reports.end()
         session_id = claim.session.id
@@ -282,11 +283,17 @@ class Claims:
             Direction.OUTPUT,
             lambda file, index: output_key(session_id, claim.attempt, file.role, index, file.extension),
         )
-        for file, output in zip(files, outputs, strict=True):
-            await self._files.put(file.key, output.data)
+        keys = [file.key for file in files]
+        try:
+            for key, output in zip(keys, outputs, strict=True):
+                await self._files.put(key, output.data)
+        except BaseException:
+            # The session may have been erased: nothing else would delete them then.
+            await asyncio.shield(self._discard(session_id, keys))
+            raise
         moved = await self._change(claim, Complete(files), strict=True)
         if moved is None:  # the claim that loses the compare-and-set deletes its own files
-            await asyncio.shield(self._discard(session_id, [file.key for file in files]))
+            await asyncio.shield(self._discard(session_id, keys))
             return False
         log.info("Session %s completed successfully", claim.session.id)
         with contextlib.suppress(QueueUnavailable):

@@ -25,7 +25,7 @@ from tests.server.sessions.conftest import (
     status,
     submit,
 )
-from tryon.protocol.errors import Unavailable
+from tryon.protocol.errors import StorageFull, Unavailable
 from tryon.protocol.states import GoneReason, Status
 
 
@@ -243,6 +243,41 @@ async def test_worker_never_waits_when_redis_is_unavailable(config: MakeConfig, 
                 await services.sessions.claims.report(claim, n / 100, "rendering")
         assert await services.sessions.claims.complete(claim, [NewFile(b"result")])
         assert await status(services, session) == (Status.COMPLETED, 3)
+
+
+async def test_refused_output_leaves_none_of_the_others(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Store the first of two outputs of a session that was erased, and no second."""
+    session = await submit(services)
+    claim = await begin(services, session)
+    await services.sessions.erasure.remove(await row(services, session), GoneReason.DELETED)
+    put = services.sessions.claims._files.put
+
+    async def fails(key: str, data: bytes) -> None:
+        if "result-1" in key:
+            raise StorageFull
+        await put(key, data)
+
+    monkeypatch.setattr(services.sessions.claims._files, "put", fails)
+    with pytest.raises(StorageFull):
+        await services.sessions.claims.complete(claim, [NewFile(b"first"), NewFile(b"second")])
+    assert files(services) == []
+
+
+async def test_refused_output_keeps_an_unconfirmed_result(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the first try has named, although its answer was lost."""
+    session = await submit(services)
+    claim, complete = await begin(services, session), Unanswered()
+    with complete.losing(services, "transition_each"), pytest.raises(Unavailable):
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
+    await complete.commit()
+
+    async def fails(key: str, data: bytes) -> None:
+        raise StorageFull
+
+    monkeypatch.setattr(services.sessions.claims._files, "put", fails)
+    with pytest.raises(StorageFull):
+        await services.sessions.claims.complete(claim, [NewFile(b"result")])
+    assert files(services).count(f"outputs/{session.id}-1-result-0.jpg") == 1
 
 
 async def test_completion_of_erased_session_leaves_nothing(services: Services) -> None:
