@@ -56,7 +56,10 @@ class UsageReports:
             return
         at_once = 1
         while events := await self._outbox.due(limit=at_once):
-            accepted = await asyncio.gather(*(self._attempt(event) for event in events))
+            accepted = await asyncio.gather(*(self._attempt(event) for event in events), return_exceptions=True)
+            for failed in accepted:  # all have ended by now
+                if isinstance(failed, BaseException):
+                    raise failed
             if False in accepted:
                 return
             at_once = AT_ONCE

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from server.adapters.database import tables
+from server.adapters.database.usage_events import Untold, UsageOutbox
 from server.domain.session import Session
 from server.domain.usage_events import event_id
 from server.reconciler import usage
@@ -22,7 +23,7 @@ from testkit.running import PHOTO
 from tests.server.reconciler.conftest import SECRETS, MakeConfig, Process, calling
 from tests.server.reconciler.test_webhooks import secret, verifier
 from tests.server.sessions.conftest import MINE, begin, submit
-from tryon.protocol.errors import NotFound
+from tryon.protocol.errors import NotFound, Unavailable
 
 BUSY = b"HTTP/1.1 503 Busy\r\n\r\n"
 
@@ -158,6 +159,29 @@ async def test_event_waits_for_its_receiver(process: Process, receiver: Receiver
             await connection.execute(old)
         await services.reconciling.usage.deliver()
         assert await kept(services) == 0
+
+
+async def test_outage_lets_the_other_events_be_sent(
+    process: Process, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database fails for one of several; the call waits for the rest."""
+    async with process() as services:
+        ids = [(await submit(services)).id for _ in range(4)]
+        for session_id in ids:
+            await services.sessions.cancelling.cancel(session_id, MINE.owner)
+        outbox, begin, seen = services.reconciling.usage._outbox, UsageOutbox.begin, list[str]()
+
+        async def fails(event: Untold, *, pause_seconds: float) -> bool:
+            seen.append(event.id)
+            if len(seen) == 2:
+                raise Unavailable
+            return await begin(outbox, event, pause_seconds=pause_seconds)
+
+        monkeypatch.setattr(outbox, "begin", fails)
+        with pytest.raises(Unavailable):
+            await services.reconciling.usage.deliver()
+        assert len(receiver.received) == 3
+        assert await kept(services) == 1
 
 
 END_AND_WAIT = """
