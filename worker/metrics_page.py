@@ -31,7 +31,7 @@ from server.telemetry.metric_files import FOLDER_VARIABLE
 from tryon.protocol.paths import LIVE, METRICS
 
 REQUEST_SECONDS: Final = 5.0
-"""Maximum time without a byte from the client of a connection."""
+"""Maximum time for a whole request, and then for its answer."""
 
 LOOP_SECONDS: Final = 3.0
 """Longest wait for a turn of the event loop; below the time-outs of health checks."""
@@ -114,11 +114,28 @@ class _Server(ThreadingHTTPServer):
 class _Page(BaseHTTPRequestHandler):
     """One request."""
 
-    timeout = REQUEST_SECONDS
+    timeout = REQUEST_SECONDS  # of each read, and of all that is sent
     server: _Server
+
+    def setup(self) -> None:
+        """Let the request end in time, also if its bytes drip."""
+        super().setup()
+        self._end = threading.Timer(self.timeout, self._cut)
+        self._end.daemon = True
+        self._end.start()
+
+    def finish(self) -> None:
+        """Send what is left."""
+        self._end.cancel()
+        super().finish()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         """Answer with all metrics in Prometheus's text format, or with a refusal."""
+        self._end.cancel()
         if self.path == LIVE:
             self._answer(*((200, b"alive\n") if self.server.loop_turns() else (503, b"hung\n")), "text/plain")
             return

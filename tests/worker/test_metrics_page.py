@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from server.telemetry.metric_files import FOLDER_VARIABLE
 from testkit.fixtures import StartValkey
 from testkit.processes import environment, reserved_port
 from tests.worker.conftest import StartWorker, until
-from worker.metrics_page import metrics_page
+from worker.metrics_page import MAX_AT_ONCE, metrics_page
 
 TOKEN = "monitoring-monitoring-monitoring"
 
@@ -188,6 +189,26 @@ def test_silent_clients_leave_room_at_once(monkeypatch: pytest.MonkeyPatch) -> N
             each.settimeout(30)
             assert each.recv(1) == b""  # closed by the server, at once or after the pause
             each.close()
+        assert read(port).status_code == 200
+
+
+def test_dripping_clients_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request has a time, however many of its bytes keep coming."""
+    port = free_port()
+    monkeypatch.setattr("worker.metrics_page._Page.timeout", 0.5)
+    with metrics_page(Config(worker_metrics_port=port)), contextlib.ExitStack() as closing:
+        dripping = {closing.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(MAX_AT_ONCE)}
+        for each in dripping:
+            each.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        for _ in range(400):
+            cut, _, _ = select.select(dripping, (), (), 0.05)
+            dripping.difference_update(cut)
+            for each in dripping:
+                with contextlib.suppress(ConnectionError):
+                    each.sendall(b"a")
+            if not dripping:
+                break
+        assert not dripping
         assert read(port).status_code == 200
 
 
