@@ -139,6 +139,21 @@ class SessionReader:
         async with self._connections.read() as connection:
             return list((await connection.execute(query)).scalars())
 
+    async def unfinished_of_owners(self, owners: Collection[str], *, limit: int) -> list[tuple[str, str]]:
+        """Return owner and id of their sessions that wait or run, newest first.
+
+        ``limit``: of each owner. Some hundreds of owners at a time.
+        """
+        table = tables.sessions.c
+        place = func.row_number().over(partition_by=table.owner, order_by=(table.created_at.desc(), table.id.desc()))
+        numbered = select(table.owner, table.id, place.label("place")).where(
+            table.owner.in_(sorted(owners)), UNFINISHED, LIVING
+        )
+        found = numbered.subquery().c
+        query = select(found.owner, found.id).where(found.place <= limit).order_by(found.place, found.id)
+        async with self._connections.read() as connection:
+            return [(row[0], row[1]) for row in await connection.execute(query)]
+
     async def finished_of_owner(self, owner: str, *, created_seconds: float, limit: int) -> list[str]:
         """Return the ids of an owner's sessions that have ended, newest first.
 

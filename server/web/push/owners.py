@@ -25,11 +25,15 @@ from server.domain.session import valid_session_id
 from server.telemetry import metrics
 from server.web.push.follower import Follower
 from server.web.push.pings import PingWheel
+from tryon.protocol.errors import Unavailable
 
 log = logging.getLogger("tryon.hub")
 
 CHECK_SECONDS: Final = 60.0
-"""Maximum time between two checks of an owner's list."""
+"""Time between two checks of an owner's list."""
+
+CHECK_BATCH: Final = 100
+"""Maximum owners whose lists one statement reads."""
 
 _watchers: Final = functools.cache(metrics.followers.labels)
 
@@ -123,24 +127,33 @@ class Owners:
         for session_id, owner in (await self._reader.owners_of(session_ids)).items():
             self._announce(self._by_channel.get(self._channel(owner).encode(), ()), session_id)
 
-    async def check(self, owner: str) -> None:
-        """Name the living sessions of an owner. Raises Unavailable."""
-        for session_id in await self._reader.unfinished_of_owner(owner, limit=MAX_SESSIONS):
-            self._announce(self._by_channel.get(self._channel(owner).encode(), ()), session_id)
-
     async def check_all(self) -> None:
         """Name the living sessions of all owners. Raises Unavailable."""
-        for owner in self._owners():
-            await self.check(owner)
+        for batch in self._batches():
+            await self._check(batch)
 
     async def next_check(self) -> None:
-        """Check every owner, spread over :data:`CHECK_SECONDS`."""
-        owners = self._owners()
-        for owner in owners:
-            await self.check(owner)
-            await asyncio.sleep(CHECK_SECONDS / len(owners))
-        if not owners:
-            await asyncio.sleep(CHECK_SECONDS / 4)
+        """Check every owner, spread over :data:`CHECK_SECONDS`.
 
-    def _owners(self) -> list[str]:
-        return [next(iter(watchers)).owner for watchers in self._by_channel.values()]
+        Raises Unavailable once all were tried; the next call checks them again.
+        """
+        failed: Unavailable | None = None
+        batches = self._batches()
+        for batch in batches:
+            try:
+                await self._check(batch)
+            except Unavailable as error:
+                failed = error
+            await asyncio.sleep(CHECK_SECONDS / len(batches))
+        if not batches:
+            await asyncio.sleep(CHECK_SECONDS / 4)
+        if failed is not None:
+            raise failed
+
+    async def _check(self, owners: Collection[str]) -> None:
+        for owner, session_id in await self._reader.unfinished_of_owners(owners, limit=MAX_SESSIONS):
+            self._announce(self._by_channel.get(self._channel(owner).encode(), ()), session_id)
+
+    def _batches(self) -> list[list[str]]:
+        owners = [next(iter(watchers)).owner for watchers in self._by_channel.values()]
+        return [owners[start : start + CHECK_BATCH] for start in range(0, len(owners), CHECK_BATCH)]

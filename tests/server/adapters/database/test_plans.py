@@ -34,6 +34,8 @@ def recurring(database: Database, session_id: str) -> dict[str, Callable[[], Awa
     now, due, read, write = datetime.now(UTC), database.due, database.reader, database.writer
     return {
         "list": lambda: read.of_owner("crowd", limit=20, before=None),
+        "living of owners": lambda: read.unfinished_of_owners(["crowd", "other"], limit=200),
+        "ended of an owner": lambda: read.finished_of_owner("crowd", created_seconds=120, limit=1000),
         "due": due.due,
         "next due": lambda: due.next_due(now),
         "expired": lambda: due.expired(limit=200),

@@ -45,6 +45,20 @@ async def test_expired_session_is_unreadable_before_erasure(database: Database) 
     assert [row.id for row in await database.writer.erase([session.id])] == [session.id]
 
 
+async def test_owners_are_read_together_newest_first(database: Database) -> None:
+    """Each up to the bound, and what has ended for itself."""
+    one, other = "1" * 64, "2" * 64
+    first, second, third, foreign = [
+        (await database.writer.insert(new_session(owner=owner))).id for owner in (one, one, one, other)
+    ]
+    await brought_to(database, Status.COMPLETED)
+    found = await database.reader.unfinished_of_owners([one, other, "3" * 64], limit=2)
+    assert sorted(found) == sorted([(one, second), (one, third), (other, foreign)])
+    assert [name for owner, name in found if owner == one] == [third, second]
+    assert first not in dict(found).values()
+    assert await database.reader.finished_of_owner(one, created_seconds=4e9, limit=9) == []
+
+
 async def test_times_are_aware_and_in_utc(database: Database) -> None:
     session = await brought_to(database, Status.PROCESSING)
     times = [session.created_at, session.updated_at, session.deadline_at, session.expires_at, session.lease_expires_at]
