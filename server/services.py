@@ -162,7 +162,7 @@ def _sessions(adapters: Adapters) -> Sessions:
     cancelling = Cancelling(
         reader=database.reader, writer=database.writer, transitions=transitions, queue=queue, reads=reads
     )
-    erasure = _erasure(adapters, erased_bytes, cleaning)
+    erasure = _erasure(adapters, erased_bytes, cleaning, checkpoints)
     return Sessions(
         access=access,
         reads=reads,
@@ -264,7 +264,9 @@ def _checkpoints(adapters: Adapters) -> Checkpoints:
     )
 
 
-def _erasure(adapters: Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamCleaning) -> Erasure:
+def _erasure(
+    adapters: Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamCleaning, checkpoints: Checkpoints
+) -> Erasure:
     return Erasure(
         reader=adapters.database.reader,
         writer=adapters.database.writer,
@@ -276,6 +278,7 @@ def _erasure(adapters: Adapters, erased_bytes: ErasedBytes, cleaning: UpstreamCl
         database_clock=adapters.database.clock,
         erased_bytes=erased_bytes,
         cleaning=cleaning,
+        checkpoints=checkpoints,
     )
 
 

@@ -8,7 +8,7 @@ known as one. It names the owner by its id and holds nothing of the photo.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -58,9 +58,18 @@ def event_id(session_id: str) -> str:
 
 
 def usage_event(
-    session: Session, events: Iterable[AuditEvent], *, status: str, ended_at: datetime, stored_bytes: int
+    session: Session,
+    events: Iterable[AuditEvent],
+    *,
+    status: str,
+    ended_at: datetime,
+    stored_bytes: int,
+    unfinished: Mapping[str, float] | None = None,
 ) -> UsageEvent:
-    """Return what a session has used until its end, from its audit trail in order."""
+    """Return what a session has used until its end, from its audit trail in order.
+
+    ``unfinished``: the usage of an attempt whose end is not in the trail.
+    """
     used: dict[str, float] = {}
     started: datetime | None = None
     running: datetime | None = None
@@ -72,8 +81,8 @@ def usage_event(
         if event.event is Event.PROCESSING:
             running = event.at
             started = started or event.at
-        for unit, amount in (event.data.get("usage") or {}).items():
-            used[unit] = used.get(unit, 0.0) + amount
+        _add(used, event.data.get("usage") or {})
+    _add(used, unfinished or {})
     if running is not None:
         seconds += max(0.0, (ended_at - running).total_seconds())
     return UsageEvent(
@@ -91,6 +100,11 @@ def usage_event(
         ended_at=timestamp(ended_at),
         processing_seconds=round(seconds, 3),
     )
+
+
+def _add(used: dict[str, float], more: Mapping[str, float]) -> None:
+    for unit, amount in more.items():
+        used[unit] = used.get(unit, 0.0) + amount
 
 
 def usage_body(event: UsageEvent) -> bytes:

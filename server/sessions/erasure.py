@@ -31,6 +31,7 @@ from server.domain.access import signed_receipt
 from server.domain.bus_message import gone_message
 from server.domain.session import Session, timestamp
 from server.domain.tokens import Signer
+from server.sessions.checkpoints import Checkpoints
 from server.sessions.erased_bytes import ErasedBytes
 from server.sessions.file_keys import may_have_unnamed_outputs, session_of
 from server.sessions.ownership import owned_session
@@ -75,6 +76,7 @@ class Erasure:
         queue: ArqQueue,
         erased_bytes: ErasedBytes,
         cleaning: UpstreamCleaning,
+        checkpoints: Checkpoints,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -86,6 +88,7 @@ class Erasure:
         self._queue = queue
         self._erased_bytes = erased_bytes
         self._cleaning = cleaning
+        self._checkpoints = checkpoints
         self._unforgotten: dict[str, Session] = {}
 
     def __repr__(self) -> str:
@@ -100,7 +103,9 @@ class Erasure:
         notified, and the reconciler removes it later.
         """
         asked = await owned_session(self._reader, session_id, owner)
-        deleted = await self._writer.mark_deleted(asked.id, id_hash=self._signer.tombstone_hash)
+        deleted = await self._writer.mark_deleted(
+            asked.id, id_hash=self._signer.tombstone_hash, usage=self._checkpoints.usage
+        )
         family = deleted.sessions
         if asked.id not in {session.id for session in family}:
             raise NotFound  # another request was quicker, or it has expired
@@ -182,7 +187,7 @@ class Erasure:
         keys = dict.fromkeys([*(key for session in sessions for key in session.file_keys), *own])
         for key in await self._files.delete(keys):
             log.info("Deleted %s file: %s", key.partition("s/")[0], key)
-        erased = await self._writer.erase(ids, skip_locked=skip_locked)
+        erased = await self._writer.erase(ids, skip_locked=skip_locked, usage=self._checkpoints.usage)
         held = self._connections.turn_seconds
         self._erased_bytes.note()
         # An output that was completed between the two steps is named only by the row

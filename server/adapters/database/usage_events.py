@@ -16,12 +16,13 @@ from sqlalchemy import and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.adapters.database import tables
+from server.adapters.database.changes import SavedUsage, Usage
 from server.adapters.database.engine import Connections
 from server.adapters.database.rows import EVENT_COLUMNS, to_event
 from server.adapters.database.tables import database_time, statement_time
 from server.domain.session import AuditEvent, Session
 from server.domain.usage_events import usage_body, usage_event
-from tryon.protocol.states import GoneReason
+from tryon.protocol.states import GoneReason, Status
 
 METERED: Final = 1
 """A session whose end is to be told; it has not been."""
@@ -32,24 +33,34 @@ _u: Final = tables.usage_events.c
 
 
 class Ended(NamedTuple):
-    """A session that has ended: how, when, and the bytes of its files."""
+    """A session that has ended: how, when, and the bytes of its files.
+
+    ``unfinished``: the usage of an attempt that no event has ended.
+    """
 
     session: Session
     status: str
     ended_at: datetime
     stored_bytes: int
+    unfinished: Usage | None = None
 
 
-def cut_short(rows: Iterable[tuple[Session, bool, int]], reason: GoneReason) -> list[Ended]:
+def cut_short(
+    rows: Iterable[tuple[Session, bool, int, str | None]], reason: GoneReason, usage: SavedUsage | None
+) -> list[Ended]:
     """Return the metered sessions that are erased before their end.
 
-    ``rows``: sessions, whether their end is to be told now, and their files' bytes.
+    ``rows``: sessions, whether their end is to be told now, their files' bytes, and
+    their encrypted checkpoints. ``usage``: returns what attempts that run have used.
     """
-    return [
-        Ended(session, reason.value, session.expires_at, stored_bytes)
-        for session, metered, stored_bytes in rows
-        if metered and not session.status.terminal
-    ]
+    ended = []
+    for session, metered, stored_bytes, checkpoint in rows:
+        if metered and not session.status.terminal:
+            used = None
+            if usage is not None and checkpoint is not None and session.status is Status.PROCESSING:
+                used = usage(checkpoint, session.attempt)
+            ended.append(Ended(session, reason.value, session.expires_at, stored_bytes, used))
+    return ended
 
 
 async def add_usage_events(connection: AsyncConnection, ended: Sequence[Ended]) -> None:
@@ -72,6 +83,7 @@ async def add_usage_events(connection: AsyncConnection, ended: Sequence[Ended]) 
             status=each.status,
             ended_at=each.ended_at,
             stored_bytes=each.stored_bytes,
+            unfinished=each.unfinished,
         )
         for each in ended
     ]

@@ -287,10 +287,13 @@ class SessionWriter:
             )
         return result.rowcount == 1
 
-    async def mark_deleted(self, session_id: str, *, id_hash: Callable[[str], str]) -> Deleted:
+    async def mark_deleted(
+        self, session_id: str, *, id_hash: Callable[[str], str], usage: SavedUsage | None = None
+    ) -> Deleted:
         """Expire a session and every retry of the same photo now, and leave tombstones.
 
         :meth:`erase` removes them. What an upstream keeps of them is to be forgotten.
+        ``usage``: as in :meth:`time_out`.
         """
         async with self._connections.write() as connection:
             family: list[str] = []
@@ -300,18 +303,20 @@ class SessionWriter:
             while len(found := await family_of(connection, session_id)) > len(family):
                 family = found
                 await connection.execute(select(_s.id).where(_s.id.in_(family)).order_by(_s.id).with_for_update())
-            works = select(_s.checkpoint, _s.expires_at).where(_s.id.in_(family), LIVING, _s.checkpoint.is_not(None))
-            kept = [(row[0], row[1]) for row in await connection.execute(works)]
-            cleanups = await add_cleanups(connection, CleanupKind.FORGET, kept)
+            works = select(_s.id, _s.checkpoint, _s.expires_at).where(
+                _s.id.in_(family), LIVING, _s.checkpoint.is_not(None)
+            )
+            kept = {row[0]: (row[1], row[2]) for row in await connection.execute(works)}
+            cleanups = await add_cleanups(connection, CleanupKind.FORGET, list(kept.values()))
             result = await connection.execute(
                 update(tables.sessions)
                 .where(_s.id.in_(family), LIVING)
                 .values(expires_at=database_time(), checkpoint=None, metered=_s.metered * TOLD)
                 .returning(*SESSION_COLUMNS, _s.metered, _s.stored_bytes)
             )
-            rows = [(to_session(row), row[-2] == TOLD, row[-1]) for row in result.all()]
-            deleted = [session for session, _, _ in rows]
-            await add_usage_events(connection, cut_short(rows, GoneReason.DELETED))
+            rows = [(to_session(row), row[-2] == TOLD, row[-1], kept.get(row.id, (None,))[0]) for row in result.all()]
+            deleted = [session for session, *_ in rows]
+            await add_usage_events(connection, cut_short(rows, GoneReason.DELETED, usage))
             await add_tombstones(connection, [id_hash(each.id) for each in deleted], GoneReason.DELETED)
         return Deleted(deleted, cleanups)
 
@@ -363,12 +368,14 @@ class SessionWriter:
                 counted += [to_session(row) for row in result.all()]
         return counted
 
-    async def erase(self, session_ids: Collection[str], *, skip_locked: bool = False) -> list[Session]:
+    async def erase(
+        self, session_ids: Collection[str], *, skip_locked: bool = False, usage: SavedUsage | None = None
+    ) -> list[Session]:
         """Remove sessions with all rows about them; return the rows of the sessions.
 
         Their tombstones were left before, when they became unreadable. What an upstream
-        keeps of them is to be forgotten. ``skip_locked``: leave those whose rows
-        another transaction of PostgreSQL has locked, instead of waiting for it.
+        keeps of them is to be forgotten. ``skip_locked``: leave rows that another
+        transaction of PostgreSQL has locked. ``usage``: as in :meth:`time_out`.
         """
         if not session_ids:
             return []
@@ -379,17 +386,15 @@ class SessionWriter:
                 locked = (await connection.execute(lock.with_for_update(skip_locked=skip_locked))).scalars().all()
             removal = delete(tables.sessions).where(_s.id.in_(locked))
             columns = (*ROW_COLUMNS, _s.checkpoint, _s.metered, _s.stored_bytes)
-            result = await connection.execute(removal.returning(*columns))
-            found = result.all()
+            found = (await connection.execute(removal.returning(*columns))).all()
             if not found:
                 return []
             rows = [to_session(row) for row in found]
             await add_cleanups(connection, CleanupKind.FORGET, [(row[-3], row.expires_at) for row in found])
-            untold = [(session, row[-2] == METERED, row[-1]) for session, row in zip(rows, found, strict=True)]
-            await add_usage_events(connection, cut_short(untold, GoneReason.EXPIRED))
+            untold = [(each, row[-2] == METERED, row[-1], row[-3]) for each, row in zip(rows, found, strict=True)]
+            await add_usage_events(connection, cut_short(untold, GoneReason.EXPIRED, usage))
             ids = [session.id for session in rows]
-            # A statement of its own: it sees what was committed while the first waited
-            # for a lock.
+            # A statement of its own: it sees what was committed while that one waited.
             of_them = tables.files.c.session_id.in_(ids)
             removed = await connection.execute(
                 delete(tables.files).where(of_them).returning(tables.files.c.session_id, *FILE_COLUMNS)

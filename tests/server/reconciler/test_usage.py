@@ -114,6 +114,26 @@ async def test_session_is_told_however_it_ends(process: Process, receiver: Recei
         assert len(receiver.received) == 5
 
 
+async def test_erased_attempt_counts_as_far_as_it_was_saved(process: Process, receiver: Receiver) -> None:
+    """Deleted and expired while they run: what the checkpoint says was used."""
+    async with process() as services:
+        claims = services.sessions.claims
+        for word in ("deleted", "expired"):
+            session = await submit(services)
+            claims.note_usage(first := await begin(services, session), {"credits": 1.0})
+            assert await claims.requeue(first, burnt=False, reason="drained")
+            claim = await begin(services, session, "w2")
+            claims.note_usage(claim, {"credits": 2.0, "gpu_seconds": 3.0})
+            assert await claims.checkpoint(claim, {"id": "upstream"})
+            if word == "deleted":
+                await services.sessions.erasure.delete(session.id, MINE.owner)
+            else:
+                await expire(services, session)
+        found = {each["status"]: each["usage"] for each in await told(services, receiver)}
+        used = {"credits": 3.0, "gpu_seconds": 3.0}
+        assert found == {"deleted": used, "expired": used}
+
+
 async def test_lost_attempts_count(process: Process, receiver: Receiver) -> None:
     """A worker that died has held the session, too."""
     async with process() as services:
