@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import io
 import logging
 import os
@@ -21,7 +20,7 @@ from server.domain.outputs import VerifiedOutput
 from server.domain.stored_files import NewFile, StoredFile
 from server.domain.upstream import UpstreamWork
 from server.sessions.claims import Claim, Claims
-from server.system.memory_files import memory_file, path_of
+from server.system.memory_files import EXHAUSTED, memory_file, path_of
 from server.telemetry import tracing
 from tryon.processor import Input, Job, Output, ProcessorError, Reference, Result
 from tryon.processor.validation import outputs_of
@@ -54,9 +53,6 @@ EARLY_SECONDS: Final = 0.5
 at the deadline the reconciler would fail it with ``timeout``, which says less. So does
 one that has used something: the reconciler knows no more than its last checkpoint.
 """
-
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors of a worker without a descriptor or memory, which other sessions give back."""
 
 BUSY_STAGE: Final = "waiting for the model"
 
@@ -126,22 +122,11 @@ class Attempt:
         here, the session waits, under its lease, as long as its deadline allows.
         """
         self._imaging.warm()  # an idle worker has no image process; this one starts while the processor runs
-        while True:
-            try:
-                return await self._work()
-            except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    raise
-                log.warning("Session %s waits: %s", self.claim.session.id, error)
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _work(self) -> tuple[NewFile, ...]:
-        """Do the work once; raise OSError if no memory or descriptor is left."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.report.close)
             await self._warm_up()
             await self._take_over()
-            job = self._job([stack.enter_context(_in_memory(*each)) for each in await self._inputs()])
+            job = self._job(await self._inputs(stack))
             while True:
                 try:
                     # A child's start may have moved the deadline in the round before.
@@ -257,6 +242,10 @@ class Attempt:
                 return NewFile(shown.data, shown.type, shown.width, shown.height, output.role)
             except Unavailable as error:
                 log.warning("An output of session %s waits: %s", self.claim.session.id, error.detail)
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                log.warning("An output of session %s waits: %s", self.claim.session.id, error)
             except TryOnError as error:
                 log.error("An output of session %s cannot be shown: %s", self.claim.session.id, error.detail)
                 raise ProcessorError("processor_error") from error
@@ -275,9 +264,20 @@ class Attempt:
             attempts_left=max(0, self._max_attempts - session.burnt - 1),
         )
 
-    async def _inputs(self) -> list[tuple[StoredFile, bytes]]:
-        """Return each photo with its content."""
-        return [(file, await self._input(file.key)) for file in self.claim.session.inputs]
+    async def _inputs(self, stack: contextlib.AsyncExitStack) -> list[Input]:
+        """Return the photos in memory files that the stack closes."""
+        photos = [(file, await self._input(file.key)) for file in self.claim.session.inputs]
+        while True:
+            try:
+                with contextlib.ExitStack() as files:
+                    inputs = [files.enter_context(_in_memory(*each)) for each in photos]
+                    stack.push(files.pop_all())
+                return inputs
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                log.warning("Session %s waits: %s", self.claim.session.id, error)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _input(self, key: str) -> bytes:
         """Return a file of the session.

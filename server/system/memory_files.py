@@ -6,6 +6,7 @@ process imports this, so nothing here may load an event loop at import time.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -61,6 +62,11 @@ def is_memory_file(file: int) -> bool:
     except OSError:
         return False
     return True
+
+
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that mean this process lacks descriptors or memory; others may give some back.
+"""
 
 
 async def read_all(file: int, size: int) -> bytes:

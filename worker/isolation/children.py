@@ -106,9 +106,9 @@ class Children:
         except BadMessage as error:
             self.lose(child, "crashed", f"sent no message ({error})")
             return False
-        except LostFiles as error:  # what it runs can be run again, here or elsewhere
+        except LostFiles as error:
             log.warning("A child could not be heard: %s", error)
-            self.lose(child, "evicted", "could not be heard")
+            self.lose(child, "unheard", "could not be heard")
             return False
         if messages is None:
             return False

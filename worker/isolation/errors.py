@@ -14,13 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Reason = Literal["crashed", "memory", "cpu", "evicted"]
+Reason = Literal["crashed", "memory", "cpu", "evicted", "unheard"]
 
 LOSS_CODES: Final[dict[Reason, str]] = {"crashed": "processor_crashed", "memory": "processor_crashed", "cpu": "timeout"}
 """The code that a session fails with, by the reason why its child was lost.
 
 A session that was evicted, because this worker ended its child, does not fail: it is
-handed back.
+handed back. One that could not be heard, for lack of a descriptor, is run again: its
+work may have been paid for, so each time counts as an attempt.
 """
 
 

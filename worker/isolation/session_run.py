@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from server.system.memory_files import is_memory_file, read_all
+from server.system.memory_files import EXHAUSTED, is_memory_file, read_all
 from server.telemetry import metrics
 from tryon.processor import AttemptLost, Job, Output, ProcessorError, Report
 from tryon.processor.validation import MAX_OUTPUT_BYTES, MAX_PREVIEW_BYTES, is_preview, outputs_of
@@ -27,6 +27,9 @@ from worker.isolation.messages import Report as Progress
 from worker.isolation.messages import Usage as Used
 
 log = logging.getLogger("tryon.worker")
+
+RETRY_SECONDS: Final = 1.0
+"""Pause before an output is read again, without a descriptor or memory for it."""
 
 MAX_WAITING: Final = 16
 """Checkpoints of one run that wait to be stored, at most."""
@@ -175,6 +178,8 @@ class SessionRun:
                 raise RaisedInChild(trace)
             case Loss(reason="evicted"):
                 raise Evicted
+            case Loss(reason="unheard"):
+                raise ProcessorError("unavailable", requeue=True)
             case Loss(reason=reason, how=how):
                 log.error("The process of session %s %s", self.order.name, how)
                 metrics.processors_lost.labels(reason).inc()
@@ -261,4 +266,11 @@ async def _content(file: int, max_bytes: int) -> bytes:
     size = os.fstat(file).st_size
     if size > max_bytes:
         raise ValueError(f"the processor's output has {size} bytes")
-    return await read_all(file, size)
+    while True:
+        try:
+            return await read_all(file, size)
+        except OSError as error:  # what the run has cost must not be lost for it
+            if error.errno not in EXHAUSTED:
+                raise
+            log.warning("An output waits: %s", error)
+        await asyncio.sleep(RETRY_SECONDS)

@@ -15,7 +15,6 @@ from tests.worker.isolation.sessions import ELSEWHERE, Start, job, said
 from tryon.processor import ProcessorError
 from tryon.processor.conformance import Reports
 from worker.isolation.child_link import ChildLink
-from worker.isolation.errors import Evicted
 from worker.isolation.messages import LostFiles
 from worker.isolation.session_run import Work
 from worker.isolation.timing import Timing
@@ -38,10 +37,10 @@ async def test_session_without_descriptors_is_tried_again(start: Start, monkeypa
     await asyncio.wait({running})
 
 
-async def test_session_whose_answer_finds_no_descriptor_is_handed_back(
+async def test_session_whose_answer_finds_no_descriptor_is_run_again(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It did not crash: another attempt, which costs nothing, does it again."""
+    """Each time counts as an attempt: the work may be paid for."""
     pool = await start(processor=ELSEWHERE)
     report = Reports()
     running = asyncio.create_task(pool.run(job("say"), report))
@@ -52,8 +51,9 @@ async def test_session_whose_answer_finds_no_descriptor_is_handed_back(
     await asyncio.wait_for(report.reported.wait(), 30)  # and it has more to say
     with monkeypatch.context() as patched:
         patched.setattr(ChildLink, "receive", without_room)
-        with pytest.raises(Evicted):
+        with pytest.raises(ProcessorError) as lost:
             await asyncio.wait_for(running, 30)
+    assert (lost.value.code, lost.value.requeue) == ("unavailable", True)
     assert await said(pool, "say") == "said"
 
 
