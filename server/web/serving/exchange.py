@@ -6,6 +6,7 @@ A connection has one exchange at a time, so each learns of a lost connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from http import HTTPStatus
@@ -25,6 +26,9 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 
 One read may come on top.
 """
+
+REST_SECONDS: Final = 30.0
+"""Longest wait for the rest of a body before the answer is sent all the same."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -218,9 +222,11 @@ class Exchange:
         """
         self._drop()
         self._connection.advance()
-        while self._patient and not (self.ended or self.disconnected):
-            self._arrived.clear()
-            await self._arrived.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REST_SECONDS):
+                while self._patient and not (self.ended or self.disconnected):
+                    self._arrived.clear()
+                    await self._arrived.wait()
 
     def _drop(self) -> None:
         self.dropping = True

@@ -66,6 +66,9 @@ Its client was connected before this process stopped listening, and sends at onc
 UNREAD_SECONDS: Final = 0.01
 """Seconds between two looks whether the bytes that have arrived are read."""
 
+REST_AT_STOP_SECONDS: Final = 1.0
+"""Seconds that an answer of a stopping server waits for the rest of a body."""
+
 STOPPED_SECONDS: Final = 2
 """``Retry-After`` of a request that came too late: another process listens by then."""
 
@@ -332,6 +335,8 @@ class HttpProtocol(asyncio.Protocol):
             self._close_unless_asked(FIRST_REQUEST_SECONDS if not self._served or self._incoming.in_head else 0.0)
         elif self._exchange.started and not self._incoming.waiting:
             self._exchange.keep_alive = False
+        elif self._exchange.dropping:
+            self._loop.call_later(REST_AT_STOP_SECONDS, self._exchange.give_up_rest)
 
     def _close_unless_asked(self, patience: float) -> None:
         running = self._exchange is not None and not self._exchange.complete

@@ -9,7 +9,7 @@ import ipaddress
 
 import pytest
 
-from server.web.serving import http, pace, phases
+from server.web.serving import exchange, http, pace, phases
 from server.web.serving.exchange import Exchange
 from testkit.raw_http import LIVE, heard, raw
 from testkit.running import StartWeb, Web, until
@@ -155,6 +155,18 @@ async def test_proxy_that_waits_to_be_invited_is(start_web: StartWeb) -> None:
         assert (await connection.answer())[0] == 200
 
 
+async def test_proxy_is_answered_when_the_body_takes_too_long(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that comes just fast enough holds its connection for a bounded time."""
+    monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
+    monkeypatch.setattr(exchange, "REST_SECONDS", 0.1)
+    async with raw(await start_web(trusted_proxies=PROXY), SIZED) as connection:
+        answer = await connection.rest()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close\r\n" in answer.lower()
+
+
 async def test_proxy_is_answered_when_the_body_is_too_long(
     start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,11 +211,11 @@ async def test_each_window_of_an_answered_body_has_its_floor(web: Web, monkeypat
     async with raw(web, SIZED) as connection:
         assert (await connection.answer())[0] == 404
         (protocol,) = [one for one in gc.get_objects() if type(one) is http.HttpProtocol and one._exchange]
-        exchange = protocol._exchange
-        assert exchange is not None
+        answered = protocol._exchange
+        assert answered is not None
         for window in (1, 2):
             await connection.send(bytes(pace.FLOOR_BYTES))
-            await until(lambda: exchange.dropped >= window * pace.FLOOR_BYTES)  # noqa: B023  # called at once
+            await until(lambda: answered.dropped >= window * pace.FLOOR_BYTES)  # noqa: B023  # called at once
             protocol._timer._end()
             assert protocol._timer.phase is phases.Phase.REST
         protocol._timer._end()

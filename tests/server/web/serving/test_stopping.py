@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
+import ipaddress
 import signal
 import socket
 import time
@@ -19,6 +21,7 @@ from server.domain.stored_files import NewFile
 from server.sessions.reads import SessionReads
 from server.web.serving import http
 from server.web.serving import server as serving
+from server.web.serving.exchange import Exchange
 from testkit.fixtures import StartStack
 from testkit.locks import write_locked
 from testkit.processes import START_SECONDS
@@ -84,6 +87,23 @@ async def test_blocked_requests_are_unavailable_when_server_stops(
         for answer in answers:
             assert_unavailable(answer)
             assert answer.headers["Access-Control-Allow-Origin"] == headers["Origin"]
+
+
+async def test_refusal_that_waits_for_its_body_is_sent_when_server_stops(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy gets the answer of the application, and no other one."""
+    monkeypatch.setattr(http, "REST_AT_STOP_SECONDS", 0.1)
+    trusting = config(trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),))
+    async with stoppable(trusting) as (web, stop):
+        proxy = await Peer.connect(web.port)
+        proxy.send(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
+        await until(lambda: any(type(each) is Exchange and each.dropping for each in gc.get_objects()))
+        stop()
+        head = await proxy.head()
+        assert head.startswith("http/1.1 404 ")
+        assert "connection: close" in head
+        proxy.close()
 
 
 # -- requests that have not arrived yet ------------------------------------------------
