@@ -7,7 +7,8 @@ them dies. Without the folder a worker answers for itself, so the port is its ow
 It runs in threads: Prometheus is answered also while the event loop is busy.
 
 ``/api/health/live`` beside it asks the event loop for a turn. It says nothing of Redis
-or the database: a worker goes on through their outages, and a restart mends none.
+or the database: a worker goes on through their outages, and a restart mends none. On a
+shared port any worker answers, so the answer does not say which one is alive.
 """
 
 from __future__ import annotations

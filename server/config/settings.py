@@ -143,7 +143,7 @@ class Config(StorageSettings, UserSettings):
         None,
         "Port of TRYON_HOST on which workers that were started alone serve /metrics, for TRYON_PRIVATE_PATHS, and "
         "/api/health/live; or off. "
-        "Those of `tryon up` are in the web processes' own.",
+        "The metrics of `tryon up`'s workers are in the web processes' /metrics.",
         parsing.or_off(parsing.integer(1, 65535)),
         shown="off",
     )

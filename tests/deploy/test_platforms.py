@@ -65,7 +65,14 @@ def test_fly_recipe_runs_the_product() -> None:
     config = Config.load(recipe["env"], env_file=None)
     assert config.port == recipe["http_service"]["internal_port"]
     assert recipe["kill_timeout"] >= 30
-    named = re.findall(r"(\w+)=…", (FOLDER / "fly.toml").read_text())
+    text = (FOLDER / "fly.toml").read_text()
+    for page in (text, text_of("docs/containers.md")):  # no machine starts before it has its secrets
+        assert re.findall(r"fly (launch --no-deploy|secrets set|deploy) .*?--config", page) == [
+            "launch --no-deploy",
+            "secrets set",
+            "deploy",
+        ]
+    named = re.findall(r"(\w+)=…", text)
     assert {name for name in named if not name.startswith("AWS_")} <= SETTINGS
 
 
