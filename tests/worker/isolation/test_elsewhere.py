@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -105,8 +105,9 @@ async def test_checkpoint_waits_for_its_commit(start: Start) -> None:
     report.checkpoint = slowly  # type: ignore[method-assign]
     running = asyncio.create_task(said(pool, "save", report, checkpoints=[{"id": "a"}]))
     await asyncio.wait_for(asked.wait(), 10)
-    done, _ = await asyncio.wait({running}, timeout=0.1)
-    assert not done
+    assert await said(pool, "save", checkpoints=[{"id": "b"}]) == "stored"  # the child has had its time
+    assert len(pool.pids) == 1
+    assert [run.answer for child in pool._children for run in child.runs.values()] == [None]
     commit.set()
     assert await running == "stored"
 
@@ -125,8 +126,8 @@ async def test_checkpoint_that_cannot_be_kept_spares_neighbours(start: Start) ->
     reports[1].checkpoint = refuse  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="cannot be kept"):
         await said(pool, "save", reports[1], checkpoints=[{"id": "a"}])
-    done, _ = await asyncio.wait({other}, timeout=0.1)
-    assert not done
+    assert await said(pool, "save", checkpoints=[{"id": "b"}]) == "stored"
+    assert not other.done()
     assert len(pool.pids) == 1
     other.cancel()
     await asyncio.wait({other})
@@ -302,19 +303,34 @@ async def test_stuck_run_hands_others_back(start: Start) -> None:
     assert await said(pool, "say") == "said"
 
 
+class Awaited(asyncio.Event):
+    """An event that says when it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        self.begun.set()
+        return await super().wait()
+
+
 async def test_session_waits_for_child_that_cancels_a_run(start: Start) -> None:
     """A session joins no child that may be ended, and no second one is started."""
-    pool = await start(processor=ELSEWHERE, timing=Timing(stop_seconds=0.5))
+    pool = await start(processor=ELSEWHERE, timing=Timing(stop_seconds=60))
     await said(pool, "say")
     [pid] = pool.pids
     report = Reports()
     stuck = asyncio.create_task(said(pool, "stubborn", report))
     await asyncio.wait_for(report.reported.wait(), 10)
     stuck.cancel()
-    await until(lambda: any(run.ending is not None for child in pool._children for run in child.runs.values()))
+    [run] = [run for child in pool._children for run in child.runs.values()]
+    await until(lambda: run.ending is not None)
+    run.ending = ending = Awaited()
     joining = asyncio.create_task(said(pool, "say"))
-    await asyncio.sleep(0)
+    await asyncio.wait_for(ending.begun.wait(), 10)
     assert [child.pid for child in pool._children] == [pid]
+    os.kill(pid, signal.SIGKILL)
     assert await joining == "said"
     assert pid not in pool.pids
     await asyncio.wait({stuck})

@@ -31,9 +31,9 @@ async def opened(database_url: str, **settings: Any) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def brought_to(database: Database, status: Status) -> Session:
+async def brought_to(database: Database, status: Status, **overrides: Any) -> Session:
     """Insert a session and move it to this state."""
-    session = await database.writer.insert(new_session())
+    session = await database.writer.insert(new_session(**overrides))
     if status is Status.CREATED:
         return session
     moved = await database.writer.claim(session.id, worker="w", lease_seconds=60, actor="w")

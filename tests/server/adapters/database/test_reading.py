@@ -46,17 +46,17 @@ async def test_expired_session_is_unreadable_before_erasure(database: Database) 
 
 
 async def test_owners_are_read_together_newest_first(database: Database) -> None:
-    """Each up to the bound, and what has ended for itself."""
+    """Return each owner's newest unfinished sessions up to a limit; skip ended ones."""
     one, other = "1" * 64, "2" * 64
     first, second, third, foreign = [
         (await database.writer.insert(new_session(owner=owner))).id for owner in (one, one, one, other)
     ]
-    await brought_to(database, Status.COMPLETED)
+    ended = await brought_to(database, Status.COMPLETED, owner=one)
     found = await database.reader.unfinished_of_owners([one, other, "3" * 64], limit=2)
     assert sorted(found) == sorted([(one, second), (one, third), (other, foreign)])
     assert [name for owner, name in found if owner == one] == [third, second]
     assert first not in dict(found).values()
-    assert await database.reader.finished_of_owner(one, created_seconds=4e9, limit=9) == []
+    assert await database.reader.finished_of_owner(one, created_seconds=4e9, limit=9) == [ended.id]
 
 
 async def test_times_are_aware_and_in_utc(database: Database) -> None:

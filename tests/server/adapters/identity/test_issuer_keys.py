@@ -146,7 +146,9 @@ async def test_outage_holds_up_one_token_after_a_rest(keys: IssuerKeys, issuer: 
     assert issuer.asked == [DISCOVERY, KEYS] * 2
     clock.advance(PAUSE_SECONDS)
     issuer.awaited = asyncio.Event()
-    await keys.find("first", "RS256")
+    async with asyncio.timeout(5):  # the issuer does not answer before the event is set
+        await keys.find("first", "RS256")
+        await until(lambda: issuer.asked == [DISCOVERY, KEYS] * 2 + [DISCOVERY])
     issuer.awaited.set()
 
 

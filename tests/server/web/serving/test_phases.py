@@ -145,7 +145,7 @@ async def test_proxy_gets_no_answer_before_it_has_passed_the_body_on(
         assert (await connection.answer())[0] == 200
 
 
-async def test_proxy_that_waits_to_be_invited_is(start_web: StartWeb) -> None:
+async def test_proxy_gets_100_continue_before_refusal(start_web: StartWeb) -> None:
     """It may have invited its client already, whose body is then on its way."""
     invited = NOWHERE + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"
     async with raw(await start_web(trusted_proxies=PROXY), invited) as connection:
@@ -189,7 +189,11 @@ async def test_proxy_that_breaks_a_body_off_gets_no_answer(
     monkeypatch.setattr(phases, "WINDOW_SECONDS", 60.0)
     async with raw(await start_web(trusted_proxies=PROXY), SIZED):
         await until(lambda: (found := exchange_of_test()) is not None and found.dropping)
+        found = exchange_of_test()
+        assert found is not None
     await until(lambda: exchange_of_test() is None)
+    assert found.disconnected
+    assert found.started is False
 
 
 async def test_answered_chunks_end_their_connection_when_they_are_many(
