@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import httpx
 import psutil
 
 from testkit.installed import PLACES
@@ -174,6 +175,17 @@ class Balancer:
         """Return the process ids of its workers, old and new ones."""
         assert self._process is not None
         return {worker.pid for worker in psutil.Process(self._process.pid).children()}
+
+    async def failures(self) -> int:
+        """Return the failures of web processes that Caddy counts; 0 of other kinds.
+
+        Caddy leaves a process out for a moment then, and its clients wait.
+        """
+        if self.kind != "caddy":
+            return 0
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"http://{self._admin}/reverse_proxy/upstreams")
+        return sum(each["fails"] for each in answer.raise_for_status().json())
 
     async def kill(self) -> None:
         """End it with all of its processes at once; its connections are reset."""
