@@ -43,7 +43,7 @@ SETTLE_SECONDS: Final = 1.0
 
 HAND_BACK_SECONDS: Final = 0.3
 """Time after that for a stopping worker to hand back a session whose end could not be
-recorded, for its output takes longer to be stored.
+recorded, because its output is still being stored.
 """
 
 CANCEL_SECONDS: Final = 0.1

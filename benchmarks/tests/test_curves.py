@@ -72,7 +72,7 @@ def test_curve_says_when_it_misses_its_goal(goal: Goal, exponent: float, verdict
         ("cleanup: a part of the events", 10 * EVENTS_A_SEARCH, "tryon_events: everything", "tryon_events: everything"),
     ],
 )
-def test_only_a_part_of_a_small_table_may_be_all_of_it(name: str, size: int, scans: str, found: str) -> None:
+def test_full_scan_is_reported_unless_table_is_small(name: str, size: int, scans: str, found: str) -> None:
     """Any other statement that reads a whole table is noted."""
     assert scans_of(name, size, Figures(1, 1, 1, 1, scans)) == found
 

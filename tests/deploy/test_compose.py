@@ -73,7 +73,7 @@ def test_every_server_has_a_health_check(composed: dict[str, Any]) -> None:
             assert how["condition"] == ("service_healthy" if restarts else "service_completed_successfully")
 
 
-def test_worker_is_asked_itself_whether_it_is_alive(composed: dict[str, Any]) -> None:
+def test_worker_probe_uses_own_metrics_port(composed: dict[str, Any]) -> None:
     """At the port that its settings open."""
     worker = composed["services"]["worker"]
     assert worker["healthcheck"]["test"] == ["CMD", "tryon", "probe", "--worker"]

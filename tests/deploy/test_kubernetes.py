@@ -156,7 +156,7 @@ def test_alert_of_lost_targets_knows_the_jobs_of_the_monitors() -> None:
     assert [bool(re.fullmatch(pattern, f"shop/{name}")) for name in names] == [True, True]
 
 
-def test_worker_is_asked_itself_whether_it_is_alive() -> None:
+def test_worker_probe_uses_own_metrics_port() -> None:
     """At the port that the settings open: no other worker's answer hides it."""
     objects = render(MOST)
     _, each = container(objects, "Deployment", "demo-tryon-push-worker")

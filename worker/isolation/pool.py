@@ -216,7 +216,7 @@ class ProcessPool:
         return await self._run(Work(job, checkpoint_text(checkpoint)), report, starting)
 
     async def cancel(self, job: Reference, checkpoint: Checkpoint) -> None:
-        """Stop work upstream, in an idle child or a new one; it has 30 s once it began.
+        """Stop work upstream, in an idle or a new child; it has 30 s once it begins.
 
         Raises as :meth:`run`, and TimeoutError.
         """

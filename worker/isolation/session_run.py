@@ -105,7 +105,7 @@ class SessionRun:
         self.context = contextvars.copy_context()
         """Has the request id, for log lines that come from the child."""
         self.ending: asyncio.Event | None = None
-        """Since it was cancelled in its child; set when it is closed."""
+        """Event set when a cancelled run is closed; None before cancellation."""
         self.files: list[int] = []
         self._progress: Progress | None = None
         self._preview: tuple[Preview, int] | None = None

@@ -10,9 +10,9 @@ began after the token came proves that no such key exists.
 
 Known keys go on while the issuer is unavailable (stale-if-error, RFC 5861), for a day;
 they are renewed in the background every FRESH_SECONDS, so a key that the issuer has
-withdrawn ends soon. Where no token came for OLD_SECONDS, the first one waits for the
-keys: the issuer may have withdrawn its key long ago. In an outage it waits no more
-often than that. Requests at the same time share one fetch.
+withdrawn ends soon. If the last fetch ended OLD_SECONDS ago or more, the next token
+waits for new keys: the issuer may have withdrawn its key long ago. In an outage tokens
+wait no more often than that. Requests at the same time share one fetch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FRESH_SECONDS: Final = 300.0
 """Age at which keys are renewed in the background."""
 
 OLD_SECONDS: Final = 2 * FRESH_SECONDS
-"""Time since the last fetch after which a token waits for the next one."""
+"""Time since the end of the last fetch after which a token waits for new keys."""
 
 PAUSE_SECONDS: Final = 10.0
 """Time from the beginning of a fetch to that of the next one, at least."""

@@ -108,7 +108,7 @@ class Exchange:
         self._patient = patient
         """Whether an answer waits for the rest of the body."""
         self.dropping = False
-        """Whether nobody reads the rest of the body."""
+        """Whether the application no longer reads the body."""
         self.dropped = 0
         """Bytes of the connection that came since then."""
         self._dropped_before = 0
@@ -214,7 +214,7 @@ class Exchange:
             self._write(message.get("body", b""), last=not message.get("more_body", False))
 
     async def _drop_rest(self) -> None:
-        """Wait for the end of the body, which nobody reads.
+        """Wait for the end of the body, which the application no longer reads.
 
         A proxy that gets an answer before it has passed the body on may cut the answer
         off (Caddy 2.6), or give the body up and send the next client's request on the

@@ -55,7 +55,9 @@ MAX_WAITING_BYTES: Final = 64 * 1024
 """Bytes of the next requests that wait for an answer; then reading pauses."""
 
 MAX_DROPPED_BYTES: Final = 32 * 2**20
-"""Bytes of an answered request's body that are read to keep its connection."""
+"""Maximum bytes of a body that are read and dropped: after its answer, to keep the
+connection, or before it, on the connection of a trusted proxy.
+"""
 
 FIRST_REQUEST_SECONDS: Final = 0.5
 """Seconds that a stopping server waits for the first request of a new connection.
