@@ -42,17 +42,31 @@ async def cog_processor(url: str, **options: Any) -> AsyncIterator[CogProcessor]
 
 
 @pytest.fixture(scope="module")
-async def streaming(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CogProcess]:
+async def streaming_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CogProcess]:
     """Run one server whose model streams, for all tests that leave it as it was."""
     async with running_cog(tmp_path_factory.mktemp("streaming")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-async def waiting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CogProcess]:
+async def waiting_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CogProcess]:
     """Run one server whose model does not stream."""
     async with running_cog(tmp_path_factory.mktemp("waiting"), streams=False) as server:
         yield server
+
+
+@pytest.fixture
+async def streaming(streaming_server: CogProcess) -> CogProcess:
+    """Return the server whose model streams, once it has ended the run before."""
+    await streaming_server.reaches("READY")
+    return streaming_server
+
+
+@pytest.fixture
+async def waiting(waiting_server: CogProcess) -> CogProcess:
+    """Return the server whose model does not stream, in the same way."""
+    await waiting_server.reaches("READY")
+    return waiting_server
 
 
 @pytest.fixture(autouse=True)
