@@ -127,10 +127,10 @@ async def test_commands_of_several_machines_run_in_their_order(
         edits = {
             "postgresql://tryon:secret@db.internal/tryon": database,
             "rediss://:secret@redis.internal:6379/0": start_valkey(tcp=True).tcp_url,
-            "/srv/tryon ": f"{folder}/data ",
+            "=/srv/tryon\n": f"={folder}/data\n",
             "at-least-32-characters-the-same-everywhere": secret,
             "HOST=0.0.0.0": "HOST=127.0.0.1",
-            "shop.example ": "shop.example,127.0.0.1 ",
+            "=shop.example\n": "=shop.example,127.0.0.1\n",
         }
         text = FILES[".env"]
         for page, here in edits.items():
