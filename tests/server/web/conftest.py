@@ -66,7 +66,9 @@ async def start_web(config: Callable[..., Config], ws: type[asyncio.Protocol]) -
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Web:
-            return await stack.enter_async_context(running_web(config(**settings), ws=ws))
+            # A test that plays the worker renews no lease, and may be held up for long.
+            made = config(**({"lease_seconds": 60.0} | settings))
+            return await stack.enter_async_context(running_web(made, ws=ws))
 
         yield start
 
