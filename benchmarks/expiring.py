@@ -1,4 +1,4 @@
-"""What a transition waits for while many sessions expire.
+"""Measures how long transitions take while many sessions expire.
 
 Sessions with a photo each have expired: they are ended and removed as in production, by
 passes of the reconciler, in this process. Beside it the same event loop makes

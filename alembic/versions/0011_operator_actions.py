@@ -1,4 +1,4 @@
-"""What operators did to sessions, without anything that leads to an erased one.
+"""Add a record of operators' actions that names no erased session.
 
 Revision ID: 0011
 Revises: 0010

@@ -46,7 +46,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a steady stream of frames has cost beyond what no news costs."""
+    """Costs of a steady stream of frames, less the costs of idle connections."""
 
     frame_us: float
     """CPU of the web processes for each frame, in microseconds."""
@@ -76,7 +76,7 @@ class Stream:
         return len(self._sessions)
 
     async def grow(self, clients: int) -> None:
-        """Connect clients of further sessions until there are so many."""
+        """Connect clients to sessions of their own, until there are ``clients``."""
         more = [numbered_id(n) for n in range(self.clients + 1, clients + 1)]
         expires = int(self.services.database.clock.now()) + self.services.config.ticket_seconds
         paths = [f"{SESSIONS}/{id}/ws?ticket={self.services.signer.ticket(id, expires=expires)}" for id in more]

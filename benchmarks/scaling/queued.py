@@ -47,11 +47,11 @@ class Used(NamedTuple):
     """CPU microseconds of one session."""
 
     own: float
-    """Of the process that makes the calls."""
+    """CPU time of the process that makes the calls."""
     valkey: float
     database: float
     all: float | None = None
-    """Of that process and all its descendants."""
+    """CPU time of that process and all its descendants."""
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float], sessions: int) -> Used:
@@ -106,7 +106,7 @@ async def measure(*, queued: Sequence[int], sessions: int, repeats: int) -> list
 
 
 async def _fill(services: Services, size: int) -> None:
-    """Let sessions without photos wait behind all others, until there are so many."""
+    """Add sessions without photos to the queue until it has ``size``."""
     depth = await services.queue.depth()
     if size <= depth:
         return

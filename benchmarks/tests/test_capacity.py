@@ -32,7 +32,7 @@ def test_waiting_clients_follow_littles_law() -> None:
 
 
 def test_small_load_is_worked_by_hand() -> None:
-    """Of 300 clients that wait 30 s, ten upload each second."""
+    """Compute each cost of ten uploads a second: 300 clients that wait 30 s each."""
     costs = replace(COSTS, photo_us=200_000, news_us=20, queue_us=1000, database_us=5000, row_bytes=2000)
     assumed = replace(ASSUMED, news_seconds=5, transitions=3, photos=2, peak=2, retention_days=1, model_seconds=14)
     found = at(300, costs=costs, assumed=replace(assumed, busy=0.7))
@@ -65,7 +65,7 @@ def test_part_that_is_full_splits_the_installation() -> None:
 
 
 def test_queue_holds_those_that_no_gpu_works_on() -> None:
-    """Of 60,000 that wait 60 s GPUs have 10,000; to read the rest takes 200 ms."""
+    """Queue 50,000 of 60,000 sessions: the GPUs work on 10,000 of them."""
     assumed = replace(ASSUMED, model_seconds=10, pause_ms=100)
     found = at(60_000, wait_seconds=60, costs=replace(COSTS, place_us=4), assumed=assumed)
     (queue,) = [each for each in found.singles if each.name.startswith("the queue")]
@@ -82,7 +82,7 @@ def test_redis_of_the_news_is_split_by_itself() -> None:
 
 
 def test_transitions_are_read_by_each_web_process() -> None:
-    """So the cores of the web grow more than the clients, in one installation."""
+    """Expect more than ten times the web cores for ten times the clients."""
     costs = replace(COSTS, swept_us=60, expired_a_second=1e9, queue_us=0, database_us=0, place_us=0)
     few, many = at(5_000, costs=costs), at(50_000, costs=costs)
     assert few.cells == many.cells == 1
@@ -90,7 +90,7 @@ def test_transitions_are_read_by_each_web_process() -> None:
 
 
 def test_sockets_of_a_process_bound_its_clients() -> None:
-    """Even if they cost nothing."""
+    """Limit the clients of a process by its sockets, even if they cost nothing."""
     costs = replace(COSTS, **{name: 0 for name in asdict(COSTS) if name.endswith("_us")}, expired_a_second=1e9)
     assert at(100_000, costs=costs, assumed=replace(ASSUMED, sockets_a_process=15_000)).web_processes == 7
 

@@ -69,7 +69,7 @@ def test_page_has_a_table_of_each_part() -> None:
 
 @pytest.mark.parametrize("line", list(lines()), ids=lambda line: f"{line.part}: {line.cost}")
 def test_exponent_is_that_of_its_points(line: Line) -> None:
-    """As printed, and with the verdict that follows from it."""
+    """Compare the printed exponent and its verdict with those of the printed points."""
     found = exponent_of(line.points)
     assert float(line.exponent) == pytest.approx(found, abs=0.03)
     last = exponent_of(dict(list(line.points.items())[-2:]))
@@ -111,7 +111,7 @@ def test_costs_of_the_model_are_those_of_the_curves() -> None:
 
 
 def test_costs_of_the_model_are_those_of_the_figures() -> None:
-    """Of docs/performance.md, the larger one where it has a range."""
+    """Compare them with docs/performance.md: with the larger end of a range."""
     assert COSTS.socket_kb == figure(r"memory per idle connection at 10,000 \(PSS\) .* \d\.\d-(\d\.\d) KB")
     assert COSTS.upload_us == 1000 * figure(r"CPU per upload of 196 kB .* \*\*(\d\.\d) ms\*\* eight")
     assert COSTS.process_mb == figure(r"ready; idle stack of .*; (\d+) MB")
